@@ -1,0 +1,42 @@
+# Everything that is done with the project by name. Each target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo bench pictures clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(VENV)/ready ## make a virtual environment with everything the project needs
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+test: setup ## run the tests
+	$(RUN) -m pytest
+
+lint: setup ## check types and style
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: setup ## put the code into shape
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+demo: setup ## show the main job on a small checkpoint that transformers writes
+	$(RUN) scripts/demo.py
+
+bench: setup ## measure speed and memory side by side with cp and the whole-model way
+	$(RUN) scripts/bench.py
+
+pictures: setup ## make the pictures in the README anew
+	$(RUN) scripts/pictures.py
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

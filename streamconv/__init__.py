@@ -1,0 +1,226 @@
+"""streamconv: MoE checkpoints from one expert layout to another, streamed.
+
+    source = open_source(src)                           headers only: no tensor data is read
+    found = recognise(source.checkpoint)                its family, its expert stacks
+    target = resolve_target(found, "fused", why)        a layout for each stack, and names
+    plan = make_plan(source.checkpoint, found, target)  every output byte has its place
+    for event in execute(plan, source, sink):           bytes are moved, nothing is decided
+        ...                                             the result appears whole, at the end
+
+The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `convert`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from streamconv.errors import (
+    BadCheckpoint,
+    Interrupted,
+    IOFailed,
+    NoSpace,
+    OutputExists,
+    PlanRefused,
+    StreamconvError,
+    UsageError,
+    VerifyFailed,
+)
+from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
+from streamconv.memory import DEFAULT_JOBS, RUN_BYTES, Limits
+from streamconv.plan import Plan, make_plan
+from streamconv.recognise import Recognised, recognise
+from streamconv.sources import Source
+from streamconv.target import PER_EXPERT, merge_target, resolve_target
+from streamconv.units import parse_size
+
+if TYPE_CHECKING:
+    from streamconv.execute import Event
+
+__version__ = "0.1.0"
+__all__ = [
+    "BadCheckpoint",
+    "IOFailed",
+    "Interrupted",
+    "NoSpace",
+    "Options",
+    "OutputExists",
+    "Plan",
+    "PlanRefused",
+    "Recognised",
+    "Result",
+    "StreamconvError",
+    "UsageError",
+    "VerifyFailed",
+    "convert",
+    "inspect",
+    "merge",
+    "plan",
+    "split",
+]
+
+DEFAULT_SHARD_SIZE = "4GB"
+
+Location = str | PathLike[str]
+
+
+class Options(TypedDict, total=False):
+    """What every conversion takes besides source and target."""
+
+    source_layout: str | None
+    """The layout or form that the source has, where it does not say so itself (`--from`)."""
+    max_shard_size: int | str
+    """Bytes, or text such as `4GB` or `4GiB`; a larger tensor gets a shard of its own."""
+    max_memory: int | str | None
+    """What the whole process may hold; what the host has free unless given."""
+    jobs: int | None
+    """Workers."""
+    layers: str | None
+    """Only these layers, as `0:2`, and what belongs to no layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A conversion that is done."""
+
+    plan: Plan
+    place: Path
+    seconds: float
+    peak_memory: int
+    """Bytes that the process held at most, since it was started."""
+
+
+def inspect(src: Location, *, source_layout: str | None = None) -> tuple[Source, Recognised]:
+    """What is in a checkpoint: its tensors and files, its family and expert stacks.
+
+    The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
+    """
+    with _opened(src) as source:
+        return source, recognise(source.checkpoint, source_layout)
+
+
+def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:
+    """The plan of a conversion, from headers alone; `to` is what `merge` would do unless given.
+
+    Raises StreamconvError.
+    """
+    with _opened(src) as source:
+        return _plan(source, to, options)
+
+
+def merge(
+    src: Location,
+    dst: Location,
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+    on_event: "Callable[[Event], None] | None" = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Merge the experts of each layer as the model's training framework expects them.
+
+    `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
+    """
+    return _run(src, dst, layout, overwrite, on_event, options)
+
+
+def split(
+    src: Location,
+    dst: Location,
+    *,
+    overwrite: bool = False,
+    on_event: "Callable[[Event], None] | None" = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Split merged experts into one tensor each, under their names on the hub.
+
+    Raises StreamconvError; see `convert`.
+    """
+    return _run(src, dst, PER_EXPERT, overwrite, on_event, options)
+
+
+def convert(
+    src: Location,
+    dst: Location,
+    *,
+    to: str,
+    overwrite: bool = False,
+    on_event: "Callable[[Event], None] | None" = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
+
+    `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
+    `on_event` hears what happens, from the calling thread. Raises StreamconvError, whose
+    subclasses tell bad input, a refused plan, a target that is there, and failing disks apart.
+    """
+    return _run(src, dst, to, overwrite, on_event, options)
+
+
+def parse_layers(text: str) -> range:
+    """The layers meant by `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
+    begin, colon, end = text.partition(":")
+    try:
+        first = int(begin or 0)
+        last = (int(end) if end else 10**9) if colon else first + 1
+    except ValueError:
+        first = last = -1
+    if not 0 <= first < last:
+        raise UsageError(f"{text!r} is no range of layers", "write 0:2 for the layers 0 and 1")
+    return range(first, last)
+
+
+@contextmanager
+def _opened(src: Location) -> Iterator[Source]:
+    from streamconv.sources.local import open_folder
+
+    source = open_folder(str(src))
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _plan(source: Source, to: str | None, options: Options) -> Plan:
+    found = recognise(source.checkpoint, options.get("source_layout"))
+    asked, why = merge_target(found) if to is None else (to, "as asked")
+    max_memory, layers = options.get("max_memory"), options.get("layers")
+    jobs = options.get("jobs")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
+    return make_plan(
+        source.checkpoint,
+        found,
+        resolve_target(found, asked, why),
+        max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
+        limits=Limits(
+            base=max(peak_bytes(), resident_bytes() + RUN_BYTES),
+            jobs=jobs or min(cores(), DEFAULT_JOBS),
+            allowed=parse_size(max_memory) if max_memory else default_max_memory(),
+        ),
+        layers=parse_layers(layers) if layers else None,
+    )
+
+
+def _run(
+    src: Location,
+    dst: Location,
+    to: str | None,
+    overwrite: bool,
+    on_event: "Callable[[Event], None] | None",
+    options: Options,
+) -> Result:
+    from streamconv.execute import execute
+    from streamconv.sinks.folder import CheckpointFolder
+
+    begin = time.monotonic()
+    sink = CheckpointFolder(Path(dst), overwrite=overwrite)
+    with _opened(src) as source:
+        planned = _plan(source, to, options)
+        for event in execute(planned, source, sink):
+            if on_event is not None:
+                on_event(event)
+    return Result(planned, sink.place, time.monotonic() - begin, peak_bytes())

@@ -1,0 +1,241 @@
+"""Where the axes of an expert weight live, and how to get from one place to another. Pure.
+
+An expert weight has the axes `e` expert, `p` gate/up, `d` down, `i` intermediate, `h` hidden.
+A template says where each of them lives, in the tensor's name or in its shape, in the notation
+that einops made familiar:
+
+    experts.{e}.{p}.weight : i h          one tensor an expert and projection, [I, H]
+    experts.gate_up_proj : e (p i) h      one tensor, [E, 2I, H], gate rows above up rows
+
+Two templates of one weight determine how its bytes move (`rearrange`); there is no table of
+pairs, and no direction that has to be written twice. An axis of size one may be missing.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from streamconv.errors import UsageError
+
+EXPERT = "e"
+"""The axis that conversions are streamed along, and the only one whose tokens are numbers."""
+
+_DIM = re.compile(r"\(([^()]*)\)|(\S+)")
+_NAME_AXIS = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One kind of tensor: its name below the module's prefix, and the axes of each dimension."""
+
+    name: str
+    dims: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """The template written as `name : dimension ...`; raises UsageError where it is none."""
+        name, colon, dims = (part.strip() for part in text.partition(":"))
+        parsed = tuple(tuple((m[1] or m[2]).split()) for m in _DIM.finditer(dims))
+        template = cls(name, parsed)
+        axes = template.name_axes + template.axes
+        if not colon or not name or not all(parsed) or len(set(axes)) != len(axes):
+            raise UsageError(
+                f"{text!r} is not a tensor template",
+                "write a name, a colon and the axes: 'experts.gate_up_proj : e (p i) h'",
+            )
+        return template
+
+    @cached_property
+    def name_axes(self) -> tuple[str, ...]:
+        """The axes that stand in the name, in their order there."""
+        return tuple(_NAME_AXIS.findall(self.name))
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that stand in the shape, outermost first."""
+        return tuple(axis for dim in self.dims for axis in dim)
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The tensor's shape in elements when the axes have these sizes."""
+        return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
+
+    def tensor_name(self, tokens: Mapping[str, str]) -> str:
+        """The tensor's name below the prefix, each axis in it replaced by its token."""
+        return _NAME_AXIS.sub(lambda match: tokens[match[1]], self.name)
+
+
+def solve_sizes(
+    equations: Mapping[Template, tuple[int, ...]], known: Mapping[str, int]
+) -> dict[str, int] | None:
+    """The axis sizes under which every template has its shape, or None if there are none.
+
+    One template may leave an axis open that another one settles: a flat `(e h) (p i)` needs the
+    down projection's `(e i) h` for its E. None also where an axis stays open.
+    """
+    sizes = dict(known)
+    products: list[tuple[tuple[str, ...], int]] = []
+    for template, shape in equations.items():
+        if len(shape) != len(template.dims):
+            return None
+        products += zip(template.dims, shape, strict=True)
+    while products:
+        unsettled = []
+        for dim, extent in products:
+            open_axes = [axis for axis in dim if axis not in sizes]
+            rest = math.prod(sizes[axis] for axis in dim if axis in sizes)
+            if not open_axes:
+                if rest != extent:
+                    return None
+            elif len(open_axes) > 1:
+                unsettled.append((dim, extent))
+            elif rest == 0 or extent % rest or extent == 0:
+                return None
+            else:
+                sizes[open_axes[0]] = extent // rest
+        if len(unsettled) == len(products):
+            return None
+        products = unsettled
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrangement:
+    """How the bytes of one output tensor come from its inputs, unit by unit.
+
+    A unit is a contiguous run of the output: one expert, where the tensor holds several. For
+    unit k, `run` bytes are read from each of `inputs` tensors and stand one after the other in
+    memory; the unit is that memory seen as a strided array, in C order. Sizes in bytes, except
+    `start`, `shape` and `strides`, which count elements of `itemsize` bytes.
+    """
+
+    units: int
+    inputs: int
+    advance: bool
+    """Whether unit k has the k-th `inputs` tensors to itself, or a later run of the same ones."""
+    base: int
+    """Offset in each input at which unit 0 reads."""
+    stride: int
+    """What that offset grows by from unit to unit."""
+    run: int
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the bytes keep their order, so that they are never touched."""
+        return self.start == 0 and (not self.shape or self.strides == (1,))
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of output in a unit."""
+        return math.prod(self.shape) * self.itemsize
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of input that have to be in memory at once."""
+        return 0 if self.is_copy else self.inputs * self.run
+
+    def reads(self, unit: int) -> list[tuple[int, int]]:
+        """For each run of `unit`: which input, and the byte offset in it."""
+        first = unit * self.inputs if self.advance else 0
+        offset = self.base + unit * self.stride
+        return [(first + k, offset) for k in range(self.inputs)]
+
+
+@functools.cache
+def copy_of(nbytes: int) -> Rearrangement:
+    """A tensor of `nbytes` that stays as it is."""
+    return Rearrangement(1, 1, False, 0, 0, nbytes, 0, (nbytes,), (1,), 1)
+
+
+def rearrange(
+    source: Template,
+    target: Template,
+    sizes: Mapping[str, int],
+    fixed: Mapping[str, int],
+    bits: int,
+) -> Rearrangement:
+    """How one tensor of `target` is made from the tensors of `source`.
+
+    `fixed` gives the position on each axis in the target's name. The inputs are the source's
+    tensors at these positions, the other axes of its name counted in their order there.
+    Streams along the experts where both sides keep them outermost; otherwise the whole tensor
+    is one unit. `bits` is the width of an element; one that is not whole bytes can only be
+    copied. Raises UsageError where axes or bits make that impossible.
+    """
+    missing = {*source.name_axes, *source.axes} ^ {*target.name_axes, *target.axes}
+    fixed = {**{axis: 0 for axis in missing if sizes[axis] == 1}, **fixed}
+    if any(sizes[axis] != 1 for axis in missing):
+        raise UsageError(
+            f"'{source.name}' and '{target.name}' do not have the same axes: "
+            f"only one of them has {', '.join(sorted(missing))}"
+        )
+
+    def outermost(template: Template) -> bool:
+        return EXPERT in template.name_axes or template.axes[:1] == (EXPERT,)
+
+    streamed = EXPERT in target.axes and outermost(source) and outermost(target)
+    settled = {*fixed, EXPERT} if streamed else {*fixed}
+    rest = list(source.axes)
+    while rest and rest[0] in settled:
+        rest.pop(0)
+    run = math.prod(sizes[axis] for axis in rest)
+    base = stride = 0
+    width = run
+    for axis in reversed(source.axes[: len(source.axes) - len(rest)]):
+        if axis in fixed:
+            base += fixed[axis] * width
+        else:
+            stride = width
+        width *= sizes[axis]
+
+    free = [axis for axis in source.name_axes if axis not in settled]
+    steps: dict[str, int] = {}
+    width = 1
+    for axis in reversed([*free, *rest]):
+        steps[axis] = width
+        width *= sizes[axis]
+    start = sum(fixed[axis] * steps[axis] for axis in rest if axis in fixed)
+    order = [a for a in target.axes if a not in settled and sizes[a] != 1]
+    shape, strides = _glue([sizes[a] for a in order], [steps[a] for a in order])
+
+    inputs = math.prod(sizes[axis] for axis in free)
+    if strides in ((), (1,)) and inputs == 1:
+        run, base, start = math.prod(shape), base + start, 0
+    in_bytes = [n * bits for n in (base, stride, run)]
+    if any(n % 8 for n in in_bytes) or (bits % 8 and strides != (1,)):
+        raise UsageError(
+            f"'{source.name}' to '{target.name}' would move elements of {bits} bits, "
+            "which can only be done in whole bytes that keep their order"
+        )
+    if bits % 8:
+        shape, bits = (run * inputs * bits // 8,), 8
+    base, stride, run = (n // 8 for n in in_bytes)
+    return Rearrangement(
+        units=sizes[EXPERT] if streamed else 1,
+        inputs=inputs,
+        advance=streamed and EXPERT in source.name_axes,
+        base=base,
+        stride=stride,
+        run=run,
+        start=start,
+        shape=shape,
+        strides=strides,
+        itemsize=bits // 8,
+    )
+
+
+def _glue(shape: list[int], strides: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The same strided array with neighbouring dimensions joined where one continues the other."""
+    glued: list[tuple[int, int]] = []
+    for extent, stride in zip(shape, strides, strict=True):
+        if glued and glued[-1][1] == extent * stride:
+            glued[-1] = (glued[-1][0] * extent, stride)
+        else:
+            glued.append((extent, stride))
+    return tuple(extent for extent, _ in glued), tuple(stride for _, stride in glued)

@@ -1,0 +1,89 @@
+"""A checkpoint as its headers describe it: every tensor, every other file, the config."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.records import Record
+
+INDEX_SUFFIX = ".safetensors.index.json"
+MANIFEST = "streamconv.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor's bytes are."""
+
+    name: str
+    dtype: str
+    """A dtype of the safetensors format, such as `BF16`."""
+    shape: tuple[int, ...]
+    file: str
+    """Name of the file in the checkpoint."""
+    offset: int
+    """Bytes from the start of the file."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that holds tensors."""
+
+    name: str
+    size: int
+    """Bytes, header included."""
+    digest: str
+    """xxh3-128 of the header, as hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFile:
+    """A file without tensors; `left_behind` says why it does not travel along, if it does not."""
+
+    name: str
+    """Path below the checkpoint, with slashes."""
+    size: int
+    left_behind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything a plan is made from. Holds no tensor data."""
+
+    location: str
+    """What the user called it."""
+    tensors: Mapping[str, TensorInfo]
+    """By name."""
+    files: tuple[SourceFile, ...]
+    others: tuple[OtherFile, ...]
+    config: Mapping[str, Any]
+    record: Record | None
+    """What it says of its own layouts, where it was written by streamconv."""
+    total_bytes: int
+    """Bytes of all tensors, headers excluded."""
+
+
+_DIGITS = re.compile(r"([0-9]{1,18})")
+_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key under which `experts.10` comes after `experts.9`."""
+    parts: list[str | int] = list(_DIGITS.split(name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+def pattern_of(prefix: str) -> str:
+    """`prefix` with a * for every number between dots: what the layers of a stack share."""
+    return _NUMBER.sub("*", prefix)
+
+
+def layer_of(prefix: str) -> tuple[str, int] | None:
+    """Path of the list of layers that `prefix` lies in, and the layer's number; None outside one.
+
+    The outermost number counts: `model.layers.3.mlp.experts.5.` is layer 3 of `model.layers.`.
+    """
+    number = _NUMBER.search(prefix)
+    return (prefix[: number.start()], int(number[0])) if number else None

@@ -1,0 +1,97 @@
+"""What merge, split and convert do: show the plan, or carry it out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def run(
+    src: str,
+    dst: str,
+    to: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    progress: bool,
+    **options: Any,
+) -> None:
+    """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
+    if dry_run:
+        _show_plan(src, dst, to, as_json, overwrite, quiet, verbose, options)
+        return
+    from streamconv import convert, merge
+
+    with _listener(quiet, progress) as listener:
+        if to is None:
+            result = merge(src, dst, overwrite=overwrite, on_event=listener, **options)
+        else:
+            result = convert(src, dst, to=to, overwrite=overwrite, on_event=listener, **options)
+    if as_json:
+        from streamconv.report import result_fields
+
+        print_json(result_fields(result))
+    elif not quiet:
+        from streamconv.tables import result_line
+
+        click.echo(result_line(result))
+
+
+def _show_plan(
+    src: str,
+    dst: str,
+    to: str | None,
+    as_json: bool,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    options: dict[str, Any],
+) -> None:
+    """The plan on stdout; then fails where carrying it out would fail."""
+    from streamconv import plan
+    from streamconv.host import free_disk
+    from streamconv.sinks.folder import CheckpointFolder
+
+    planned = plan(src, to=to, **options)
+    free = free_disk(Path(dst).absolute().parent)
+    if as_json:
+        from streamconv.report import plan_fields
+
+        print_json(plan_fields(planned, free))
+    elif not quiet:
+        from streamconv.tables import plan_table
+
+        print_rich(plan_table(planned, free, verbose=verbose))
+    CheckpointFolder(dst, overwrite=overwrite).check(planned, src)
+
+
+def _listener(quiet: bool, progress: bool) -> Any:
+    from rich.console import Console
+
+    from streamconv.progress import Bar, Lines, Silence
+
+    console = Console(stderr=True)
+    if quiet or not progress:
+        return Silence(console)
+    return Bar(console) if console.is_terminal else Lines(console)
+
+
+def print_json(fields: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    json.dump(fields, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_rich(renderable: Any) -> None:
+    """Tables on stdout, as wide as the terminal, or as they need where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(renderable)

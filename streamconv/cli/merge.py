@@ -1,0 +1,23 @@
+"""`streamconv merge`."""
+
+from typing import Any
+
+import click
+
+from streamconv.cli.options import conversion_options, option, source_argument, target_argument
+
+
+@click.command("merge")
+@source_argument
+@target_argument
+@option("--layout", metavar="LAYOUT", help="Give every expert stack this layout instead.")
+@conversion_options
+def command(src: str, dst: str, layout: str | None, **options: Any) -> None:
+    """Merge the experts of each layer of SRC into a new checkpoint DST.
+
+    Makes what the model's training framework expects: MindSpeed-MM's form for InternVL3.5,
+    GLM-4.5V and Qwen3-Omni, transformers' for other known families, `fused` for unknown ones.
+    """
+    from streamconv.cli.conversion import run
+
+    run(src, dst, layout, **options)

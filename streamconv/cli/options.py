@@ -1,0 +1,67 @@
+"""The options that verbs share, each with its variable in the environment."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PREFIX = "STREAMCONV_"
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option that also comes from the environment, without the verb in its name."""
+    long = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = PREFIX + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+def source_argument(command: Command) -> Command:
+    return click.argument("src", type=click.Path())(command)
+
+
+def target_argument(command: Command) -> Command:
+    return click.argument("dst", type=click.Path())(command)
+
+
+from_option = option(
+    "--from",
+    "source_layout",
+    metavar="LAYOUT",
+    help="Layout or form of the source, where it does not say so itself.",
+)
+json_option = option(
+    "--json", "as_json", is_flag=True, help="Print JSON on stdout; everything else on stderr."
+)
+
+_CONVERSION: tuple[Callable[[Any], Any], ...] = (
+    option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing."),
+    json_option,
+    from_option,
+    option(
+        "--max-shard-size",
+        metavar="SIZE",
+        default="4GB",
+        show_default=True,
+        help="Cut the output into files of this size; 4GB is 4*10^9 bytes, 4GiB 4*2^30.",
+    ),
+    option(
+        "--max-memory",
+        metavar="SIZE",
+        help="What the whole process may hold.  [default: what the host or its cgroup has free]",
+    ),
+    option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Workers.  [default: 2]"),
+    option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
+    option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
+    option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
+    option("--progress/--no-progress", default=True, help="Show progress on stderr."),
+)
+
+
+def conversion_options(command: Command) -> Command:
+    """Everything that merge, split and convert have in common."""
+    for add in reversed(_CONVERSION):
+        command = add(command)
+    return command

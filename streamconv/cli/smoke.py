@@ -1,0 +1,8 @@
+"""`streamconv smoke`."""
+
+import click
+
+
+@click.command("smoke")
+def command() -> None:
+    """x"""

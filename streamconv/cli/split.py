@@ -1,0 +1,22 @@
+"""`streamconv split`."""
+
+from typing import Any
+
+import click
+
+from streamconv.cli.options import conversion_options, source_argument, target_argument
+
+
+@click.command("split")
+@source_argument
+@target_argument
+@conversion_options
+def command(src: str, dst: str, **options: Any) -> None:
+    """Split the merged experts of SRC into one tensor each, as on the hub, in DST.
+
+    What was merged comes back with every name, shape, dtype and byte.
+    """
+    from streamconv.cli.conversion import run
+    from streamconv.target import PER_EXPERT
+
+    run(src, dst, PER_EXPERT, **options)

@@ -1,0 +1,72 @@
+"""What can go wrong, and the exit code that says so.
+
+    StreamconvError            1   anything not named below
+    |-- UsageError             2   an option or argument that makes no sense
+    |-- BadCheckpoint          3   the input is malformed, incomplete or contradicts itself
+    |-- PlanRefused            4   the input is sound, but this conversion of it cannot be planned
+    |-- VerifyFailed           5   the output is not the conversion of its source
+    |-- OutputExists           6   the target is there already, or another run is at work on it
+    |-- NoSpace                7   the target has no room: disk full or quota
+    |-- IOFailed               8   reading or writing failed
+    `-- Interrupted          130   SIGINT (143 for SIGTERM)
+
+Every message names the file or tensor, the fact, and what it was held against.
+Names from a checkpoint are untrusted text: they go into a message through `quoted`.
+"""
+
+from typing import ClassVar
+
+
+class StreamconvError(Exception):
+    """Base of all errors that are meant for the person at the terminal."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        """What to do about it, where that is not plain from the message."""
+
+
+class UsageError(StreamconvError):
+    exit_code = 2
+
+
+class BadCheckpoint(StreamconvError):
+    exit_code = 3
+
+
+class PlanRefused(StreamconvError):
+    exit_code = 4
+
+
+class VerifyFailed(StreamconvError):
+    exit_code = 5
+
+
+class OutputExists(StreamconvError):
+    exit_code = 6
+
+
+class NoSpace(StreamconvError):
+    exit_code = 7
+
+
+class IOFailed(StreamconvError):
+    exit_code = 8
+
+
+class Interrupted(StreamconvError):
+    exit_code = 130
+
+    def __init__(self, message: str, hint: str = "", *, signal: int = 2) -> None:
+        super().__init__(message, hint)
+        self.signal = signal
+        """Number of the signal; the process ends with 128 + signal."""
+
+
+def quoted(name: str, limit: int = 200) -> str:
+    """`name` as it may be printed: one line, control characters escaped, at most `limit` long."""
+    text = name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

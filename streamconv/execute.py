@@ -1,0 +1,178 @@
+"""Runs a plan. Decides nothing: what, where and with how much memory stands in the plan."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from xxhash import xxh3_128
+
+from streamconv.axes import Rearrangement
+from streamconv.files import aligned_buffer
+from streamconv.plan import Piece, Plan, Segment
+from streamconv.rearrange import Rearranger
+from streamconv.sinks import Sink
+from streamconv.sinks.staging import Staging
+from streamconv.sources import Source
+from streamconv.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan is made; nothing has been written yet."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWritten:
+    """A piece has been handed to the disk."""
+
+    piece: Piece
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The result stands at its place."""
+
+
+Event = Planned | PieceWritten | Committed
+
+
+def execute(plan: Plan, source: Source, sink: Sink) -> Iterator[Event]:
+    """Convert; yields what has happened. The result appears before the last event, or not at all.
+
+    Raises what source and sink raise. Where the caller stops listening, the run stops and leaves
+    nothing behind.
+    """
+    yield Planned(plan)
+    digests: list[dict[int, str]] = [{} for _ in plan.shards]
+    sink.prepare(plan)
+    try:
+        for event in _written(plan, source, sink):
+            digests[event.piece.shard][event.piece.offset] = event.digest
+            yield event
+        sink.commit(source, [[shard[at] for at in sorted(shard)] for shard in digests])
+    except BaseException:
+        sink.abort()
+        raise
+    yield Committed()
+
+
+def _written(plan: Plan, source: Source, sink: Sink) -> Iterator[PieceWritten]:
+    pieces = plan.pieces()
+    taking = threading.Lock()
+    stop = threading.Event()
+    events: queue.Queue[PieceWritten | BaseException | None] = queue.Queue()
+
+    def work() -> None:
+        try:
+            worker = _Worker(plan, source, sink, writer)
+            while not stop.is_set():
+                with taking:
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                events.put(PieceWritten(piece, worker.write(piece)))
+            worker.drain()
+            events.put(None)
+        except BaseException as error:
+            stop.set()
+            events.put(error)
+
+    with ThreadPoolExecutor(plan.memory.jobs, "writer") as writer:
+        workers = [
+            threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            for _ in workers:
+                while (event := events.get()) is not None:
+                    if isinstance(event, BaseException):
+                        raise event
+                    yield event
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join()
+
+
+class _Worker:
+    """One thread's buffers, used again for every piece."""
+
+    def __init__(self, plan: Plan, source: Source, sink: Sink, writer: ThreadPoolExecutor) -> None:
+        self._plan = plan
+        self._source = source
+        self._sink = sink
+        self._staging = Staging(plan.memory.staging, writer)
+        self._buffer = aligned_buffer(plan.memory.source_buffer)
+        self._holds: object = None
+        self._rearrangers: dict[object, Rearranger] = {}
+
+    def write(self, piece: Piece) -> str:
+        """Make a piece and write it; returns its digest."""
+        digest = xxh3_128()
+        staging = self._staging
+        staging.begin(
+            piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
+        )
+        if not piece.segments:
+            header = memoryview(self._plan.header(piece.shard))
+            while header:
+                room = staging.room(len(header))
+                room[:] = header[: len(room)]
+                digest.update(room)
+                staging.commit(room)
+                header = header[len(room) :]
+        for segment in piece.segments:
+            if segment.step.how.is_copy:
+                self._copy(segment, digest)
+            else:
+                self._rearrange(segment.step, segment.unit, digest)
+        staging.end()
+        return digest.hexdigest()
+
+    def drain(self) -> None:
+        """Wait until all pieces are written."""
+        self._staging.drain()
+
+    def _copy(self, segment: Segment, digest: xxh3_128) -> None:
+        """Bytes that keep their order go from the source straight into staging."""
+        how = segment.step.how
+        position = segment.begin
+        reads = how.reads(segment.unit)
+        while position < segment.end:
+            number, within = divmod(position, how.run)
+            which, offset = reads[number]
+            room = self._staging.room(min(how.run - within, segment.end - position))
+            self._source.read_into(segment.step.inputs[which], offset + within, room)
+            digest.update(room)
+            self._staging.commit(room)
+            position += len(room)
+
+    def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
+        self._gather(step, step.how, unit)
+        kind = (step.how.shape, step.how.strides, step.how.itemsize)
+        if kind not in self._rearrangers:
+            self._rearrangers[kind] = Rearranger(step.how)
+        for panel, part in self._rearrangers[kind].panels(self._buffer, step.how.start):
+            room = self._staging.reserve(panel.nbytes)
+            panel.write_into(room, part)
+            digest.update(room)
+            self._staging.commit(room)
+
+    def _gather(self, step: Step, how: Rearrangement, unit: int) -> None:
+        """Read a unit's inputs side by side, unless the unit before it had the same ones."""
+        reads = [(step.inputs[which], offset) for which, offset in how.reads(unit)]
+        wanted = ([(info.name, offset) for info, offset in reads], how.run)
+        if wanted == self._holds:
+            return
+        self._holds = None
+        for number, (info, offset) in enumerate(reads):
+            self._source.read_into(
+                info, offset, self._buffer[number * how.run : (number + 1) * how.run]
+            )
+        self._holds = wanted

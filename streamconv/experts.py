@@ -1,0 +1,229 @@
+"""The expert stacks of a checkpoint, found in its headers, and what is wrong with them. Pure.
+
+A module is the experts of one layer; a stack is the modules whose prefixes differ only in
+numbers and that share a layout. Experts are found by the names of the layout table, ordered by
+number, and have to be complete: 0 to E-1 for every projection, equal in shape and dtype.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from streamconv.axes import EXPERT, solve_sizes
+from streamconv.checkpoint import TensorInfo, pattern_of
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.layouts import REQUIRED, Layout, Role, Row, roles
+
+Position = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """The experts of one layer."""
+
+    prefix: str
+    """What the names of its tensors begin with, in hub names: `model.layers.3.mlp.`"""
+    tensors: Mapping[str, tuple[TensorInfo, ...]]
+    """Of each weight, its tensors in the order of the axes in their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Modules that are stored alike."""
+
+    pattern: str
+    """Their prefix with * for numbers."""
+    row: Row
+    sizes: Mapping[str, int]
+    """Size of each axis."""
+    modules: tuple[Module, ...]
+
+
+Settle = Callable[[str, tuple[Row, ...], str], Row]
+"""Decides between the rows that fit the modules of a pattern; the text says what they look like."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What stands below one prefix, while names are being read."""
+
+    roles: dict[str, tuple[Role, ...]]
+    tensors: dict[tuple[str, int | None], TensorInfo]
+    """By name below the prefix, with * for the expert's number, and that number."""
+
+
+def find_stacks(names: Iterable[tuple[str, TensorInfo]], settle: Settle) -> tuple[Stack, ...]:
+    """Every expert stack among tensors given with their hub names, in the order of their names.
+
+    Raises BadCheckpoint for experts that are missing, unequal or cannot be told apart, and
+    PlanRefused for expert tensors that no layout describes.
+    """
+    stacks: dict[tuple[str, Row], list[tuple[Module, dict[str, int]]]] = {}
+    for prefix, found in _modules(names).items():
+        fits = {row: (module, sizes) for row, module, sizes in _fitting(prefix, found)}
+        pattern = pattern_of(prefix)
+        row = settle(pattern, tuple(fits), _looks(found))
+        module, sizes = fits[next(fit for fit in fits if fit.layout is row.layout)]
+        stacks.setdefault((pattern, row), []).append((module, sizes))
+    return tuple(
+        Stack(pattern, row, _equal_sizes(found), tuple(module for module, _ in found))
+        for (pattern, row), found in stacks.items()
+    )
+
+
+def _modules(names: Iterable[tuple[str, TensorInfo]]) -> dict[str, _Found]:
+    """What stands below each prefix that has tensors of experts."""
+    found: dict[str, _Found] = {}
+    unknown: list[str] = []
+    keys: dict[str, str | None] = {}
+    for name, info in names:
+        pattern = pattern_of(name)
+        if pattern not in keys:
+            keys[pattern] = _key(pattern)
+        key = keys[pattern]
+        if key is None:
+            if ".experts." in f".{name}":
+                unknown.append(name)
+            continue
+        depth = key.count(".") + 1
+        parts = name.split(".")
+        tail = parts[-depth:]
+        prefix = ".".join([*parts[:-depth], ""])
+        module = found.setdefault(prefix, _Found({}, {}))
+        module.roles[key] = roles()[key]
+        digits = tail[key.split(".").index("*")] if "*" in key else None
+        module.tensors[key, None if digits is None else _expert_number(name, digits)] = info
+    _refuse_unknown(found, unknown)
+    return found
+
+
+def _key(pattern: str) -> str | None:
+    """The end of `pattern` that the table of layouts knows, or None."""
+    parts = pattern.split(".")
+    ends = (".".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in roles()), None)
+
+
+def _expert_number(name: str, digits: str) -> int:
+    if not digits.isascii() or len(digits) > 9 or str(int(digits)) != digits:
+        raise BadCheckpoint(
+            f"tensor {quoted(name)}: {quoted(digits)} is not how experts are numbered: 0, 1, 2"
+        )
+    return int(digits)
+
+
+def _refuse_unknown(found: Mapping[str, _Found], unknown: list[str]) -> None:
+    """Refuse tensors that belong to an expert or an expert weight and that no layout moves."""
+    weights = tuple({key for module in found.values() for key in module.roles if "*" not in key})
+    for name in unknown:
+        before, _, below = f".{name}".rpartition(".experts.")
+        prefix = f"{before[1:]}." if before else ""
+        of_an_expert = below.split(".")[0].isdigit()
+        of_a_weight = prefix in found and f"experts.{below}".startswith(weights)
+        if of_an_expert or of_a_weight:
+            raise PlanRefused(
+                f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
+                "quantized experts and names outside the table of layouts are not converted yet",
+            )
+
+
+def _fitting(prefix: str, found: _Found) -> Iterable[tuple[Row, Module, dict[str, int]]]:
+    """The rows whose names and shapes the module has, with its tensors in that row's order."""
+    rows = dict.fromkeys(
+        role.row
+        for options in found.roles.values()
+        for role in options
+        if all(any(r.row == role.row for r in other) for other in found.roles.values())
+    )
+    if not rows:
+        raise BadCheckpoint(
+            f"{quoted(prefix)}experts holds tensors of more than one layout: "
+            f"{quoted(', '.join(found.roles))}"
+        )
+    for row in rows:
+        tensors = _complete(prefix, found, row)
+        equations = {row.layout.templates[w]: infos[0].shape for w, infos in tensors.items()}
+        known = row.sizes()
+        if any(EXPERT in template.name_axes for template in equations):
+            known[EXPERT] = 1 + max(number for _, number in found.tensors if number is not None)
+        sizes = solve_sizes(equations, known)
+        if sizes is not None:
+            yield row, Module(prefix, tensors), sizes
+
+
+def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInfo, ...]]:
+    """The tensors of each weight of `row`, none missing, all alike."""
+    weights: dict[str, dict[Position, str]] = {}
+    for key, options in found.roles.items():
+        role = next(r for r in options if r.row == row)
+        weights.setdefault(role.weight, {})[role.position] = key
+    for weight in REQUIRED:
+        if weight not in weights:
+            raise BadCheckpoint(
+                f"{quoted(prefix)}experts has {quoted(', '.join(found.roles))}, "
+                f"but no {row.layout.templates[weight].name}"
+            )
+    count = 1 + max((number for _, number in found.tensors if number is not None), default=-1)
+    complete = {}
+    for weight, keys in weights.items():
+        axes = row.layout.templates[weight].name_axes
+        spans = [range(count) if a == EXPERT else range(row.sizes()[a]) for a in axes]
+        infos = []
+        for position in itertools.product(*spans):
+            number = position[axes.index(EXPERT)] if EXPERT in axes else None
+            unnumbered = tuple(
+                None if a == EXPERT else k for a, k in zip(axes, position, strict=True)
+            )
+            info = found.tensors.get((keys.get(unnumbered, ""), number))
+            if info is None:
+                tokens = {a: row.tokens(a, count)[k] for a, k in zip(axes, position, strict=True)}
+                name = prefix + row.layout.templates[weight].tensor_name(tokens)
+                raise BadCheckpoint(
+                    f"tensor {quoted(name)} is missing: "
+                    + (f"there are experts 0 to {count - 1} here" if count else "its pair is here")
+                )
+            infos.append(info)
+        _check_alike(infos)
+        complete[weight] = tuple(infos)
+    return complete
+
+
+def _check_alike(infos: list[TensorInfo]) -> None:
+    first = infos[0]
+    for info in infos:
+        if info.shape != first.shape or info.dtype != first.dtype:
+            raise BadCheckpoint(
+                f"tensor {quoted(info.name)} is {info.dtype} {list(info.shape)}, "
+                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: experts of a layer "
+                "have to be alike"
+            )
+
+
+def _equal_sizes(found: list[tuple[Module, dict[str, int]]]) -> dict[str, int]:
+    first, sizes = found[0]
+    for module, other in found:
+        if other != sizes:
+            raise BadCheckpoint(
+                f"{quoted(module.prefix)}experts has {_show_sizes(other)}, "
+                f"{quoted(first.prefix)}experts has {_show_sizes(sizes)}: "
+                "the layers of a stack have to be alike"
+            )
+    return sizes
+
+
+def _show_sizes(sizes: Mapping[str, int]) -> str:
+    return f"{sizes['e']} experts, intermediate {sizes['i']}, hidden {sizes['h']}"
+
+
+def _looks(found: _Found) -> str:
+    firsts = {key: info for (key, _), info in reversed(found.tensors.items())}
+    return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))
+
+
+def same_tensors(one: Layout, other: Layout, sizes: Mapping[str, int]) -> bool:
+    """Whether the two layouts store a stack under the same names in the same shapes."""
+    return all(
+        one.templates[weight].name == other.templates[weight].name
+        and one.templates[weight].shape(sizes) == other.templates[weight].shape(sizes)
+        for weight in REQUIRED
+    )

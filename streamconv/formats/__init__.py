@@ -1,0 +1,1 @@
+"""File formats: framing parsed, validated and built. Pure."""

@@ -1,0 +1,75 @@
+"""How much memory a run takes at most, known before it starts. Pure.
+
+    peak = base + jobs * (source buffer + 2 * staging + scratch)
+
+where the source buffer holds what has to be in memory to make one unit of the widest step (an
+expert's projections where they are transposed, nothing where bytes keep their order), and
+staging is what waits to be written. Neither depends on the number of layers or experts.
+"""
+
+from dataclasses import dataclass
+
+from streamconv.errors import PlanRefused, quoted
+from streamconv.units import show_size
+
+DEFAULT_JOBS = 2
+"""Two workers rearrange about 5 GB/s, more than most disks write."""
+STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
+"""Sizes of a staging buffer, the preferred one first."""
+SCRATCH_BYTES = 2 * 2**20
+"""What a worker needs besides: panels on their way through the cache, its stack, its digest."""
+RUN_BYTES = 22 * 10**6
+"""What the interpreter grows by between planning and running: numpy and the hash, imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan has to keep to."""
+
+    base: int
+    """Bytes that the process will hold when the run begins."""
+    jobs: int = DEFAULT_JOBS
+    """Workers, at most."""
+    allowed: int | None = None
+    """Bytes that the whole process may hold; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a run takes, in bytes; of the whole process, interpreter and imports included."""
+
+    base: int
+    jobs: int
+    source_buffer: int
+    """Of each worker: the inputs of one unit."""
+    staging: int
+    """Of each worker, twice: output on its way to the disk."""
+    peak: int
+    allowed: int | None
+    """What it is held against; None where nobody says."""
+
+
+def _peak(base: int, jobs: int, source_buffer: int, staging: int) -> int:
+    return base + jobs * (source_buffer + 2 * staging + SCRATCH_BYTES)
+
+
+def fit_memory(limits: Limits, source_buffer: int, widest: str) -> Memory:
+    """The most workers and the largest buffers that stay within `limits`.
+
+    Workers are given up before buffers are made so small that every write is a small one.
+    `widest` names the tensor that `source_buffer` is for. Raises PlanRefused where one worker
+    with the smallest buffers is still too much.
+    """
+    options = [(j, staging) for j in range(limits.jobs, 0, -1) for staging in STAGING_BYTES[:2]]
+    for jobs, staging in (*options, (1, STAGING_BYTES[-1])):
+        peak = _peak(limits.base, jobs, source_buffer, staging)
+        if limits.allowed is None or peak <= limits.allowed:
+            return Memory(limits.base, jobs, source_buffer, staging, peak, limits.allowed)
+    need = (
+        f"{quoted(widest)} needs {show_size(source_buffer)} at once and " if source_buffer else ""
+    )
+    raise PlanRefused(
+        f"{need}the run takes {show_size(peak)} with one worker and the smallest buffers; "
+        f"allowed are {show_size(limits.allowed or 0)}",
+        f"allow it with --max-memory {peak // 10**6 + 1}MB",
+    )

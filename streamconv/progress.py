@@ -1,0 +1,137 @@
+"""Events of a run as something to look at: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from streamconv.execute import Event, PieceWritten, Planned
+from streamconv.plan import Plan
+from streamconv.units import show_duration, show_size
+
+LINE_SECONDS = 30.0
+"""How often a line is written where there is no terminal."""
+
+
+class Listener(Protocol):
+    """Hears events; used as a context so that a terminal is left as it was found."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __enter__(self) -> "Listener": ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Bar:
+    """Bytes, rate, time left and the current layer, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._plan: Plan | None = None
+        self._task = self._progress.add_task("planning", total=None)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self._plan = event.plan
+            total = sum(shard.nbytes for shard in event.plan.shards)
+            self._progress.update(self._task, total=total, description="writing")
+        elif isinstance(event, PieceWritten):
+            self._progress.update(
+                self._task,
+                advance=event.piece.nbytes,
+                description=_layer(self._plan, event) or "writing",
+            )
+        else:
+            self._progress.update(self._task, description="done")
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class Lines:
+    """A line every half minute, for logs."""
+
+    def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
+        self._console = console
+        self._every = every
+        self._plan: Plan | None = None
+        self._total = self._done = 0
+        self._begin = self._said = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self._plan = event.plan
+            self._total = sum(shard.nbytes for shard in event.plan.shards)
+        elif isinstance(event, PieceWritten):
+            self._done += event.piece.nbytes
+            now = time.monotonic()
+            if now - self._said >= self._every:
+                self._said = now
+                self._say(now - self._begin, _layer(self._plan, event))
+
+    def _say(self, seconds: float, layer: str) -> None:
+        rate = self._done / seconds
+        left = show_duration((self._total - self._done) / rate)
+        self._console.print(
+            f"{show_size(self._done)} of {show_size(self._total)}, {show_size(rate)}/s, "
+            f"{left} left{f', {layer}' if layer else ''}",
+            highlight=False,
+            markup=False,
+        )
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class Silence(Lines):
+    """Nothing at all."""
+
+    def __call__(self, event: Event) -> None:
+        return None
+
+
+def _layer(plan: Plan | None, event: PieceWritten) -> str:
+    """The layer that a piece ends in, as text."""
+    segments = event.piece.segments
+    layer = plan.layer(segments[-1].step) if plan and segments else None
+    return f"{layer[0]}{layer[1]}" if layer else ""

@@ -1,0 +1,209 @@
+"""What a checkpoint is: its family, the form whose names it has, its expert stacks. Pure.
+
+A layout comes from what the source's record says; else from names and shapes, where exactly one
+row fits; else from the form whose renames the names show; else from `--from`. What is still open
+is an error: a layout is never guessed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.checkpoint import Checkpoint, TensorInfo
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.experts import Stack, find_stacks
+from streamconv.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form, family_of
+from streamconv.layouts import Row, find_layout, namings
+
+TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
+"""Where the config of an unknown model type may describe its language model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A checkpoint in terms of the tables."""
+
+    family: Family | None
+    model_type: str
+    names: Form
+    """The form whose names the tensors have."""
+    form: str | None
+    """The form that all of it has, or None."""
+    stacks: tuple[Stack, ...]
+    hub_names: Mapping[str, TensorInfo]
+    """Every tensor by what the hub calls it, in the checkpoint's order."""
+
+
+def recognise(checkpoint: Checkpoint, stated: str | None = None) -> Recognised:
+    """What `checkpoint` is; `stated` is the form or layout that the user says it has.
+
+    Raises BadCheckpoint where experts are incomplete or contradict the config, PlanRefused
+    where a layout cannot be told, UsageError for a `stated` that does not exist.
+    """
+    model_type = checkpoint.config.get("model_type")
+    family = family_of(model_type)
+    if stated is not None and stated not in FORMS:
+        find_layout(stated)
+    names = _names(checkpoint, family, stated)
+    hub_names = _undo(names, checkpoint)
+    settle = _Settle(checkpoint, family, names, stated)
+    stacks = find_stacks(hub_names.items(), settle)
+    settle.check_stated()
+    for stack in stacks:
+        _check_count(checkpoint.config, family, stack, alone=len(stacks) == 1)
+    rows = {stack.pattern: stack.row for stack in stacks}
+    return Recognised(
+        family=family,
+        model_type=model_type if isinstance(model_type, str) else "",
+        names=names,
+        form=form_of(family, names, rows),
+        stacks=stacks,
+        hub_names=hub_names,
+    )
+
+
+def form_of(family: Family | None, names: Form, rows: Mapping[str, Row]) -> str | None:
+    """The form of the family that has these names and rows, or None."""
+    if family is None or not rows:
+        return None
+    for form in family.forms.values():
+        as_here = (family.row_of(pattern, form) in (row, None) for pattern, row in rows.items())
+        if form.renames == names.renames and all(as_here):
+            return form.name
+    return None
+
+
+def _names(checkpoint: Checkpoint, family: Family | None, stated: str | None) -> Form:
+    """The form whose names the tensors have."""
+    forms = family.forms if family else {}
+    record = checkpoint.record
+    if record is not None and record.names != HUB_NAMES.name and record.names not in forms:
+        raise BadCheckpoint(
+            f"{checkpoint.location}: its record says that it has the names of the form "
+            f"{quoted(record.names)}, and model type "
+            f"{quoted(str(checkpoint.config.get('model_type')))} has no such form"
+        )
+    if record is not None:
+        return forms.get(record.names, HUB_NAMES)
+    if stated in FORMS:
+        if stated not in forms:
+            raise PlanRefused(_no_form(stated, checkpoint.config.get("model_type"), family))
+        return forms[stated]
+    for form in filter(lambda form: form.renames, forms.values()):
+        undone = {name: form.undo(name) for name in checkpoint.tensors}
+        renamed = any(hub != name for name, hub in undone.items())
+        if renamed and all(form.apply(hub) == name for name, hub in undone.items()):
+            return form
+    return forms.get(HUB_NAMES.name, HUB_NAMES)
+
+
+def _undo(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
+    """The tensors by their hub names; refuses names that the form would not have given."""
+    if not names.renames:
+        return checkpoint.tensors
+    hub_names = {names.undo(name): info for name, info in checkpoint.tensors.items()}
+    for hub, info in hub_names.items():
+        if names.apply(hub) != info.name:
+            raise BadCheckpoint(
+                f"tensor {quoted(info.name)} would be {quoted(hub)} on the hub, "
+                f"and that is {quoted(names.apply(hub))} in the form {names.name!r}"
+            )
+    return hub_names
+
+
+def _no_form(form: str, model_type: object, family: Family | None) -> str:
+    known = f"only {', '.join(family.forms)}" if family else "no forms"
+    return f"model type {quoted(str(model_type))} has no form {form!r} here, {known}"
+
+
+class _Settle:
+    """Decides which of the layouts that fit a stack it has."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, family: Family | None, names: Form, stated: str | None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._family = family
+        self._names = names
+        self._stated = stated
+        self._settled: dict[str, str] = {}
+
+    def __call__(self, pattern: str, fits: tuple[Row, ...], looks: str) -> Row:
+        where = f"{quoted(pattern)}experts ({quoted(looks)})"
+        if not fits:
+            raise BadCheckpoint(f"{where} fits no layout: the shapes of its weights disagree")
+        by_layout = {row.layout.name: row for row in fits}
+        layout = self._layout(pattern, where, tuple(by_layout))
+        self._settled[pattern] = layout
+        return Row(by_layout[layout].layout, self._naming(pattern, by_layout[layout]).naming)
+
+    def check_stated(self) -> None:
+        """Refuse what `--from` says where the checkpoint itself says something else."""
+        said = {pattern: self._stated_layout(pattern) for pattern in self._settled}
+        wrong = {p: layout for p, layout in said.items() if layout not in (None, self._settled[p])}
+        if wrong and (self._stated in FORMS or len(wrong) == len(said)):
+            pattern, layout = next(iter(wrong.items()))
+            raise PlanRefused(
+                f"{quoted(pattern)}experts of {self._checkpoint.location} is "
+                f"{self._settled[pattern]}, --from says {layout}"
+            )
+
+    def _layout(self, pattern: str, where: str, fits: tuple[str, ...]) -> str:
+        recorded = self._recorded(pattern)
+        if recorded is not None:
+            if recorded.layout.name not in fits:
+                raise BadCheckpoint(
+                    f"{where} is {recorded.layout.name} by its record, "
+                    f"its shapes fit {' and '.join(fits)}"
+                )
+            return recorded.layout.name
+        if len(fits) == 1:
+            return fits[0]
+        evident = self._names.layout_of(pattern) if self._names.renames else None
+        for known in (evident.name if evident else None, self._stated_layout(pattern)):
+            if known in fits:
+                return str(known)
+        raise PlanRefused(
+            f"{where} fits {' and '.join(fits)} alike, and nothing in the checkpoint says which",
+            f"say which with --from {fits[0]}",
+        )
+
+    def _recorded(self, pattern: str) -> Row | None:
+        record = self._checkpoint.record
+        return record.stacks.get(pattern) if record else None
+
+    def _stated_layout(self, pattern: str) -> str | None:
+        if self._stated not in FORMS:
+            return self._stated
+        form = self._family.forms.get(self._stated) if self._family else None
+        layout = form.layout_of(pattern) if form else None
+        return layout.name if layout else None
+
+    def _naming(self, pattern: str, fit: Row) -> Row:
+        """The row under the naming that its names, the record or the family tell."""
+        recorded = self._recorded(pattern)
+        if fit.names_projections():
+            return fit
+        if recorded is not None:
+            return recorded
+        return Row(
+            fit.layout, self._family.naming if self._family else next(iter(namings().values()))
+        )
+
+
+def _check_count(
+    config: Mapping[str, Any], family: Family | None, stack: Stack, alone: bool
+) -> None:
+    """Hold the experts found against what the config counts, where it does."""
+    section = family.stacks.get(stack.pattern) if family else None
+    for path in (section,) if section is not None else TEXT_SECTIONS if alone else ():
+        fields: Any = config
+        for key in filter(None, path.split(".")):
+            fields = fields.get(key) if isinstance(fields, Mapping) else None
+        for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
+            count = fields.get(key)
+            if type(count) is int and count != stack.sizes["e"]:
+                raise BadCheckpoint(
+                    f"{quoted(stack.pattern)}experts holds {stack.sizes['e']} experts, "
+                    f"config.json says {'.'.join(filter(None, (path, key)))} = {count}"
+                )

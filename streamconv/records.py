@@ -1,0 +1,74 @@
+"""What a checkpoint says of itself: the form and layouts it was written in. Pure.
+
+The same record stands in `streamconv.json` and, as JSON, under the key `streamconv` of every
+shard's `__metadata__`, because key names and shapes alone cannot tell every layout.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.safetensors import parse_json
+from streamconv.layouts import Row, layouts, namings
+
+METADATA_KEY = "streamconv"
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was written: which form's names, and the layout and naming of each expert stack."""
+
+    names: str
+    """The form whose names the tensors have: `hub`, or one whose renames are in effect."""
+    form: str | None
+    """The form that the whole checkpoint has, or None where the layouts are nobody's form."""
+    stacks: Mapping[str, Row]
+    """Pattern of each stack, in the names of this checkpoint, to its layout and naming."""
+    layers: str | None = None
+    """The range of layers that a partial checkpoint was cut to."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": RECORD_VERSION,
+            "form": self.form,
+            "names": self.names,
+            "stacks": {
+                pattern: {"layout": row.layout.name, "naming": row.naming.name}
+                for pattern, row in sorted(self.stacks.items())
+            },
+            "layers": self.layers,
+        }
+
+
+def read_record(fields: Any, what: str) -> Record:
+    """The record that `to_json` wrote; `what` names the file. Raises BadCheckpoint."""
+    try:
+        if fields["version"] != RECORD_VERSION:
+            raise BadCheckpoint(
+                f"{what}: its record of layouts has version {quoted(str(fields['version']))}, "
+                f"this release reads {RECORD_VERSION}",
+                "use a newer streamconv, or remove the record and name the layout with --from",
+            )
+        stacks = {
+            str(pattern): Row(layouts()[row["layout"]], namings()[row["naming"]])
+            for pattern, row in fields["stacks"].items()
+        }
+        texts = (fields["names"], fields["form"], fields["layers"])
+        if any(not isinstance(text, str | None) for text in texts):
+            raise TypeError
+        return Record(str(fields["names"]), fields["form"], stacks, fields["layers"])
+    except (KeyError, TypeError, AttributeError):
+        raise BadCheckpoint(
+            f"{what}: its record of layouts is not one that streamconv wrote",
+            "remove the record and name the layout with --from",
+        ) from None
+
+
+def record_in_metadata(metadata: Mapping[str, str], what: str) -> Record | None:
+    """The record in a shard's metadata, or None where there is none. Raises BadCheckpoint."""
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        return None
+    return read_record(parse_json(text.encode("utf-8", "surrogatepass"), what), what)

@@ -1,0 +1,176 @@
+"""A plan, an inspection and a result as JSON fields. Pure. The schema is `data/schema.json`."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.experts import Stack
+from streamconv.plan import Plan
+from streamconv.recognise import Recognised
+from streamconv.steps import Step
+from streamconv.target import Target
+
+if TYPE_CHECKING:
+    from streamconv import Result
+
+SCHEMA_VERSION = 1
+"""Grows when a field changes its meaning or goes; new fields come without notice."""
+
+
+def inspection_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
+    """What `inspect --json` prints."""
+    return {"schema": SCHEMA_VERSION, "kind": "inspection", **_source_fields(checkpoint, found)}
+
+
+def plan_fields(plan: Plan, free_disk: int | None) -> dict[str, Any]:
+    """What `--dry-run --json` prints; `free_disk` in bytes, where the output would go."""
+    memory = plan.memory
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "plan",
+        "source": _source_fields(plan.checkpoint, plan.source),
+        "target": _target_fields(plan),
+        "shards": [
+            {"name": shard.name, "bytes": shard.nbytes, "tensors": len(shard.steps)}
+            for shard in plan.shards
+        ],
+        "steps": [step_fields(step, shard.name) for shard in plan.shards for step in shard.steps],
+        "tensors": sum(len(shard.steps) for shard in plan.shards),
+        "data_bytes": plan.data_bytes,
+        "write_bytes": plan.write_bytes,
+        "free_disk_bytes": free_disk,
+        "memory": {
+            "projected_peak_bytes": memory.peak,
+            "allowed_bytes": memory.allowed,
+            "base_bytes": memory.base,
+            "jobs": memory.jobs,
+            "source_buffer_bytes": memory.source_buffer,
+            "staging_buffer_bytes": memory.staging,
+        },
+    }
+
+
+def result_fields(result: "Result") -> dict[str, Any]:
+    """What a conversion prints with `--json` when it is done."""
+    plan = result.plan
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "result",
+        "place": str(result.place),
+        "target": _target_fields(plan),
+        "shards": [{"name": shard.name, "bytes": shard.nbytes} for shard in plan.shards],
+        "tensors": sum(len(shard.steps) for shard in plan.shards),
+        "data_bytes": plan.data_bytes,
+        "seconds": round(result.seconds, 3),
+        "peak_memory_bytes": result.peak_memory,
+        "projected_peak_bytes": plan.memory.peak,
+    }
+
+
+def step_fields(step: Step, shard: str) -> dict[str, Any]:
+    """One output tensor of a plan."""
+    return {
+        "name": step.name,
+        "shard": shard,
+        "dtype": step.dtype,
+        "shape": list(step.shape),
+        "bytes": step.nbytes,
+        "inputs": len(step.inputs),
+        "how": "copy" if step.how.is_copy else "rearrange",
+    }
+
+
+def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
+    stacked = {
+        info.name
+        for stack in found.stacks
+        for module in stack.modules
+        for infos in module.tensors.values()
+        for info in infos
+    }
+    others = [info for info in checkpoint.tensors.values() if info.name not in stacked]
+    return {
+        "location": checkpoint.location,
+        "model_type": found.model_type or None,
+        "family": found.family.name if found.family else None,
+        "form": found.form,
+        "names": found.names.name,
+        "layers": checkpoint.record.layers if checkpoint.record else None,
+        "files": len(checkpoint.files),
+        "file_bytes": sum(file.size for file in checkpoint.files),
+        "tensors": len(checkpoint.tensors),
+        "tensor_bytes": checkpoint.total_bytes,
+        "dtypes": dict(Counter(info.dtype for info in checkpoint.tensors.values())),
+        "stacks": [stack_fields(stack) for stack in found.stacks],
+        "other_tensors": len(others),
+        "other_tensor_bytes": sum(info.nbytes for info in others),
+        "other_files": [_file_fields(other) for other in checkpoint.others],
+    }
+
+
+def stack_fields(stack: Stack) -> dict[str, Any]:
+    """One expert stack of a source."""
+    tensors = stack.modules[0].tensors
+    return {
+        "stack": f"{stack.pattern}experts",
+        "layout": stack.row.layout.name,
+        "layers": len(stack.modules),
+        "experts": stack.sizes["e"],
+        "hidden": stack.sizes["h"],
+        "intermediate": stack.sizes["i"],
+        "dtype": "/".join(dict.fromkeys(infos[0].dtype for infos in tensors.values())),
+        "shapes": {weight: list(infos[0].shape) for weight, infos in tensors.items()},
+        "tensors": sum(len(infos) for m in stack.modules for infos in m.tensors.values()),
+        "bytes": sum(
+            info.nbytes for m in stack.modules for infos in m.tensors.values() for info in infos
+        ),
+    }
+
+
+def _target_fields(plan: Plan) -> dict[str, Any]:
+    target = plan.target
+    return {
+        "asked": target.asked,
+        "why": target.why,
+        "form": target.form,
+        "layers": plan.record.layers,
+        "stacks": {
+            f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
+        },
+        "renames": renames(plan),
+        "renamed_tensors": sum(1 for _ in renamed(plan)),
+        "unchanged_stacks": [
+            f"{stack.pattern}experts"
+            for stack in plan.source.stacks
+            if target.rows[stack.pattern] == stack.row
+        ],
+        "left_behind": [_file_fields(o) for o in plan.checkpoint.others if o.left_behind],
+    }
+
+
+def renames(plan: Plan) -> list[str]:
+    """The renames between source and output, as `thinker.* -> *`."""
+    source, target = plan.source.names, plan.target.names
+    if source.renames == target.renames:
+        return []
+    undone = [f"{rename.here} -> {rename.hub}" for rename in source.renames]
+    return undone + [f"{rename.hub} -> {rename.here}" for rename in target.renames]
+
+
+def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
+    """Source and output name of each tensor that is copied under another name."""
+    for shard in plan.shards:
+        for step in shard.steps:
+            if not step.module and step.inputs[0].name != step.name:
+                yield step.inputs[0].name, step.name
+
+
+def _file_fields(other: OtherFile) -> dict[str, Any]:
+    return {"name": other.name, "bytes": other.size, "left_behind": other.left_behind or None}
+
+
+def why(target: Target) -> str:
+    """What was chosen, and the reason, in a line."""
+    form = "" if target.form in (None, target.asked) else f", which is the form {target.form}"
+    return f"{target.asked}{form} ({target.why})"

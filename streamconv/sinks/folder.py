@@ -1,0 +1,219 @@
+"""A checkpoint folder of safetensors shards, built beside its place and moved there at the end.
+
+Everything is written into `DST.streamconv-partial`, each file made durable; the commit is one
+rename of that folder. So nothing that looks like a checkpoint stands at DST until it is one.
+"""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError, quoted
+from streamconv.files import PAGE, Files, aligned_buffer, page_ceil, page_floor, system_files
+from streamconv.host import free_disk
+from streamconv.manifest import INDEX, MANIFEST, build_index, build_manifest
+from streamconv.plan import Plan
+from streamconv.sources import Source
+from streamconv.units import show_size
+
+PARTIAL_SUFFIX = ".streamconv-partial"
+REPLACED_SUFFIX = ".streamconv-replaced"
+COPY_BYTES = 2**20
+SPARE_SHARE = 0.01
+"""How much more than the planned bytes has to be free: index, manifest, the file system's own."""
+
+
+class CheckpointFolder:
+    """The folder at `place`."""
+
+    def __init__(
+        self, place: str | Path, *, overwrite: bool = False, files: Files | None = None
+    ) -> None:
+        self.place = Path(os.path.abspath(place))
+        self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
+        self._overwrite = overwrite
+        self._files = files or system_files()
+        self._lock = threading.Lock()
+        self._plan: Plan | None = None
+        self._open: dict[int, _OpenShard] = {}
+
+    def check(self, plan: Plan, source: str) -> None:
+        """Refuse a place that cannot be used, before anything is written.
+
+        Raises OutputExists, NoSpace or IOFailed.
+        """
+        real, origin = Path(os.path.realpath(self.place)), Path(os.path.realpath(source))
+        if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
+            raise OutputExists(f"{self.place} and the source {origin} lie in one another")
+        if self.place.is_symlink():
+            raise OutputExists(f"{self.place} is a link", f"name the folder itself: {real}")
+        if self.place.exists() and not self.place.is_dir():
+            raise OutputExists(f"{self.place} is a file", "name a folder that is not there yet")
+        if self.place.is_dir() and any(self.place.iterdir()) and not self._overwrite:
+            raise OutputExists(
+                f"{self.place} is not empty", "name another folder, or replace it with --overwrite"
+            )
+        if self.place.is_mount():
+            raise OutputExists(
+                f"{self.place} is a mount point, and the result is moved to its place whole",
+                "name a folder inside of it",
+            )
+        if self.partial.exists() and not self._overwrite:
+            raise OutputExists(
+                f"{self.partial} is there: another run is at work on it, or one has died",
+                "if none is running, remove it, or start over with --overwrite",
+            )
+        need = int(plan.write_bytes * (1 + SPARE_SHARE))
+        free = free_disk(self.place.parent)
+        if free is not None and free < need:
+            raise NoSpace(f"{self.place.parent}: {show_size(need)} needed, {show_size(free)} free")
+
+    def prepare(self, plan: Plan) -> None:
+        self.check(plan, plan.checkpoint.location)
+        self._plan = plan
+        with _words_for(self.partial):
+            if self.partial.exists():
+                shutil.rmtree(self.partial)
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.mkdir()
+
+    def write(self, shard: int, offset: int, data: memoryview) -> bool:
+        assert self._plan is not None, "prepare comes first"
+        planned = self._plan.shards[shard]
+        with _words_for(self.partial / planned.name):
+            with self._lock:
+                if shard not in self._open:
+                    fd = self._files.create(self.partial / planned.name, planned.nbytes)
+                    self._open[shard] = _OpenShard(self._files, fd, planned.nbytes)
+            done = self._open[shard].write(offset, data)
+            if done:
+                with self._lock:
+                    full = self._open.pop(shard)
+                full.finish()
+            return done
+
+    def commit(self, source: Source, digests: Sequence[Sequence[str]]) -> None:
+        assert self._plan is not None, "prepare comes first"
+        files = self._copy_others(source, self._plan)
+        index = build_index(self._plan)
+        if index is not None:
+            files[INDEX] = self._write_file(INDEX, index)
+        self._write_file(MANIFEST, build_manifest(self._plan, digests, files))
+        with _words_for(self.place):
+            for folder, _, _ in os.walk(self.partial):
+                self._files.sync_folder(Path(folder))
+            replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
+            if self._overwrite and self.place.exists():
+                self._files.rename(self.place, replaced)
+            self._files.rename(self.partial, self.place)
+            self._files.sync_folder(self.place.parent)
+            if self._overwrite and replaced.exists():
+                shutil.rmtree(replaced)
+
+    def abort(self) -> None:
+        with self._lock:
+            for shard in self._open.values():
+                shard.close()
+            self._open.clear()
+        if self._plan is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _copy_others(self, source: Source, plan: Plan) -> dict[str, tuple[int, str]]:
+        from xxhash import xxh3_128
+
+        copied = {}
+        buffer = memoryview(bytearray(COPY_BYTES))
+        for other in plan.copied:
+            path = self.partial / other.name
+            digest = xxh3_128()
+            size = 0
+            with _words_for(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb", buffering=0) as file:
+                    while count := source.read_other(other, buffer, size):
+                        digest.update(buffer[:count])
+                        left = buffer[:count]
+                        while left:
+                            left = left[file.write(left) :]
+                        size += count
+                    os.fsync(file.fileno())
+            copied[other.name] = (size, digest.hexdigest())
+        return copied
+
+    def _write_file(self, name: str, content: bytes) -> tuple[int, str]:
+        from xxhash import xxh3_128_hexdigest
+
+        with _words_for(self.partial / name):
+            self._files.write_file(self.partial / name, content)
+        return len(content), xxh3_128_hexdigest(content)
+
+
+class _OpenShard:
+    """A shard that is being written. Pages that two runs share are put together in memory."""
+
+    def __init__(self, files: Files, fd: int, size: int) -> None:
+        self._files = files
+        self._fd = fd
+        self._size = size
+        self._missing = size
+        self._shared: dict[int, tuple[memoryview, int]] = {}
+        self._lock = threading.Lock()
+
+    def write(self, offset: int, data: memoryview) -> bool:
+        """Write a run; true where nothing is missing any more."""
+        end = offset + len(data)
+        first, last = page_ceil(offset), page_floor(end)
+        if first >= last and page_floor(offset) == page_floor(end - 1):
+            self._share(offset, data)
+        else:
+            self._share(offset, data[: first - offset])
+            if first < last:
+                self._files.write(self._fd, data[first - offset : last - offset], first)
+            self._share(last, data[last - offset :])
+        with self._lock:
+            self._missing -= len(data)
+            return self._missing == 0
+
+    def _share(self, offset: int, data: memoryview) -> None:
+        """Put bytes of one page with the others of that page, and write it when it is full."""
+        if not data:
+            return
+        page = page_floor(offset)
+        with self._lock:
+            buffer, filled = self._shared.get(page) or (aligned_buffer(PAGE), 0)
+            buffer[offset - page : offset - page + len(data)] = data
+            filled += len(data)
+            self._shared[page] = buffer, filled
+            if filled < min(PAGE, self._size - page):
+                return
+            del self._shared[page]
+        self._files.write(self._fd, buffer, page)
+
+    def finish(self) -> None:
+        """Make the shard durable at its true size."""
+        try:
+            self._files.finish(self._fd, self._size)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._files.close(self._fd)
+
+
+class _words_for:  # noqa: N801 - reads as a statement
+    """Turns the operating system's errors about `path` into ones with words and exit codes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StreamconvError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            what = NoSpace if full else IOFailed
+            raise what(f"{quoted(str(self._path))}: {error.strerror or error}") from error

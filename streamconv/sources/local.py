@@ -1,0 +1,241 @@
+"""A checkpoint in a local folder: safetensors shards, an index, and whatever lies beside them.
+
+The index's `weight_map` says which files count; where there is none, every `*.safetensors` at
+the top level does. Nothing but headers and JSON is read to open one, nothing is ever run, and
+no path leads out of the folder, but for the links of the hub's own cache.
+"""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from streamconv.checkpoint import (
+    INDEX_SUFFIX,
+    MANIFEST,
+    Checkpoint,
+    OtherFile,
+    SourceFile,
+    TensorInfo,
+)
+from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.files import Files, system_files
+from streamconv.formats.safetensors import (
+    LENGTH_BYTES,
+    Header,
+    header_length,
+    parse_header,
+    parse_json,
+)
+from streamconv.records import Record, read_record, record_in_metadata
+from streamconv.sources.others import other_files
+from streamconv.sources.paths import SHARD_SUFFIX, is_plain, resolve_file
+
+MAX_JSON_BYTES = 256_000_000
+"""No index or config is larger; that of a model with 140,000 tensors has 13.5 MB."""
+
+
+class LocalSource:
+    """A folder, opened. The descriptors of its shards are kept until it is closed."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, files: Files) -> None:
+        self.checkpoint = checkpoint
+        self._folder = folder
+        self._files = files
+        self._sizes = {file.name: file.size for file in checkpoint.files}
+        self._open: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def read_into(self, info: TensorInfo, start: int, buffer: memoryview) -> None:
+        try:
+            fd = self._descriptor(info.file)
+            count = self._files.read_into(fd, buffer, info.offset + start)
+        except OSError as error:
+            raise IOFailed(
+                f"{quoted(info.file)}: reading tensor {quoted(info.name)} failed: {error.strerror}"
+            ) from error
+        if count < len(buffer):
+            raise BadCheckpoint(
+                f"{quoted(info.file)} has become shorter: tensor {quoted(info.name)} ended "
+                f"{len(buffer) - count} bytes early"
+            )
+
+    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+        try:
+            fd = self._descriptor(other.name)
+            return self._files.read_into(fd, buffer, start)
+        except OSError as error:
+            raise IOFailed(f"{quoted(other.name)}: reading failed: {error.strerror}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            for fd in self._open.values():
+                self._files.close(fd)
+            self._open.clear()
+
+    def _descriptor(self, name: str) -> int:
+        with self._lock:
+            if name not in self._open:
+                fd = self._files.open_read(self._folder / name)
+                self._open[name] = fd
+                size = os.fstat(fd).st_size
+                if size != self._sizes.get(name, size):
+                    raise BadCheckpoint(
+                        f"{quoted(name)} has changed since it was planned: it had "
+                        f"{self._sizes[name]} bytes, it has {size}"
+                    )
+            return self._open[name]
+
+
+def open_folder(location: str, files: Files | None = None) -> LocalSource:
+    """The checkpoint in a local folder.
+
+    Raises BadCheckpoint where something is malformed, missing or contradicts itself.
+    """
+    folder = Path(location)
+    files = files or system_files()
+    if not folder.is_dir():
+        fact = "is a file" if folder.exists() else "does not exist"
+        raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
+    index = _index(folder)
+    names = sorted(set(index.values())) if index is not None else _shards_at_top(folder)
+    if not names:
+        raise BadCheckpoint(
+            f"{location}: no *.safetensors in it, and no index",
+            "other formats have to be converted to safetensors first",
+        )
+    infos: dict[str, TensorInfo] = {}
+    sources = []
+    records: dict[str, Record | None] = {}
+    for name in names:
+        header, source = _read_header(folder, name, files)
+        sources.append(source)
+        records[name] = record_in_metadata(header.metadata, quoted(name))
+        _add_tensors(infos, name, header, index)
+    if index is not None:
+        for tensor, name in index.items():
+            if tensor not in infos:
+                raise BadCheckpoint(
+                    f"tensor {quoted(tensor)}: the index says it is in {quoted(name)}, "
+                    "whose header does not have it"
+                )
+    checkpoint = Checkpoint(
+        location=location,
+        tensors=infos,
+        files=tuple(sources),
+        others=tuple(other_files(folder, set(names), sum(file.size for file in sources))),
+        config=_object(folder, "config.json"),
+        record=_record(folder, records),
+        total_bytes=sum(info.nbytes for info in infos.values()),
+    )
+    return LocalSource(folder, checkpoint, files)
+
+
+def _add_tensors(
+    infos: dict[str, TensorInfo], file: str, header: Header, index: Mapping[str, str] | None
+) -> None:
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for entry in header.entries:
+        if entry.name in infos:
+            raise BadCheckpoint(
+                f"tensor {quoted(entry.name)} is in two files: "
+                f"{quoted(infos[entry.name].file)} and {quoted(file)}"
+            )
+        if index is not None and index.get(entry.name) != file:
+            said = index.get(entry.name)
+            raise BadCheckpoint(
+                f"tensor {quoted(entry.name)} is in {quoted(file)}, the index "
+                + ("does not list it" if said is None else f"says it is in {quoted(said)}")
+            )
+        infos[entry.name] = TensorInfo(
+            name=entry.name,
+            dtype=entry.dtype,
+            shape=shapes.setdefault(entry.shape, entry.shape),
+            file=file,
+            offset=header.data_start + entry.begin,
+            nbytes=entry.end - entry.begin,
+        )
+
+
+def _index(folder: Path) -> dict[str, str] | None:
+    """The weight_map, or None where there is no index."""
+    found = sorted(path.name for path in folder.glob(f"*{INDEX_SUFFIX}"))
+    preferred = f"model{INDEX_SUFFIX}"
+    if not found:
+        return None
+    if len(found) > 1 and preferred not in found:
+        raise BadCheckpoint(f"{folder}: several indexes: {quoted(', '.join(found))}")
+    name = preferred if preferred in found else found[0]
+    weight_map = _object(folder, name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadCheckpoint(f"{name}: weight_map is not an object that maps tensors to files")
+    plain: set[str] = set()
+    for tensor, file in weight_map.items():
+        if isinstance(file, str) and (file in plain or is_plain(file)):
+            plain.add(file)
+        else:
+            raise BadCheckpoint(
+                f"{name}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
+                "which is not the name of a safetensors file below this folder"
+            )
+    return weight_map
+
+
+def _shards_at_top(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(SHARD_SUFFIX))
+
+
+def _read_header(folder: Path, name: str, files: Files) -> tuple[Header, SourceFile]:
+    from xxhash import xxh3_128_hexdigest
+
+    path, info = resolve_file(folder, name)
+    what = quoted(name)
+    try:
+        fd = files.open_read(path)
+        try:
+            first = memoryview(bytearray(LENGTH_BYTES))
+            count = files.read_into(fd, first, 0)
+            raw = bytearray(header_length(bytes(first[:count]), info.st_size, what))
+            count = files.read_into(fd, memoryview(raw), LENGTH_BYTES)
+        finally:
+            files.close(fd)
+    except OSError as error:
+        raise IOFailed(f"{what}: reading its header failed: {error.strerror}") from error
+    if count < len(raw):
+        raise BadCheckpoint(f"{what}: the file ends inside its header")
+    header = parse_header(bytes(raw), info.st_size, what)
+    return header, SourceFile(name, info.st_size, xxh3_128_hexdigest(raw))
+
+
+def _object(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object in the folder; empty where there is no such file."""
+    if not (folder / name).is_symlink() and not (folder / name).exists():
+        return {}
+    path, info = resolve_file(folder, name)
+    if info.st_size > MAX_JSON_BYTES:
+        raise BadCheckpoint(f"{name}: {info.st_size} bytes, no such file has over {MAX_JSON_BYTES}")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise IOFailed(f"{name}: reading failed: {error.strerror}") from error
+    parsed = parse_json(raw, name)
+    if not isinstance(parsed, dict):
+        raise BadCheckpoint(f"{name}: not a JSON object")
+    return parsed
+
+
+def _record(folder: Path, in_shards: Mapping[str, Record | None]) -> Record | None:
+    """What the checkpoint says of its layouts, in its manifest and in every shard alike."""
+    manifest = _object(folder, MANIFEST)
+    said: dict[str, Record | None] = dict(in_shards)
+    if manifest:
+        said[MANIFEST] = read_record(manifest.get("record"), MANIFEST)
+    first = next(iter(said))
+    for where, record in said.items():
+        if record != said[first]:
+            raise BadCheckpoint(
+                f"{quoted(where)} and {quoted(first)} say different things of the layouts in them",
+                "were files of two checkpoints mixed?",
+            )
+    return said[first]

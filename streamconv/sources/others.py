@@ -1,0 +1,70 @@
+"""The files of a checkpoint folder that hold none of its tensors: what travels along."""
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.sources.paths import SHARD_SUFFIX, resolve_file
+
+WEIGHT_SUFFIXES = (
+    SHARD_SUFFIX,
+    *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".distcp"),
+)
+"""What second copies of the weights are stored in."""
+SECOND_COPIES = ("original",)
+"""Subfolders that hold the weights once more, whatever their size (gpt-oss, Llama)."""
+LEFT_BEHIND = {
+    MANIFEST: "describes the source",
+    f"*{INDEX_SUFFIX}": "the index of the source's shards",
+    f"*{SHARD_SUFFIX}": "not in the index",
+    "pytorch_model*.bin": "the weights in a legacy format",
+    "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
+}
+"""Files at the top level that describe or repeat the source's weights, and why they stay."""
+BOOKKEEPING = (".git", ".cache/huggingface")
+"""Folders of tools that describe this copy of the files and no other."""
+
+
+def other_files(folder: Path, shards: set[str], weight_bytes: int) -> Iterator[OtherFile]:
+    """Every file that holds no tensor of this checkpoint, with whether it travels along."""
+    found = []
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        below = PurePosixPath(Path(path).relative_to(folder).as_posix())
+        for name in [name for name in folders if str(below / name) in BOOKKEEPING]:
+            folders.remove(name)
+            found.append(OtherFile(f"{below / name}/", 0))
+        for name in sorted(names):
+            relative = str(below / name)
+            if relative not in shards:
+                found.append(OtherFile(relative, resolve_file(folder, relative)[1].st_size))
+        for name in folders:
+            if Path(path, name).is_symlink():
+                raise BadCheckpoint(f"{quoted(str(below / name))} is a link to a folder")
+    copies = _second_copies(found, weight_bytes)
+    for other in found:
+        yield OtherFile(other.name, other.size, _why_left_behind(other.name, copies))
+
+
+def _second_copies(others: list[OtherFile], weight_bytes: int) -> set[str]:
+    """Subfolders with the weights once more: known ones, and those with half as many bytes."""
+    sizes: dict[str, int] = {}
+    for other in others:
+        top, slash, _ = other.name.partition("/")
+        if slash and other.name.endswith(WEIGHT_SUFFIXES):
+            sizes[top] = sizes.get(top, 0) + other.size
+    return {top for top, size in sizes.items() if top in SECOND_COPIES or 2 * size >= weight_bytes}
+
+
+def _why_left_behind(name: str, copies: set[str]) -> str:
+    """The reason, or nothing where the file travels along."""
+    top, slash, _ = name.partition("/")
+    if name.removesuffix("/") in BOOKKEEPING:
+        return "bookkeeping of a tool, about this copy of the files"
+    if slash:
+        weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+        return "a second copy of the weights" if top in copies and weights else ""
+    return next((why for glob, why in LEFT_BEHIND.items() if fnmatchcase(name, glob)), "")

@@ -1,0 +1,153 @@
+"""The steps of a conversion: what makes each output tensor, before they are put in order. Pure."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
+from streamconv.checkpoint import TensorInfo, layer_of
+from streamconv.errors import PlanRefused, UsageError, quoted
+from streamconv.experts import Module, Stack
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.layouts import Row
+from streamconv.recognise import Recognised
+from streamconv.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One output tensor, and how it is made."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes from the start of the shard's data."""
+    inputs: tuple[TensorInfo, ...]
+    how: Rearrangement
+    module: str = ""
+    """Prefix of the experts that it belongs to, in hub names; empty where it is no expert's."""
+    expert: int | None = None
+    """Number of the one expert that it holds, where it holds one."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.how.units * self.how.unit_bytes
+
+
+def make_steps(source: Recognised, target: Target, layers: range | None) -> list[Step]:
+    """A step for every tensor of the output, at no offset yet.
+
+    `layers` keeps only these layers and what belongs to no layer of an expert stack. Raises
+    PlanRefused where two tensors would get one name, or one would not come back.
+    """
+    steps = list(_steps(source, target, layers))
+    _check_names(steps, source, target)
+    return steps
+
+
+def _steps(source: Recognised, target: Target, layers: range | None) -> Iterator[Step]:
+    moved: set[str] = set()
+    wanted = _Wanted(source.stacks, layers)
+    for stack in source.stacks:
+        row = target.rows[stack.pattern]
+        if row == stack.row:
+            continue
+        for module in stack.modules:
+            moved.update(info.name for infos in module.tensors.values() for info in infos)
+        relaid = _Relaid(stack, row)
+        for module in filter(wanted.prefix, stack.modules):
+            for step in relaid.steps(module):
+                yield replace(step, name=target.names.apply(step.name))
+    for hub_name, info in source.hub_names.items():
+        if info.name not in moved and wanted(hub_name):
+            name = target.names.apply(hub_name)
+            yield Step(name, info.dtype, info.shape, 0, (info,), copy_of(info.nbytes))
+
+
+class _Wanted:
+    """Whether a tensor belongs to the wanted layers, or to no layer of an expert stack."""
+
+    def __init__(self, stacks: Iterable[Stack], layers: range | None) -> None:
+        self._layers = layers
+        places = (layer_of(module.prefix) for stack in stacks for module in stack.modules)
+        self._paths = tuple({path for place in places if place for path in place[:1]})
+
+    def __call__(self, hub_name: str) -> bool:
+        if self._layers is None:
+            return True
+        for path in self._paths:
+            number, dot, _ = hub_name.removeprefix(path).partition(".")
+            if hub_name.startswith(path) and dot and number.isdigit():
+                return int(number) in self._layers
+        return True
+
+    def prefix(self, module: Module) -> bool:
+        return self(module.prefix)
+
+
+class _Relaid:
+    """One stack on its way from its layout to another: the same for each of its modules."""
+
+    def __init__(self, stack: Stack, row: Row) -> None:
+        self._stack = stack
+        self._row = row
+        self._moves = {
+            weight: list(self._weight(weight, infos))
+            for weight, infos in stack.modules[0].tensors.items()
+        }
+
+    def steps(self, module: Module) -> Iterator[Step]:
+        for weight, infos in module.tensors.items():
+            for below, shape, how, chosen, expert in self._moves[weight]:
+                inputs = tuple(infos[k] for k in chosen)
+                name = module.prefix + below
+                yield Step(name, infos[0].dtype, shape, 0, inputs, how, module.prefix, expert)
+
+    def _weight(
+        self, weight: str, infos: tuple[TensorInfo, ...]
+    ) -> Iterator[tuple[str, tuple[int, ...], Rearrangement, list[int], int | None]]:
+        """For each output tensor of a weight: its name, shape, making, inputs and expert."""
+        sizes = self._stack.sizes
+        source = self._stack.row.layout.templates[weight]
+        target = self._row.layout.templates.get(weight)
+        if target is None:
+            raise PlanRefused(
+                f"layout {self._row.layout.name!r} has no place for "
+                f"{quoted(self._stack.pattern)}{source.name}"
+            )
+        spans = [range(sizes[axis]) for axis in target.name_axes]
+        tokens = {axis: self._row.tokens(axis, sizes[axis]) for axis in target.name_axes}
+        shape = target.shape(sizes)
+        for position in itertools.product(*spans):
+            fixed = dict(zip(target.name_axes, position, strict=True))
+            name = target.tensor_name({axis: tokens[axis][k] for axis, k in fixed.items()})
+            try:
+                how = rearrange(source, target, sizes, fixed, DTYPE_BITS[infos[0].dtype])
+            except UsageError as error:
+                raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+            chosen = [
+                number
+                for number, at in enumerate(
+                    itertools.product(*(range(sizes[axis]) for axis in source.name_axes))
+                )
+                if all(fixed.get(a, k) == k for a, k in zip(source.name_axes, at, strict=True))
+            ]
+            yield name, shape, how, chosen, fixed.get(EXPERT)
+
+
+def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
+    seen: set[str] = set()
+    for step in steps:
+        if step.name in seen:
+            raise PlanRefused(
+                f"two tensors would be called {quoted(step.name)} in the form "
+                f"{target.names.name!r}, {quoted(step.inputs[0].name)} is one of them"
+            )
+        seen.add(step.name)
+    for hub_name, info in source.hub_names.items() if target.names.renames else ():
+        if not target.names.holds(hub_name):
+            raise PlanRefused(
+                f"tensor {quoted(info.name)} would not come back from the form "
+                f"{target.names.name!r}, which knows it as {quoted(target.names.apply(hub_name))}"
+            )

@@ -1,0 +1,188 @@
+"""A plan, an inspection and a result as tables for a terminal."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
+from streamconv.errors import quoted
+from streamconv.plan import Plan
+from streamconv.recognise import Recognised
+from streamconv.report import inspection_fields, renamed, renames, why
+from streamconv.steps import Step
+from streamconv.units import show_duration, show_size
+
+if TYPE_CHECKING:
+    from streamconv import Result
+
+MANY_SHARDS = 12
+"""With more shards than this, a plan shows the first and the last few unless asked for all."""
+
+
+def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableType:
+    """What is in a checkpoint."""
+    fields = inspection_fields(checkpoint, found)
+    facts = _facts()
+    facts.add_row("checkpoint", quoted(checkpoint.location))
+    facts.add_row("model type", f"{quoted(found.model_type or 'not said')}{_family(found)}")
+    facts.add_row("form", found.form or "of no ecosystem known here")
+    if fields["layers"]:
+        facts.add_row("partial", f"only layers {fields['layers']}")
+    facts.add_row(
+        "tensors",
+        f"{fields['tensors']:,} in {_count(fields['files'], 'file')}, "
+        f"{show_size(fields['tensor_bytes'])}",
+    )
+    rest = f"{fields['other_tensors']:,} tensors, {show_size(fields['other_tensor_bytes'])}"
+    facts.add_row("not experts", rest)
+    facts.add_row("other files", _files(checkpoint.others))
+    return Group(facts, Text(), _stacks(found))
+
+
+def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> RenderableType:
+    """What a conversion is going to do."""
+    memory, source = plan.memory, plan.checkpoint
+    facts = _facts()
+    facts.add_row("from", f"{quoted(source.location)}: {_form(plan.source)}")
+    facts.add_row("to", why(plan.target))
+    if plan.record.layers:
+        facts.add_row("partial", f"only layers {plan.record.layers} and what belongs to no layer")
+    read = sum(i.nbytes for i in _inputs(step for s in plan.shards for step in s.steps))
+    facts.add_row("reads", f"{show_size(read)} from {_count(len(source.files), 'file')}")
+    disk = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
+    facts.add_row(
+        "writes", f"{show_size(plan.write_bytes)} in {_count(len(plan.shards), 'shard')}{disk}"
+    )
+    allowed = "" if memory.allowed is None else f" of {show_size(memory.allowed)} allowed"
+    facts.add_row(
+        "memory", f"{show_size(memory.peak)} at most{allowed}, {_count(memory.jobs, 'worker')}"
+    )
+    moved = sum(1 for _ in renamed(plan))
+    if moved:
+        facts.add_row("renamed", f"{moved:,} tensors: {', '.join(renames(plan))}")
+    same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
+    if same:
+        kept = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
+        facts.add_row("left as it is", kept)
+    facts.add_row("other files", _files(source.others))
+    for other in source.others:
+        if other.left_behind:
+            facts.add_row("left behind", f"{quoted(other.name)}: {other.left_behind}")
+    changed = _stacks(plan.source, plan)
+    return Group(facts, Text(), changed, _layers(plan, verbose), _shards(plan, verbose))
+
+
+def result_line(result: "Result") -> str:
+    """What has been done, in a line."""
+    rate = result.plan.write_bytes / max(result.seconds, 1e-9)
+    shards = _count(len(result.plan.shards), "shard")
+    return (
+        f"{result.place}: {show_size(result.plan.write_bytes)} in {shards}, "
+        f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
+        f"peak memory {show_size(result.peak_memory)}"
+    )
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _stacks(found: Recognised, plan: Plan | None = None) -> Table:
+    table = _table("expert stacks", "stack", "layers", "experts", "hidden", "inter", "dtype")
+    table.add_column("layout", justify="left")
+    table.add_column("shapes" if plan is None else "becomes", justify="left")
+    table.add_column("size", justify="right")
+    for stack in found.stacks:
+        tensors = stack.modules[0].tensors
+        size = sum(i.nbytes for m in stack.modules for infos in m.tensors.values() for i in infos)
+        if plan is None:
+            last = ", ".join(f"{list(infos[0].shape)}" for infos in tensors.values())
+        else:
+            last = plan.target.rows[stack.pattern].layout.name
+        table.add_row(
+            quoted(f"{stack.pattern}experts"),
+            str(len(stack.modules)),
+            str(stack.sizes["e"]),
+            str(stack.sizes["h"]),
+            str(stack.sizes["i"]),
+            "/".join(dict.fromkeys(infos[0].dtype for infos in tensors.values())),
+            stack.row.layout.name,
+            Text(last),
+            show_size(size),
+        )
+    return table
+
+
+def _layers(plan: Plan, verbose: bool) -> Table:
+    """Layer by layer; neighbours of which the same is to be said share a row."""
+    table = _table("layers", "layer", "reads", "writes", "copied", "rearranged", "size")
+    rows = []
+    for layer, steps in plan.steps_by_layer().items():
+        copied = sum(step.nbytes for step in steps if step.how.is_copy)
+        size = sum(step.nbytes for step in steps)
+        inputs = sum(1 for _ in _inputs(steps))
+        path, number = layer or ("", 0)
+        rows.append((path, number, (inputs, len(steps), copied, size)))
+    key = (lambda row: row) if verbose else (lambda row: (row[0], row[2]))
+    for _, grouped in itertools.groupby(rows, key):
+        group = list(grouped)
+        path, first, (inputs, outputs, copied, size) = group[0]
+        span = f"{first}" if len(group) == 1 else f"{first}-{group[-1][1]}"
+        each = f" x {len(group)}" if len(group) > 1 else ""
+        table.add_row(
+            quoted(f"{path}{span}") if path else "in none of them",
+            f"{inputs:,}",
+            f"{outputs:,}",
+            show_size(copied),
+            show_size(size - copied),
+            f"{show_size(size)}{each}",
+        )
+    return table
+
+
+def _shards(plan: Plan, verbose: bool) -> Table:
+    table = _table("output shards", "file", "tensors", "size")
+    shards = plan.shards
+    few = verbose or len(shards) <= MANY_SHARDS
+    for number, shard in enumerate(shards):
+        if few or number < MANY_SHARDS // 2 or number >= len(shards) - 2:
+            table.add_row(shard.name, f"{len(shard.steps):,}", show_size(shard.nbytes))
+        elif number == MANY_SHARDS // 2:
+            table.add_row(f"... {len(shards) - MANY_SHARDS // 2 - 2} more (-v shows them)")
+    return table
+
+
+def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:
+    """Every input of the steps, once."""
+    return iter({info.name: info for step in steps for info in step.inputs}.values())
+
+
+def _files(others: Iterable[OtherFile]) -> str:
+    copied = [other for other in others if not other.left_behind]
+    return f"{_count(len(copied), 'file')} travel along, {show_size(sum(o.size for o in copied))}"
+
+
+def _family(found: Recognised) -> str:
+    return f" (family {found.family.name})" if found.family else " (no family of the table)"
+
+
+def _form(found: Recognised) -> str:
+    return f"{quoted(found.model_type or 'no model type')}, form {found.form or 'unknown'}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,51 @@
+"""Sizes in bytes as people write and read them. Pure.
+
+Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4GiB`).
+"""
+
+import re
+
+from streamconv.errors import UsageError
+
+_FACTOR = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGTP", start=1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGTP", start=1)},
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes meant by `text`: `4GB`, `512MiB`, `1.5 TB`, or a plain number of bytes.
+
+    Raises UsageError where it is none, or not positive.
+    """
+    match = _SIZE.fullmatch(str(text))
+    factor = _FACTOR.get(match[2].upper()) if match else None
+    if match is None or factor is None:
+        raise UsageError(f"{str(text)!r} is not a size", "write 4GB, 512MiB or a number of bytes")
+    size = int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    if size <= 0:
+        raise UsageError(f"{str(text)!r} is not a size: it has to be more than nothing")
+    return size
+
+
+def show_size(nbytes: float) -> str:
+    """`nbytes` with three figures and a decimal unit: `61.1 GB`, `512 B`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(nbytes) < 999.5 or unit == "TB":
+            break
+        nbytes /= 1000
+    digits = 0 if unit == "B" or nbytes >= 99.95 else 1 if nbytes >= 9.995 else 2
+    return f"{nbytes:.{digits}f} {unit}"
+
+
+def show_duration(seconds: float) -> str:
+    """`seconds` as `12.3 s`, `4 min 05 s` or `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
