@@ -10,6 +10,7 @@
 The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `convert`.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from streamconv.errors import (
     VerifyFailed,
 )
 from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
-from streamconv.memory import DEFAULT_JOBS, RUN_BYTES, Limits
+from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
@@ -197,12 +198,18 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
         resolve_target(found, asked, why),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
         limits=Limits(
-            base=max(peak_bytes(), resident_bytes() + RUN_BYTES),
+            base=_base_memory(),
             jobs=jobs or min(cores(), DEFAULT_JOBS),
             allowed=parse_size(max_memory) if max_memory else default_max_memory(),
         ),
         layers=parse_layers(layers) if layers else None,
     )
+
+
+def _base_memory() -> int:
+    """What this process will hold when a run begins, or has held already."""
+    imported = "streamconv.execute" in sys.modules
+    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES))
 
 
 def _run(

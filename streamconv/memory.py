@@ -1,6 +1,6 @@
 """How much memory a run takes at most, known before it starts. Pure.
 
-    peak = base + jobs * (source buffer + 2 * staging + scratch)
+    peak = base + slack + jobs * (source buffer + 2 * staging + scratch)
 
 where the source buffer holds what has to be in memory to make one unit of the widest step (an
 expert's projections where they are transposed, nothing where bytes keep their order), and
@@ -18,8 +18,10 @@ STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
 """Sizes of a staging buffer, the preferred one first."""
 SCRATCH_BYTES = 2 * 2**20
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
-RUN_BYTES = 22 * 10**6
-"""What the interpreter grows by between planning and running: numpy and the hash, imported."""
+IMPORT_BYTES = 17 * 10**6
+"""What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
+SLACK_BYTES = 4 * 10**6
+"""What the interpreter grows by while it runs: the allocator's, threads', the progress bar's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Memory:
 
 
 def _peak(base: int, jobs: int, source_buffer: int, staging: int) -> int:
-    return base + jobs * (source_buffer + 2 * staging + SCRATCH_BYTES)
+    return base + SLACK_BYTES + jobs * (source_buffer + 2 * staging + SCRATCH_BYTES)
 
 
 def fit_memory(limits: Limits, source_buffer: int, widest: str) -> Memory:

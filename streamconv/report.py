@@ -31,10 +31,7 @@ def plan_fields(plan: Plan, free_disk: int | None) -> dict[str, Any]:
         "kind": "plan",
         "source": _source_fields(plan.checkpoint, plan.source),
         "target": _target_fields(plan),
-        "shards": [
-            {"name": shard.name, "bytes": shard.nbytes, "tensors": len(shard.steps)}
-            for shard in plan.shards
-        ],
+        "shards": _shard_fields(plan),
         "steps": [step_fields(step, shard.name) for shard in plan.shards for step in shard.steps],
         "tensors": sum(len(shard.steps) for shard in plan.shards),
         "data_bytes": plan.data_bytes,
@@ -59,7 +56,7 @@ def result_fields(result: "Result") -> dict[str, Any]:
         "kind": "result",
         "place": str(result.place),
         "target": _target_fields(plan),
-        "shards": [{"name": shard.name, "bytes": shard.nbytes} for shard in plan.shards],
+        "shards": _shard_fields(plan),
         "tensors": sum(len(shard.steps) for shard in plan.shards),
         "data_bytes": plan.data_bytes,
         "seconds": round(result.seconds, 3),
@@ -79,6 +76,13 @@ def step_fields(step: Step, shard: str) -> dict[str, Any]:
         "inputs": len(step.inputs),
         "how": "copy" if step.how.is_copy else "rearrange",
     }
+
+
+def _shard_fields(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"name": shard.name, "bytes": shard.nbytes, "tensors": len(shard.steps)}
+        for shard in plan.shards
+    ]
 
 
 def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:

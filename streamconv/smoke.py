@@ -1,0 +1,166 @@
+"""The quick conversion: a small checkpoint of each family, there and back, compared.
+
+Made for other projects' CI: no network, no model, a second or two. What comes out is read by
+safetensors' own parser and held against formulas over whole arrays, not against this package.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import deserialize
+
+from streamconv import merge, plan, split
+from streamconv.errors import VerifyFailed
+from streamconv.families import COUNT_KEYS, Family, families
+from streamconv.formats.safetensors import Entry, build_header
+
+LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10
+SHARD_BYTES = 20_000
+
+Weight = npt.NDArray[np.uint16]
+Tensors = Mapping[str, Weight]
+
+FORMULAS: Mapping[str, Callable[[Weight, Weight, Weight], tuple[Weight, Weight]]] = {
+    "per-expert": lambda gate, up, down: (np.stack([gate, up]), down),
+    "fused": lambda gate, up, down: (np.concatenate([gate, up], 1), down),
+    "fused-transposed": lambda gate, up, down: (
+        np.concatenate([gate, up], 1).transpose(0, 2, 1),
+        down.transpose(0, 2, 1),
+    ),
+    "fused-flat": lambda gate, up, down: (
+        np.concatenate([gate, up], 1).transpose(0, 2, 1).reshape(EXPERTS * HIDDEN, -1),
+        down.transpose(0, 2, 1).reshape(EXPERTS * INTERMEDIATE, -1),
+    ),
+}
+"""gate_up and down of a layer in a layout, from gate, up `[E, I, H]` and down `[E, H, I]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One family that came through."""
+
+    family: str
+    form: str
+    tensors: int
+    merged_tensors: int
+
+
+def run_smoke(folder: Path) -> Iterator[Checked]:
+    """Convert a small checkpoint of every family below `folder`, yielding those that are right.
+
+    Raises VerifyFailed where what comes out is not what it should be.
+    """
+    for number, family in enumerate(families().values()):
+        source = folder / family.name
+        original = _tensors(family, np.random.default_rng(number))
+        _write(source, family, original)
+        planned = plan(source, max_shard_size=SHARD_BYTES)
+        merged, back = folder / f"{family.name}-merged", folder / f"{family.name}-split"
+        merge(source, merged, max_shard_size=SHARD_BYTES)
+        wanted = _merged(family, original)
+        _compare(f"{family.name}, merged", wanted, _read(merged))
+        if {step.name for shard in planned.shards for step in shard.steps} != set(wanted):
+            raise VerifyFailed(f"{family.name}: the plan names other tensors than the run wrote")
+        split(merged, back)
+        _compare(f"{family.name}, split", original, _read(back))
+        yield Checked(family.name, family.merge, len(original), len(wanted))
+
+
+def _modules(family: Family) -> Iterator[tuple[str, str]]:
+    """Pattern and prefix of each of the family's layers."""
+    for pattern, layer in itertools.product(family.stacks, range(LAYERS)):
+        yield pattern, pattern.replace("*", str(layer))
+
+
+def _tensors(family: Family, random: np.random.Generator) -> Tensors:
+    """A family's tensors as on the hub, of random bits."""
+    gate, up = family.naming.tokens["p"]
+    (down,) = family.naming.tokens["d"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _, prefix in _modules(family):
+        shapes[f"{prefix}gate.weight"] = (EXPERTS, HIDDEN)
+        for expert in range(EXPERTS):
+            for name, shape in (
+                (gate, (INTERMEDIATE, HIDDEN)),
+                (up, (INTERMEDIATE, HIDDEN)),
+                (down, (HIDDEN, INTERMEDIATE)),
+            ):
+                shapes[f"{prefix}experts.{expert}.{name}.weight"] = shape
+    top = next(iter(family.stacks)).split(".")[0]
+    shapes[f"{top}.norm.weight"] = (HIDDEN,)
+    return {
+        name: random.integers(0, 2**16, shape, dtype=np.uint16) for name, shape in shapes.items()
+    }
+
+
+def _merged(family: Family, tensors: Tensors) -> Tensors:
+    """What merging has to make of them, by the formulas."""
+    form = family.forms[family.merge]
+    names = [*family.naming.tokens["p"], *family.naming.tokens["d"]]
+    merged = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for pattern, prefix in _modules(family):
+        keys = [
+            [f"{prefix}experts.{expert}.{name}.weight" for expert in range(EXPERTS)]
+            for name in names
+        ]
+        layout = form.layout_of(pattern)
+        if layout is None:
+            merged.update((key, tensors[key]) for key in itertools.chain(*keys))
+            continue
+        gate, up, down = (np.stack([tensors[key] for key in row]) for row in keys)
+        gate_up, downs = FORMULAS[layout.name](gate, up, down)
+        merged[f"{prefix}experts.gate_up_proj"] = gate_up
+        merged[f"{prefix}experts.down_proj"] = downs
+    return {form.apply(name): tensor for name, tensor in merged.items()}
+
+
+def _write(folder: Path, family: Family, tensors: Tensors) -> None:
+    """The checkpoint in two shards, neighbouring tensors in different ones."""
+    folder.mkdir()
+    config: dict[str, Any] = {"model_type": family.model_types[0]}
+    for section in family.stacks.values():
+        fields = config
+        for key in filter(None, section.split(".")):
+            fields = fields.setdefault(key, {})
+        fields[COUNT_KEYS[0]] = EXPERTS
+    (folder / "config.json").write_text(json.dumps(config))
+    weight_map = {}
+    for number in range(2):
+        entries, data = [], bytearray()
+        for name in list(tensors)[number::2]:
+            raw = tensors[name].tobytes()
+            begin = len(data)
+            data += raw
+            entries.append(Entry(name, "BF16", tensors[name].shape, begin, len(data)))
+            weight_map[name] = f"part-{number}.safetensors"
+        content = build_header(entries, {"format": "pt"}) + data
+        (folder / f"part-{number}.safetensors").write_bytes(content)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _read(folder: Path) -> Tensors:
+    tensors: dict[str, Weight] = {}
+    for path in folder.glob("*.safetensors"):
+        for name, fields in deserialize(path.read_bytes()):
+            tensors[name] = np.frombuffer(fields["data"], np.uint16).reshape(fields["shape"])
+    return tensors
+
+
+def _compare(what: str, wanted: Tensors, found: Tensors) -> None:
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted:
+            fact = "is missing" if name not in found else "should not be there"
+            raise VerifyFailed(f"{what}: tensor {name} {fact}")
+        if wanted[name].shape != found[name].shape:
+            raise VerifyFailed(
+                f"{what}: tensor {name} has the shape {found[name].shape}, not {wanted[name].shape}"
+            )
+        if wanted[name].tobytes() != found[name].tobytes():
+            raise VerifyFailed(f"{what}: tensor {name} has other bytes")
