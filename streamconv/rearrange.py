@@ -20,7 +20,7 @@ from streamconv.axes import Rearrangement
 
 PANEL_ROWS = 128
 """Rows of output in a panel: so many neighbouring elements are taken from each source row."""
-PANEL_BYTES = 2**20
+PANEL_BYTES = 2**19
 """A panel of long rows has fewer of them, to stay about this size."""
 STRIP_BYTES = 32
 """What a strip of a panel has of each source row: a strip of 1500 rows has 48 KiB."""

@@ -99,7 +99,7 @@ def open_folder(location: str, files: Files | None = None) -> LocalSource:
         fact = "is a file" if folder.exists() else "does not exist"
         raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
     index = _index(folder)
-    names = sorted(set(index.values())) if index is not None else _shards_at_top(folder)
+    names = sorted(index) if index is not None else _shards_at_top(folder)
     if not names:
         raise BadCheckpoint(
             f"{location}: no *.safetensors in it, and no index",
@@ -113,13 +113,12 @@ def open_folder(location: str, files: Files | None = None) -> LocalSource:
         sources.append(source)
         records[name] = record_in_metadata(header.metadata, quoted(name))
         _add_tensors(infos, name, header, index)
-    if index is not None:
-        for tensor, name in index.items():
-            if tensor not in infos:
-                raise BadCheckpoint(
-                    f"tensor {quoted(tensor)}: the index says it is in {quoted(name)}, "
-                    "whose header does not have it"
-                )
+    for name, missing in (index or {}).items():
+        for tensor in missing:
+            raise BadCheckpoint(
+                f"tensor {quoted(tensor)}: the index says it is in {quoted(name)}, "
+                "whose header does not have it"
+            )
     checkpoint = Checkpoint(
         location=location,
         tensors=infos,
@@ -133,23 +132,16 @@ def open_folder(location: str, files: Files | None = None) -> LocalSource:
 
 
 def _add_tensors(
-    infos: dict[str, TensorInfo], file: str, header: Header, index: Mapping[str, str] | None
+    infos: dict[str, TensorInfo], file: str, header: Header, index: "_Index | None"
 ) -> None:
+    """Take over a file's tensors, each struck off the index that it has to be in."""
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     for entry in header.entries:
-        if entry.name in infos:
-            raise BadCheckpoint(
-                f"tensor {quoted(entry.name)} is in two files: "
-                f"{quoted(infos[entry.name].file)} and {quoted(file)}"
-            )
-        if index is not None and index.get(entry.name) != file:
-            said = index.get(entry.name)
-            raise BadCheckpoint(
-                f"tensor {quoted(entry.name)} is in {quoted(file)}, the index "
-                + ("does not list it" if said is None else f"says it is in {quoted(said)}")
-            )
-        infos[entry.name] = TensorInfo(
-            name=entry.name,
+        name = entry.name if index is None else index[file].pop(entry.name, None)
+        if name is None or name in infos:
+            raise _misplaced(entry.name, file, infos, index or {})
+        infos[name] = TensorInfo(
+            name=name,
             dtype=entry.dtype,
             shape=shapes.setdefault(entry.shape, entry.shape),
             file=file,
@@ -158,8 +150,25 @@ def _add_tensors(
         )
 
 
-def _index(folder: Path) -> dict[str, str] | None:
-    """The weight_map, or None where there is no index."""
+def _misplaced(
+    name: str, file: str, infos: Mapping[str, TensorInfo], index: "_Index"
+) -> BadCheckpoint:
+    """Why a tensor of a file cannot be taken over."""
+    there = f"tensor {quoted(name)} is in {quoted(file)}"
+    if name in infos:
+        return BadCheckpoint(f"{there} and in {quoted(infos[name].file)}")
+    said = next((other for other, names in index.items() if name in names), None)
+    if said is None:
+        return BadCheckpoint(f"{there}, the index does not list it")
+    return BadCheckpoint(f"{there}, the index says it is in {quoted(said)}")
+
+
+_Index = dict[str, dict[str, str]]
+"""Each file's tensors, name to name: the infos share these strings, a third of their memory."""
+
+
+def _index(folder: Path) -> _Index | None:
+    """The weight_map by file, or None where there is no index."""
     found = sorted(path.name for path in folder.glob(f"*{INDEX_SUFFIX}"))
     preferred = f"model{INDEX_SUFFIX}"
     if not found:
@@ -170,16 +179,15 @@ def _index(folder: Path) -> dict[str, str] | None:
     weight_map = _object(folder, name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadCheckpoint(f"{name}: weight_map is not an object that maps tensors to files")
-    plain: set[str] = set()
+    index: _Index = {}
     for tensor, file in weight_map.items():
-        if isinstance(file, str) and (file in plain or is_plain(file)):
-            plain.add(file)
-        else:
+        if not isinstance(file, str) or (file not in index and not is_plain(file)):
             raise BadCheckpoint(
                 f"{name}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
                 "which is not the name of a safetensors file below this folder"
             )
-    return weight_map
+        index.setdefault(file, {})[tensor] = tensor
+    return index
 
 
 def _shards_at_top(folder: Path) -> list[str]:
