@@ -165,7 +165,7 @@ def parse_layers(text: str) -> range:
     """The layers meant by `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
     begin, colon, end = text.partition(":")
     try:
-        first = int(begin or 0)
+        first = int(begin or 0) if colon else int(begin)
         last = (int(end) if end else 10**9) if colon else first + 1
     except ValueError:
         first = last = -1

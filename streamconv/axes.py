@@ -23,7 +23,9 @@ from streamconv.errors import UsageError
 EXPERT = "e"
 """The axis that conversions are streamed along, and the only one whose tokens are numbers."""
 
-_DIM = re.compile(r"\(([^()]*)\)|(\S+)")
+_DIM = re.compile(r"\(\s*(\w+(?:\s+\w+)*)\s*\)|(\w+)")
+_DIMS = re.compile(rf"(?:\s*(?:{_DIM.pattern}))+")
+_NAME = re.compile(r"(?:[^\s:{}]|\{\w+\})+")
 _NAME_AXIS = re.compile(r"\{(\w+)\}")
 
 
@@ -37,11 +39,12 @@ class Template:
     @classmethod
     def parse(cls, text: str) -> "Template":
         """The template written as `name : dimension ...`; raises UsageError where it is none."""
-        name, colon, dims = (part.strip() for part in text.partition(":"))
+        name, _, dims = (part.strip() for part in text.partition(":"))
         parsed = tuple(tuple((m[1] or m[2]).split()) for m in _DIM.finditer(dims))
         template = cls(name, parsed)
         axes = template.name_axes + template.axes
-        if not colon or not name or not all(parsed) or len(set(axes)) != len(axes):
+        well_formed = _NAME.fullmatch(name) and _DIMS.fullmatch(dims)
+        if not well_formed or len(set(axes)) != len(axes):
             raise UsageError(
                 f"{text!r} is not a tensor template",
                 "write a name, a colon and the axes: 'experts.gate_up_proj : e (p i) h'",
@@ -177,7 +180,7 @@ def rearrange(
         )
 
     def outermost(template: Template) -> bool:
-        return EXPERT in template.name_axes or template.axes[:1] == (EXPERT,)
+        return EXPERT in (*template.name_axes[:1], *template.axes[:1])
 
     streamed = EXPERT in target.axes and outermost(source) and outermost(target)
     settled = {*fixed, EXPERT} if streamed else {*fixed}

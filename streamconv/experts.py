@@ -15,6 +15,8 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.layouts import REQUIRED, Layout, Role, Row, roles
 
 Position = tuple[int | None, ...]
+Alike = tuple[tuple[str, str], ...]
+"""The weights of a module and their dtypes, which all modules of a stack share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,12 @@ class Stack:
     """Size of each axis."""
     modules: tuple[Module, ...]
 
+    @property
+    def first(self) -> Mapping[str, tuple[TensorInfo, ...]]:
+        """The tensors of the first module, weights in the order of the layout's table."""
+        tensors = self.modules[0].tensors
+        return {w: tensors[w] for w in self.row.layout.templates if w in tensors}
+
 
 Settle = Callable[[str, tuple[Row, ...], str], Row]
 """Decides between the rows that fit the modules of a pattern; the text says what they look like."""
@@ -58,16 +66,17 @@ def find_stacks(names: Iterable[tuple[str, TensorInfo]], settle: Settle) -> tupl
     Raises BadCheckpoint for experts that are missing, unequal or cannot be told apart, and
     PlanRefused for expert tensors that no layout describes.
     """
-    stacks: dict[tuple[str, Row], list[tuple[Module, dict[str, int]]]] = {}
+    stacks: dict[tuple[str, Row, Alike], list[tuple[Module, dict[str, int]]]] = {}
     for prefix, found in _modules(names).items():
         fits = {row: (module, sizes) for row, module, sizes in _fitting(prefix, found)}
         pattern = pattern_of(prefix)
         row = settle(pattern, tuple(fits), _looks(found))
         module, sizes = fits[next(fit for fit in fits if fit.layout is row.layout)]
-        stacks.setdefault((pattern, row), []).append((module, sizes))
+        alike = tuple((weight, infos[0].dtype) for weight, infos in module.tensors.items())
+        stacks.setdefault((pattern, row, alike), []).append((module, sizes))
     return tuple(
         Stack(pattern, row, _equal_sizes(found), tuple(module for module, _ in found))
-        for (pattern, row), found in stacks.items()
+        for (pattern, row, _), found in stacks.items()
     )
 
 
@@ -93,7 +102,7 @@ def _modules(names: Iterable[tuple[str, TensorInfo]]) -> dict[str, _Found]:
         module.roles[key] = roles()[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
         module.tensors[key, None if digits is None else _expert_number(name, digits)] = info
-    _refuse_unknown(found, unknown)
+    _refuse_unknown(unknown)
     return found
 
 
@@ -112,15 +121,12 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _refuse_unknown(found: Mapping[str, _Found], unknown: list[str]) -> None:
+def _refuse_unknown(unknown: list[str]) -> None:
     """Refuse tensors that belong to an expert or an expert weight and that no layout moves."""
-    weights = tuple({key for module in found.values() for key in module.roles if "*" not in key})
+    weights = tuple(key for key in roles() if "*" not in key)
     for name in unknown:
-        before, _, below = f".{name}".rpartition(".experts.")
-        prefix = f"{before[1:]}." if before else ""
-        of_an_expert = below.split(".")[0].isdigit()
-        of_a_weight = prefix in found and f"experts.{below}".startswith(weights)
-        if of_an_expert or of_a_weight:
+        below = f".{name}".rpartition(".experts.")[2]
+        if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
             raise PlanRefused(
                 f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
                 "quantized experts and names outside the table of layouts are not converted yet",
@@ -161,9 +167,14 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
         if weight not in weights:
             raise BadCheckpoint(
                 f"{quoted(prefix)}experts has {quoted(', '.join(found.roles))}, "
-                f"but no {row.layout.templates[weight].name}"
+                f"but no {_missing_name(row, weight)}"
             )
-    count = 1 + max((number for _, number in found.tensors if number is not None), default=-1)
+    numbers = {number for _, number in found.tensors if number is not None}
+    count = 1 + max(numbers, default=-1)
+    if len(numbers) < count:
+        gap = next(number for number in range(count) if number not in numbers)
+        at = tuple(gap if a == EXPERT else 0 for a in row.layout.templates[REQUIRED[0]].name_axes)
+        raise _missing(prefix, row, REQUIRED[0], at, count)
     complete = {}
     for weight, keys in weights.items():
         axes = row.layout.templates[weight].name_axes
@@ -176,16 +187,28 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
             )
             info = found.tensors.get((keys.get(unnumbered, ""), number))
             if info is None:
-                tokens = {a: row.tokens(a, count)[k] for a, k in zip(axes, position, strict=True)}
-                name = prefix + row.layout.templates[weight].tensor_name(tokens)
-                raise BadCheckpoint(
-                    f"tensor {quoted(name)} is missing: "
-                    + (f"there are experts 0 to {count - 1} here" if count else "its pair is here")
-                )
+                raise _missing(prefix, row, weight, position, count)
             infos.append(info)
         _check_alike(infos)
         complete[weight] = tuple(infos)
     return complete
+
+
+def _missing(
+    prefix: str, row: Row, weight: str, position: tuple[int, ...], count: int
+) -> BadCheckpoint:
+    template = row.layout.templates[weight]
+    at = zip(template.name_axes, position, strict=True)
+    name = prefix + template.tensor_name({axis: row.token(axis, k) for axis, k in at})
+    there = f"there are experts 0 to {count - 1} here" if count else "its pair is here"
+    return BadCheckpoint(f"tensor {quoted(name)} is missing: {there}")
+
+
+def _missing_name(row: Row, weight: str) -> str:
+    """What the first tensor of a weight would be called, with * for the expert's number."""
+    template = row.layout.templates[weight]
+    tokens = {axis: "*" if axis == EXPERT else row.token(axis, 0) for axis in template.name_axes}
+    return template.tensor_name(tokens)
 
 
 def _check_alike(infos: list[TensorInfo]) -> None:

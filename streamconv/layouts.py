@@ -51,11 +51,9 @@ class Row:
         """The axis sizes that the naming settles: two projections on `p`, one on `d`."""
         return {axis: len(tokens) for axis, tokens in self.naming.tokens.items()}
 
-    def tokens(self, axis: str, size: int) -> tuple[str, ...]:
-        """What the positions of `axis` are called in a tensor's name."""
-        if axis == EXPERT:
-            return tuple(map(str, range(size)))
-        return self.naming.tokens[axis]
+    def token(self, axis: str, position: int) -> str:
+        """What a position on `axis` is called in a tensor's name."""
+        return str(position) if axis == EXPERT else self.naming.tokens[axis][position]
 
     def names_projections(self) -> bool:
         """Whether the names of its tensors tell the naming."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST
+from streamconv.checkpoint import INDEX_SUFFIX
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1
@@ -69,15 +69,17 @@ def build_manifest(
                 for shard, rows in zip(plan.shards, pieces, strict=True)
             },
             "files": {
-                name: {"size": size, "digest": digest}
+                _printable(name): {"size": size, "digest": digest}
                 for name, (size, digest) in sorted(files.items())
             },
         }
     )
 
 
+def _printable(name: str) -> str:
+    """A file name as JSON can hold it: bytes that are not UTF-8 as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-__all__ = ["FORMAT_VERSION", "INDEX", "MANIFEST", "build_index", "build_manifest", "fingerprint"]
+    return (json.dumps(value, indent=2) + "\n").encode("ascii")

@@ -16,7 +16,7 @@ DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
 STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
 """Sizes of a staging buffer, the preferred one first."""
-SCRATCH_BYTES = 2 * 2**20
+SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 17 * 10**6
 """What the interpreter grows by when it imports what moves bytes: numpy and the hash."""

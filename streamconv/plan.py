@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from streamconv.checkpoint import Checkpoint, OtherFile, layer_of, natural_key
-from streamconv.errors import PlanRefused
+from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.memory import Limits, Memory, fit_memory
 from streamconv.recognise import Recognised
@@ -143,18 +143,45 @@ def make_plan(
             "`streamconv inspect` shows what is in there",
         )
     steps = make_steps(source, target, layers)
+    partial = _partial(source, layers)
+    if layers and not steps:
+        raise PlanRefused(
+            f"{checkpoint.location} has nothing in the layers {layers.start}:{layers.stop}"
+        )
     widest = max(steps, key=lambda step: step.how.buffer_bytes)
-    partial = f"{layers.start}:{layers.stop}" if layers else None
     record = Record(target.names.name, target.form, target.rows, partial)
+    shards = tuple(_shards(steps, max_shard_bytes, record))
+    _check_files(checkpoint, shards)
     return Plan(
         checkpoint=checkpoint,
         source=source,
         target=target,
-        shards=tuple(_shards(steps, max_shard_bytes, record)),
+        shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
         memory=fit_memory(limits, widest.how.buffer_bytes, widest.name),
     )
+
+
+def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
+    """Refuse other files that would lie where a shard has to be."""
+    names = {shard.name for shard in shards}
+    for other in checkpoint.others:
+        if other.name.partition("/")[0] in names and not other.left_behind:
+            raise PlanRefused(
+                f"{quoted(other.name)} of {checkpoint.location} lies where an output shard of that "
+                "name has to be",
+                "move it away, or choose another --max-shard-size",
+            )
+
+
+def _partial(source: Recognised, layers: range | None) -> str | None:
+    """The wanted layers as text; a range without an end ends after the last layer there is."""
+    if layers is None:
+        return None
+    places = (layer_of(module.prefix) for stack in source.stacks for module in stack.modules)
+    last = max((place[1] for place in places if place), default=0)
+    return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
 
 
 def _shards(steps: list[Step], max_shard_bytes: int, record: Record) -> Iterator[Shard]:

@@ -1,10 +1,11 @@
 """Events of a run as something to look at: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -40,14 +41,15 @@ class Listener(Protocol):
 class Bar:
     """Bytes, rate, time left and the current layer, on a terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=console,
+            get_time=clock,
             transient=True,
         )
         self._plan: Plan | None = None
@@ -66,6 +68,9 @@ class Bar:
             )
         else:
             self._progress.update(self._task, description="done")
+
+    def __rich__(self) -> RenderableType:
+        return self._progress.get_renderable()
 
     def __enter__(self) -> "Bar":
         self._progress.start()

@@ -49,8 +49,9 @@ def recognise(checkpoint: Checkpoint, stated: str | None = None) -> Recognised:
     settle = _Settle(checkpoint, family, names, stated)
     stacks = find_stacks(hub_names.items(), settle)
     settle.check_stated()
+    alone = len({stack.pattern for stack in stacks}) == 1
     for stack in stacks:
-        _check_count(checkpoint.config, family, stack, alone=len(stacks) == 1)
+        _check_count(checkpoint.config, family, stack, alone=alone)
     rows = {stack.pattern: stack.row for stack in stacks}
     return Recognised(
         family=family,

@@ -115,7 +115,7 @@ def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
 
 def stack_fields(stack: Stack) -> dict[str, Any]:
     """One expert stack of a source."""
-    tensors = stack.modules[0].tensors
+    tensors = stack.first
     return {
         "stack": f"{stack.pattern}experts",
         "layout": stack.row.layout.name,

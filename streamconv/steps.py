@@ -71,16 +71,11 @@ class _Wanted:
     def __init__(self, stacks: Iterable[Stack], layers: range | None) -> None:
         self._layers = layers
         places = (layer_of(module.prefix) for stack in stacks for module in stack.modules)
-        self._paths = tuple({path for place in places if place for path in place[:1]})
+        self._paths = {place[0] for place in places if place}
 
     def __call__(self, hub_name: str) -> bool:
-        if self._layers is None:
-            return True
-        for path in self._paths:
-            number, dot, _ = hub_name.removeprefix(path).partition(".")
-            if hub_name.startswith(path) and dot and number.isdigit():
-                return int(number) in self._layers
-        return True
+        place = layer_of(hub_name) if self._layers is not None else None
+        return place is None or place[0] not in self._paths or place[1] in (self._layers or ())
 
     def prefix(self, module: Module) -> bool:
         return self(module.prefix)
@@ -117,11 +112,10 @@ class _Relaid:
                 f"{quoted(self._stack.pattern)}{source.name}"
             )
         spans = [range(sizes[axis]) for axis in target.name_axes]
-        tokens = {axis: self._row.tokens(axis, sizes[axis]) for axis in target.name_axes}
         shape = target.shape(sizes)
         for position in itertools.product(*spans):
             fixed = dict(zip(target.name_axes, position, strict=True))
-            name = target.tensor_name({axis: tokens[axis][k] for axis, k in fixed.items()})
+            name = target.tensor_name({a: self._row.token(a, k) for a, k in fixed.items()})
             try:
                 how = rearrange(source, target, sizes, fixed, DTYPE_BITS[infos[0].dtype])
             except UsageError as error:

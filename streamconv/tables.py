@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,7 +12,7 @@ from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
-from streamconv.report import inspection_fields, renamed, renames, why
+from streamconv.report import inspection_fields, renamed, renames, stack_fields, why
 from streamconv.steps import Step
 from streamconv.units import show_duration, show_size
 
@@ -72,8 +72,8 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
     for other in source.others:
         if other.left_behind:
             facts.add_row("left behind", f"{quoted(other.name)}: {other.left_behind}")
-    changed = _stacks(plan.source, plan)
-    return Group(facts, Text(), changed, _layers(plan, verbose), _shards(plan, verbose))
+    stacks, layers = _stacks(plan.source, plan), _layers(plan, verbose)
+    return Group(facts, Text(), stacks, Text(), layers, Text(), _shards(plan, verbose))
 
 
 def result_line(result: "Result") -> str:
@@ -95,34 +95,33 @@ def _facts() -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=0 if number else 30)
     return table
 
 
 def _stacks(found: Recognised, plan: Plan | None = None) -> Table:
-    table = _table("expert stacks", "stack", "layers", "experts", "hidden", "inter", "dtype")
-    table.add_column("layout", justify="left")
-    table.add_column("shapes" if plan is None else "becomes", justify="left")
-    table.add_column("size", justify="right")
+    """The stacks of a source: with their shapes, or with what a plan makes of them."""
+    table = _table("expert stacks", "stack", "layers x experts", "hidden x inter", "dtype")
+    table.add_column("layout", no_wrap=True)
+    table.add_column("shapes" if plan is None else "becomes", no_wrap=plan is not None)
+    table.add_column("size", justify="right", no_wrap=True)
     for stack in found.stacks:
-        tensors = stack.modules[0].tensors
-        size = sum(i.nbytes for m in stack.modules for infos in m.tensors.values() for i in infos)
+        fields = stack_fields(stack)
         if plan is None:
-            last = ", ".join(f"{list(infos[0].shape)}" for infos in tensors.values())
+            last = ", ".join(f"{shape}" for shape in fields["shapes"].values())
         else:
             last = plan.target.rows[stack.pattern].layout.name
         table.add_row(
-            quoted(f"{stack.pattern}experts"),
-            str(len(stack.modules)),
-            str(stack.sizes["e"]),
-            str(stack.sizes["h"]),
-            str(stack.sizes["i"]),
-            "/".join(dict.fromkeys(infos[0].dtype for infos in tensors.values())),
-            stack.row.layout.name,
+            quoted(fields["stack"]),
+            f"{fields['layers']} x {fields['experts']}",
+            f"{fields['hidden']} x {fields['intermediate']}",
+            fields["dtype"],
+            fields["layout"],
             Text(last),
-            show_size(size),
+            show_size(fields["bytes"]),
         )
     return table
 
@@ -173,7 +172,7 @@ def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:
 
 def _files(others: Iterable[OtherFile]) -> str:
     copied = [other for other in others if not other.left_behind]
-    return f"{_count(len(copied), 'file')} travel along, {show_size(sum(o.size for o in copied))}"
+    return f"{_count(len(copied), 'file')} copied, {show_size(sum(o.size for o in copied))}"
 
 
 def _family(found: Recognised) -> str:

@@ -4,6 +4,7 @@ Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4
 """
 
 import re
+from fractions import Fraction
 
 from streamconv.errors import UsageError
 
@@ -25,7 +26,7 @@ def parse_size(text: str | int) -> int:
     factor = _FACTOR.get(match[2].upper()) if match else None
     if match is None or factor is None:
         raise UsageError(f"{str(text)!r} is not a size", "write 4GB, 512MiB or a number of bytes")
-    size = int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    size = int(Fraction(match[1]) * factor)
     if size <= 0:
         raise UsageError(f"{str(text)!r} is not a size: it has to be more than nothing")
     return size
@@ -43,7 +44,7 @@ def show_size(nbytes: float) -> str:
 
 def show_duration(seconds: float) -> str:
     """`seconds` as `12.3 s`, `4 min 05 s` or `2 h 07 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -63,7 +63,7 @@ def fused_tensors(
     gate_up: tuple[int, ...], down: tuple[int, ...], layers: int = 2, dtype: str = "BF16"
 ) -> Tensors:
     """Tensors that hold all experts of a layer in these shapes, and an embedding."""
-    names = {"model.embed_tokens.weight": (5, 4)}
+    names: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (5, 4)}
     for layer in range(layers):
         names[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = gate_up
         names[f"model.layers.{layer}.mlp.experts.down_proj"] = down
@@ -95,17 +95,23 @@ def header_of(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> di
     return fields
 
 
-def write_shard(
-    path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, padding: int = 0
-) -> None:
+def shard_bytes(
+    tensors: Tensors, metadata: Mapping[str, str] | None = None, padding: int = 0
+) -> bytes:
     """A safetensors file of `tensors` in this order, its header padded with spaces.
 
     Their data begins wherever the header ends, aligned to nothing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(header_of(tensors, metadata), ensure_ascii=False).encode()
-    data = b"".join(data for _, _, data in tensors.values())
-    path.write_bytes(framed(text + b" " * padding, data))
+    return framed(text + b" " * padding, b"".join(data for _, _, data in tensors.values()))
+
+
+def write_shard(
+    path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, padding: int = 0
+) -> None:
+    """The file of `shard_bytes`, its folder made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(shard_bytes(tensors, metadata, padding))
 
 
 def write_checkpoint(
@@ -186,7 +192,7 @@ def _entries(folder: Path) -> Iterable[tuple[str, object]]:
             mode = entry.lstat().st_mode
             relative = str(entry.relative_to(folder))
             if stat.S_ISLNK(mode):
-                yield relative, ("link", os.readlink(entry))
+                yield relative, ("link", str(entry.readlink()))
             elif stat.S_ISREG(mode):
                 yield relative, entry.read_bytes()
             else:

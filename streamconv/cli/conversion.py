@@ -91,7 +91,7 @@ def print_rich(renderable: Any) -> None:
     """Tables on stdout, as wide as the terminal, or as they need where there is none."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, markup=False, width=160)
     console.print(renderable)

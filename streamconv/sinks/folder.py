@@ -11,10 +11,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from streamconv.checkpoint import MANIFEST
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError, quoted
 from streamconv.files import PAGE, Files, aligned_buffer, page_ceil, page_floor, system_files
 from streamconv.host import free_disk
-from streamconv.manifest import INDEX, MANIFEST, build_index, build_manifest
+from streamconv.manifest import INDEX, build_index, build_manifest
 from streamconv.plan import Plan
 from streamconv.sources import Source
 from streamconv.units import show_size
@@ -34,6 +35,7 @@ class CheckpointFolder:
     ) -> None:
         self.place = Path(os.path.abspath(place))
         self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
+        self._replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
         self._overwrite = overwrite
         self._files = files or system_files()
         self._lock = threading.Lock()
@@ -45,9 +47,20 @@ class CheckpointFolder:
 
         Raises OutputExists, NoSpace or IOFailed.
         """
+        with _words_for(self.partial):
+            self._check_place(source)
+        need = int(plan.write_bytes * (1 + SPARE_SHARE))
+        free = free_disk(self.place.parent)
+        if free is not None and free < need:
+            raise NoSpace(f"{self.place.parent}: {show_size(need)} needed, {show_size(free)} free")
+
+    def _check_place(self, source: str) -> None:
         real, origin = Path(os.path.realpath(self.place)), Path(os.path.realpath(source))
         if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
             raise OutputExists(f"{self.place} and the source {origin} lie in one another")
+        above = next(folder for folder in self.place.parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise IOFailed(f"{self.place} cannot be made: {above} is no folder to write to")
         if self.place.is_symlink():
             raise OutputExists(f"{self.place} is a link", f"name the folder itself: {real}")
         if self.place.exists() and not self.place.is_dir():
@@ -66,10 +79,11 @@ class CheckpointFolder:
                 f"{self.partial} is there: another run is at work on it, or one has died",
                 "if none is running, remove it, or start over with --overwrite",
             )
-        need = int(plan.write_bytes * (1 + SPARE_SHARE))
-        free = free_disk(self.place.parent)
-        if free is not None and free < need:
-            raise NoSpace(f"{self.place.parent}: {show_size(need)} needed, {show_size(free)} free")
+        if os.path.lexists(self._replaced):
+            raise OutputExists(
+                f"{self._replaced} is there: what an earlier run was replacing",
+                "look at it, then remove it or move it away",
+            )
 
     def prepare(self, plan: Plan) -> None:
         self.check(plan, plan.checkpoint.location)
@@ -105,13 +119,12 @@ class CheckpointFolder:
         with _words_for(self.place):
             for folder, _, _ in os.walk(self.partial):
                 self._files.sync_folder(Path(folder))
-            replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
             if self._overwrite and self.place.exists():
-                self._files.rename(self.place, replaced)
+                self._files.rename(self.place, self._replaced)
             self._files.rename(self.partial, self.place)
             self._files.sync_folder(self.place.parent)
-            if self._overwrite and replaced.exists():
-                shutil.rmtree(replaced)
+            if self._replaced.exists():
+                shutil.rmtree(self._replaced)
 
     def abort(self) -> None:
         with self._lock:

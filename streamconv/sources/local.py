@@ -43,7 +43,7 @@ class LocalSource:
         self.checkpoint = checkpoint
         self._folder = folder
         self._files = files
-        self._sizes = {file.name: file.size for file in checkpoint.files}
+        self._planned = {file.name: file for file in checkpoint.files}
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -75,17 +75,28 @@ class LocalSource:
             self._open.clear()
 
     def _descriptor(self, name: str) -> int:
+        """The open file; a shard's header is read again, as what it says has been relied on."""
         with self._lock:
             if name not in self._open:
                 fd = self._files.open_read(self._folder / name)
                 self._open[name] = fd
-                size = os.fstat(fd).st_size
-                if size != self._sizes.get(name, size):
-                    raise BadCheckpoint(
-                        f"{quoted(name)} has changed since it was planned: it had "
-                        f"{self._sizes[name]} bytes, it has {size}"
-                    )
+                planned = self._planned.get(name)
+                if planned is not None:
+                    self._check_unchanged(fd, planned)
             return self._open[name]
+
+    def _check_unchanged(self, fd: int, planned: SourceFile) -> None:
+        size = os.fstat(fd).st_size
+        if size != planned.size:
+            raise BadCheckpoint(
+                f"{quoted(planned.name)} has changed since it was planned: it had "
+                f"{planned.size} bytes, it has {size}"
+            )
+        raw = _header_bytes(self._files, fd, size, quoted(planned.name))
+        if _digest(raw) != planned.digest:
+            raise BadCheckpoint(
+                f"{quoted(planned.name)} has changed since it was planned: its header is another"
+            )
 
 
 def open_folder(location: str, files: Files | None = None) -> LocalSource:
@@ -154,9 +165,10 @@ def _misplaced(
     name: str, file: str, infos: Mapping[str, TensorInfo], index: "_Index"
 ) -> BadCheckpoint:
     """Why a tensor of a file cannot be taken over."""
-    there = f"tensor {quoted(name)} is in {quoted(file)}"
     if name in infos:
-        return BadCheckpoint(f"{there} and in {quoted(infos[name].file)}")
+        other = quoted(infos[name].file)
+        return BadCheckpoint(f"tensor {quoted(name)} is in two files: {other} and {quoted(file)}")
+    there = f"tensor {quoted(name)} is in {quoted(file)}"
     said = next((other for other, names in index.items() if name in names), None)
     if said is None:
         return BadCheckpoint(f"{there}, the index does not list it")
@@ -178,12 +190,14 @@ def _index(folder: Path) -> _Index | None:
     name = preferred if preferred in found else found[0]
     weight_map = _object(folder, name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(f"{name}: weight_map is not an object that maps tensors to files")
+        raise BadCheckpoint(
+            f"{quoted(name)}: weight_map is not an object that maps tensors to files"
+        )
     index: _Index = {}
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or (file not in index and not is_plain(file)):
             raise BadCheckpoint(
-                f"{name}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
+                f"{quoted(name)}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
                 "which is not the name of a safetensors file below this folder"
             )
         index.setdefault(file, {})[tensor] = tensor
@@ -195,41 +209,51 @@ def _shards_at_top(folder: Path) -> list[str]:
 
 
 def _read_header(folder: Path, name: str, files: Files) -> tuple[Header, SourceFile]:
-    from xxhash import xxh3_128_hexdigest
-
     path, info = resolve_file(folder, name)
     what = quoted(name)
     try:
         fd = files.open_read(path)
         try:
-            first = memoryview(bytearray(LENGTH_BYTES))
-            count = files.read_into(fd, first, 0)
-            raw = bytearray(header_length(bytes(first[:count]), info.st_size, what))
-            count = files.read_into(fd, memoryview(raw), LENGTH_BYTES)
+            raw = _header_bytes(files, fd, info.st_size, what)
         finally:
             files.close(fd)
     except OSError as error:
         raise IOFailed(f"{what}: reading its header failed: {error.strerror}") from error
-    if count < len(raw):
+    header = parse_header(raw, info.st_size, what)
+    return header, SourceFile(name, info.st_size, _digest(raw))
+
+
+def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
+    """The JSON of a file's header."""
+    first = memoryview(bytearray(LENGTH_BYTES))
+    count = files.read_into(fd, first, 0)
+    raw = bytearray(header_length(bytes(first[:count]), size, what))
+    if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):
         raise BadCheckpoint(f"{what}: the file ends inside its header")
-    header = parse_header(bytes(raw), info.st_size, what)
-    return header, SourceFile(name, info.st_size, xxh3_128_hexdigest(raw))
+    return bytes(raw)
+
+
+def _digest(header: bytes) -> str:
+    from xxhash import xxh3_128_hexdigest
+
+    return str(xxh3_128_hexdigest(header))
 
 
 def _object(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object in the folder; empty where there is no such file."""
     if not (folder / name).is_symlink() and not (folder / name).exists():
         return {}
+    what = quoted(name)
     path, info = resolve_file(folder, name)
     if info.st_size > MAX_JSON_BYTES:
-        raise BadCheckpoint(f"{name}: {info.st_size} bytes, no such file has over {MAX_JSON_BYTES}")
+        raise BadCheckpoint(f"{what}: {info.st_size} bytes, no such file has over {MAX_JSON_BYTES}")
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise IOFailed(f"{name}: reading failed: {error.strerror}") from error
-    parsed = parse_json(raw, name)
+        raise IOFailed(f"{what}: reading failed: {error.strerror}") from error
+    parsed = parse_json(raw, what)
     if not isinstance(parsed, dict):
-        raise BadCheckpoint(f"{name}: not a JSON object")
+        raise BadCheckpoint(f"{what}: not a JSON object")
     return parsed
 
 

@@ -1,0 +1,236 @@
+"""Data flows down one list: a module imports only from above it. Heavy packages come late."""
+
+import ast
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import streamconv
+
+PACKAGE = "streamconv"
+ROOT = Path(streamconv.__file__).parent
+API = "__init__"
+
+ORDER = (
+    "errors",
+    "units",
+    "axes",
+    "layouts",
+    "families",
+    "formats",
+    "records",
+    "checkpoint",
+    "experts",
+    "recognise",
+    "target",
+    "steps",
+    "memory",
+    "plan",
+    "manifest",
+    "files",
+    "host",
+    "rearrange",
+    "sources",
+    "sinks",
+    "execute",
+    "report",
+    "tables",
+    "progress",
+    API,
+    "smoke",
+    "cli",
+    "__main__",
+)
+"""The modules and packages right below the package. A new one is put where its imports allow."""
+
+HEAVY = {"torch", "transformers", "numpy", "rich", "huggingface_hub", "safetensors", "xxhash"}
+
+
+# --- the order ---------------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its full name; a package goes by its own."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == API else parts)] = path
+    return found
+
+
+def imported(module: str, tree: ast.AST, known: Iterable[str], is_package: bool) -> set[str]:
+    """The known modules that a module imports, in functions too, but not for types alone."""
+    found: set[str] = set()
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                above = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*above, base] if base else above)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return (found & set(known)) - {module}
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, but for what stands under `if TYPE_CHECKING`."""
+    yield node
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        children = node.orelse
+    for child in children:
+        yield from _running(child)
+
+
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {
+        name: imported(name, ast.parse(path.read_text()), known, path.stem == API)
+        for name, path in known.items()
+    }
+
+
+def place(module: str) -> str:
+    """The entry of the list that a module belongs to."""
+    return API if module == PACKAGE else module.split(".")[1]
+
+
+def test_imports_are_found() -> None:
+    """All ways to write one."""
+    text = """
+import os, streamconv.a
+import streamconv.b as b
+from streamconv import c, text
+from .d import x
+from ..e import y
+from . import f
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from streamconv.g import only_a_type
+else:
+    from streamconv.h import z
+def later():
+    if True:
+        from streamconv.i import z
+"""
+    known = [PACKAGE, *(f"streamconv.{k}" for k in "abceghi"), "streamconv.p.d", "streamconv.p.f"]
+    found = imported("streamconv.p.me", ast.parse(text), known, False)
+    assert found == {*known} - {"streamconv.g"}
+    inside = imported("streamconv.p", ast.parse("from .d import x"), known, True)
+    assert inside == {"streamconv.p.d"}
+
+
+def test_every_module_is_in_the_list() -> None:
+    """And the list has no other."""
+    assert {place(module) for module in modules()} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_come_from_above(module: str) -> None:
+    """A module imports from entries that stand before its own, or from beside it in a package."""
+    allowed = ORDER[: ORDER.index(place(module)) + 1]
+    below = {name for name in graph()[module] if place(name) not in allowed}
+    assert below == set()
+
+
+def test_no_module_is_imported_by_what_it_imports() -> None:
+    """Not inside a package either; whoever imports from a package imports the package itself."""
+    edges = {
+        module: names | ({parent} if (parent := module.rpartition(".")[0]) != PACKAGE else set())
+        for module, names in graph().items()
+    }
+    for module in edges:
+        edges[module] -= {"", module}
+    order = list(TopologicalSorter(edges).static_order())
+    assert set(order) == set(modules())
+
+
+# --- what is loaded ----------------------------------------------------------------------------
+
+
+def loaded_by(code: str, *args: str) -> set[str]:
+    """The packages that a fresh interpreter holds after running `code`."""
+    script = f"""
+import sys
+code = 0
+try:
+    {code}
+except SystemExit as end:
+    code = end.code
+print("\\nloaded:", *{{name.partition(".")[0] for name in sys.modules}})
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
+COMMAND = "from streamconv.cli import main; main()"
+IN_PYTHON = "import streamconv as s; s.convert(sys.argv[1], sys.argv[2], to=sys.argv[4])"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    """The API is there at once."""
+    loaded = loaded_by("import streamconv")
+    assert PACKAGE in loaded
+    assert loaded & {*HEAVY, "click"} == set()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["merge", "--help"]])
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    """The command line shows itself without rich or anything that converts."""
+    loaded = loaded_by(COMMAND, *args)
+    assert {PACKAGE, "click"} <= loaded
+    assert loaded & HEAVY == set()
+
+
+def checkpoint(folder: Path) -> Path:
+    """Twelve experts of one layer, of zeros."""
+    folder.mkdir()
+    fields = {}
+    end = 0
+    for expert in range(12):
+        for name, shape in (("gate_proj", (3, 4)), ("up_proj", (3, 4)), ("down_proj", (4, 3))):
+            fields[f"model.layers.0.mlp.experts.{expert}.{name}.weight"] = {
+                "dtype": "BF16",
+                "shape": shape,
+                "data_offsets": (end, end + 24),
+            }
+            end += 24
+    header = json.dumps(fields).encode()
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(end)
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_moe", "num_experts": 12}))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["fused", "fused-transposed"])
+@pytest.mark.parametrize("code", [f"sys.argv.insert(1, 'convert'); {COMMAND}", IN_PYTHON])
+def test_a_conversion_loads_no_framework(tmp_path: Path, code: str, layout: str) -> None:
+    """Bytes are moved without torch and transformers, from the command line and from Python."""
+    source, target = checkpoint(tmp_path / "source"), tmp_path / "target"
+    loaded = loaded_by(code, str(source), str(target), "--to", layout)
+    assert loaded & {"torch", "transformers", "safetensors"} == set()
+    assert (target / "model.safetensors").stat().st_size > 12 * 3 * 24
+
+
+def test_a_plan_loads_neither_framework_nor_arrays(tmp_path: Path) -> None:
+    """Nothing is rearranged for it."""
+    source = str(checkpoint(tmp_path / "source"))
+    loaded = loaded_by(COMMAND, "merge", source, str(tmp_path / "target"), "--dry-run", "--json")
+    assert loaded & {"torch", "transformers", "safetensors", "numpy", "rich"} == set()
+    assert not (tmp_path / "target").exists()

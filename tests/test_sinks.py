@@ -1,0 +1,507 @@
+"""Staging, and shards put together from runs: the bytes that come out, whatever the order.
+
+A run is a contiguous part of a shard, as a worker makes it. Runs neither begin nor end on pages,
+so that two of them share one; several workers write to one shard at once.
+"""
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamconv.checkpoint import Checkpoint
+from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
+from streamconv.families import HUB_NAMES
+from streamconv.files import PAGE, Files, LinuxFiles, aligned_buffer, page_ceil
+from streamconv.memory import Memory
+from streamconv.plan import Plan, Shard
+from streamconv.recognise import Recognised
+from streamconv.records import Record
+from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder, _OpenShard
+from streamconv.sinks.staging import Staging
+from streamconv.target import Target
+
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [
+        Files,
+        pytest.param(
+            LinuxFiles,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="calls that only Linux has"),
+        ),
+    ],
+)
+Run = tuple[int, int]
+"""Where a run begins and ends in its file."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a file is written: its runs as they are taken, by how many workers, through what."""
+
+    content: bytes
+    runs: list[Run]
+    workers: int
+    staging: int
+    chunk: int
+    """Bytes that a worker asks room for at a time."""
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Work:
+    size = 2 * draw(st.integers(0, 9 * PAGE // 2)) + 1
+    near_pages = st.integers(0, size // PAGE).flatmap(
+        lambda page: st.integers(max(page * PAGE - 2, 0), page * PAGE + 2)
+    )
+    cuts = draw(st.sets(st.integers(1, size) | near_pages, max_size=14))
+    bounds = sorted({0, size} | {cut for cut in cuts if cut < size})
+    return Work(
+        content=draw(st.randoms(use_true_random=False)).randbytes(size),
+        runs=draw(st.permutations(list(pairwise(bounds)))),
+        workers=draw(st.integers(1, 3)),
+        staging=PAGE * draw(st.sampled_from([1, 2, 3, 16])),
+        chunk=draw(st.sampled_from([1000, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 100_000])),
+    )
+
+
+def fill(staging: Staging, data: bytes, chunk: int) -> None:
+    """The bytes of a run, asked for in turn as much as there is room, and all of a chunk."""
+    exactly = False
+    while data:
+        room = (staging.reserve if exactly else staging.room)(min(chunk, len(data)))
+        assert 0 < len(room) <= chunk
+        assert not exactly or len(room) == min(chunk, len(data))
+        room[:] = data[: len(room)]
+        staging.commit(room)
+        data = data[len(room) :]
+        exactly = not exactly
+
+
+def carry_out(work: Work, write: Callable[[int, memoryview], object]) -> None:
+    """Several workers take the runs in their order; what fails in one of them is raised."""
+    runs = iter(work.runs)
+    taking = threading.Lock()
+    failed: list[BaseException] = []
+
+    def worker(writer: Executor) -> None:
+        try:
+            staging = Staging(work.staging, writer)
+            while True:
+                with taking:
+                    run = next(runs, None)
+                if run is None:
+                    break
+                staging.begin(run[0], write)
+                fill(staging, work.content[run[0] : run[1]], work.chunk)
+                staging.end()
+            staging.drain()
+        except BaseException as error:
+            failed.append(error)
+
+    with ThreadPoolExecutor(work.workers) as writer:
+        threads = [threading.Thread(target=worker, args=(writer,)) for _ in range(work.workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if failed:
+        raise failed[0]
+
+
+# --- staging -----------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(work=works())
+def test_staging_hands_on_every_byte_once(work: Work) -> None:
+    """Each byte of each run reaches the writer at its offset, in memory that lies as the file."""
+    result = bytearray(len(work.content))
+    times = bytearray(len(work.content))
+
+    def write(offset: int, data: memoryview) -> None:
+        assert data
+        assert (ctypes.addressof(ctypes.c_char.from_buffer(data)) - offset) % PAGE == 0
+        result[offset : offset + len(data)] = data
+        for k in range(offset, offset + len(data)):
+            times[k] += 1
+
+    carry_out(work, write)
+    assert bytes(result) == work.content
+    assert set(times) == {1}
+
+
+def test_what_is_being_written_is_left_alone() -> None:
+    """A slow writer still finds the bytes that it was given, while the next ones are prepared."""
+    content = bytes(k % 251 for k in range(10 * PAGE))
+    result = bytearray(len(content))
+
+    def write(offset: int, data: memoryview) -> None:
+        time.sleep(0.003)
+        result[offset : offset + len(data)] = data
+
+    carry_out(Work(content, [(0, 5 * PAGE + 9), (5 * PAGE + 9, 10 * PAGE)], 1, PAGE, 777), write)
+    assert bytes(result) == content
+
+
+def test_filling_goes_on_while_the_writer_writes() -> None:
+    """The second buffer can be filled before the first one is written."""
+    may_write = threading.Event()
+    written = []
+
+    def write(offset: int, data: memoryview) -> None:
+        assert may_write.wait(10)
+        written.append((offset, bytes(data)))
+
+    with ThreadPoolExecutor(1) as writer:
+        staging = Staging(PAGE, writer)
+        staging.begin(0, write)
+        fill(staging, b"a" * PAGE + b"b" * PAGE, PAGE)
+        assert written == []
+        may_write.set()
+        staging.end()
+        staging.drain()
+    assert written == [(0, b"a" * PAGE), (PAGE, b"b" * PAGE)]
+
+
+def test_drain_waits() -> None:
+    """After `drain`, everything is written, the end of the last run too."""
+    written = []
+
+    def write(offset: int, data: memoryview) -> None:
+        time.sleep(0.02)
+        written.append(len(data))
+
+    with ThreadPoolExecutor(1) as writer:
+        staging = Staging(PAGE, writer)
+        staging.begin(5, write)
+        fill(staging, b"x" * 100, 60)
+        staging.end()
+        staging.drain()
+        assert written == [100]
+
+
+def test_each_run_goes_to_its_own_file() -> None:
+    """A run that begins while the last one is being written does not change where that goes."""
+    files: dict[str, bytes] = {}
+
+    def writes_to(name: str) -> Callable[[int, memoryview], None]:
+        def write(offset: int, data: memoryview) -> None:
+            time.sleep(0.01)
+            files[name] = files.get(name, b"") + bytes(data)
+
+        return write
+
+    with ThreadPoolExecutor(1) as writer:
+        staging = Staging(PAGE, writer)
+        for name in "abc":
+            staging.begin(3, writes_to(name))
+            fill(staging, name.encode() * 5000, 4000)
+            staging.end()
+        staging.drain()
+    assert files == {name: name.encode() * 5000 for name in "abc"}
+
+
+@settings(deadline=None, max_examples=40)
+@given(work=works(), fails_at=st.integers(0, 20))
+def test_errors_of_the_writer_surface(work: Work, fails_at: int) -> None:
+    """What fails in a writer is raised by a later call, `drain` at the latest; nothing hangs."""
+    calls = []
+    counting = threading.Lock()
+
+    def write(offset: int, data: memoryview) -> None:
+        with counting:
+            calls.append(offset)
+            failing = len(calls) == fails_at + 1
+        if failing:
+            raise OSError(errno.EIO, "broken")
+
+    try:
+        carry_out(work, write)
+    except OSError as error:
+        assert error.errno == errno.EIO
+        assert len(calls) > fails_at
+    else:
+        assert len(calls) <= fails_at
+
+
+@pytest.mark.parametrize("size", [1, PAGE + 1, 3 * PAGE])
+def test_the_last_error_is_raised_by_drain(size: int) -> None:
+    """The end of the last run is handed on by `end`; what comes of it is heard of in `drain`."""
+
+    class Broken(Executor):
+        """Fails at whatever it is given, and says so when it is asked for the result."""
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            failed: Future[Any] = Future()
+            failed.set_exception(OSError(errno.ENOSPC, "full"))
+            return failed
+
+    staging = Staging(4 * PAGE, Broken())
+    staging.begin(0, lambda offset, data: None)
+    fill(staging, b"x" * size, PAGE)
+    staging.end()
+    with pytest.raises(OSError, match="full"):
+        staging.drain()
+    staging.drain()
+
+
+# --- shards ------------------------------------------------------------------------------------
+
+
+class Strict(Files):
+    """The portable path, with what direct writes ask for held against every write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: list[int] = []
+
+    def write(self, fd: int, data: memoryview, offset: int) -> None:
+        assert offset % PAGE == 0
+        assert len(data) % PAGE == 0
+        assert ctypes.addressof(ctypes.c_char.from_buffer(data)) % PAGE == 0
+        self.pages += range(offset // PAGE, (offset + len(data)) // PAGE)
+        super().write(fd, data, offset)
+
+
+def written(work: Work, files: Files, path: Path) -> bytes:
+    """What a shard is when the work is done; exactly one write finds it complete."""
+    shard = _OpenShard(files, files.create(path, len(work.content)), len(work.content))
+    complete: list[bool] = []
+    carry_out(work, lambda offset, data: complete.append(shard.write(offset, data)))
+    assert complete.count(True) == 1
+    shard.finish()
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(work=works())
+@KINDS
+def test_a_shard_is_its_runs(
+    tmp_path_factory: pytest.TempPathFactory, kind: type[Files], work: Work
+) -> None:
+    """Any runs, in any order, by any workers: exactly these bytes, at the true length."""
+    path = tmp_path_factory.mktemp("shard") / "f"
+    assert written(work, kind(), path) == work.content
+    path.unlink()
+
+
+@settings(deadline=None, max_examples=40)
+@given(work=works())
+def test_pages_are_written_whole_and_once(
+    tmp_path_factory: pytest.TempPathFactory, work: Work
+) -> None:
+    """Every write is one of whole aligned pages, and none is written twice."""
+    path = tmp_path_factory.mktemp("pages") / "f"
+    files = Strict()
+    assert written(work, files, path) == work.content
+    assert sorted(files.pages) == list(range(page_ceil(len(work.content)) // PAGE))
+
+
+def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
+    """Only the write that was missing says so, whichever part of the file it is."""
+    size = 2 * PAGE + 10
+    runs = [(0, 5), (5, PAGE + 3), (PAGE + 3, PAGE + 4), (PAGE + 4, size - 1), (size - 1, size)]
+    for last in range(len(runs)):
+        files = Files()
+        path = tmp_path / str(last)
+        shard = _OpenShard(files, files.create(path, size), size)
+        order = [run for run in runs if run != runs[last]] + [runs[last]]
+        said = []
+        for begin, end in order:
+            lying = aligned_buffer(3 * PAGE)[begin % PAGE :][: end - begin]
+            lying[:] = bytes(k % 256 for k in range(begin, end))
+            said.append(shard.write(begin, lying))
+        shard.finish()
+        assert said == [False] * 4 + [True]
+        assert path.read_bytes() == bytes(k % 256 for k in range(size))
+
+
+# --- the folder --------------------------------------------------------------------------------
+
+
+def plan_of(sizes: list[int], location: Path) -> Plan:
+    """A plan of shards of these sizes, and nothing else."""
+    shards = [
+        Shard(f"model-{k:05d}-of-{len(sizes):05d}.safetensors", (), 0, size)
+        for k, size in enumerate(sizes, start=1)
+    ]
+    return Plan(
+        checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
+        source=Recognised(None, "", HUB_NAMES, None, (), {}),
+        target=Target("hub", "", HUB_NAMES, {}, None),
+        shards=tuple(shards),
+        record=Record("hub", None, {}),
+        max_shard_bytes=max(sizes),
+        memory=Memory(0, 1, 0, PAGE, 0, None),
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+@settings(deadline=None, max_examples=25)
+@given(first=works(), second=works())
+@KINDS
+def test_several_shards_at_once(
+    tmp_path_factory: pytest.TempPathFactory, kind: type[Files], first: Work, second: Work
+) -> None:
+    """Two shards are filled side by side; each is durable when its last write says so."""
+    base = tmp_path_factory.mktemp("folder")
+    (base / "source").mkdir()
+    works_ = [first, second]
+    plan = plan_of([len(work.content) for work in works_], base / "source")
+    sink = CheckpointFolder(base / "out", files=kind())
+    sink.prepare(plan)
+    complete: list[int] = []
+
+    def write_to(shard: int) -> Callable[[int, memoryview], None]:
+        def write(offset: int, data: memoryview) -> None:
+            if sink.write(shard, offset, data):
+                complete.append(shard)
+
+        return write
+
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda k: carry_out(works_[k], write_to(k)), (0, 1)))
+    assert sorted(complete) == [0, 1]
+    for shard, work in zip(plan.shards, works_, strict=True):
+        assert (sink.partial / shard.name).read_bytes() == work.content
+    assert not sink.place.exists()
+    sink.abort()
+    assert not sink.partial.exists()
+
+
+class Failing(Files):
+    """A disk on which writing fails."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, fd: int, data: memoryview, offset: int) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, NoSpace),
+        (errno.EDQUOT, NoSpace),
+        (errno.EFBIG, NoSpace),
+        (errno.EIO, IOFailed),
+    ],
+)
+def test_a_failing_disk_in_words(
+    tmp_path: Path, source: Path, number: int, kind: type[StreamconvError]
+) -> None:
+    """Errors name the file and the fact, and tell a full disk from a broken one."""
+    sink = CheckpointFolder(tmp_path / "out", files=Failing(number))
+    plan = plan_of([PAGE], source)
+    sink.prepare(plan)
+    with pytest.raises(kind) as caught:
+        sink.write(0, 0, aligned_buffer(PAGE))
+    assert plan.shards[0].name in caught.value.message
+    assert os.strerror(number) in caught.value.message
+    sink.abort()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@settings(deadline=None, max_examples=20)
+@given(work=works())
+def test_a_failing_disk_is_heard_of_by_the_worker(
+    tmp_path_factory: pytest.TempPathFactory, work: Work
+) -> None:
+    """From the writer's thread through staging, as it was put into words."""
+    base = tmp_path_factory.mktemp("failing")
+    (base / "source").mkdir()
+    sink = CheckpointFolder(base / "out", files=Failing(errno.ENOSPC))
+    sink.prepare(plan_of([len(work.content)], base / "source"))
+    with pytest.raises(NoSpace):
+        carry_out(work, lambda offset, data: sink.write(0, offset, data))
+    sink.abort()
+
+
+def test_abort_leaves_no_descriptor_open(tmp_path: Path, source: Path) -> None:
+    """Of shards that are half done."""
+    opened, closed = [], []
+
+    class Counting(Files):
+        def create(self, path: Path, size: int) -> int:
+            opened.append(super().create(path, size))
+            return opened[-1]
+
+        def close(self, fd: int) -> None:
+            closed.append(fd)
+            super().close(fd)
+
+    sink = CheckpointFolder(tmp_path / "out", files=Counting())
+    sink.prepare(plan_of([PAGE, 3 * PAGE, 7], source))
+    sink.write(0, 0, aligned_buffer(PAGE))
+    sink.write(1, 0, aligned_buffer(PAGE))
+    sink.write(2, 3, aligned_buffer(PAGE)[3:5])
+    sink.abort()
+    assert len(opened) == len(closed) == 3
+    assert sorted(opened) == sorted(closed)
+
+
+def _by_a_folder(place: Path) -> None:
+    place.mkdir()
+    (place / "old").write_bytes(b"x")
+
+
+def _by_a_file(place: Path) -> None:
+    place.write_bytes(b"x")
+
+
+def _by_a_link(place: Path) -> None:
+    (place.parent / "elsewhere").mkdir()
+    place.symlink_to(place.parent / "elsewhere")
+
+
+def _by_another_run(place: Path) -> None:
+    place.with_name(place.name + PARTIAL_SUFFIX).mkdir()
+
+
+@pytest.mark.parametrize("take", [_by_a_folder, _by_a_file, _by_a_link, _by_another_run])
+def test_a_place_that_is_taken_is_refused(
+    tmp_path: Path, source: Path, take: Callable[[Path], None]
+) -> None:
+    """Before anything is written, and what is there stays."""
+    place = tmp_path / "out"
+    take(place)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(OutputExists):
+        CheckpointFolder(place).prepare(plan_of([PAGE], source))
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", [".", "source", "source/below"])
+def test_source_and_target_do_not_lie_in_one_another(
+    tmp_path: Path, source: Path, place: str
+) -> None:
+    """Not even with leave to overwrite."""
+    with pytest.raises(OutputExists, match="in one another"):
+        CheckpointFolder(tmp_path / place, overwrite=True).prepare(plan_of([PAGE], source))
+
+
+def test_too_little_disk_is_seen_beforehand(tmp_path: Path, source: Path) -> None:
+    """With what is needed and what is free; no folder is made."""
+    with pytest.raises(NoSpace, match="needed"):
+        CheckpointFolder(tmp_path / "out").prepare(plan_of([10**18], source))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

@@ -1,0 +1,164 @@
+"""Sizes and durations as people write and read them."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streamconv.errors import UsageError
+from streamconv.units import parse_size, show_duration, show_size
+
+FACTORS = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "PB": 10**15,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "PiB": 2**50,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("4GB", 4_000_000_000),
+        ("4GiB", 4 * 2**30),
+        ("512MiB", 512 * 2**20),
+        ("1.5 TB", 1_500_000_000_000),
+        ("0.5KiB", 512),
+        ("  7 kb ", 7000),
+        ("7KB", 7000),
+        ("12B", 12),
+        ("100", 100),
+        (100, 100),
+    ],
+)
+def test_parse_size(text: str | int, nbytes: int) -> None:
+    """Decimal units as on the hub, binary ones with an i, no unit for bytes."""
+    assert parse_size(text) == nbytes
+
+
+@settings(deadline=None)
+@given(whole=st.integers(0, 10**15), unit=st.sampled_from([*FACTORS]), blank=st.booleans())
+def test_whole_sizes_are_exact(whole: int, unit: str, blank: bool) -> None:
+    """However large, in any case of letters; nothing is no size."""
+    text = f"{whole}{' ' if blank else ''}{unit}"
+    for written in (text, text.lower(), text.upper()):
+        if whole == 0:
+            with pytest.raises(UsageError):
+                parse_size(written)
+        else:
+            assert parse_size(written) == whole * FACTORS[unit]
+
+
+@settings(deadline=None)
+@given(thousandths=st.integers(1, 10**7), unit=st.sampled_from(["kB", "MB", "GB", "TB"]))
+@example(thousandths=1001, unit="kB")
+@example(thousandths=4350, unit="GB")
+def test_decimal_fractions_are_exact(thousandths: int, unit: str) -> None:
+    """`1.001kB` is 1001 bytes, not the one that floating point makes of it."""
+    text = f"{Decimal(thousandths) / 1000:.3f}{unit}"
+    assert parse_size(text) == thousandths * FACTORS[unit] // 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "GB",
+        "-1",
+        "-4GB",
+        "0",
+        "0.0GB",
+        "0.4",
+        "4XB",
+        "4 G B",
+        "1e9",
+        "nan",
+        "4,5GB",
+        "1.GB",
+        ".5GB",
+        "0x10",
+        "4GBs",
+        "4GB 4GB",
+        "1_000",
+    ],
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """With the text as it was given."""
+    with pytest.raises(UsageError) as caught:
+        parse_size(text)
+    assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "shown"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (512, "512 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (9994, "9.99 kB"),
+        (9995, "10.0 kB"),
+        (99_940, "99.9 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.00 MB"),
+        (61_064_245_248, "61.1 GB"),
+        (1_096_000_000_000, "1.10 TB"),
+        (5_000_000_000_000_000, "5000 TB"),
+    ],
+)
+def test_show_size(nbytes: int, shown: str) -> None:
+    """Three figures and a decimal unit."""
+    assert show_size(nbytes) == shown
+
+
+@settings(deadline=None)
+@given(nbytes=st.integers(1, 10**18))
+def test_what_is_shown_can_be_read_back(nbytes: int) -> None:
+    """To half of the last figure, with exactly three of them from a kilobyte to a petabyte."""
+    shown = show_size(nbytes)
+    assert abs(parse_size(shown) - nbytes) <= 0.0051 * nbytes
+    if 1000 <= nbytes < 999.5e12:
+        assert len(shown.split()[0].replace(".", "")) == 3
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**18), st.integers(1, 10**18))
+def test_a_larger_size_is_not_shown_as_a_smaller_one(one: int, other: int) -> None:
+    """Figures and units keep the order."""
+    small, large = sorted((one, other))
+    assert parse_size(show_size(small)) <= parse_size(show_size(large))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0.0 s"),
+        (0.04, "0.0 s"),
+        (12.34, "12.3 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (119.6, "2 min 00 s"),
+        (245, "4 min 05 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (3600, "1 h 00 min"),
+        (7_659, "2 h 07 min"),
+        (100 * 3600, "100 h 00 min"),
+    ],
+)
+def test_show_duration(seconds: float, shown: str) -> None:
+    """Tenths of seconds, then minutes and seconds, then hours and minutes."""
+    assert show_duration(seconds) == shown
