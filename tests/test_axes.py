@@ -201,6 +201,16 @@ def test_what_is_no_template_is_refused(text: str) -> None:
         Template.parse(text)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["x : " + 60 * "a" + "!", "x : (" + 60 * "a " + "!", 60 * "x" + "{"]
+)
+def test_a_long_mistake_is_seen_at_once(text: str) -> None:
+    """However many ways there are to take it apart."""
+    with pytest.raises(UsageError):
+        Template.parse(text)
+
+
 def test_shape_and_name() -> None:
     """A shape is a product for each dimension; a name has a token for each axis in it."""
     template = Template.parse("experts.{e}.{p}_and_{p2} : (a b) c")

@@ -281,6 +281,7 @@ def written(work: Work, files: Files, path: Path) -> bytes:
     complete: list[bool] = []
     carry_out(work, lambda offset, data: complete.append(shard.write(offset, data)))
     assert complete.count(True) == 1
+    assert not shard._shared, "memory of pages that have been written"
     shard.finish()
     return path.read_bytes()
 

@@ -1,11 +1,12 @@
 """The command line: one file a verb, loaded when it is asked for."""
 
 import importlib
+import io
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
-from typing import Any
 
 import click
 
@@ -64,13 +65,20 @@ def cli() -> None:
     """
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("terminated", signal=number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ends the run by an exception, once: what follows must not disturb the clearing up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted("interrupted" if number == signal.SIGINT else "terminated", signal=number)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -85,14 +93,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(Interrupted.exit_code)
     except StreamconvError as error:
         _say(error.message, error.hint)
-        _reraise_for_debugging(error)
+        _trace()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         _say(f"unexpected: {type(error).__name__}: {error}", "STREAMCONV_DEBUG=1 shows where")
-        _reraise_for_debugging(error)
+        _trace()
         sys.exit(1)
 
 
@@ -100,9 +108,9 @@ def _say(message: str, hint: str = "") -> None:
     click.echo(f"streamconv: {message}" + (f"\n            {hint}" if hint else ""), err=True)
 
 
-def _reraise_for_debugging(error: Any) -> None:
+def _trace() -> None:
     if os.environ.get("STREAMCONV_DEBUG"):
-        raise error
+        traceback.print_exc()
 
 
 __all__ = ["cli", "main"]

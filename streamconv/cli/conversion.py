@@ -18,7 +18,7 @@ def run(
     overwrite: bool,
     quiet: bool,
     verbose: bool,
-    progress: bool,
+    no_progress: bool,
     **options: Any,
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
@@ -27,7 +27,7 @@ def run(
         return
     from streamconv import convert, merge
 
-    with _listener(quiet, progress) as listener:
+    with _listener(quiet or no_progress) as listener:
         if to is None:
             result = merge(src, dst, overwrite=overwrite, on_event=listener, **options)
         else:
@@ -70,13 +70,13 @@ def _show_plan(
     CheckpointFolder(dst, overwrite=overwrite).check(planned, src)
 
 
-def _listener(quiet: bool, progress: bool) -> Any:
+def _listener(silent: bool) -> Any:
     from rich.console import Console
 
     from streamconv.progress import Bar, Lines, Silence
 
     console = Console(stderr=True)
-    if quiet or not progress:
+    if silent:
         return Silence(console)
     return Bar(console) if console.is_terminal else Lines(console)
 

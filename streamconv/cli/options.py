@@ -12,7 +12,7 @@ PREFIX = "STREAMCONV_"
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """A click option that also comes from the environment, without the verb in its name."""
-    long = next(name for name in names if name.startswith("--")).partition("/")[0]
+    long = next(name for name in names if name.startswith("--"))
     variable = PREFIX + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **settings)
 
@@ -56,7 +56,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
-    option("--progress/--no-progress", default=True, help="Show progress on stderr."),
+    option("--no-progress", is_flag=True, help="Show no progress on stderr."),
 )
 
 

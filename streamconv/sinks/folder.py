@@ -119,12 +119,22 @@ class CheckpointFolder:
         with _words_for(self.place):
             for folder, _, _ in os.walk(self.partial):
                 self._files.sync_folder(Path(folder))
-            if self._overwrite and self.place.exists():
-                self._files.rename(self.place, self._replaced)
-            self._files.rename(self.partial, self.place)
+            self._take_place()
             self._files.sync_folder(self.place.parent)
             if self._replaced.exists():
                 shutil.rmtree(self._replaced)
+
+    def _take_place(self) -> None:
+        """Move the result to its place; what was there is put back where that fails."""
+        if not (self._overwrite and self.place.exists()):
+            self._files.rename(self.partial, self.place)
+            return
+        self._files.rename(self.place, self._replaced)
+        try:
+            self._files.rename(self.partial, self.place)
+        except BaseException:
+            self._files.rename(self._replaced, self.place)
+            raise
 
     def abort(self) -> None:
         with self._lock:

@@ -1,0 +1,653 @@
+"""The command line: what it prints and where, its exit codes, and what it leaves behind.
+
+Mostly run in this process; as one of its own where signals, streams or the terminal matter.
+What bad input does is in `test_bad_input.py`.
+"""
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from folders import (
+    qwen_tensors,
+    read_checkpoint,
+    tree,
+    two_shards,
+    write_checkpoint,
+    write_sparse,
+)
+from rich.console import Console
+
+import streamconv
+from streamconv.cli import VERBS, cli, main
+from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused
+from streamconv.execute import Event
+from streamconv.progress import Bar, Lines, Silence
+
+CONVERSIONS = ("merge", "split", "convert")
+OMNI = {"model_type": "qwen3_omni_moe"}
+
+
+@pytest.fixture(autouse=True)
+def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("STREAMCONV_")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    return write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), config)
+
+
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    return tmp_path / "dst"
+
+
+def invoke(*words: object, **environment: str) -> Result:
+    """The command line in this process; fails where it does not exit with 0."""
+    result = attempt(*words, **environment)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def attempt(*words: object, **environment: str) -> Result:
+    """The command line in this process; what it raises is in the result."""
+    return CliRunner().invoke(cli, list(map(str, words)), env=environment, standalone_mode=False)
+
+
+def process(*words: object, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """The command line as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "streamconv", *map(str, words)],
+        check=False,
+        stdout=more.pop("stdout", subprocess.PIPE),
+        stderr=more.pop("stderr", subprocess.PIPE),
+        env={**os.environ, **more.pop("environment", {})},
+        text=True,
+        timeout=60,
+        **more,
+    )
+
+
+def verb_with_target(verb: str, src: Path, dst: Path) -> list[str]:
+    """A complete command line of one of the verbs that convert."""
+    return [verb, str(src), str(dst), *(["--to", "fused"] if verb == "convert" else [])]
+
+
+# Help and usage.
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_verb(verb: str, flag: str) -> None:
+    shown = invoke(verb, flag).stdout if flag == "--help" else attempt(verb, flag).output
+    assert shown.startswith("Usage: ")
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert all(name in shown for name in parameter.opts)
+
+
+def test_help_names_every_verb_and_exit_code() -> None:
+    shown = invoke("--help").stdout
+    assert [verb for verb in VERBS if f"\n  {verb} " not in shown] == []
+    for code in ("2 usage", "3 bad input", "4 plan refused", "6 output exists", "7 no space"):
+        assert code in " ".join(shown.split())
+    assert "STREAMCONV_MAX_MEMORY" in shown
+
+
+def test_it_runs_as_a_module_and_as_a_script() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"streamconv {streamconv.__version__}\n"
+    (script,) = metadata.entry_points(group="console_scripts", name="streamconv")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--nonsense"],
+        ["explode"],
+        [],
+        ["inspect"],
+        ["merge", "a"],
+        ["merge", "a", "b", "c"],
+        ["merge", "a", "b", "--nonsense"],
+        ["merge", "a", "b", "--jobs", "0"],
+        ["merge", "a", "b", "--jobs", "many"],
+        ["merge", "a", "b", "--max-shard-size"],
+        ["merge", "a", "b", "--to", "fused"],
+        ["convert", "a", "b"],
+        ["split", "a", "b", "--layout", "fused"],
+        ["inspect", "a", "--dry-run"],
+    ],
+)
+def test_wrong_usage_is_2(words: list[str]) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage: " in result.stderr or "Error: " in result.stderr
+
+
+def test_wrong_usage_is_2_for_a_process() -> None:
+    done = process("merge", "a", "b", "--nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# What is shown.
+
+
+def test_inspect_shows_what_is_in_there(src: Path) -> None:
+    before = tree(src)
+    shown = invoke("inspect", src).stdout
+    for words in ("qwen3_moe", "hub", "24 in 2 files", "976 B", "model.layers.*.mlp.experts"):
+        assert words in shown
+    assert "per-expert" in shown
+    assert "BF16" in shown
+    assert tree(src) == before
+
+
+def test_inspect_json_is_one_document(src: Path) -> None:
+    done = process("inspect", src, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    fields = json.loads(done.stdout)
+    assert (fields["schema"], fields["kind"], fields["model_type"]) == (
+        1,
+        "inspection",
+        "qwen3_moe",
+    )
+    assert (fields["tensors"], fields["tensor_bytes"]) == (24, 976)
+    (stack,) = fields["stacks"]
+    assert (stack["layout"], stack["layers"], stack["experts"]) == ("per-expert", 2, 3)
+
+
+@pytest.mark.parametrize("verb", CONVERSIONS)
+def test_a_dry_run_writes_nothing(verb: str, src: Path, dst: Path) -> None:
+    before = tree(src.parent)
+    assert invoke(*verb_with_target(verb, src, dst), "--dry-run").stdout
+    assert invoke(*verb_with_target(verb, src, dst), "-n", "--json").stdout
+    assert tree(src.parent) == before
+
+
+def test_a_dry_run_shows_what_a_run_does(src: Path, dst: Path) -> None:
+    words = ["merge", src, dst, "--max-shard-size", "700"]
+    shown = invoke(*words, "--dry-run").stdout
+    invoke(*words)
+    files = {path.name: path.stat().st_size for path in dst.glob("*.safetensors")}
+    assert len(files) > 1
+    for name, size in files.items():
+        (line,) = (line for line in shown.splitlines() if name in line)
+        assert f"{size / 1000:.2f} kB" in line
+    for part in ("976 B", "transformers", "memory", "allowed", "free", "workers"):
+        assert part in shown
+    assert "index.json" in shown
+
+
+def test_a_dry_run_shows_what_is_renamed_and_what_stays(tmp_path: Path) -> None:
+    tensors = qwen_tensors(prefix="thinker.model.") | qwen_tensors(prefix="talker.model.")
+    src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors}, OMNI, index=False)
+    shown = invoke("merge", src, tmp_path / "dst", "-n").stdout
+    for words in ("mindspeed", "thinker.* -> *", "left as it is", "talker.model.layers.*.mlp."):
+        assert words in shown
+
+
+def test_a_dry_run_says_more_when_asked_to(src: Path, dst: Path) -> None:
+    short = invoke("merge", src, dst, "-n", "--max-shard-size", "100").stdout
+    full = invoke("merge", src, dst, "-n", "--max-shard-size", "100", "-v").stdout
+    assert len(full.splitlines()) >= len(short.splitlines())
+    assert "model.layers.0" in full
+    assert "model.layers.1" in full
+
+
+def test_a_dry_run_in_json_is_what_a_run_does(src: Path, dst: Path) -> None:
+    words = ("merge", src, dst, "--max-shard-size", "700", "--json")
+    done = process(*words, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert (plan["schema"], plan["kind"]) == (1, "plan")
+    done = process(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert (result["schema"], result["kind"], result["place"]) == (1, "result", str(dst))
+    files = {path.name: path.stat().st_size for path in dst.glob("*.safetensors")}
+    for fields in (plan, result):
+        assert {shard["name"]: shard["bytes"] for shard in fields["shards"]} == files
+        assert fields["data_bytes"] == 976
+        assert fields["tensors"] == len(read_checkpoint(dst))
+    assert {step["name"]: step["bytes"] for step in plan["steps"]} == {
+        name: len(data) for name, (_, _, data) in read_checkpoint(dst).items()
+    }
+    written = sum(path.stat().st_size for path in dst.iterdir())
+    index_and_manifest = sum(path.stat().st_size for path in dst.glob("*.json"))
+    assert written - index_and_manifest <= plan["write_bytes"] <= written
+    assert plan["memory"]["projected_peak_bytes"] <= plan["memory"]["allowed_bytes"]
+
+
+def test_a_failed_dry_run_in_json_exits_as_the_run(src: Path, dst: Path) -> None:
+    dst.write_text("in the way")
+    done = process("merge", src, dst, "--dry-run", "--json")
+    assert done.returncode == OutputExists.exit_code
+    assert json.loads(done.stdout)["kind"] == "plan"
+    assert done.stderr.startswith("streamconv: ")
+
+
+def test_json_has_nothing_on_stdout_when_it_fails(dst: Path) -> None:
+    done = process("merge", dst / "nothing", dst, "--json")
+    assert (done.returncode, done.stdout) == (BadCheckpoint.exit_code, "")
+
+
+def test_a_run_says_what_it_did_in_one_line(src: Path, dst: Path) -> None:
+    shown = invoke("merge", src, dst)
+    assert shown.stdout.count("\n") == 1
+    assert shown.stdout.startswith(f"{dst}: ")
+    assert shown.stderr == ""
+
+
+@pytest.mark.parametrize("verb", CONVERSIONS)
+def test_quiet_says_nothing(verb: str, src: Path, dst: Path) -> None:
+    assert invoke(*verb_with_target(verb, src, dst), "-q", "--dry-run").output == ""
+    assert invoke(*verb_with_target(verb, src, dst), "--quiet").output == ""
+    assert dst.is_dir()
+
+
+def test_quiet_says_what_went_wrong(dst: Path) -> None:
+    done = process("merge", dst / "nothing", dst, "-q")
+    assert (done.returncode, done.stdout) == (BadCheckpoint.exit_code, "")
+    assert "does not exist" in done.stderr
+
+
+def test_a_name_that_the_output_cannot_encode(tmp_path: Path) -> None:
+    """A pipe in a narrow encoding gets something else in its place, not an error."""
+    tensors = qwen_tensors(prefix="\N{SNOWMAN}.")
+    src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors})
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for words in (("inspect", src), ("merge", src, tmp_path / "\N{SNOWMAN}")):
+        done = process(*words, environment=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+# The environment.
+
+
+def test_every_option_has_its_variable() -> None:
+    """Named after the option, the same for every verb."""
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                envvar: Any = parameter.envvar
+                long = next(name for name in parameter.opts if name.startswith("--"))
+                name = long.removeprefix("--").replace("-", "_").upper()
+                variables = [envvar] if isinstance(envvar, str) else [*(envvar or ())]
+                assert f"STREAMCONV_{name}" in variables, verb
+
+
+@pytest.mark.parametrize("verb", CONVERSIONS)
+def test_options_from_the_environment(verb: str, src: Path, dst: Path) -> None:
+    shown = invoke(
+        *verb_with_target(verb, src, dst),
+        STREAMCONV_DRY_RUN="1",
+        STREAMCONV_JSON="1",
+        STREAMCONV_MAX_SHARD_SIZE="400",
+        STREAMCONV_MAX_MEMORY="3GB",
+        STREAMCONV_JOBS="1",
+        STREAMCONV_LAYERS="0:1",
+        STREAMCONV_FROM="per-expert",
+    )
+    plan = json.loads(shown.stdout)
+    assert len(plan["shards"]) > 1
+    assert plan["memory"]["jobs"] == 1
+    assert plan["memory"]["allowed_bytes"] == 3 * 10**9
+    assert plan["target"]["layers"] == "0:1"
+    assert not dst.exists()
+
+
+def test_more_options_from_the_environment(src: Path, dst: Path) -> None:
+    assert isinstance(
+        attempt("merge", src, dst, STREAMCONV_MAX_MEMORY="1MB").exception, PlanRefused
+    )
+    assert isinstance(attempt("inspect", src, STREAMCONV_FROM="stacked").exception, PlanRefused)
+    assert json.loads(invoke("inspect", src, STREAMCONV_JSON="1").stdout)["kind"] == "inspection"
+    assert invoke("merge", src, dst, STREAMCONV_QUIET="1", STREAMCONV_LAYOUT="stacked").output == ""
+    assert "model.layers.0.mlp.experts.gate_proj" in read_checkpoint(dst)
+    assert isinstance(attempt("convert", src, dst, STREAMCONV_TO="fused").exception, OutputExists)
+    invoke("convert", src, dst, STREAMCONV_TO="fused", STREAMCONV_OVERWRITE="1")
+    assert "model.layers.0.mlp.experts.gate_up_proj" in read_checkpoint(dst)
+
+
+def test_the_command_line_counts_more_than_the_environment(src: Path, dst: Path) -> None:
+    words = ("merge", src, dst, "-n", "--json", "--max-shard-size", "4GB", "--layout", "fused")
+    environment = {"STREAMCONV_MAX_SHARD_SIZE": "400", "STREAMCONV_LAYOUT": "stacked"}
+    plan = json.loads(invoke(*words, **environment).stdout)
+    assert len(plan["shards"]) == 1
+    assert plan["target"]["asked"] == "fused"
+
+
+def test_a_variable_that_makes_no_sense_is_wrong_usage(src: Path, dst: Path) -> None:
+    done = process("merge", src, dst, environment={"STREAMCONV_JOBS": "many"})
+    assert done.returncode == 2
+    assert "--jobs" in done.stderr
+    assert not dst.exists()
+
+
+# Progress.
+
+
+def on_a_terminal(*words: object, **environment: str) -> str:
+    """What a run writes to a terminal that is its stderr."""
+    ours, theirs = pty.openpty()
+    environment = {"TERM": "xterm", **environment}
+    done = process(*words, environment=environment, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    # Linux ends the reading of a terminal that nobody holds any more with an error.
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert done.returncode == 0, shown
+    return shown.decode()
+
+
+def test_progress_is_shown_on_a_terminal(src: Path, dst: Path) -> None:
+    assert "kB" in on_a_terminal("merge", src, dst)
+
+
+def test_no_progress_is_shown_where_none_is_wanted(src: Path, dst: Path) -> None:
+    assert on_a_terminal("merge", src, dst.with_name("a"), "--no-progress") == ""
+    assert on_a_terminal("merge", src, dst.with_name("b"), "--quiet") == ""
+    assert on_a_terminal("merge", src, dst.with_name("c"), STREAMCONV_NO_PROGRESS="1") == ""
+
+
+def test_progress_bar_shows_layers_as_they_are_called(tmp_path: Path) -> None:
+    """Also where their names look like the markup of the library that shows them."""
+    tensors = qwen_tensors(prefix="[/b][red].")
+    src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors})
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+
+    def slowly(event: Event) -> None:
+        bar(event)
+        time.sleep(0.25)  # the bar is drawn ten times a second
+
+    with Bar(console) as bar:
+        streamconv.merge(src, tmp_path / "dst", on_event=slowly, max_shard_size=500)
+    assert isinstance(console.file, io.StringIO)
+    assert "[/b][red].layers." in console.file.getvalue()
+
+
+def test_progress_lines_where_there_is_no_terminal(src: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with Lines(console, every=0) as lines:
+        streamconv.merge(src, tmp_path / "a", on_event=lines, max_shard_size=700)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().splitlines()
+    assert len(shown) > 2
+    assert all(" of " in line and "/s, " in line and " left" in line for line in shown)
+    with Lines(console) as lines:
+        streamconv.merge(src, tmp_path / "b", on_event=lines)
+    with Silence(console) as silence:
+        streamconv.merge(src, tmp_path / "c", on_event=silence)
+    assert console.file.getvalue().splitlines() == shown
+
+
+# What is left behind.
+
+
+def test_overwrite_keeps_nothing_of_the_old(src: Path, dst: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    invoke("merge", src, fresh)
+    invoke("merge", src, dst, "--max-shard-size", "300")
+    assert len(list(dst.glob("*.safetensors"))) > 1
+    (dst / "old").mkdir()
+    (dst / "old" / "file").write_text("old")
+    invoke("merge", src, dst, "--overwrite")
+    assert tree(dst) == tree(fresh)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "fresh", "src"]
+
+
+def test_overwrite_starts_over_where_a_run_has_died(src: Path, dst: Path, tmp_path: Path) -> None:
+    partial = dst.with_name("dst.streamconv-partial")
+    partial.mkdir()
+    (partial / "model.safetensors").write_text("half of it")
+    invoke("merge", src, dst, "--overwrite")
+    assert read_checkpoint(dst).keys() & qwen_tensors().keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
+
+
+def test_an_empty_target_is_no_target(src: Path, dst: Path) -> None:
+    dst.mkdir()
+    invoke("merge", src, dst)
+    assert (dst / "model.safetensors").is_file()
+
+
+def test_a_target_below_folders_that_are_not_there(src: Path, tmp_path: Path) -> None:
+    invoke("merge", src, tmp_path / "a" / "b" / "dst")
+    assert (tmp_path / "a" / "b" / "dst" / "model.safetensors").is_file()
+
+
+def test_relative_places_and_trailing_slashes(src: Path, dst: Path) -> None:
+    done = process("merge", "src/", "./x/../dst/", "-q", cwd=src.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (dst / "model.safetensors").is_file()
+    assert sorted(path.name for path in src.parent.iterdir()) == ["dst", "src"]
+
+
+def test_a_target_whose_name_is_not_utf8(src: Path, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    done = process("merge", src, place, errors="surrogateescape")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (place / "model.safetensors").is_file()
+
+
+WHOLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from streamconv.cli import main; main()"
+)
+"""A process that listens to SIGINT also where the tests are run in the background."""
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Path]:
+    """Three gigabytes of holes; whatever is written from it is removed."""
+    folder = write_sparse(tmp_path / "large", layers=2, experts=8, hidden=4096, intermediate=8192)
+    yield folder
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(
+    large: Path, dst: Path, tmp_path: Path, number: signal.Signals, overwrite: bool
+) -> None:
+    sizes = {path.name: path.stat() for path in large.iterdir()}
+    if overwrite:
+        dst.mkdir()
+        (dst / "precious").write_text("keep this")
+    words = ["convert", str(large), str(dst), "--to", "fused-transposed"]
+    running = subprocess.Popen(
+        [sys.executable, "-c", WHOLE, *words, *(["--overwrite"] if overwrite else [])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = dst.with_name("dst.streamconv-partial")
+    try:
+        begin = time.monotonic()
+        while not any(partial.glob("*.safetensors")):
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() - begin < 30
+            time.sleep(0.005)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=30)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
+    assert running.returncode == 128 + number, err
+    assert out == ""
+    assert err.lstrip().startswith("streamconv: ")
+    assert "Traceback" not in err
+    assert not partial.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "large"][1 - overwrite :]
+    if overwrite:
+        assert tree(dst) == {"precious": b"keep this"}
+    now = {path.name: path.stat() for path in large.iterdir()}
+    assert {name: (s.st_size, s.st_mtime_ns) for name, s in now.items()} == {
+        name: (s.st_size, s.st_mtime_ns) for name, s in sizes.items()
+    }
+
+
+IMPATIENT = """
+import os, shutil, signal, sys, time
+from streamconv.cli import main
+from streamconv.sinks.folder import CheckpointFolder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+number = int(sys.argv.pop(1))
+remove = shutil.rmtree
+
+def send(*args, **options):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+def remove_impatiently(*args, **options):
+    send()
+    remove(*args, **options)
+
+CheckpointFolder.commit = send
+shutil.rmtree = remove_impatiently
+main()
+"""
+"""A process that gets a signal just before the end, and another one while it tidies up."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_leaves_nothing_behind(
+    src: Path, dst: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [str(int(number)), "merge", str(src), str(dst)]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+# Streams that are closed or full, and what nobody foresaw.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["inspect", "src"],
+        ["inspect", "src", "--json"],
+        ["merge", "src", "dst", "-n"],
+        ["merge", "src", "dst", "-n", "--json"],
+        ["merge", "src", "dst"],
+        ["merge", "src", "dst", "--json"],
+    ],
+)
+def test_nobody_reads_what_is_printed(words: list[str], src: Path, dst: Path) -> None:
+    """As with `| head -1` that has seen enough; a conversion is complete nevertheless."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = process(*words, stdout=theirs, cwd=src.parent)
+    os.close(theirs)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
+    assert not dst.with_name("dst.streamconv-partial").exists()
+    if words[0] == "merge" and "-n" not in words:
+        assert len(read_checkpoint(dst)) == 10
+
+
+def test_head_reads_one_line(tmp_path: Path) -> None:
+    """With more output than a pipe holds."""
+    tensors = qwen_tensors(layers=100, experts=2, hidden=1, intermediate=1)
+    src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors})
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f"{sys.executable} -m streamconv merge {src} {tmp_path}/dst -n --json "
+            "--max-shard-size 10 | head -1",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("words", [["inspect", "src", "--json"], ["merge", "src", "dst"]])
+def test_what_is_printed_finds_no_room(words: list[str], src: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = process(*words, stdout=full, cwd=src.parent)
+    assert done.returncode not in (0, 120)
+    assert done.stderr.startswith("streamconv: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_debugging_shows_where(dst: Path) -> None:
+    """And the exit code still says what went wrong."""
+    words = ("merge", dst / "nothing", dst)
+    done = process(*words, environment={"STREAMCONV_DEBUG": "1"})
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "does not exist" in done.stderr
+    assert done.returncode == BadCheckpoint.exit_code
+    assert "Traceback" not in process(*words).stderr
+
+
+def test_what_nobody_foresaw_is_1_without_a_traceback(
+    src: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("never heard of")
+
+    monkeypatch.setattr(streamconv, "merge", fail)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["merge", str(src), str(dst)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: never heard of" in said
+    assert "STREAMCONV_DEBUG=1" in said
+    assert "Traceback" not in said
