@@ -41,14 +41,15 @@ def make_steps(source: Recognised, target: Target, layers: range | None) -> list
     `layers` keeps only these layers and what belongs to no layer of an expert stack. Raises
     PlanRefused where two tensors would get one name, or one would not come back.
     """
-    steps = list(_steps(source, target, layers))
+    wanted = _Wanted(source.stacks, layers)
+    steps = list(_steps(source, target, wanted))
     _check_names(steps, source, target)
+    _check_bytes(steps, [info for name, info in source.hub_names.items() if wanted(name)])
     return steps
 
 
-def _steps(source: Recognised, target: Target, layers: range | None) -> Iterator[Step]:
+def _steps(source: Recognised, target: Target, wanted: "_Wanted") -> Iterator[Step]:
     moved: set[str] = set()
-    wanted = _Wanted(source.stacks, layers)
     for stack in source.stacks:
         row = target.rows[stack.pattern]
         if row == stack.row:
@@ -145,3 +146,16 @@ def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
                 f"tensor {quoted(info.name)} would not come back from the form "
                 f"{target.names.name!r}, which knows it as {quoted(target.names.apply(hub_name))}"
             )
+
+
+def _check_bytes(steps: list[Step], wanted: list[TensorInfo]) -> None:
+    """Hold what the steps consume and make against what there is: nothing lost, nothing twice."""
+    used = {info.name for step in steps for info in step.inputs}
+    unused = next((info for info in wanted if info.name not in used), None)
+    made, there = sum(step.nbytes for step in steps), sum(info.nbytes for info in wanted)
+    if unused is not None or made != there:
+        lost = f"tensor {quoted(unused.name)} would be lost; " if unused else ""
+        raise PlanRefused(
+            f"{lost}{there} bytes of tensors would become {made}: a layout or family is described "
+            "wrongly"
+        )

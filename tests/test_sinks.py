@@ -29,7 +29,8 @@ from streamconv.memory import Memory
 from streamconv.plan import Plan, Shard
 from streamconv.recognise import Recognised
 from streamconv.records import Record
-from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder, _OpenShard
+from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder
+from streamconv.sinks.shard import OpenShard
 from streamconv.sinks.staging import Staging
 from streamconv.target import Target
 
@@ -277,7 +278,7 @@ class Strict(Files):
 
 def written(work: Work, files: Files, path: Path) -> bytes:
     """What a shard is when the work is done; exactly one write finds it complete."""
-    shard = _OpenShard(files, files.create(path, len(work.content)), len(work.content))
+    shard = OpenShard(files, files.create(path, len(work.content)), len(work.content))
     complete: list[bool] = []
     carry_out(work, lambda offset, data: complete.append(shard.write(offset, data)))
     assert complete.count(True) == 1
@@ -317,7 +318,7 @@ def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
     for last in range(len(runs)):
         files = Files()
         path = tmp_path / str(last)
-        shard = _OpenShard(files, files.create(path, size), size)
+        shard = OpenShard(files, files.create(path, size), size)
         order = [run for run in runs if run != runs[last]] + [runs[last]]
         said = []
         for begin, end in order:

@@ -8,15 +8,17 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from streamconv.checkpoint import MANIFEST
-from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError, quoted
-from streamconv.files import PAGE, Files, aligned_buffer, page_ceil, page_floor, system_files
+from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.files import Files, system_files
 from streamconv.host import free_disk
 from streamconv.manifest import INDEX, build_index, build_manifest
 from streamconv.plan import Plan
+from streamconv.sinks.shard import OpenShard
 from streamconv.sources import Source
 from streamconv.units import show_size
 
@@ -40,14 +42,14 @@ class CheckpointFolder:
         self._files = files or system_files()
         self._lock = threading.Lock()
         self._plan: Plan | None = None
-        self._open: dict[int, _OpenShard] = {}
+        self._open: dict[int, OpenShard] = {}
 
     def check(self, plan: Plan, source: str) -> None:
         """Refuse a place that cannot be used, before anything is written.
 
         Raises OutputExists, NoSpace or IOFailed.
         """
-        with _words_for(self.partial):
+        with _explained(self.partial):
             self._check_place(source)
         need = int(plan.write_bytes * (1 + SPARE_SHARE))
         free = free_disk(self.place.parent)
@@ -88,7 +90,7 @@ class CheckpointFolder:
     def prepare(self, plan: Plan) -> None:
         self.check(plan, plan.checkpoint.location)
         self._plan = plan
-        with _words_for(self.partial):
+        with _explained(self.partial):
             if self.partial.exists():
                 shutil.rmtree(self.partial)
             self.partial.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +99,11 @@ class CheckpointFolder:
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
         assert self._plan is not None, "prepare comes first"
         planned = self._plan.shards[shard]
-        with _words_for(self.partial / planned.name):
+        with _explained(self.partial / planned.name):
             with self._lock:
                 if shard not in self._open:
                     fd = self._files.create(self.partial / planned.name, planned.nbytes)
-                    self._open[shard] = _OpenShard(self._files, fd, planned.nbytes)
+                    self._open[shard] = OpenShard(self._files, fd, planned.nbytes)
             done = self._open[shard].write(offset, data)
             if done:
                 with self._lock:
@@ -116,7 +118,7 @@ class CheckpointFolder:
         if index is not None:
             files[INDEX] = self._write_file(INDEX, index)
         self._write_file(MANIFEST, build_manifest(self._plan, digests, files))
-        with _words_for(self.place):
+        with _explained(self.place):
             for folder, _, _ in os.walk(self.partial):
                 self._files.sync_folder(Path(folder))
             self._take_place()
@@ -153,7 +155,7 @@ class CheckpointFolder:
             path = self.partial / other.name
             digest = xxh3_128()
             size = 0
-            with _words_for(path):
+            with _explained(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb", buffering=0) as file:
                     while count := source.read_other(other, buffer, size):
@@ -169,74 +171,17 @@ class CheckpointFolder:
     def _write_file(self, name: str, content: bytes) -> tuple[int, str]:
         from xxhash import xxh3_128_hexdigest
 
-        with _words_for(self.partial / name):
+        with _explained(self.partial / name):
             self._files.write_file(self.partial / name, content)
         return len(content), xxh3_128_hexdigest(content)
 
 
-class _OpenShard:
-    """A shard that is being written. Pages that two runs share are put together in memory."""
-
-    def __init__(self, files: Files, fd: int, size: int) -> None:
-        self._files = files
-        self._fd = fd
-        self._size = size
-        self._missing = size
-        self._shared: dict[int, tuple[memoryview, int]] = {}
-        self._lock = threading.Lock()
-
-    def write(self, offset: int, data: memoryview) -> bool:
-        """Write a run; true where nothing is missing any more."""
-        end = offset + len(data)
-        first, last = page_ceil(offset), page_floor(end)
-        if first >= last and page_floor(offset) == page_floor(end - 1):
-            self._share(offset, data)
-        else:
-            self._share(offset, data[: first - offset])
-            if first < last:
-                self._files.write(self._fd, data[first - offset : last - offset], first)
-            self._share(last, data[last - offset :])
-        with self._lock:
-            self._missing -= len(data)
-            return self._missing == 0
-
-    def _share(self, offset: int, data: memoryview) -> None:
-        """Put bytes of one page with the others of that page, and write it when it is full."""
-        if not data:
-            return
-        page = page_floor(offset)
-        with self._lock:
-            buffer, filled = self._shared.get(page) or (aligned_buffer(PAGE), 0)
-            buffer[offset - page : offset - page + len(data)] = data
-            filled += len(data)
-            self._shared[page] = buffer, filled
-            if filled < min(PAGE, self._size - page):
-                return
-            del self._shared[page]
-        self._files.write(self._fd, buffer, page)
-
-    def finish(self) -> None:
-        """Make the shard durable at its true size."""
-        try:
-            self._files.finish(self._fd, self._size)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        self._files.close(self._fd)
-
-
-class _words_for:  # noqa: N801 - reads as a statement
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     """Turns the operating system's errors about `path` into ones with words and exit codes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, StreamconvError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            what = NoSpace if full else IOFailed
-            raise what(f"{quoted(str(self._path))}: {error.strerror or error}") from error
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = NoSpace if full else IOFailed
+        raise what(f"{quoted(str(path))}: {error.strerror or error}") from error
