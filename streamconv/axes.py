@@ -23,7 +23,7 @@ from streamconv.errors import UsageError
 EXPERT = "e"
 """The axis that conversions are streamed along, and the only one whose tokens are numbers."""
 
-_DIM = re.compile(r"\(\s*(\w+(?:\s+\w+)*)\s*\)|(\w+)")
+_DIM = re.compile(r"\(\s*(\w+(?:\s+\w+)*)\s*\)|(\w++)")
 _DIMS = re.compile(rf"(?:\s*(?:{_DIM.pattern}))+")
 _NAME = re.compile(r"(?:[^\s:{}]|\{\w+\})+")
 _NAME_AXIS = re.compile(r"\{(\w+)\}")

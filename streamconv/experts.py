@@ -56,8 +56,12 @@ class _Found:
     """What stands below one prefix, while names are being read."""
 
     roles: dict[str, tuple[Role, ...]]
-    tensors: dict[tuple[str, int | None], TensorInfo]
-    """By name below the prefix, with * for the expert's number, and that number."""
+    tensors: dict[str, dict[int | None, TensorInfo]]
+    """By name below the prefix, with * for the expert's number, and by that number."""
+
+    def numbers(self) -> set[int]:
+        """The numbers of all experts."""
+        return {k for infos in self.tensors.values() for k in infos if k is not None}
 
 
 def find_stacks(names: Iterable[tuple[str, TensorInfo]], settle: Settle) -> tuple[Stack, ...]:
@@ -101,7 +105,8 @@ def _modules(names: Iterable[tuple[str, TensorInfo]]) -> dict[str, _Found]:
         module = found.setdefault(prefix, _Found({}, {}))
         module.roles[key] = roles()[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
-        module.tensors[key, None if digits is None else _expert_number(name, digits)] = info
+        number = None if digits is None else _expert_number(name, digits)
+        module.tensors.setdefault(key, {})[number] = info
     _refuse_unknown(unknown)
     return found
 
@@ -151,7 +156,7 @@ def _fitting(prefix: str, found: _Found) -> Iterable[tuple[Row, Module, dict[str
         equations = {row.layout.templates[w]: infos[0].shape for w, infos in tensors.items()}
         known = row.sizes()
         if any(EXPERT in template.name_axes for template in equations):
-            known[EXPERT] = 1 + max(number for _, number in found.tensors if number is not None)
+            known[EXPERT] = 1 + max(found.numbers())
         sizes = solve_sizes(equations, known)
         if sizes is not None:
             yield row, Module(prefix, tensors), sizes
@@ -169,7 +174,7 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
                 f"{quoted(prefix)}experts has {quoted(', '.join(found.roles))}, "
                 f"but no {_missing_name(row, weight)}"
             )
-    numbers = {number for _, number in found.tensors if number is not None}
+    numbers = found.numbers()
     count = 1 + max(numbers, default=-1)
     if len(numbers) < count:
         gap = next(number for number in range(count) if number not in numbers)
@@ -185,7 +190,7 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
             unnumbered = tuple(
                 None if a == EXPERT else k for a, k in zip(axes, position, strict=True)
             )
-            info = found.tensors.get((keys.get(unnumbered, ""), number))
+            info = found.tensors.get(keys.get(unnumbered, ""), {}).get(number)
             if info is None:
                 raise _missing(prefix, row, weight, position, count)
             infos.append(info)
@@ -239,7 +244,7 @@ def _show_sizes(sizes: Mapping[str, int]) -> str:
 
 
 def _looks(found: _Found) -> str:
-    firsts = {key: info for (key, _), info in reversed(found.tensors.items())}
+    firsts = {key: next(iter(infos.values())) for key, infos in found.tensors.items()}
     return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))
 
 

@@ -18,7 +18,7 @@ STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
 """Sizes of a staging buffer, the preferred one first."""
 SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
-IMPORT_BYTES = 17 * 10**6
+IMPORT_BYTES = 14 * 10**6
 """What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
 SLACK_BYTES = 4 * 10**6
 """What the interpreter grows by while it runs: the allocator's, threads', the progress bar's."""

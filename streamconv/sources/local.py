@@ -146,7 +146,7 @@ def _add_tensors(
     infos: dict[str, TensorInfo], file: str, header: Header, index: "_Index | None"
 ) -> None:
     """Take over a file's tensors, each struck off the index that it has to be in."""
-    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shared: dict[object, Any] = {}
     for entry in header.entries:
         name = entry.name if index is None else index[file].pop(entry.name, None)
         if name is None or name in infos:
@@ -154,10 +154,10 @@ def _add_tensors(
         infos[name] = TensorInfo(
             name=name,
             dtype=entry.dtype,
-            shape=shapes.setdefault(entry.shape, entry.shape),
+            shape=shared.setdefault(entry.shape, entry.shape),
             file=file,
             offset=header.data_start + entry.begin,
-            nbytes=entry.end - entry.begin,
+            nbytes=shared.setdefault(entry.end - entry.begin, entry.end - entry.begin),
         )
 
 
