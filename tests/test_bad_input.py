@@ -8,6 +8,7 @@ process of their own. Below the rows: files that look odd, are legal, and have t
 
 # Changes made by a lambda are calls in a list, whose values nobody needs.
 # mypy: disable-error-code="func-returns-value"
+import errno
 import hashlib
 import json
 import os
@@ -50,7 +51,8 @@ from streamconv.errors import (
     StreamconvError,
     UsageError,
 )
-from streamconv.files import Files
+from streamconv.files import PAGE, Files, system_files
+from streamconv.sinks.folder import CheckpointFolder
 
 FIRST, SECOND = SHARDS
 SIZE = len(shard_bytes(two_shards(qwen_tensors())[SECOND]))
@@ -901,6 +903,26 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path) -> None:
     assert "model.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
     assert tree(tmp_path) == before
+
+
+def test_a_full_disk_is_told_alike_by_every_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker that opens a shard must not stumble over what the first one left of it."""
+
+    def create(self: Files, path: Path, size: int) -> int:
+        path.open("xb").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sound(tmp_path / "src")
+    monkeypatch.setattr(type(system_files()), "create", create)
+    sink = CheckpointFolder(tmp_path / "dst")
+    sink.prepare(streamconv.plan(tmp_path / "src"))
+    for offset in (0, 4096):
+        with pytest.raises(NoSpace, match=r"model\.safetensors: No space"):
+            sink.write(0, offset, memoryview(bytes(PAGE)))
+    sink.abort()
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 # What changes between the plan and the end.
