@@ -130,6 +130,7 @@ class LinuxFiles(Files):
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 os.close(fd)
+                path.unlink(missing_ok=True)
                 raise
         return fd
 

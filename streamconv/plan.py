@@ -144,10 +144,6 @@ def make_plan(
         )
     steps = make_steps(source, target, layers)
     partial = _partial(source, layers)
-    if layers and not steps:
-        raise PlanRefused(
-            f"{checkpoint.location} has nothing in the layers {layers.start}:{layers.stop}"
-        )
     widest = max(steps, key=lambda step: step.how.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
     shards = tuple(_shards(steps, max_shard_bytes, record))

@@ -42,6 +42,8 @@ def make_steps(source: Recognised, target: Target, layers: range | None) -> list
     PlanRefused where two tensors would get one name, or one would not come back.
     """
     wanted = _Wanted(source.stacks, layers)
+    if layers and wanted.nothing(source.hub_names):
+        raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
     steps = list(_steps(source, target, wanted))
     _check_names(steps, source, target)
     _check_bytes(steps, [info for name, info in source.hub_names.items() if wanted(name)])
@@ -75,8 +77,19 @@ class _Wanted:
         self._paths = {place[0] for place in places if place}
 
     def __call__(self, hub_name: str) -> bool:
-        place = layer_of(hub_name) if self._layers is not None else None
-        return place is None or place[0] not in self._paths or place[1] in (self._layers or ())
+        place = self._place(hub_name) if self._layers is not None else None
+        return place is None or place in (self._layers or ())
+
+    def nothing(self, hub_names: Iterable[str]) -> bool:
+        """Whether layers are wanted of which there is none."""
+        return self._layers is not None and not any(
+            self._place(name) in self._layers for name in hub_names
+        )
+
+    def _place(self, hub_name: str) -> int | None:
+        """The number of the layer that a tensor belongs to, among those with experts."""
+        place = layer_of(hub_name)
+        return place[1] if place and place[0] in self._paths else None
 
     def prefix(self, module: Module) -> bool:
         return self(module.prefix)

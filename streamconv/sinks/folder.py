@@ -17,7 +17,7 @@ from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
 from streamconv.files import Files, system_files
 from streamconv.host import free_disk
 from streamconv.manifest import INDEX, build_index, build_manifest
-from streamconv.plan import Plan
+from streamconv.plan import Plan, Shard
 from streamconv.sinks.shard import OpenShard
 from streamconv.sources import Source
 from streamconv.units import show_size
@@ -43,6 +43,7 @@ class CheckpointFolder:
         self._lock = threading.Lock()
         self._plan: Plan | None = None
         self._open: dict[int, OpenShard] = {}
+        self._failed: dict[int, OSError] = {}
 
     def check(self, plan: Plan, source: str) -> None:
         """Refuse a place that cannot be used, before anything is written.
@@ -102,14 +103,24 @@ class CheckpointFolder:
         with _explained(self.partial / planned.name):
             with self._lock:
                 if shard not in self._open:
-                    fd = self._files.create(self.partial / planned.name, planned.nbytes)
-                    self._open[shard] = OpenShard(self._files, fd, planned.nbytes)
+                    self._open[shard] = self._create(shard, planned)
             done = self._open[shard].write(offset, data)
             if done:
                 with self._lock:
                     full = self._open.pop(shard)
                 full.finish()
             return done
+
+    def _create(self, number: int, planned: Shard) -> OpenShard:
+        """A new shard; where that has failed once, it fails alike for every worker."""
+        if number in self._failed:
+            raise self._failed[number]
+        try:
+            fd = self._files.create(self.partial / planned.name, planned.nbytes)
+        except OSError as error:
+            self._failed[number] = error
+            raise
+        return OpenShard(self._files, fd, planned.nbytes)
 
     def commit(self, source: Source, digests: Sequence[Sequence[str]]) -> None:
         assert self._plan is not None, "prepare comes first"
