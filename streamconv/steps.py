@@ -82,8 +82,9 @@ class _Wanted:
 
     def nothing(self, hub_names: Iterable[str]) -> bool:
         """Whether layers are wanted of which there is none."""
+        places = map(self._place, hub_names)
         return self._layers is not None and not any(
-            self._place(name) in self._layers for name in hub_names
+            place is not None and place in self._layers for place in places
         )
 
     def _place(self, hub_name: str) -> int | None:
