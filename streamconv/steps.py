@@ -81,11 +81,11 @@ class _Wanted:
         return place is None or place in (self._layers or ())
 
     def nothing(self, hub_names: Iterable[str]) -> bool:
-        """Whether layers are wanted of which there is none."""
+        """Whether layers are wanted of which there is none, in a checkpoint that has layers."""
         places = map(self._place, hub_names)
-        return self._layers is not None and not any(
-            place is not None and place in self._layers for place in places
-        )
+        if self._layers is None or not self._paths:
+            return False
+        return not any(place is not None and place in self._layers for place in places)
 
     def _place(self, hub_name: str) -> int | None:
         """The number of the layer that a tensor belongs to, among those with experts."""
