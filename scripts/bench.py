@@ -169,6 +169,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
     slow: dict[str, tuple[Path, list[str | Path]]] = {
         "whole model, transposed": (source, [*whole, "--transpose"]),
         "whole model, fused": (source, whole),
+        "whole model, transposed, freed": (source, [*whole, "--transpose", "--free"]),
     }
     samples: Samples = {name: [] for name in (*usual, *slow)}
     for turn in range(max(rounds, whole_rounds)):
@@ -241,6 +242,7 @@ def targets(samples: Samples) -> list[Target]:
 
     cp, merge, fused = "cp -r", "merge --layout fused-transposed", "convert --to fused"
     transposed, plain = "whole model, transposed", "whole model, fused"
+    freed = "whole model, transposed, freed"
     layer = "merge, one layer of Kimi-K2"
 
     def against(limit: float | None, name: str) -> Target:
@@ -253,7 +255,7 @@ def targets(samples: Samples) -> list[Target]:
     if samples[transposed]:
         found += [faster(10, merge, transposed), faster(10, fused, transposed)]
         # with like: in memory too, leaving out the transposes saves most of the time
-        found.append(faster(None, fused, plain))
+        found += [faster(None, fused, plain), faster(None, merge, freed)]
     found.append(Target("peak of merge and convert", 100, peak(merge, fused), "MB"))
     if layer in samples:
         found.append(Target("peak of one layer of Kimi-K2", 200, peak(layer), "MB"))

@@ -1,8 +1,8 @@
 """The usual way to fuse a checkpoint's experts: load the whole model, stack, save.
 
-What `make bench` measures streamconv against, so it is as good as a script of this kind gets
-without giving up its simplicity: a layer's experts are freed as soon as they are stacked, and the
-shards are cut by huggingface_hub. Needs the whole model in memory.
+What `make bench` measures streamconv against: a new state dict is made beside the loaded one,
+so it needs twice the model in memory. With `--free` a layer's experts are let go as soon as they
+are stacked, which is as good as a script of this kind gets without giving up its simplicity.
 """
 
 import argparse
@@ -19,17 +19,17 @@ from safetensors.torch import load_file, save_file
 EXPERT = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 
 
-def fuse(source: Path, target: Path, *, transpose: bool) -> None:
+def fuse(source: Path, target: Path, *, transpose: bool, free: bool) -> None:
     """Write a fused copy: gate_up `[E, 2I, H]`, down `[E, H, I]`; with their last axes swapped."""
-    state: dict[str, torch.Tensor] = {}
+    loaded: dict[str, torch.Tensor] = {}
     for file in sorted(source.glob("*.safetensors")):
-        state |= load_file(file)
-    found = Counter(match[1] for match in map(EXPERT.fullmatch, state) if match)
+        loaded |= load_file(file)
+    found = Counter(match[1] for match in map(EXPERT.fullmatch, loaded) if match)
+    state = {name: tensor for name, tensor in loaded.items() if not EXPERT.fullmatch(name)}
+    take = loaded.pop if free else loaded.__getitem__
     for module, count in found.items():
         stacked = {
-            part: torch.stack(
-                [state.pop(f"{module}.{e}.{part}_proj.weight") for e in range(count // 3)]
-            )
+            part: torch.stack([take(f"{module}.{e}.{part}_proj.weight") for e in range(count // 3)])
             for part in ("gate", "up", "down")
         }
         gate_up = torch.cat([stacked.pop("gate"), stacked.pop("up")], dim=1)
@@ -57,8 +57,9 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--transpose", action="store_true", help="swap the last two axes")
+    parser.add_argument("--free", action="store_true", help="let go of what has been stacked")
     args = parser.parse_args()
-    fuse(args.source, args.target, transpose=args.transpose)
+    fuse(args.source, args.target, transpose=args.transpose, free=args.free)
 
 
 if __name__ == "__main__":

@@ -155,12 +155,12 @@ class _Worker:
 
     def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
         self._gather(step, step.how, unit)
-        kind = (step.how.shape, step.how.strides, step.how.itemsize)
+        kind = (step.how.shape, step.how.strides, step.how.itemsize, step.how.start)
         if kind not in self._rearrangers:
-            self._rearrangers[kind] = Rearranger(step.how)
-        for panel, part in self._rearrangers[kind].panels(self._buffer, step.how.start):
+            self._rearrangers[kind] = Rearranger(step.how, self._buffer)
+        for panel in self._rearrangers[kind].panels:
             room = self._staging.reserve(panel.nbytes)
-            panel.write_into(room, part)
+            panel.write_into(room)
             digest.update(room)
             self._staging.commit(room)
 

@@ -1,6 +1,6 @@
 """How much memory a run takes at most, known before it starts. Pure.
 
-    peak = base + slack + jobs * (source buffer + 2 * staging + scratch)
+    peak = base + slack + jobs * (source buffer + 3 * staging + scratch)
 
 where the source buffer holds what has to be in memory to make one unit of the widest step (an
 expert's projections where they are transposed, nothing where bytes keep their order), and
@@ -16,6 +16,9 @@ DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
 STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
 """Sizes of a staging buffer, the preferred one first."""
+STAGING_BUFFERS = 3
+"""One is filled, one is written, one waits: with two the disk is idle between a write's end and
+the moment at which both threads have noticed it, which costs a tenth of the throughput."""
 SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
@@ -45,14 +48,14 @@ class Memory:
     source_buffer: int
     """Of each worker: the inputs of one unit."""
     staging: int
-    """Of each worker, twice: output on its way to the disk."""
+    """Of each worker, three times: output on its way to the disk."""
     peak: int
     allowed: int | None
     """What it is held against; None where nobody says."""
 
 
 def _peak(base: int, jobs: int, source_buffer: int, staging: int) -> int:
-    return base + SLACK_BYTES + jobs * (source_buffer + 2 * staging + SCRATCH_BYTES)
+    return base + SLACK_BYTES + jobs * (source_buffer + STAGING_BUFFERS * staging + SCRATCH_BYTES)
 
 
 def fit_memory(limits: Limits, source_buffer: int, widest: str) -> Memory:

@@ -10,7 +10,6 @@ opaque bytes: no value is ever looked at.
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ PANEL_ROWS = 128
 """Rows of output in a panel: so many neighbouring elements are taken from each source row."""
 PANEL_BYTES = 2**19
 """A panel of long rows has fewer of them, to stay about this size."""
+SHORT_SHARE = 8
+"""Rows so short that PANEL_ROWS of them are less than this part of PANEL_BYTES come in more."""
 STRIP_BYTES = 32
 """What a strip of a panel has of each source row: a strip of 1500 rows has 48 KiB."""
 SHORT_AXIS = 8
@@ -33,36 +34,35 @@ Array = npt.NDArray[Any]
 
 
 class Rearranger:
-    """Rearranges units of one shape; keeps the memory for it from unit to unit."""
+    """Rearranges units of one shape; keeps the memory and the views for it from unit to unit."""
 
-    def __init__(self, how: Rearrangement) -> None:
-        self._shape = how.shape
-        self._dtype = np.dtype(_UINT[how.itemsize])
-        self._strides = tuple(stride * how.itemsize for stride in how.strides)
+    def __init__(self, how: Rearrangement, source: memoryview) -> None:
+        """For units whose inputs are read into `source`, as `how` says, one unit at a time."""
+        dtype = np.dtype(_UINT[how.itemsize])
+        strides = tuple(stride * how.itemsize for stride in how.strides)
         strip = max(STRIP_BYTES // how.itemsize, 1)
         depth = 0
         while math.prod(how.shape[depth + 1 :]) * how.itemsize * strip > PANEL_BYTES:
             depth += 1
-        self._depth = depth
-        row_bytes = math.prod(how.shape[depth + 1 :]) * how.itemsize
-        most = min(PANEL_ROWS, max(PANEL_BYTES // row_bytes // strip, 1) * strip)
-        self._cuts = _cuts(how.shape[depth], most, strip)
-        self._panels = {
-            rows: _Panel((rows, *how.shape[depth + 1 :]), self._strides[depth:], self._dtype, strip)
-            for rows in {cut.stop - cut.start for cut in self._cuts}
+        below = how.shape[depth + 1 :]
+        cuts = _cuts(how.shape[depth], _panel_rows(math.prod(below) * how.itemsize, strip), strip)
+        kinds = {
+            rows: _Kind((rows, *below), strides[depth:], dtype, strip)
+            for rows in {cut.stop - cut.start for cut in cuts}
         }
+        unit: Array = np.ndarray(how.shape, dtype, source, how.start * how.itemsize, strides)
+        self.panels = [
+            Panel(kinds[cut.stop - cut.start], unit[leading][cut])
+            for leading in itertools.product(*map(range, how.shape[:depth]))
+            for cut in cuts
+        ]
+        """A unit in output order."""
 
-    def panels(self, source: memoryview, start: int) -> Iterator[tuple["_Panel", Array]]:
-        """The unit that begins at element `start` of `source`, as panels in output order.
 
-        Each comes with the part of the source that its `write_into` takes.
-        """
-        offset = start * self._dtype.itemsize
-        unit: Array = np.ndarray(self._shape, self._dtype, source, offset, self._strides)
-        for leading in itertools.product(*map(range, self._shape[: self._depth])):
-            below = unit[leading]
-            for cut in self._cuts:
-                yield self._panels[cut.stop - cut.start], below[cut]
+def _panel_rows(row_bytes: int, strip: int) -> int:
+    """Rows of a panel at most: whole strips; more than PANEL_ROWS where they are very short."""
+    fit = max(PANEL_BYTES // row_bytes // strip, 1) * strip
+    return min(max(PANEL_ROWS, fit // SHORT_SHARE // strip * strip), fit)
 
 
 def _cuts(rows: int, most: int, strip: int) -> list[slice]:
@@ -71,51 +71,61 @@ def _cuts(rows: int, most: int, strip: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(sorted(set(bounds)))]
 
 
-class _Panel:
-    """How a panel of one size is put into the output's order: views that are made once."""
+class _Kind:
+    """How panels of one size are put into the output's order: memory and views for all of them."""
 
     def __init__(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], strip: int
     ) -> None:
         self.nbytes = math.prod(shape) * dtype.itemsize
-        self._dtype = dtype
-        self._shape = shape
-        self._neighbours = strides[0] == dtype.itemsize and len(shape) > 1
-        if not self._neighbours:
+        self.dtype = dtype
+        self.shape = shape
+        self.neighbours = strides[0] == dtype.itemsize and len(shape) > 1
+        if not self.neighbours:
             return
         rows = min(strip, shape[0])
         strips = shape[0] // rows
-        self._order = sorted(range(1, len(shape)), key=lambda axis: -strides[axis])
-        lead = tuple(shape[axis] for axis in self._order)
+        self.order = sorted(range(1, len(shape)), key=lambda axis: -strides[axis])
+        lead = tuple(shape[axis] for axis in self.order)
         count = math.prod(lead)
         across, width = shape[0] * dtype.itemsize, rows * dtype.itemsize
-        self._run = np.dtype(f"V{across}")
+        self.run = np.dtype(f"V{across}")
         run = np.dtype(f"V{width}")
         panel, cut = np.empty(self.nbytes, np.uint8), np.empty(self.nbytes, np.uint8)
-        self._gathered: Array = np.ndarray(lead, self._run, panel)
-        self._pieces: Array = np.ndarray((strips, count), run, panel, 0, (width, across))
-        self._strips: Array = np.ndarray((strips, count), run, cut)
+        self.gathered: Array = np.ndarray(lead, self.run, panel)
+        self.pieces: Array = np.ndarray((strips, count), run, panel, 0, (width, across))
+        self.strips: Array = np.ndarray((strips, count), run, cut)
         whole: Array = np.ndarray((strips, *lead, rows), dtype, cut)
-        back = (self._order.index(axis) + 1 for axis in range(1, len(shape)))
-        self._in_order = whole.transpose((0, whole.ndim - 1, *back))
+        back = (self.order.index(axis) + 1 for axis in range(1, len(shape)))
+        self.in_order = whole.transpose((0, whole.ndim - 1, *back))
 
-    def write_into(self, out: memoryview, part: Array) -> None:
-        """Put a part of the source into `out`, which has the size of this panel."""
-        target: Array = np.frombuffer(out, self._dtype)
-        if not self._neighbours:
-            _deal(target.reshape(self._shape), part)
-            return
-        np.copyto(self._gathered, self._as_runs(part))
-        np.copyto(self._strips, self._pieces)
-        _deal(target.reshape(self._in_order.shape), self._in_order)
-
-    def _as_runs(self, part: Array) -> Array:
+    def runs_of(self, part: Array) -> Array:
         """The runs of neighbouring elements that `part` takes from each row of the source."""
-        lead = part[0].transpose([axis - 1 for axis in self._order])
+        lead = part[0].transpose([axis - 1 for axis in self.order])
         runs = np.lib.stride_tricks.as_strided(
-            lead, (*lead.shape, len(part)), (*lead.strides, self._dtype.itemsize)
+            lead, (*lead.shape, len(part)), (*lead.strides, self.dtype.itemsize)
         )
-        return runs.view(self._run)[..., 0]
+        return runs.view(self.run)[..., 0]
+
+
+class Panel:
+    """Some rows of output, and where in the source they come from."""
+
+    def __init__(self, kind: _Kind, part: Array) -> None:
+        self.nbytes = kind.nbytes
+        self._kind = kind
+        self._from = kind.runs_of(part) if kind.neighbours else part
+
+    def write_into(self, out: memoryview) -> None:
+        """Put what the source holds now into `out`, which has the size of this panel."""
+        kind = self._kind
+        if kind.neighbours:
+            target: Array = np.ndarray(kind.in_order.shape, kind.dtype, out)
+            np.copyto(kind.gathered, self._from)
+            np.copyto(kind.strips, kind.pieces)
+            _deal(target, kind.in_order)
+        else:
+            _deal(np.ndarray(kind.shape, kind.dtype, out), self._from)
 
 
 def _deal(target: Array, source: Array) -> None:

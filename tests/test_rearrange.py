@@ -33,13 +33,13 @@ def described(memory: Array, view: Array) -> Rearrangement:
     return Rearrangement(1, 1, False, 0, 0, memory.nbytes, begin // size, view.shape, strides, size)
 
 
-def rearranged(ranger: Rearranger, memory: Array, start: int) -> list[bytes]:
+def rearranged(ranger: Rearranger) -> list[bytes]:
     """The panels, each written to an address that is no multiple of anything."""
     results = []
-    for panel, part in ranger.panels(memory.data, start):
+    for panel in ranger.panels:
         room = np.full(panel.nbytes + 2 * GUARD + 1, 0xA5, np.uint8)
         inner = slice(GUARD + 1, GUARD + 1 + panel.nbytes)
-        panel.write_into(room.data[inner], part)
+        panel.write_into(room.data[inner])
         assert (room[: inner.start] == 0xA5).all()
         assert (room[inner.stop :] == 0xA5).all()
         results.append(room[inner].tobytes())
@@ -50,7 +50,7 @@ def check(memory: Array, view: Array) -> list[bytes]:
     """All panels in the order of the output, and nothing but them."""
     how = described(memory, view)
     before = memory.tobytes()
-    panels = rearranged(Rearranger(how), memory, how.start)
+    panels = rearranged(Rearranger(how, memory.data))
     assert b"".join(panels) == view.tobytes()
     assert sum(map(len, panels)) == how.unit_bytes
     assert memory.tobytes() == before
@@ -148,13 +148,13 @@ def test_unusual_values_survive(shape: tuple[int, int], itemsize: int, seed: int
 
 
 def test_used_again_for_every_unit() -> None:
-    """Nothing of one unit is left over in the next, wherever in the source that begins."""
-    memory = noise(3 * 50 * 70 * 2)
-    units = memory.view(np.uint16).reshape(3, 50, 70)
-    ranger = Rearranger(described(memory, units[0].T))
+    """Nothing of one unit is left over in the next that is read to its place."""
+    units = noise(3 * 50 * 70 * 2).view(np.uint16).reshape(3, 50, 70)
+    memory = np.empty(50 * 70 * 2, np.uint8)
+    ranger = Rearranger(described(memory, memory.view(np.uint16).reshape(50, 70).T), memory.data)
     for unit in (0, 2, 1, 2):
-        panels = rearranged(ranger, memory, unit * 50 * 70)
-        assert b"".join(panels) == units[unit].T.tobytes()
+        memory[:] = units[unit].reshape(-1).view(np.uint8)
+        assert b"".join(rearranged(ranger)) == units[unit].T.tobytes()
 
 
 @pytest.mark.parametrize("target", ["fused-transposed", "fused-interleaved"])
@@ -172,9 +172,10 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
         )
         for weight in ("gate_up", "down")
     ]
+    source = memoryview(bytearray(max(how.buffer_bytes for how in hows)))
     tracemalloc.start()
     try:
-        rangers = [Rearranger(how) for how in hows]
+        rangers = [Rearranger(how, source) for how in hows]
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

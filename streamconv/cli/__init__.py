@@ -74,6 +74,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
+    # numpy's matrix library would start a thread for each core, and nothing here multiplies
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):

@@ -1,14 +1,16 @@
-"""A contiguous run of output on its way to the disk, through two buffers and a writer.
+"""A contiguous run of output on its way to the disk, through a few buffers and a writer.
 
-While one buffer is being written, the other one is filled; so reading and rearranging overlap
+While buffers are being written, the next one is filled; so reading and rearranging overlap
 with writing even where one worker fills the only shard. Buffers lie to pages as the file does,
 so that they can be written directly.
 """
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 from streamconv.files import PAGE, aligned_buffer
+from streamconv.memory import STAGING_BUFFERS
 
 Write = Callable[[int, memoryview], object]
 """Writes bytes at an offset of the file."""
@@ -21,11 +23,11 @@ class Staging:
     """
 
     def __init__(self, nbytes: int, writer: Executor) -> None:
-        """Two buffers of `nbytes`, a multiple of a page, written by `writer`."""
-        self._buffers = [aligned_buffer(nbytes), aligned_buffer(nbytes)]
+        """Buffers of `nbytes`, a multiple of a page, written by `writer`."""
+        self._buffers = deque(aligned_buffer(nbytes) for _ in range(STAGING_BUFFERS))
         self._scratch = bytearray()
         self._writer = writer
-        self._pending: Future[object] | None = None
+        self._pending: deque[Future[object]] = deque()
         self._write: Write = _nowhere
         self._offset = 0
         self._begin = 0
@@ -69,21 +71,21 @@ class Staging:
 
     def drain(self) -> None:
         """Wait until everything is written."""
-        self._wait()
+        self._wait(0)
 
     def _flush(self) -> None:
         data = self._buffers[0][self._begin : self._end]
         if data:
-            self._wait()
-            self._pending = self._writer.submit(self._write, self._offset, data)
+            self._wait(len(self._buffers) - 2)
+            self._pending.append(self._writer.submit(self._write, self._offset, data))
             self._offset += len(data)
-            self._buffers.reverse()
+            self._buffers.rotate(-1)
         self._begin = self._end = self._offset % PAGE
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many writes are left to do."""
+        while len(self._pending) > most:
+            self._pending.popleft().result()
 
 
 def _nowhere(offset: int, data: memoryview) -> None:
