@@ -5,11 +5,12 @@ to the end of a `sync`; the tables give medians (and min to max). CPU is user an
 the process, peak is its largest resident set, MB are 10^6 bytes.
 
 Two things would spoil the numbers. A virtual machine's balloon takes free memory away and gives
-it back slowly, so that the same `cp` varies fivefold: before every run its source is read into the
-page cache, then as much memory as it will dirty is touched, in huge pages, as single ones come back
-in other places. And a child's peak starts at the resident set of its parent: this driver uses the
-standard library only and leaves all data to children. Where `cp` can share extents (btrfs, xfs), it
-copies nothing and is no measure.
+it back slowly, so that the same `cp` varies fivefold, and it works beside whoever runs next: so
+what the last run has freed is given time to go, then the source is read into the page cache, then
+as much memory as the run will use is touched, in huge pages, as single ones come back in other
+places. And a child's peak starts at the resident set of its parent: this driver uses the standard
+library only and leaves all data to children. Where `cp` can share extents (btrfs, xfs), it copies
+nothing and is no measure.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NO_SPACE = 7  # streamconv's exit status where the disk is too small
 KIMI_BYTES = 34_000_000_000  # the experts of one layer of Kimi-K2
+
+OWN_BYTES = 100_000_000  # what a conversion of these shapes holds at most
+PAUSE = 10.0  # seconds in which a balloon has taken back what the last run has freed
 
 SETTLE = """
 import mmap, os, sys
@@ -129,6 +133,7 @@ def size(folder: Path) -> int:
 def settle(work: Path, need: int, source: Path | None = None) -> None:
     """Of the work folder, have only the source in the page cache; then touch `need` bytes."""
     others = [path for path in work.iterdir() if path != source]
+    time.sleep(PAUSE)
     run(sys.executable, "-c", SETTLE, str(need), source or "", *others)
 
 
@@ -171,6 +176,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
         "whole model, fused": (source, whole),
         "whole model, transposed, freed": (source, [*whole, "--transpose", "--free"]),
     }
+    uses = {"cp -r": nbytes} | dict.fromkeys(slow, 2 * nbytes)
     samples: Samples = {name: [] for name in (*usual, *slow)}
     for turn in range(max(rounds, whole_rounds)):
         names = [*usual] if turn < rounds else []
@@ -178,7 +184,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
         names = names[:: -1 if turn % 2 else 1] + ([*slow] if turn < whole_rounds else [])
         for name in names:
             before, command = (usual | slow)[name]
-            settle(work, nbytes * (2 if name in slow else 1), before)
+            settle(work, uses.get(name, OWN_BYTES), before)
             sample = run(*command, sync=True)
             samples[name].append(sample)
             print(f"bench: round {turn + 1}: {name}: {sample.wall:.2f} s", file=sys.stderr)
@@ -196,7 +202,7 @@ def kimi_layer(work: Path) -> Samples:
     source, out = work / "kimi-layer", work / "out"
     # layer 0 is dense, so two layers hold the experts of one
     run(*python("truesize.py", "kimi-k2", source, "--layers", "2", "--experts-only"))
-    settle(work, KIMI_BYTES)
+    settle(work, OWN_BYTES)
     command = streamconv("merge", source, out, "--layout", "fused-transposed", "-q")
     sample = run(*command, sync=True)
     remove(out)
