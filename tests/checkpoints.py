@@ -320,11 +320,13 @@ BUILDERS: dict[str, Callable[..., Path]] = {
 
 
 def in_memory(folder: Path) -> dict[str, torch.Tensor]:
-    """What transformers holds in memory for a checkpoint: its own names, shapes and dtypes.
+    """What transformers holds in memory for a checkpoint: its own names and shapes.
 
-    ``folder`` may be in any form that transformers loads. The tensors are copies, independent of
-    the files. Raises ValueError for a model type that transformers does not know, or where
-    something is missing, left over or misshapen; transformers itself would fill in random weights.
+    Dtypes are those of the files: what it widens for its arithmetic, as some routers since 5.24,
+    is narrowed again, which gives the same bits back. ``folder`` may be in any form that
+    transformers loads. The tensors are copies, independent of the files. Raises ValueError for a
+    model type that transformers does not know, or where something is missing, left over or
+    misshapen; transformers itself would fill in random weights.
     """
     config = json.loads((folder / "config.json").read_text())
     model_type = config["model_type"]
@@ -335,7 +337,15 @@ def in_memory(folder: Path) -> dict[str, torch.Tensor]:
     wrong = {what: found for what, found in info.items() if found}
     if wrong:
         raise ValueError(f"{folder}: transformers did not load it completely: {wrong}")
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    dtypes = {
+        name: tensor.dtype
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    return {
+        name: tensor.detach().to(dtypes.get(name, tensor.dtype), copy=True)
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def _save(cls: Any, config: Any, folder: Path, shard_size: str, seed: int) -> Path:
