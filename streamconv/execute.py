@@ -10,8 +10,9 @@ from xxhash import xxh3_128
 
 from streamconv.axes import Rearrangement
 from streamconv.files import aligned_buffer
-from streamconv.plan import Piece, Plan, Segment
+from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
+from streamconv.shards import Frame, Segment
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Source
@@ -119,25 +120,27 @@ class _Worker:
         staging.begin(
             piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
         )
-        if not piece.segments:
-            header = memoryview(self._plan.header(piece.shard))
-            while header:
-                room = staging.room(len(header))
-                room[:] = header[: len(room)]
-                digest.update(room)
-                staging.commit(room)
-                header = header[len(room) :]
-        for segment in piece.segments:
-            if segment.step.how.is_copy:
-                self._copy(segment, digest)
+        for part in piece.parts:
+            if isinstance(part, Frame):
+                self._put(memoryview(self._plan.frame(piece, part)), digest)
+            elif part.step.how.is_copy:
+                self._copy(part, digest)
             else:
-                self._rearrange(segment.step, segment.unit, digest)
+                self._rearrange(part.step, part.unit, digest)
         staging.end()
         return digest.hexdigest()
 
     def drain(self) -> None:
         """Wait until all pieces are written."""
         self._staging.drain()
+
+    def _put(self, data: memoryview, digest: xxh3_128) -> None:
+        while data:
+            room = self._staging.room(len(data))
+            room[:] = data[: len(room)]
+            digest.update(room)
+            self._staging.commit(room)
+            data = data[len(room) :]
 
     def _copy(self, segment: Segment, digest: xxh3_128) -> None:
         """Bytes that keep their order go from the source straight into staging."""

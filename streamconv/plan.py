@@ -5,64 +5,33 @@ first byte is read. A piece is a contiguous run of a shard, cut at expert bounda
 depending on how many workers there are: the unit of work and of digests.
 """
 
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from streamconv.checkpoint import Checkpoint, OtherFile, layer_of, natural_key
+from streamconv.checkpoint import Checkpoint, OtherFile, layer_of
 from streamconv.errors import PlanRefused, quoted
-from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.memory import Limits, Memory, fit_memory
 from streamconv.recognise import Recognised
-from streamconv.records import METADATA_KEY, Record
+from streamconv.records import Record
+from streamconv.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
 from streamconv.steps import Step, make_steps
 from streamconv.target import Target
 
-FILENAME_PATTERN = "model{suffix}.safetensors"
-DATA_ALIGNMENT = 4096
-"""Where a shard's data begins, in bytes: on a page, so that experts can be written directly."""
 PIECE_BYTES = 8 * 2**20
 """A piece ends with the first expert or tensor at which it has this many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Bytes `begin` to `end` of one unit of a step."""
-
-    step: Step
-    unit: int
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """A contiguous run of a shard, from `offset` in the file; the header is a piece as well."""
+    """A contiguous run of a shard, from `offset` in the file."""
 
     shard: int
     offset: int
     nbytes: int
-    segments: tuple[Segment, ...]
-    """What it consists of, in order; none for the header."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One output file."""
-
-    name: str
-    steps: tuple[Step, ...]
-    """In the order of their bytes."""
-    header_bytes: int
-    data_bytes: int
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self.header_bytes + self.data_bytes
+    parts: tuple[Part, ...]
+    """What it consists of, in order."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +41,7 @@ class Plan:
     checkpoint: Checkpoint
     source: Recognised
     target: Target
+    format: ShardFormat
     shards: tuple[Shard, ...]
     record: Record
     max_shard_bytes: int
@@ -115,12 +85,11 @@ class Plan:
     def pieces(self) -> Iterator[Piece]:
         """Every piece, in the order of shards and offsets."""
         for number, shard in enumerate(self.shards):
-            yield Piece(number, 0, shard.header_bytes, ())
-            yield from _pieces(number, shard)
+            yield from _pieces(number, self.format.parts(shard))
 
-    def header(self, number: int) -> bytes:
-        """The header of a shard, as it is written."""
-        return _header(self.shards[number].steps, self.record)
+    def frame(self, piece: Piece, frame: Frame) -> bytes:
+        """The bytes of a frame of a piece."""
+        return self.format.frame(self.shards[piece.shard], frame.number)
 
 
 def make_plan(
@@ -146,12 +115,14 @@ def make_plan(
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.how.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
-    shards = tuple(_shards(steps, max_shard_bytes, record))
+    written = Safetensors(record)
+    shards = tuple(written.shards(steps, max_shard_bytes))
     _check_files(checkpoint, shards)
     return Plan(
         checkpoint=checkpoint,
         source=source,
         target=target,
+        format=written,
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
@@ -180,61 +151,19 @@ def _partial(source: Recognised, layers: range | None) -> str | None:
     return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
 
 
-def _shards(steps: list[Step], max_shard_bytes: int, record: Record) -> Iterator[Shard]:
-    """Steps in natural order of their names, cut into shards by the hub's own rules."""
-    from huggingface_hub import split_state_dict_into_shards_factory
-
-    by_name = {step.name: step for step in sorted(steps, key=lambda s: natural_key(s.name))}
-    split = split_state_dict_into_shards_factory(
-        by_name,
-        get_storage_size=lambda step: step.nbytes,
-        filename_pattern=FILENAME_PATTERN,
-        max_shard_size=max_shard_bytes,
-    )
-    for file, names in split.filename_to_tensors.items():
-        widest_first = sorted((by_name[name] for name in names), key=lambda s: -_alignment(s))
-        placed = []
-        offset = 0
-        for step in widest_first:
-            placed.append(replace(step, offset=offset))
-            offset += step.nbytes
-        header_bytes = len(_header(placed, record))
-        yield Shard(file, tuple(placed), header_bytes, offset)
-
-
-def _alignment(step: Step) -> int:
-    """Bits on a multiple of which an element wants to lie; sub-byte dtypes come last."""
-    return DTYPE_BITS[step.dtype]
-
-
-def _header(steps: Iterable[Step], record: Record) -> bytes:
-    entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(record.to_json(), sort_keys=True)}
-    return build_header(entries, metadata, DATA_ALIGNMENT)
-
-
-def _pieces(number: int, shard: Shard) -> Iterator[Piece]:
-    """A shard's data cut into pieces; the tensors of one expert stay together."""
-    segments: list[Segment] = []
-    begin = position = shard.header_bytes
+def _pieces(number: int, parts: Iterator[Part]) -> Iterator[Piece]:
+    """A shard's parts grouped into pieces; the tensors of one expert stay together."""
+    held: list[Part] = []
+    begin = position = 0
     owner: tuple[str, Any] = ("", None)
-    for segment in itertools.chain.from_iterable(map(_segments, shard.steps)):
-        step = segment.step
-        next_owner = (step.module, step.expert)
-        if position - begin >= PIECE_BYTES and (step.expert is None or next_owner != owner):
-            yield Piece(number, begin, position - begin, tuple(segments))
-            segments, begin = [], position
+    for part in parts:
+        next_owner = (part.step.module, part.step.expert) if isinstance(part, Segment) else owner
+        together = next_owner == owner and owner[1] is not None
+        if position - begin >= PIECE_BYTES and not together:
+            yield Piece(number, begin, position - begin, tuple(held))
+            held, begin = [], position
         owner = next_owner
-        segments.append(segment)
-        position += segment.end - segment.begin
-    if segments:
-        yield Piece(number, begin, position - begin, tuple(segments))
-
-
-def _segments(step: Step) -> Iterator[Segment]:
-    """Whole units, but for copies, which are cut wherever a piece is full."""
-    size = step.how.unit_bytes
-    cut = PIECE_BYTES if step.how.is_copy else max(size, 1)
-    for unit in range(step.how.units):
-        for begin in range(0, size, cut):
-            yield Segment(step, unit, begin, min(begin + cut, size))
+        held.append(part)
+        position += part.nbytes
+    if held:
+        yield Piece(number, begin, position - begin, tuple(held))

@@ -17,6 +17,7 @@ from rich.progress import (
 
 from streamconv.execute import Event, PieceWritten, Planned
 from streamconv.plan import Plan
+from streamconv.shards import Segment
 from streamconv.units import show_duration, show_size
 
 LINE_SECONDS = 30.0
@@ -137,6 +138,6 @@ class Silence(Lines):
 
 def _layer(plan: Plan | None, event: PieceWritten) -> str:
     """The layer that a piece ends in, as text."""
-    segments = event.piece.segments
-    layer = plan.layer(segments[-1].step) if plan and segments else None
+    steps = [part.step for part in event.piece.parts if isinstance(part, Segment)]
+    layer = plan.layer(steps[-1]) if plan and steps else None
     return f"{layer[0]}{layer[1]}" if layer else ""

@@ -404,7 +404,7 @@ def test_progress_bar_shows_layers_as_they_are_called(tmp_path: Path) -> None:
 def test_progress_lines_where_there_is_no_terminal(src: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     with Lines(console, every=0) as lines:
-        streamconv.merge(src, tmp_path / "a", on_event=lines, max_shard_size=700)
+        streamconv.merge(src, tmp_path / "a", on_event=lines, max_shard_size=300)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue().splitlines()
     assert len(shown) > 2

@@ -30,6 +30,7 @@ ORDER = (
     "recognise",
     "target",
     "steps",
+    "shards",
     "memory",
     "plan",
     "manifest",

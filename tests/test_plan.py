@@ -26,8 +26,9 @@ from streamconv import parse_layers
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
 from streamconv.memory import STAGING_BYTES, Limits, Memory, fit_memory
-from streamconv.plan import PIECE_BYTES, Plan, Segment, make_plan
+from streamconv.plan import PIECE_BYTES, Piece, Plan, make_plan
 from streamconv.recognise import recognise
+from streamconv.shards import Frame, Part, Segment, Shard
 from streamconv.steps import Step
 from streamconv.target import resolve_target
 
@@ -279,24 +280,32 @@ def test_layers_of_which_one_has_biases() -> None:
 # --- pieces ------------------------------------------------------------------------------------
 
 
+def header_bytes(shard: Shard) -> int:
+    return shard.nbytes - shard.data_bytes
+
+
+def segments_of(piece: Piece) -> list[Segment]:
+    return [part for part in piece.parts if isinstance(part, Segment)]
+
+
 def check_pieces(plan: Plan) -> None:
     """Pieces tile every shard, header first, and their segments the steps, in order."""
     by_shard = {k: list(group) for k, group in itertools.groupby(plan.pieces(), lambda p: p.shard)}
     assert list(by_shard) == list(range(len(plan.shards)))
     for number, shard in enumerate(plan.shards):
-        header, *pieces = by_shard[number]
-        assert (header.offset, header.nbytes, header.segments) == (0, shard.header_bytes, ())
-        position = shard.header_bytes
-        segments: list[Segment] = []
-        for piece in pieces:
+        position = 0
+        parts: list[Part] = []
+        for piece in by_shard[number]:
             assert piece.offset == position
-            assert piece.segments
-            assert piece.nbytes == sum(part.end - part.begin for part in piece.segments) > 0
+            assert piece.nbytes == sum(part.nbytes for part in piece.parts) > 0
             position += piece.nbytes
-            segments += piece.segments
+            parts += piece.parts
         assert position == shard.nbytes
+        assert parts[0] == Frame(0, header_bytes(shard))
+        segments = parts[1:]
         place = 0
         for segment in segments:
+            assert isinstance(segment, Segment)
             assert segment.step in shard.steps
             assert segment.step.offset + segment.unit * segment.step.how.unit_bytes == (
                 place - segment.begin
@@ -328,12 +337,14 @@ def test_pieces_of_true_size(source: str, target: str, max_shard_bytes: int) -> 
     )
     check_pieces(plan)
     an_expert = 3 * 768 * 2048 * 2
-    pieces = [piece for piece in plan.pieces() if piece.segments]
+    pieces = list(plan.pieces())
     assert len(pieces) > 2 * 12 // 2
     assert all(piece.nbytes < PIECE_BYTES + an_expert for piece in pieces)
     for piece, after in itertools.pairwise(pieces):
-        first, last = after.segments[0], piece.segments[-1]
+        first, last = after.parts[0], piece.parts[-1]
         if piece.shard == after.shard:
+            assert isinstance(first, Segment)
+            assert isinstance(last, Segment)
             assert piece.nbytes >= PIECE_BYTES
             assert first.begin % PIECE_BYTES == 0
             assert first.step.expert is None or first.begin == 0
@@ -351,7 +362,7 @@ def test_experts_larger_than_a_piece(target: str) -> None:
     begins = {
         segment.begin
         for piece in plan.pieces()
-        for segment in piece.segments
+        for segment in segments_of(piece)
         if segment.step.name.endswith("gate_up_proj")
     }
     assert begins == ({0} if target != "fused" else set(range(0, unit, PIECE_BYTES)))
@@ -365,7 +376,7 @@ def test_the_tensors_of_an_expert_are_one_piece() -> None:
     plan = planned(model(**sizes, layout="fused"), "per-expert")
     holder: dict[Any, set[int]] = {}
     for number, piece in enumerate(plan.pieces()):
-        for segment in piece.segments:
+        for segment in segments_of(piece):
             if segment.step.expert is not None:
                 holder.setdefault(segment.step.expert, set()).add(number)
     assert sorted(holder) == list(range(11))
@@ -440,14 +451,14 @@ def test_order_and_alignment(drawn: Mapping[str, Any]) -> None:
     keys = [[by_numbers(step.name) for step in shard.steps] for shard in cut]
     assert all(max(before) < min(after) for before, after in itertools.pairwise(keys))
     for shard in plan.shards:
-        assert shard.header_bytes % 4096 == 0
+        assert header_bytes(shard) % 4096 == 0
         assert shard.data_bytes == sum(step.nbytes for step in shard.steps)
         order = [(-BITS[step.dtype], by_numbers(step.name)) for step in shard.steps]
         assert order == sorted(order)
         position = 0
         for step in shard.steps:
             assert step.offset == position
-            assert (shard.header_bytes + step.offset) % max(BITS[step.dtype] // 8, 1) == 0
+            assert (header_bytes(shard) + step.offset) % max(BITS[step.dtype] // 8, 1) == 0
             position += step.nbytes
 
 
@@ -456,9 +467,9 @@ def test_order_and_alignment(drawn: Mapping[str, Any]) -> None:
 def test_headers_are_as_long_as_planned(drawn: Mapping[str, Any]) -> None:
     """And say of every tensor where it is, and of the file what is in it."""
     plan = plan_from(drawn)
-    for number, shard in enumerate(plan.shards):
-        raw = plan.header(number)
-        assert len(raw) == shard.header_bytes
+    for shard in plan.shards:
+        raw = plan.format.frame(shard, 0)
+        assert len(raw) == header_bytes(shard)
         assert int.from_bytes(raw[:8], "little") == len(raw) - 8
         fields = json.loads(raw[8:])
         metadata = fields.pop("__metadata__")
@@ -724,7 +735,7 @@ def test_a_plan_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, name, touched)
     plan = planned(model(layers=3), "fused-transposed", max_shard_bytes=1000)
     pieces = list(plan.pieces())
-    headers = [plan.header(number) for number in range(len(plan.shards))]
+    headers = [plan.format.frame(shard, 0) for shard in plan.shards]
     monkeypatch.undo()
     assert len(headers) > 1
-    assert len(pieces) > len(headers)
+    assert len(pieces) >= len(headers)

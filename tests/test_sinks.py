@@ -26,9 +26,10 @@ from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.families import HUB_NAMES
 from streamconv.files import PAGE, Files, LinuxFiles, aligned_buffer, page_ceil
 from streamconv.memory import Memory
-from streamconv.plan import Plan, Shard
+from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.records import Record
+from streamconv.shards import Safetensors, Shard
 from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder
 from streamconv.sinks.shard import OpenShard
 from streamconv.sinks.staging import Staging
@@ -336,15 +337,17 @@ def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
 def plan_of(sizes: list[int], location: Path) -> Plan:
     """A plan of shards of these sizes, and nothing else."""
     shards = [
-        Shard(f"model-{k:05d}-of-{len(sizes):05d}.safetensors", (), 0, size)
+        Shard(f"model-{k:05d}-of-{len(sizes):05d}.safetensors", (), size, size)
         for k, size in enumerate(sizes, start=1)
     ]
+    record = Record("hub", None, {})
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
         source=Recognised(None, "", HUB_NAMES, None, (), {}),
         target=Target("hub", "", HUB_NAMES, {}, None),
+        format=Safetensors(record),
         shards=tuple(shards),
-        record=Record("hub", None, {}),
+        record=record,
         max_shard_bytes=max(sizes),
         memory=Memory(0, 1, 0, PAGE, 0, None),
     )

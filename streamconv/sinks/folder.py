@@ -17,7 +17,8 @@ from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
 from streamconv.files import Files, system_files
 from streamconv.host import free_disk
 from streamconv.manifest import INDEX, build_index, build_manifest
-from streamconv.plan import Plan, Shard
+from streamconv.plan import Plan
+from streamconv.shards import Shard
 from streamconv.sinks.shard import OpenShard
 from streamconv.sources import Source
 from streamconv.units import show_size

@@ -1,0 +1,148 @@
+"""Output files: which tensors each of them holds, and what stands around their bytes. Pure.
+
+A shard is a sequence of parts in the order of the file: frames, which belong to the file format,
+and segments, which are tensors' bytes. A format says how steps are cut into shards and which
+parts a shard has; nothing right of it knows one format from another.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from streamconv.checkpoint import natural_key
+from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
+from streamconv.records import METADATA_KEY, Record
+from streamconv.steps import Step
+
+FILENAME_PATTERN = "model{suffix}.safetensors"
+DATA_ALIGNMENT = 4096
+"""Where a shard's data begins, in bytes: on a page, so that experts can be written directly."""
+SEGMENT_BYTES = 8 * 2**20
+"""A copy is cut into segments of this size; what is rearranged comes in whole units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Bytes of the file format itself, such as a header."""
+
+    number: int
+    """Which of the shard's frames this is."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes `begin` to `end` of one unit of a step."""
+
+    step: Step
+    unit: int
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+Part = Frame | Segment
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One output file."""
+
+    name: str
+    """Path below the output folder, with slashes."""
+    steps: tuple[Step, ...]
+    """In the order of their bytes."""
+    nbytes: int
+    """Size of the file."""
+    data_bytes: int
+    """Bytes of the tensors in it."""
+
+
+class ShardFormat(Protocol):
+    """A file format that tensors are written in."""
+
+    @property
+    def name(self) -> str:
+        """What `--format` calls it."""
+
+    def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
+        """Steps laid out in files of at most `max_shard_bytes` of data, each at its offset."""
+
+    def parts(self, shard: Shard) -> Iterator[Part]:
+        """What the file consists of, without gaps, in order."""
+
+    def frame(self, shard: Shard, number: int) -> bytes:
+        """The bytes of one of the shard's frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Safetensors:
+    """Shards as on the hub, cut by its own rules; the only frame is the header."""
+
+    record: Record
+    """What each shard's metadata says of the layouts in it."""
+
+    @property
+    def name(self) -> str:
+        return "safetensors"
+
+    def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
+        """In natural order of names; inside a shard by the alignment that the dtypes ask for."""
+        from huggingface_hub import split_state_dict_into_shards_factory
+
+        by_name = {step.name: step for step in sorted(steps, key=lambda s: natural_key(s.name))}
+        split = split_state_dict_into_shards_factory(
+            by_name,
+            get_storage_size=lambda step: step.nbytes,
+            filename_pattern=FILENAME_PATTERN,
+            max_shard_size=max_shard_bytes,
+        )
+        for file, names in split.filename_to_tensors.items():
+            widest_first = sorted((by_name[name] for name in names), key=lambda s: -_alignment(s))
+            placed = tuple(at_offsets(widest_first))
+            data_bytes = sum(step.nbytes for step in placed)
+            yield Shard(file, placed, len(self._header(placed)) + data_bytes, data_bytes)
+
+    def parts(self, shard: Shard) -> Iterator[Part]:
+        yield Frame(0, shard.nbytes - shard.data_bytes)
+        for step in shard.steps:
+            yield from segments(step)
+
+    def frame(self, shard: Shard, number: int) -> bytes:
+        return self._header(shard.steps)
+
+    def _header(self, steps: Iterable[Step]) -> bytes:
+        entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
+        metadata = {"format": "pt", METADATA_KEY: json.dumps(self.record.to_json(), sort_keys=True)}
+        return build_header(entries, metadata, DATA_ALIGNMENT)
+
+
+def _alignment(step: Step) -> int:
+    """Bits on a multiple of which an element wants to lie; sub-byte dtypes come last."""
+    return DTYPE_BITS[step.dtype]
+
+
+def at_offsets(steps: Iterable[Step]) -> Iterator[Step]:
+    """The steps one behind the other, each with its offset in the shard's data."""
+    offset = 0
+    for step in steps:
+        yield replace(step, offset=offset)
+        offset += step.nbytes
+
+
+def segments(step: Step) -> Iterator[Segment]:
+    """A step's whole units, but for copies, which are cut wherever a piece may be full."""
+    for unit in range(step.how.units):
+        yield from unit_segments(step, unit)
+
+
+def unit_segments(step: Step, unit: int) -> Iterator[Segment]:
+    """One unit of a step: whole, or a copy cut into segments."""
+    size = step.how.unit_bytes
+    cut = SEGMENT_BYTES if step.how.is_copy else max(size, 1)
+    for begin in range(0, size, cut):
+        yield Segment(step, unit, begin, min(begin + cut, size))
