@@ -35,6 +35,7 @@ from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
+from streamconv.sources.opening import open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_size
 
@@ -176,9 +177,7 @@ def parse_layers(text: str) -> range:
 
 @contextmanager
 def _opened(src: Location) -> Iterator[Source]:
-    from streamconv.sources.local import open_folder
-
-    source = open_folder(str(src))
+    source = open_source(str(src))
     try:
         yield source
     finally:

@@ -1,21 +1,23 @@
 """Runs a plan. Decides nothing: what, where and with how much memory stands in the plan."""
 
+import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
 from streamconv.axes import Rearrangement
+from streamconv.checkpoint import TensorInfo
 from streamconv.files import aligned_buffer
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
-from streamconv.shards import Frame, Segment
+from streamconv.shards import Frame, Part, Segment
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
-from streamconv.sources import Source
+from streamconv.sources import Read, Source
 from streamconv.steps import Step
 
 
@@ -120,13 +122,15 @@ class _Worker:
         staging.begin(
             piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
         )
-        for part in piece.parts:
-            if isinstance(part, Frame):
-                self._put(memoryview(self._plan.frame(piece, part)), digest)
-            elif part.step.how.is_copy:
-                self._copy(part, digest)
-            else:
-                self._rearrange(part.step, part.unit, digest)
+        for is_copy, parts in itertools.groupby(piece.parts, _is_copy):
+            if is_copy:
+                self._copy([part for part in parts if isinstance(part, Segment)], digest)
+                continue
+            for part in parts:
+                if isinstance(part, Frame):
+                    self._put(memoryview(self._plan.frame(piece, part)), digest)
+                else:
+                    self._rearrange(part.step, part.unit, digest)
         staging.end()
         return digest.hexdigest()
 
@@ -142,19 +146,26 @@ class _Worker:
             self._staging.commit(room)
             data = data[len(room) :]
 
-    def _copy(self, segment: Segment, digest: xxh3_128) -> None:
-        """Bytes that keep their order go from the source straight into staging."""
-        how = segment.step.how
-        position = segment.begin
-        reads = how.reads(segment.unit)
-        while position < segment.end:
-            number, within = divmod(position, how.run)
-            which, offset = reads[number]
-            room = self._staging.room(min(how.run - within, segment.end - position))
-            self._source.read_into(segment.step.inputs[which], offset + within, room)
-            digest.update(room)
-            self._staging.commit(room)
-            position += len(room)
+    def _copy(self, segments: Sequence[Segment], digest: xxh3_128) -> None:
+        """Bytes that keep their order go from the source straight into staging, a room at once."""
+        left = sum(segment.nbytes for segment in segments)
+        reads: list[Read] = []
+        room = free = memoryview(b"")
+        for info, start, end in itertools.chain.from_iterable(map(_runs, segments)):
+            position = start
+            while position < end:
+                if not free:
+                    room = free = self._staging.room(left)
+                buffer = free[: end - position]
+                reads.append(Read(info, position, buffer))
+                position += len(buffer)
+                left -= len(buffer)
+                free = free[len(buffer) :]
+                if not free:
+                    self._source.read(reads)
+                    digest.update(room)
+                    self._staging.commit(room)
+                    reads.clear()
 
     def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
         self._gather(step, step.how, unit)
@@ -174,8 +185,27 @@ class _Worker:
         if wanted == self._holds:
             return
         self._holds = None
-        for number, (info, offset) in enumerate(reads):
-            self._source.read_into(
-                info, offset, self._buffer[number * how.run : (number + 1) * how.run]
-            )
+        self._source.read(
+            [
+                Read(info, offset, self._buffer[number * how.run : (number + 1) * how.run])
+                for number, (info, offset) in enumerate(reads)
+            ]
+        )
         self._holds = wanted
+
+
+def _is_copy(part: Part) -> bool:
+    return isinstance(part, Segment) and part.step.how.is_copy
+
+
+def _runs(segment: Segment) -> Iterator[tuple[TensorInfo, int, int]]:
+    """What a segment is copied from, in order: a tensor, and begin and end in its bytes."""
+    how = segment.step.how
+    reads = how.reads(segment.unit)
+    position = segment.begin
+    while position < segment.end:
+        number, within = divmod(position, how.run)
+        which, offset = reads[number]
+        nbytes = min(how.run - within, segment.end - position)
+        yield segment.step.inputs[which], offset + within, offset + within + nbytes
+        position += nbytes

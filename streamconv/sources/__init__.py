@@ -1,8 +1,19 @@
 """Where checkpoints come from. A source is opened into a Checkpoint and then read by offset."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A tensor's bytes from `start`, as many as `buffer` has room for."""
+
+    info: TensorInfo
+    start: int
+    buffer: memoryview
 
 
 class Source(Protocol):
@@ -12,8 +23,8 @@ class Source(Protocol):
     def checkpoint(self) -> Checkpoint:
         """The checkpoint as its headers describe it."""
 
-    def read_into(self, info: TensorInfo, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the tensor's bytes from `start`.
+    def read(self, reads: Sequence[Read]) -> None:
+        """Fill the buffers. Reads of one batch may be done in any order, and neighbours at once.
 
         Raises IOFailed where reading fails, BadCheckpoint where the source has changed.
         """

@@ -7,7 +7,7 @@ no path leads out of the folder, but for the links of the hub's own cache.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from streamconv.formats.safetensors import (
     parse_json,
 )
 from streamconv.records import Record, read_record, record_in_metadata
+from streamconv.sources import Read
 from streamconv.sources.others import other_files
 from streamconv.sources.paths import SHARD_SUFFIX, is_plain, resolve_file
 
@@ -47,7 +48,11 @@ class LocalSource:
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def read_into(self, info: TensorInfo, start: int, buffer: memoryview) -> None:
+    def read(self, reads: Sequence[Read]) -> None:
+        for read in reads:
+            self._read(read.info, read.start, read.buffer)
+
+    def _read(self, info: TensorInfo, start: int, buffer: memoryview) -> None:
         try:
             fd = self._descriptor(info.file)
             count = self._files.read_into(fd, buffer, info.offset + start)
