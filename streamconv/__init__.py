@@ -19,6 +19,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from streamconv.chunks import Dcp
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -30,10 +31,14 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
+from streamconv.families import HUB_NAMES
 from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
+from streamconv.keys import Prefixes, Preset, find_preset
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
+from streamconv.records import Record
+from streamconv.shards import Safetensors, ShardFormat
 from streamconv.sources import Source
 from streamconv.sources.opening import open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
@@ -82,6 +87,13 @@ class Options(TypedDict, total=False):
     """Workers."""
     layers: str | None
     """Only these layers, as `0:2`, and what belongs to no layer."""
+    format: str | None
+    """What the output is written in: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
+    preset: str | None
+    """A training framework whose DCP is read or written, such as `mindspeed`."""
+    hf_prefix: str | None
+    """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
+    dcp_prefix: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +214,36 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
             allowed=parse_size(max_memory) if max_memory else default_max_memory(),
         ),
         layers=parse_layers(layers) if layers else None,
+        written=_written(source, to, options),
     )
+
+
+def _written(source: Source, to: str | None, options: Options) -> Callable[[Record], ShardFormat]:
+    """The format of the output; a preset means DCP unless the target is the hub's layout."""
+    preset = _preset(options)
+    name = options.get("format")
+    if name is None:
+        name = "dcp" if preset and to not in (PER_EXPERT, HUB_NAMES.name) else "safetensors"
+    if name == "safetensors":
+        return Safetensors
+    if name != "dcp":
+        raise UsageError(f"there is no format called {name!r}", "the formats are safetensors, dcp")
+    prefixes = _prefixes(options) or Prefixes()
+    return lambda _: Dcp(prefixes, preset, source.checkpoint.config)
+
+
+def _preset(options: Options) -> Preset | None:
+    name = options.get("preset")
+    return find_preset(name) if name else None
+
+
+def _prefixes(options: Options) -> Prefixes | None:
+    """What the user says of keys; None where nothing is said."""
+    preset = _preset(options)
+    hf, dcp = options.get("hf_prefix"), options.get("dcp_prefix")
+    if hf is None and dcp is None and preset is None:
+        return None
+    return Prefixes(hf or "", (preset.dcp_prefix if preset else "") if dcp is None else dcp)
 
 
 def _base_memory() -> int:
@@ -223,7 +264,9 @@ def _run(
     from streamconv.sinks.folder import CheckpointFolder
 
     begin = time.monotonic()
-    sink = CheckpointFolder(Path(dst), overwrite=overwrite)
+    preset = _preset(options)
+    modes = (preset.folder_mode, preset.file_mode) if preset else None
+    sink = CheckpointFolder(Path(dst), overwrite=overwrite, modes=modes)
     with _opened(src) as source:
         planned = _plan(source, to, options)
         for event in execute(planned, source, sink):

@@ -4,14 +4,12 @@ No times and no paths: the same conversion gives the same bytes wherever and how
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamconv.checkpoint import INDEX_SUFFIX
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1
-INDEX = f"model{INDEX_SUFFIX}"
 DIGEST = "xxh3-128"
 
 
@@ -33,17 +31,21 @@ def fingerprint(plan: Plan) -> str:
     return str(xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode()))
 
 
-def build_index(plan: Plan) -> bytes | None:
-    """The index of the output's shards, or None where there is one shard and so no index."""
-    if len(plan.shards) == 1:
-        return None
-    weight_map = {step.name: shard.name for shard in plan.shards for step in shard.steps}
-    return _json(
-        {
-            "metadata": {"total_size": plan.data_bytes},
-            "weight_map": dict(sorted(weight_map.items())),
-        }
-    )
+def closing_files(
+    plan: Plan, digests: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
+) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of what is written when all else is durable, in order.
+
+    `digests` are those of each shard's pieces, in order; `files` are the size in bytes and the
+    digest of each file that was copied.
+    """
+    from xxhash import xxh3_128_hexdigest
+
+    def manifest(described: Mapping[str, bytes]) -> bytes:
+        listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in described.items()}
+        return build_manifest(plan, digests, {**files, **listed})
+
+    return plan.format.closing_files(plan.shards, manifest)
 
 
 def build_manifest(

@@ -5,8 +5,8 @@ first byte is read. A piece is a contiguous run of a shard, cut at expert bounda
 depending on how many workers there are: the unit of work and of digests.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,7 +55,13 @@ class Plan:
     @cached_property
     def copied(self) -> tuple[OtherFile, ...]:
         """The other files that travel along."""
-        return tuple(other for other in self.checkpoint.others if not other.left_behind)
+        return tuple(other for other in self.others if not other.left_behind)
+
+    @cached_property
+    def others(self) -> tuple[OtherFile, ...]:
+        """The source's other files, with why those that do not travel along stay."""
+        why = self.format.leaves_behind
+        return tuple(replace(o, left_behind=o.left_behind or why) for o in self.checkpoint.others)
 
     @cached_property
     def write_bytes(self) -> int:
@@ -100,8 +106,9 @@ def make_plan(
     max_shard_bytes: int,
     limits: Limits,
     layers: range | None = None,
+    written: Callable[[Record], ShardFormat] = Safetensors,
 ) -> Plan:
-    """The plan that turns `checkpoint` into `target`.
+    """The plan that turns `checkpoint` into `target`, in files of the format `written`.
 
     `layers` keeps only these layers and what belongs to no layer. Raises PlanRefused where the
     checkpoint has no experts, two tensors would get one name, or memory does not suffice.
@@ -115,14 +122,15 @@ def make_plan(
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.how.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
-    written = Safetensors(record)
-    shards = tuple(written.shards(steps, max_shard_bytes))
-    _check_files(checkpoint, shards)
+    file_format = written(record)
+    shards = tuple(file_format.shards(steps, max_shard_bytes))
+    if not file_format.leaves_behind:
+        _check_files(checkpoint, shards)
     return Plan(
         checkpoint=checkpoint,
         source=source,
         target=target,
-        format=written,
+        format=file_format,
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,

@@ -138,6 +138,7 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
         "asked": target.asked,
         "why": target.why,
         "form": target.form,
+        "format": plan.format.name,
         "layers": plan.record.layers,
         "stacks": {
             f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
@@ -149,8 +150,13 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
             for stack in plan.source.stacks
             if target.rows[stack.pattern] == stack.row
         ],
-        "left_behind": [_file_fields(o) for o in plan.checkpoint.others if o.left_behind],
+        "left_behind": [_file_fields(o) for o in plan.others if o.left_behind],
     }
+
+
+def written(plan: Plan) -> str:
+    """The format of the output's files, and what it makes of names."""
+    return ", ".join([plan.format.name, *plan.format.facts])
 
 
 def renames(plan: Plan) -> list[str]:

@@ -6,15 +6,16 @@ parts a shard has; nothing right of it knows one format from another.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamconv.checkpoint import natural_key
+from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.records import METADATA_KEY, Record
 from streamconv.steps import Step
 
+INDEX = f"model{INDEX_SUFFIX}"
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
 """Where a shard's data begins, in bytes: on a page, so that experts can be written directly."""
@@ -69,6 +70,14 @@ class ShardFormat(Protocol):
     def name(self) -> str:
         """What `--format` calls it."""
 
+    @property
+    def leaves_behind(self) -> str:
+        """Why the other files of a checkpoint do not travel along; empty where they do."""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What else makes one output of this format differ from another."""
+
     def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
         """Steps laid out in files of at most `max_shard_bytes` of data, each at its offset."""
 
@@ -78,6 +87,14 @@ class ShardFormat(Protocol):
     def frame(self, shard: Shard, number: int) -> bytes:
         """The bytes of one of the shard's frames."""
 
+    def closing_files(
+        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of what is written last, in order.
+
+        `manifest` makes the manifest of an output that also has the files it is given.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Safetensors:
@@ -85,10 +102,9 @@ class Safetensors:
 
     record: Record
     """What each shard's metadata says of the layouts in it."""
-
-    @property
-    def name(self) -> str:
-        return "safetensors"
+    name: str = "safetensors"
+    leaves_behind: str = ""
+    facts: tuple[str, ...] = ()
 
     def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
         """In natural order of names; inside a shard by the alignment that the dtypes ask for."""
@@ -115,10 +131,28 @@ class Safetensors:
     def frame(self, shard: Shard, number: int) -> bytes:
         return self._header(shard.steps)
 
+    def closing_files(
+        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
+    ) -> Iterator[tuple[str, bytes]]:
+        """The index, which a single shard does not have, and the manifest."""
+        described = {} if len(shards) == 1 else {INDEX: build_index(shards)}
+        yield from described.items()
+        yield MANIFEST, manifest(described)
+
     def _header(self, steps: Iterable[Step]) -> bytes:
         entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
         metadata = {"format": "pt", METADATA_KEY: json.dumps(self.record.to_json(), sort_keys=True)}
         return build_header(entries, metadata, DATA_ALIGNMENT)
+
+
+def build_index(shards: Sequence[Shard]) -> bytes:
+    """The index of safetensors shards, as the hub has it."""
+    weight_map = {step.name: shard.name for shard in shards for step in shard.steps}
+    index = {
+        "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    return (json.dumps(index, indent=2) + "\n").encode("ascii")
 
 
 def _alignment(step: Step) -> int:

@@ -12,7 +12,7 @@ from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
-from streamconv.report import inspection_fields, renamed, renames, stack_fields, why
+from streamconv.report import inspection_fields, renamed, renames, stack_fields, why, written
 from streamconv.steps import Step
 from streamconv.units import show_duration, show_size
 
@@ -49,6 +49,7 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
     facts = _facts()
     facts.add_row("from", f"{quoted(source.location)}: {_form(plan.source)}")
     facts.add_row("to", why(plan.target))
+    facts.add_row("format", written(plan))
     if plan.record.layers:
         facts.add_row("partial", f"only layers {plan.record.layers} and what belongs to no layer")
     read = sum(i.nbytes for i in _inputs(step for s in plan.shards for step in s.steps))
@@ -68,8 +69,8 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
     if same:
         kept = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
         facts.add_row("left as it is", kept)
-    facts.add_row("other files", _files(source.others))
-    for other in source.others:
+    facts.add_row("other files", _files(plan.others))
+    for other in plan.others:
         if other.left_behind:
             facts.add_row("left behind", f"{quoted(other.name)}: {other.left_behind}")
     stacks, layers = _stacks(plan.source, plan), _layers(plan, verbose)

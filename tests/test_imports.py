@@ -31,6 +31,8 @@ ORDER = (
     "target",
     "steps",
     "shards",
+    "keys",
+    "chunks",
     "memory",
     "plan",
     "manifest",

@@ -35,6 +35,16 @@ json_option = option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout; everything else on stderr."
 )
 
+_DCP: tuple[Callable[[Any], Any], ...] = (
+    option(
+        "--preset",
+        metavar="NAME",
+        help="Read or write DCP as this training framework has it: mindspeed.",
+    ),
+    option("--hf-prefix", metavar="A", help="Names that begin with A ...  [default: any]"),
+    option("--dcp-prefix", metavar="B", help="... begin with B in a DCP.  [default: nothing]"),
+)
+
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing."),
     json_option,
@@ -53,6 +63,12 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     ),
     option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Workers.  [default: 2]"),
     option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
+    option(
+        "--format",
+        type=click.Choice(["safetensors", "dcp"]),
+        help="Write this: dcp is for torch.distributed.checkpoint.  [default: safetensors]",
+    ),
+    *_DCP,
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from streamconv.checkpoint import MANIFEST
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
 from streamconv.files import Files, system_files
 from streamconv.host import free_disk
-from streamconv.manifest import INDEX, build_index, build_manifest
+from streamconv.manifest import closing_files
 from streamconv.plan import Plan
 from streamconv.shards import Shard
 from streamconv.sinks.shard import OpenShard
@@ -31,15 +30,24 @@ SPARE_SHARE = 0.01
 
 
 class CheckpointFolder:
-    """The folder at `place`."""
+    """The folder at `place`.
+
+    `modes` are the permissions of its folders and files, where the umask's are not wanted.
+    """
 
     def __init__(
-        self, place: str | Path, *, overwrite: bool = False, files: Files | None = None
+        self,
+        place: str | Path,
+        *,
+        overwrite: bool = False,
+        modes: tuple[int, int] | None = None,
+        files: Files | None = None,
     ) -> None:
         self.place = Path(os.path.abspath(place))
         self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
         self._replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
         self._overwrite = overwrite
+        self._modes = modes
         self._files = files or system_files()
         self._lock = threading.Lock()
         self._plan: Plan | None = None
@@ -117,7 +125,9 @@ class CheckpointFolder:
         if number in self._failed:
             raise self._failed[number]
         try:
-            fd = self._files.create(self.partial / planned.name, planned.nbytes)
+            path = self.partial / planned.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = self._files.create(path, planned.nbytes)
         except OSError as error:
             self._failed[number] = error
             raise
@@ -126,17 +136,27 @@ class CheckpointFolder:
     def commit(self, source: Source, digests: Sequence[Sequence[str]]) -> None:
         assert self._plan is not None, "prepare comes first"
         files = self._copy_others(source, self._plan)
-        index = build_index(self._plan)
-        if index is not None:
-            files[INDEX] = self._write_file(INDEX, index)
-        self._write_file(MANIFEST, build_manifest(self._plan, digests, files))
+        for name, content in closing_files(self._plan, digests, files):
+            with _explained(self.partial / name):
+                self._files.write_file(self.partial / name, content)
         with _explained(self.place):
+            self._set_modes()
             for folder, _, _ in os.walk(self.partial):
                 self._files.sync_folder(Path(folder))
             self._take_place()
             self._files.sync_folder(self.place.parent)
             if self._replaced.exists():
                 shutil.rmtree(self._replaced)
+
+    def _set_modes(self) -> None:
+        """Give folders and files the permissions that were asked for, instead of the umask's."""
+        if self._modes is None:
+            return
+        of_folders, of_files = self._modes
+        for folder, _, names in os.walk(self.partial):
+            Path(folder).chmod(of_folders)
+            for name in names:
+                Path(folder, name).chmod(of_files)
 
     def _take_place(self) -> None:
         """Move the result to its place; what was there is put back where that fails."""
@@ -179,13 +199,6 @@ class CheckpointFolder:
                     os.fsync(file.fileno())
             copied[other.name] = (size, digest.hexdigest())
         return copied
-
-    def _write_file(self, name: str, content: bytes) -> tuple[int, str]:
-        from xxhash import xxh3_128_hexdigest
-
-        with _explained(self.partial / name):
-            self._files.write_file(self.partial / name, content)
-        return len(content), xxh3_128_hexdigest(content)
 
 
 @contextmanager
