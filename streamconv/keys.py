@@ -1,4 +1,4 @@
-"""Names as keys of a torch.distributed.checkpoint, and what training frameworks want there. Pure."""
+"""Names as keys of a torch.distributed.checkpoint, and what training frameworks want. Pure."""
 
 import functools
 from collections.abc import Mapping

@@ -1,0 +1,76 @@
+"""What each rank of a process group does with torch.distributed.checkpoint, by torch alone.
+
+    python -m torch.distributed.run --nproc-per-node 2 tests/dcp_ranks.py load FOLDER EXPECTED
+    python -m torch.distributed.run --nproc-per-node 2 tests/dcp_ranks.py save FOLDER TENSORS
+
+`load` reads every tensor of EXPECTED (a safetensors file) from a DCP, sharded on the first axis,
+on the last, replicated, and as parameters under FSDP2, and compares bytes. `save` writes the
+tensors of TENSORS as a training run of several ranks would, each sharded in another way.
+"""
+
+import itertools
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+
+warnings.simplefilter("ignore")
+
+Tensors = dict[str, torch.Tensor]
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def placed(tensor: torch.Tensor, mesh: DeviceMesh, placement: Placement) -> DTensor:
+    """Sharded as asked where it has that axis."""
+    fits = not isinstance(placement, Shard) or tensor.dim() > placement.dim
+    return distribute_tensor(tensor, mesh, [placement if fits else Replicate()])
+
+
+def check(name: str, found: DTensor, expected: torch.Tensor) -> None:
+    own = distribute_tensor(expected, found.device_mesh, found.placements).to_local()
+    assert torch.equal(bits(found.to_local()), bits(own)), f"{name} as {found.placements}"
+
+
+def load(folder: str, expected: Tensors, mesh: DeviceMesh) -> None:
+    for placement in (Shard(0), Shard(1), Shard(2), Replicate()):
+        state = {k: placed(torch.zeros_like(v), mesh, placement) for k, v in expected.items()}
+        dcp.load(state, checkpoint_id=folder)
+        for name, tensor in state.items():
+            check(name, tensor, expected[name])
+    model = torch.nn.ParameterDict(
+        {name.replace(".", "/"): torch.zeros_like(v) for name, v in expected.items()}
+    )
+    model.requires_grad_(False)
+    fully_shard(model, mesh=mesh)
+    sharded = {name.replace("/", "."): tensor for name, tensor in model.state_dict().items()}
+    assert any(isinstance(tensor, DTensor) for tensor in sharded.values())
+    dcp.load(sharded, checkpoint_id=folder)
+    for name, tensor in sharded.items():
+        check(name, tensor, expected[name])
+
+
+def save(folder: str, tensors: Tensors, mesh: DeviceMesh) -> None:
+    ways = itertools.cycle([Shard(0), Shard(1), Replicate(), Shard(2), None])
+    model = {
+        name: tensor if way is None else placed(tensor, mesh, way)
+        for (name, tensor), way in zip(tensors.items(), ways, strict=False)
+    }
+    optimizer = {"state": {name: {"step": torch.zeros(())} for name in model}, "lr": 0.1}
+    state = {"model": model, "optimizer": optimizer, "iteration": 7}
+    dcp.save(state, checkpoint_id=folder)
+
+
+if __name__ == "__main__":
+    what, folder, file = sys.argv[1:]
+    dist.init_process_group("gloo")
+    {"load": load, "save": save}[what](folder, load_file(file), init_device_mesh("cpu", (2,)))
+    dist.destroy_process_group()
