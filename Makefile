@@ -34,6 +34,7 @@ demo: setup ## show the main job on a small checkpoint that transformers writes
 
 bench: setup ## measure speed and memory side by side with cp and the whole-model way
 	$(RUN) scripts/bench.py
+	$(RUN) scripts/bench_layouts.py
 
 pictures: setup ## make the pictures in the README anew
 	$(RUN) scripts/pictures.py

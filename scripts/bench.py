@@ -134,10 +134,10 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def settle(work: Path, need: int, source: Path | None = None) -> None:
+def settle(work: Path, need: int, source: Path | None = None, pause: float = PAUSE) -> None:
     """Of the work folder, have only the source in the page cache; then touch `need` bytes."""
     others = [path for path in work.iterdir() if path != source]
-    time.sleep(PAUSE)
+    time.sleep(pause)
     run(sys.executable, "-c", SETTLE, str(need), source or "", *others)
 
 

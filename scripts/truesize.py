@@ -2,9 +2,9 @@
 
 The models stand in truesize.toml, each drawn as a tree: a line that ends in a dot opens a module,
 any other line is a tensor with its shape (and its dtype where it is not BF16; `+bias` adds a bias
-as long as the first dimension). `{0-127}` counts, `{gate,up}` lists, and `<0-47>` counts the layers
-of the main decoder stack, which `layers` can limit. Lines stand in the order of the modules: the
-order in which the hub's shards were cut.
+as long as the first dimension, `+scale` an F32 scale for each block of 128 x 128). `{0-127}`
+counts, `{gate,up}` lists, and `<0-47>` counts the layers of the main decoder stack, which `layers`
+can limit. Lines stand in the order of the modules: the order in which the hub's shards were cut.
 
 The tables follow the tensor listings of the published checkpoints and come to their totals:
 
@@ -13,6 +13,7 @@ The tables follow the tensor listings of the published checkpoints and come to t
     qwen3-omni-30b-a3b     28,010     35,259,818,545    65.68 GiB
     glm-4.5v               18,106    107,710,933,120   200.63 GiB
     kimi-k2                70,036  1,026,408,235,864  1911.83 GiB
+    deepseek-v3            91,991    684,531,386,000    641.29 GiB
 
 Kimi-K2 is published in fp8, as 139,644 tensors: the table is that listing less its 69,608 scales,
 all in bf16 (there the router's bias is F32). Its `inv_freq` are 56 numbers long, as listed, where
@@ -41,7 +42,9 @@ from typing import Any, BinaryIO, Literal
 Tensor = tuple[str, str, tuple[int, ...]]
 """Name, dtype as safetensors spells it, shape."""
 
-ITEMSIZE = {"BF16": 2, "F32": 4}
+ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
+BLOCK = 128
+"""Rows and columns that share a scale."""
 
 MODELS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
@@ -111,16 +114,17 @@ def _tensors(lines: Sequence[str], prefix: str, layers: float) -> Iterator[Tenso
     for start, end in itertools.pairwise([*starts, len(lines)]):
         pattern, *shape = lines[start].split()
         body = textwrap.dedent("\n".join(lines[start + 1 : end])).splitlines()
-        bias = shape[-1:] == ["+bias"]
-        dtype = shape[-1] if shape[-1:] == ["F32"] else "BF16"
+        dtype = next((word for word in shape if word in ITEMSIZE), "BF16")
         sizes = tuple(int(size) for size in shape if size.isdigit())
         for name in _names(pattern, layers):
             if body:
                 yield from _tensors(body, prefix + name, layers)
                 continue
             yield prefix + name, dtype, sizes
-            if bias:
+            if "+bias" in shape:
                 yield prefix + name.removesuffix("weight") + "bias", dtype, sizes[:1]
+            if "+scale" in shape:
+                yield f"{prefix}{name}_scale_inv", "F32", tuple(-(-n // BLOCK) for n in sizes)
 
 
 def _names(pattern: str, layers: float) -> Iterator[str]:
