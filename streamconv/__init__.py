@@ -1,7 +1,8 @@
 """streamconv: MoE checkpoints from one expert layout to another, streamed.
 
     source = open_source(src)                           headers only: no tensor data is read
-    found = recognise(source.checkpoint)                its family, its expert stacks
+    stored = cast_checkpoint(source.checkpoint, casting) as it will be read
+    found = recognise(stored)                           its family, its expert stacks
     target = resolve_target(found, "fused", why)        a layout for each stack, and names
     plan = make_plan(source.checkpoint, found, target)  every output byte has its place
     for event in execute(plan, source, sink):           bytes are moved, nothing is decided
@@ -19,6 +20,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.chunks import Dcp
 from streamconv.errors import (
     BadCheckpoint,
@@ -94,6 +96,12 @@ class Options(TypedDict, total=False):
     hf_prefix: str | None
     """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
     dcp_prefix: str | None
+    dtype: str | None
+    """`bf16`, `fp16` or `fp32`: what floating tensors become, routers and norms excepted."""
+    cast_all: bool
+    """Whether `dtype` is for routers, their biases and norms as well."""
+    dequantize: str | None
+    """What block-scaled FP8 weights become, their scales used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +205,10 @@ def _opened(src: Location) -> Iterator[Source]:
 
 
 def _plan(source: Source, to: str | None, options: Options) -> Plan:
-    found = recognise(source.checkpoint, options.get("source_layout"))
+    casting = parse_casting(
+        options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
+    )
+    found = recognise(cast_checkpoint(source.checkpoint, casting), options.get("source_layout"))
     asked, why = merge_target(found) if to is None else (to, "as asked")
     max_memory, layers = options.get("max_memory"), options.get("layers")
     jobs = options.get("jobs")
@@ -215,6 +226,7 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
         ),
         layers=parse_layers(layers) if layers else None,
         written=_written(source, to, options),
+        casting=casting,
     )
 
 
@@ -262,6 +274,7 @@ def _run(
 ) -> Result:
     from streamconv.execute import execute
     from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.sources.casting import CastSource
 
     begin = time.monotonic()
     preset = _preset(options)
@@ -269,7 +282,7 @@ def _run(
     sink = CheckpointFolder(Path(dst), overwrite=overwrite, modes=modes)
     with _opened(src) as source:
         planned = _plan(source, to, options)
-        for event in execute(planned, source, sink):
+        for event in execute(planned, CastSource(source), sink):
             if on_event is not None:
                 on_event(event)
     return Result(planned, sink.place, time.monotonic() - begin, peak_bytes())

@@ -24,6 +24,26 @@ class TensorInfo:
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
+    cast: "Cast | None" = None
+    """What it is made from, where `dtype` and `nbytes` are not what is stored."""
+
+    @property
+    def stored(self) -> "tuple[TensorInfo, ...]":
+        """The stored tensors that it is read from."""
+        if self.cast is None:
+            return (self,)
+        return (self.cast.stored, *filter(None, (self.cast.scales,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A tensor whose elements become another dtype's as they are read."""
+
+    stored: TensorInfo
+    scales: TensorInfo | None = None
+    """What each block of its last two dimensions is multiplied with before that."""
+    block: tuple[int, int] = (1, 1)
+    """Rows and columns of a block; the last one of each may be cut short."""
 
 
 @dataclass(frozen=True, slots=True)

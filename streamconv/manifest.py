@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from streamconv.casts import cast_rows
+from streamconv.checkpoint import Cast
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1
@@ -16,8 +18,8 @@ DIGEST = "xxh3-128"
 def fingerprint(plan: Plan) -> str:
     """What two runs have to agree on to be parts of one conversion, as hex digits.
 
-    Source headers and file sizes, target, shard size and format version; never paths, times,
-    jobs or memory.
+    Source headers and file sizes, target, casts, shard size and format version; never paths,
+    times, jobs or memory.
     """
     from xxhash import xxh3_128_hexdigest
 
@@ -26,9 +28,15 @@ def fingerprint(plan: Plan) -> str:
         "source": [[file.name, file.size, file.digest] for file in plan.checkpoint.files],
         "others": [[other.name, other.size] for other in plan.copied],
         "record": plan.record.to_json(),
+        "casts": [[info.name, info.dtype, *_made(info.cast)] for info in plan.inputs if info.cast],
         "max_shard_bytes": plan.max_shard_bytes,
     }
     return str(xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode()))
+
+
+def _made(cast: Cast) -> list[Any]:
+    scales = cast.scales and cast.scales.name
+    return [cast.stored.dtype, scales, cast.block]
 
 
 def closing_files(
@@ -65,6 +73,8 @@ def build_manifest(
             "version": FORMAT_VERSION,
             "fingerprint": fingerprint(plan),
             "record": plan.record.to_json(),
+            "casting": plan.casting.to_json(),
+            "casts": cast_rows(plan.inputs),
             "digest": DIGEST,
             "shards": {
                 shard.name: {"size": shard.nbytes, "pieces": rows}

@@ -1,10 +1,11 @@
 """How much memory a run takes at most, known before it starts. Pure.
 
-    peak = base + slack + jobs * (source buffer + 3 * staging + scratch)
+    peak = base + slack + jobs * (source buffer + 3 * staging + scratch + casts)
 
 where the source buffer holds what has to be in memory to make one unit of the widest step (an
-expert's projections where they are transposed, nothing where bytes keep their order), and
-staging is what waits to be written. Neither depends on the number of layers or experts.
+expert's projections where they are transposed, nothing where bytes keep their order), staging is
+what waits to be written, and casts is what changing a dtype takes. None of them depends on the
+number of layers or experts.
 """
 
 from dataclasses import dataclass
@@ -52,24 +53,26 @@ class Memory:
     peak: int
     allowed: int | None
     """What it is held against; None where nobody says."""
+    casts: int = 0
+    """Of each worker: what casts take."""
 
 
-def _peak(base: int, jobs: int, source_buffer: int, staging: int) -> int:
-    return base + SLACK_BYTES + jobs * (source_buffer + STAGING_BUFFERS * staging + SCRATCH_BYTES)
+def _peak(base: int, jobs: int, worker: int, staging: int) -> int:
+    return base + SLACK_BYTES + jobs * (worker + STAGING_BUFFERS * staging + SCRATCH_BYTES)
 
 
-def fit_memory(limits: Limits, source_buffer: int, widest: str) -> Memory:
+def fit_memory(limits: Limits, source_buffer: int, widest: str, casts: int = 0) -> Memory:
     """The most workers and the largest buffers that stay within `limits`.
 
     Workers are given up before buffers are made so small that every write is a small one.
-    `widest` names the tensor that `source_buffer` is for. Raises PlanRefused where one worker
-    with the smallest buffers is still too much.
+    `widest` names the tensor that `source_buffer` is for; `casts` is what they take of a worker.
+    Raises PlanRefused where one worker with the smallest buffers is still too much.
     """
     options = [(j, staging) for j in range(limits.jobs, 0, -1) for staging in STAGING_BYTES[:2]]
     for jobs, staging in (*options, (1, STAGING_BYTES[-1])):
-        peak = _peak(limits.base, jobs, source_buffer, staging)
+        peak = _peak(limits.base, jobs, source_buffer + casts, staging)
         if limits.allowed is None or peak <= limits.allowed:
-            return Memory(limits.base, jobs, source_buffer, staging, peak, limits.allowed)
+            return Memory(limits.base, jobs, source_buffer, staging, peak, limits.allowed, casts)
     need = (
         f"{quoted(widest)} needs {show_size(source_buffer)} at once and " if source_buffer else ""
     )

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from streamconv.checkpoint import Checkpoint, OtherFile, layer_of
+from streamconv.casts import AS_STORED, Casting, buffer_bytes
+from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo, layer_of
 from streamconv.errors import PlanRefused, quoted
 from streamconv.memory import Limits, Memory, fit_memory
 from streamconv.recognise import Recognised
@@ -39,13 +40,16 @@ class Plan:
     """Everything that is going to happen. Holds no tensor data."""
 
     checkpoint: Checkpoint
+    """As it is stored."""
     source: Recognised
+    """What it is with all casts done."""
     target: Target
     format: ShardFormat
     shards: tuple[Shard, ...]
     record: Record
     max_shard_bytes: int
     memory: Memory
+    casting: Casting = AS_STORED
 
     @cached_property
     def data_bytes(self) -> int:
@@ -88,6 +92,12 @@ class Plan:
                 grouped.setdefault(self.layer(step), []).append(step)
         return dict(sorted(grouped.items(), key=lambda item: (item[0] is None, item[0])))
 
+    @cached_property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Every tensor that something is made from, once."""
+        steps = (step for shard in self.shards for step in shard.steps)
+        return tuple({info.name: info for step in steps for info in step.inputs}.values())
+
     def pieces(self) -> Iterator[Piece]:
         """Every piece, in the order of shards and offsets."""
         for number, shard in enumerate(self.shards):
@@ -107,9 +117,11 @@ def make_plan(
     limits: Limits,
     layers: range | None = None,
     written: Callable[[Record], ShardFormat] = Safetensors,
+    casting: Casting = AS_STORED,
 ) -> Plan:
     """The plan that turns `checkpoint` into `target`, in files of the format `written`.
 
+    `source` is what `checkpoint` is under `casting`.
     `layers` keeps only these layers and what belongs to no layer. Raises PlanRefused where the
     checkpoint has no experts, two tensors would get one name, or memory does not suffice.
     """
@@ -119,6 +131,7 @@ def make_plan(
             "`streamconv inspect` shows what is in there",
         )
     steps = make_steps(source, target, layers)
+    casts = max(buffer_bytes(step.inputs, step.how.inputs) for step in steps)
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.how.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
@@ -134,7 +147,8 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, widest.how.buffer_bytes, widest.name),
+        memory=fit_memory(limits, widest.how.buffer_bytes, widest.name, casts),
+        casting=casting,
     )
 
 

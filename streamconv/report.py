@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from streamconv.casts import cast_rows, notes, spared_rows
 from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.experts import Stack
 from streamconv.plan import Plan
@@ -44,6 +45,7 @@ def plan_fields(plan: Plan, free_disk: int | None) -> dict[str, Any]:
             "jobs": memory.jobs,
             "source_buffer_bytes": memory.source_buffer,
             "staging_buffer_bytes": memory.staging,
+            "cast_buffer_bytes": memory.casts,
         },
     }
 
@@ -75,7 +77,17 @@ def step_fields(step: Step, shard: str) -> dict[str, Any]:
         "bytes": step.nbytes,
         "inputs": len(step.inputs),
         "how": "copy" if step.how.is_copy else "rearrange",
+        "cast": _cast_fields(step),
     }
+
+
+def _cast_fields(step: Step) -> dict[str, Any] | None:
+    """What its inputs are stored as, where that is another dtype."""
+    cast = step.inputs[0].cast
+    if cast is None:
+        return None
+    block = list(cast.block) if cast.scales else None
+    return {"from": cast.stored.dtype, "scales": cast.scales and cast.scales.dtype, "block": block}
 
 
 def _shard_fields(plan: Plan) -> list[dict[str, Any]]:
@@ -87,11 +99,12 @@ def _shard_fields(plan: Plan) -> list[dict[str, Any]]:
 
 def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
     stacked = {
-        info.name
+        stored.name
         for stack in found.stacks
         for module in stack.modules
         for infos in module.tensors.values()
         for info in infos
+        for stored in info.stored
     }
     others = [info for info in checkpoint.tensors.values() if info.name not in stacked]
     return {
@@ -123,11 +136,15 @@ def stack_fields(stack: Stack) -> dict[str, Any]:
         "experts": stack.sizes["e"],
         "hidden": stack.sizes["h"],
         "intermediate": stack.sizes["i"],
-        "dtype": "/".join(dict.fromkeys(infos[0].dtype for infos in tensors.values())),
+        "dtype": "/".join(dict.fromkeys(infos[0].stored[0].dtype for infos in tensors.values())),
         "shapes": {weight: list(infos[0].shape) for weight, infos in tensors.items()},
         "tensors": sum(len(infos) for m in stack.modules for infos in m.tensors.values()),
         "bytes": sum(
-            info.nbytes for m in stack.modules for infos in m.tensors.values() for info in infos
+            stored.nbytes
+            for module in stack.modules
+            for infos in module.tensors.values()
+            for info in infos
+            for stored in info.stored
         ),
     }
 
@@ -143,6 +160,9 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
         "stacks": {
             f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
         },
+        "casts": cast_rows(plan.inputs),
+        "spared": spared_rows(plan.inputs, plan.casting),
+        "notes": list(notes(plan.checkpoint.config, plan.casting)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),
         "unchanged_stacks": [

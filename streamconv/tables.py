@@ -1,6 +1,7 @@
 """A plan, an inspection and a result as tables for a terminal."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -8,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from streamconv.casts import cast_rows, notes, spared_rows
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
 from streamconv.plan import Plan
@@ -52,7 +54,7 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
     facts.add_row("format", written(plan))
     if plan.record.layers:
         facts.add_row("partial", f"only layers {plan.record.layers} and what belongs to no layer")
-    read = sum(i.nbytes for i in _inputs(step for s in plan.shards for step in s.steps))
+    read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
     facts.add_row("reads", f"{show_size(read)} from {_count(len(source.files), 'file')}")
     disk = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
     facts.add_row(
@@ -65,6 +67,10 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
     moved = sum(1 for _ in renamed(plan))
     if moved:
         facts.add_row("renamed", f"{moved:,} tensors: {', '.join(renames(plan))}")
+    for row in _casts(plan):
+        facts.add_row("cast", row)
+    for note in notes(source.config, plan.casting):
+        facts.add_row("note", note)
     same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
     if same:
         kept = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
@@ -164,6 +170,20 @@ def _shards(plan: Plan, verbose: bool) -> Table:
         elif number == MANY_SHARDS // 2:
             table.add_row(f"... {len(shards) - MANY_SHARDS // 2 - 2} more (-v shows them)")
     return table
+
+
+def _casts(plan: Plan) -> Iterator[str]:
+    """What is cast to what, and what is spared."""
+    counts: Counter[str] = Counter()
+    for row in cast_rows(plan.inputs):
+        scaled = " times its scales" if row["scaled"] else ""
+        counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
+    for what, count in counts.items():
+        yield f"{_count(count, 'tensor')}, {what}"
+    spared = spared_rows(plan.inputs, plan.casting)
+    if spared:
+        kinds = ", ".join(_count(count, kind) for kind, count in sorted(spared.items()))
+        yield f"not cast: {kinds}"
 
 
 def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:

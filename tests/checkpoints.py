@@ -319,6 +319,38 @@ BUILDERS: dict[str, Callable[..., Path]] = {
 """Builders by the ``model_type`` of what they write."""
 
 
+def quantized(original: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """``original`` with the projections of its layers as random FP8, block-scaled as DeepSeek does.
+
+    Blocks are 16 by 16; some are cut short. Every projection ``W`` has ``W_scale_inv``, in float32.
+    Returns what the tensors stand for: bfloat16, the products rounded once.
+    """
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(3)
+    plain: dict[str, torch.Tensor] = {}
+    stored: dict[str, torch.Tensor] = {}
+    for path in sorted(original.glob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            plain[name] = stored[name] = tensor
+            if not name.endswith("_proj.weight"):
+                continue
+            codes = torch.randint(0, 256, tensor.shape, dtype=torch.uint8, generator=generator)
+            stored[name] = codes.view(torch.float8_e4m3fn)
+            grid = [-(-extent // 16) for extent in tensor.shape]
+            scales = torch.rand(grid, generator=generator) / 100
+            stored[f"{name}_scale_inv"] = scales
+            rows, columns = tensor.shape
+            wide = scales.repeat_interleave(16, 0).repeat_interleave(16, 1)[:rows, :columns]
+            plain[name] = (stored[name].float() * wide).to(torch.bfloat16)
+    for number in range(3):
+        part = {name: stored[name] for name in sorted(stored)[number::3]}
+        save_file(part, folder / f"part-{number}.safetensors")
+    config = json.loads((original / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    _write_json(folder / "config.json", config)
+    return plain
+
+
 def in_memory(folder: Path) -> dict[str, torch.Tensor]:
     """What transformers holds in memory for a checkpoint: its own names and shapes.
 

@@ -25,9 +25,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a small checkpoint under the name that the README uses."""
+    """A place with small checkpoints under the names that the README uses."""
     place = tmp_path_factory.mktemp("readme")
-    checkpoints.qwen3_moe(place / "Qwen3-30B-A3B", layers=3)
+    source = checkpoints.qwen3_moe(place / "Qwen3-30B-A3B", layers=3)
+    checkpoints.quantized(source, place / "Qwen3-30B-A3B-FP8")
     return place
 
 

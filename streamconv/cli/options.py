@@ -69,6 +69,17 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="Write this: dcp is for torch.distributed.checkpoint.  [default: safetensors]",
     ),
     *_DCP,
+    option(
+        "--dtype",
+        type=click.Choice(["bf16", "fp16", "fp32"]),
+        help="Cast floating tensors, but for routers, their biases and norms.",
+    ),
+    option("--cast-all", is_flag=True, help="Let --dtype cast routers and norms as well."),
+    option(
+        "--dequantize",
+        type=click.Choice(["bf16", "fp16", "fp32"]),
+        help="Make block-scaled FP8 weights this, their scales used up.",
+    ),
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
