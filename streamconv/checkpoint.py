@@ -82,6 +82,8 @@ class Checkpoint:
     """What it says of its own layouts, where it was written by streamconv."""
     total_bytes: int
     """Bytes of all tensors, headers excluded."""
+    revision: str | None = None
+    """The commit that it is read from, where it comes from a repository."""
 
 
 _DIGITS = re.compile(r"([0-9]{1,18})")

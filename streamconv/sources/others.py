@@ -1,7 +1,7 @@
 """The files of a checkpoint folder that hold none of its tensors: what travels along."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -28,28 +28,31 @@ BOOKKEEPING = (".git", ".cache/huggingface")
 """Folders of tools that describe this copy of the files and no other."""
 
 
-def other_files(folder: Path, shards: set[str], weight_bytes: int) -> Iterator[OtherFile]:
-    """Every file that holds no tensor of this checkpoint, with whether it travels along."""
-    found = []
+def other_files(folder: Path, shards: set[str]) -> Iterator[OtherFile]:
+    """Every file of a local folder that holds no tensor of this checkpoint."""
     for path, folders, names in os.walk(folder):
         folders.sort()
         below = PurePosixPath(Path(path).relative_to(folder).as_posix())
         for name in [name for name in folders if str(below / name) in BOOKKEEPING]:
             folders.remove(name)
-            found.append(OtherFile(f"{below / name}/", 0))
+            yield OtherFile(f"{below / name}/", 0)
         for name in sorted(names):
             relative = str(below / name)
             if relative not in shards:
-                found.append(OtherFile(relative, resolve_file(folder, relative)[1].st_size))
+                yield OtherFile(relative, resolve_file(folder, relative)[1].st_size)
         for name in folders:
             if Path(path, name).is_symlink():
                 raise BadCheckpoint(f"{quoted(str(below / name))} is a link to a folder")
-    copies = _second_copies(found, weight_bytes)
-    for other in found:
+
+
+def travelling(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
+    """The other files of a checkpoint, each with whether it travels along. Pure."""
+    copies = _second_copies(others, weight_bytes)
+    for other in others:
         yield OtherFile(other.name, other.size, _why_left_behind(other.name, copies))
 
 
-def _second_copies(others: list[OtherFile], weight_bytes: int) -> set[str]:
+def _second_copies(others: Collection[OtherFile], weight_bytes: int) -> set[str]:
     """Subfolders with the weights once more: known ones, and those with half as many bytes."""
     sizes: dict[str, int] = {}
     for other in others:

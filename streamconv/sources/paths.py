@@ -13,18 +13,23 @@ from streamconv.errors import BadCheckpoint, quoted
 SHARD_SUFFIX = ".safetensors"
 
 
-def is_plain(name: str) -> bool:
-    """Whether a file name from the index stays below the folder on every system."""
+def is_shard_name(name: str) -> bool:
+    """Whether a file name from the index is one of a shard below the folder."""
+    return name.endswith(SHARD_SUFFIX) and is_below(name)
+
+
+def is_below(name: str) -> bool:
+    """Whether a file name from elsewhere stays below the folder on every system."""
     windows = PureWindowsPath(name)
     parts = PurePosixPath(name).parts
     return (
-        name.endswith(SHARD_SUFFIX)
-        and name.isprintable()
+        name.isprintable()
         and len(name) <= 255
         and not windows.drive
         and not windows.root
         and "\\" not in name
         and ":" not in name
+        and bool(parts)
         and ".." not in parts
         and str(PurePosixPath(name)) == name
     )
