@@ -45,9 +45,11 @@ from streamconv.sources import Source
 from streamconv.sources.opening import open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_size
+from streamconv.verify import Verification
 
 if TYPE_CHECKING:
     from streamconv.execute import Event
+    from streamconv.verify import Checked, Checking
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,12 +65,14 @@ __all__ = [
     "Result",
     "StreamconvError",
     "UsageError",
+    "Verification",
     "VerifyFailed",
     "convert",
     "inspect",
     "merge",
     "plan",
     "split",
+    "verify",
 ]
 
 DEFAULT_SHARD_SIZE = "4GB"
@@ -113,6 +117,8 @@ class Result:
     seconds: float
     peak_memory: int
     """Bytes that the process held at most, since it was started."""
+    verification: Verification | None = None
+    """What comes out of holding the result against its source, where that was asked for."""
 
 
 def inspect(src: Location, *, source_layout: str | None = None) -> tuple[Source, Recognised]:
@@ -139,14 +145,15 @@ def merge(
     *,
     layout: str | None = None,
     overwrite: bool = False,
-    on_event: "Callable[[Event], None] | None" = None,
+    verify: bool = False,
+    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
 ) -> Result:
     """Merge the experts of each layer as the model's training framework expects them.
 
     `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, layout, overwrite, on_event, options)
+    return _run(src, dst, layout, overwrite, verify, on_event, options)
 
 
 def split(
@@ -154,14 +161,15 @@ def split(
     dst: Location,
     *,
     overwrite: bool = False,
-    on_event: "Callable[[Event], None] | None" = None,
+    verify: bool = False,
+    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
 ) -> Result:
     """Split merged experts into one tensor each, under their names on the hub.
 
     Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, PER_EXPERT, overwrite, on_event, options)
+    return _run(src, dst, PER_EXPERT, overwrite, verify, on_event, options)
 
 
 def convert(
@@ -170,16 +178,56 @@ def convert(
     *,
     to: str,
     overwrite: bool = False,
-    on_event: "Callable[[Event], None] | None" = None,
+    verify: bool = False,
+    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
 ) -> Result:
     """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
 
     `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
-    `on_event` hears what happens, from the calling thread. Raises StreamconvError, whose
-    subclasses tell bad input, a refused plan, a target that is there, and failing disks apart.
+    `on_event` hears what happens, from the calling thread. `verify` holds the result against the
+    source when it is there, and raises VerifyFailed where it is not its conversion. Raises
+    StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
+    failing disks apart.
     """
-    return _run(src, dst, to, overwrite, on_event, options)
+    return _run(src, dst, to, overwrite, verify, on_event, options)
+
+
+def verify(
+    src: Location,
+    dst: Location | None = None,
+    *,
+    source_layout: str | None = None,
+    target_layout: str | None = None,
+    sample: float = 1.0,
+    sha256: bool = False,
+    jobs: int | None = None,
+    on_event: "Callable[[Checking | Checked], None] | None" = None,
+) -> Verification:
+    """Whether `dst` is the true conversion of `src`, bit for bit; what is not so is in the result.
+
+    With one location alone, whether that checkpoint's files are what its manifest says was
+    written. `sample` is the share of each layer's experts, and of the other tensors, to look at;
+    `sha256` adds that of each file of the checkpoint that is verified. `source_layout` and
+    `target_layout` are for a `src` and a `dst` that do not say theirs. Raises StreamconvError
+    where `src` or a disk is at fault.
+    """
+    from random import SystemRandom
+
+    from streamconv.verify.conversion import Sample
+    from streamconv.verify.run import Asked, run
+
+    if not 0 < sample <= 1:
+        raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
+    asked = Asked(
+        jobs=jobs or min(cores(), DEFAULT_JOBS),
+        sample=Sample(sample, SystemRandom()),
+        sha256=sha256,
+        source_layout=source_layout,
+        target_layout=target_layout,
+        hear=on_event,
+    )
+    return run(str(src), None, asked) if dst is None else run(str(dst), str(src), asked)
 
 
 def parse_layers(text: str) -> range:
@@ -269,7 +317,8 @@ def _run(
     dst: Location,
     to: str | None,
     overwrite: bool,
-    on_event: "Callable[[Event], None] | None",
+    verify: bool,
+    on_event: "Callable[[Event | Checking | Checked], None] | None",
     options: Options,
 ) -> Result:
     from streamconv.execute import execute
@@ -285,4 +334,21 @@ def _run(
         for event in execute(planned, CastSource(source), sink):
             if on_event is not None:
                 on_event(event)
-    return Result(planned, sink.place, time.monotonic() - begin, peak_bytes())
+    verification = None
+    if verify:
+        verification = _verification(src, sink.place, planned.memory.jobs, options, on_event)
+        verification.require()
+    return Result(planned, sink.place, time.monotonic() - begin, peak_bytes(), verification)
+
+
+def _verification(
+    src: Location,
+    dst: Location,
+    jobs: int,
+    options: Options,
+    on_event: "Callable[[Checking | Checked], None] | None",
+) -> Verification:
+    from streamconv.verify.run import Asked, run
+
+    asked = Asked(jobs, source_layout=options.get("source_layout"), hear=on_event)
+    return run(str(dst), str(src), asked)

@@ -19,6 +19,7 @@ from streamconv.execute import Event, PieceWritten, Planned
 from streamconv.plan import Plan
 from streamconv.shards import Segment
 from streamconv.units import show_duration, show_size
+from streamconv.verify import Checked, Checking
 
 LINE_SECONDS = 30.0
 """How often a line is written where there is no terminal."""
@@ -27,7 +28,7 @@ LINE_SECONDS = 30.0
 class Listener(Protocol):
     """Hears events; used as a context so that a terminal is left as it was found."""
 
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: Event | Checking | Checked) -> None: ...
 
     def __enter__(self) -> "Listener": ...
 
@@ -56,7 +57,7 @@ class Bar:
         self._plan: Plan | None = None
         self._task = self._progress.add_task("planning", total=None)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Checking | Checked) -> None:
         if isinstance(event, Planned):
             self._plan = event.plan
             total = sum(shard.nbytes for shard in event.plan.shards)
@@ -67,6 +68,10 @@ class Bar:
                 advance=event.piece.nbytes,
                 description=_layer(self._plan, event) or "writing",
             )
+        elif isinstance(event, Checking):
+            self._progress.reset(self._task, total=event.total, description="verifying")
+        elif isinstance(event, Checked):
+            self._progress.update(self._task, advance=event.nbytes)
         else:
             self._progress.update(self._task, description="done")
 
@@ -96,20 +101,28 @@ class Lines:
         self._total = self._done = 0
         self._begin = self._said = time.monotonic()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Checking | Checked) -> None:
         if isinstance(event, Planned):
             self._plan = event.plan
             self._total = sum(shard.nbytes for shard in event.plan.shards)
         elif isinstance(event, PieceWritten):
-            self._done += event.piece.nbytes
-            now = time.monotonic()
-            if now - self._said >= self._every:
-                self._said = now
-                self._say(now - self._begin, _layer(self._plan, event))
+            self._advance(event.piece.nbytes, _layer(self._plan, event))
+        elif isinstance(event, Checking):
+            self._total, self._done = event.total, 0
+            self._begin = time.monotonic()
+        elif isinstance(event, Checked):
+            self._advance(event.nbytes, "verifying")
+
+    def _advance(self, nbytes: int, where: str) -> None:
+        self._done += nbytes
+        now = time.monotonic()
+        if now - self._said >= self._every:
+            self._said = now
+            self._say(now - self._begin, where)
 
     def _say(self, seconds: float, layer: str) -> None:
         rate = self._done / seconds
-        left = show_duration((self._total - self._done) / rate)
+        left = show_duration(max(self._total - self._done, 0) / rate)
         self._console.print(
             f"{show_size(self._done)} of {show_size(self._total)}, {show_size(rate)}/s, "
             f"{left} left{f', {layer}' if layer else ''}",
@@ -132,7 +145,7 @@ class Lines:
 class Silence(Lines):
     """Nothing at all."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Checking | Checked) -> None:
         return None
 
 

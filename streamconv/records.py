@@ -4,6 +4,7 @@ The same record stands in `streamconv.json` and, as JSON, under the key `streamc
 shard's `__metadata__`, because key names and shapes alone cannot tell every layout.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from streamconv.layouts import Row, layouts, namings
 
 METADATA_KEY = "streamconv"
 RECORD_VERSION = 1
+LAYERS = re.compile("[0-9]{1,9}:[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class Record:
     """Pattern of each stack, in the names of this checkpoint, to its layout and naming."""
     layers: str | None = None
     """The range of layers that a partial checkpoint was cut to."""
+
+    @property
+    def kept(self) -> range | None:
+        """The layers of a partial checkpoint, as numbers."""
+        if self.layers is None:
+            return None
+        begin, _, end = self.layers.partition(":")
+        return range(int(begin), int(end))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +67,8 @@ def read_record(fields: Any, what: str) -> Record:
         }
         texts = (fields["names"], fields["form"], fields["layers"])
         if any(not isinstance(text, str | None) for text in texts):
+            raise TypeError
+        if fields["layers"] is not None and not LAYERS.fullmatch(fields["layers"]):
             raise TypeError
         return Record(str(fields["names"]), fields["form"], stacks, fields["layers"])
     except (KeyError, TypeError, AttributeError):

@@ -11,6 +11,7 @@ from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.steps import Step
 from streamconv.target import Target
+from streamconv.verify import Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
@@ -64,6 +65,33 @@ def result_fields(result: "Result") -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": result.peak_memory,
         "projected_peak_bytes": plan.memory.peak,
+        "verification": verification_fields(result.verification) if result.verification else None,
+    }
+
+
+def verification_fields(verification: Verification) -> dict[str, Any]:
+    """What `verify --json` prints."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "verification",
+        "place": verification.place,
+        "source": verification.source,
+        "ok": verification.ok,
+        "checked_bytes": verification.checked_bytes,
+        "found": verification.found,
+        "differences": [
+            {
+                "what": difference.what,
+                "expert": difference.expert,
+                "projection": difference.projection or None,
+                "fact": difference.fact,
+            }
+            for difference in verification.differences
+        ],
+        "unchecked": list(verification.unchecked),
+        "sha256": dict(verification.sha256),
+        "seconds": round(verification.seconds, 3),
+        "peak_memory_bytes": verification.peak_memory,
     }
 
 

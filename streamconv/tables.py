@@ -17,12 +17,16 @@ from streamconv.recognise import Recognised
 from streamconv.report import inspection_fields, renamed, renames, stack_fields, why, written
 from streamconv.steps import Step
 from streamconv.units import show_duration, show_size
+from streamconv.verify import KEPT_DIFFERENCES, Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
 
 MANY_SHARDS = 12
 """With more shards than this, a plan shows the first and the last few unless asked for all."""
+
+MANY_DIFFERENCES = 20
+"""So many differences are shown."""
 
 
 def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableType:
@@ -92,6 +96,29 @@ def result_line(result: "Result") -> str:
         f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
         f"peak memory {show_size(result.peak_memory)}"
     )
+
+
+def verification_lines(verification: Verification) -> Iterator[str]:
+    """What was found, for people; the first differences only."""
+    for difference in verification.differences[:MANY_DIFFERENCES]:
+        yield f"{quoted(difference.where)} {quoted(difference.fact, 400)}"
+    more = verification.found - MANY_DIFFERENCES
+    if more > 0:
+        yield f"... {more:,} more (--json has up to {KEPT_DIFFERENCES:,})"
+    for name, digest in verification.sha256.items():
+        yield f"{digest}  {quoted(name)}"
+    for what in verification.unchecked:
+        yield f"not checked: {quoted(what, 400)}"
+    if verification.ok:
+        of = f" of {quoted(verification.source)}" if verification.source else ""
+        is_what = f"the conversion{of}" if verification.source else "as it was written"
+        is_what = is_what if verification.source or verification.checked_bytes else "sound"
+        rate = verification.checked_bytes / max(verification.seconds, 1e-9)
+        yield (
+            f"{quoted(verification.place)}: {is_what}; {show_size(verification.checked_bytes)} "
+            f"checked, {show_duration(verification.seconds)} ({show_size(rate)}/s), "
+            f"peak memory {show_size(verification.peak_memory)}"
+        )
 
 
 def _facts() -> Table:

@@ -44,6 +44,7 @@ ORDER = (
     "sources",
     "sinks",
     "execute",
+    "verify",
     "report",
     "tables",
     "progress",

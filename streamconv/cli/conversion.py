@@ -3,9 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from streamconv.verify import Verification
 
 
 def run(
@@ -16,6 +19,7 @@ def run(
     dry_run: bool,
     as_json: bool,
     overwrite: bool,
+    verify: bool,
     quiet: bool,
     verbose: bool,
     no_progress: bool,
@@ -27,11 +31,9 @@ def run(
         return
     from streamconv import convert, merge
 
-    with _listener(quiet or no_progress) as listener:
-        if to is None:
-            result = merge(src, dst, overwrite=overwrite, on_event=listener, **options)
-        else:
-            result = convert(src, dst, to=to, overwrite=overwrite, on_event=listener, **options)
+    with listener(quiet or no_progress) as hear:
+        common = {"overwrite": overwrite, "verify": verify, "on_event": hear, **options}
+        result = merge(src, dst, **common) if to is None else convert(src, dst, to=to, **common)
     if as_json:
         from streamconv.report import result_fields
 
@@ -70,7 +72,22 @@ def _show_plan(
     CheckpointFolder(dst, overwrite=overwrite).check(planned, src)
 
 
-def _listener(silent: bool) -> Any:
+def show_verification(verification: "Verification", *, as_json: bool, quiet: bool) -> None:
+    """What was found on stdout; then fails where something differs."""
+    if as_json:
+        from streamconv.report import verification_fields
+
+        print_json(verification_fields(verification))
+    elif not quiet:
+        from streamconv.tables import verification_lines
+
+        for line in verification_lines(verification):
+            click.echo(line)
+    verification.require()
+
+
+def listener(silent: bool) -> Any:
+    """What hears events: a bar, lines, or nothing."""
     from rich.console import Console
 
     from streamconv.progress import Bar, Lines, Silence

@@ -44,6 +44,11 @@ _DCP: tuple[Callable[[Any], Any], ...] = (
     option("--hf-prefix", metavar="A", help="Names that begin with A ...  [default: any]"),
     option("--dcp-prefix", metavar="B", help="... begin with B in a DCP.  [default: nothing]"),
 )
+jobs_option = option(
+    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Workers.  [default: 2]"
+)
+quiet_option = option("-q", "--quiet", is_flag=True, help="Print errors only.")
+no_progress_option = option("--no-progress", is_flag=True, help="Show no progress on stderr.")
 
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing."),
@@ -61,7 +66,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="SIZE",
         help="What the whole process may hold.  [default: what the host or its cgroup has free]",
     ),
-    option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Workers.  [default: 2]"),
+    jobs_option,
     option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
     option(
         "--format",
@@ -81,9 +86,10 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="Make block-scaled FP8 weights this, their scales used up.",
     ),
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
-    option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    option("--verify", is_flag=True, help="Then hold every byte of DST against SRC."),
+    quiet_option,
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
-    option("--no-progress", is_flag=True, help="Show no progress on stderr."),
+    no_progress_option,
 )
 
 

@@ -1,0 +1,172 @@
+"""A checkpoint held against its own manifest: the digest of every piece and every file.
+
+Files are read from their beginning to their end, one for each thread, in blocks of 4 MiB.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xxhash import xxh3_128
+
+from streamconv.checkpoint import MANIFEST, OtherFile
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.sources import Source
+from streamconv.verify import Checked, Checking, Difference, Event, Hashed
+from streamconv.verify.structure import read_json
+from streamconv.verify.workers import outcomes
+
+BLOCK_BYTES = 4 * 2**20
+DIGEST = "xxh3-128"
+SHOWN = 3
+"""So many tensors of a piece are named."""
+_PIECE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the manifest says of one file."""
+
+    size: int
+    pieces: tuple[tuple[int, str], ...]
+    """Bytes and digest of each run of the file."""
+    sha256: str | None
+
+
+def read_manifest(source: Source) -> Mapping[str, Recorded] | None:
+    """What the manifest says of each file by name; None where there is no manifest.
+
+    Raises BadCheckpoint where it is not one that streamconv wrote.
+    """
+    other = next((o for o in source.checkpoint.others if o.name == MANIFEST), None)
+    if other is None:
+        return None
+    fields = read_json(source, other)
+    try:
+        if fields["digest"] != DIGEST:
+            raise ValueError
+        shards = {name: _shard(entry) for name, entry in fields["shards"].items()}
+        files = {
+            name: Recorded(_size(f["size"]), ((f["size"], _hex(f["digest"])),), f.get("sha256"))
+            for name, f in fields["files"].items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise BadCheckpoint(f"{MANIFEST}: not a manifest that this release reads") from None
+    return {**shards, **files}
+
+
+def _shard(entry: Any) -> Recorded:
+    matches = [_PIECE.fullmatch(row) for row in entry["pieces"]]
+    pieces = tuple((int(m[1]), m[2]) for m in matches if m)
+    size = _size(entry["size"])
+    if not all(matches) or sum(nbytes for nbytes, _ in pieces) != size:
+        raise ValueError
+    return Recorded(size, pieces, entry.get("sha256"))
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value
+
+
+def _hex(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def printable(name: str) -> str:
+    """A file name as the manifest has it: bytes that are not UTF-8 as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def check(source: Source, *, jobs: int, sha256: bool) -> Iterator[Event]:
+    """What is not as it was written; with `sha256` the SHA-256 of every file as well.
+
+    Where there is no manifest, only the structure is looked at, and what was asked for is hashed.
+    Raises IOFailed where reading fails, BadCheckpoint where a file changes meanwhile.
+    """
+    try:
+        recorded = read_manifest(source)
+    except BadCheckpoint as error:
+        yield Difference(MANIFEST, error.message)
+        return
+    files = _files(source)
+    if recorded is not None:
+        for name in recorded.keys() - {printable(file.name) for file in files}:
+            yield Difference(name, f"is missing: {MANIFEST} lists it")
+    tasks = []
+    for file in files:
+        said = recorded.get(printable(file.name)) if recorded is not None else None
+        if recorded is not None and said is None and file.name != MANIFEST:
+            yield Difference(file.name, f"is not in {MANIFEST}")
+        elif said is not None and said.size != file.size:
+            yield Difference(file.name, f"has {file.size} bytes, {MANIFEST} says {said.size}")
+        elif said is not None or sha256:
+            tasks.append((file, said))
+    yield Checking(sum(file.size for file, _ in tasks))
+
+    def look_at(buffer: memoryview, task: tuple[OtherFile, Recorded | None]) -> Iterator[Event]:
+        return _read(source, *task, buffer, sha256)
+
+    yield from outcomes(iter(tasks), jobs, lambda: memoryview(bytearray(BLOCK_BYTES)), look_at)
+
+
+def _files(source: Source) -> list[OtherFile]:
+    """Every file of the checkpoint, shards first."""
+    shards = [OtherFile(file.name, file.size) for file in source.checkpoint.files]
+    others = [other for other in source.checkpoint.others if not other.name.endswith("/")]
+    return shards + others
+
+
+def _read(
+    source: Source,
+    file: OtherFile,
+    said: Recorded | None,
+    buffer: memoryview,
+    sha256: bool,
+) -> Iterator[Event]:
+    """Read a file to its end, piece by piece."""
+    whole = hashlib.sha256() if sha256 or (said and said.sha256) else None
+    pieces = said.pieces if said else ((file.size, ""),)
+    position = 0
+    for nbytes, expected in pieces:
+        digest = xxh3_128()
+        end = position + nbytes
+        begin = position
+        while position < end:
+            block = buffer[: min(len(buffer), end - position)]
+            count = source.read_other(file, block, position)
+            if count < len(block):
+                raise BadCheckpoint(
+                    f"{quoted(file.name)} has become shorter: it had {file.size} bytes"
+                )
+            digest.update(block)
+            if whole is not None:
+                whole.update(block)
+            position += count
+        if expected and digest.hexdigest() != expected:
+            inside = _tensors(source, file.name, begin, end)
+            fact = f"bytes {begin} to {end} are not those that were written"
+            yield Difference(file.name, f"{fact}: {inside}" if inside else fact)
+        yield Checked(nbytes, file.name)
+    if whole is not None:
+        if said and said.sha256 and whole.hexdigest() != said.sha256:
+            yield Difference(
+                file.name, f"has SHA-256 {whole.hexdigest()}, {MANIFEST} says {said.sha256}"
+            )
+        yield Hashed(file.name, whole.hexdigest())
+
+
+def _tensors(source: Source, file: str, begin: int, end: int) -> str:
+    """The first tensors that have bytes in a part of a file, and how many there are."""
+    names = [
+        info.name
+        for info in source.checkpoint.tensors.values()
+        if info.file == file and info.offset < end and begin < info.offset + info.nbytes
+    ]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

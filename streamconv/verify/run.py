@@ -1,0 +1,143 @@
+"""Opens what is to be verified, and gathers what is found into a `Verification`."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+from streamconv.casts import AS_STORED, Casting, cast_checkpoint
+from streamconv.checkpoint import MANIFEST, natural_key
+from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.host import peak_bytes
+from streamconv.recognise import Recognised, recognise
+from streamconv.sources import Source
+from streamconv.sources.casting import CastSource
+from streamconv.sources.opening import open_source
+from streamconv.verify import (
+    KEPT_DIFFERENCES,
+    Checked,
+    Checking,
+    Difference,
+    Event,
+    Hashed,
+    Verification,
+)
+from streamconv.verify.conversion import EVERYTHING, Sample, Side, compare
+from streamconv.verify.recorded import check, read_manifest
+from streamconv.verify.structure import index_differences, read_casting
+
+Hear = Callable[[Checking | Checked], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How to verify."""
+
+    jobs: int
+    sample: Sample = EVERYTHING
+    sha256: bool = False
+    source_layout: str | None = None
+    target_layout: str | None = None
+    hear: Hear | None = None
+
+
+@dataclass
+class _Tally:
+    """Counts; keeps the first differences."""
+
+    hear: Hear | None
+    differences: list[Difference] = field(default_factory=list)
+    found: int = 0
+    checked: int = 0
+    unchecked: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    def take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Difference):
+                self.found += 1
+                if len(self.differences) < KEPT_DIFFERENCES:
+                    self.differences.append(event)
+            elif isinstance(event, Hashed):
+                self.sha256[event.name] = event.sha256
+            else:
+                self.checked += event.nbytes if isinstance(event, Checked) else 0
+                if self.hear is not None:
+                    self.hear(event)
+
+
+def run(place: str, source: str | None, asked: Asked) -> Verification:
+    """Whether the checkpoint at `place` is the conversion of `source`, or what its manifest says.
+
+    What is wrong with `place` is in the result; what is wrong with `source`, and disks that fail,
+    is raised as StreamconvError.
+    """
+    begin = time.monotonic()
+    tally = _Tally(asked.hear)
+    with ExitStack() as opened:
+        origin = opened.enter_context(closing(open_source(source))) if source else None
+        try:
+            output = opened.enter_context(closing(open_source(place)))
+            found = _recognised(output, origin, asked, tally)
+        except BadCheckpoint as error:
+            tally.take([Difference(place, error.message)])
+        else:
+            tally.take(index_differences(output))
+            if origin is not None and found is not None:
+                tally.take(_beside(origin, Side(output, found), asked, tally))
+            if origin is None or asked.sha256:
+                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256))
+    differences = sorted(tally.differences, key=lambda d: (natural_key(d.what), d.expert or 0))
+    return Verification(
+        place=place,
+        source=source,
+        checked_bytes=tally.checked,
+        differences=tuple(differences),
+        found=tally.found,
+        unchecked=tuple(tally.unchecked),
+        sha256=dict(sorted(tally.sha256.items())),
+        seconds=time.monotonic() - begin,
+        peak_memory=peak_bytes(),
+    )
+
+
+def _recognised(
+    output: Source, origin: Source | None, asked: Asked, tally: _Tally
+) -> Recognised | None:
+    """What the output is; None where nobody can tell and nothing depends on it."""
+    alone = origin is None
+    try:
+        found = recognise(output.checkpoint, asked.source_layout if alone else asked.target_layout)
+    except PlanRefused as error:
+        if not alone:
+            raise PlanRefused(error.message, error.hint.replace("--from", "--to")) from None
+        tally.unchecked.append(f"whether the experts are complete: {error.message}")
+        return None
+    if alone and read_manifest(output) is None:
+        tally.unchecked.append(f"the bytes: there is no {MANIFEST} that says what was written")
+    return found
+
+
+def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterator[Event]:
+    """The output beside its source, whose tensors are read as the output says they were cast."""
+    try:
+        casting = read_casting(output.source)
+    except BadCheckpoint as error:
+        yield Difference(MANIFEST, error.message)
+        return
+    if casting != AS_STORED:
+        tally.unchecked.append(f"whether a cast was wanted; {MANIFEST} says {_shown(casting)}")
+    try:
+        checkpoint = cast_checkpoint(origin.checkpoint, casting)
+    except PlanRefused as error:
+        yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
+        return
+    source = Side(CastSource(origin), recognise(checkpoint, asked.source_layout))
+    if asked.sample.share < 1:
+        tally.unchecked.append(f"all bytes but a sample of {asked.sample.share:.3g} of them")
+    yield from compare(source, output, jobs=asked.jobs, sample=asked.sample)
+
+
+def _shown(casting: Casting) -> str:
+    made = {"--dtype": casting.dtype, "--dequantize": casting.dequantize}
+    return " ".join(f"{option} {dtype}" for option, dtype in made.items() if dtype)

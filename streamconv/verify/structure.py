@@ -1,0 +1,64 @@
+"""What a checkpoint's files say of each other, apart from the bytes of its tensors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from streamconv.casts import AS_STORED, DTYPES, Casting
+from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.safetensors import parse_json
+from streamconv.sources import Source
+from streamconv.verify import Difference
+
+INDEX = f"model{INDEX_SUFFIX}"
+MAX_JSON_BYTES = 256_000_000
+
+
+def is_description(other: OtherFile) -> bool:
+    """Whether a file describes the output's own tensors, or is a folder of a tool's."""
+    return other.name in (INDEX, MANIFEST) or other.name.endswith("/")
+
+
+def index_differences(output: Source) -> Iterator[Difference]:
+    """What is wrong with the index, where there is one; that it names the right files has been
+    seen when the checkpoint was opened."""
+    index = next((other for other in output.checkpoint.others if other.name == INDEX), None)
+    if index is None:
+        return
+    try:
+        metadata = read_json(output, index).get("metadata", {})
+    except BadCheckpoint as error:
+        yield Difference(INDEX, error.message)
+        return
+    said = metadata.get("total_size") if isinstance(metadata, dict) else metadata
+    total = output.checkpoint.total_bytes
+    if said is not None and (type(said) is not int or said != total):
+        yield Difference(INDEX, f"says total_size = {quoted(str(said))}, the tensors take {total}")
+
+
+def read_casting(output: Source) -> Casting:
+    """The casts that the manifest says were made. Raises BadCheckpoint where it is none of ours."""
+    manifest = next((other for other in output.checkpoint.others if other.name == MANIFEST), None)
+    said = read_json(output, manifest).get("casting") if manifest else None
+    if said is None:
+        return AS_STORED
+    fields = said if isinstance(said, dict) else {}
+    dtype, dequantize, everything = (fields.get(name) for name in ("dtype", "dequantize", "all"))
+    known = {None, *DTYPES.values()}
+    if type(everything) is not bool or not all(
+        isinstance(name, str | None) and name in known for name in (dtype, dequantize)
+    ):
+        raise BadCheckpoint(f"{MANIFEST}: its casting is not one that this release knows")
+    return Casting(dtype, dequantize, everything)
+
+
+def read_json(source: Source, other: OtherFile) -> dict[str, Any]:
+    """A JSON object beside the tensors. Raises BadCheckpoint where it is none."""
+    if other.size > MAX_JSON_BYTES:
+        raise BadCheckpoint(f"{quoted(other.name)}: {other.size} bytes are too many")
+    buffer = memoryview(bytearray(other.size))
+    count = source.read_other(other, buffer, 0)
+    parsed = parse_json(bytes(buffer[:count]), quoted(other.name))
+    if not isinstance(parsed, dict):
+        raise BadCheckpoint(f"{quoted(other.name)}: not a JSON object")
+    return parsed
