@@ -61,6 +61,7 @@ __all__ = [
     "OutputExists",
     "Plan",
     "PlanRefused",
+    "Reading",
     "Recognised",
     "Result",
     "StreamconvError",
@@ -80,11 +81,21 @@ DEFAULT_SHARD_SIZE = "4GB"
 Location = str | PathLike[str]
 
 
-class Options(TypedDict, total=False):
-    """What every conversion takes besides source and target."""
+class Reading(TypedDict, total=False):
+    """How a source is to be understood, where it does not say so itself."""
 
     source_layout: str | None
-    """The layout or form that the source has, where it does not say so itself (`--from`)."""
+    """The layout or form that it has (`--from`)."""
+    preset: str | None
+    """A training framework whose DCP is read or written, such as `mindspeed`."""
+    hf_prefix: str | None
+    """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
+    dcp_prefix: str | None
+
+
+class Options(Reading, total=False):
+    """What every conversion takes besides source and target."""
+
     max_shard_size: int | str
     """Bytes, or text such as `4GB` or `4GiB`; a larger tensor gets a shard of its own."""
     max_memory: int | str | None
@@ -95,11 +106,6 @@ class Options(TypedDict, total=False):
     """Only these layers, as `0:2`, and what belongs to no layer."""
     format: str | None
     """What the output is written in: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
-    preset: str | None
-    """A training framework whose DCP is read or written, such as `mindspeed`."""
-    hf_prefix: str | None
-    """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
-    dcp_prefix: str | None
     dtype: str | None
     """`bf16`, `fp16` or `fp32`: what floating tensors become, routers and norms excepted."""
     cast_all: bool
@@ -121,13 +127,13 @@ class Result:
     """What comes out of holding the result against its source, where that was asked for."""
 
 
-def inspect(src: Location, *, source_layout: str | None = None) -> tuple[Source, Recognised]:
+def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognised]:
     """What is in a checkpoint: its tensors and files, its family and expert stacks.
 
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
-    with _opened(src) as source:
-        return source, recognise(source.checkpoint, source_layout)
+    with _opened(src, reading) as source:
+        return source, recognise(source.checkpoint, reading.get("source_layout"))
 
 
 def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:
@@ -135,7 +141,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Raises StreamconvError.
     """
-    with _opened(src) as source:
+    with _opened(src, options) as source:
         return _plan(source, to, options)
 
 
@@ -244,8 +250,8 @@ def parse_layers(text: str) -> range:
 
 
 @contextmanager
-def _opened(src: Location) -> Iterator[Source]:
-    source = open_source(str(src))
+def _opened(src: Location, options: Reading) -> Iterator[Source]:
+    source = open_source(str(src), _prefixes(options))
     try:
         yield source
     finally:
@@ -292,12 +298,12 @@ def _written(source: Source, to: str | None, options: Options) -> Callable[[Reco
     return lambda _: Dcp(prefixes, preset, source.checkpoint.config)
 
 
-def _preset(options: Options) -> Preset | None:
+def _preset(options: Reading) -> Preset | None:
     name = options.get("preset")
     return find_preset(name) if name else None
 
 
-def _prefixes(options: Options) -> Prefixes | None:
+def _prefixes(options: Reading) -> Prefixes | None:
     """What the user says of keys; None where nothing is said."""
     preset = _preset(options)
     hf, dcp = options.get("hf_prefix"), options.get("dcp_prefix")
@@ -329,7 +335,7 @@ def _run(
     preset = _preset(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
     sink = CheckpointFolder(Path(dst), overwrite=overwrite, modes=modes)
-    with _opened(src) as source:
+    with _opened(src, options) as source:
         planned = _plan(source, to, options)
         for event in execute(planned, CastSource(source), sink):
             if on_event is not None:

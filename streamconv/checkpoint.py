@@ -84,6 +84,8 @@ class Checkpoint:
     """Bytes of all tensors, headers excluded."""
     revision: str | None = None
     """The commit that it is read from, where it comes from a repository."""
+    scratch: int = 0
+    """Bytes that reading takes beside where it reads to, of each worker."""
 
 
 _DIGITS = re.compile(r"([0-9]{1,18})")

@@ -61,16 +61,19 @@ def _peak(base: int, jobs: int, worker: int, staging: int) -> int:
     return base + SLACK_BYTES + jobs * (worker + STAGING_BUFFERS * staging + SCRATCH_BYTES)
 
 
-def fit_memory(limits: Limits, source_buffer: int, widest: str, casts: int = 0) -> Memory:
+def fit_memory(
+    limits: Limits, source_buffer: int, widest: str, casts: int = 0, scratch: int = 0
+) -> Memory:
     """The most workers and the largest buffers that stay within `limits`.
 
     Workers are given up before buffers are made so small that every write is a small one.
-    `widest` names the tensor that `source_buffer` is for; `casts` is what they take of a worker.
-    Raises PlanRefused where one worker with the smallest buffers is still too much.
+    `widest` names the tensor that `source_buffer` is for; `casts` and `scratch` are what casts and
+    reading take of a worker besides. Raises PlanRefused where one worker with the smallest
+    buffers is still too much.
     """
     options = [(j, staging) for j in range(limits.jobs, 0, -1) for staging in STAGING_BYTES[:2]]
     for jobs, staging in (*options, (1, STAGING_BYTES[-1])):
-        peak = _peak(limits.base, jobs, source_buffer + casts, staging)
+        peak = _peak(limits.base, jobs, source_buffer + casts + scratch, staging)
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(limits.base, jobs, source_buffer, staging, peak, limits.allowed, casts)
     need = (

@@ -147,7 +147,7 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, widest.how.buffer_bytes, widest.name, casts),
+        memory=fit_memory(limits, widest.how.buffer_bytes, widest.name, casts, checkpoint.scratch),
         casting=casting,
     )
 

@@ -1,15 +1,17 @@
 """`streamconv inspect`."""
 
+from typing import Any
+
 import click
 
-from streamconv.cli.options import from_option, json_option, source_argument
+from streamconv.cli.options import json_option, reading_options, source_argument
 
 
 @click.command("inspect")
 @source_argument
 @json_option
-@from_option
-def command(src: str, as_json: bool, source_layout: str | None) -> None:
+@reading_options
+def command(src: str, as_json: bool, **reading: Any) -> None:
     """Show what is in the checkpoint SRC: its family, expert stacks and sizes.
 
     Reads headers and JSON only.
@@ -17,7 +19,7 @@ def command(src: str, as_json: bool, source_layout: str | None) -> None:
     from streamconv import inspect
     from streamconv.cli.conversion import print_json, print_rich
 
-    source, found = inspect(src, source_layout=source_layout)
+    source, found = inspect(src, **reading)
     if as_json:
         from streamconv.report import inspection_fields
 

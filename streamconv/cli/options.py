@@ -35,7 +35,8 @@ json_option = option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout; everything else on stderr."
 )
 
-_DCP: tuple[Callable[[Any], Any], ...] = (
+_READING: tuple[Callable[[Any], Any], ...] = (
+    from_option,
     option(
         "--preset",
         metavar="NAME",
@@ -53,7 +54,7 @@ no_progress_option = option("--no-progress", is_flag=True, help="Show no progres
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing."),
     json_option,
-    from_option,
+    *_READING,
     option(
         "--max-shard-size",
         metavar="SIZE",
@@ -73,7 +74,6 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         type=click.Choice(["safetensors", "dcp"]),
         help="Write this: dcp is for torch.distributed.checkpoint.  [default: safetensors]",
     ),
-    *_DCP,
     option(
         "--dtype",
         type=click.Choice(["bf16", "fp16", "fp32"]),
@@ -93,8 +93,17 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+def reading_options(command: Command) -> Command:
+    """Everything that says how a source is to be understood."""
+    return _with(_READING, command)
+
+
 def conversion_options(command: Command) -> Command:
     """Everything that merge, split and convert have in common."""
-    for add in reversed(_CONVERSION):
+    return _with(_CONVERSION, command)
+
+
+def _with(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+    for add in reversed(options):
         command = add(command)
     return command

@@ -97,6 +97,12 @@ def parse_json(raw: bytes, what: str) -> Any:
     return parsed
 
 
+def is_safetensors(first: bytes) -> bool:
+    """Whether a file that begins with these 9 bytes looks like one of the format."""
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
+    return length <= MAX_HEADER_BYTES and first[LENGTH_BYTES:] == b"{"
+
+
 def header_length(first: bytes, file_size: int, what: str) -> int:
     """Bytes of JSON that a file's first 8 bytes announce, held against the file's size."""
     if len(first) < LENGTH_BYTES:

@@ -118,13 +118,13 @@ def open_folder(
         raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
     top = [path.name for path in folder.iterdir()]
     name = index_name(top, location)
-    index = None if name is None else read_index(_object(folder, name), name)
+    index = None if name is None else read_index(json_object(folder, name), name)
     headers = [_read_header(folder, file, files) for file in shard_names(index, top, location)]
     checkpoint = assemble(
         location,
         headers,
         index,
-        {what: _object(folder, what) for what in (CONFIG, MANIFEST)},
+        {what: json_object(folder, what) for what in (CONFIG, MANIFEST)},
         list(other_files(folder, {shard.file.name for shard in headers})),
         revision,
     )
@@ -155,7 +155,7 @@ def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
     return bytes(raw)
 
 
-def _object(folder: Path, name: str) -> dict[str, Any]:
+def json_object(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object in the folder; empty where there is no such file."""
     if not (folder / name).is_symlink() and not (folder / name).exists():
         return {}

@@ -20,6 +20,8 @@ LEFT_BEHIND = {
     MANIFEST: "describes the source",
     f"*{INDEX_SUFFIX}": "the index of the source's shards",
     f"*{SHARD_SUFFIX}": "not in the index",
+    "*.distcp": "not in .metadata",
+    ".metadata*": "describes chunks of tensors",
     "pytorch_model*.bin": "the weights in a legacy format",
     "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
 }

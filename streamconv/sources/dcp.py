@@ -1,0 +1,299 @@
+"""A torch.distributed.checkpoint in a local folder: `.metadata`, and files of chunks.
+
+The pickle of `.metadata` is read as data and nothing in it is run. Each chunk's archive is looked
+into at both ends, so that all of it is known to be there before anything is written; its bytes
+are then read in place, never a whole chunk at once. Of what a training run leaves, the model is
+taken and the rest is named.
+"""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.files import Files, system_files
+from streamconv.formats.archive import Stored, find_tensor
+from streamconv.formats.boxes import Box, Boxes, box_of
+from streamconv.formats.dcp import (
+    DATA_SUFFIX,
+    MAX_METADATA_BYTES,
+    METADATA_FILE,
+    Chunk,
+    Metadata,
+    StoredTensor,
+    check_chunks,
+    read_metadata,
+)
+from streamconv.formats.safetensors import DTYPE_BITS, is_safetensors, parse_json
+from streamconv.keys import Prefixes
+from streamconv.records import Record, read_record
+from streamconv.sources import Read
+from streamconv.sources.disk import Disk
+from streamconv.sources.local import json_object
+from streamconv.sources.others import other_files, travelling
+
+TRACKER = "latest_checkpointed_iteration.txt"
+MODEL = "model"
+"""The entry of a training run's state dict that holds the model."""
+RUN_STATE = ("optimizer", "optim", "lr_scheduler", "scheduler", "rng_state", "args")
+"""Entries that belong to the training run where the model has no entry of its own."""
+SCRATCH_BYTES = 2**18
+"""What runs of a chunk are read through that are too short to be read one by one."""
+SHORT_RUN = 2**16
+
+
+class DcpSource:
+    """A folder, opened. The descriptors of its files are kept until it is closed."""
+
+    def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Boxes], disk: Disk) -> None:
+        self.checkpoint = checkpoint
+        self._tensors = tensors
+        self._disk = disk
+        self._own = threading.local()
+
+    def read(self, reads: Sequence[Read]) -> None:
+        for read in reads:
+            end = read.start + len(read.buffer)
+            for box, runs in self._tensors[read.info.name].within(read.start, end):
+                self._read_box(read, box, runs)
+
+    def _read_box(self, read: Read, box: Box, runs: range) -> None:
+        """Runs of one box into their places: long ones directly, short ones through a buffer."""
+        if box.run >= SHORT_RUN or len(runs) == 1:
+            for run in runs:
+                at = box.position(run) - read.start
+                skip = max(-at, 0)
+                target = read.buffer[at + skip : at + box.run]
+                self._disk.fill(box.file, box.begin + run * box.run + skip, target)
+            return
+        scratch = self._scratch()
+        most = SCRATCH_BYTES // box.run
+        for first in range(runs.start, runs.stop, most):
+            batch = range(first, min(first + most, runs.stop))
+            held = scratch[: len(batch) * box.run]
+            self._disk.fill(box.file, box.begin + first * box.run, held)
+            for number, run in enumerate(batch):
+                at = box.position(run) - read.start
+                skip = max(-at, 0)
+                target = read.buffer[at + skip : at + box.run]
+                begin = number * box.run + skip
+                target[:] = held[begin : begin + len(target)]
+
+    def _scratch(self) -> memoryview:
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        scratch: memoryview = self._own.scratch
+        return scratch
+
+    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+        return self._disk.read(other.name, start, buffer)
+
+    def close(self) -> None:
+        self._disk.close()
+
+
+def find_dcp(location: str) -> Path | None:
+    """The folder of the DCP at `location`, which may lie below it; None where there is none.
+
+    Raises BadCheckpoint for one that is not complete, or a tracker that leads nowhere.
+    """
+    folder = Path(location)
+    if (folder / METADATA_FILE).exists():
+        return folder
+    if (folder / TRACKER).is_file():
+        with (folder / TRACKER).open("rb") as file:
+            text = file.read(64).decode("ascii", "replace").strip()
+        name = f"iter_{int(text):07d}" if text.isdecimal() and text.isascii() else text
+        if name != text or text == "release":
+            if not (folder / name / METADATA_FILE).exists():
+                raise BadCheckpoint(
+                    f"{location}: {TRACKER} says {quoted(text)}, "
+                    f"and {name} holds no {METADATA_FILE}"
+                )
+            return folder / name
+        raise BadCheckpoint(
+            f"{location}: {TRACKER} says {quoted(text)}, neither `release` nor a number"
+        )
+    if folder.is_dir() and any(path.suffix == DATA_SUFFIX for path in folder.iterdir()):
+        raise BadCheckpoint(
+            f"{location}: files of a DCP, but no {METADATA_FILE}: it was not saved to its end"
+        )
+    return None
+
+
+def open_dcp(
+    location: str, folder: Path, prefixes: Prefixes | None = None, files: Files | None = None
+) -> DcpSource:
+    """The checkpoint in the DCP at `folder`, which the user called `location`.
+
+    `prefixes` are those of its keys, where they are not what it says itself. Raises BadCheckpoint
+    where something is malformed, missing or contradicts itself.
+    """
+    disk = Disk(folder, files or system_files())
+    try:
+        return _opened(location, folder, disk, prefixes)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def _opened(location: str, folder: Path, disk: Disk, prefixes: Prefixes | None) -> DcpSource:
+    from xxhash import xxh3_128_hexdigest
+
+    if disk.size(METADATA_FILE) > MAX_METADATA_BYTES:
+        raise BadCheckpoint(
+            f"{METADATA_FILE}: {disk.size(METADATA_FILE)} bytes, "
+            f"no such file has over {MAX_METADATA_BYTES}"
+        )
+    raw = disk.bytes_at(METADATA_FILE, 0, disk.size(METADATA_FILE))
+    metadata = read_metadata(raw, METADATA_FILE)
+    own = _own(metadata)
+    names = dict(_named(metadata, prefixes or own.prefixes))
+    infos: dict[str, TensorInfo] = {}
+    tensors: dict[str, Boxes] = {}
+    for name, stored in names.items():
+        tensors[name] = _boxes(stored, disk)
+        nbytes = math.prod(stored.shape) * DTYPE_BITS[stored.dtype] // 8
+        file, begin = stored.chunks[0].file, tensors[name].boxes[0].begin if nbytes else 0
+        infos[name] = TensorInfo(name, stored.dtype, stored.shape, file, begin, nbytes)
+    used = {chunk.file for stored in names.values() for chunk in stored.chunks}
+    digest = str(xxh3_128_hexdigest(raw))
+    total = sum(info.nbytes for info in infos.values())
+    there = {METADATA_FILE, *used, *(other.file for other in metadata.others)}
+    there.update(chunk.file for stored in metadata.tensors for chunk in stored.chunks)
+    cut = any(box.axes for boxes in tensors.values() for box in boxes.boxes)
+    checkpoint = Checkpoint(
+        location=location,
+        tensors=infos,
+        files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
+        others=(*_left_out(metadata), *travelling(list(other_files(folder, there)), total)),
+        config=json_object(folder, "config.json") or own.config,
+        record=own.record,
+        total_bytes=total,
+        scratch=SCRATCH_BYTES if cut else 0,
+    )
+    return DcpSource(checkpoint, tensors, disk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a DCP says of itself that this package wrote; nothing in one of another's."""
+
+    record: Record | None = None
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _own(metadata: Metadata) -> _Own:
+    if metadata.own is None:
+        return _Own()
+    said = parse_json(metadata.own.encode("utf-8", "surrogatepass"), METADATA_FILE)
+    try:
+        keys = said["keys"]
+        prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
+        record = read_record(said["manifest"]["record"], METADATA_FILE)
+        return _Own(record, prefixes, dict(said["config"]))
+    except (KeyError, TypeError, ValueError):
+        raise BadCheckpoint(
+            f"{METADATA_FILE}: what it says of its own layouts is not what streamconv wrote"
+        ) from None
+
+
+def _of_model(path: tuple[str, ...], wrapped: bool) -> bool:
+    """Whether an entry of a state dict, in which the model has one of its own or not, is of it."""
+    return path[0] == MODEL if wrapped else len(path) == 1 or path[0] not in RUN_STATE
+
+
+def _is_wrapped(metadata: Metadata) -> bool:
+    return any(len(t.path) > 1 and t.path[0] == MODEL for t in metadata.tensors)
+
+
+def _named(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str, StoredTensor]]:
+    """The model's tensors by their names outside of the DCP."""
+    wrapped = _is_wrapped(metadata)
+    seen: dict[str, str] = {}
+    for stored in metadata.tensors:
+        if not _of_model(stored.path, wrapped):
+            continue
+        key = ".".join(stored.path[1:] if wrapped else stored.path)
+        name = prefixes.undo(key)
+        if prefixes.apply(name) != key:
+            raise BadCheckpoint(
+                f"key {quoted(key)} does not begin with {quoted(prefixes.dcp)}, as all keys would",
+                "say what they begin with: --dcp-prefix, '' for nothing",
+            )
+        if name in seen:
+            raise BadCheckpoint(
+                f"the keys {quoted(seen[name])} and {quoted(key)} are both {quoted(name)}"
+            )
+        seen[name] = key
+        yield name, stored
+    if not seen:
+        raise BadCheckpoint(f"{METADATA_FILE}: there is no tensor in it that is a model's")
+
+
+def _left_out(metadata: Metadata) -> Iterator[OtherFile]:
+    """What belongs to the training run, an entry of the state dict each."""
+    wrapped = _is_wrapped(metadata)
+    counts: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for tensor in metadata.tensors:
+        if not _of_model(tensor.path, wrapped):
+            counts[tensor.path[0]] += 1
+            nbytes[tensor.path[0]] += sum(chunk.nbytes for chunk in tensor.chunks)
+    for other in metadata.others:
+        counts[other.path[0]] += 1
+        nbytes[other.path[0]] += other.nbytes
+    for entry, count in counts.items():
+        things = "1 value" if count == 1 else f"{count:,} values"
+        yield OtherFile(entry, nbytes[entry], f"{things} of the training run, not of the model")
+
+
+def _boxes(stored: StoredTensor, disk: Disk) -> Boxes:
+    """Where a tensor's bytes are; refuses chunks that are not what the metadata says."""
+    if stored.dtype not in DTYPE_BITS:
+        raise BadCheckpoint(
+            f"tensor {quoted(stored.key)} is {quoted(stored.dtype)}, which safetensors cannot hold"
+        )
+    check_chunks(stored)
+    boxes = []
+    for chunk in stored.chunks:
+        what = f"tensor {quoted(stored.key)}, chunk at {list(chunk.offsets)}"
+        size = disk.size(chunk.file)
+        if chunk.offset + chunk.nbytes > size:
+            raise BadCheckpoint(
+                f"{what}: ends at byte {chunk.offset + chunk.nbytes} of {quoted(chunk.file)}, "
+                f"which has {size}: the file is cut short"
+            )
+        found = _archived(stored, chunk, disk, what)
+        if (found.dtype, found.shape) != (stored.dtype, chunk.sizes):
+            raise BadCheckpoint(
+                f"{what}: {quoted(chunk.file)} holds {found.dtype} {list(found.shape)} there, "
+                f"{METADATA_FILE} says {stored.dtype} {list(chunk.sizes)}"
+            )
+        if math.prod(chunk.sizes):
+            itemsize = DTYPE_BITS[stored.dtype] // 8
+            begin = chunk.offset + found.begin
+            boxes.append(
+                box_of(stored.shape, chunk.offsets, chunk.sizes, itemsize, chunk.file, begin)
+            )
+    return Boxes.of(boxes)
+
+
+def _archived(stored: StoredTensor, chunk: Chunk, disk: Disk, what: str) -> Stored:
+    """What is in the archive of a chunk."""
+
+    def read(offset: int, count: int) -> bytes:
+        return disk.bytes_at(chunk.file, chunk.offset + offset, min(count, chunk.nbytes - offset))
+
+    if chunk.offset == 0 and is_safetensors(read(0, 9)):
+        raise BadCheckpoint(
+            f"{quoted(chunk.file)}: its chunks are serialised as safetensors, not by torch.save",
+            "consolidate it with torch's HuggingFaceStorageReader, or save it as torch does",
+        )
+    return find_tensor(read, chunk.nbytes, what)

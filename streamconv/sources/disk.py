@@ -1,0 +1,65 @@
+"""The files of a folder that chunks are read from: each opened once, and held against its size."""
+
+import os
+import threading
+from pathlib import Path
+
+from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.files import Files
+from streamconv.sources.paths import is_below, resolve_file
+
+
+class Disk:
+    """The files of a folder, each opened once and held against what it was then."""
+
+    def __init__(self, folder: Path, files: Files) -> None:
+        self._folder = folder
+        self._files = files
+        self._open: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; refuses what is not a regular file of the folder."""
+        if name not in self._sizes:
+            if not is_below(name):
+                raise BadCheckpoint(
+                    f"{quoted(name)} is said to hold chunks, and is not the name of a file below "
+                    f"{self._folder}"
+                )
+            self._sizes[name] = resolve_file(self._folder, name)[1].st_size
+        return self._sizes[name]
+
+    def fill(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`; refuses a file that has become shorter."""
+        if self.read(name, offset, buffer) < len(buffer):
+            raise BadCheckpoint(f"{quoted(name)} has become shorter since it was planned")
+
+    def bytes_at(self, name: str, offset: int, count: int) -> bytes:
+        buffer = bytearray(count)
+        return bytes(buffer[: self.read(name, offset, memoryview(buffer))])
+
+    def read(self, name: str, offset: int, buffer: memoryview) -> int:
+        try:
+            return self._files.read_into(self._descriptor(name), buffer, offset)
+        except OSError as error:
+            raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
+
+    def _descriptor(self, name: str) -> int:
+        with self._lock:
+            if name not in self._open:
+                fd = self._files.open_read(self._folder / name)
+                self._open[name] = fd
+                size = os.fstat(fd).st_size
+                if size != self._sizes.setdefault(name, size):
+                    raise BadCheckpoint(
+                        f"{quoted(name)} has changed since it was planned: it had "
+                        f"{self._sizes[name]} bytes, it has {size}"
+                    )
+            return self._open[name]
+
+    def close(self) -> None:
+        with self._lock:
+            for fd in self._open.values():
+                self._files.close(fd)
+            self._open.clear()

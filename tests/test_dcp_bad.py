@@ -1,0 +1,385 @@
+"""A DCP that is broken, or made to do harm, is refused before anything is written or run."""
+
+import io
+import os
+import pickle
+import random
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dcp_folders import saved, write_dcp, write_metadata
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
+
+import streamconv
+from streamconv.errors import BadCheckpoint, StreamconvError
+from streamconv.formats.archive import around_tensor, find_tensor
+from streamconv.formats.dcp import MAX_METADATA_BYTES, read_metadata
+from streamconv.formats.pickled import Global, Object, read_pickle, write_pickle
+
+RAN = "ran"
+"""The file that appears where a pickle is run."""
+
+
+class Harm:
+    """Pickles into a call."""
+
+    def __init__(self, *call: Any) -> None:
+        self._call = call
+
+    def __reduce__(self) -> Any:
+        return self._call[0], self._call[1:]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "dcp"
+
+
+@pytest.fixture
+def metadata(folder: Path) -> Metadata:
+    """A checkpoint of one tensor in four chunks."""
+    tensor = torch.arange(24, dtype=torch.int16).view(torch.bfloat16).reshape(4, 6)
+    return write_dcp(folder, {"weight": (tensor, [[2], [3]])})
+
+
+def refused(folder: Path, fact: str) -> None:
+    """As bad input, in a line, with nothing written and nothing run."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(BadCheckpoint, match=fact) as caught:
+        streamconv.merge(folder, folder.parent / "out")
+    assert "\n" not in caught.value.message
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not (folder.parent / "out").exists()
+    assert not (folder.parent / RAN).exists()
+
+
+# --- the pickle --------------------------------------------------------------------------------
+
+HARMFUL: dict[str, Callable[[Metadata], Any]] = {
+    "reduce": lambda _: Harm(os.system, f"touch {RAN}"),
+    "in a field": lambda m: replace(m, version=Harm(os.system, f"touch {RAN}")),
+    "builtin": lambda _: Harm(eval, f"open({RAN!r}, 'w')"),
+    "nested": lambda m: replace(m, planner_data={"a": [Harm(exec, f"open({RAN!r}, 'w')")]}),
+    "as a key": lambda m: replace(m, planner_data={Harm(os.mkdir, RAN): 1}),
+    "getattr": lambda _: Harm(getattr, Harm(__import__, "os"), "system"),
+    "partial": lambda _: Harm(__import__, "functools"),
+    "torch": lambda _: Harm(torch.load, RAN),
+    "path": lambda _: Harm(Path(RAN).touch),
+}
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_nothing_is_run(folder: Path, metadata: Metadata, kind: str, protocol: int) -> None:
+    """The name is said instead; torch would run it."""
+    raw = pickle.dumps(HARMFUL[kind](metadata), protocol=protocol)
+    (folder / ".metadata").write_bytes(raw)
+    refused(folder, "it names .*, which no checkpoint needs")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"cos\nsystem\n(S'touch ran'\ntR.",
+        b"\x80\x02cposix\nsystem\nX\x05\0\0\0touch\x85R.",
+        b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x01x\x85R.",
+        b"(S'touch ran'\nios\nsystem\n.",
+        b"\x80\x02\x8c\x0atorch.Size\x8c\x01x\x93.",
+        b"\x80\x02\x82\x01.",
+        b"ctorch\nSize\n)R}b.",
+        b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81(NNtb.",
+        b"ctorch\nbfloat16\n}b.",
+    ],
+)
+def test_crafted_opcodes(folder: Path, metadata: Metadata, raw: bytes) -> None:
+    """What only a hand writes."""
+    (folder / ".metadata").write_bytes(raw)
+    refused(folder, "it names|not a pickle of a checkpoint|not the metadata")
+
+
+@pytest.mark.parametrize(
+    ("raw", "fact"),
+    [
+        (b"", "ends too early"),
+        (b"\x80\x04.", "ends too early"),
+        (b"\x80\x04(((", "ends too early"),
+        (b"\x80\x04X\xff\xff\xff\xffa.", "ends too early"),
+        (b"\x80\x04\x8d" + b"\xff" * 8 + b".", "ends too early"),
+        (b"\x80\x04\x96" + b"\xff" * 8 + b".", "no plain value needs"),
+        (b"\x80\x04Nr\xff\xff\xff\xff.", "not the metadata"),
+        (b"\x80\x04j\xff\xff\xff\xff.", "ends too early"),
+        (b"\x80\x04})" + b"\x85" * 9 + b"Ns.", "a key that is neither"),
+        (b"]" + b"\x94h\0a" * 3 + b".", "not the metadata"),
+        (b")" + b"\x85" * 200_000 + b".", "not the metadata"),
+        (b"(" * 200_000 + b"l" * 9, "no plain value needs"),
+        (b"X\x01\0\0\0\xff.", "not UTF-8"),
+        (b"PK\x03\x04", "no plain value needs"),
+        (b"<html>", "no plain value needs"),
+    ],
+)
+def test_bombs_and_debris(folder: Path, metadata: Metadata, raw: bytes, fact: str) -> None:
+    """Announced sizes are not believed, and depth costs nothing."""
+    (folder / ".metadata").write_bytes(raw)
+    refused(folder, fact)
+
+
+def test_a_pickle_of_gigabytes(folder: Path, metadata: Metadata) -> None:
+    """Is not even read; the file is sparse."""
+    os.truncate(folder / ".metadata", MAX_METADATA_BYTES + 1)
+    refused(folder, f"no such file has over {MAX_METADATA_BYTES}")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
+    """It reads or it is refused; there is no third way."""
+    raw = bytearray(_HONEST)
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read_metadata(bytes(raw[: data.draw(st.integers(0, len(raw)))]), "it")
+    except StreamconvError as error:
+        assert error.message.startswith(("it: ", "tensor ", "weight"))
+
+
+def _honest() -> bytes:
+    place = _StorageInfo("__0_0.distcp", 0, 100)
+    chunk = ChunkStorageMetadata(torch.Size((0,)), torch.Size((3,)))
+    tensor = torch.distributed.checkpoint.metadata.TensorStorageMetadata(
+        torch.distributed.checkpoint.metadata.TensorProperties(torch.bfloat16),
+        torch.Size((3,)),
+        [chunk],
+    )
+    index = MetadataIndex("weight", (0,), 0)
+    return pickle.dumps(Metadata({"weight": tensor}, {"weight": ("weight",)}, {index: place}))
+
+
+_HONEST = _honest()
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(_VALUES)
+@example(["x"] * 600)
+@example([str(n) for n in range(600)] * 2)
+def test_values_are_read_as_python_reads_them(value: Any) -> None:
+    """Whoever wrote them, in any protocol."""
+    assert pickle.loads(write_pickle(value)) == value
+    for protocol in (2, 3, 4, 5):
+        assert read_pickle(pickle.dumps(value, protocol), (), "it") == value
+    assert read_pickle(write_pickle(value), (), "it") == value
+
+
+def test_objects_are_read_as_data() -> None:
+    """Names and calls, with their arguments and states."""
+    value = [Global("torch.bfloat16"), Object("a.b.C", (1, "x"))]
+    found = read_pickle(write_pickle(value), ("torch.bfloat16", "a.b.C"), "it")
+    assert found[0] == value[0]
+    assert (found[1].name, found[1].args, found[1].state) == ("a.b.C", (1, "x"), None)
+
+
+# --- what it says ------------------------------------------------------------------------------
+
+
+def first(metadata: Metadata) -> MetadataIndex:
+    return next(iter(metadata.storage_data))
+
+
+def move(metadata: Metadata, **fields: Any) -> None:
+    """Change what is said of where the first chunk is."""
+    index = first(metadata)
+    metadata.storage_data[index] = replace(metadata.storage_data[index], **fields)
+
+
+def chunks(metadata: Metadata) -> list[ChunkStorageMetadata]:
+    found: list[ChunkStorageMetadata] = metadata.state_dict_metadata["weight"].chunks
+    return found
+
+
+def grow(metadata: Metadata) -> None:
+    chunks(metadata)[0].sizes = torch.Size((2, 4))
+
+
+def shift(metadata: Metadata) -> None:
+    chunks(metadata)[-1].sizes = torch.Size((2, 4))
+
+
+def retype(metadata: Metadata) -> None:
+    metadata.state_dict_metadata["weight"].properties.dtype = torch.float16
+
+
+def unsupported(metadata: Metadata) -> None:
+    metadata.state_dict_metadata["weight"].properties.dtype = torch.complex128
+
+
+SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
+    "path above": (lambda m: move(m, relative_path="../x.distcp"), "not the name of a file below"),
+    "absolute": (lambda m: move(m, relative_path="/etc/passwd"), "not the name of a file below"),
+    "empty path": (lambda m: move(m, relative_path=""), "not the name of a file below"),
+    "windows": (lambda m: move(m, relative_path="C:\\x"), "not the name of a file below"),
+    "no such file": (lambda m: move(m, relative_path="__9_0.distcp"), "__9_0.distcp is missing"),
+    "past the end": (lambda m: move(m, offset=10**9), "the file is cut short"),
+    "negative": (lambda m: move(m, offset=-1), "a field is missing, or is of another kind"),
+    "another offset": (lambda m: move(m, offset=64), "as torch.save stores it"),
+    "too short": (lambda m: move(m, length=100), "no zip directory at its end"),
+    "transformed": (lambda m: move(m, transform_descriptors=["zstd"]), "stored transformed"),
+    "no place": (lambda m: m.storage_data.pop(first(m)), "no file is said to hold its chunk"),
+    "a chunk missing": (lambda m: chunks(m).pop(), "hold 18 of 24 elements: a chunk is missing"),
+    "no chunk": (lambda m: chunks(m).clear(), "a chunk is missing"),
+    "overlap": (grow, "overlap"),
+    "outside": (shift, "lies outside of it"),
+    "dtype": (retype, "holds BF16 .* there, .metadata says F16"),
+    "no such dtype": (unsupported, "torch.complex128, which safetensors cannot hold"),
+    "no planner data": (lambda m: m.state_dict_metadata.clear(), "no tensor in it"),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_contradicts_itself(folder: Path, metadata: Metadata, kind: str) -> None:
+    """Is refused, naming the tensor or the file, and both facts."""
+    change, fact = SAID[kind]
+    change(metadata)
+    write_metadata(folder, metadata)
+    refused(folder, fact)
+
+
+# --- the files ---------------------------------------------------------------------------------
+
+
+def archived(tensor: torch.Tensor, **options: Any) -> bytes:
+    """As `torch.save` would not: with other files, or compressed."""
+    head, tail = around_tensor("BF16", tuple(tensor.shape))
+    raw = head + tensor.view(torch.int16).numpy().tobytes() + tail
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(stream, "w", **options) as new:
+        for info in old.infolist():
+            content = old.open(info).read() if info.CRC else raw[len(head) : -len(tail)]
+            new.writestr(info.filename, content)
+    return stream.getvalue()
+
+
+def test_a_missing_file(folder: Path, metadata: Metadata) -> None:
+    """Of the last rank, say."""
+    (folder / "__1_0.distcp").unlink()
+    refused(folder, "__1_0.distcp is missing")
+
+
+def test_a_file_cut_short(folder: Path, metadata: Metadata) -> None:
+    """By as little as a byte."""
+    os.truncate(folder / "__1_0.distcp", (folder / "__1_0.distcp").stat().st_size - 1)
+    refused(folder, "the file is cut short")
+
+
+def test_a_link_out_of_the_folder(folder: Path, metadata: Metadata) -> None:
+    """A file has to be in the checkpoint."""
+    shutil.move(folder / "__1_0.distcp", folder.parent / "elsewhere")
+    (folder / "__1_0.distcp").symlink_to(folder.parent / "elsewhere")
+    refused(folder, "outside of the checkpoint")
+
+
+@pytest.mark.parametrize("left", ["", ".metadata.tmp"])
+def test_a_save_that_did_not_end(folder: Path, metadata: Metadata, left: str) -> None:
+    """Files of chunks without the metadata that is written last."""
+    if left:
+        (folder / ".metadata").rename(folder / left)
+    else:
+        (folder / ".metadata").unlink()
+    refused(folder, "it was not saved to its end")
+
+
+def test_stale_files_are_named(folder: Path, metadata: Metadata) -> None:
+    """Of a world that was larger once."""
+    (folder / "__4_0.distcp").write_bytes(b"old")
+    opened = streamconv.sources.opening.open_source(str(folder))
+    opened.close()
+    (stale,) = opened.checkpoint.others
+    assert (stale.name, stale.left_behind) == ("__4_0.distcp", "not in .metadata")
+
+
+def test_values_are_never_opened(folder: Path) -> None:
+    """Whatever they hold."""
+    tensor = torch.zeros(3, dtype=torch.bfloat16)
+    write_dcp(folder, {"weight": (tensor, [[]])}, {"args": Harm(os.system, f"touch {RAN}")})
+    opened = streamconv.sources.opening.open_source(str(folder))
+    opened.close()
+    assert [other.name for other in opened.checkpoint.others] == ["args"]
+    assert not (folder.parent / RAN).exists()
+
+
+def test_tensors_serialised_as_safetensors(folder: Path, metadata: Metadata) -> None:
+    """As torch can, if asked: another format behind the same metadata."""
+    header = b'{"weight":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}'
+    raw = len(header).to_bytes(8, "little") + header + bytes(2000)
+    (folder / "__0_0.distcp").write_bytes(raw)
+    refused(folder, "serialised as safetensors")
+
+
+def test_a_chunk_that_is_not_contiguous(folder: Path, metadata: Metadata) -> None:
+    """Its bytes would be read in another order than they are in."""
+    stream = io.BytesIO()
+    torch.save(torch.zeros(3, 2, dtype=torch.bfloat16).t(), stream)
+    data = bytearray((folder / "__0_0.distcp").read_bytes())
+    move(metadata, offset=len(data), length=len(stream.getvalue()))
+    (folder / "__0_0.distcp").write_bytes(data + stream.getvalue())
+    write_metadata(folder, metadata)
+    refused(folder, r"stored with the strides \[1, 2\], not contiguous")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_compressed_chunk(compression: int) -> None:
+    """Is not bytes in place."""
+    raw = archived(torch.zeros(40, dtype=torch.bfloat16), compression=compression)
+    with pytest.raises(BadCheckpoint, match="compressed"):
+        find_tensor(lambda offset, count: raw[offset : offset + count], len(raw), "it")
+
+
+def test_an_archive_of_an_older_torch() -> None:
+    """Without the entries that came later, and without 64-bit fields."""
+    tensor = torch.arange(40, dtype=torch.int16).view(torch.bfloat16)
+    raw = archived(tensor)
+    found = find_tensor(lambda offset, count: raw[offset : offset + count], len(raw), "it")
+    assert (found.dtype, found.shape) == ("BF16", (40,))
+    assert raw[found.begin : found.begin + 80] == tensor.view(torch.int16).numpy().tobytes()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 10**6))
+def test_any_change_of_an_archive_is_survived(at: int, byte: int, cut: int) -> None:
+    """A tensor of the same size is found, or it is refused."""
+    raw = bytearray(saved(torch.zeros(30, dtype=torch.float32)))
+    raw[at % len(raw)] = byte
+    raw = raw[: len(raw) - cut % 40] if cut % 3 == 0 else raw
+    try:
+        find_tensor(lambda offset, count: bytes(raw[offset : offset + count]), len(raw), "it")
+    except BadCheckpoint as error:
+        assert error.message.startswith("it: not a tensor")
+
+
+def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
+    """Is noticed where the bytes are missing."""
+    tensor = torch.frombuffer(bytearray(random.Random(0).randbytes(4000)), dtype=torch.int16)
+    write_dcp(folder, {"weight": (tensor, [[]])}, files=1)
+    opened = streamconv.sources.opening.open_source(str(folder))
+    os.truncate(folder / "__0_0.distcp", 900)
+    info = opened.checkpoint.tensors["weight"]
+    read = streamconv.sources.Read(info, 0, memoryview(bytearray(4000)))
+    with pytest.raises(BadCheckpoint, match="has become shorter"):
+        opened.read([read])
+    opened.close()
