@@ -49,6 +49,7 @@ from streamconv.verify import Verification
 
 if TYPE_CHECKING:
     from streamconv.execute import Event
+    from streamconv.loading import Loading
     from streamconv.verify import Checked, Checking
 
 __version__ = "0.1.0"
@@ -68,6 +69,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerifyFailed",
+    "check",
     "convert",
     "inspect",
     "merge",
@@ -134,6 +136,18 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognis
     """
     with _opened(src, reading) as source:
         return source, recognise(source.checkpoint, reading.get("source_layout"))
+
+
+def check(src: Location) -> "Loading":
+    """Whether transformers would load a checkpoint: on the meta device, from headers alone.
+
+    Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
+    know the model type.
+    """
+    from streamconv.loading import check_loading
+
+    with _opened(src, {}) as source:
+        return check_loading(source.checkpoint)
 
 
 def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:

@@ -15,6 +15,7 @@ from streamconv.verify import Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
+    from streamconv.loading import Loading
 
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes; new fields come without notice."""
@@ -92,6 +93,26 @@ def verification_fields(verification: Verification) -> dict[str, Any]:
         "sha256": dict(verification.sha256),
         "seconds": round(verification.seconds, 3),
         "peak_memory_bytes": verification.peak_memory,
+    }
+
+
+def loading_fields(location: str, found: "Loading") -> dict[str, Any]:
+    """What `check --json` prints."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "loading",
+        "location": location,
+        "model": found.model,
+        "keys": found.keys,
+        "clean": found.is_clean,
+        "missing": list(found.missing),
+        "unexpected": list(found.unexpected),
+        "mismatched": [
+            {"key": key, "checkpoint": list(here), "model": list(there)}
+            for key, here, there in found.mismatched
+        ],
+        "failed": [{"key": key, "error": error} for key, error in found.failed],
+        "damage": found.damage or None,
     }
 
 

@@ -21,7 +21,10 @@ from streamconv.verify import KEPT_DIFFERENCES, Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
+    from streamconv.loading import Loading
 
+MANY_KEYS = 20
+"""Of keys that would not load, so many of a kind are shown."""
 MANY_SHARDS = 12
 """With more shards than this, a plan shows the first and the last few unless asked for all."""
 
@@ -85,6 +88,32 @@ def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> R
             facts.add_row("left behind", f"{quoted(other.name)}: {other.left_behind}")
     stacks, layers = _stacks(plan.source, plan), _layers(plan, verbose)
     return Group(facts, Text(), stacks, Text(), layers, Text(), _shards(plan, verbose))
+
+
+def loading_table(location: str, found: "Loading") -> RenderableType:
+    """What transformers would make of a checkpoint."""
+    facts = _facts()
+    facts.add_row("checkpoint", quoted(location))
+    facts.add_row("model", f"{found.model}, {_count(found.keys, 'key')}")
+    if found.is_clean:
+        facts.add_row("loads", "cleanly: every key has its tensor, every tensor its key")
+    if found.damage:
+        facts.add_row("damage", found.damage)
+    rows = {
+        "missing": found.missing,
+        "unexpected": found.unexpected,
+        "mismatched": [
+            f"{key}: {list(here)} here, {list(there)} in the model"
+            for key, here, there in found.mismatched
+        ],
+        "failed": [f"{key}: {error}" for key, error in found.failed],
+    }
+    for kind, lines in rows.items():
+        for line in lines[:MANY_KEYS]:
+            facts.add_row(kind, quoted(line))
+        if len(lines) > MANY_KEYS:
+            facts.add_row(kind, f"... {len(lines) - MANY_KEYS} more (--json shows them)")
+    return facts
 
 
 def result_line(result: "Result") -> str:

@@ -29,6 +29,7 @@ ORDER = (
     "casts",
     "experts",
     "recognise",
+    "loading",
     "target",
     "steps",
     "shards",

@@ -12,7 +12,7 @@ import click
 
 from streamconv.errors import Interrupted, StreamconvError
 
-VERBS = ("inspect", "merge", "split", "convert", "verify", "smoke")
+VERBS = ("inspect", "merge", "split", "convert", "verify", "check", "smoke")
 
 EPILOG = """\b
 Examples:

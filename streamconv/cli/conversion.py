@@ -39,9 +39,12 @@ def run(
 
         print_json(result_fields(result))
     elif not quiet:
+        from streamconv.casts import notes
         from streamconv.tables import result_line
 
         click.echo(result_line(result))
+        for note in notes(result.plan.checkpoint.config, result.plan.casting):
+            click.echo(f"note: {note}")
 
 
 def _show_plan(
