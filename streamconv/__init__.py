@@ -14,7 +14,7 @@ The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `c
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -165,6 +165,7 @@ def merge(
     *,
     layout: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
@@ -173,7 +174,7 @@ def merge(
 
     `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, layout, overwrite, verify, on_event, options)
+    return _run(src, dst, layout, overwrite, resume, verify, on_event, options)
 
 
 def split(
@@ -181,6 +182,7 @@ def split(
     dst: Location,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
@@ -189,7 +191,7 @@ def split(
 
     Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, PER_EXPERT, overwrite, verify, on_event, options)
+    return _run(src, dst, PER_EXPERT, overwrite, resume, verify, on_event, options)
 
 
 def convert(
@@ -198,6 +200,7 @@ def convert(
     *,
     to: str,
     overwrite: bool = False,
+    resume: bool = False,
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
@@ -205,12 +208,14 @@ def convert(
     """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
 
     `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
+    `resume` goes on where an earlier run of the same conversion stopped, if one did; a note of
+    the exception says whether that can be done.
     `on_event` hears what happens, from the calling thread. `verify` holds the result against the
     source when it is there, and raises VerifyFailed where it is not its conversion. Raises
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """
-    return _run(src, dst, to, overwrite, verify, on_event, options)
+    return _run(src, dst, to, overwrite, resume, verify, on_event, options)
 
 
 def verify(
@@ -337,6 +342,7 @@ def _run(
     dst: Location,
     to: str | None,
     overwrite: bool,
+    resume: bool,
     verify: bool,
     on_event: "Callable[[Event | Checking | Checked], None] | None",
     options: Options,
@@ -348,12 +354,18 @@ def _run(
     begin = time.monotonic()
     preset = _preset(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
-    sink = CheckpointFolder(Path(dst), overwrite=overwrite, modes=modes)
+    sink = CheckpointFolder(Path(dst), overwrite=overwrite, resume=resume, modes=modes)
     with _opened(src, options) as source:
         planned = _plan(source, to, options)
-        for event in execute(planned, CastSource(source), sink):
-            if on_event is not None:
-                on_event(event)
+        try:
+            with closing(execute(planned, CastSource(source), sink)) as events:
+                for event in events:
+                    if on_event is not None:
+                        on_event(event)
+        except BaseException as error:
+            if sink.remains:
+                error.add_note(sink.remains)
+            raise
     verification = None
     if verify:
         verification = _verification(src, sink.place, planned.memory.jobs, options, on_event)

@@ -9,6 +9,8 @@ from streamconv.records import Record
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MANIFEST = "streamconv.json"
+JOURNAL_PREFIX = "streamconv-journal-"
+"""Files of a run that is not finished: in no checkpoint, and so never copied from one."""
 
 
 @dataclass(frozen=True, slots=True)

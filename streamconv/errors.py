@@ -3,6 +3,7 @@
     StreamconvError            1   anything not named below
     |-- UsageError             2   an option or argument that makes no sense
     |-- BadCheckpoint          3   the input is malformed, incomplete or contradicts itself
+    |   `-- SourceChanged      3   the input is not what it was when it was planned
     |-- PlanRefused            4   the input is sound, but this conversion of it cannot be planned
     |-- VerifyFailed           5   the output is not the conversion of its source
     |-- OutputExists           6   the target is there already, or another run is at work on it
@@ -35,6 +36,10 @@ class UsageError(StreamconvError):
 
 class BadCheckpoint(StreamconvError):
     exit_code = 3
+
+
+class SourceChanged(BadCheckpoint):
+    """What has been made of it already cannot be gone on with either."""
 
 
 class PlanRefused(StreamconvError):

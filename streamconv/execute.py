@@ -3,7 +3,7 @@
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from xxhash import xxh3_128
 
 from streamconv.axes import Rearrangement
 from streamconv.checkpoint import TensorInfo
+from streamconv.errors import SourceChanged
 from streamconv.files import aligned_buffer
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
@@ -29,6 +30,20 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """The place is taken; shards that an earlier run has finished are not made again."""
+
+    plan: Plan
+    finished: frozenset[int]
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of the shards that are to be made."""
+        shards = enumerate(self.plan.shards)
+        return sum(shard.nbytes for number, shard in shards if number not in self.finished)
+
+
+@dataclass(frozen=True, slots=True)
 class PieceWritten:
     """A piece has been handed to the disk."""
 
@@ -41,31 +56,35 @@ class Committed:
     """The result stands at its place."""
 
 
-Event = Planned | PieceWritten | Committed
+Event = Planned | Prepared | PieceWritten | Committed
 
 
-def execute(plan: Plan, source: Source, sink: Sink) -> Iterator[Event]:
+def execute(plan: Plan, source: Source, sink: Sink) -> Generator[Event]:
     """Convert; yields what has happened. The result appears before the last event, or not at all.
 
-    Raises what source and sink raise. Where the caller stops listening, the run stops and leaves
-    nothing behind.
+    Raises what source and sink raise. Where the caller stops listening, the run stops; then, and
+    where something fails, finished shards are all that is left.
     """
     yield Planned(plan)
-    digests: list[dict[int, str]] = [{} for _ in plan.shards]
-    sink.prepare(plan)
     try:
-        for event in _written(plan, source, sink):
-            digests[event.piece.shard][event.piece.offset] = event.digest
-            yield event
-        sink.commit(source, [[shard[at] for at in sorted(shard)] for shard in digests])
+        finished = frozenset(sink.prepare(plan))
+        yield Prepared(plan, finished)
+        missing = [number for number in range(len(plan.shards)) if number not in finished]
+        yield from _written(plan, missing, source, sink)
+        sink.commit(source)
+    except SourceChanged:
+        sink.abort(keep=False)
+        raise
     except BaseException:
         sink.abort()
         raise
     yield Committed()
 
 
-def _written(plan: Plan, source: Source, sink: Sink) -> Iterator[PieceWritten]:
-    pieces = plan.pieces()
+def _written(
+    plan: Plan, shards: Iterable[int], source: Source, sink: Sink
+) -> Iterator[PieceWritten]:
+    pieces = plan.pieces(shards)
     taking = threading.Lock()
     stop = threading.Event()
     events: queue.Queue[PieceWritten | BaseException | None] = queue.Queue()
@@ -112,6 +131,7 @@ class _Worker:
         self._sink = sink
         self._staging = Staging(plan.memory.staging, writer)
         self._buffer = aligned_buffer(plan.memory.source_buffer)
+        self._shard: int | None = None
         self._holds: object = None
         self._rearrangers: dict[object, Rearranger] = {}
 
@@ -119,6 +139,10 @@ class _Worker:
         """Make a piece and write it; returns its digest."""
         digest = xxh3_128()
         staging = self._staging
+        if piece.shard != self._shard:
+            # so that no more shards are half done than there are workers
+            self.drain()
+            self._shard = piece.shard
         staging.begin(
             piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
         )
@@ -131,6 +155,7 @@ class _Worker:
                     self._put(memoryview(self._plan.frame(piece, part)), digest)
                 else:
                     self._rearrange(part.step, part.unit, digest)
+        self._sink.note(piece, digest.hexdigest())
         staging.end()
         return digest.hexdigest()
 

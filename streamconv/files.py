@@ -10,13 +10,19 @@ import contextlib
 import errno
 import mmap
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
 
+if sys.platform == "linux":
+    import fcntl
+
 PAGE = 4096
 """What direct writes are aligned to, in bytes: the page of every common machine and disk."""
-
+BINARY = getattr(os, "O_BINARY", 0)
+MODE = 0o666
+"""What files are made with; the umask takes away from it."""
 
 HUGE_PAGE = 2 * 2**20
 
@@ -45,14 +51,19 @@ def aligned_buffer(nbytes: int) -> memoryview:
 
 
 class Files:
-    """File operations with nothing but what every operating system has."""
+    """File operations with nothing but what every operating system has.
+
+    All that sources and sinks do to files, so that a test can let any of it fail.
+    """
 
     def __init__(self) -> None:
         self._seek = threading.Lock()
 
+    # reading
+
     def open_read(self, path: Path) -> int:
         """A descriptor to read a regular file from."""
-        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return os.open(path, os.O_RDONLY | BINARY)
 
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset`; returns the bytes read, fewer only at the file's end."""
@@ -64,10 +75,32 @@ class Files:
             done += count
         return done
 
+    def read_file(self, path: Path) -> bytes:
+        """All of a small file."""
+        return path.read_bytes()
+
+    def stat(self, file: int | Path) -> os.stat_result:
+        """What the system says of a file, open or by its path."""
+        return os.fstat(file) if isinstance(file, int) else file.stat()
+
+    def names(self, folder: Path) -> list[str]:
+        """What is in a folder, sorted."""
+        return sorted(path.name for path in folder.iterdir())
+
+    def walk(self, folder: Path) -> list[Path]:
+        """Every file below a folder, sorted."""
+
+        def fail(error: OSError) -> None:
+            raise error
+
+        found = os.walk(folder, onerror=fail)
+        return sorted(Path(path, name) for path, _, names in found for name in names)
+
+    # writing
+
     def create(self, path: Path, size: int) -> int:
         """A descriptor to write a new file of `size` bytes; fails where `path` is there."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        return os.open(path, flags, 0o666)
+        return self._open_new(path, 0)
 
     def write(self, fd: int, data: memoryview, offset: int) -> None:
         """Write all of `data` at `offset`; both page-aligned, as is the length."""
@@ -77,28 +110,76 @@ class Files:
 
     def finish(self, fd: int, size: int) -> None:
         """Cut the file to its `size` and make it durable; the descriptor is closed by `close`."""
+        self.truncate(fd, size)
+        self.sync(fd)
+
+    def open_append(self, path: Path, *, create: bool = True) -> int:
+        """A descriptor to add to a small file; a new one where there is none, unless not to."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | BINARY | (os.O_CREAT if create else 0), MODE)
+
+    def append(self, fd: int, data: bytes | memoryview) -> None:
+        """Write all of `data` behind what has been written."""
+        left = memoryview(data)
+        while left:
+            left = left[self._append_some(fd, left) :]
+
+    def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """Make a file's bytes durable. Where that fails, they are lost: it is not tried again."""
         os.fsync(fd)
+
+    def lock(self, fd: int) -> None:
+        """Lock an open file until it is closed; BlockingIOError where another has it."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     def close(self, fd: int) -> None:
         os.close(fd)
 
     def write_file(self, path: Path, content: bytes) -> None:
         """A new small file, durable on return."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        fd = self.create_small(path)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            self.append(fd, content)
+            self.sync(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
+
+    def create_small(self, path: Path) -> int:
+        """A descriptor to append to a new file with; fails where `path` is there."""
+        return self._open_new(path, 0)
+
+    # names
+
+    def make_folder(self, path: Path) -> None:
+        """A new folder; fails where `path` is there."""
+        path.mkdir()
+
+    def set_mode(self, path: Path, mode: int) -> None:
+        """Give a file or folder these permissions."""
+        path.chmod(mode)
 
     def sync_folder(self, path: Path) -> None:
         """Make a folder's entries durable, where the system can."""
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file; nothing happens where there is none."""
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder and all that is in it."""
+        shutil.rmtree(path)
+
+    def _open_new(self, path: Path, flags: int) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY | flags, MODE)
 
     def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
         with self._seek:
@@ -112,34 +193,42 @@ class Files:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.write(fd, data)
 
+    def _append_some(self, fd: int, data: memoryview) -> int:
+        return os.write(fd, data)
+
 
 class LinuxFiles(Files):
     """The fast path; where a file system refuses part of it, that part is done without."""
 
     def create(self, path: Path, size: int) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            fd = os.open(path, flags | os.O_DIRECT, 0o666)
+            fd = self._open_new(path, os.O_DIRECT)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            path.unlink(missing_ok=True)
-            fd = os.open(path, flags, 0o666)
+            self.unlink(path)
+            fd = self._open_new(path, 0)
         try:
-            os.posix_fallocate(fd, 0, page_ceil(size))
+            self._allocate(fd, page_ceil(size))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                os.close(fd)
-                path.unlink(missing_ok=True)
+                self.close(fd)
+                self.unlink(path)
                 raise
         return fd
+
+    def lock(self, fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync_folder(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(fd)
+            self.sync(fd)
         finally:
             os.close(fd)
+
+    def _allocate(self, fd: int, size: int) -> None:
+        os.posix_fallocate(fd, 0, size)
 
     def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
         return os.preadv(fd, [buffer], offset)

@@ -60,6 +60,59 @@ def free_disk(folder: Path) -> int | None:
     return stats.f_bavail * stats.f_frsize
 
 
+def free_inodes(folder: Path) -> int | None:
+    """Files that a user may still make there; None where unknown, or where nobody counts."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        stats = os.statvfs(folder)
+    except (AttributeError, OSError):
+        return None
+    return stats.f_favail if stats.f_files else None
+
+
+def file_size_limit() -> int | None:
+    """The largest file that this process may write (RLIMIT_FSIZE); None where there is no limit."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted there; also what lies on the same file system (bind mounts)."""
+    if path.is_mount():
+        return True
+    with contextlib.suppress(OSError):
+        place = os.path.realpath(path)
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mounted = line.split()[4].encode().decode("unicode_escape", "replace")
+            if mounted == place:
+                return True
+    return False
+
+
+def started(pid: int) -> str | None:
+    """When a process of this host was started, in clock ticks; None where there is no such one.
+
+    Empty where the system does not tell.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    if Path("/proc/self/stat").exists():
+        return None
+    if os.name == "posix":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            return ""
+    return ""
+
+
 def _status(key: str) -> int:
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text().splitlines():

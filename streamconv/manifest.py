@@ -15,23 +15,33 @@ FORMAT_VERSION = 1
 DIGEST = "xxh3-128"
 
 
-def fingerprint(plan: Plan) -> str:
-    """What two runs have to agree on to be parts of one conversion, as hex digits.
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """What two runs have to agree on to be parts of one conversion, by name, as JSON has it.
 
     Source headers and file sizes, target, casts, shard size and format version; never paths,
     times, jobs or memory.
     """
+    return {
+        "format version": FORMAT_VERSION,
+        "file format": [plan.format.name, *plan.format.facts],
+        "target": plan.record.to_json(),
+        "casts": {i.name: [i.dtype, *_made(i.cast)] for i in plan.inputs if i.cast},
+        "shard size": plan.max_shard_bytes,
+        "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
+        "other files": {other.name: {"bytes": other.size} for other in plan.copied},
+    }
+
+
+def fingerprint_of(facts: Mapping[str, Any]) -> str:
+    """The digest of facts, as hex digits."""
     from xxhash import xxh3_128_hexdigest
 
-    facts = {
-        "version": FORMAT_VERSION,
-        "source": [[file.name, file.size, file.digest] for file in plan.checkpoint.files],
-        "others": [[other.name, other.size] for other in plan.copied],
-        "record": plan.record.to_json(),
-        "casts": [[info.name, info.dtype, *_made(info.cast)] for info in plan.inputs if info.cast],
-        "max_shard_bytes": plan.max_shard_bytes,
-    }
     return str(xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode()))
+
+
+def fingerprint(plan: Plan) -> str:
+    """The digest of a plan's facts."""
+    return fingerprint_of(plan_facts(plan))
 
 
 def _made(cast: Cast) -> list[Any]:
@@ -40,34 +50,30 @@ def _made(cast: Cast) -> list[Any]:
 
 
 def closing_files(
-    plan: Plan, digests: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
+    plan: Plan, rows: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
 ) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of what is written when all else is durable, in order.
 
-    `digests` are those of each shard's pieces, in order; `files` are the size in bytes and the
-    digest of each file that was copied.
+    `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
+    and the digest of each file that was copied.
     """
     from xxhash import xxh3_128_hexdigest
 
     def manifest(described: Mapping[str, bytes]) -> bytes:
         listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in described.items()}
-        return build_manifest(plan, digests, {**files, **listed})
+        return build_manifest(plan, rows, {**files, **listed})
 
     return plan.format.closing_files(plan.shards, manifest)
 
 
 def build_manifest(
-    plan: Plan, digests: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
+    plan: Plan, rows: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
 ) -> bytes:
     """`streamconv.json`: what was made from what, and a digest for each piece of it.
 
-    `digests` are those of each shard's pieces, in order; `files` are the size in bytes and the
-    digest of each other file of the output.
+    `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
+    and the digest of each other file of the output.
     """
-    pieces: list[list[str]] = [[] for _ in plan.shards]
-    for piece in plan.pieces():
-        rows = pieces[piece.shard]
-        rows.append(f"{piece.nbytes} {digests[piece.shard][len(rows)]}")
     return _json(
         {
             "version": FORMAT_VERSION,
@@ -77,8 +83,8 @@ def build_manifest(
             "casts": cast_rows(plan.inputs),
             "digest": DIGEST,
             "shards": {
-                shard.name: {"size": shard.nbytes, "pieces": rows}
-                for shard, rows in zip(plan.shards, pieces, strict=True)
+                shard.name: {"size": shard.nbytes, "pieces": list(pieces)}
+                for shard, pieces in zip(plan.shards, rows, strict=True)
             },
             "files": {
                 _printable(name): {"size": size, "digest": digest}

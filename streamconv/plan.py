@@ -5,7 +5,7 @@ first byte is read. A piece is a contiguous run of a shard, cut at expert bounda
 depending on how many workers there are: the unit of work and of digests.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -98,10 +98,10 @@ class Plan:
         steps = (step for shard in self.shards for step in shard.steps)
         return tuple({info.name: info for step in steps for info in step.inputs}.values())
 
-    def pieces(self) -> Iterator[Piece]:
-        """Every piece, in the order of shards and offsets."""
-        for number, shard in enumerate(self.shards):
-            yield from _pieces(number, self.format.parts(shard))
+    def pieces(self, shards: Iterable[int] | None = None) -> Iterator[Piece]:
+        """Every piece, or those of some shards, in the order of shards and offsets."""
+        for number in range(len(self.shards)) if shards is None else shards:
+            yield from _pieces(number, self.format.parts(self.shards[number]))
 
     def frame(self, piece: Piece, frame: Frame) -> bytes:
         """The bytes of a frame of a piece."""

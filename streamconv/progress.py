@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from streamconv.execute import Event, PieceWritten, Planned
+from streamconv.execute import Event, PieceWritten, Planned, Prepared
 from streamconv.plan import Plan
 from streamconv.shards import Segment
 from streamconv.units import show_duration, show_size
@@ -62,6 +62,8 @@ class Bar:
             self._plan = event.plan
             total = sum(shard.nbytes for shard in event.plan.shards)
             self._progress.update(self._task, total=total, description="writing")
+        elif isinstance(event, Prepared):
+            self._progress.update(self._task, total=event.left_bytes)
         elif isinstance(event, PieceWritten):
             self._progress.update(
                 self._task,
@@ -105,6 +107,8 @@ class Lines:
         if isinstance(event, Planned):
             self._plan = event.plan
             self._total = sum(shard.nbytes for shard in event.plan.shards)
+        elif isinstance(event, Prepared):
+            self._total = event.left_bytes
         elif isinstance(event, PieceWritten):
             self._advance(event.piece.nbytes, _layer(self._plan, event))
         elif isinstance(event, Checking):

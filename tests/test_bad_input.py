@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,12 @@ from streamconv.errors import (
     StreamconvError,
     UsageError,
 )
+from streamconv.execute import PieceWritten
 from streamconv.files import PAGE, Files, system_files
 from streamconv.sinks.folder import CheckpointFolder
 
 FIRST, SECOND = SHARDS
+PARTIAL = "dst.streamconv-partial"
 SIZE = len(shard_bytes(two_shards(qwen_tensors())[SECOND]))
 """Bytes of the second shard of a sound checkpoint."""
 EXPERTS_0, EXPERTS_1 = (f"model.layers.{layer}.mlp.experts." for layer in range(2))
@@ -875,19 +877,22 @@ def test_too_little_disk_is_told_before_the_first_byte(
     if overwrite:
         filled(tmp_path / "dst")
     before = tree(tmp_path)
-    monkeypatch.setattr("streamconv.sinks.folder.free_disk", lambda folder: 5000)
+    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 5000)
     with pytest.raises(NoSpace, match=r"5\.\d\d kB needed, 5\.00 kB free"):
         streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
     assert tree(tmp_path) == before
-    monkeypatch.setattr("streamconv.sinks.folder.free_disk", lambda folder: 6000)
+    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 6000)
     streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
 
 
-def test_a_disk_that_fills_up_meanwhile(tmp_path: Path) -> None:
-    """A limit on the size of files fails as a quota does: while writing, not before."""
+@pytest.mark.parametrize("seen", [True, False])
+def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
+    """The limit of the process is seen beforehand; where it is not, it is told when it is met."""
     sound(tmp_path / "src")
     before = tree(tmp_path)
     limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (2000,) * 2); "
+    if not seen:
+        limited += "import streamconv.sinks.place as p; p.file_size_limit = lambda: None; "
     done = subprocess.run(
         [
             *(sys.executable, "-c", f"{limited} from streamconv.cli import main; main()"),
@@ -900,7 +905,9 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == NoSpace.exit_code, done.stderr
-    assert "model.safetensors" in done.stderr
+    assert ("largest file" if seen else "model.safetensors: File too large") in done.stderr
+    assert "2.00 kB" in done.stderr
+    assert "ulimit -f" in done.stderr
     assert "Traceback" not in done.stderr
     assert tree(tmp_path) == before
 
@@ -928,7 +935,9 @@ def test_a_full_disk_is_told_alike_by_every_worker(
 # What changes between the plan and the end.
 
 
-def while_running(tmp_path: Path, change: Callable[[Path], object]) -> StreamconvError:
+def while_running(
+    tmp_path: Path, change: Callable[[Path], object], left: Sequence[str] = ()
+) -> StreamconvError:
     """The error of a merge in which `change` is done to the source once it is planned."""
     sound(tmp_path / "src")
     changes = [change]
@@ -940,7 +949,7 @@ def while_running(tmp_path: Path, change: Callable[[Path], object]) -> Streamcon
     with pytest.raises(StreamconvError) as caught:
         streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
     assert not changes
-    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*left, "src"]
     return caught.value
 
 
@@ -958,7 +967,9 @@ def test_a_shard_goes_away_meanwhile(tmp_path: Path) -> None:
 
 
 def test_another_file_goes_away_meanwhile(tmp_path: Path) -> None:
-    error = while_running(tmp_path, lambda src: (src / "notes" / "readme.txt").unlink())
+    """What is finished by then stays: the file may come back."""
+    left = [PARTIAL]
+    error = while_running(tmp_path, lambda src: (src / "notes" / "readme.txt").unlink(), left)
     assert isinstance(error, IOFailed)
     assert "notes/readme.txt" in error.message
 
@@ -998,14 +1009,14 @@ def test_the_place_is_taken_meanwhile(tmp_path: Path) -> None:
     sound(tmp_path / "src")
 
     def on_event(event: object) -> None:
-        if not (tmp_path / "dst").exists():
+        if isinstance(event, PieceWritten) and not (tmp_path / "dst").exists():
             filled(tmp_path / "dst")
 
     with pytest.raises(StreamconvError) as caught:
         streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
     assert "dst" in caught.value.message
     assert tree(tmp_path / "dst") == {"precious": b"keep this"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", PARTIAL, "src"]
 
 
 @pytest.mark.parametrize("failing", ["dst", "dst.streamconv-partial"])
@@ -1026,7 +1037,11 @@ def test_what_was_there_is_put_back_where_it_cannot_be_replaced(
     monkeypatch.setattr(Files, "rename", fail)
     with pytest.raises(IOFailed, match="not permitted"):
         streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=True)
-    assert tree(tmp_path) == before
+    after = tree(tmp_path)
+    assert {name: what for name, what in after.items() if PARTIAL not in name} == before
+    monkeypatch.undo()
+    streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=True, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
 
 
 def test_a_worker_count_of_nothing(tmp_path: Path) -> None:

@@ -525,34 +525,37 @@ def test_a_signal_leaves_nothing_behind(
 
 
 IMPATIENT = """
-import os, shutil, signal, sys, time
+import os, signal, sys, time
 from streamconv.cli import main
 from streamconv.sinks.folder import CheckpointFolder
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-number = int(sys.argv.pop(1))
-remove = shutil.rmtree
+number, pause = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+abort = CheckpointFolder.abort
 
 def send(*args, **options):
     os.kill(os.getpid(), number)
     time.sleep(0.01)
 
-def remove_impatiently(*args, **options):
+def abort_impatiently(*args, **options):
+    time.sleep(pause)
     send()
-    remove(*args, **options)
+    abort(*args, **options)
 
 CheckpointFolder.commit = send
-shutil.rmtree = remove_impatiently
+CheckpointFolder.abort = abort_impatiently
 main()
 """
 """A process that gets a signal just before the end, and another one while it tidies up."""
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.6])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_leaves_nothing_behind(
-    src: Path, dst: Path, tmp_path: Path, number: signal.Signals
+def test_a_second_signal(
+    src: Path, dst: Path, tmp_path: Path, number: signal.Signals, pause: float
 ) -> None:
-    words = [str(int(number)), "merge", str(src), str(dst)]
+    """At once with the first one, it is the same wish; later it ends the process at once."""
+    words = [str(int(number)), str(pause), "merge", str(src), str(dst)]
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, *words],
         check=False,
@@ -562,7 +565,12 @@ def test_a_second_signal_leaves_nothing_behind(
     )
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+    assert ("--resume" in done.stderr) == (pause == 0)
+    lock = [] if pause == 0 else ["dst.streamconv-lock-1"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [*lock, "dst.streamconv-partial", "src"]
+    assert "1 of 1 shards are finished" in attempt("merge", src, dst, "--resume").stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
 
 
 # Streams that are closed or full, and what nobody foresaw.

@@ -38,6 +38,7 @@ ORDER = (
     "memory",
     "plan",
     "manifest",
+    "journal",
     "files",
     "host",
     "rearrange",

@@ -388,7 +388,7 @@ def test_several_shards_at_once(
     for shard, work in zip(plan.shards, works_, strict=True):
         assert (sink.partial / shard.name).read_bytes() == work.content
     assert not sink.place.exists()
-    sink.abort()
+    sink.abort(keep=False)
     assert not sink.partial.exists()
 
 
@@ -451,6 +451,14 @@ def test_abort_leaves_no_descriptor_open(tmp_path: Path, source: Path) -> None:
             opened.append(super().create(path, size))
             return opened[-1]
 
+        def create_small(self, path: Path) -> int:
+            opened.append(super().create_small(path))
+            return opened[-1]
+
+        def open_append(self, path: Path, *, create: bool = True) -> int:
+            opened.append(super().open_append(path, create=create))
+            return opened[-1]
+
         def close(self, fd: int) -> None:
             closed.append(fd)
             super().close(fd)
@@ -461,7 +469,7 @@ def test_abort_leaves_no_descriptor_open(tmp_path: Path, source: Path) -> None:
     sink.write(1, 0, aligned_buffer(PAGE))
     sink.write(2, 3, aligned_buffer(PAGE)[3:5])
     sink.abort()
-    assert len(opened) == len(closed) == 3
+    assert len(opened) > 3
     assert sorted(opened) == sorted(closed)
 
 

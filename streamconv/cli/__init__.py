@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
 
@@ -13,6 +14,9 @@ import click
 from streamconv.errors import Interrupted, StreamconvError
 
 VERBS = ("inspect", "merge", "split", "convert", "verify", "check", "smoke")
+
+NOTHING_LEFT = "nothing is left at the target, the source is as it was"
+SAME_WISH_SECONDS = 0.5
 
 EPILOG = """\b
 Examples:
@@ -66,9 +70,19 @@ def cli() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ends the run by an exception, once: what follows must not disturb the clearing up."""
+    """Ends the run by an exception; a second signal ends the process at once.
+
+    What comes within half a second is the same wish: `timeout` and launchers send a signal both
+    to the process and to its group.
+    """
+    begin = time.monotonic()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - begin > SAME_WISH_SECONDS:
+            os._exit(128 + number)
+
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, leave)
     raise Interrupted("interrupted" if number == signal.SIGINT else "terminated", signal=number)
 
 
@@ -88,26 +102,32 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except Interrupted as error:
-        _say(error.message, "nothing is left at the target, the source is as it was")
+        _say(error.message, *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(128 + error.signal)
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted", "nothing is left at the target, the source is as it was")
+    except (KeyboardInterrupt, click.Abort) as error:
+        _say("interrupted", *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(Interrupted.exit_code)
     except StreamconvError as error:
-        _say(error.message, error.hint)
+        _say(error.message, error.hint, *_notes(error))
         _trace()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        _say(f"unexpected: {type(error).__name__}: {error}", "STREAMCONV_DEBUG=1 shows where")
+        what = f"unexpected: {type(error).__name__}: {error}"
+        _say(what, "STREAMCONV_DEBUG=1 shows where", *_notes(error))
         _trace()
         sys.exit(1)
 
 
-def _say(message: str, hint: str = "") -> None:
-    click.echo(f"streamconv: {message}" + (f"\n            {hint}" if hint else ""), err=True)
+def _say(message: str, *more: str) -> None:
+    click.echo("\n            ".join([f"streamconv: {message}", *filter(None, more)]), err=True)
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What is left, and how to go on, where a conversion was stopped."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _trace() -> None:

@@ -20,6 +20,7 @@ def run(
     as_json: bool,
     overwrite: bool,
     verify: bool,
+    resume: bool,
     quiet: bool,
     verbose: bool,
     no_progress: bool,
@@ -27,12 +28,24 @@ def run(
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
     if dry_run:
-        _show_plan(src, dst, to, as_json, overwrite, quiet, verbose, options)
+        _show_plan(src, dst, to, as_json, overwrite, resume, quiet, verbose, options)
         return
     from streamconv import convert, merge
 
-    with listener(quiet or no_progress) as hear:
-        common = {"overwrite": overwrite, "verify": verify, "on_event": hear, **options}
+    with listener(quiet or no_progress) as shown:
+
+        def hear(event: Any) -> None:
+            if resume and not quiet:
+                _say_where_it_goes_on(event)
+            shown(event)
+
+        common: Any = {
+            "overwrite": overwrite,
+            "resume": resume,
+            "verify": verify,
+            "on_event": hear,
+            **options,
+        }
         result = merge(src, dst, **common) if to is None else convert(src, dst, to=to, **common)
     if as_json:
         from streamconv.report import result_fields
@@ -53,6 +66,7 @@ def _show_plan(
     to: str | None,
     as_json: bool,
     overwrite: bool,
+    resume: bool,
     quiet: bool,
     verbose: bool,
     options: dict[str, Any],
@@ -72,7 +86,20 @@ def _show_plan(
         from streamconv.tables import plan_table
 
         print_rich(plan_table(planned, free, verbose=verbose))
-    CheckpointFolder(dst, overwrite=overwrite).check(planned, src)
+    CheckpointFolder(dst, overwrite=overwrite, resume=resume).check(planned, src)
+
+
+def _say_where_it_goes_on(event: Any) -> None:
+    from streamconv.execute import Prepared
+
+    if isinstance(event, Prepared):
+        done, shards = len(event.finished), len(event.plan.shards)
+        click.echo(
+            f"going on: {done} of {shards} shards are finished already"
+            if done
+            else "nothing to go on with: no shard is finished, starting anew",
+            err=True,
+        )
 
 
 def show_verification(verification: "Verification", *, as_json: bool, quiet: bool) -> None:

@@ -1,32 +1,37 @@
 """Where conversions go. A sink is prepared, filled piece by piece in any order, and committed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
-from streamconv.plan import Plan
+from streamconv.journal import Finished
+from streamconv.plan import Piece, Plan
 from streamconv.sources import Source
 
 
 class Sink(Protocol):
     """What a conversion writes to. `write` is safe to use from several threads at once."""
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: Plan) -> Mapping[int, Finished]:
         """Check everything that can be known before the first byte, and take the place.
 
-        Raises OutputExists, NoSpace or IOFailed.
+        Returns the shards that are finished already, by number. Raises OutputExists, NoSpace or
+        IOFailed.
         """
+
+    def note(self, piece: Piece, digest: str) -> None:
+        """The digest of a piece; told before the last of its bytes is written."""
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
         """Write a run of a shard's bytes; true where it was the last one missing.
 
-        The shard is durable then. Raises NoSpace or IOFailed.
+        The shard is finished then: durable, and known to be. Raises NoSpace or IOFailed.
         """
 
-    def commit(self, source: Source, digests: Sequence[Sequence[str]]) -> None:
+    def commit(self, source: Source) -> None:
         """Add all that is not a shard and let the result appear, whole, at its place.
 
-        `digests` are those of each shard's pieces, in order.
+        Raises NoSpace, IOFailed, or SourceChanged.
         """
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
+    def abort(self, *, keep: bool = True) -> None:
+        """Leave nothing behind but finished shards, and not even those unless `keep`."""

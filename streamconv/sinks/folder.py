@@ -1,37 +1,39 @@
 """A checkpoint folder of safetensors shards, built beside its place and moved there at the end.
 
-Everything is written into `DST.streamconv-partial`, each file made durable; the commit is one
-rename of that folder. So nothing that looks like a checkpoint stands at DST until it is one.
+Everything is written into `DST.streamconv-partial`, each file and the entry of each file made
+durable; a journal in there says which shards are finished. The commit is one rename of that
+folder. So nothing that looks like a checkpoint stands at DST until it is one, and a run that
+was stopped, however it was, can be gone on with.
 """
 
-import errno
 import os
-import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.checkpoint import JOURNAL_PREFIX
+from streamconv.errors import OutputExists
 from streamconv.files import Files, system_files
-from streamconv.host import free_disk
+from streamconv.journal import Finished, difference, finished_shards
 from streamconv.manifest import closing_files
-from streamconv.plan import Plan
-from streamconv.shards import Shard
+from streamconv.plan import Piece, Plan
+from streamconv.sinks.failures import explained
+from streamconv.sinks.journals import Journals
+from streamconv.sinks.lock import Lock, Part
+from streamconv.sinks.place import check_location, check_room
 from streamconv.sinks.shard import OpenShard
 from streamconv.sources import Source
-from streamconv.units import show_size
 
 PARTIAL_SUFFIX = ".streamconv-partial"
 REPLACED_SUFFIX = ".streamconv-replaced"
 COPY_BYTES = 2**20
-SPARE_SHARE = 0.01
-"""How much more than the planned bytes has to be free: index, manifest, the file system's own."""
 
 
 class CheckpointFolder:
     """The folder at `place`.
 
+    `overwrite` replaces one that is not empty, `resume` goes on where an earlier run stopped.
     `modes` are the permissions of its folders and files, where the umask's are not wanted.
     """
 
@@ -40,143 +42,307 @@ class CheckpointFolder:
         place: str | Path,
         *,
         overwrite: bool = False,
+        resume: bool = False,
         modes: tuple[int, int] | None = None,
+        part: Part | None = None,
         files: Files | None = None,
     ) -> None:
         self.place = Path(os.path.abspath(place))
         self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
+        self.remains = ""
+        """After `abort`: what is finished, and how to go on; empty where nothing is left."""
         self._replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
         self._overwrite = overwrite
+        self._resume = resume
         self._modes = modes
+        self._part = part or Part()
         self._files = files or system_files()
-        self._lock = threading.Lock()
+        self._lock = Lock(self.place, self._part, self._files)
+        self._journals = Journals(self.place, self.partial, self._part.number, self._files)
         self._plan: Plan | None = None
+        self._made: list[Path] = []
+        self._building = False
+        self._writing = threading.Lock()
         self._open: dict[int, OpenShard] = {}
         self._failed: dict[int, OSError] = {}
+        self._rows: dict[int, dict[int, str]] = {}
+        self._finished: dict[int, Finished] = {}
 
-    def check(self, plan: Plan, source: str) -> None:
+    # before the first byte
+
+    def check(self, plan: Plan, source: str) -> Mapping[int, Finished]:
         """Refuse a place that cannot be used, before anything is written.
 
-        Raises OutputExists, NoSpace or IOFailed.
+        Returns the shards that are finished already. Raises OutputExists, NoSpace or IOFailed.
         """
-        with _explained(self.partial):
-            self._check_place(source)
-        need = int(plan.write_bytes * (1 + SPARE_SHARE))
-        free = free_disk(self.place.parent)
-        if free is not None and free < need:
-            raise NoSpace(f"{self.place.parent}: {show_size(need)} needed, {show_size(free)} free")
+        with explained(self.place):
+            check_location(self.place, source)
+            self._lock.check()
+            self._check_standing()
+            finished = self._finished_before(plan)
+            left = _bytes_left(plan, finished)
+            check_room(plan, left, self.place.parent, self._reclaimed(finished))
+        return finished
 
-    def _check_place(self, source: str) -> None:
-        real, origin = Path(os.path.realpath(self.place)), Path(os.path.realpath(source))
-        if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
-            raise OutputExists(f"{self.place} and the source {origin} lie in one another")
-        above = next(folder for folder in self.place.parents if folder.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise IOFailed(f"{self.place} cannot be made: {above} is no folder to write to")
-        if self.place.is_symlink():
-            raise OutputExists(f"{self.place} is a link", f"name the folder itself: {real}")
-        if self.place.exists() and not self.place.is_dir():
-            raise OutputExists(f"{self.place} is a file", "name a folder that is not there yet")
-        if self.place.is_dir() and any(self.place.iterdir()) and not self._overwrite:
-            raise OutputExists(
-                f"{self.place} is not empty", "name another folder, or replace it with --overwrite"
-            )
-        if self.place.is_mount():
-            raise OutputExists(
-                f"{self.place} is a mount point, and the result is moved to its place whole",
-                "name a folder inside of it",
-            )
-        if self.partial.exists() and not self._overwrite:
-            raise OutputExists(
-                f"{self.partial} is there: another run is at work on it, or one has died",
-                "if none is running, remove it, or start over with --overwrite",
-            )
-        if os.path.lexists(self._replaced):
+    def _check_standing(self) -> None:
+        """Refuse what is at the place, or was before a run died in the middle of replacing it."""
+        there, replaced = self.place.exists(), os.path.lexists(self._replaced)
+        if replaced and there and not (self._overwrite and self._stands()):
             raise OutputExists(
                 f"{self._replaced} is there: what an earlier run was replacing",
                 "look at it, then remove it or move it away",
             )
+        standing = self._replaced if replaced else self.place
+        if not self._overwrite and standing.is_dir() and self._files.names(standing):
+            raise OutputExists(
+                f"{standing} is not empty", "name another folder, or replace it with --overwrite"
+            )
 
-    def prepare(self, plan: Plan) -> None:
-        self.check(plan, plan.checkpoint.location)
+    def _stands(self) -> bool:
+        """Whether what is at the place is the result of a run that died right behind."""
+        return not self.partial.exists() and bool(self._journals.moved())
+
+    def _finished_before(self, plan: Plan) -> dict[int, Finished]:
+        """What a run that was stopped has finished; refused where that is not to be used."""
+        if not self.partial.exists():
+            return {}
+        if not self._resume:
+            if self._overwrite:
+                return {}
+            raise OutputExists(
+                f"{self.partial} is there: a run that was stopped",
+                "go on with --resume, or start over with --overwrite",
+            )
+        journals = self._journals.read()
+        if not journals and any(
+            not name.startswith(JOURNAL_PREFIX) for name in self._files.names(self.partial)
+        ):
+            raise OutputExists(
+                f"{self.partial}: there is no journal in it, so nothing tells what is finished",
+                "start over with --overwrite, without --resume",
+            )
+        for journal in journals:
+            if other := difference(plan, journal):
+                raise OutputExists(
+                    f"{self.partial} was begun otherwise: {other}",
+                    "go on with what it was begun with, or start over with --overwrite, "
+                    "without --resume",
+                )
+        return {
+            number: done
+            for number, done in finished_shards(plan, journals).items()
+            if self._size(self.partial / plan.shards[number].name) == done.size
+        }
+
+    def _reclaimed(self, finished: Mapping[int, Finished]) -> int:
+        """Bytes on disk of what an earlier run left that will be made again."""
+        if not self.partial.exists():
+            return 0
+        stats = [self._files.stat(path) for path in self._files.walk(self.partial)]
+        taken = sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)
+        return max(taken - sum(done.size for done in finished.values()), 0)
+
+    def prepare(self, plan: Plan) -> Mapping[int, Finished]:
         self._plan = plan
-        with _explained(self.partial):
-            if self.partial.exists():
-                shutil.rmtree(self.partial)
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self.partial.mkdir()
+        try:
+            with explained(self.place):
+                check_location(self.place, plan.checkpoint.location)
+                self._make_parents()
+                self._lock.take()
+                self._put_right()
+            self._finished = dict(self.check(plan, plan.checkpoint.location))
+            with explained(self.partial, self._bytes_left):
+                if self.partial.exists() and not self._resume:
+                    self._files.remove_tree(self.partial)
+                self._building = True
+                with suppress(FileExistsError):
+                    self._files.make_folder(self.partial)
+                self._files.sync_folder(self.partial.parent)
+                self._journals.begin(plan, self._finished)
+                if self._part.of == 1:
+                    self._clear(self._finished)
+        except BaseException:
+            self.abort()
+            raise
+        return self._finished
+
+    def _make_parents(self) -> None:
+        missing = [folder for folder in self.place.parents if not folder.exists()]
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                self._files.make_folder(folder)
+                self._files.sync_folder(folder.parent)
+                self._made.append(folder)
+
+    def _put_right(self) -> None:
+        """Finish what a run left that died in the middle of replacing what was at the place."""
+        if not os.path.lexists(self._replaced):
+            return
+        if not self.place.exists():
+            self._files.rename(self._replaced, self.place)
+            self._files.sync_folder(self.place.parent)
+        elif self._overwrite and self._stands():
+            self._files.remove_tree(self._replaced)
+
+    def _clear(self, shards: Iterable[int]) -> None:
+        """Remove from the partial folder all but these shards and the journals."""
+        assert self._plan is not None
+        kept = {self.partial / self._plan.shards[number].name for number in shards}
+        kept.update(self._journals.paths())
+        for path in self._files.walk(self.partial):
+            if path not in kept:
+                self._files.unlink(path)
+
+    # the shards
+
+    def note(self, piece: Piece, digest: str) -> None:
+        with self._writing:
+            rows = self._rows.setdefault(piece.shard, {})
+            rows[piece.offset] = f"{piece.nbytes} {digest}"
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
         assert self._plan is not None, "prepare comes first"
         planned = self._plan.shards[shard]
-        with _explained(self.partial / planned.name):
-            with self._lock:
+        path = self.partial / planned.name
+        with explained(path, self._bytes_left):
+            with self._writing:
                 if shard not in self._open:
-                    self._open[shard] = self._create(shard, planned)
-            done = self._open[shard].write(offset, data)
-            if done:
-                with self._lock:
-                    full = self._open.pop(shard)
+                    self._open[shard] = self._create(shard, path, planned.nbytes)
+            if not self._open[shard].write(offset, data):
+                return False
+            with self._writing:
+                full = self._open.pop(shard)
+                rows = self._rows.pop(shard, {})
+            try:
                 full.finish()
-            return done
+                self._files.sync_folder(path.parent)
+                done = Finished(planned.nbytes, tuple(rows[at] for at in sorted(rows)))
+                self._journals.add(planned.name, done)
+            except BaseException:
+                with suppress(OSError):
+                    self._files.unlink(path)
+                raise
+            self._finished[shard] = done
+            return True
 
-    def _create(self, number: int, planned: Shard) -> OpenShard:
+    def _create(self, number: int, path: Path, size: int) -> OpenShard:
         """A new shard; where that has failed once, it fails alike for every worker."""
         if number in self._failed:
             raise self._failed[number]
         try:
-            path = self.partial / planned.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = self._files.create(path, planned.nbytes)
+            self._make_folders(path)
+            self._files.unlink(path)
+            return OpenShard(self._files, self._files.create(path, size), size)
         except OSError as error:
             self._failed[number] = error
             raise
-        return OpenShard(self._files, fd, planned.nbytes)
 
-    def commit(self, source: Source, digests: Sequence[Sequence[str]]) -> None:
+    def _make_folders(self, path: Path) -> None:
+        """The folders between the partial folder and a file in it."""
+        for above in reversed(path.relative_to(self.partial).parents[:-1]):
+            with suppress(FileExistsError):
+                self._files.make_folder(self.partial / above)
+
+    def _bytes_left(self) -> int:
+        assert self._plan is not None
+        return _bytes_left(self._plan, self._finished)
+
+    # the end
+
+    def commit(self, source: Source) -> None:
         assert self._plan is not None, "prepare comes first"
-        files = self._copy_others(source, self._plan)
-        for name, content in closing_files(self._plan, digests, files):
-            with _explained(self.partial / name):
+        plan = self._plan
+        with explained(self.partial, self._bytes_left):
+            rows = self._finished_rows(plan)
+            self._clear(range(len(plan.shards)))
+        files = self._copy_others(source, plan)
+        source.check_unchanged()
+        with explained(self.partial, self._bytes_left):
+            for name, content in closing_files(plan, rows, files):
+                self._make_folders(self.partial / name)
                 self._files.write_file(self.partial / name, content)
-        with _explained(self.place):
             self._set_modes()
-            for folder, _, _ in os.walk(self.partial):
-                self._files.sync_folder(Path(folder))
+            for folder in self._folders():
+                self._files.sync_folder(folder)
+            self._journals.move()
+        with explained(self.place):
             self._take_place()
+            self.remains = f"the result stands complete at {self.place}"
             self._files.sync_folder(self.place.parent)
             if self._replaced.exists():
-                shutil.rmtree(self._replaced)
+                self._files.remove_tree(self._replaced)
+            self._journals.remove()
+        self._lock.release()
+
+    def _folders(self) -> list[Path]:
+        """The folders that hold files of the result, itself included."""
+        above = {folder for path in self._files.walk(self.partial) for folder in path.parents}
+        return sorted(folder for folder in above if folder.is_relative_to(self.partial))
 
     def _set_modes(self) -> None:
         """Give folders and files the permissions that were asked for, instead of the umask's."""
         if self._modes is None:
             return
         of_folders, of_files = self._modes
-        for folder, _, names in os.walk(self.partial):
-            Path(folder).chmod(of_folders)
-            for name in names:
-                Path(folder, name).chmod(of_files)
+        for path in self._files.walk(self.partial):
+            self._files.set_mode(path, of_files)
+        for folder in self._folders():
+            self._files.set_mode(folder, of_folders)
+
+    def _finished_rows(self, plan: Plan) -> list[Sequence[str]]:
+        """Bytes and digests of every shard's pieces, as the journals of all parts have them."""
+        finished = finished_shards(plan, self._journals.read())
+        missing = [shard.name for k, shard in enumerate(plan.shards) if k not in finished]
+        if missing:
+            raise OutputExists(
+                f"{self.partial}: {len(missing)} of {len(plan.shards)} shards are not finished, "
+                f"{missing[0]} the first of them"
+            )
+        return [finished[number].pieces for number in range(len(plan.shards))]
 
     def _take_place(self) -> None:
         """Move the result to its place; what was there is put back where that fails."""
-        if not (self._overwrite and self.place.exists()):
-            self._files.rename(self.partial, self.place)
-            return
-        self._files.rename(self.place, self._replaced)
+        replacing = self._overwrite and self.place.exists()
+        if replacing:
+            self._files.rename(self.place, self._replaced)
         try:
             self._files.rename(self.partial, self.place)
         except BaseException:
-            self._files.rename(self._replaced, self.place)
+            if replacing and not self.place.exists():
+                self._files.rename(self._replaced, self.place)
             raise
+        finally:
+            self._building = self.partial.exists()
 
-    def abort(self) -> None:
-        with self._lock:
+    def abort(self, *, keep: bool = True) -> None:
+        with self._writing:
             for shard in self._open.values():
-                shard.close()
-            self._open.clear()
-        if self._plan is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
+                with suppress(OSError):
+                    shard.close()
+            unfinished, self._open = list(self._open), {}
+        self._journals.close()
+        if self._plan is not None and self._building:
+            with suppress(OSError):
+                for number in unfinished:
+                    self._files.unlink(self.partial / self._plan.shards[number].name)
+            with suppress(OSError):
+                self._leave(self._plan, keep)
+        for folder in reversed(self._made):
+            with suppress(OSError):
+                self._files.remove_folder(folder)
+        self._lock.release()
+
+    def _leave(self, plan: Plan, keep: bool) -> None:
+        """Keep what is finished and say so; where that is nothing, remove the partial folder."""
+        if keep and self._finished:
+            self.remains = (
+                f"{len(self._finished)} of {len(plan.shards)} shards are finished, in "
+                f"{self.partial}; the same command with --resume goes on"
+            )
+            self._journals.move_back()
+        elif self._part.of == 1:
+            self._files.remove_tree(self.partial)
+            self._journals.remove()
 
     def _copy_others(self, source: Source, plan: Plan) -> dict[str, tuple[int, str]]:
         from xxhash import xxh3_128
@@ -187,26 +353,27 @@ class CheckpointFolder:
             path = self.partial / other.name
             digest = xxh3_128()
             size = 0
-            with _explained(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb", buffering=0) as file:
+            with explained(path, self._bytes_left):
+                self._make_folders(path)
+                fd = self._files.create_small(path)
+                try:
                     while count := source.read_other(other, buffer, size):
                         digest.update(buffer[:count])
-                        left = buffer[:count]
-                        while left:
-                            left = left[file.write(left) :]
+                        self._files.append(fd, buffer[:count])
                         size += count
-                    os.fsync(file.fileno())
+                    self._files.sync(fd)
+                finally:
+                    self._files.close(fd)
             copied[other.name] = (size, digest.hexdigest())
         return copied
 
+    def _size(self, path: Path) -> int | None:
+        try:
+            return self._files.stat(path).st_size
+        except FileNotFoundError:
+            return None
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's errors about `path` into ones with words and exit codes."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = NoSpace if full else IOFailed
-        raise what(f"{quoted(str(path))}: {error.strerror or error}") from error
+
+def _bytes_left(plan: Plan, finished: Mapping[int, Finished]) -> int:
+    """What is still to be written, in bytes."""
+    return plan.write_bytes - sum(done.size for done in finished.values())

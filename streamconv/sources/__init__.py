@@ -26,11 +26,14 @@ class Source(Protocol):
     def read(self, reads: Sequence[Read]) -> None:
         """Fill the buffers. Reads of one batch may be done in any order, and neighbours at once.
 
-        Raises IOFailed where reading fails, BadCheckpoint where the source has changed.
+        Raises IOFailed where reading fails, SourceChanged where the source is another.
         """
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         """Read a file without tensors from `start`; returns the bytes read, 0 at its end."""
+
+    def check_unchanged(self) -> None:
+        """Raises SourceChanged where a file that was read is not what it was when planned."""
 
     def close(self) -> None:
         """Let go of all files."""

@@ -57,6 +57,10 @@ class CastSource:
         """See `Source`."""
         return self._source.read_other(other, buffer, start)
 
+    def check_unchanged(self) -> None:
+        """See `Source`."""
+        self._source.check_unchanged()
+
     def close(self) -> None:
         """See `Source`."""
         self._source.close()

@@ -93,6 +93,9 @@ class DcpSource:
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._disk.read(other.name, start, buffer)
 
+    def check_unchanged(self) -> None:
+        self._disk.check_unchanged()
+
     def close(self) -> None:
         self._disk.close()
 
@@ -134,15 +137,18 @@ def open_dcp(
     `prefixes` are those of its keys, where they are not what it says itself. Raises BadCheckpoint
     where something is malformed, missing or contradicts itself.
     """
-    disk = Disk(folder, files or system_files())
+    files = files or system_files()
+    disk = Disk(folder, files)
     try:
-        return _opened(location, folder, disk, prefixes)
+        return _opened(location, folder, disk, prefixes, files)
     except BaseException:
         disk.close()
         raise
 
 
-def _opened(location: str, folder: Path, disk: Disk, prefixes: Prefixes | None) -> DcpSource:
+def _opened(
+    location: str, folder: Path, disk: Disk, prefixes: Prefixes | None, files: Files
+) -> DcpSource:
     from xxhash import xxh3_128_hexdigest
 
     if disk.size(METADATA_FILE) > MAX_METADATA_BYTES:
@@ -172,7 +178,7 @@ def _opened(location: str, folder: Path, disk: Disk, prefixes: Prefixes | None) 
         tensors=infos,
         files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
         others=(*_left_out(metadata), *travelling(list(other_files(folder, there)), total)),
-        config=json_object(folder, "config.json") or own.config,
+        config=json_object(folder, "config.json", files) or own.config,
         record=own.record,
         total_bytes=total,
         scratch=SCRATCH_BYTES if cut else 0,

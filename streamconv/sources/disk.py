@@ -1,12 +1,36 @@
 """The files of a folder that chunks are read from: each opened once, and held against its size."""
 
-import os
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.files import Files
 from streamconv.sources.paths import is_below, resolve_file
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that an open file has been written to."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, files: Files, fd: int) -> "Stamp":
+        stat = files.stat(fd)
+        return cls(stat.st_size, stat.st_mtime_ns)
+
+
+def check_stamp(files: Files, fd: int, name: str, stamp: Stamp) -> None:
+    """Raises SourceChanged where an open file has been written to since its stamp was taken."""
+    try:
+        same = Stamp.of(files, fd) == stamp
+    except OSError as error:
+        raise IOFailed(f"{quoted(name)}: looking at it failed: {error.strerror}") from error
+    if not same:
+        raise SourceChanged(f"{quoted(name)} has changed while it was read")
 
 
 class Disk:
@@ -17,6 +41,7 @@ class Disk:
         self._files = files
         self._open: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._lock = threading.Lock()
 
     def size(self, name: str) -> int:
@@ -33,7 +58,7 @@ class Disk:
     def fill(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; refuses a file that has become shorter."""
         if self.read(name, offset, buffer) < len(buffer):
-            raise BadCheckpoint(f"{quoted(name)} has become shorter since it was planned")
+            raise SourceChanged(f"{quoted(name)} has become shorter since it was planned")
 
     def bytes_at(self, name: str, offset: int, count: int) -> bytes:
         buffer = bytearray(count)
@@ -50,16 +75,24 @@ class Disk:
             if name not in self._open:
                 fd = self._files.open_read(self._folder / name)
                 self._open[name] = fd
-                size = os.fstat(fd).st_size
+                self._stamps[name] = Stamp.of(self._files, fd)
+                size = self._stamps[name].size
                 if size != self._sizes.setdefault(name, size):
-                    raise BadCheckpoint(
+                    raise SourceChanged(
                         f"{quoted(name)} has changed since it was planned: it had "
                         f"{self._sizes[name]} bytes, it has {size}"
                     )
             return self._open[name]
 
+    def check_unchanged(self) -> None:
+        """Raises SourceChanged where a file that was read has been written to since."""
+        with self._lock:
+            for name, fd in self._open.items():
+                check_stamp(self._files, fd, name, self._stamps[name])
+
     def close(self) -> None:
         with self._lock:
             for fd in self._open.values():
-                self._files.close(fd)
+                with suppress(OSError):
+                    self._files.close(fd)
             self._open.clear()

@@ -4,14 +4,14 @@ Nothing but headers and JSON is read to open one, nothing is ever run, and
 no path leads out of the folder, but for the links of the hub's own cache.
 """
 
-import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile, TensorInfo
-from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.files import Files, system_files
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
 from streamconv.sources import Read
@@ -27,6 +27,7 @@ from streamconv.sources.assembly import (
     read_shard_header,
     shard_names,
 )
+from streamconv.sources.disk import Stamp, check_stamp
 from streamconv.sources.others import other_files
 from streamconv.sources.paths import resolve_file
 
@@ -38,8 +39,12 @@ class LocalSource:
         self.checkpoint = checkpoint
         self._folder = folder
         self._files = files
-        self._planned = {file.name: file for file in checkpoint.files}
+        self._planned: dict[str, SourceFile | OtherFile] = {
+            **{other.name: other for other in checkpoint.others},
+            **{file.name: file for file in checkpoint.files},
+        }
         self._open: dict[str, int] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._lock = threading.Lock()
 
     def read(self, reads: Sequence[Read]) -> None:
@@ -55,7 +60,7 @@ class LocalSource:
                 f"{quoted(info.file)}: reading tensor {quoted(info.name)} failed: {error.strerror}"
             ) from error
         if count < len(buffer):
-            raise BadCheckpoint(
+            raise SourceChanged(
                 f"{quoted(info.file)} has become shorter: tensor {quoted(info.name)} ended "
                 f"{len(buffer) - count} bytes early"
             )
@@ -67,35 +72,46 @@ class LocalSource:
         except OSError as error:
             raise IOFailed(f"{quoted(other.name)}: reading failed: {error.strerror}") from error
 
+    def check_unchanged(self) -> None:
+        """See `Source`."""
+        with self._lock:
+            for name, fd in self._open.items():
+                check_stamp(self._files, fd, name, self._stamps[name])
+
     def close(self) -> None:
         with self._lock:
             for fd in self._open.values():
-                self._files.close(fd)
+                with suppress(OSError):
+                    self._files.close(fd)
             self._open.clear()
 
     def _descriptor(self, name: str) -> int:
-        """The open file; a shard's header is read again, as what it says has been relied on."""
+        """The open file; what was planned from is looked at again, as it has been relied on."""
         with self._lock:
             if name not in self._open:
                 fd = self._files.open_read(self._folder / name)
+                try:
+                    self._stamps[name] = Stamp.of(self._files, fd)
+                    self._check_as_planned(name, fd, self._stamps[name].size)
+                except BaseException:
+                    self._files.close(fd)
+                    raise
                 self._open[name] = fd
-                planned = self._planned.get(name)
-                if planned is not None:
-                    self._check_unchanged(fd, planned)
             return self._open[name]
 
-    def _check_unchanged(self, fd: int, planned: SourceFile) -> None:
-        size = os.fstat(fd).st_size
+    def _check_as_planned(self, name: str, fd: int, size: int) -> None:
+        planned = self._planned[name]
         if size != planned.size:
-            raise BadCheckpoint(
-                f"{quoted(planned.name)} has changed since it was planned: it had "
+            raise SourceChanged(
+                f"{quoted(name)} has changed since it was planned: it had "
                 f"{planned.size} bytes, it has {size}"
             )
-        raw = _header_bytes(self._files, fd, size, quoted(planned.name))
-        if header_digest(raw) != planned.digest:
-            raise BadCheckpoint(
-                f"{quoted(planned.name)} has changed since it was planned: its header is another"
-            )
+        if isinstance(planned, SourceFile):
+            raw = _header_bytes(self._files, fd, size, quoted(name))
+            if header_digest(raw) != planned.digest:
+                raise SourceChanged(
+                    f"{quoted(name)} has changed since it was planned: its header is another"
+                )
 
 
 def open_folder(
@@ -118,13 +134,13 @@ def open_folder(
         raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
     top = [path.name for path in folder.iterdir()]
     name = index_name(top, location)
-    index = None if name is None else read_index(json_object(folder, name), name)
+    index = None if name is None else read_index(json_object(folder, name, files), name)
     headers = [_read_header(folder, file, files) for file in shard_names(index, top, location)]
     checkpoint = assemble(
         location,
         headers,
         index,
-        {what: json_object(folder, what) for what in (CONFIG, MANIFEST)},
+        {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
         list(other_files(folder, {shard.file.name for shard in headers})),
         revision,
     )
@@ -155,14 +171,14 @@ def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
     return bytes(raw)
 
 
-def json_object(folder: Path, name: str) -> dict[str, Any]:
+def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
     """A JSON object in the folder; empty where there is no such file."""
     if not (folder / name).is_symlink() and not (folder / name).exists():
         return {}
     path, info = resolve_file(folder, name)
     check_json_size(name, info.st_size)
     try:
-        raw = path.read_bytes()
+        raw = files.read_file(path)
     except OSError as error:
         raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
     return read_object(raw, name)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
+from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.paths import SHARD_SUFFIX, resolve_file
 
@@ -18,6 +18,7 @@ SECOND_COPIES = ("original",)
 """Subfolders that hold the weights once more, whatever their size (gpt-oss, Llama)."""
 LEFT_BEHIND = {
     MANIFEST: "describes the source",
+    f"{JOURNAL_PREFIX}*": "the journal of a run that was not finished",
     f"*{INDEX_SUFFIX}": "the index of the source's shards",
     f"*{SHARD_SUFFIX}": "not in the index",
     "*.distcp": "not in .metadata",

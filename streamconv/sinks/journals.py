@@ -1,0 +1,105 @@
+"""The journals in a folder that is being built: one for each part of the run, see `journal`.
+
+When all else is in the folder, they are moved to beside its place, so that at no moment a crash
+leaves it without them; they are removed when the folder has been moved to its place.
+"""
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from streamconv.checkpoint import JOURNAL_PREFIX
+from streamconv.files import Files
+from streamconv.journal import (
+    Finished,
+    Journal,
+    finished_line,
+    opening_line,
+    read_journal,
+)
+from streamconv.plan import Plan
+
+
+class Journals:
+    """The journals of the run that builds `place` in `folder`, one of which is its part's."""
+
+    def __init__(self, place: Path, folder: Path, part: int, files: Files) -> None:
+        self._place = place
+        self._folder = folder
+        self._path = folder / f"{JOURNAL_PREFIX}{part}.jsonl"
+        self._files = files
+        self._fd: int | None = None
+        self._failed: OSError | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> list[Journal]:
+        """What all of them say."""
+        paths = [*self.paths(), *self.moved()]
+        found = [read_journal(self._files.read_file(path)) for path in paths]
+        return [journal for journal in found if journal is not None]
+
+    def paths(self) -> list[Path]:
+        """Those in the folder."""
+        names = self._files.names(self._folder)
+        return [self._folder / name for name in names if name.startswith(JOURNAL_PREFIX)]
+
+    def moved(self) -> list[Path]:
+        """Those beside the place."""
+        names = self._files.names(self._place.parent)
+        prefix = f"{self._place.name}.{JOURNAL_PREFIX}"
+        return [self._place.with_name(name) for name in names if name.startswith(prefix)]
+
+    def begin(self, plan: Plan, finished: Mapping[int, Finished]) -> None:
+        """Write this run's journal anew, with what is finished before it begins.
+
+        In a new file: to one whose fsync may have failed, nothing is added.
+        """
+        lines = [opening_line(plan)]
+        lines += [finished_line(plan.shards[n].name, done) for n, done in finished.items()]
+        fresh = self._path.with_suffix(".new")
+        self._files.unlink(fresh)
+        self._files.write_file(fresh, b"".join(lines))
+        self._files.rename(fresh, self._path)
+        self._files.sync_folder(self._folder)
+        self.remove()
+        self._fd = self._files.open_append(self._path, create=False)
+
+    def add(self, name: str, finished: Finished) -> None:
+        """Say that a shard is finished; durable on return. Raises OSError, and then for good."""
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            assert self._fd is not None, "begin comes first"
+            try:
+                self._files.append(self._fd, finished_line(name, finished))
+                self._files.sync(self._fd)
+            except OSError as error:
+                self._failed = error
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                with suppress(OSError):
+                    self._files.close(fd)
+
+    def move(self) -> None:
+        """Move all of them to beside the place; nothing is added any more."""
+        self.close()
+        for path in self.paths():
+            self._files.rename(path, self._place.with_name(f"{self._place.name}.{path.name}"))
+        self._files.sync_folder(self._place.parent)
+        self._files.sync_folder(self._folder)
+
+    def move_back(self) -> None:
+        """Into the folder again, where it was not moved after all."""
+        for path in self.moved():
+            name = path.name.removeprefix(f"{self._place.name}.")
+            self._files.rename(path, self._folder / name)
+
+    def remove(self) -> None:
+        """Remove those beside the place: they are not needed any more, or out of date."""
+        for path in self.moved():
+            self._files.unlink(path)

@@ -1,0 +1,55 @@
+"""What is refused about a target before anything is written."""
+
+import os
+from pathlib import Path
+
+from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.host import file_size_limit, free_disk, free_inodes, is_mount_point
+from streamconv.plan import Plan
+from streamconv.units import show_size
+
+SPARE_SHARE = 0.01
+"""How much more than the planned bytes has to be free: index, manifest, the file system's own."""
+SPARE_FILES = 16
+"""How many more files than the planned ones have to fit: index, manifest, journal, folders."""
+
+
+def check_location(place: Path, source: str) -> None:
+    """Refuse a place where no folder can be moved to. Raises OutputExists or IOFailed."""
+    real, origin = Path(os.path.realpath(place)), Path(os.path.realpath(source))
+    if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
+        raise OutputExists(f"{place} and the source {origin} lie in one another")
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise IOFailed(f"{place} cannot be made: {above} is no folder to write to")
+    if place.is_symlink():
+        raise OutputExists(f"{place} is a link", f"name the folder itself: {real}")
+    if place.exists() and not place.is_dir():
+        raise OutputExists(f"{place} is a file", "name a folder that is not there yet")
+    if is_mount_point(place):
+        raise OutputExists(
+            f"{place} is a mount point, and the result is moved to its place whole",
+            "name a folder inside of it",
+        )
+
+
+def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
+    """Refuse a disk on which `left` bytes and the plan's files will not fit. Raises NoSpace.
+
+    `reclaimed` bytes are taken now by what is removed first. A quota shows where the system
+    counts it into what is free; else when it is met.
+    """
+    largest = max((shard.nbytes for shard in plan.shards), default=0)
+    limit = file_size_limit()
+    if limit is not None and limit < largest:
+        raise NoSpace(
+            f"{quoted(str(folder))}: the largest file has {show_size(largest)}, this process may "
+            f"write {show_size(limit)} to a file",
+            "`ulimit -f unlimited` lifts it; or choose another --max-shard-size",
+        )
+    need, free = int(left * (1 + SPARE_SHARE)), free_disk(folder)
+    if free is not None and free + reclaimed < need:
+        raise NoSpace(f"{folder}: {show_size(need)} needed, {show_size(free + reclaimed)} free")
+    files, inodes = len(plan.shards) + len(plan.copied) + SPARE_FILES, free_inodes(folder)
+    if inodes is not None and inodes < files:
+        raise NoSpace(f"{folder}: {files} files needed, the file system has room for {inodes}")

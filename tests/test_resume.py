@@ -1,0 +1,552 @@
+"""Going on where a run stopped: the same tree, byte for byte, as that of an undisturbed run.
+
+And what is refused: another conversion's leavings, another run at work.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import streamconv
+from streamconv.cli import cli
+from streamconv.errors import OutputExists, SourceChanged
+from streamconv.execute import Event, PieceWritten, Prepared
+from streamconv.files import Files, LinuxFiles, system_files
+from streamconv.journal import (
+    Finished,
+    finished_line,
+    finished_shards,
+    opening_line,
+    read_journal,
+)
+from streamconv.sinks.folder import CheckpointFolder
+from streamconv.sinks.lock import LOCK_SUFFIX, Lock, Part
+
+SHARD = 200
+SHARDS = 5
+"""Bytes of a shard, and how many there are."""
+PARTIAL = "dst.streamconv-partial"
+JOURNAL = "streamconv-journal-1.jsonl"
+LOCK = f"dst{LOCK_SUFFIX}1"
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    folder = write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), config)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_bytes(b"text " * 1000)
+    return folder
+
+
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    return tmp_path / "dst"
+
+
+@pytest.fixture
+def undisturbed(src: Path, tmp_path: Path) -> dict[str, Any]:
+    """The tree that has to come out."""
+    streamconv.merge(src, tmp_path / "elsewhere" / "undisturbed", max_shard_size=SHARD)
+    return tree(tmp_path / "elsewhere" / "undisturbed")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "elsewhere")
+
+
+def stopped(src: Path, dst: Path, pieces: int = 4, **options: Any) -> BaseException:
+    """A run that ends with its so-and-so-manieth piece; what it raised."""
+    seen: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event)
+        if sum(isinstance(each, PieceWritten) for each in seen) == pieces:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        streamconv.merge(src, dst, on_event=on_event, **{"max_shard_size": SHARD, **options})
+    return caught.value
+
+
+def resumed(src: Path, dst: Path, **options: Any) -> int:
+    """A run that goes on; returns how many shards it did not have to make."""
+    found: list[int] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Prepared):
+            found.append(len(event.finished))
+
+    options = {"max_shard_size": SHARD, "resume": True, **options}
+    streamconv.merge(src, dst, on_event=on_event, **options)
+    return found[0]
+
+
+# --- going on ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", [{}, {"jobs": 1}, {"jobs": 4}, {"max_memory": "1GB"}])
+def test_it_ends_in_the_same_tree(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], again: dict[str, Any]
+) -> None:
+    """Whatever the number of workers and the memory, there and here."""
+    error = stopped(src, dst)
+    assert names(tmp_path) == [PARTIAL, "src"]
+    assert "--resume" in "".join(error.__notes__)
+    assert resumed(src, dst, **again) >= 2
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def test_finished_shards_are_not_made_again(src: Path, dst: Path, tmp_path: Path) -> None:
+    """They are the same files, and their tensors are not read."""
+    stopped(src, dst, jobs=1)
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / PARTIAL).glob("*.safetensors")}
+    assert kept
+    resumed(src, dst)
+    assert {name: (dst / name).stat().st_ino for name in kept} == kept
+
+
+def test_a_moved_source_and_a_moved_target(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """Paths are no part of what a conversion is."""
+    stopped(src, dst)
+    src.rename(tmp_path / "src2")
+    (tmp_path / PARTIAL).rename(tmp_path / "dst2.streamconv-partial")
+    assert resumed(tmp_path / "src2", tmp_path / "dst2") >= 2
+    assert tree(tmp_path / "dst2") == undisturbed
+
+
+def test_stopped_again_and_again(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """Each run does some, until all is done."""
+    for _ in range(20):
+        try:
+            stopped(src, dst, pieces=2, resume=True, jobs=1)
+        except pytest.fail.Exception:
+            break
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def test_nothing_to_go_on_with(src: Path, dst: Path, undisturbed: dict[str, Any]) -> None:
+    """As with curl and aria2, it is no error: scripts give the flag always. It is said."""
+    words = ["merge", str(src), str(dst), "--max-shard-size", str(SHARD), "--resume"]
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert done.exception is None
+    assert "nothing to go on with" in done.stderr
+    assert tree(dst) == undisturbed
+
+
+def test_where_nothing_is_finished_nothing_is_left(src: Path, dst: Path, tmp_path: Path) -> None:
+    def on_event(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        streamconv.merge(src, dst / "below" / "this", on_event=on_event)
+    assert not hasattr(caught.value, "__notes__")
+    assert names(tmp_path) == ["src"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_a_finished_shard_that_is_not_there(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], damage: str
+) -> None:
+    """It is made again; a name says nothing, and neither does a journal without its shard."""
+    stopped(src, dst, jobs=1)
+    shard = sorted((tmp_path / PARTIAL).glob("*.safetensors"))[0]
+    if damage == "missing":
+        shard.unlink()
+    else:
+        os.truncate(shard, shard.stat().st_size - 1)
+    resumed(src, dst)
+    assert tree(dst) == undisturbed
+
+
+def test_what_no_journal_knows_does_not_come_along(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """Shards that look finished, and whatever else lies in the folder."""
+    stopped(src, dst, pieces=2, jobs=1)
+    (tmp_path / PARTIAL / "stray.txt").write_text("x")
+    name = f"model-{SHARDS:05}-of-{SHARDS:05}.safetensors"
+    assert name in undisturbed
+    (tmp_path / PARTIAL / name).write_bytes(bytes(len(undisturbed[name])))
+    resumed(src, dst)
+    assert tree(dst) == undisturbed
+
+
+def test_killed_between_its_last_word_and_the_rename(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """The journal is not in the folder any more, but beside it."""
+    killed_at_rename(src, dst, 1, before=True)
+    assert names(tmp_path) == [f"dst.{JOURNAL}", LOCK, PARTIAL, "src"]
+    assert tree(tmp_path / PARTIAL) == undisturbed
+    with pytest.raises(OutputExists, match="200 there, 300 here"):
+        resumed(src, dst, max_shard_size=SHARD + 100)
+    assert resumed(src, dst) == SHARDS
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def test_killed_right_behind_the_rename(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """The result stands; what is left beside it is cleared away by the next run."""
+    killed_at_rename(src, dst, 1)
+    assert tree(dst) == undisturbed
+    with pytest.raises(OutputExists, match="not empty"):
+        resumed(src, dst)
+    assert resumed(src, dst, overwrite=True) == 0
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def killed_at_rename(
+    src: Path, dst: Path, at: int, *, before: bool = False, overwrite: bool = False
+) -> None:
+    """A run that is killed before or behind the so-and-so-manieth of its last renames."""
+    pid = os.fork()
+    if pid == 0:
+        renames: list[Path] = []
+
+        def rename(self: Files, source: Path, target: Path) -> None:
+            if source.name in ("dst", PARTIAL):
+                renames.append(source)
+            if before and len(renames) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            source.rename(target)
+            if len(renames) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Files.rename = rename  # type: ignore[method-assign]
+        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=overwrite)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def other_size(src: Path) -> dict[str, Any]:
+    return {"max_shard_size": 300}
+
+
+def other_target(src: Path) -> dict[str, Any]:
+    return {"layout": "stacked"}
+
+
+def other_headers(src: Path) -> dict[str, Any]:
+    shards = two_shards(qwen_tensors())
+    first = next(iter(shards.values()))
+    first["model.norm2.weight"] = first.pop("model.norm.weight")
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    write_checkpoint(src, shards, config)
+    return {}
+
+
+def other_file(src: Path) -> dict[str, Any]:
+    (src / "notes" / "readme.txt").write_text("other")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        (other_size, ("shard size", "200 there", "300 here")),
+        (other_target, ("target: form", '"transformers" there', "none here")),
+        (other_headers, ("source", "model-00001-of-00002.safetensors", "there", "here")),
+        (other_file, ("notes/readme.txt", "5000 there", "5 here")),
+    ],
+)
+def test_another_conversion_is_refused_with_both_facts(
+    src: Path,
+    dst: Path,
+    tmp_path: Path,
+    change: Callable[[Path], dict[str, Any]],
+    facts: tuple[str, ...],
+) -> None:
+    stopped(src, dst)
+    before = tree(tmp_path / PARTIAL)
+    options = change(src)
+    with pytest.raises(OutputExists) as caught:
+        resumed(src, dst, **options)
+    for fact in facts:
+        assert fact in caught.value.message
+    assert tree(tmp_path / PARTIAL) == before
+    assert names(tmp_path) == [PARTIAL, "src"]
+
+
+def test_without_the_flag_both_ways_out_are_named(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    stopped(src, dst)
+    with pytest.raises(OutputExists) as caught:
+        streamconv.merge(src, dst, max_shard_size=SHARD)
+    assert "--resume" in caught.value.hint
+    assert "--overwrite" in caught.value.hint
+    streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True)
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def test_a_folder_of_that_name_without_a_journal(src: Path, dst: Path, tmp_path: Path) -> None:
+    """Nobody knows whose it is."""
+    (tmp_path / PARTIAL).mkdir()
+    (tmp_path / PARTIAL / "precious").write_text("keep this")
+    with pytest.raises(OutputExists, match="no journal"):
+        resumed(src, dst)
+    assert tree(tmp_path / PARTIAL) == {"precious": b"keep this"}
+
+
+def test_a_dry_run_exits_as_the_run_would(src: Path, dst: Path, tmp_path: Path) -> None:
+    stopped(src, dst)
+    for more, refused in ((["--resume"], False), ([], True), (["--resume", "--layers=0:1"], True)):
+        words = ["merge", str(src), str(dst), "-n", "--max-shard-size", str(SHARD), *more]
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert isinstance(done.exception, OutputExists) == refused
+    assert names(tmp_path) == [PARTIAL, "src"]
+
+
+def test_a_source_that_changes_is_not_gone_on_with(src: Path, dst: Path, tmp_path: Path) -> None:
+    """Bytes under the same header: what was made of the old ones goes, too."""
+    changed: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, PieceWritten) and len(changed) < 3:
+            changed.append(event)
+            if len(changed) == 3:
+                path = src / "model-00001-of-00002.safetensors"
+                path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    with pytest.raises(SourceChanged, match="model-00001") as caught:
+        streamconv.merge(src, dst, max_shard_size=SHARD, on_event=on_event)
+    assert caught.value.exit_code == 3
+    assert not hasattr(caught.value, "__notes__")
+    assert names(tmp_path) == ["src"]
+
+
+# --- replacing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_killed_while_replacing(
+    src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], at: int
+) -> None:
+    """After the first rename, what was there is put back; after the second, the new one stands."""
+    dst.mkdir()
+    (dst / "precious").write_text("keep this")
+    killed_at_rename(src, dst, at, overwrite=True)
+    if at == 1:
+        assert not dst.exists()
+        with pytest.raises(OutputExists, match="not empty"):
+            resumed(src, dst)
+        assert tree(dst) == {"precious": b"keep this"}
+        assert resumed(src, dst, overwrite=True) == SHARDS
+    else:
+        assert tree(dst) == undisturbed
+        with pytest.raises(OutputExists, match="streamconv-replaced is there"):
+            resumed(src, dst)
+        assert tree(tmp_path / "dst.streamconv-replaced") == {"precious": b"keep this"}
+        resumed(src, dst, overwrite=True)
+    assert tree(dst) == undisturbed
+    assert names(tmp_path) == ["dst", "src"]
+
+
+# --- two runs into one target ------------------------------------------------------------------
+
+
+class Lockless(LinuxFiles):
+    """A file system without locks, as Lustre is by default."""
+
+    def lock(self, fd: int) -> None:
+        Files.lock(self, fd)
+
+
+@pytest.fixture
+def other_run(src: Path, dst: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process in the middle of a conversion into the target."""
+    script = """
+import sys, time, streamconv
+def on_event(event):
+    print("running", flush=True)
+    if type(event).__name__ == "PieceWritten":
+        sys.stdin.read()
+streamconv.merge(sys.argv[1], sys.argv[2], on_event=on_event)
+"""
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, str(src), str(dst)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    for _ in range(3):
+        assert running.stdout.readline() == "running\n"
+    yield running
+    running.kill()
+    running.communicate()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("kind", [LinuxFiles, Lockless])
+def test_the_second_of_two_runs_is_refused(
+    src: Path,
+    dst: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other_run: "subprocess.Popen[str]",
+    options: dict[str, Any],
+    kind: type[Files],
+) -> None:
+    """With the process that is at work; that one is not disturbed."""
+    monkeypatch.setattr("streamconv.sinks.folder.system_files", kind)
+    with pytest.raises(OutputExists) as caught:
+        streamconv.merge(src, dst, **options)
+    assert f"process {other_run.pid} on {platform.node()}" in caught.value.message
+    words = ["merge", str(src), str(dst), "-n", *[f"--{name}" for name in options]]
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert isinstance(done.exception, OutputExists)
+    other_run.communicate("")
+    assert other_run.returncode == 0
+    assert names(tmp_path) == ["dst", "src"]
+
+
+@pytest.mark.parametrize("kind", [LinuxFiles, Lockless])
+def test_a_dead_run_holds_nothing(
+    src: Path,
+    dst: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other_run: "subprocess.Popen[str]",
+    kind: type[Files],
+) -> None:
+    monkeypatch.setattr("streamconv.sinks.folder.system_files", kind)
+    other_run.kill()
+    other_run.wait()
+    assert (tmp_path / LOCK).exists()
+    streamconv.merge(src, dst, resume=True)
+    assert names(tmp_path) == ["dst", "src"]
+
+
+def test_without_locks_another_host_cannot_be_asked(tmp_path: Path) -> None:
+    """Its lock counts until somebody who knows removes it."""
+    lock = tmp_path / LOCK
+    lock.write_text(json.dumps({"number": 1, "of": 1, "host": "elsewhere", "pid": 7, "since": "1"}))
+    with pytest.raises(OutputExists, match="process 7 on elsewhere") as caught:
+        Lock(tmp_path / "dst", Part(), Lockless()).take()
+    assert str(lock) in caught.value.hint
+    Lock(tmp_path / "dst", Part(), LinuxFiles()).take()
+
+
+def test_parts_work_side_by_side(tmp_path: Path) -> None:
+    """Those of one run; parts of another one, or a whole run, are refused."""
+    files = system_files()
+    first, second = (Lock(tmp_path / "dst", Part(k, 2), files) for k in (1, 2))
+    first.take()
+    second.take()
+    for other in (Part(1, 2), Part(2, 3), Part(3, 3), Part(1, 1)):
+        with pytest.raises(OutputExists):
+            Lock(tmp_path / "dst", other, files).take()
+    second.release()
+    first.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_was_just_removed_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking it, its last holder has let go."""
+    removed: list[int] = []
+
+    class Racing(LinuxFiles):
+        def lock(self, fd: int) -> None:
+            if not removed:
+                removed.append(fd)
+                (tmp_path / LOCK).unlink()
+            super().lock(fd)
+
+    lock = Lock(tmp_path / "dst", Part(), Racing())
+    lock.take()
+    with (tmp_path / LOCK).open("a") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.release()
+
+
+# --- the journal itself ------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_torn_line_counts_as_not_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Cut anywhere, or a byte of it changed: what stands before it counts, nothing behind."""
+    base = tmp_path_factory.mktemp("torn")
+    src = write_checkpoint(base / "src", two_shards(qwen_tensors(experts=2)))
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    lines = [opening_line(plan)]
+    for number, shard in enumerate(plan.shards):
+        rows = tuple(f"{piece.nbytes} {'0' * 32}" for piece in plan.pieces([number]))
+        lines.append(finished_line(shard.name, Finished(shard.nbytes, rows)))
+    raw = b"".join(lines)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        raw = raw[:at]
+    else:
+        raw = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
+    whole = 0
+    while whole < len(lines) and sum(map(len, lines[: whole + 1])) <= at:
+        whole += 1
+    journal = read_journal(raw)
+    if whole == 0:
+        assert journal is None
+    else:
+        assert journal is not None
+        assert sorted(finished_shards(plan, [journal])) == list(range(whole - 1))
+
+
+def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
+    """A version that cuts otherwise makes the shard again."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    name, size = plan.shards[0].name, plan.shards[0].nbytes
+    for rows, found in (((f"{size} x",), {0}), ((f"{size - 1} x", "1 y"), set()), ((), set())):
+        raw = opening_line(plan) + finished_line(name, Finished(size, rows))
+        journal = read_journal(raw)
+        assert journal is not None
+        assert set(finished_shards(plan, [journal])) == found
+
+
+def test_no_more_shards_are_open_than_there_are_workers(
+    src: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no more are lost than that, however a run ends."""
+    opened: list[int] = []
+
+    class Watching(CheckpointFolder):
+        def write(self, shard: int, offset: int, data: memoryview) -> bool:
+            done = super().write(shard, offset, data)
+            opened.append(len(self._open))
+            return done
+
+    monkeypatch.setattr("streamconv.sinks.folder.CheckpointFolder", Watching)
+    for jobs in (1, 2, 3):
+        streamconv.merge(src, dst, max_shard_size=SHARD, jobs=jobs, overwrite=True)
+        assert max(opened) <= jobs
+        opened.clear()
