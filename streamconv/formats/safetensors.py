@@ -65,8 +65,8 @@ class _Duplicate(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Duplicate(next(name for name in found if names.count(name) > 1))
+        seen: set[str] = set()
+        raise _Duplicate(next(name for name, _ in pairs if name in seen or seen.add(name)))
     return found
 
 
