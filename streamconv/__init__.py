@@ -222,20 +222,19 @@ def verify(
     src: Location,
     dst: Location | None = None,
     *,
-    source_layout: str | None = None,
     target_layout: str | None = None,
     sample: float = 1.0,
     sha256: bool = False,
     jobs: int | None = None,
     on_event: "Callable[[Checking | Checked], None] | None" = None,
+    **reading: Unpack[Reading],
 ) -> Verification:
     """Whether `dst` is the true conversion of `src`, bit for bit; what is not so is in the result.
 
     With one location alone, whether that checkpoint's files are what its manifest says was
     written. `sample` is the share of each layer's experts, and of the other tensors, to look at;
-    `sha256` adds that of each file of the checkpoint that is verified. `source_layout` and
-    `target_layout` are for a `src` and a `dst` that do not say theirs. Raises StreamconvError
-    where `src` or a disk is at fault.
+    `sha256` adds that of each file of the checkpoint that is verified. `target_layout` is for a
+    `dst` that does not say its own. Raises StreamconvError where `src` or a disk is at fault.
     """
     from random import SystemRandom
 
@@ -248,7 +247,8 @@ def verify(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         sample=Sample(sample, SystemRandom()),
         sha256=sha256,
-        source_layout=source_layout,
+        prefixes=_prefixes(reading),
+        source_layout=reading.get("source_layout"),
         target_layout=target_layout,
         hear=on_event,
     )
@@ -382,5 +382,10 @@ def _verification(
 ) -> Verification:
     from streamconv.verify.run import Asked, run
 
-    asked = Asked(jobs, source_layout=options.get("source_layout"), hear=on_event)
+    asked = Asked(
+        jobs,
+        prefixes=_prefixes(options),
+        source_layout=options.get("source_layout"),
+        hear=on_event,
+    )
     return run(str(dst), str(src), asked)

@@ -3,8 +3,8 @@
 A row is a way to break a sound checkpoint, or to ask for what cannot be done with it, and the
 words that the error has to have: the file or tensor, and both facts. Every row is run through the
 Python API and as a dry run of the command line, which has to refuse the same; some are run as a
-process of their own. Below the rows: folders that look odd, are legal, and have to be accepted. Single files, bad
-and odd, are in `corpus.py`.
+process of their own. Below the rows: folders that look odd, are legal, and have to be accepted.
+Single files, bad and odd, are in `corpus.py`.
 """
 
 # Changes made by a lambda are calls in a list, whose values nobody needs.

@@ -541,6 +541,26 @@ def test_a_cast_is_held_against_the_source_cast(source: Path, dtype: str, tmp_pa
     assert all("BF16" in fact for fact in facts)
 
 
+@pytest.mark.parametrize("options", [{"format": "dcp"}, {"preset": "mindspeed"}], ids=str)
+def test_a_dcp_is_held_against_its_source(
+    source: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Both ways; keys with prefixes have the names that they stand for."""
+    dst = tmp_path / "dst"
+    result = streamconv.convert(source, dst, to="fused-transposed", verify=True, **options)
+    assert result.verification is not None
+    assert "a DCP has none" in result.verification.unchecked[0]
+    assert streamconv.verify(dst, source).ok
+    streamconv.split(dst, tmp_path / "again", verify=True)
+    (path,) = dst.rglob("*.distcp")
+    raw = bytearray(path.read_bytes())
+    norm = place(source, NORM).read()
+    at = raw.index(norm)
+    raw[at] ^= 1
+    path.write_bytes(raw)
+    assert differing(streamconv.verify(source, dst), dst) == {NORM}
+
+
 # --- partial, sampled, in bounded memory -------------------------------------------------------
 
 

@@ -1,14 +1,16 @@
 """`streamconv verify`."""
 
+from typing import Any
+
 import click
 
 from streamconv.cli.options import (
-    from_option,
     jobs_option,
     json_option,
     no_progress_option,
     option,
     quiet_option,
+    reading_options,
     source_argument,
 )
 
@@ -33,7 +35,7 @@ def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
     help="Look at 5% of each layer's experts and of the other tensors, for a quick answer.",
 )
 @option("--sha256", is_flag=True, help="Show the SHA-256 of each file, as the hub does.")
-@from_option
+@reading_options
 @option(
     "--to",
     "target_layout",
@@ -49,12 +51,12 @@ def command(
     dst: str | None,
     sample: float,
     sha256: bool,
-    source_layout: str | None,
     target_layout: str | None,
     jobs: int | None,
     as_json: bool,
     quiet: bool,
     no_progress: bool,
+    **reading: Any,
 ) -> None:
     """Prove that DST is the true conversion of SRC, bit for bit, whatever made it.
 
@@ -69,11 +71,11 @@ def command(
         verification = verify(
             src,
             dst,
-            source_layout=source_layout,
             target_layout=target_layout,
             sample=sample,
             sha256=sha256,
             jobs=jobs,
             on_event=hear,
+            **reading,
         )
     show_verification(verification, as_json=as_json, quiet=quiet)

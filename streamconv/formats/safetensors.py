@@ -13,6 +13,7 @@ unknown field, nothing before the opening brace.
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +66,8 @@ class _Duplicate(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        raise _Duplicate(next(name for name, _ in pairs if name in seen or seen.add(name)))
+        times = Counter(name for name, _ in pairs)
+        raise _Duplicate(next(name for name in times if times[name] > 1))
     return found
 
 

@@ -18,7 +18,7 @@ from streamconv.sources import Source
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal
 from streamconv.verify.regions import Region, expert_region, whole
-from streamconv.verify.structure import is_description
+from streamconv.verify.structure import has_files, is_description
 from streamconv.verify.workers import outcomes
 
 FILE_BYTES = 2**18
@@ -126,7 +126,8 @@ def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
         else:
             yield Difference(f"{prefix}experts", "is not in the source")
     yield from _plain(source, output, sample)
-    yield from _files(source.source, output.source)
+    if has_files(source.source) and has_files(output.source):
+        yield from _files(source.source, output.source)
 
 
 def _wanted(source: Side, output: Side) -> "_Layers":

@@ -9,6 +9,7 @@ from streamconv.casts import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint import MANIFEST, natural_key
 from streamconv.errors import BadCheckpoint, PlanRefused
 from streamconv.host import peak_bytes
+from streamconv.keys import Prefixes
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.casting import CastSource
@@ -24,7 +25,7 @@ from streamconv.verify import (
 )
 from streamconv.verify.conversion import EVERYTHING, Sample, Side, compare
 from streamconv.verify.recorded import check, read_manifest
-from streamconv.verify.structure import index_differences, read_casting
+from streamconv.verify.structure import has_files, index_differences, read_casting
 
 Hear = Callable[[Checking | Checked], None]
 
@@ -36,6 +37,8 @@ class Asked:
     jobs: int
     sample: Sample = EVERYTHING
     sha256: bool = False
+    prefixes: Prefixes | None = None
+    """Of the keys of a DCP, on either side, where it does not say them itself."""
     source_layout: str | None = None
     target_layout: str | None = None
     hear: Hear | None = None
@@ -75,9 +78,11 @@ def run(place: str, source: str | None, asked: Asked) -> Verification:
     begin = time.monotonic()
     tally = _Tally(asked.hear)
     with ExitStack() as opened:
-        origin = opened.enter_context(closing(open_source(source))) if source else None
+        origin = (
+            opened.enter_context(closing(open_source(source, asked.prefixes))) if source else None
+        )
         try:
-            output = opened.enter_context(closing(open_source(place)))
+            output = opened.enter_context(closing(open_source(place, asked.prefixes)))
             found = _recognised(output, origin, asked, tally)
         except BadCheckpoint as error:
             tally.take([Difference(place, error.message)])
@@ -133,6 +138,8 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
         yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
         return
     source = Side(CastSource(origin), recognise(checkpoint, asked.source_layout))
+    if not (has_files(origin) and has_files(output.source)):
+        tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:
         tally.unchecked.append(f"all bytes but a sample of {asked.sample.share:.3g} of them")
     yield from compare(source, output, jobs=asked.jobs, sample=asked.sample)

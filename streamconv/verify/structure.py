@@ -6,6 +6,7 @@ from typing import Any
 from streamconv.casts import AS_STORED, DTYPES, Casting
 from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.dcp import DATA_SUFFIX
 from streamconv.formats.safetensors import parse_json
 from streamconv.sources import Source
 from streamconv.verify import Difference
@@ -17,6 +18,11 @@ MAX_JSON_BYTES = 256_000_000
 def is_description(other: OtherFile) -> bool:
     """Whether a file describes the output's own tensors, or is a folder of a tool's."""
     return other.name in (INDEX, MANIFEST) or other.name.endswith("/")
+
+
+def has_files(source: Source) -> bool:
+    """Whether a checkpoint is stored so that other files lie beside its tensors: no DCP is."""
+    return not any(file.name.endswith(DATA_SUFFIX) for file in source.checkpoint.files)
 
 
 def index_differences(output: Source) -> Iterator[Difference]:
