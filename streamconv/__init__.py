@@ -36,13 +36,13 @@ from streamconv.errors import (
 from streamconv.families import HUB_NAMES
 from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
 from streamconv.keys import Prefixes, Preset, find_preset
-from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, Limits
+from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_BYTES, LINK_JOBS, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.sources import Source
-from streamconv.sources.opening import open_source
+from streamconv.sources.opening import is_url, open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_size
 from streamconv.verify import Verification
@@ -81,6 +81,7 @@ __all__ = [
 DEFAULT_SHARD_SIZE = "4GB"
 
 Location = str | PathLike[str]
+"""A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""
 
 
 class Reading(TypedDict, total=False):
@@ -287,14 +288,16 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
     jobs = options.get("jobs")
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
+    linked = is_url(source.checkpoint.location)
+    jobs = jobs or (LINK_JOBS if linked else min(cores(), DEFAULT_JOBS))
     return make_plan(
         source.checkpoint,
         found,
         resolve_target(found, asked, why),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
         limits=Limits(
-            base=_base_memory(),
-            jobs=jobs or min(cores(), DEFAULT_JOBS),
+            base=_base_memory() + (jobs * LINK_BYTES if linked else 0),
+            jobs=jobs,
             allowed=parse_size(max_memory) if max_memory else default_max_memory(),
         ),
         layers=parse_layers(layers) if layers else None,

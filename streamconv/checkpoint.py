@@ -88,6 +88,8 @@ class Checkpoint:
     """The commit that it is read from, where it comes from a repository."""
     scratch: int = 0
     """Bytes that reading takes beside where it reads to, of each worker."""
+    remote: frozenset[str] = frozenset()
+    """Names of the files that are not on this machine, so that reading them is a transfer."""
 
 
 _DIGITS = re.compile(r"([0-9]{1,18})")

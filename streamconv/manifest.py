@@ -29,6 +29,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
+        **_commit(plan),
     }
 
 
@@ -42,6 +43,12 @@ def fingerprint_of(facts: Mapping[str, Any]) -> str:
 def fingerprint(plan: Plan) -> str:
     """The digest of a plan's facts."""
     return fingerprint_of(plan_facts(plan))
+
+
+def _commit(plan: Plan) -> dict[str, str]:
+    """The commit that is read, where the source is a repository: a branch may move on meanwhile."""
+    revision = plan.checkpoint.revision
+    return {"revision": revision} if revision else {}
 
 
 def _made(cast: Cast) -> list[Any]:
@@ -78,6 +85,7 @@ def build_manifest(
         {
             "version": FORMAT_VERSION,
             "fingerprint": fingerprint(plan),
+            **_commit(plan),
             "record": plan.record.to_json(),
             "casting": plan.casting.to_json(),
             "casts": cast_rows(plan.inputs),

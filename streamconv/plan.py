@@ -98,6 +98,23 @@ class Plan:
         steps = (step for shard in self.shards for step in shard.steps)
         return tuple({info.name: info for step in steps for info in step.inputs}.values())
 
+    @cached_property
+    def read_bytes(self) -> int:
+        """Bytes of everything that is read, as it is stored, but for headers and JSON."""
+        return sum(i.nbytes for i in self.stored) + sum(other.size for other in self.copied)
+
+    @cached_property
+    def transfer_bytes(self) -> int:
+        """Those of them that come over a network."""
+        remote = self.checkpoint.remote
+        tensors = sum(info.nbytes for info in self.stored if info.file in remote)
+        return tensors + sum(other.size for other in self.copied if other.name in remote)
+
+    @cached_property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        """Every tensor of the source that is read, once."""
+        return tuple({i.name: i for info in self.inputs for i in info.stored}.values())
+
     def pieces(self, shards: Iterable[int] | None = None) -> Iterator[Piece]:
         """Every piece, or those of some shards, in the order of shards and offsets."""
         for number in range(len(self.shards)) if shards is None else shards:

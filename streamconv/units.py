@@ -32,6 +32,17 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def parse_rate(text: str | int) -> int:
+    """Bytes a second meant by `text`: `200MB/s`, `1GiB/s`, or a plain number of bytes.
+
+    Raises UsageError where it is none.
+    """
+    try:
+        return parse_size(str(text).strip().removesuffix("/s"))
+    except UsageError:
+        raise UsageError(f"{str(text)!r} is not a rate", "write 200MB/s or 1GiB/s") from None
+
+
 def show_size(nbytes: float) -> str:
     """`nbytes` with three figures and a decimal unit: `61.1 GB`, `512 B`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

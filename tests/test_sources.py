@@ -1,10 +1,11 @@
 """The contract of a source, held by every kind alike, and what each of them adds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from folders import Tensors, qwen_tensors, two_shards, write_checkpoint
+from hub_server import Hub, taken_for_the_hub
 
 from streamconv.checkpoint import OtherFile
 from streamconv.sources import Read, Source
@@ -14,9 +15,22 @@ Open = Callable[[Path], Source]
 """Opens the checkpoint of a folder as one kind of source."""
 
 
-@pytest.fixture(params=["folder"])
-def opened(request: pytest.FixtureRequest) -> Open:
-    return {"folder": lambda folder: open_source(str(folder))}[request.param]
+@pytest.fixture(params=["folder", "hub", "url"])
+def opened(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Open]:
+    if request.param == "hub":
+        with taken_for_the_hub(Hub({}), tmp_path, monkeypatch) as hub:
+
+            def open_on_hub(folder: Path) -> Source:
+                hub.repos["org/name"] = folder
+                return open_source("hf://org/name")
+
+            yield open_on_hub
+    elif request.param == "url":
+        yield lambda folder: open_source(folder.as_uri())
+    else:
+        yield lambda folder: open_source(str(folder))
 
 
 @pytest.fixture

@@ -110,11 +110,13 @@ def assemble(
     objects: Mapping[str, Mapping[str, Any]],
     others: Collection[OtherFile],
     revision: str | None = None,
+    remote: frozenset[str] = frozenset(),
 ) -> Checkpoint:
     """The checkpoint that the headers describe; the index is used up.
 
     `objects` are the config and the manifest, where they are there; `others` all files but the
-    shards. Raises BadCheckpoint where they contradict one another.
+    shards; `remote` those that are not on this machine. Raises BadCheckpoint where headers, index
+    and records contradict one another.
     """
     infos: dict[str, TensorInfo] = {}
     files = []
@@ -139,6 +141,7 @@ def assemble(
         record=_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in infos.values()),
         revision=revision,
+        remote=remote,
     )
 
 

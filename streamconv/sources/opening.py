@@ -4,12 +4,25 @@ from streamconv.keys import Prefixes
 from streamconv.sources import Source
 
 
+def is_url(location: str) -> bool:
+    """Whether a location is not a path on this machine: `hf://org/name`, `s3://bucket/folder`."""
+    return "://" in location
+
+
 def open_source(location: str, prefixes: Prefixes | None = None) -> Source:
-    """The checkpoint at `location`, opened: a DCP, or safetensors in a local folder.
+    """The checkpoint at `location`: a DCP, safetensors in a local folder, a repository, a URL.
 
     `prefixes` are those of a DCP's keys, where they are not what it says itself. Raises
     StreamconvError where there is none, or it cannot be read as one.
     """
+    if location.startswith("hf://"):
+        from streamconv.sources.hub import open_repository
+
+        return open_repository(location)
+    if is_url(location):
+        from streamconv.sources.filesystem import open_url
+
+        return open_url(location)
     from streamconv.sources.dcp import find_dcp, open_dcp
     from streamconv.sources.local import open_folder
 

@@ -1,0 +1,89 @@
+"""A checkpoint at a URL that fsspec opens: `s3://bucket/folder`, `memory://folder` and so on."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from streamconv.errors import BadCheckpoint, IOFailed, UsageError, quoted
+from streamconv.sources import Source
+from streamconv.sources.ranges import Passing, patiently
+from streamconv.sources.remote import open_remote
+
+RANGE_BYTES = 2 * 2**20
+"""The most that is asked for at once: fsspec hands bytes over in memory of its own."""
+
+
+def open_url(location: str) -> Source:
+    """The checkpoint at a URL.
+
+    Raises UsageError where nothing here opens such a URL, BadCheckpoint and IOFailed as any
+    source does.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(location)
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"{quoted(location)} cannot be opened: {quoted(str(error))}",
+            "pip install 'streamconv[fsspec]', and what fsspec needs for this kind of URL",
+        ) from error
+    return open_remote(UrlFiles(location, filesystem, root))
+
+
+class UrlFiles:
+    """The files below a path of one of fsspec's file systems."""
+
+    revision = None
+
+    def __init__(self, location: str, filesystem: Any, root: str) -> None:
+        self.location = location
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        try:
+            found = self._filesystem.find(self._root, detail=True)
+        except (OSError, PermissionError) as error:
+            raise IOFailed(f"{self.location}: listing it failed: {error}") from error
+        if not found:
+            raise BadCheckpoint(f"{self.location}: there are no files")
+        return {
+            path.removeprefix(self._root).lstrip("/"): int(facts["size"])
+            for path, facts in found.items()
+        }
+
+    def is_at_hand(self, name: str) -> bool:
+        return False
+
+    def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
+        for buffer in buffers:
+            for begin in range(0, len(buffer), RANGE_BYTES):
+                part = buffer[begin : begin + RANGE_BYTES]
+                self._read(name, offset + begin, part)
+            offset += len(buffer)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _read(self, name: str, offset: int, part: memoryview) -> None:
+        def attempt() -> bytes:
+            try:
+                data = self._filesystem.cat_file(path, start=offset, end=offset + len(part))
+            except FileNotFoundError as error:
+                raise BadCheckpoint(f"{quoted(name)} has gone since it was planned") from error
+            except PermissionError as error:
+                raise IOFailed(f"{quoted(name)}: may not be read: {error}") from error
+            except Exception as error:  # each file system has errors of its own
+                raise Passing(str(error) or type(error).__name__) from error
+            return bytes(data)
+
+        path = f"{self._root}/{name}"
+        data = patiently(f"{quoted(name)}: reading failed", attempt)
+        if len(data) != len(part):
+            raise BadCheckpoint(
+                f"{quoted(name)} has changed since it was planned: of {len(part)} bytes at "
+                f"{offset} there are {len(data)}"
+            )
+        part[:] = data

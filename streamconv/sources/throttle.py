@@ -1,0 +1,56 @@
+"""A source that is read no faster than at a given rate, however many workers read it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.sources import Read, Source
+
+
+class Throttle:
+    """Bytes come due one behind the other, at `rate` a second; nothing is saved up while idle."""
+
+    def __init__(
+        self,
+        rate: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._sleep = sleep
+        self._due = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> None:
+        """Wait until `nbytes` more may have been read."""
+        with self._lock:
+            now = self._clock()
+            self._due = max(self._due, now) + nbytes / self._rate
+            wait = self._due - now
+        self._sleep(wait)
+
+
+class ThrottledSource:
+    """`source`, held back."""
+
+    def __init__(self, source: Source, throttle: Throttle) -> None:
+        self._source = source
+        self._throttle = throttle
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._source.checkpoint
+
+    def read(self, reads: Sequence[Read]) -> None:
+        self._source.read(reads)
+        self._throttle.take(sum(len(read.buffer) for read in reads))
+
+    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+        count = self._source.read_other(other, buffer, start)
+        self._throttle.take(count)
+        return count
+
+    def close(self) -> None:
+        self._source.close()

@@ -1,0 +1,416 @@
+"""Sources over a network: bytes as from a folder, few of them, through whatever goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
+from huggingface_hub import constants
+
+import streamconv
+from streamconv.checkpoint import TensorInfo
+from streamconv.errors import BadCheckpoint, IOFailed, UsageError
+from streamconv.sources import Read, ranges
+from streamconv.sources.opening import open_source
+from streamconv.sources.remote import joined
+
+REPO = "org/tiny-moe"
+LOCATION = f"hf://{REPO}"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in two shards, of some hundred kilobytes, with files beside them."""
+    folder = tmp_path_factory.mktemp("remote") / "checkpoint"
+    shards = two_shards(qwen_tensors(experts=11, hidden=64, intermediate=48))
+    write_checkpoint(folder, shards, {"model_type": "qwen3_moe", "num_experts": 11})
+    (folder / "tokenizer.json").write_text("{}" * 5000)
+    (folder / "vocab").mkdir()
+    (folder / "vocab" / "merges.txt").write_text("a b\n" * 100)
+    (folder / "empty.txt").touch()
+    return folder
+
+
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has it, which huggingface_hub takes for its own; no waiting between attempts."""
+    with taken_for_the_hub(Hub({REPO: folder}), tmp_path, monkeypatch) as hub:
+        yield hub
+
+
+def output(folder: Path) -> dict[str, object]:
+    """A converted folder, its manifest without what the source is: that differs rightly."""
+    found = tree(folder)
+    manifest = json.loads((folder / "streamconv.json").read_text())
+    found["streamconv.json"] = {
+        key: value for key, value in manifest.items() if key not in ("fingerprint", "revision")
+    }
+    return found
+
+
+@pytest.fixture(scope="session")
+def wanted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the local folder is converted to."""
+    place = tmp_path_factory.mktemp("wanted") / "out"
+    streamconv.convert(folder, place, to="fused-transposed", max_shard_size="300kB")
+    return output(place)
+
+
+def convert(location: str, place: Path) -> dict[str, object]:
+    streamconv.convert(location, place, to="fused-transposed", max_shard_size="300kB")
+    return output(place)
+
+
+def once(fault: Fault, *, method: str = "GET", part: str = ".safetensors", times: int = 1):  # type: ignore[no-untyped-def]
+    """A fault that the first requests for a range of such files meet, each `times` times."""
+    met: Counter[tuple[str, str | None]] = Counter()
+
+    def happen(asked: str, path: str, span: str | None) -> Fault | None:
+        if asked != method or part not in path or (method == "GET" and not span):
+            return None
+        met[path, span] += 1
+        return fault if met[path, span] <= times else None
+
+    return happen
+
+
+# --- the same bytes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("redirect", [True, False])
+def test_a_repository_becomes_what_its_files_become(
+    hub: Hub, wanted: dict[str, object], tmp_path: Path, redirect: bool
+) -> None:
+    """Byte for byte, manifest included but for the commit, which is recorded."""
+    hub.redirect = redirect
+    assert convert(LOCATION, tmp_path / "out") == wanted
+    manifest = json.loads((tmp_path / "out" / "streamconv.json").read_text())
+    assert manifest["revision"] == COMMIT
+
+
+def test_no_more_is_transferred_than_planned(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    """At most two hundredths above the plan's bytes, listing and headers included."""
+    plan = streamconv.plan(LOCATION, to="fused-transposed")
+    headers = hub.sent
+    assert headers < 0.1 * plan.transfer_bytes
+    convert(LOCATION, tmp_path / "out")
+    files = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert plan.transfer_bytes <= files
+    assert hub.sent - 2 * headers <= 1.02 * plan.transfer_bytes
+
+
+def test_a_plan_asks_for_headers_alone(hub: Hub, folder: Path) -> None:
+    """No range reaches into the data of a shard."""
+    streamconv.plan(LOCATION)
+    asked = [entry for entry in hub.ranges() if entry[0].endswith(".safetensors")]
+    assert len(asked) == 4
+    for name, _, end in asked:
+        assert end < 8 + int.from_bytes((folder / name).read_bytes()[:8], "little")
+
+
+def test_the_commit_is_pinned(hub: Hub) -> None:
+    """Every file is asked for at the commit that the branch was when it was opened."""
+    source = open_source(f"{LOCATION}@main")
+    assert source.checkpoint.revision == COMMIT
+    info = next(iter(source.checkpoint.tensors.values()))
+    source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+    resolved = [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert resolved
+    assert all(f"/resolve/{COMMIT}/" in path for path in resolved)
+
+
+def test_neighbours_are_read_at_once(hub: Hub) -> None:
+    """One request for what lies side by side, whatever the order of the batch."""
+    source = open_source(LOCATION)
+    infos = sorted(
+        (i for i in source.checkpoint.tensors.values() if i.file.startswith("model-00001")),
+        key=lambda info: info.offset,
+    )
+    hub.requests.clear()
+    buffers = [memoryview(bytearray(info.nbytes)) for info in infos]
+    source.read([Read(i, 0, b) for i, b in reversed(list(zip(infos, buffers, strict=True)))])
+    begin, end = infos[0].offset, infos[-1].offset + infos[-1].nbytes
+    assert hub.ranges() == [(infos[0].file, begin, end - 1)]
+
+
+def test_joined() -> None:
+    """Gaps and other files end a request; nothing is asked for that is not wanted."""
+    infos = [
+        TensorInfo(f"t{k}", "U8", (10,), f, o, 10)
+        for k, (f, o) in enumerate([("a", 100), ("a", 110), ("a", 130), ("b", 140), ("a", 90)])
+    ]
+    reads = [Read(info, 0, memoryview(bytearray(10))) for info in infos]
+    found = [(name, offset, len(buffers)) for name, offset, buffers in joined(reads)]
+    assert found == [("a", 90, 3), ("a", 130, 1), ("b", 140, 1)]
+    assert list(joined([])) == []
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(500),
+        Fault(503),
+        Fault(429, {"Retry-After": "0"}),
+        Fault(403),
+        Fault(200),
+        Fault(cut_after=0),
+        Fault(cut_after=700),
+        Fault(headers={"Content-Range": "bytes 0-0/x"}),
+        Fault(seconds_per_chunk=0.02),
+    ],
+    ids=["500", "503", "429", "403", "200", "cut at once", "cut", "no range", "slow"],
+)
+def test_what_passes_is_tried_again(
+    hub: Hub, wanted: dict[str, object], tmp_path: Path, fault: Fault
+) -> None:
+    """Every range of every shard fails once, twice: the output is the same."""
+    hub.fault = once(fault, times=2)
+    assert convert(LOCATION, tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize(("method", "part"), [("HEAD", "/resolve/"), ("GET", "/api/models/")])
+def test_the_hub_itself_fails_for_a_while(
+    hub: Hub, wanted: dict[str, object], tmp_path: Path, method: str, part: str
+) -> None:
+    """Looking a file or the repository up is tried again as well."""
+    met: Counter[str] = Counter()
+
+    def fault(asked: str, path: str, span: str | None) -> Fault | None:
+        met[path] += asked == method and part in path
+        return Fault(502) if asked == method and part in path and met[path] <= 2 else None
+
+    hub.fault = fault
+    assert convert(LOCATION, tmp_path / "out") == wanted
+
+
+def test_a_cut_connection_is_gone_on_with(hub: Hub) -> None:
+    """What has come is not asked for again."""
+    source = open_source(LOCATION)
+    info = max(source.checkpoint.tensors.values(), key=lambda info: info.nbytes)
+    hub.sent = 0
+    cuts = iter([Fault(cut_after=1000)])
+    hub.fault = lambda method, path, span: next(cuts, None) if span else None
+    source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+    assert hub.sent == info.nbytes
+    assert hub.ranges()[-1] == (info.file, hub.ranges()[-2][1] + 1000, hub.ranges()[-2][2])
+
+
+def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's seconds, not ours; one that asks for hours is not waited for."""
+    source = open_source(LOCATION)
+    info = next(iter(source.checkpoint.tensors.values()))
+    waits: list[float] = []
+    monkeypatch.setattr("streamconv.sources.ranges.time.sleep", waits.append)
+    hub.fault = once(Fault(429, {"Retry-After": "7"}))
+    source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+    assert waits == [7.0]
+    hub.fault = once(Fault(429, {"Retry-After": "7200"}))
+    with pytest.raises(IOFailed, match="7200 s"):
+        source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault(500), "the server answers 500; tried 6 times"),
+        (Fault(200), "the server answers 200, the whole file, to a request for a part of it"),
+        (Fault(cut_after=0), "tried 6 times"),
+    ],
+    ids=["500", "200", "cut"],
+)
+def test_what_does_not_pass_ends_the_run(hub: Hub, tmp_path: Path, fault: Fault, said: str) -> None:
+    """With the file and the fact; nothing appears."""
+    streamconv.plan(LOCATION)
+    hub.fault = lambda method, path, span: fault if ".safetensors" in path and span else None
+    with pytest.raises(IOFailed, match=said):
+        convert(LOCATION, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_etag_ends_the_run_at_once(hub: Hub, tmp_path: Path) -> None:
+    """The bytes are of another file."""
+    seen: Counter[str] = Counter()
+
+    def fault(method: str, path: str, span: str | None) -> Fault | None:
+        seen[path] += span is not None
+        return Fault(headers={"ETag": '"another"'}) if seen[path] > 3 and span else None
+
+    hub.fault = fault
+    with pytest.raises(BadCheckpoint, match="has changed since it was planned: its ETag was"):
+        convert(LOCATION, tmp_path / "out")
+    hub.fault = lambda method, path, span: (
+        Fault(headers={"ETag": '"other"'}) if method == "HEAD" else None
+    )
+    with pytest.raises(BadCheckpoint, match="the hub listed it as"):
+        convert(LOCATION, tmp_path / "out")
+
+
+# --- who may read ------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_to_the_hub_alone(
+    hub: Hub, wanted: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private repository is read with HF_TOKEN; the storage never sees it."""
+    hub.token = "hf_secret"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert convert(LOCATION, tmp_path / "out") == wanted
+    assert hub.leaked == []
+
+
+@pytest.mark.parametrize(
+    ("location", "refusal", "said"),
+    [
+        (LOCATION, {"X-Error-Code": "GatedRepo", "status": "403"}, "is gated: no token is set"),
+        (LOCATION, {"X-Error-Code": "RepoNotFound", "status": "401"}, "no such repository"),
+        (LOCATION, {"status": "403"}, "no token is set, so nobody has the right to read it"),
+        ("hf://org/other", None, "no such repository at http.*, or it is private"),
+        (f"{LOCATION}@v9", None, "has no revision v9"),
+    ],
+    ids=["gated", "private", "forbidden", "not there", "no revision"],
+)
+def test_a_refusal_says_which(
+    hub: Hub, location: str, refusal: dict[str, str] | None, said: str
+) -> None:
+    """Gated, private, not there: each by its name."""
+    if refusal is not None:
+        hub.token, hub.refusal = "hf_secret", refusal
+    with pytest.raises(BadCheckpoint, match=said):
+        streamconv.inspect(location)
+
+
+@pytest.mark.parametrize("location", ["hf://", "hf://a/b/c", "hf://org/a@", "hf://org/na--me..x"])
+def test_what_names_no_repository(hub: Hub, location: str) -> None:
+    """Is a mistake of who asks."""
+    with pytest.raises(UsageError):
+        streamconv.inspect(location)
+
+
+def test_a_name_that_leads_elsewhere_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a hub lists stays below the output."""
+    listed = Path.as_posix
+    monkeypatch.setattr(
+        Path, "as_posix", lambda p: "../tokenizer.json" if p.name == "tokenizer.json" else listed(p)
+    )
+    with pytest.raises(BadCheckpoint, match="no name of a file below it"):
+        streamconv.inspect(LOCATION)
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+def cached(cache: Path, folder: Path, *names: str) -> None:
+    """Put files into the hub's cache as it does: blobs, and a snapshot of links to them."""
+    repo = cache / f"models--{REPO.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "blobs").mkdir()
+    for name in names:
+        blob = repo / "blobs" / name.replace("/", "-")
+        blob.write_bytes((folder / name).read_bytes())
+        link = repo / "snapshots" / COMMIT / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+
+
+def test_files_in_the_cache_are_read_from_there(
+    hub: Hub, folder: Path, wanted: dict[str, object], tmp_path: Path
+) -> None:
+    """Only the others are transferred, and the plan says so."""
+    whole = streamconv.plan(LOCATION).transfer_bytes
+    shard = "model-00002-of-00002.safetensors"
+    cached(tmp_path / "cache", folder, shard, "tokenizer.json")
+    assert streamconv.plan(LOCATION).transfer_bytes < 0.6 * whole
+    hub.requests.clear()
+    assert convert(LOCATION, tmp_path / "out") == wanted
+    assert {name for name, _, _ in hub.ranges()} & {shard, "tokenizer.json"} == set()
+
+
+def test_offline_the_cached_snapshot_is_the_source(
+    hub: Hub,
+    folder: Path,
+    wanted: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without one request, and with the same fingerprint; what is not cached is named."""
+    convert(LOCATION, tmp_path / "online")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    cached(tmp_path / "cache", folder, *names)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert convert(LOCATION, tmp_path / "out") == wanted
+    assert tree(tmp_path / "out") == tree(tmp_path / "online")
+    assert hub.requests == []
+    with pytest.raises(BadCheckpoint, match="offline mode is on"):
+        streamconv.inspect("hf://org/other")
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_memory_stays_below_the_projection(hub: Hub, tmp_path: Path) -> None:
+    """The client that speaks to the hub counted, in a process of its own."""
+    script = (
+        "import streamconv, sys;"
+        "r = streamconv.convert(sys.argv[1], sys.argv[2], to='fused-transposed');"
+        "print(r.peak_memory, r.plan.memory.peak)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, LOCATION, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
+    )
+    measured, projected = map(int, done.stdout.split())
+    assert measured <= projected
+
+
+# --- other URLs --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_memory(folder: Path) -> Iterator[str]:
+    """The checkpoint in fsspec's memory file system."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(folder), "/bucket/checkpoint", recursive=True)
+    yield "memory://bucket/checkpoint"
+    filesystem.store.clear()
+    filesystem.pseudo_dirs[:] = [""]
+
+
+def test_a_url_becomes_what_its_files_become(
+    in_memory: str, folder: Path, wanted: dict[str, object], tmp_path: Path
+) -> None:
+    """`memory://` and `file://`, byte for byte."""
+    assert convert(in_memory, tmp_path / "a") == wanted
+    assert convert(folder.as_uri(), tmp_path / "b") == wanted
+
+
+def test_urls_that_cannot_be_read(in_memory: str, tmp_path: Path) -> None:
+    """Another kind of URL than there is, nothing there, files gone or shorter."""
+    with pytest.raises(UsageError, match="cannot be opened"):
+        streamconv.inspect("nonsense://bucket/x")
+    with pytest.raises(BadCheckpoint, match="there are no files"):
+        streamconv.inspect("memory://bucket/empty")
+    source = open_source(in_memory)
+    info = max(source.checkpoint.tensors.values(), key=lambda info: info.offset)
+    store = fsspec.filesystem("memory").store
+    path = f"/bucket/checkpoint/{info.file}"
+    store[path].truncate(info.offset + 1)
+    with pytest.raises(BadCheckpoint, match="has changed since it was planned"):
+        source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+    del store[path]
+    with pytest.raises(BadCheckpoint, match="has gone"):
+        source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
