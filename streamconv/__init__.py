@@ -36,15 +36,15 @@ from streamconv.errors import (
 from streamconv.families import HUB_NAMES
 from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
 from streamconv.keys import Prefixes, Preset, find_preset
-from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_BYTES, LINK_JOBS, Limits
+from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.sources import Source
-from streamconv.sources.opening import is_url, open_source
+from streamconv.sources.opening import open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
-from streamconv.units import parse_size
+from streamconv.units import parse_rate, parse_size
 from streamconv.verify import Verification
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Options(Reading, total=False):
     """What the whole process may hold; what the host has free unless given."""
     jobs: int | None
     """Workers."""
+    max_rate: int | str | None
+    """Bytes a second that are read at most, or text such as `200MB/s`."""
     layers: str | None
     """Only these layers, as `0:2`, and what belongs to no layer."""
     format: str | None
@@ -288,15 +290,14 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
     jobs = options.get("jobs")
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
-    linked = is_url(source.checkpoint.location)
-    jobs = jobs or (LINK_JOBS if linked else min(cores(), DEFAULT_JOBS))
+    jobs = jobs or (LINK_JOBS if source.checkpoint.remote else min(cores(), DEFAULT_JOBS))
     return make_plan(
         source.checkpoint,
         found,
         resolve_target(found, asked, why),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
         limits=Limits(
-            base=_base_memory() + (jobs * LINK_BYTES if linked else 0),
+            base=_base_memory(),
             jobs=jobs,
             allowed=parse_size(max_memory) if max_memory else default_max_memory(),
         ),
@@ -361,7 +362,7 @@ def _run(
     with _opened(src, options) as source:
         planned = _plan(source, to, options)
         try:
-            with closing(execute(planned, CastSource(source), sink)) as events:
+            with closing(execute(planned, CastSource(_held_back(source, options)), sink)) as events:
                 for event in events:
                     if on_event is not None:
                         on_event(event)
@@ -374,6 +375,16 @@ def _run(
         verification = _verification(src, sink.place, planned.memory.jobs, options, on_event)
         verification.require()
     return Result(planned, sink.place, time.monotonic() - begin, peak_bytes(), verification)
+
+
+def _held_back(source: Source, options: Options) -> Source:
+    """The source, read at the rate that is allowed."""
+    rate = options.get("max_rate")
+    if rate is None:
+        return source
+    from streamconv.sources.throttle import Throttle, ThrottledSource
+
+    return ThrottledSource(source, Throttle(parse_rate(rate)))
 
 
 def _verification(

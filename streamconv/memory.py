@@ -17,8 +17,6 @@ DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
 LINK_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
-LINK_BYTES = 5 * 2**19
-"""What each of them needs for that: its connection's buffers, or a range on its way through."""
 STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
 """Sizes of a staging buffer, the preferred one first."""
 STAGING_BUFFERS = 3

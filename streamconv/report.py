@@ -26,8 +26,11 @@ def inspection_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, An
     return {"schema": SCHEMA_VERSION, "kind": "inspection", **_source_fields(checkpoint, found)}
 
 
-def plan_fields(plan: Plan, free_disk: int | None) -> dict[str, Any]:
-    """What `--dry-run --json` prints; `free_disk` in bytes, where the output would go."""
+def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> dict[str, Any]:
+    """What `--dry-run --json` prints; `free_disk` in bytes, where the output would go.
+
+    `rate` is bytes a second that are read, for how long that would take.
+    """
     memory = plan.memory
     return {
         "schema": SCHEMA_VERSION,
@@ -39,6 +42,10 @@ def plan_fields(plan: Plan, free_disk: int | None) -> dict[str, Any]:
         "tensors": sum(len(shard.steps) for shard in plan.shards),
         "data_bytes": plan.data_bytes,
         "write_bytes": plan.write_bytes,
+        "read_bytes": plan.read_bytes,
+        "transfer_bytes": plan.transfer_bytes,
+        "rate_bytes_per_second": rate,
+        "seconds_at_rate": None if rate is None else round(plan.read_bytes / rate, 3),
         "free_disk_bytes": free_disk,
         "memory": {
             "projected_peak_bytes": memory.peak,
@@ -158,6 +165,7 @@ def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
     others = [info for info in checkpoint.tensors.values() if info.name not in stacked]
     return {
         "location": checkpoint.location,
+        "revision": checkpoint.revision,
         "model_type": found.model_type or None,
         "family": found.family.name if found.family else None,
         "form": found.form,

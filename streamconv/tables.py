@@ -37,6 +37,8 @@ def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableTyp
     fields = inspection_fields(checkpoint, found)
     facts = _facts()
     facts.add_row("checkpoint", quoted(checkpoint.location))
+    if checkpoint.revision:
+        facts.add_row("commit", quoted(checkpoint.revision))
     facts.add_row("model type", f"{quoted(found.model_type or 'not said')}{_family(found)}")
     facts.add_row("form", found.form or "of no ecosystem known here")
     if fields["layers"]:
@@ -52,17 +54,22 @@ def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableTyp
     return Group(facts, Text(), _stacks(found))
 
 
-def plan_table(plan: Plan, free_disk: int | None, *, verbose: bool = False) -> RenderableType:
-    """What a conversion is going to do."""
+def plan_table(
+    plan: Plan, free_disk: int | None, rate: int | None = None, *, verbose: bool = False
+) -> RenderableType:
+    """What a conversion is going to do; `rate` is bytes a second that are read."""
     memory, source = plan.memory, plan.checkpoint
     facts = _facts()
     facts.add_row("from", f"{quoted(source.location)}: {_form(plan.source)}")
+    if source.revision:
+        facts.add_row("commit", quoted(source.revision))
     facts.add_row("to", why(plan.target))
     facts.add_row("format", written(plan))
     if plan.record.layers:
         facts.add_row("partial", f"only layers {plan.record.layers} and what belongs to no layer")
     read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
     facts.add_row("reads", f"{show_size(read)} from {_count(len(source.files), 'file')}")
+    _add_cost(facts, plan, rate)
     disk = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
     facts.add_row(
         "writes", f"{show_size(plan.write_bytes)} in {_count(len(plan.shards), 'shard')}{disk}"
@@ -114,6 +121,15 @@ def loading_table(location: str, found: "Loading") -> RenderableType:
         if len(lines) > MANY_KEYS:
             facts.add_row(kind, f"... {len(lines) - MANY_KEYS} more (--json shows them)")
     return facts
+
+
+def _add_cost(facts: Table, plan: Plan, rate: int | None) -> None:
+    """What comes over a network, and how long it all takes where a rate is known."""
+    if plan.transfer_bytes:
+        facts.add_row("transfers", f"{show_size(plan.transfer_bytes)} over the network")
+    if rate is not None:
+        seconds = show_duration(plan.read_bytes / rate)
+        facts.add_row("takes", f"{seconds} at {show_size(rate)}/s")
 
 
 def result_line(result: "Result") -> str:

@@ -211,6 +211,19 @@ def test_a_dry_run_shows_what_is_renamed_and_what_stays(tmp_path: Path) -> None:
         assert words in shown
 
 
+def test_a_dry_run_says_how_long_it_takes(src: Path, dst: Path) -> None:
+    """At a rate of one's own, or at the one that a run is held back to."""
+    for option in ("--rate", "--max-rate"):
+        fields = json.loads(
+            invoke("merge", src, dst, "--dry-run", "--json", option, "1kB/s").stdout
+        )
+        assert fields["rate_bytes_per_second"] == 1000
+        assert fields["seconds_at_rate"] == pytest.approx(fields["read_bytes"] / 1000)
+        assert fields["transfer_bytes"] == 0
+    assert " at 1.00 kB/s" in invoke("merge", src, dst, "--dry-run", "--rate", "1kB/s").stdout
+    assert process("merge", src, dst, "--dry-run", "--rate", "fast").returncode == 2
+
+
 def test_a_dry_run_says_more_when_asked_to(src: Path, dst: Path) -> None:
     short = invoke("merge", src, dst, "-n", "--max-shard-size", "100").stdout
     full = invoke("merge", src, dst, "-n", "--max-shard-size", "100", "-v").stdout

@@ -16,8 +16,8 @@ from huggingface_hub import constants
 
 import streamconv
 from streamconv.checkpoint import TensorInfo
-from streamconv.errors import BadCheckpoint, IOFailed, UsageError
-from streamconv.sources import Read, ranges
+from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
+from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 from streamconv.sources.remote import joined
 
@@ -408,7 +408,10 @@ def test_urls_that_cannot_be_read(in_memory: str, tmp_path: Path) -> None:
     info = max(source.checkpoint.tensors.values(), key=lambda info: info.offset)
     store = fsspec.filesystem("memory").store
     path = f"/bucket/checkpoint/{info.file}"
+    source.check_unchanged()
     store[path].truncate(info.offset + 1)
+    with pytest.raises(SourceChanged, match="has changed since it was planned"):
+        source.check_unchanged()
     with pytest.raises(BadCheckpoint, match="has changed since it was planned"):
         source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
     del store[path]

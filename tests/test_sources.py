@@ -7,9 +7,11 @@ import pytest
 from folders import Tensors, qwen_tensors, two_shards, write_checkpoint
 from hub_server import Hub, taken_for_the_hub
 
+import streamconv
 from streamconv.checkpoint import OtherFile
 from streamconv.sources import Read, Source
 from streamconv.sources.opening import open_source
+from streamconv.sources.throttle import Throttle, ThrottledSource
 
 Open = Callable[[Path], Source]
 """Opens the checkpoint of a folder as one kind of source."""
@@ -88,3 +90,40 @@ def test_closing_twice(source: Source) -> None:
     source.read([Read(info, 0, memoryview(bytearray(1)))])
     source.close()
     source.close()
+
+
+# --- a rate that is kept to --------------------------------------------------------------------
+
+
+def test_a_throttle_counts_the_bytes_of_all_workers() -> None:
+    """Each waits until its bytes are due behind those of the others; idle time is not saved up."""
+    now, waits = [100.0], list[float]()
+    throttle = Throttle(1000, lambda: now[0], waits.append)
+    throttle.take(500)
+    throttle.take(500)
+    now[0] = 101.5
+    throttle.take(0)
+    throttle.take(2000)
+    assert waits == [0.5, 1.0, 0.0, 2.0]
+
+
+def test_a_throttled_source_is_the_source(source: Source, tensors: Tensors) -> None:
+    """The same bytes, and every one of them counted."""
+    waits = list[float]()
+    held = ThrottledSource(source, Throttle(1000, lambda: 0.0, waits.append))
+    info = max(held.checkpoint.tensors.values(), key=lambda info: info.nbytes)
+    buffer = memoryview(bytearray(info.nbytes))
+    held.read([Read(info, 0, buffer), Read(info, 0, buffer[:10])])
+    assert bytes(buffer) == tensors[info.name][2]
+    other = OtherFile("vocab/merges.txt", 4000)
+    held.read_other(other, memoryview(bytearray(3000)), 2000)
+    assert waits == [(info.nbytes + 10) / 1000, (info.nbytes + 10 + 2000) / 1000]
+    held.close()
+
+
+def test_a_run_is_held_back(tmp_path: Path) -> None:
+    """By `max_rate`, whatever the workers."""
+    folder = write_checkpoint(tmp_path / "source", two_shards(qwen_tensors(hidden=64)))
+    total = streamconv.plan(folder).read_bytes
+    result = streamconv.merge(folder, tmp_path / "out", max_rate=f"{4 * total}/s", jobs=4)
+    assert result.seconds >= 0.25

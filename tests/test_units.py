@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.units import parse_size, show_duration, show_size
+from streamconv.units import parse_rate, parse_size, show_duration, show_size
 
 FACTORS = {
     "": 1,
@@ -43,6 +43,15 @@ FACTORS = {
 def test_parse_size(text: str | int, nbytes: int) -> None:
     """Decimal units as on the hub, binary ones with an i, no unit for bytes."""
     assert parse_size(text) == nbytes
+
+
+def test_parse_rate() -> None:
+    """A size a second, with or without the second; anything else is told as a rate."""
+    assert parse_rate("200MB/s") == parse_rate("200 MB") == 200_000_000
+    assert parse_rate("1GiB/s") == 2**30
+    assert parse_rate(7) == 7
+    with pytest.raises(UsageError, match="'fast' is not a rate"):
+        parse_rate("fast")
 
 
 @settings(deadline=None)

@@ -24,11 +24,12 @@ def run(
     quiet: bool,
     verbose: bool,
     no_progress: bool,
+    rate: str | None,
     **options: Any,
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
     if dry_run:
-        _show_plan(src, dst, to, as_json, overwrite, resume, quiet, verbose, options)
+        _show_plan(src, dst, to, as_json, overwrite, resume, quiet, verbose, rate, options)
         return
     from streamconv import convert, merge
 
@@ -69,23 +70,27 @@ def _show_plan(
     resume: bool,
     quiet: bool,
     verbose: bool,
+    rate: str | None,
     options: dict[str, Any],
 ) -> None:
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
     from streamconv.host import free_disk
     from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.units import parse_rate
 
+    asked = rate or options.get("max_rate")
+    bytes_per_second = parse_rate(asked) if asked else None
     planned = plan(src, to=to, **options)
     free = free_disk(Path(dst).absolute().parent)
     if as_json:
         from streamconv.report import plan_fields
 
-        print_json(plan_fields(planned, free))
+        print_json(plan_fields(planned, free, bytes_per_second))
     elif not quiet:
         from streamconv.tables import plan_table
 
-        print_rich(plan_table(planned, free, verbose=verbose))
+        print_rich(plan_table(planned, free, bytes_per_second, verbose=verbose))
     CheckpointFolder(dst, overwrite=overwrite, resume=resume).check(planned, src)
 
 

@@ -46,7 +46,11 @@ _READING: tuple[Callable[[Any], Any], ...] = (
     option("--dcp-prefix", metavar="B", help="... begin with B in a DCP.  [default: nothing]"),
 )
 jobs_option = option(
-    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Workers.  [default: 2]"
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Workers.  [default: 2; 8 over a network]",
 )
 quiet_option = option("-q", "--quiet", is_flag=True, help="Print errors only.")
 no_progress_option = option("--no-progress", is_flag=True, help="Show no progress on stderr.")
@@ -68,6 +72,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="What the whole process may hold.  [default: what the host or its cgroup has free]",
     ),
     jobs_option,
+    option("--max-rate", metavar="RATE", help="Read no more than this, such as 200MB/s."),
+    option("--rate", metavar="RATE", help="With --dry-run: how long the run takes at this rate."),
     option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
     option(
         "--format",

@@ -109,14 +109,11 @@ def assemble(
     index: Index | None,
     objects: Mapping[str, Mapping[str, Any]],
     others: Collection[OtherFile],
-    revision: str | None = None,
-    remote: frozenset[str] = frozenset(),
 ) -> Checkpoint:
     """The checkpoint that the headers describe; the index is used up.
 
     `objects` are the config and the manifest, where they are there; `others` all files but the
-    shards; `remote` those that are not on this machine. Raises BadCheckpoint where headers, index
-    and records contradict one another.
+    shards. Raises BadCheckpoint where they contradict one another.
     """
     infos: dict[str, TensorInfo] = {}
     files = []
@@ -140,8 +137,6 @@ def assemble(
         config=objects.get(CONFIG, {}),
         record=_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in infos.values()),
-        revision=revision,
-        remote=remote,
     )
 
 

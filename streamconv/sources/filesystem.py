@@ -1,10 +1,9 @@
 """A checkpoint at a URL that fsspec opens: `s3://bucket/folder`, `memory://folder` and so on."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
-from streamconv.errors import BadCheckpoint, IOFailed, UsageError, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.sources import Source
 from streamconv.sources.ranges import Passing, patiently
 from streamconv.sources.remote import open_remote
@@ -41,16 +40,19 @@ class UrlFiles:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
-    @cached_property
-    def sizes(self) -> Mapping[str, int]:
+        self._found = self._find()
+        if not self._found:
+            raise BadCheckpoint(f"{self.location}: there are no files")
+        self.sizes: Mapping[str, int] = {name: facts[0] for name, facts in self._found.items()}
+
+    def _find(self) -> dict[str, tuple[int, str]]:
+        """Size of every file by its name, and whatever tells that it has changed."""
         try:
             found = self._filesystem.find(self._root, detail=True)
-        except (OSError, PermissionError) as error:
+        except OSError as error:
             raise IOFailed(f"{self.location}: listing it failed: {error}") from error
-        if not found:
-            raise BadCheckpoint(f"{self.location}: there are no files")
         return {
-            path.removeprefix(self._root).lstrip("/"): int(facts["size"])
+            path.removeprefix(self._root).lstrip("/"): (int(facts["size"]), _stamp(facts))
             for path, facts in found.items()
         }
 
@@ -64,6 +66,14 @@ class UrlFiles:
                 self._read(name, offset + begin, part)
             offset += len(buffer)
 
+    def check_unchanged(self) -> None:
+        """By what the file system says of each file: size, time or ETag, whichever it has."""
+        self._filesystem.invalidate_cache(self._root)
+        now = self._find()
+        for name, facts in self._found.items():
+            if now.get(name) != facts:
+                raise SourceChanged(f"{quoted(name)} has changed since it was planned")
+
     def close(self) -> None:
         """There is nothing to let go of."""
 
@@ -72,7 +82,7 @@ class UrlFiles:
             try:
                 data = self._filesystem.cat_file(path, start=offset, end=offset + len(part))
             except FileNotFoundError as error:
-                raise BadCheckpoint(f"{quoted(name)} has gone since it was planned") from error
+                raise SourceChanged(f"{quoted(name)} has gone since it was planned") from error
             except PermissionError as error:
                 raise IOFailed(f"{quoted(name)}: may not be read: {error}") from error
             except Exception as error:  # each file system has errors of its own
@@ -82,8 +92,13 @@ class UrlFiles:
         path = f"{self._root}/{name}"
         data = patiently(f"{quoted(name)}: reading failed", attempt)
         if len(data) != len(part):
-            raise BadCheckpoint(
+            raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: of {len(part)} bytes at "
                 f"{offset} there are {len(data)}"
             )
         part[:] = data
+
+
+def _stamp(facts: Mapping[str, Any]) -> str:
+    """What changes with a file, under the names that file systems have for it."""
+    return str([facts.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created")])

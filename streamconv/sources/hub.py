@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamconv.errors import BadCheckpoint, IOFailed, UsageError, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.files import system_files
 from streamconv.sources import Source
 from streamconv.sources.local import open_folder
@@ -102,6 +102,9 @@ class RepositoryFiles:
         except OSError as error:
             raise IOFailed(f"{quoted(str(path))}: reading failed: {error.strerror}") from error
 
+    def check_unchanged(self) -> None:
+        """A commit stays what it is; every answer has been held against it."""
+
     def close(self) -> None:
         with self._lock:
             for fd in self._open.values():
@@ -135,7 +138,7 @@ class RepositoryFiles:
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT)
         known = self._etags.get(name)
         if known and metadata.etag and metadata.etag != known:
-            raise BadCheckpoint(
+            raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: the hub listed it as "
                 f"{quoted(known)}, it sends {quoted(metadata.etag)}"
             )

@@ -7,6 +7,7 @@ no path leads out of the folder, but for the links of the hub's own cache.
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,8 @@ def open_folder(
         index,
         {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
         list(other_files(folder, {shard.file.name for shard in headers})),
-        revision,
     )
-    return LocalSource(folder, checkpoint, files)
+    return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
 def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.errors import IOFailed, SourceChanged, quoted
 
 if TYPE_CHECKING:
     import httpx2
@@ -88,7 +88,7 @@ class Ranges:
     def read_into(self, name: str, size: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers, one behind the other, from `offset` of the file of `size` bytes.
 
-        Raises IOFailed where it cannot be read, BadCheckpoint where it has changed.
+        Raises IOFailed where it cannot be read, SourceChanged where it is another.
         """
         wanted = _Wanted(name, size, offset, [buffer for buffer in buffers if buffer])
         patiently(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted))
@@ -190,5 +190,5 @@ class _Wanted:
             self.missing -= count
 
 
-def _changed(name: str, fact: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{quoted(name)} has changed since it was planned: {fact}")
+def _changed(name: str, fact: str) -> SourceChanged:
+    return SourceChanged(f"{quoted(name)} has changed since it was planned: {fact}")

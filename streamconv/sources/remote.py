@@ -6,6 +6,7 @@ as one request; there are as many requests under way as there are workers.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from streamconv.sources.assembly import (
 )
 from streamconv.sources.paths import is_below
 
+LINK_BYTES = 5 * 2**19
+"""What each worker takes to read: its connection's buffers, or a range on its way through."""
 HEADERS_AT_ONCE = 8
 """How many headers are asked for at the same time."""
 
@@ -51,8 +54,11 @@ class RemoteFiles(Protocol):
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers, one behind the other, from `offset` of a file.
 
-        Raises IOFailed where it cannot be read, BadCheckpoint where it has changed.
+        Raises IOFailed where it cannot be read, SourceChanged where it is another.
         """
+
+    def check_unchanged(self) -> None:
+        """Raises SourceChanged where a file is not what it was when it was listed."""
 
     def close(self) -> None:
         """Let go of all files."""
@@ -73,6 +79,9 @@ class RemoteSource:
         count = max(min(len(buffer), other.size - start), 0)
         self._files.read_into(other.name, start, [buffer[:count]])
         return count
+
+    def check_unchanged(self) -> None:
+        self._files.check_unchanged()
 
     def close(self) -> None:
         self._files.close()
@@ -117,10 +126,11 @@ def open_remote(files: RemoteFiles) -> RemoteSource:
         index,
         {name: _object(files, name) for name in (CONFIG, MANIFEST)},
         list(_others(files.sizes, set(names))),
-        files.revision,
-        frozenset(name for name in files.sizes if not files.is_at_hand(name)),
     )
-    return RemoteSource(files, checkpoint)
+    remote = frozenset(name for name in files.sizes if not files.is_at_hand(name))
+    return RemoteSource(
+        files, replace(checkpoint, revision=files.revision, scratch=LINK_BYTES, remote=remote)
+    )
 
 
 def _others(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFile]:

@@ -52,5 +52,8 @@ class ThrottledSource:
         self._throttle.take(count)
         return count
 
+    def check_unchanged(self) -> None:
+        self._source.check_unchanged()
+
     def close(self) -> None:
         self._source.close()
