@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.records import Record
@@ -90,6 +90,8 @@ class Checkpoint:
     """Bytes that reading takes beside where it reads to, of each worker."""
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine, so that reading them is a transfer."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """What it says of how it was written, where no file of its own says that, as in a DCP."""
 
 
 _DIGITS = re.compile(r"([0-9]{1,18})")

@@ -5,6 +5,7 @@ what is damaged is damaged by editing bytes of files. Nothing that converts is u
 """
 
 import ast
+import hashlib
 import json
 import os
 import random
@@ -559,6 +560,21 @@ def test_a_dcp_is_held_against_its_source(
     raw[at] ^= 1
     path.write_bytes(raw)
     assert differing(streamconv.verify(source, dst), dst) == {NORM}
+    (difference,) = streamconv.verify(dst).differences
+    assert difference.what == path.name
+
+
+@pytest.mark.parametrize("options", [{"format": "dcp"}, {"preset": "mindspeed"}], ids=str)
+def test_a_dcp_alone_and_a_cast_one(source: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    """What was written, and how it was cast, stands in its metadata."""
+    dst = tmp_path / "dst"
+    streamconv.convert(source, dst, to="fused", dtype="fp32", verify=True, **options)
+    assert streamconv.verify(source, dst).ok
+    found = streamconv.verify(dst, sha256=True)
+    assert (found.differences, found.unchecked) == ((), ())
+    (path,) = dst.rglob("*.distcp")
+    assert found.checked_bytes == path.stat().st_size
+    assert found.sha256 == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 # --- partial, sampled, in bounded memory -------------------------------------------------------
@@ -671,7 +687,7 @@ ALONE: dict[str, tuple[Damage, tuple[str, ...]]] = {
             lambda dst, change=change: (path := dst / "streamconv.json").write_text(
                 json.dumps(change(json.loads(path.read_text())))
             ),
-            ("DST",),
+            ("streamconv.json",),
         )
         for what, change in {
             "no shards": lambda m: {k: v for k, v in m.items() if k != "shards"},

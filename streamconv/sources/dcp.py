@@ -180,6 +180,7 @@ def _opened(
         others=(*_left_out(metadata), *travelling(list(other_files(folder, there)), total)),
         config=json_object(folder, "config.json", files) or own.config,
         record=own.record,
+        manifest=own.manifest,
         total_bytes=total,
         scratch=SCRATCH_BYTES if cut else 0,
     )
@@ -193,6 +194,7 @@ class _Own:
     record: Record | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
     config: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _own(metadata: Metadata) -> _Own:
@@ -203,7 +205,7 @@ def _own(metadata: Metadata) -> _Own:
         keys = said["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
         record = read_record(said["manifest"]["record"], METADATA_FILE)
-        return _Own(record, prefixes, dict(said["config"]))
+        return _Own(record, prefixes, dict(said["config"]), dict(said["manifest"]))
     except (KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"{METADATA_FILE}: what it says of its own layouts is not what streamconv wrote"

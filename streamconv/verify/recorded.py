@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from xxhash import xxh3_128
@@ -15,7 +16,7 @@ from streamconv.checkpoint import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources import Source
 from streamconv.verify import Checked, Checking, Difference, Event, Hashed
-from streamconv.verify.structure import read_json
+from streamconv.verify.structure import has_files, read_manifest
 from streamconv.verify.workers import outcomes
 
 BLOCK_BYTES = 4 * 2**20
@@ -35,19 +36,19 @@ class Recorded:
     sha256: str | None
 
 
-def read_manifest(source: Source) -> Mapping[str, Recorded] | None:
+def recorded_files(source: Source) -> Mapping[str, Recorded] | None:
     """What the manifest says of each file by name; None where there is no manifest.
 
     Raises BadCheckpoint where it is not one that streamconv wrote.
     """
-    other = next((o for o in source.checkpoint.others if o.name == MANIFEST), None)
-    if other is None:
+    fields = read_manifest(source)
+    if fields is None:
         return None
-    fields = read_json(source, other)
     try:
         if fields["digest"] != DIGEST:
             raise ValueError
-        shards = {name: _shard(entry) for name, entry in fields["shards"].items()}
+        named = (lambda name: name) if has_files(source) else lambda name: PurePosixPath(name).name
+        shards = {named(name): _shard(entry) for name, entry in fields["shards"].items()}
         files = {
             name: Recorded(_size(f["size"]), ((f["size"], _hex(f["digest"])),), f.get("sha256"))
             for name, f in fields["files"].items()
@@ -90,7 +91,7 @@ def check(source: Source, *, jobs: int, sha256: bool) -> Iterator[Event]:
     Raises IOFailed where reading fails, BadCheckpoint where a file changes meanwhile.
     """
     try:
-        recorded = read_manifest(source)
+        recorded = recorded_files(source)
     except BadCheckpoint as error:
         yield Difference(MANIFEST, error.message)
         return
@@ -116,8 +117,10 @@ def check(source: Source, *, jobs: int, sha256: bool) -> Iterator[Event]:
 
 
 def _files(source: Source) -> list[OtherFile]:
-    """Every file of the checkpoint, shards first."""
+    """Every file of the checkpoint, shards first; of a DCP those of its chunks alone."""
     shards = [OtherFile(file.name, file.size) for file in source.checkpoint.files]
+    if not has_files(source):
+        return shards
     others = [other for other in source.checkpoint.others if not other.name.endswith("/")]
     return shards + others
 

@@ -24,8 +24,8 @@ from streamconv.verify import (
     Verification,
 )
 from streamconv.verify.conversion import EVERYTHING, Sample, Side, compare
-from streamconv.verify.recorded import check, read_manifest
-from streamconv.verify.structure import has_files, index_differences, read_casting
+from streamconv.verify.recorded import check
+from streamconv.verify.structure import has_files, index_differences, read_casting, read_manifest
 
 Hear = Callable[[Checking | Checked], None]
 

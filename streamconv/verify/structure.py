@@ -1,6 +1,6 @@
 """What a checkpoint's files say of each other, apart from the bytes of its tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.casts import AS_STORED, DTYPES, Casting
@@ -42,10 +42,17 @@ def index_differences(output: Source) -> Iterator[Difference]:
         yield Difference(INDEX, f"says total_size = {quoted(str(said))}, the tensors take {total}")
 
 
+def read_manifest(output: Source) -> Mapping[str, Any] | None:
+    """What the manifest says, or None where there is none. Raises BadCheckpoint."""
+    manifest = next((other for other in output.checkpoint.others if other.name == MANIFEST), None)
+    if manifest is not None:
+        return read_json(output, manifest)
+    return output.checkpoint.manifest or None
+
+
 def read_casting(output: Source) -> Casting:
     """The casts that the manifest says were made. Raises BadCheckpoint where it is none of ours."""
-    manifest = next((other for other in output.checkpoint.others if other.name == MANIFEST), None)
-    said = read_json(output, manifest).get("casting") if manifest else None
+    said = (read_manifest(output) or {}).get("casting")
     if said is None:
         return AS_STORED
     fields = said if isinstance(said, dict) else {}
