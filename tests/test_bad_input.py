@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -234,6 +235,22 @@ def index_called(name: str, src: Path) -> None:
     (src / name).write_text("{")
 
 
+def bare(shards: Mapping[str, Tensors], **more: Any) -> Break:
+    """These shards, and what `write_checkpoint` makes of them."""
+    return lambda src: write_checkpoint(src, shards, **more)
+
+
+def socket_at(path: Path) -> None:
+    """A socket; its name is longer than what the system takes, unless it is bound from beside."""
+    here = Path.cwd()
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
 def filled(folder: Path) -> None:
     folder.mkdir()
     (folder / "precious").write_text("keep this")
@@ -450,6 +467,23 @@ FILES = [
     row("a tensor in two shards, one of them in the index", BadCheckpoint,
         twice_in("a.safetensors", "b.safetensors", {"model.norm.weight": "b.safetensors"}),
         "a.safetensors", "b.safetensors"),
+    row("four shards of five, no index", BadCheckpoint,
+        lambda src: write_checkpoint(
+            src, {f"m-{k:05}-of-00005.safetensors": {f"t{k}": tensor("t", "U8", 3)}
+                  for k in (1, 2, 4, 5)}, index=False),
+        "number 3", "m-00001-of-00005.safetensors", "of 5", "4 are here", process=True),
+    row("one shard of a billion, no index", BadCheckpoint,
+        bare({"m-1-of-999999999.safetensors": qwen_tensors()}, index=False), "number 2",
+        "999999999"),
+    row("a single file beside an index of others", BadCheckpoint,
+        also(lambda src: write_shard(src / "model.safetensors", qwen_tensors())),
+        "model.safetensors", "readers differ", process=True),
+    row("shards whose names differ in case alone", BadCheckpoint,
+        bare({"A.safetensors": qwen_tensors(), "a.safetensors": {"x": tensor("x", "U8", 3)}}),
+        "A.safetensors", "a.safetensors", "case"),
+    row("two shards that are one file", BadCheckpoint,
+        in_place_of_second(lambda path: path.hardlink_to(path.with_name(FIRST))), FIRST, SECOND,
+        "two files"),
     row("index is not JSON", BadCheckpoint, text(INDEX, "{"), INDEX, "not JSON"),
     row("index is a Git LFS pointer", BadCheckpoint, text(INDEX, POINTER), INDEX, "not JSON"),
     row("index is a list", BadCheckpoint, text(INDEX, "[]"), INDEX, "not a JSON object"),
@@ -508,6 +542,7 @@ FILES = [
         also(lambda src: moved_out(src / "config.json")),
         "config.json", "outside of the checkpoint"),
     row("shard is a FIFO", BadCheckpoint, in_place_of_second(os.mkfifo), SECOND, "regular file"),
+    row("shard is a socket", BadCheckpoint, in_place_of_second(socket_at), SECOND, "regular file"),
     row("shard is a folder", BadCheckpoint, in_place_of_second(Path.mkdir), SECOND, "regular file"),
     row("shard is a link out of the folder", BadCheckpoint,
         also(lambda src: moved_out(src / SECOND)), SECOND, "elsewhere",
@@ -648,7 +683,8 @@ REQUESTS = [
     row("layers backwards", UsageError, sound, "3:1", "0:2", options={"layers": "3:1"}),
     row("layers in words", UsageError, sound, "all", "0:2", options={"layers": "all"}),
     row("a folder with the name of a shard to be written", PlanRefused,
-        also(lambda src: filled(src / "model.safetensors")), "model.safetensors/precious"),
+        also(lambda src: filled(src / "model-00005-of-00005.safetensors")),
+        "model-00005-of-00005.safetensors/precious", options={"max_shard_size": "300"}),
     row("layers that are not there", StreamconvError, without("model.embed", "model.norm"), "7:9",
         options={"layers": "7:9"}),
     row("sub-byte experts that would have to be transposed", PlanRefused,
@@ -742,6 +778,21 @@ def test_every_exit_code_of_bad_input_is_seen_from_outside() -> None:
     """The sample that is run as processes has all classes of errors that it can have."""
     seen = {bad.error for bad in ROWS if bad.process}
     assert seen == {BadCheckpoint, PlanRefused, OutputExists}
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A superuser may read everything, so that opening is made to fail as it does for others."""
+    sound(tmp_path / "src")
+    open_read = Files.open_read
+
+    def refuse(self: Files, path: Path) -> int:
+        if path.name == SECOND:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_read(self, path)
+
+    monkeypatch.setattr(Files, "open_read", refuse)
+    with pytest.raises(IOFailed, match=rf"{SECOND}.*Permission denied"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst")
 
 
 def test_an_absurd_expert_number_costs_no_memory(tmp_path: Path) -> None:
@@ -1001,14 +1052,16 @@ def hub_cache(src: Path) -> None:
     src.symlink_to(snapshot)
 
 
-def bare(shards: Mapping[str, Tensors], **more: Any) -> Break:
-    """These shards, and what `write_checkpoint` makes of them."""
-    return lambda src: write_checkpoint(src, shards, **more)
-
-
 def extra(**named: tuple[Any, ...]) -> Break:
     """Tensors beside the experts, by name, as dtype and sizes."""
     return only({**qwen_tensors(), **{name: tensor(name, *what) for name, what in named.items()}})
+
+
+def large_index(src: Path) -> None:
+    """An index of 13.5 MB, as that of a model with 140,000 tensors."""
+    sound(src)
+    index = json.loads((src / INDEX).read_text())
+    (src / INDEX).write_text(json.dumps({**index, "metadata": {"note": "x" * 13_500_000}}))
 
 
 ODD: dict[str, Break] = {
@@ -1037,6 +1090,14 @@ ODD: dict[str, Break] = {
     ],
     "an empty shard beside the others": bare(
         {**two_shards(qwen_tensors()), "empty.safetensors": {}}, index=False
+    ),
+    "an index of 13.5 MB": large_index,
+    "shards numbered from 0": bare(
+        {
+            f"m-{number}-of-00002.safetensors": tensors
+            for number, tensors in enumerate(two_shards(qwen_tensors()).values())
+        },
+        index=False,
     ),
     "a shard that is not in the index": lambda src: [
         sound(src),

@@ -4,6 +4,7 @@ The index's `weight_map` says which files count; where there is none, every `*.s
 the top level does.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ from streamconv.sources.paths import SHARD_SUFFIX, is_shard_name
 MAX_JSON_BYTES = 256_000_000
 """No index or config is larger; that of a model with 140,000 tensors has 13.5 MB."""
 CONFIG = "config.json"
+SINGLE = f"model{SHARD_SUFFIX}"
+"""The file that some readers take before they look for an index."""
+_NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors", re.S)
 
 Index = dict[str, dict[str, str]]
 """Each file's tensors, name to name: the infos share these strings, a third of their memory."""
@@ -94,13 +98,51 @@ def read_index(fields: Mapping[str, Any], name: str) -> Index:
 
 def shard_names(index: Index | None, names: Iterable[str], location: str) -> list[str]:
     """The files that hold the tensors, of those at the top level or of the index."""
-    found = sorted(index if index is not None else (n for n in names if n.endswith(SHARD_SUFFIX)))
+    there = {name for name in names if name.endswith(SHARD_SUFFIX)}
+    found = sorted(there if index is None else index)
     if not found:
         raise BadCheckpoint(
             f"{location}: no *.safetensors in it, and no index",
             "other formats have to be converted to safetensors first",
         )
+    if index is None:
+        _check_complete(found)
+    elif SINGLE in there and SINGLE not in index:
+        raise BadCheckpoint(
+            f"{location}: {SINGLE} is there, and an index of other files: readers differ in which "
+            "of them is the model",
+            f"move {SINGLE} or the index away",
+        )
+    _check_case(found)
     return found
+
+
+def _check_complete(names: Iterable[str]) -> None:
+    """Refuse a part of a set of shards: without an index nothing else says what is missing."""
+    sets: dict[tuple[str, str], dict[int, str]] = {}
+    for name in names:
+        numbered = _NUMBERED.fullmatch(name)
+        if numbered is not None:
+            stem, number, count = numbered.groups()
+            sets.setdefault((stem, count), {})[int(number)] = name
+    for (_, count), shards in sets.items():
+        if len(shards) < int(count):
+            missing = next(k for k in range(1, int(count) + 1) if k not in shards)
+            raise BadCheckpoint(
+                f"number {missing} is missing: {quoted(min(shards.values()))} is one of "
+                f"{int(count)} files, of which {len(shards)} are here, and there is no index"
+            )
+
+
+def _check_case(names: Iterable[str]) -> None:
+    """Refuse names that some file systems take for one another."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise BadCheckpoint(
+                f"{quoted(other)} and {quoted(name)} are one file where case makes no difference"
+            )
 
 
 def assemble(
