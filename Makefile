@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench pictures clean
+.PHONY: help setup test lint format demo bench faults pictures clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,6 +35,9 @@ demo: setup ## show the main job on a small checkpoint that transformers writes
 bench: setup ## measure speed and memory side by side with cp and the whole-model way
 	$(RUN) scripts/bench.py
 	$(RUN) scripts/bench_layouts.py
+
+faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
+	$(RUN) scripts/inject.py
 
 pictures: setup ## make the pictures in the README anew
 	$(RUN) scripts/pictures.py

@@ -100,15 +100,19 @@ class Lock:
         """Let go of it; its file goes, and those of runs that have died."""
         if self._fd is None:
             return
+        with suppress(OSError):
+            for path in self._others():
+                with suppress(BlockingIOError, FileNotFoundError):
+                    self._remove(path, self._acquire(path, create=False))
         fd, self._fd = self._fd, None
-        for path in self._others():
-            with suppress(OSError):
-                stale = self._acquire(path, create=False)
-                self._files.unlink(path)
-                self._files.close(stale)
         with suppress(OSError):
-            self._files.unlink(self._path)
-        with suppress(OSError):
+            self._remove(self._path, fd)
+
+    def _remove(self, path: Path, fd: int) -> None:
+        """Remove the file of a lock while it is held, and let go of it."""
+        try:
+            self._files.unlink(path)
+        finally:
             self._files.close(fd)
 
     def _others(self) -> list[Path]:

@@ -1,0 +1,117 @@
+"""Lets every system call of a conversion fail, one after the other, and holds what comes of it.
+
+`strace` injects the fault into the program as it is: the first call of each kind, the second, and
+so on until there is none left, with each error and with SIGKILL. A conversion has to end right,
+or to leave no result, and then `--resume` has to end in the very tree of an undisturbed one. A
+line a call; ends with 1 where anything else comes out.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+
+CALLS = {
+    "preadv,preadv2": ("EIO", "EINTR"),
+    "pwrite64": ("ENOSPC", "EDQUOT", "EIO", "EINTR"),
+    "fallocate": ("ENOSPC", "EDQUOT", "EOPNOTSUPP"),
+    "ftruncate": ("EIO",),
+    "fsync": ("EIO", "ENOSPC"),
+    "mkdir": ("ENOSPC", "EACCES"),
+    "rename": ("EIO", "EACCES", "EXDEV"),
+    "unlink": ("EIO", "EACCES"),
+    "flock": ("ENOLCK", "EIO"),
+}
+"""The calls that change or read files, and the errors of each; SIGKILL comes with all of them."""
+RIGHT_CODES = {"ENOSPC": 7, "EDQUOT": 7}
+MOST = 400
+
+
+def convert(src: Path, dst: Path, *more: str, strace: tuple[str, ...] = ()) -> int:
+    """Runs the conversion; returns its exit code, negative for a signal."""
+    words = ["convert", str(src), str(dst), "--to=fused-transposed", "--max-shard-size=300", "-j1"]
+    done = subprocess.run(
+        [*strace, sys.executable, "-m", "streamconv", *words, "-q", *more],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    if "Traceback" in done.stderr:
+        raise SystemExit(done.stderr)
+    return 128 - done.returncode if done.returncode == 128 + 9 else done.returncode
+
+
+def wrong(src: Path, dst: Path, right: dict[str, object], code: int, expected: set[int]) -> str:
+    """What is wrong after a conversion that ended with `code`, and after going on; or nothing."""
+    if code not in expected:
+        return f"exit code {code}"
+    stands = dst.exists()
+    if stands and tree(dst) != right:
+        return "another result"
+    if code == 0 and not stands:
+        return "no result"
+    if code != 0:
+        code = convert(src, dst, "--resume", *(["--overwrite"] if stands else []))
+    if code != 0 or tree(dst) != right:
+        return f"gone on with: exit code {code}, or another result"
+    left = [path.name for path in dst.parent.iterdir() if path != dst]
+    return f"{', '.join(left)} left behind" if left else ""
+
+
+def sweep(src: Path, place: Path, right: dict[str, object], call: str, how: str) -> Iterator[str]:
+    """What is wrong, for each call of this kind in turn."""
+    fault = f"signal={how}" if how == "KILL" else f"error={how}"
+    expected = {-9} if how == "KILL" else {0, RIGHT_CODES.get(how, 8)}
+    for number in range(1, MOST):
+        log = place / "log"
+        inject = f"inject={call}:{fault}:when={number}"
+        dst = place / "out" / "dst"
+        dst.parent.mkdir(parents=True)
+        trace = ("strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}", "-e", inject)
+        code = convert(src, dst, strace=trace)
+        met = "INJECTED" in log.read_text() or code == -9
+        reason = wrong(src, dst, right, code, expected) if met else ""
+        yield f"number {number}: {reason}" if reason else ""
+        shutil.rmtree(dst.parent)
+        if not met:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", nargs="*", default=list(CALLS), choices=CALLS)
+    chosen = parser.parse_args().calls
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="streamconv-inject-") as folder:
+        place = Path(folder)
+        src = write_checkpoint(
+            place / "src", two_shards(qwen_tensors()), {"model_type": "qwen3_moe"}
+        )
+        source = tree(src)
+        if convert(src, place / "right"):
+            raise SystemExit("the undisturbed conversion fails")
+        right = tree(place / "right")
+        for call in chosen:
+            for how in (*CALLS[call], "KILL"):
+                found = list(sweep(src, place, right, call, how))
+                bad = [what for what in found if what]
+                failed += len(bad)
+                print(f"{call:16} {how:10} {len(found) - 1:4} calls, {len(bad)} wrong", flush=True)
+                for what in bad:
+                    print(f"    {what}")
+        if tree(src) != source:
+            raise SystemExit("the source has changed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

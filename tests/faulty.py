@@ -1,0 +1,204 @@
+"""Twins of the file operations in which one goes wrong: it fails, or the process dies there.
+
+An operation is one call of the system, more or less; they are counted as they are made. What a
+system really does is kept: a descriptor is gone also where closing it fails, and a write that
+takes less than all of it ends on a page.
+"""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from streamconv.files import PAGE, Files, LinuxFiles
+
+READING = ("open_read", "_read_some", "read_file", "stat", "names", "walk", "lock")
+MAKING = ("_open_new", "_allocate", "open_append", "make_folder", "rename")
+WRITING = ("_write_some", "_append_some", "truncate", "sync", "sync_folder", "close")
+REMOVING = ("unlink", "remove_folder", "remove_tree")
+FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
+"""What needs room on the disk."""
+OPERATIONS = (*READING, *MAKING, *WRITING, *REMOVING)
+
+Strike = Callable[[str], bool]
+"""Called with each operation that is due to go wrong; false where that one cannot go so wrong."""
+
+
+class Twin(LinuxFiles):
+    """Strikes at the operation with number `at`, counting from 1, or where `lasting` from it on."""
+
+    def __init__(self, at: int = 0, strike: Strike | None = None, *, lasting: bool = False) -> None:
+        super().__init__()
+        self.at = at
+        self.strike = strike
+        self.lasting = lasting
+        self.done: list[str] = []
+        self.struck = ""
+        """The operation that went wrong first."""
+        self._counting = threading.Lock()
+
+    def _due(self, name: str) -> bool:
+        with self._counting:
+            self.done.append(name)
+            count = len(self.done)
+            due = self.strike is not None and (
+                count == self.at or (self.lasting and 0 < self.at < count)
+            )
+            if due and not self.struck:
+                self.struck = name
+            return due
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    true = getattr(LinuxFiles, name)
+
+    def call(self: Twin, *args: Any, **options: Any) -> Any:
+        if self._due(name):
+            assert self.strike is not None
+            if name == "close":
+                true(self, *args, **options)
+            if name.endswith("_some") and self.strike(name):
+                args = _less(name, *args)
+            elif not name.endswith("_some"):
+                self.strike(name)
+            if name == "close":
+                return None
+        return true(self, *args, **options)
+
+    return call
+
+
+for _name in OPERATIONS:
+    setattr(Twin, _name, _operation(_name))
+
+
+def _less(name: str, fd: int, data: memoryview, *offset: int) -> tuple[Any, ...]:
+    """The arguments of a call that does half of it; whole pages where it writes directly."""
+    half = len(data) // 2
+    if name == "_write_some":
+        half = half // PAGE * PAGE
+    return (fd, data[: half or len(data)], *offset)
+
+
+def fails(number: int, only: tuple[str, ...] = OPERATIONS) -> Strike:
+    """Operations fail with this errno."""
+
+    def strike(name: str) -> bool:
+        if name in only:
+            raise OSError(number, os.strerror(number))
+        return False
+
+    return strike
+
+
+def does_less(name: str) -> bool:
+    """Reads and writes do half of what they are asked to."""
+    return True
+
+
+def dies(name: str) -> bool:
+    """The process is killed before the operation."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still here")
+
+
+FAULTS: dict[str, tuple[Strike, bool]] = {
+    "EIO": (fails(errno.EIO), False),
+    "ENOSPC": (fails(errno.ENOSPC, FILLING), False),
+    "EDQUOT": (fails(errno.EDQUOT, FILLING), False),
+    "a disk that is gone": (fails(errno.EIO), True),
+    "a full disk": (fails(errno.ENOSPC, FILLING), True),
+    "half": (does_less, False),
+    "always half": (does_less, True),
+}
+"""By name: what goes wrong, and whether it goes wrong from then on."""
+
+
+class Watch(LinuxFiles):
+    """Knows what a loss of power would lose: bytes and names that no fsync has made durable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[int] = set()
+        """Inodes with bytes that are not durable."""
+        self.folders: set[Path] = set()
+        """Folders with names that are not durable."""
+        self.seen: list[tuple[str, set[int], set[Path]]] = []
+        """What was not durable at each line of a journal, each rename and each fsync of a folder."""
+
+    def _note(self, what: str) -> None:
+        self.seen.append((what, set(self.files), set(self.folders)))
+
+    def _open_new(self, path: Path, flags: int) -> int:
+        self.folders.add(path.parent)
+        return super()._open_new(path, flags)
+
+    def make_folder(self, path: Path) -> None:
+        self.folders.add(path.parent)
+        super().make_folder(path)
+
+    def _write_some(self, fd: int, data: memoryview, offset: int) -> int:
+        self.files.add(os.fstat(fd).st_ino)
+        return super()._write_some(fd, data, offset)
+
+    def _append_some(self, fd: int, data: memoryview) -> int:
+        if b'"shard"' in bytes(data):
+            self._note("journal")
+        self.files.add(os.fstat(fd).st_ino)
+        return super()._append_some(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self.files.add(os.fstat(fd).st_ino)
+        super().truncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self.files.discard(os.fstat(fd).st_ino)
+
+    def sync_folder(self, path: Path) -> None:
+        super().sync_folder(path)
+        self.folders.discard(path)
+        self._note(f"sync {path.name}")
+
+    def unlink(self, path: Path) -> None:
+        if path.exists():
+            self.files.discard(path.stat().st_ino)
+            self.folders.add(path.parent)
+        super().unlink(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._note(f"rename {source.name}")
+        self.folders |= {source.parent, target.parent}
+        super().rename(source, target)
+
+
+def with_files(files: Files, call: Callable[[], Any]) -> Any:
+    """Runs `call` with these file operations on both sides of a conversion."""
+    import streamconv.sinks.folder
+    import streamconv.sources.local
+
+    modules: tuple[Any, ...] = (streamconv.sinks.folder, streamconv.sources.local)
+    kept = [module.system_files for module in modules]
+    for module in modules:
+        module.system_files = lambda: files
+    try:
+        return call()
+    finally:
+        for module, system_files in zip(modules, kept, strict=True):
+            module.system_files = system_files
+
+
+def in_a_child(files: Files, call: Callable[[], Any]) -> int:
+    """Runs `call` in a forked process; returns its exit code, negative for a signal."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with_files(files, call)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

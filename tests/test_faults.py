@@ -1,0 +1,321 @@
+"""Every file operation goes wrong once, in every way: each ends in the right bytes, or in an error
+after which nothing is lost and `--resume` ends in the right bytes.
+
+`scripts/inject.py` does the same to the system calls themselves, all of them; a sample is here.
+"""
+
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty import FAULTS, OPERATIONS, Twin, Watch, dies, in_a_child, with_files
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+
+import streamconv
+from streamconv.errors import IOFailed, NoSpace, StreamconvError
+
+SHARD = 300
+PARTIAL = "dst.streamconv-partial"
+STRIDES = {"EDQUOT": 5, "ENOSPC": 2, "a full disk": 3, "half": 4, "always half": 16}
+"""Of these only every so-and-so-manieth operation, as they take the same ways as others."""
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults") / "src"
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    write_checkpoint(folder, two_shards(qwen_tensors()), config)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_bytes(b"text " * 1000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def right(src: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tree of an undisturbed run."""
+    place = tmp_path_factory.mktemp("right") / "dst"
+    streamconv.convert(src, place, to="fused-transposed", max_shard_size=SHARD)
+    return tree(place)
+
+
+@pytest.fixture(scope="module")
+def operations(src: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[str]]:
+    """What an undisturbed run does to files, one that replaces nothing and one that does."""
+    done = {}
+    for overwrite in (False, True):
+        files = Twin()
+        place = tmp_path_factory.mktemp("count") / "dst"
+        if overwrite:
+            old(place)
+        with_files(files, lambda place=place: run(src, place, overwrite=True))
+        done[overwrite] = files.done
+    return done
+
+
+def run(src: Path, dst: Path, **options: Any) -> None:
+    options = {"jobs": 1, "max_shard_size": SHARD, **options}
+    streamconv.convert(src, dst, to="fused-transposed", **options)
+
+
+def old(dst: Path) -> dict[str, Any]:
+    dst.mkdir()
+    (dst / "precious").write_text("keep this")
+    return tree(dst)
+
+
+def after(src: Path, dst: Path, right: dict[str, Any], standing: dict[str, Any] | None) -> None:
+    """What has to hold where a run has not come to its end, and what another one makes of it."""
+    replaced = dst.with_name("dst.streamconv-replaced")
+    if dst.exists():
+        assert tree(dst) in (right, standing)
+    elif standing is not None:
+        assert tree(replaced) == standing
+    run(src, dst, resume=True, overwrite=standing is not None or dst.exists())
+    assert tree(dst) == right
+    assert [path.name for path in dst.parent.iterdir()] == ["dst"]
+
+
+def test_every_operation_is_met(operations: dict[bool, list[str]]) -> None:
+    """But for those of clearing up, which are met where something fails."""
+    missing = set(OPERATIONS) - {name for done in operations.values() for name in done}
+    assert missing == {"remove_folder"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_operation_fails_once(
+    src: Path,
+    tmp_path: Path,
+    right: dict[str, Any],
+    operations: dict[bool, list[str]],
+    fault: str,
+    overwrite: bool,
+) -> None:
+    strike, lasting = FAULTS[fault]
+    source = tree(src)
+    stride = STRIDES.get(fault, 1) * (1 + 3 * overwrite)
+    failed = 0
+    for at in range(1, len(operations[overwrite]) + 1, stride):
+        dst = tmp_path / str(at) / "dst"
+        dst.parent.mkdir()
+        standing = old(dst) if overwrite else None
+        files = Twin(at, strike, lasting=lasting)
+        try:
+            with_files(files, lambda dst=dst: run(src, dst, overwrite=overwrite))
+            assert tree(dst) == right
+        except StreamconvError as error:
+            failed += 1
+            assert "half" not in fault
+            broken = fault in ("EIO", "a disk that is gone")
+            assert isinstance(error, IOFailed if broken else NoSpace)
+            assert error.message
+            after(src, dst, right, standing)
+        shutil.rmtree(dst.parent)
+    assert (failed > 2) == ("half" not in fault)
+    assert tree(src) == source
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_at_an_operation(
+    src: Path,
+    tmp_path: Path,
+    right: dict[str, Any],
+    operations: dict[bool, list[str]],
+    overwrite: bool,
+) -> None:
+    """Or every second one; now and then the run that goes on is killed, too."""
+    source = tree(src)
+    for at in range(1, len(operations[overwrite]) + 1, 2 + 2 * overwrite):
+        dst = tmp_path / str(at) / "dst"
+        dst.parent.mkdir()
+        standing = old(dst) if overwrite else None
+        files = Twin(at, dies)
+        code = in_a_child(files, lambda dst=dst: run(src, dst, overwrite=overwrite))
+        assert code == -signal.SIGKILL
+        if at % 3 == 1:
+            go_on = Twin(1 + at // 2, dies)
+            in_a_child(go_on, lambda dst=dst: run(src, dst, resume=True, overwrite=overwrite))
+        after(src, dst, right, standing)
+        shutil.rmtree(dst.parent)
+    assert tree(src) == source
+
+
+def test_killed_at_random_moments(src: Path, tmp_path: Path, right: dict[str, Any]) -> None:
+    """With two workers, between operations as well as in them."""
+    dice = random.Random(1)
+    killed = 0
+    for number in range(20):
+        dst = tmp_path / str(number) / "dst"
+        dst.parent.mkdir()
+        while not dst.exists():
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    run(src, dst, resume=True, jobs=2)
+                finally:
+                    os._exit(0)
+            time.sleep(dice.uniform(0.001, 0.03))
+            os.kill(pid, signal.SIGKILL)
+            killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        after(src, dst, right, None)
+    assert killed > 10
+
+
+def test_a_failed_fsync_is_not_tried_again(
+    src: Path, tmp_path: Path, right: dict[str, Any]
+) -> None:
+    """The file is made anew: what its pages held may be lost, and the system says so once."""
+    inodes: list[int] = []
+    kept: list[int] = []
+
+    class Sinking(Twin):
+        def sync(self, fd: int) -> None:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                inodes.append(os.fstat(fd).st_ino)
+            if len(inodes) == 4 and not kept:
+                kept.append(os.dup(fd))
+                raise OSError(5, "Input/output error")
+            super().sync(fd)
+
+    with pytest.raises(IOFailed):
+        with_files(Sinking(), lambda: run(src, tmp_path / "dst"))
+    with_files(Sinking(), lambda: run(src, tmp_path / "dst", resume=True))
+    assert len(inodes) > 4
+    assert inodes.count(inodes[3]) == 1
+    os.close(kept[0])
+    assert tree(tmp_path / "dst") == right
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_relied_on_is_durable(src: Path, tmp_path: Path, overwrite: bool) -> None:
+    """A shard, and its name, before the journal says that it is finished; everything before the
+    result takes its place, and that name before the run is over."""
+    dst = tmp_path / "dst"
+    if overwrite:
+        old(dst)
+    files = Watch()
+    with_files(files, lambda: run(src, dst, overwrite=overwrite))
+    lock = tmp_path / "dst.streamconv-lock-1"
+    names = [what for what, _, _ in files.seen]
+    assert names.count("journal") == len(list(dst.glob("*.safetensors"))) > 2
+    journal = names.index("journal")
+    for what, dirty, folders in files.seen[journal:]:
+        if what == "journal" or what == f"rename {PARTIAL}":
+            assert len(dirty) == 1, "that of the lock, which does not count"
+            assert not {folder for folder in folders if PARTIAL in str(folder)}
+    assert names[-2:] == [f"rename {PARTIAL}", f"sync {tmp_path.name}"]
+    assert not lock.exists()
+
+
+# --- file systems that are full ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of its own with these limits, where that is permitted."""
+    place = tmp_path / "small"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if subprocess.run(words, check=False, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], check=False, capture_output=True)
+
+
+def test_a_disk_that_fills_up(
+    src: Path,
+    right: dict[str, Any],
+    small: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen beforehand; where it is not, told with both figures. With more room it goes on."""
+    place = small("size=24k")
+    with pytest.raises(NoSpace, match=r"kB needed, .* kB free"):
+        run(src, place / "dst")
+    assert list(place.iterdir()) == []
+    with monkeypatch.context() as blind:
+        blind.setattr("streamconv.sinks.place.free_disk", lambda folder: None)
+        with pytest.raises(
+            NoSpace, match=r"No space left on device; .* to be written, .* free"
+        ) as e:
+            run(src, place / "dst")
+    assert "--resume" in "".join(e.value.__notes__)
+    assert [path.name for path in place.iterdir()] == [PARTIAL]
+    small("remount,size=10m")
+    run(src, place / "dst", resume=True)
+    assert tree(place / "dst") == right
+
+
+def test_a_disk_without_room_for_files(src: Path, small: Callable[[str], Path]) -> None:
+    """Free bytes are not all that a file takes."""
+    place = small("size=10m,nr_inodes=5")
+    with pytest.raises(NoSpace, match=r"files needed, the file system has room for \d"):
+        run(src, place / "dst")
+    assert list(place.iterdir()) == []
+
+
+def test_a_mount_point_is_no_target(src: Path, small: Callable[[str], Path]) -> None:
+    """Nor is one on the same file system, which looks like any folder."""
+    place = small("size=10m")
+    with pytest.raises(StreamconvError, match="mount point"):
+        run(src, place)
+    (place / "here").mkdir()
+    (place / "there").mkdir()
+    words = ["mount", "--bind", str(place / "here"), str(place / "there")]
+    assert subprocess.run(words, check=False).returncode == 0
+    try:
+        with pytest.raises(StreamconvError, match="mount point"):
+            run(src, place / "there")
+    finally:
+        subprocess.run(["umount", str(place / "there")], check=True)
+
+
+# --- system calls ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(
+    ("call", "number", "code"),
+    [
+        ("fsync", "EIO", 8),
+        ("pwrite64", "ENOSPC", 7),
+        ("preadv,preadv2", "EIO", 8),
+        ("fallocate", "EDQUOT", 7),
+        ("pwrite64", "EINTR", 0),
+        ("rename", "KILL", -9),
+    ],
+)
+def test_a_system_call_fails(
+    src: Path, tmp_path: Path, right: dict[str, Any], call: str, number: str, code: int
+) -> None:
+    """The second one of its kind, injected from outside into the program as it is."""
+    how = "signal=KILL" if number == "KILL" else f"error={number}"
+    words = [
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:{how}:when=2"),
+        *(sys.executable, "-m", "streamconv", "convert", str(src), str(tmp_path / "dst")),
+        *("--to", "fused-transposed", "--max-shard-size", str(SHARD), "-j1"),
+    ]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        words, check=False, capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode in (code, 128 - code), done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 0:
+        assert tree(tmp_path / "dst") == right
+    else:
+        assert not (tmp_path / "dst").exists()
+        after(src, tmp_path / "dst", right, None)
