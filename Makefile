@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench faults pictures clean
+.PHONY: help setup test lint format demo bench faults tables pictures clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +38,9 @@ bench: setup ## measure speed and memory side by side with cp and the whole-mode
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject.py
+
+tables: setup ## write the README's tables of layouts and families anew
+	$(RUN) scripts/catalogue.py
 
 pictures: setup ## make the pictures in the README anew
 	$(RUN) scripts/pictures.py

@@ -33,7 +33,7 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.families import HUB_NAMES
+from streamconv.families import HUB_NAMES, add_families
 from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
 from streamconv.keys import Prefixes, Preset, find_preset
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, Limits
@@ -117,6 +117,10 @@ class Options(Reading, total=False):
     """Whether `dtype` is for routers, their biases and norms as well."""
     dequantize: str | None
     """What block-scaled FP8 weights become, their scales used up."""
+    family: str | PathLike[str] | None
+    """A file of families, layouts and namings besides those of the table, for this process."""
+    pass_through: bool
+    """Whether experts that cannot be converted stay as they are, instead of being refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Raises StreamconvError.
     """
+    _take_in(options)
     with _opened(src, options) as source:
         return _plan(source, to, options)
 
@@ -280,11 +285,23 @@ def _opened(src: Location, options: Reading) -> Iterator[Source]:
         source.close()
 
 
+def _take_in(options: Options) -> None:
+    """The user's own families, before anything is read that could name them."""
+    family = options.get("family")
+    if family is not None:
+        add_families(Path(family))
+
+
 def _plan(source: Source, to: str | None, options: Options) -> Plan:
     casting = parse_casting(
         options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
     )
-    found = recognise(cast_checkpoint(source.checkpoint, casting), options.get("source_layout"))
+    pass_through = options.get("pass_through", False)
+    found = recognise(
+        cast_checkpoint(source.checkpoint, casting),
+        options.get("source_layout"),
+        pass_through=pass_through,
+    )
     asked, why = merge_target(found) if to is None else (to, "as asked")
     max_memory, layers = options.get("max_memory"), options.get("layers")
     jobs = options.get("jobs")
@@ -294,7 +311,7 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
     return make_plan(
         source.checkpoint,
         found,
-        resolve_target(found, asked, why),
+        resolve_target(found, asked, why, pass_through=pass_through),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
         limits=Limits(
             base=_base_memory(),
@@ -356,6 +373,7 @@ def _run(
     from streamconv.sources.casting import CastSource
 
     begin = time.monotonic()
+    _take_in(options)
     preset = _preset(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
     sink = CheckpointFolder(Path(dst), overwrite=overwrite, resume=resume, modes=modes)

@@ -135,7 +135,7 @@ def _table() -> dict[str, Any]:
 def _dequantized(checkpoint: Checkpoint, dtype: str) -> dict[str, TensorInfo]:
     """The tensors with every scaled weight in `dtype`, and no scales."""
     suffix = _table()["scaled"]["suffix"]
-    stated = _stated_block(checkpoint.config)
+    stated = stated_block(checkpoint.config)
     tensors = checkpoint.tensors
     scales = {name for name in tensors if name.endswith(suffix)}
     if not scales:
@@ -175,7 +175,7 @@ def _check_weight(scale: TensorInfo, weight: TensorInfo | None) -> None:
         )
 
 
-def _stated_block(config: Mapping[str, Any]) -> tuple[int, int] | None:
+def stated_block(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """Rows and columns of a block, where the config says how large it is."""
     for section in (config, *config.values()):
         quantization = section.get("quantization_config") if isinstance(section, Mapping) else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from streamconv.axes import EXPERT, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.layouts import REQUIRED, Layout, Role, Row, roles
+from streamconv.layouts import Naming, Role, Row, bodies, roles
 
 Position = tuple[int | None, ...]
 Alike = tuple[tuple[str, str], ...]
@@ -37,7 +37,7 @@ class Stack:
     """Their prefix with * for numbers."""
     row: Row
     sizes: Mapping[str, int]
-    """Size of each axis."""
+    """Size of each axis, those of block scales and packed elements among them."""
     modules: tuple[Module, ...]
 
     @property
@@ -49,6 +49,8 @@ class Stack:
 
 Settle = Callable[[str, tuple[Row, ...], str], Row]
 """Decides between the rows that fit the modules of a pattern; the text says what they look like."""
+Counted = Callable[[str], int | None]
+"""How many experts the config counts in the modules of a pattern; None where it does not."""
 
 
 @dataclass(slots=True)
@@ -64,16 +66,29 @@ class _Found:
         return {k for infos in self.tensors.values() for k in infos if k is not None}
 
 
-def find_stacks(names: Iterable[tuple[str, TensorInfo]], settle: Settle) -> tuple[Stack, ...]:
+def find_stacks(
+    names: Iterable[tuple[str, TensorInfo]],
+    settle: Settle,
+    counted: Counted,
+    naming: Naming | None = None,
+    untold: list[str] | None = None,
+) -> tuple[Stack, ...]:
     """Every expert stack among tensors given with their hub names, in the order of their names.
 
+    `naming` is the only one looked for, where one is given. Modules with expert tensors that no
+    layout describes are left out and their patterns added to `untold`, where that is a list.
     Raises BadCheckpoint for experts that are missing, unequal or cannot be told apart, and
     PlanRefused for expert tensors that no layout describes.
     """
     stacks: dict[tuple[str, Row, Alike], list[tuple[Module, dict[str, int]]]] = {}
-    for prefix, found in _modules(names).items():
-        fits = {row: (module, sizes) for row, module, sizes in _fitting(prefix, found)}
+    modules, unknown = _modules(names, naming)
+    left_out = _untold(unknown, naming, untold)
+    for prefix, found in modules.items():
         pattern = pattern_of(prefix)
+        if pattern in left_out:
+            continue
+        count = counted(pattern)
+        fits = {row: (module, sizes) for row, module, sizes in _fitting(prefix, found, count)}
         row = settle(pattern, tuple(fits), _looks(found))
         module, sizes = fits[next(fit for fit in fits if fit.layout is row.layout)]
         alike = tuple((weight, infos[0].dtype) for weight, infos in module.tensors.items())
@@ -84,15 +99,18 @@ def find_stacks(names: Iterable[tuple[str, TensorInfo]], settle: Settle) -> tupl
     )
 
 
-def _modules(names: Iterable[tuple[str, TensorInfo]]) -> dict[str, _Found]:
-    """What stands below each prefix that has tensors of experts."""
+def _modules(
+    names: Iterable[tuple[str, TensorInfo]], naming: Naming | None
+) -> tuple[dict[str, _Found], list[str]]:
+    """What stands below each prefix that has tensors of experts, and names that say no more."""
+    known = roles(naming)
     found: dict[str, _Found] = {}
     unknown: list[str] = []
     keys: dict[str, str | None] = {}
     for name, info in names:
         pattern = pattern_of(name)
         if pattern not in keys:
-            keys[pattern] = _key(pattern)
+            keys[pattern] = _key(pattern, known)
         key = keys[pattern]
         if key is None:
             if ".experts." in f".{name}":
@@ -103,19 +121,18 @@ def _modules(names: Iterable[tuple[str, TensorInfo]]) -> dict[str, _Found]:
         tail = parts[-depth:]
         prefix = ".".join([*parts[:-depth], ""])
         module = found.setdefault(prefix, _Found({}, {}))
-        module.roles[key] = roles()[key]
+        module.roles[key] = known[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
         number = None if digits is None else _expert_number(name, digits)
         module.tensors.setdefault(key, {})[number] = info
-    _refuse_unknown(unknown)
-    return found
+    return found, unknown
 
 
-def _key(pattern: str) -> str | None:
+def _key(pattern: str, known: Mapping[str, tuple[Role, ...]]) -> str | None:
     """The end of `pattern` that the table of layouts knows, or None."""
     parts = pattern.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
-    return next((end for end in ends if end in roles()), None)
+    return next((end for end in ends if end in known), None)
 
 
 def _expert_number(name: str, digits: str) -> int:
@@ -126,20 +143,32 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _refuse_unknown(unknown: list[str]) -> None:
-    """Refuse tensors that belong to an expert or an expert weight and that no layout moves."""
-    weights = tuple(key for key in roles() if "*" not in key)
+def _untold(unknown: list[str], naming: Naming | None, untold: list[str] | None) -> set[str]:
+    """The patterns of modules that hold tensors of an expert or an expert weight which no layout
+    moves; raises PlanRefused at the first one unless there is a list for them."""
+    weights = tuple(key for key in roles(naming) if "*" not in key)
+    found: dict[str, None] = {}
     for name in unknown:
-        below = f".{name}".rpartition(".experts.")[2]
+        prefix, _, below = f".{name}".rpartition(".experts.")
         if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
-            raise PlanRefused(
-                f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
-                "quantized experts and names outside the table of layouts are not converted yet",
-            )
+            if untold is None:
+                raise PlanRefused(
+                    f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
+                    "--pass-through leaves such experts as they are; --family FILE describes them",
+                )
+            found[pattern_of(f"{prefix}.".lstrip("."))] = None
+    if untold is not None:
+        untold += found
+    return {*found}
 
 
-def _fitting(prefix: str, found: _Found) -> Iterable[tuple[Row, Module, dict[str, int]]]:
-    """The rows whose names and shapes the module has, with its tensors in that row's order."""
+def _fitting(
+    prefix: str, found: _Found, count: int | None
+) -> Iterable[tuple[Row, Module, dict[str, int]]]:
+    """The rows whose names and shapes the module has, with its tensors in that row's order.
+
+    `count` is how many experts there are where shapes do not tell.
+    """
     rows = dict.fromkeys(
         role.row
         for options in found.roles.values()
@@ -158,6 +187,8 @@ def _fitting(prefix: str, found: _Found) -> Iterable[tuple[Row, Module, dict[str
         if any(EXPERT in template.name_axes for template in equations):
             known[EXPERT] = 1 + max(found.numbers())
         sizes = solve_sizes(equations, known)
+        if sizes is None and count is not None and EXPERT not in known:
+            sizes = solve_sizes(equations, {**known, EXPERT: count})
         if sizes is not None:
             yield row, Module(prefix, tensors), sizes
 
@@ -168,7 +199,8 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
     for key, options in found.roles.items():
         role = next(r for r in options if r.row == row)
         weights.setdefault(role.weight, {})[role.position] = key
-    for weight in REQUIRED:
+    body = next((pair for pair in bodies() if any(w in weights for w in pair)), bodies()[0])
+    for weight in body:
         if weight not in weights:
             raise BadCheckpoint(
                 f"{quoted(prefix)}experts has {quoted(', '.join(found.roles))}, "
@@ -178,8 +210,8 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
     count = 1 + max(numbers, default=-1)
     if len(numbers) < count:
         gap = next(number for number in range(count) if number not in numbers)
-        at = tuple(gap if a == EXPERT else 0 for a in row.layout.templates[REQUIRED[0]].name_axes)
-        raise _missing(prefix, row, REQUIRED[0], at, count)
+        at = tuple(gap if a == EXPERT else 0 for a in row.layout.templates[body[0]].name_axes)
+        raise _missing(prefix, row, body[0], at, count)
     complete = {}
     for weight, keys in weights.items():
         axes = row.layout.templates[weight].name_axes
@@ -248,10 +280,11 @@ def _looks(found: _Found) -> str:
     return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))
 
 
-def same_tensors(one: Layout, other: Layout, sizes: Mapping[str, int]) -> bool:
-    """Whether the two layouts store a stack under the same names in the same shapes."""
+def same_tensors(one: Row, other: Row, stack: Stack) -> bool:
+    """Whether the two rows store a stack under the same names in the same shapes."""
     return all(
-        one.templates[weight].name == other.templates[weight].name
-        and one.templates[weight].shape(sizes) == other.templates[weight].shape(sizes)
-        for weight in REQUIRED
+        one.layout.templates[weight].name == other.layout.templates[weight].name
+        and one.layout.templates[weight].shape(stack.sizes)
+        == other.layout.templates[weight].shape(stack.sizes)
+        for weight in stack.first
     )

@@ -1,7 +1,9 @@
 """Families of models and the forms in which ecosystems store them: rows of `data/families.toml`.
 
-A form is a layout for each expert stack that it mentions, and renames between the hub's names
-and its own. Whatever a form does not mention stays as it is.
+A form is a layout for each expert stack that it mentions, and renames between plain names and its
+own. Plain names are the hub's, but that experts are called what the layouts call them: where the
+hub calls them otherwise, its own form has renames as well. Whatever a form does not mention stays
+as it is.
 """
 
 import functools
@@ -9,15 +11,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.layouts import Layout, Naming, Row, _read_table, find_layout, namings
+from streamconv.errors import UsageError
+from streamconv.layouts import (
+    Layout,
+    Naming,
+    Row,
+    _read_table,
+    add_tables,
+    added_tables,
+    find_layout,
+    namings,
+)
 
 FORMS = ("hub", "transformers", "mindspeed")
 """As published; as transformers v5 holds it in memory; as MindSpeed-MM trains it."""
 
-COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What configs call the number of experts, tried in this order."""
 
 
@@ -25,26 +38,34 @@ COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 class Rename:
     """A two-sided rename: `*` stands for the same text on both sides."""
 
-    hub: str
+    plain: str
     here: str
     unless: tuple[str, ...] = ()
     """What names here begin with that the rename did not make."""
 
     def apply(self, name: str) -> str | None:
-        """The form's name of what the hub calls `name`; None where this is not about it."""
-        return _replace(self.hub, self.here, name)
+        """The form's name of what is plainly called `name`; None where this is not about it."""
+        return _replace(self.plain, self.here, name)
 
     def undo(self, name: str) -> str | None:
-        """The hub's name of what the form calls `name`; None where this is not about it."""
-        return None if name.startswith(self.unless) else _replace(self.here, self.hub, name)
+        """The plain name of what the form calls `name`; None where this is not about it."""
+        return None if name.startswith(self.unless) else _replace(self.here, self.plain, name)
 
 
 def _replace(pattern: str, replacement: str, name: str) -> str | None:
+    if not all(part in name for part in _texts(pattern)):
+        return None
     match = _compiled(pattern).fullmatch(name)
     if match is None:
         return None
     texts = iter(match.groups())
     return "".join(next(texts) if part == "*" else part for part in _parts(replacement))
+
+
+@functools.cache
+def _texts(pattern: str) -> tuple[str, ...]:
+    """What stands between the stars; looking for it is cheaper than matching."""
+    return tuple(part for part in _parts(pattern) if part != "*")
 
 
 @functools.cache
@@ -71,14 +92,18 @@ class Form:
         return next((lay for glob, lay in self.layouts if fnmatchcase(stack, glob)), None)
 
     def apply(self, name: str) -> str:
-        """The name here of what the hub calls `name`: by the first rename that is about it."""
-        renamed = (rename.apply(name) for rename in self.renames)
-        return next((new for new in renamed if new is not None), name)
+        """The name here of what is plainly called `name`: by one rename after the other."""
+        for rename in self.renames:
+            new = rename.apply(name)
+            name = name if new is None else new
+        return name
 
     def undo(self, name: str) -> str:
-        """The hub's name of what is called `name` here."""
-        renamed = (rename.undo(name) for rename in self.renames)
-        return next((old for old in renamed if old is not None), name)
+        """The plain name of what is called `name` here: by the same renames, the last one first."""
+        for rename in reversed(self.renames):
+            old = rename.undo(name)
+            name = name if old is None else old
+        return name
 
     def holds(self, hub_name: str) -> bool:
         """Whether the name comes back from here as it was."""
@@ -97,6 +122,10 @@ class Family:
     forms: Mapping[str, Form]
     merge: str
     """The form that merging makes of it."""
+    without: Mapping[str, str]
+    """Forms that its ecosystem has and rows cannot describe, to the reason."""
+    refused: str = ""
+    """Why its experts cannot be converted, where they cannot."""
 
     def row_of(self, stack: str, form: Form) -> Row | None:
         """The layout and naming of a stack in one of the forms; None where it stays as it is."""
@@ -110,20 +139,46 @@ HUB_NAMES = Form("hub", ())
 
 @functools.cache
 def families() -> Mapping[str, Family]:
-    """Every family by its name, in the order of the table."""
-    return MappingProxyType(
-        {name: _family(name, row) for name, row in _read_table("families.toml").items()}
-    )
+    """Every family by its name, those of added files first. Raises UsageError for a bad row."""
+    rows: dict[str, Family] = {}
+    for path, added in added_tables("families"):
+        for name, row in added.items():
+            rows[name] = _checked(f"{path}: family {name!r}", name, row)
+    for name, row in _read_table("families.toml").items():
+        rows.setdefault(name, _family(name, row))
+    return MappingProxyType(rows)
+
+
+def add_families(path: Path) -> None:
+    """Take in the rows of a user's file, for the rest of the process. Raises UsageError."""
+    add_tables(path)
+    families.cache_clear()
+    families()
+
+
+def _checked(what: str, name: str, row: Any) -> Family:
+    try:
+        return _family(name, row)
+    except KeyError as error:
+        raise UsageError(
+            f"{what} lacks {error} or names one that is not there",
+            "a family has model_types, stacks, and a form with its layouts",
+        ) from None
+    except (TypeError, AttributeError, ValueError, StopIteration):
+        raise UsageError(f"{what} is not written like a row of the table of families") from None
 
 
 def _family(name: str, row: dict[str, Any]) -> Family:
+    forms = {form: _form(form, row[form]) for form in FORMS if form in row}
     return Family(
         name=name,
         model_types=tuple(row["model_types"]),
-        naming=namings()[row["naming"]],
-        stacks=MappingProxyType(row["stacks"]),
-        forms=MappingProxyType({form: _form(form, row[form]) for form in FORMS if form in row}),
-        merge=row["merge"],
+        naming=namings()[row["naming"]] if "naming" in row else next(iter(namings().values())),
+        stacks=MappingProxyType(dict(row["stacks"])),
+        forms=MappingProxyType(forms),
+        merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
+        without=MappingProxyType(dict(row.get("without", {}))),
+        refused=row.get("refused", ""),
     )
 
 
@@ -131,10 +186,18 @@ def _form(name: str, row: dict[str, Any]) -> Form:
     return Form(
         name=name,
         layouts=tuple((glob, find_layout(layout)) for glob, layout in row["layouts"].items()),
-        renames=tuple(
-            Rename(r["hub"], r["here"], tuple(r.get("unless", ()))) for r in row.get("renames", ())
-        ),
+        renames=tuple(_rename(r) for r in row.get("renames", ())),
     )
+
+
+def _rename(row: dict[str, Any]) -> Rename:
+    plain, here = row["plain"], row["here"]
+    if plain.count("*") != here.count("*"):
+        raise UsageError(
+            f"the rename of {plain!r} to {here!r} could not be undone: "
+            "there have to be as many * on both sides"
+        )
+    return Rename(plain, here, tuple(row.get("unless", ())))
 
 
 def family_of(model_type: object) -> Family | None:

@@ -7,9 +7,10 @@ all that is needed to write a stack's tensor names and shapes, or to recognise t
 import functools
 import itertools
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,9 @@ from streamconv.axes import EXPERT, Template
 from streamconv.errors import UsageError
 
 REQUIRED = ("gate_up", "down")
-"""The weights that a stack of experts cannot do without."""
+"""The matrices that a layout describes, one template each."""
+
+_PART = ".weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,23 @@ class Naming:
 
     name: str
     tokens: Mapping[str, tuple[str, ...]]
+    anywhere: bool = True
+    """Whether it is looked for in checkpoints of families that do not name it, too."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of weight that an expert may have of each projection: itself, its bias, its scales."""
+
+    suffix: str
+    """What it adds to the name of a weight and of a tensor: ``, `_bias`, `_scale_inv`."""
+    part: str
+    """What stands in a name in the place of `weight`."""
+    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Of gate_up and down, what stands in the place of an axis of theirs."""
+    body: bool
+    blocks: frozenset[str]
+    packed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +58,10 @@ class Layout:
     name: str
     used_by: str
     templates: Mapping[str, Template]
+    """By weight: `gate_up`, `down`, and with the suffix of each kind that has a place here."""
+    whole: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By weight: an axis, and the one that counts its blocks, of which there have to be whole
+    ones because another axis begins where it ends."""
 
 
 @dataclass(frozen=True)
@@ -61,31 +85,145 @@ class Row:
         return any(axis in axes for axis in self.naming.tokens)
 
 
+_added: list[Path] = []
+
+
+def add_tables(path: Path) -> None:
+    """Take in the rows of a file written like the tables here, for the rest of the process.
+
+    Its tables are `namings`, `layouts` and `families`; a row that has the name of one that is
+    there stands in its place. Raises UsageError where the file cannot be read or is no TOML.
+    """
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is no table of families: {error}") from None
+    if path not in _added:
+        _added.append(path)
+    for table in (layouts, namings, kinds, roles, bodies):
+        table.cache_clear()
+
+
+def added_tables(name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The tables called `name` of the files that were added, in their order."""
+    for path in _added:
+        yield path, tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
+
+
 def _read_table(name: str) -> dict[str, Any]:
     text = resources.files("streamconv").joinpath("data", name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
+def _rows(name: str) -> dict[str, Any]:
+    rows = dict(_read_table("layouts.toml")[name])
+    for path, added in added_tables(name):
+        for row, fields in added.items():
+            if not isinstance(fields, dict):
+                raise UsageError(f"{path}: {name}.{row} is no row: it has to be a table")
+            rows[row] = fields
+    return rows
+
+
+@functools.cache
+def kinds() -> Mapping[str, Kind]:
+    """Every kind of weight by its name."""
+    found = {}
+    for name, row in _read_table("layouts.toml")["weights"].items():
+        axes = {
+            weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
+            for weight in REQUIRED
+        }
+        blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
+        body = row.get("body", False)
+        found[name] = Kind(row.get("suffix", ""), row["part"], axes, body, blocks, packed)
+    return MappingProxyType(found)
+
+
+@functools.cache
+def bodies() -> tuple[tuple[str, str], ...]:
+    """The weights of gate_up and down of which a stack has to have one pair."""
+    suffixes = [kind.suffix for kind in kinds().values() if kind.body]
+    return tuple((REQUIRED[0] + suffix, REQUIRED[1] + suffix) for suffix in suffixes)
+
+
 @functools.cache
 def layouts() -> Mapping[str, Layout]:
-    """Every layout by its name, in the order of the table."""
-    rows = {}
-    for name, row in _read_table("layouts.toml")["layouts"].items():
-        used_by = row.pop("used_by")
-        templates = {weight: Template.parse(text) for weight, text in row.items()}
-        rows[name] = Layout(name, used_by, MappingProxyType(templates))
-    return MappingProxyType(rows)
+    """Every layout by its name, in the order of the table. Raises UsageError for a bad row."""
+    return MappingProxyType({name: _layout(name, row) for name, row in _rows("layouts").items()})
+
+
+def _layout(name: str, row: Mapping[str, Any]) -> Layout:
+    texts = {weight: text for weight, text in row.items() if weight != "used_by"}
+    if not all(isinstance(text, str) for text in texts.values()) or not {*REQUIRED} <= {*texts}:
+        raise UsageError(f"layout {name!r} needs a template of {' and of '.join(REQUIRED)}")
+    stated = {weight: Template.parse(text) for weight, text in texts.items()}
+    templates: dict[str, Template] = {}
+    whole: dict[str, Mapping[str, str]] = {}
+    for kind, weight in itertools.product(kinds().values(), REQUIRED):
+        key = weight + kind.suffix
+        template = stated.get(key) or _companion(stated[weight], kind, kind.axes[weight])
+        if template is not None:
+            templates[key] = template
+            whole[key] = _whole(template, kind, kind.axes[weight])
+    unknown = next((weight for weight in stated if weight not in templates), None)
+    if unknown is not None:
+        raise UsageError(f"layout {name!r}: there is no weight called {unknown!r}")
+    return Layout(
+        name, str(row.get("used_by", "")), MappingProxyType(templates), MappingProxyType(whole)
+    )
+
+
+def _companion(
+    template: Template, kind: Kind, axes: Mapping[str, tuple[str, ...]]
+) -> Template | None:
+    """The template of a kind of weight beside the matrix itself; None where it has no place."""
+    dims: list[tuple[str, ...]] = []
+    for dim in template.dims:
+        if kind.packed and any(axis in axes for axis in dim):
+            if len(dim) > 1 or dim != template.dims[-1]:
+                return None
+            dims += [(own,) for own in axes[dim[0]]]
+        elif any(own in kind.blocks for axis in dim[:-1] if axis in axes for own in axes[axis]):
+            return None
+        else:
+            dims.append(tuple(own for axis in dim for own in axes.get(axis, (axis,))))
+    if template.name.endswith(_PART):
+        name = f"{template.name.removesuffix(_PART)}.{kind.part}"
+    else:
+        name = template.name + kind.suffix
+    return Template(name, tuple(dim for dim in dims if dim))
+
+
+def _whole(
+    template: Template, kind: Kind, axes: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, str]:
+    counted = {own: axis for axis, owns in axes.items() for own in owns if own in kind.blocks}
+    return {
+        counted[axis]: axis
+        for dim in template.dims
+        if len(dim) > 1
+        for axis in dim
+        if axis in counted
+    }
 
 
 @functools.cache
 def namings() -> Mapping[str, Naming]:
     """Every naming by its name; the first one is what is used where nothing else is known."""
-    return MappingProxyType(
-        {
-            name: Naming(name, MappingProxyType({axis: tuple(t) for axis, t in row.items()}))
-            for name, row in _read_table("layouts.toml")["namings"].items()
-        }
-    )
+    return MappingProxyType({name: _naming(name, row) for name, row in _rows("namings").items()})
+
+
+def _naming(name: str, row: Mapping[str, Any]) -> Naming:
+    tokens = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list)}
+    if {*tokens} != {"p", "d"} or not all(
+        isinstance(token, str) and token for names in tokens.values() for token in names
+    ):
+        raise UsageError(
+            f"naming {name!r} has to list what the projections p and d are called",
+            'write p = ["gate_proj", "up_proj"] and d = ["down_proj"]',
+        )
+    return Naming(name, MappingProxyType(tokens), row.get("anywhere", True) is True)
 
 
 def find_layout(name: str) -> Layout:
@@ -109,23 +247,26 @@ class Role:
 
 
 @functools.cache
-def roles() -> Mapping[str, tuple[Role, ...]]:
+def roles(naming: Naming | None = None) -> Mapping[str, tuple[Role, ...]]:
     """Names below a module's prefix, with * for the expert's number, to what they can mean.
 
-    Looking a name up is one hash, however many rows there are. A row whose names do not tell
-    the naming stands in it once, under the first naming.
+    Under `naming` alone, or under all that may be anywhere. Looking a name up is one hash, however
+    many rows there are. A row whose names do not tell the naming stands in it once, under the
+    first naming.
     """
     table: dict[str, list[Role]] = {}
-    for layout, naming in itertools.product(layouts().values(), namings().values()):
-        row = Row(layout, naming)
-        if not row.names_projections() and naming is not next(iter(namings().values())):
+    considered: Iterable[Naming] = (naming,) if naming else namings().values()
+    wanted = [one for one in considered if naming or one.anywhere]
+    for layout, one in itertools.product(layouts().values(), wanted):
+        row = Row(layout, one)
+        if not row.names_projections() and one is not wanted[0]:
             continue
         for weight, template in layout.templates.items():
             axes = template.name_axes
-            spans = [[None] if a == EXPERT else range(len(naming.tokens[a])) for a in axes]
+            spans = [[None] if a == EXPERT else range(len(one.tokens[a])) for a in axes]
             for position in itertools.product(*spans):
                 tokens = {
-                    axis: "*" if k is None else naming.tokens[axis][k]
+                    axis: "*" if k is None else one.tokens[axis][k]
                     for axis, k in zip(axes, position, strict=True)
                 }
                 name = template.tensor_name(tokens)

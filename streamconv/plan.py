@@ -142,7 +142,7 @@ def make_plan(
     `layers` keeps only these layers and what belongs to no layer. Raises PlanRefused where the
     checkpoint has no experts, two tensors would get one name, or memory does not suffice.
     """
-    if not source.stacks:
+    if not source.stacks and not source.untold:
         raise PlanRefused(
             f"{checkpoint.location} holds no expert stack, so there is nothing to convert",
             "`streamconv inspect` shows what is in there",

@@ -5,10 +5,11 @@ row fits; else from the form whose renames the names show; else from `--from`. W
 is an error: a layout is never guessed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.casts import stated_block
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.experts import Stack, find_stacks
@@ -31,14 +32,21 @@ class Recognised:
     """The form that all of it has, or None."""
     stacks: tuple[Stack, ...]
     hub_names: Mapping[str, TensorInfo]
-    """Every tensor by what the hub calls it, in the checkpoint's order."""
+    """Every tensor by its plain name, in the checkpoint's order."""
+    block: tuple[int, int] | None = None
+    """Rows and columns that a block scale is for, where the config says so."""
+    untold: tuple[str, ...] = ()
+    """Patterns of modules that no layout describes, and that stay as they are."""
 
 
-def recognise(checkpoint: Checkpoint, stated: str | None = None) -> Recognised:
+def recognise(
+    checkpoint: Checkpoint, stated: str | None = None, *, pass_through: bool = False
+) -> Recognised:
     """What `checkpoint` is; `stated` is the form or layout that the user says it has.
 
-    Raises BadCheckpoint where experts are incomplete or contradict the config, PlanRefused
-    where a layout cannot be told, UsageError for a `stated` that does not exist.
+    Experts that no layout describes are refused, or left as they are with `pass_through`. Raises
+    BadCheckpoint where experts are incomplete or contradict the config, PlanRefused where a
+    layout cannot be told, UsageError for a `stated` that does not exist.
     """
     model_type = checkpoint.config.get("model_type")
     family = family_of(model_type)
@@ -47,7 +55,23 @@ def recognise(checkpoint: Checkpoint, stated: str | None = None) -> Recognised:
     names = _names(checkpoint, family, stated)
     hub_names = _undo(names, checkpoint)
     settle = _Settle(checkpoint, family, names, stated)
-    stacks = find_stacks(hub_names.items(), settle)
+    untold: list[str] = []
+    if family is not None and family.refused:
+        if not pass_through:
+            raise PlanRefused(
+                f"model type {quoted(str(model_type))} is not converted: {family.refused}",
+                "--pass-through copies its experts as they are",
+            )
+        stacks: tuple[Stack, ...] = ()
+        untold += family.stacks
+    else:
+        stacks = find_stacks(
+            hub_names.items(),
+            settle,
+            lambda pattern: _counted(checkpoint.config, family, pattern),
+            family.naming if family and not family.naming.anywhere else None,
+            untold if pass_through else None,
+        )
     settle.check_stated()
     alone = len({stack.pattern for stack in stacks}) == 1
     for stack in stacks:
@@ -60,6 +84,8 @@ def recognise(checkpoint: Checkpoint, stated: str | None = None) -> Recognised:
         form=form_of(family, names, rows),
         stacks=stacks,
         hub_names=hub_names,
+        block=stated_block(checkpoint.config),
+        untold=tuple(untold),
     )
 
 
@@ -90,12 +116,19 @@ def _names(checkpoint: Checkpoint, family: Family | None, stated: str | None) ->
         if stated not in forms:
             raise PlanRefused(_no_form(stated, checkpoint.config.get("model_type"), family))
         return forms[stated]
-    for form in filter(lambda form: form.renames, forms.values()):
-        undone = {name: form.undo(name) for name in checkpoint.tensors}
-        renamed = any(hub != name for name, hub in undone.items())
-        if renamed and all(form.apply(hub) == name for name, hub in undone.items()):
-            return form
-    return forms.get(HUB_NAMES.name, HUB_NAMES)
+    held = {form.name: _renamed(form, checkpoint) for form in forms.values()}
+    likely = max(held, key=lambda name: held[name], default=HUB_NAMES.name)
+    return forms.get(likely, HUB_NAMES)
+
+
+def _renamed(form: Form, checkpoint: Checkpoint) -> int:
+    """How many names the form has renamed, or -1 where there are some that it would not give."""
+    if not form.renames:
+        return 0
+    undone = {name: form.undo(name) for name in checkpoint.tensors}
+    if any(form.apply(plain) != name for name, plain in undone.items()):
+        return -1
+    return sum(plain != name for name, plain in undone.items())
 
 
 def _undo(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
@@ -160,7 +193,7 @@ class _Settle:
             return recorded.layout.name
         if len(fits) == 1:
             return fits[0]
-        evident = self._names.layout_of(pattern) if self._names.renames else None
+        evident = self._names.layout_of(pattern)
         for known in (evident.name if evident else None, self._stated_layout(pattern)):
             if known in fits:
                 return str(known)
@@ -198,13 +231,27 @@ def _check_count(
     """Hold the experts found against what the config counts, where it does."""
     section = family.stacks.get(stack.pattern) if family else None
     for path in (section,) if section is not None else TEXT_SECTIONS if alone else ():
-        fields: Any = config
-        for key in filter(None, path.split(".")):
-            fields = fields.get(key) if isinstance(fields, Mapping) else None
-        for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
-            count = fields.get(key)
-            if type(count) is int and count != stack.sizes["e"]:
+        for key, count in _counts(config, path):
+            if count != stack.sizes["e"]:
                 raise BadCheckpoint(
                     f"{quoted(stack.pattern)}experts holds {stack.sizes['e']} experts, "
                     f"config.json says {'.'.join(filter(None, (path, key)))} = {count}"
                 )
+
+
+def _counted(config: Mapping[str, Any], family: Family | None, pattern: str) -> int | None:
+    """How many experts the config counts in the modules of a pattern, where the family tells."""
+    section = family.stacks.get(pattern) if family else None
+    counts = _counts(config, section) if section is not None else ()
+    return next((count for _, count in counts), None)
+
+
+def _counts(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
+    """The numbers of experts in a section of the config, by what they are called there."""
+    fields: Any = config
+    for key in filter(None, path.split(".")):
+        fields = fields.get(key) if isinstance(fields, Mapping) else None
+    for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
+        count = fields.get(key)
+        if type(count) is int:
+            yield key, count

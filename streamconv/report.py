@@ -227,6 +227,10 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
             for stack in plan.source.stacks
             if target.rows[stack.pattern] == stack.row
         ],
+        "passed_through": {
+            **{f"{pattern}experts": reason for pattern, reason in target.kept.items()},
+            **{f"{pattern}experts": "no layout describes them" for pattern in plan.source.untold},
+        },
         "left_behind": [_file_fields(o) for o in plan.others if o.left_behind],
     }
 
@@ -241,8 +245,8 @@ def renames(plan: Plan) -> list[str]:
     source, target = plan.source.names, plan.target.names
     if source.renames == target.renames:
         return []
-    undone = [f"{rename.here} -> {rename.hub}" for rename in source.renames]
-    return undone + [f"{rename.hub} -> {rename.here}" for rename in target.renames]
+    undone = [f"{rename.here} -> {rename.plain}" for rename in source.renames]
+    return undone + [f"{rename.plain} -> {rename.here}" for rename in target.renames]
 
 
 def renamed(plan: Plan) -> Iterable[tuple[str, str]]:

@@ -120,12 +120,7 @@ class _Relaid:
         """For each output tensor of a weight: its name, shape, making, inputs and expert."""
         sizes = self._stack.sizes
         source = self._stack.row.layout.templates[weight]
-        target = self._row.layout.templates.get(weight)
-        if target is None:
-            raise PlanRefused(
-                f"layout {self._row.layout.name!r} has no place for "
-                f"{quoted(self._stack.pattern)}{source.name}"
-            )
+        target = self._row.layout.templates[weight]
         spans = [range(sizes[axis]) for axis in target.name_axes]
         shape = target.shape(sizes)
         for position in itertools.product(*spans):

@@ -2,8 +2,8 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.text import Text
 from streamconv.casts import cast_rows, notes, spared_rows
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
+from streamconv.families import FORMS
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.report import inspection_fields, renamed, renames, stack_fields, why, written
@@ -89,6 +90,10 @@ def plan_table(
     if same:
         kept = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
         facts.add_row("left as it is", kept)
+    for pattern, reason in plan.target.kept.items():
+        facts.add_row("passed through", f"{quoted(pattern)}experts: {reason}")
+    for pattern in plan.source.untold:
+        facts.add_row("passed through", f"{quoted(pattern)}experts: no layout describes them")
     facts.add_row("other files", _files(plan.others))
     for other in plan.others:
         if other.left_behind:
@@ -278,3 +283,24 @@ def _form(found: Recognised) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def families_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """What `streamconv families` shows."""
+    table = _table("families", "model types", *FORMS, "merges to")
+    for row in rows:
+        forms = (", ".join(dict.fromkeys(row["forms"].get(form, {}).values())) for form in FORMS)
+        merge = "refused" if row["refused"] else row["merge"]
+        table.add_row(", ".join(row["model_types"]), *forms, merge)
+    return table
+
+
+def layouts_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """What `streamconv layouts` shows."""
+    table = _table("layouts", "layout", "gate and up", "down", "who uses it")
+    for row in rows:
+        templates = row["templates"]
+        table.add_row(
+            row["layout"], Text(templates["gate_up"]), Text(templates["down"]), row["used_by"]
+        )
+    return table

@@ -1,19 +1,23 @@
 """What a conversion makes of a checkpoint: a layout for each stack, and names. Pure.
 
 A target is a form (`hub`, `transformers`, `mindspeed`) or a bare layout. A layout applies to
-every stack and keeps the source's names, except `per-expert`, which has the hub's.
+every stack and keeps the source's names, except `per-expert`, which has the hub's. What a layout
+has no place for, or would cut a block of scales in two, is refused or stays as it is.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.errors import PlanRefused, quoted
+from streamconv.axes import rearrange
+from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.experts import Stack, same_tensors
-from streamconv.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.families import FORMS, HUB_NAMES, Form
+from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.layouts import Row, find_layout
 from streamconv.recognise import Recognised, form_of
 
 PER_EXPERT = "per-expert"
+AXES = {"i": "the intermediate size", "h": "the hidden size"}
 MERGE_UNKNOWN = "fused"
 """What merging makes of a model type that is in no family."""
 
@@ -31,6 +35,8 @@ class Target:
     """Pattern of each stack, in hub names, to the layout and naming it gets."""
     form: str | None
     """The form that the whole result has, or None."""
+    kept: Mapping[str, str]
+    """Pattern of each stack that stays as it is because it cannot become that, to the reason."""
 
 
 def merge_target(source: Recognised) -> tuple[str, str]:
@@ -42,52 +48,99 @@ def merge_target(source: Recognised) -> tuple[str, str]:
     return family.merge, f"what merging makes of {quoted(source.model_type)}"
 
 
-def resolve_target(source: Recognised, asked: str, why: str) -> Target:
+def resolve_target(
+    source: Recognised, asked: str, why: str, *, pass_through: bool = False
+) -> Target:
     """The target called `asked`, in terms of the stacks of `source`.
 
     Raises UsageError where no form or layout has that name, PlanRefused where the family does
-    not have the form, or its result could not be told from something else.
+    not have the form, its result could not be told from something else, or a stack cannot become
+    that: with `pass_through` such a stack stays as it is.
     """
-    if asked in FORMS:
-        return _form_target(source, asked, why)
+    names, wanted = _form_rows(source, asked) if asked in FORMS else _layout_rows(source, asked)
+    rows, kept = {}, {}
+    for stack in source.stacks:
+        rows[stack.pattern] = wanted[stack.pattern]
+        try:
+            _check_row(source, stack, wanted[stack.pattern], None if asked in FORMS else names)
+        except PlanRefused as refusal:
+            if not pass_through:
+                raise
+            rows[stack.pattern] = stack.row
+            kept[stack.pattern] = refusal.message
+    return Target(asked, why, names, rows, form_of(source.family, names, rows), kept)
+
+
+def _layout_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]:
     layout = find_layout(asked)
     names = source.names
     if asked == PER_EXPERT:
         names = source.family.forms[HUB_NAMES.name] if source.family else HUB_NAMES
-    rows = {stack.pattern: Row(layout, stack.row.naming) for stack in source.stacks}
-    _refuse_lookalikes(names, source.stacks, rows)
-    return Target(asked, why, names, rows, form_of(source.family, names, rows))
+    return names, {stack.pattern: Row(layout, stack.row.naming) for stack in source.stacks}
 
 
-def _form_target(source: Recognised, asked: str, why: str) -> Target:
+def _form_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]:
     family = source.family
     if family is None or asked not in family.forms:
         known = f"only {', '.join(family.forms)}" if family else "no forms"
+        reason = family.without.get(asked) if family else None
         raise PlanRefused(
             f"model type {quoted(source.model_type or 'unknown')} has no form {asked!r} here, "
-            f"{known}",
+            f"{known}{f': {reason}' if reason else ''}",
             "name a layout instead: see the table of layouts",
         )
     form = family.forms[asked]
-    rows = {stack.pattern: _row_in_form(family, form, stack) for stack in source.stacks}
-    return Target(asked, why, form, rows, form_of(family, form, rows))
+    return form, {
+        stack.pattern: family.row_of(stack.pattern, form) or stack.row for stack in source.stacks
+    }
 
 
-def _row_in_form(family: Family, form: Form, stack: Stack) -> Row:
-    return family.row_of(stack.pattern, form) or stack.row
-
-
-def _refuse_lookalikes(names: Form, stacks: tuple[Stack, ...], rows: Mapping[str, Row]) -> None:
-    """Refuse a layout that looks like the one that these names stand for, and is another.
-
-    Names other than the hub's tell the form when a checkpoint has lost its record, so nothing
-    else may be written under them with the same tensor names and shapes.
-    """
-    for stack in stacks if names.renames else ():
-        meant, layout = names.layout_of(stack.pattern), rows[stack.pattern].layout
-        if meant not in (None, layout) and same_tensors(meant, layout, stack.sizes):
+def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -> None:
+    """Refuse a row that a stack cannot have; `names` are those that a bare layout would get."""
+    if row == stack.row:
+        return
+    where = f"{quoted(stack.pattern)}experts"
+    for weight, infos in stack.first.items():
+        old = stack.row.layout.templates[weight]
+        new = row.layout.templates.get(weight)
+        if new is None:
             raise PlanRefused(
-                f"{quoted(stack.pattern)}experts as {layout.name} has the names and shapes that "
-                f"are {meant.name} in the form {names.name!r}: the two could not be told apart",
-                "convert to `hub` first, and from there",
+                f"{where} cannot become {row.layout.name}: it has no place for "
+                f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}, whose elements "
+                "belong together along the axis that they are packed or scaled along"
             )
+        for layout in (stack.row.layout, row.layout):
+            for axis, count in layout.whole[weight].items():
+                _check_blocks(source, stack, where, infos[0].name, axis, count)
+        fixed = dict.fromkeys(new.name_axes, 0)
+        try:
+            rearrange(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
+        except UsageError as error:
+            raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+    meant = names.layout_of(stack.pattern) if names else None
+    if (
+        names
+        and meant not in (None, row.layout)
+        and same_tensors(Row(meant, row.naming), row, stack)
+    ):
+        raise PlanRefused(
+            f"{where} as {row.layout.name} has the names and shapes that are {meant.name} in the "
+            f"form {names.name!r}: the two could not be told apart",
+            "convert to `hub` first, and from there, or to another layout",
+        )
+
+
+def _check_blocks(
+    source: Recognised, stack: Stack, where: str, name: str, axis: str, count: str
+) -> None:
+    """Refuse to put experts or projections side by side where blocks of scales do not end there."""
+    sizes = stack.sizes
+    lengths = {sizes[of] / sizes[by] for of, by in (("i", "j"), ("h", "k"))}
+    length = source.block[0] if source.block else min(lengths)
+    square = len(set(source.block or lengths)) == 1
+    if not square or sizes[count] * length != sizes[axis]:
+        said = f"blocks of {list(source.block)}" if source.block else f"{sizes[count]} blocks"
+        raise PlanRefused(
+            f"{where}: {quoted(name)} has scales for {said}, and {AXES[axis]} is {sizes[axis]}: "
+            "a cut between projections or experts would fall inside a block"
+        )

@@ -23,6 +23,7 @@ ORDER = (
     "axes",
     "layouts",
     "families",
+    "catalogue",
     "formats",
     "records",
     "checkpoint",

@@ -10,7 +10,8 @@ from streamconv.families import families
 
 
 def test_every_family_comes_through(tmp_path: Path) -> None:
-    assert [done.family for done in smoke.run_smoke(tmp_path)] == list(families())
+    converted = [family.name for family in families().values() if not family.refused]
+    assert [done.family for done in smoke.run_smoke(tmp_path)] == converted
 
 
 def test_it_notices_gate_and_up_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import click
 
 from streamconv.errors import Interrupted, StreamconvError
 
-VERBS = ("inspect", "merge", "split", "convert", "verify", "check", "smoke")
+VERBS = ("inspect", "merge", "split", "convert", "verify", "check", "families", "layouts", "smoke")
 
 NOTHING_LEFT = "nothing is left at the target, the source is as it was"
 SAME_WISH_SECONDS = 0.5

@@ -74,6 +74,17 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     jobs_option,
     option("--max-rate", metavar="RATE", help="Read no more than this, such as 200MB/s."),
     option("--rate", metavar="RATE", help="With --dry-run: how long the run takes at this rate."),
+    option(
+        "--pass-through",
+        is_flag=True,
+        help="Leave experts that cannot be converted as they are, and name them in the plan.",
+    ),
+    option(
+        "--family",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Families, layouts and namings besides those of the table, as TOML.",
+    ),
     option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
     option(
         "--format",

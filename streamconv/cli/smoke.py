@@ -23,6 +23,6 @@ def command() -> None:
         for done in run_smoke(Path(folder)):
             click.echo(
                 f"{done.family:16} {done.tensors} tensors -> {done.form}: {done.merged_tensors}, "
-                "as it should be -> split: every byte as it was"
+                "as it should be -> hub: every byte as it was"
             )
     click.echo(f"all right, {show_duration(time.monotonic() - begin)}")
