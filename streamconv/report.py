@@ -227,10 +227,7 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
             for stack in plan.source.stacks
             if target.rows[stack.pattern] == stack.row
         ],
-        "passed_through": {
-            **{f"{pattern}experts": reason for pattern, reason in target.kept.items()},
-            **{f"{pattern}experts": "no layout describes them" for pattern in plan.source.untold},
-        },
+        "passed_through": passed_through(plan),
         "left_behind": [_file_fields(o) for o in plan.others if o.left_behind],
     }
 
@@ -238,6 +235,12 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
 def written(plan: Plan) -> str:
     """The format of the output's files, and what it makes of names."""
     return ", ".join([plan.format.name, *plan.format.facts])
+
+
+def passed_through(plan: Plan) -> dict[str, str]:
+    """The stacks that stay as they are because they cannot be converted, each with the reason."""
+    untold = dict.fromkeys(plan.source.untold, "no layout describes them")
+    return {f"{pattern}experts": why for pattern, why in {**plan.target.kept, **untold}.items()}
 
 
 def renames(plan: Plan) -> list[str]:

@@ -15,7 +15,15 @@ from streamconv.errors import quoted
 from streamconv.families import FORMS
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
-from streamconv.report import inspection_fields, renamed, renames, stack_fields, why, written
+from streamconv.report import (
+    inspection_fields,
+    passed_through,
+    renamed,
+    renames,
+    stack_fields,
+    why,
+    written,
+)
 from streamconv.steps import Step
 from streamconv.units import show_duration, show_size
 from streamconv.verify import KEPT_DIFFERENCES, Verification
@@ -90,10 +98,8 @@ def plan_table(
     if same:
         kept = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
         facts.add_row("left as it is", kept)
-    for pattern, reason in plan.target.kept.items():
-        facts.add_row("passed through", f"{quoted(pattern)}experts: {reason}")
-    for pattern in plan.source.untold:
-        facts.add_row("passed through", f"{quoted(pattern)}experts: no layout describes them")
+    for stack, reason in passed_through(plan).items():
+        facts.add_row("passed through", f"{quoted(stack)}: {reason}")
     facts.add_row("other files", _files(plan.others))
     for other in plan.others:
         if other.left_behind:

@@ -112,7 +112,11 @@ def _recognised(
     """What the output is; None where nobody can tell and nothing depends on it."""
     alone = origin is None
     try:
-        found = recognise(output.checkpoint, asked.source_layout if alone else asked.target_layout)
+        found = recognise(
+            output.checkpoint,
+            asked.source_layout if alone else asked.target_layout,
+            pass_through=True,
+        )
     except PlanRefused as error:
         if not alone:
             raise PlanRefused(error.message, error.hint.replace("--from", "--to")) from None
@@ -137,7 +141,7 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
         return
-    source = Side(CastSource(origin), recognise(checkpoint, asked.source_layout))
+    source = Side(CastSource(origin), recognise(checkpoint, asked.source_layout, pass_through=True))
     if not (has_files(origin) and has_files(output.source)):
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:
