@@ -127,7 +127,7 @@ class Watch(LinuxFiles):
         self.folders: set[Path] = set()
         """Folders with names that are not durable."""
         self.seen: list[tuple[str, set[int], set[Path]]] = []
-        """What was not durable at each line of a journal, each rename and each fsync of a folder."""
+        """What was not durable at each line of a journal, each rename, each fsync of a folder."""
 
     def _note(self, what: str) -> None:
         self.seen.append((what, set(self.files), set(self.folders)))
