@@ -136,13 +136,14 @@ def open_folder(
     top = [path.name for path in folder.iterdir()]
     name = index_name(top, location)
     index = None if name is None else read_index(json_object(folder, name, files), name)
-    headers = [_read_header(folder, file, files) for file in shard_names(index, top, location)]
+    shards = shard_names(index, top, location)
     checkpoint = assemble(
         location,
-        headers,
+        # one at a time: all headers together would be as large as the plan made from them
+        (_read_header(folder, shard, files) for shard in shards),
         index,
         {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
-        list(other_files(folder, {shard.file.name for shard in headers})),
+        list(other_files(folder, set(shards))),
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
