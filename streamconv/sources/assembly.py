@@ -5,7 +5,7 @@ the top level does.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,12 +150,12 @@ def assemble(
     headers: Iterable[ShardHeader],
     index: Index | None,
     objects: Mapping[str, Mapping[str, Any]],
-    others: Collection[OtherFile],
+    others: Iterable[OtherFile],
 ) -> Checkpoint:
     """The checkpoint that the headers describe; the index is used up.
 
     `objects` are the config and the manifest, where they are there; `others` all files but the
-    shards. Raises BadCheckpoint where they contradict one another.
+    shards, looked at last. Raises BadCheckpoint where they contradict one another.
     """
     infos: dict[str, TensorInfo] = {}
     files = []
@@ -175,7 +175,7 @@ def assemble(
         location=location,
         tensors=infos,
         files=tuple(files),
-        others=tuple(travelling(others, sum(file.size for file in files))),
+        others=tuple(travelling(list(others), sum(file.size for file in files))),
         config=objects.get(CONFIG, {}),
         record=_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in infos.values()),

@@ -143,7 +143,7 @@ def open_folder(
         (_read_header(folder, shard, files) for shard in shards),
         index,
         {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
-        list(other_files(folder, set(shards))),
+        other_files(folder, set(shards)),
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 

@@ -125,7 +125,7 @@ def open_remote(files: RemoteFiles) -> RemoteSource:
         headers,
         index,
         {name: _object(files, name) for name in (CONFIG, MANIFEST)},
-        list(_others(files.sizes, set(names))),
+        _others(files.sizes, set(names)),
     )
     remote = frozenset(name for name in files.sizes if not files.is_at_hand(name))
     return RemoteSource(
