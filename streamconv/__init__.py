@@ -121,6 +121,8 @@ class Options(Reading, total=False):
     """A file of families, layouts and namings besides those of the table, for this process."""
     pass_through: bool
     """Whether experts that cannot be converted stay as they are, instead of being refused."""
+    sha256: bool
+    """Whether the manifest has the SHA-256 of each file too, for which they are read once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +378,10 @@ def _run(
     _take_in(options)
     preset = _preset(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
-    sink = CheckpointFolder(Path(dst), overwrite=overwrite, resume=resume, modes=modes)
+    sha256 = options.get("sha256", False)
+    sink = CheckpointFolder(
+        Path(dst), overwrite=overwrite, resume=resume, modes=modes, sha256=sha256
+    )
     with _opened(src, options) as source:
         planned = _plan(source, to, options)
         try:

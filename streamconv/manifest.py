@@ -57,30 +57,44 @@ def _made(cast: Cast) -> list[Any]:
 
 
 def closing_files(
-    plan: Plan, rows: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
+    plan: Plan,
+    rows: Sequence[Sequence[str]],
+    files: Mapping[str, tuple[int, str]],
+    sha256: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of what is written when all else is durable, in order.
 
     `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
-    and the digest of each file that was copied.
+    and the digest of each file that was copied; `sha256` is that of each of all these files,
+    where it is to be in the manifest.
     """
+    from hashlib import sha256 as sha
+
     from xxhash import xxh3_128_hexdigest
 
     def manifest(described: Mapping[str, bytes]) -> bytes:
         listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in described.items()}
-        return build_manifest(plan, rows, {**files, **listed})
+        hashed = {n: sha(raw).hexdigest() for n, raw in described.items()} if sha256 else {}
+        return build_manifest(plan, rows, {**files, **listed}, {**(sha256 or {}), **hashed})
 
     return plan.format.closing_files(plan.shards, manifest)
 
 
 def build_manifest(
-    plan: Plan, rows: Sequence[Sequence[str]], files: Mapping[str, tuple[int, str]]
+    plan: Plan,
+    rows: Sequence[Sequence[str]],
+    files: Mapping[str, tuple[int, str]],
+    sha256: Mapping[str, str],
 ) -> bytes:
     """`streamconv.json`: what was made from what, and a digest for each piece of it.
 
     `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
-    and the digest of each other file of the output.
+    and the digest of each other file of the output; `sha256` is that of some of either.
     """
+
+    def hashed(name: str) -> dict[str, str]:
+        return {"sha256": sha256[name]} if name in sha256 else {}
+
     return _json(
         {
             "version": FORMAT_VERSION,
@@ -91,11 +105,11 @@ def build_manifest(
             "casts": cast_rows(plan.inputs),
             "digest": DIGEST,
             "shards": {
-                shard.name: {"size": shard.nbytes, "pieces": list(pieces)}
+                shard.name: {"size": shard.nbytes, **hashed(shard.name), "pieces": list(pieces)}
                 for shard, pieces in zip(plan.shards, rows, strict=True)
             },
             "files": {
-                _printable(name): {"size": size, "digest": digest}
+                _printable(name): {"size": size, "digest": digest, **hashed(name)}
                 for name, (size, digest) in sorted(files.items())
             },
         }

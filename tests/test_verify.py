@@ -774,6 +774,28 @@ def test_sha256_is_that_of_the_files(converted: Callable[[str], Path], source: P
         assert found.sha256 == said
 
 
+@pytest.mark.parametrize("options", [{}, {"preset": "mindspeed"}], ids=str)
+def test_sha256_is_noted_and_checked(source: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    """Of every file, by a run that was asked to; what is noted wrongly is found."""
+    dst = tmp_path / "dst"
+    streamconv.convert(
+        source, dst, to="fused", max_shard_size="3KB", sha256=True, verify=True, **options
+    )
+    hashed = streamconv.verify(dst).sha256
+    assert hashed
+    for name, digest in hashed.items():
+        (path,) = (p for p in dst.rglob("*") if str(p.relative_to(dst)).endswith(name))
+        assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    if not options:
+        files = {str(p.relative_to(dst)) for p in dst.rglob("*") if p.is_file()}
+        assert hashed.keys() == files - {"streamconv.json"}
+        manifest = dst / "streamconv.json"
+        manifest.write_text(manifest.read_text().replace(hashed[INDEX], "0" * 64))
+        (difference,) = streamconv.verify(dst).differences
+        assert difference.what == INDEX
+        assert hashed[INDEX] in difference.fact
+
+
 # --- what cannot be verified -------------------------------------------------------------------
 
 

@@ -104,6 +104,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     ),
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
     option("--resume", is_flag=True, help="Go on where an earlier run was stopped, if one was."),
+    option("--sha256", is_flag=True, help="Note the SHA-256 of each file, as the hub shows it."),
     option("--verify", is_flag=True, help="Then hold every byte of DST against SRC."),
     quiet_option,
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),

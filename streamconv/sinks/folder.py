@@ -6,6 +6,7 @@ folder. So nothing that looks like a checkpoint stands at DST until it is one, a
 was stopped, however it was, can be gone on with.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,13 +29,15 @@ from streamconv.sources import Source
 PARTIAL_SUFFIX = ".streamconv-partial"
 REPLACED_SUFFIX = ".streamconv-replaced"
 COPY_BYTES = 2**20
+HASH_BYTES = 2**22
 
 
 class CheckpointFolder:
     """The folder at `place`.
 
     `overwrite` replaces one that is not empty, `resume` goes on where an earlier run stopped.
-    `modes` are the permissions of its folders and files, where the umask's are not wanted.
+    `modes` are the permissions of its folders and files, where the umask's are not wanted;
+    `sha256` reads every file once more for a digest that the hub shows as well.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class CheckpointFolder:
         overwrite: bool = False,
         resume: bool = False,
         modes: tuple[int, int] | None = None,
+        sha256: bool = False,
         part: Part | None = None,
         files: Files | None = None,
     ) -> None:
@@ -55,6 +59,7 @@ class CheckpointFolder:
         self._overwrite = overwrite
         self._resume = resume
         self._modes = modes
+        self._sha256 = sha256
         self._part = part or Part()
         self._files = files or system_files()
         self._lock = Lock(self.place, self._part, self._files)
@@ -258,7 +263,8 @@ class CheckpointFolder:
         files = self._copy_others(source, plan)
         source.check_unchanged()
         with explained(self.partial, self._bytes_left):
-            for name, content in closing_files(plan, rows, files):
+            sha256 = self._hashed([*(s.name for s in plan.shards), *files])
+            for name, content in closing_files(plan, rows, files, sha256):
                 self._make_folders(self.partial / name)
                 self._files.write_file(self.partial / name, content)
             self._set_modes()
@@ -366,6 +372,25 @@ class CheckpointFolder:
                     self._files.close(fd)
             copied[other.name] = (size, digest.hexdigest())
         return copied
+
+    def _hashed(self, names: Iterable[str]) -> dict[str, str] | None:
+        """The SHA-256 of files as they are read back, where it was asked for."""
+        if not self._sha256:
+            return None
+        buffer = memoryview(bytearray(HASH_BYTES))
+        found = {}
+        for name in names:
+            digest = hashlib.sha256()
+            position = 0
+            fd = self._files.open_read(self.partial / name)
+            try:
+                while count := self._files.read_into(fd, buffer, position):
+                    digest.update(buffer[:count])
+                    position += count
+            finally:
+                self._files.close(fd)
+            found[name] = digest.hexdigest()
+        return found
 
     def _size(self, path: Path) -> int | None:
         try:
