@@ -109,6 +109,14 @@ def test_the_tree_is_the_tree() -> None:
     assert named == modules | folders
 
 
+def test_the_tests_it_names_are_there() -> None:
+    """Every fault is shown by a test, which has that name."""
+    named = set(re.findall(r"`(test_\w+)`", README))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 20
+    assert {test for test in named if f"def {test}(" not in tests} == set()
+
+
 def test_links_lead_somewhere() -> None:
     """Links and pictures are files of the repository."""
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
