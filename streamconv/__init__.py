@@ -94,6 +94,8 @@ class Reading(TypedDict, total=False):
     hf_prefix: str | None
     """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
     dcp_prefix: str | None
+    family: str | PathLike[str] | None
+    """A file of families, layouts and namings besides those of the table, for this process."""
 
 
 class Options(Reading, total=False):
@@ -117,8 +119,6 @@ class Options(Reading, total=False):
     """Whether `dtype` is for routers, their biases and norms as well."""
     dequantize: str | None
     """What block-scaled FP8 weights become, their scales used up."""
-    family: str | PathLike[str] | None
-    """A file of families, layouts and namings besides those of the table, for this process."""
     pass_through: bool
     """Whether experts that cannot be converted stay as they are, instead of being refused."""
     sha256: bool
@@ -143,6 +143,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognis
 
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
+    _take_in(reading)
     with _opened(src, reading) as source:
         return source, recognise(source.checkpoint, reading.get("source_layout"))
 
@@ -253,6 +254,7 @@ def verify(
 
     if not 0 < sample <= 1:
         raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
+    _take_in(reading)
     asked = Asked(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         sample=Sample(sample, SystemRandom()),
@@ -287,7 +289,7 @@ def _opened(src: Location, options: Reading) -> Iterator[Source]:
         source.close()
 
 
-def _take_in(options: Options) -> None:
+def _take_in(options: Reading) -> None:
     """The user's own families, before anything is read that could name them."""
     family = options.get("family")
     if family is not None:

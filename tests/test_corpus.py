@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from streamconv.formats.safetensors import (
     parse_json,
 )
 from streamconv.sources import Read
+from streamconv.sources.assembly import read_index, shard_names
 from streamconv.sources.local import open_folder
 
 FILE = "model.safetensors"
@@ -239,6 +240,29 @@ def agree_but_for_minus_zero(raw: bytes) -> None:
     """D20 of the corpus: a byte is enough to make it."""
     if b"-0" not in raw:
         agree(raw)
+
+
+FILES = st.text("ab./\\:\0\n", max_size=6) | JSON
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(NAMES, FILES | FILES.map(lambda name: f"{name}.safetensors"), max_size=3))
+def test_an_index_names_files_below_it_or_is_refused(weight_map: dict[str, Any]) -> None:
+    try:
+        index = read_index({"weight_map": weight_map}, "index.json")
+        names = shard_names(index, [], "folder")
+    except BadCheckpoint as error:
+        assert error.message.isprintable()
+        return
+    assert {tensor for file in index.values() for tensor in file} == weight_map.keys()
+    for name in names:
+        path = PurePosixPath("/folder", name)
+        assert path.is_relative_to("/folder")
+        assert ".." not in path.parts
+        assert not PureWindowsPath(name).drive
+        assert "\\" not in name
+        assert name.isprintable()
+        assert name.endswith(".safetensors")
 
 
 @pytest.mark.parametrize("parse", [ours, lambda raw: parse_json(raw, FILE)])

@@ -344,7 +344,7 @@ def plan_of(sizes: list[int], location: Path) -> Plan:
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
         source=Recognised(None, "", HUB_NAMES, None, (), {}),
-        target=Target("hub", "", HUB_NAMES, {}, None),
+        target=Target("hub", "", HUB_NAMES, {}, None, {}),
         format=Safetensors(record),
         shards=tuple(shards),
         record=record,

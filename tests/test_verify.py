@@ -577,6 +577,35 @@ def test_a_dcp_alone_and_a_cast_one(source: Path, options: dict[str, Any], tmp_p
     assert found.sha256 == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+INNER = """
+[layouts.inner]
+used_by = "nobody"
+gate_up = "experts.{p}_all : h e i"
+down = "experts.{d}_all : i e h"
+"""
+
+
+def test_a_layout_of_the_users_own(source: Path, tmp_path: Path) -> None:
+    """Whose experts are not outermost, in a process that knows it and in one that does not."""
+    dst, family = tmp_path / "dst", tmp_path / "family.toml"
+    family.write_text(INNER)
+
+    def run(*words: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "streamconv", *map(str, words)]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    done = run("convert", source, dst, "--to", "inner", "--family", family)
+    assert done.returncode == 0, done.stderr
+    done = run("verify", source, dst, "--family", family)
+    assert done.returncode == 0, done.stdout
+    at = 5 * 12 * place(dst, f"{LAYER}.up_proj_all").shape[2] * 2
+    bit_flipped(f"{LAYER}.up_proj_all", at)(dst)
+    done = run("verify", source, dst, "--family", family)
+    assert done.returncode == 5
+    assert f"{LAYER}.up_proj_all, expert 0 differs from" in done.stdout
+    assert run("verify", source, dst).returncode == 5
+
+
 # --- partial, sampled, in bounded memory -------------------------------------------------------
 
 

@@ -44,6 +44,12 @@ _READING: tuple[Callable[[Any], Any], ...] = (
     ),
     option("--hf-prefix", metavar="A", help="Names that begin with A ...  [default: any]"),
     option("--dcp-prefix", metavar="B", help="... begin with B in a DCP.  [default: nothing]"),
+    option(
+        "--family",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Families, layouts and namings besides those of the table, as TOML.",
+    ),
 )
 jobs_option = option(
     "-j",
@@ -78,12 +84,6 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         "--pass-through",
         is_flag=True,
         help="Leave experts that cannot be converted as they are, and name them in the plan.",
-    ),
-    option(
-        "--family",
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False),
-        help="Families, layouts and namings besides those of the table, as TOML.",
     ),
     option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
     option(
