@@ -40,12 +40,6 @@ CONVERSIONS = ("merge", "split", "convert")
 OMNI = {"model_type": "qwen3_omni_moe"}
 
 
-@pytest.fixture(autouse=True)
-def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [name for name in os.environ if name.startswith("STREAMCONV_")]:
-        monkeypatch.delenv(variable)
-
-
 @pytest.fixture
 def src(tmp_path: Path) -> Path:
     config = {"model_type": "qwen3_moe", "num_experts": 3}

@@ -12,7 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -876,13 +876,6 @@ def test_verification_knows_nothing_that_converts() -> None:
 # --- the command line --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for variable in [name for name in os.environ if name.startswith("STREAMCONV_")]:
-        monkeypatch.delenv(variable)
-    yield
-
-
 def attempt(*words: object) -> Any:
     return CliRunner().invoke(cli, ["verify", *map(str, words)], standalone_mode=False)
 
@@ -890,7 +883,6 @@ def attempt(*words: object) -> Any:
 SCHEMA = json.loads((Path(streamconv.__file__).parent / "data" / "schema.json").read_text())
 
 
-@pytest.mark.usefixtures("_no_options_from_outside")
 def test_what_is_printed(converted: Callable[[str], Path], source: Path, tmp_path: Path) -> None:
     dst = Path(shutil.copytree(converted("fused"), tmp_path / "dst"))
     result = attempt(source, dst)
@@ -917,7 +909,6 @@ def test_what_is_printed(converted: Callable[[str], Path], source: Path, tmp_pat
     assert isinstance(attempt(source, dst, "--sample", "x").exception, Exception)
 
 
-@pytest.mark.usefixtures("_no_options_from_outside")
 def test_names_of_a_checkpoint_are_printed_escaped(tmp_path: Path) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
     evil = "a\nb\x1b[31m"
@@ -956,7 +947,6 @@ def test_a_process_ends_with_5(
 # --- in one go ---------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_no_options_from_outside")
 def test_a_conversion_verifies_itself(source: Path, tmp_path: Path) -> None:
     result = streamconv.merge(source, tmp_path / "one", verify=True)
     assert result.verification is not None

@@ -1,0 +1,209 @@
+"""What fails or changes between the plan and the end: disk, source, target, listener."""
+
+# Changes made by a lambda are calls in a list, whose values nobody needs.
+# mypy: disable-error-code="func-returns-value"
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from broken import PARTIAL, SECOND, filled, sound
+from folders import (
+    tree,
+)
+
+import streamconv
+from streamconv.errors import (
+    BadCheckpoint,
+    IOFailed,
+    NoSpace,
+    StreamconvError,
+    UsageError,
+)
+from streamconv.execute import PieceWritten
+from streamconv.files import PAGE, Files, system_files
+from streamconv.sinks.folder import CheckpointFolder
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_too_little_disk_is_told_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    sound(tmp_path / "src")
+    if overwrite:
+        filled(tmp_path / "dst")
+    before = tree(tmp_path)
+    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 5000)
+    with pytest.raises(NoSpace, match=r"5\.\d\d kB needed, 5\.00 kB free"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
+    assert tree(tmp_path) == before
+    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 6000)
+    streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
+    """The limit of the process is seen beforehand; where it is not, it is told when it is met."""
+    sound(tmp_path / "src")
+    before = tree(tmp_path)
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (2000,) * 2); "
+    if not seen:
+        limited += "import streamconv.sinks.place as p; p.file_size_limit = lambda: None; "
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"{limited} from streamconv.cli import main; main()"),
+            *("merge", str(tmp_path / "src"), str(tmp_path / "dst")),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == NoSpace.exit_code, done.stderr
+    assert ("largest file" if seen else "model.safetensors: File too large") in done.stderr
+    assert "2.00 kB" in done.stderr
+    assert "ulimit -f" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_a_full_disk_is_told_alike_by_every_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker that opens a shard must not stumble over what the first one left of it."""
+
+    def create(self: Files, path: Path, size: int) -> int:
+        path.open("xb").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sound(tmp_path / "src")
+    monkeypatch.setattr(type(system_files()), "create", create)
+    sink = CheckpointFolder(tmp_path / "dst")
+    sink.prepare(streamconv.plan(tmp_path / "src"))
+    for offset in (0, 4096):
+        with pytest.raises(NoSpace, match=r"model\.safetensors: No space"):
+            sink.write(0, offset, memoryview(bytes(PAGE)))
+    sink.abort()
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+# What changes between the plan and the end.
+
+
+def while_running(
+    tmp_path: Path, change: Callable[[Path], object], left: Sequence[str] = ()
+) -> StreamconvError:
+    """The error of a merge in which `change` is done to the source once it is planned."""
+    sound(tmp_path / "src")
+    changes = [change]
+
+    def on_event(event: object) -> None:
+        while changes:
+            changes.pop()(tmp_path / "src")
+
+    with pytest.raises(StreamconvError) as caught:
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
+    assert not changes
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*left, "src"]
+    return caught.value
+
+
+def test_a_shard_becomes_shorter_meanwhile(tmp_path: Path) -> None:
+    error = while_running(tmp_path, lambda src: os.truncate(src / SECOND, 900))
+    assert isinstance(error, BadCheckpoint)
+    assert SECOND in error.message
+    assert "900" in error.message
+
+
+def test_a_shard_goes_away_meanwhile(tmp_path: Path) -> None:
+    error = while_running(tmp_path, lambda src: (src / SECOND).unlink())
+    assert isinstance(error, IOFailed)
+    assert SECOND in error.message
+
+
+def test_another_file_goes_away_meanwhile(tmp_path: Path) -> None:
+    """What is finished by then stays: the file may come back."""
+    left = [PARTIAL]
+    error = while_running(tmp_path, lambda src: (src / "notes" / "readme.txt").unlink(), left)
+    assert isinstance(error, IOFailed)
+    assert "notes/readme.txt" in error.message
+
+
+def test_a_shard_is_replaced_by_one_of_the_same_size_meanwhile(tmp_path: Path) -> None:
+    """Bytes read where the old header said would be those of other tensors."""
+
+    def exchange(src: Path) -> None:
+        raw = (src / SECOND).read_bytes()
+        for old, new in ((b"experts.0.", b"experts.9."), (b"experts.1.", b"experts.0.")):
+            raw = raw.replace(old, new)
+        (src / SECOND).write_bytes(raw.replace(b"experts.9.", b"experts.1."))
+
+    error = while_running(tmp_path, exchange)
+    assert isinstance(error, BadCheckpoint)
+    assert SECOND in error.message
+    assert "changed" in error.message
+
+
+def test_a_listener_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    sound(tmp_path / "src")
+    before = tree(tmp_path)
+    seen: list[object] = []
+
+    def on_event(event: object) -> None:
+        seen.append(event)
+        if len(seen) == 2:
+            assert (tmp_path / "dst.streamconv-partial").is_dir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
+    assert tree(tmp_path) == before
+
+
+def test_the_place_is_taken_meanwhile(tmp_path: Path) -> None:
+    sound(tmp_path / "src")
+
+    def on_event(event: object) -> None:
+        if isinstance(event, PieceWritten) and not (tmp_path / "dst").exists():
+            filled(tmp_path / "dst")
+
+    with pytest.raises(StreamconvError) as caught:
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
+    assert "dst" in caught.value.message
+    assert tree(tmp_path / "dst") == {"precious": b"keep this"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", PARTIAL, "src"]
+
+
+@pytest.mark.parametrize("failing", ["dst", "dst.streamconv-partial"])
+def test_what_was_there_is_put_back_where_it_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Neither the first rename of a replacement nor the second may cost what was there."""
+    sound(tmp_path / "src")
+    filled(tmp_path / "dst")
+    before = tree(tmp_path)
+    rename = Files.rename
+
+    def fail(self: Files, source: Path, target: Path) -> None:
+        if source.name == failing:
+            raise PermissionError(1, "Operation not permitted")
+        rename(self, source, target)
+
+    monkeypatch.setattr(Files, "rename", fail)
+    with pytest.raises(IOFailed, match="not permitted"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=True)
+    after = tree(tmp_path)
+    assert {name: what for name, what in after.items() if PARTIAL not in name} == before
+    monkeypatch.undo()
+    streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=True, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
+
+
+def test_a_worker_count_of_nothing(tmp_path: Path) -> None:
+    sound(tmp_path / "src")
+    with pytest.raises(UsageError, match="0 workers"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", jobs=0)
