@@ -11,17 +11,19 @@
 The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `convert`.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.chunks import Dcp
+from streamconv.command import Command, read_command
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -34,15 +36,22 @@ from streamconv.errors import (
     VerifyFailed,
 )
 from streamconv.families import HUB_NAMES, add_families
-from streamconv.host import cores, default_max_memory, peak_bytes, resident_bytes
+from streamconv.host import (
+    cores,
+    default_max_memory,
+    peak_bytes,
+    ranks_on_host,
+    resident_bytes,
+)
 from streamconv.keys import Prefixes, Preset, find_preset
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, Limits
 from streamconv.plan import Plan, make_plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
+from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
-from streamconv.sources.opening import open_source
+from streamconv.sources.opening import is_url, open_source
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_rate, parse_size
 from streamconv.verify import Verification
@@ -71,6 +80,7 @@ __all__ = [
     "VerifyFailed",
     "check",
     "convert",
+    "finish",
     "inspect",
     "merge",
     "plan",
@@ -107,6 +117,8 @@ class Options(Reading, total=False):
     """What the whole process may hold; what the host has free unless given."""
     jobs: int | None
     """Workers."""
+    part: str | None
+    """`2/4`: only the second of four parts, which `finish` puts together when all are done."""
     max_rate: int | str | None
     """Bytes a second that are read at most, or text such as `200MB/s`."""
     layers: str | None
@@ -136,6 +148,10 @@ class Result:
     """Bytes that the process held at most, since it was started."""
     verification: Verification | None = None
     """What comes out of holding the result against its source, where that was asked for."""
+    part: Part = Part()  # noqa: RUF009 - frozen
+    """Which part of the conversion this process has done."""
+    closed: bool = True
+    """Whether the output stands at its place; else other parts, and then `finish`, are to come."""
 
 
 def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognised]:
@@ -185,7 +201,7 @@ def merge(
 
     `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, layout, overwrite, resume, verify, on_event, options)
+    return _run(Command(str(src), layout, overwrite, options), dst, resume, verify, on_event)
 
 
 def split(
@@ -202,7 +218,7 @@ def split(
 
     Raises StreamconvError; see `convert`.
     """
-    return _run(src, dst, PER_EXPERT, overwrite, resume, verify, on_event, options)
+    return _run(Command(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event)
 
 
 def convert(
@@ -226,7 +242,7 @@ def convert(
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """
-    return _run(src, dst, to, overwrite, resume, verify, on_event, options)
+    return _run(Command(str(src), to, overwrite, options), dst, resume, verify, on_event)
 
 
 def verify(
@@ -265,6 +281,19 @@ def verify(
         hear=on_event,
     )
     return run(str(src), None, asked) if dst is None else run(str(dst), str(src), asked)
+
+
+def finish(
+    dst: Location, *, on_event: "Callable[[Event | Checking | Checked], None] | None" = None
+) -> Result:
+    """Close an output whose parts are all there (`part`): index, manifest, and its place.
+
+    Raises StreamconvError, where a part is missing with the shards that are.
+    """
+    from streamconv.sinks.folder import remembered
+
+    command = read_command(*remembered(Path(dst)))
+    return _run(command, dst, True, False, on_event, closing_only=True)
 
 
 def parse_layers(text: str) -> range:
@@ -311,7 +340,9 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
     jobs = options.get("jobs")
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
-    jobs = jobs or (LINK_JOBS if source.checkpoint.remote else min(cores(), DEFAULT_JOBS))
+    beside = ranks_on_host()
+    here = max(cores() // beside, 1)
+    jobs = jobs or (LINK_JOBS if source.checkpoint.remote else min(here, DEFAULT_JOBS))
     return make_plan(
         source.checkpoint,
         found,
@@ -320,7 +351,7 @@ def _plan(source: Source, to: str | None, options: Options) -> Plan:
         limits=Limits(
             base=_base_memory(),
             jobs=jobs,
-            allowed=parse_size(max_memory) if max_memory else default_max_memory(),
+            allowed=parse_size(max_memory) if max_memory else default_max_memory(beside),
         ),
         layers=parse_layers(layers) if layers else None,
         written=_written(source, to, options),
@@ -363,53 +394,107 @@ def _base_memory() -> int:
 
 
 def _run(
-    src: Location,
+    command: Command,
     dst: Location,
-    to: str | None,
-    overwrite: bool,
     resume: bool,
     verify: bool,
     on_event: "Callable[[Event | Checking | Checked], None] | None",
-    options: Options,
+    *,
+    closing_only: bool = False,
 ) -> Result:
-    from streamconv.execute import execute
+    """Carry a command out, or this process's part of it; or make no shard and only close it."""
+    from streamconv import ranks
+    from streamconv.execute import Prepared, execute
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.sources.casting import CastSource
 
     begin = time.monotonic()
+    options = cast(Options, command.options)
+    team = ranks.join() if ranks.launched() and not closing_only else None
+    asked = options.get("part")
+    part = team.part if team else parse_part(asked) if asked else Part()
+    commits = part.number == 1 if team else part.of == 1
+    # of parts that begin at any time each finds what the others have begun
+    resume = resume or (part.number > 1 or team.restarted if team else part.of > 1)
     _take_in(options)
     preset = _preset(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
-    sha256 = options.get("sha256", False)
     sink = CheckpointFolder(
-        Path(dst), overwrite=overwrite, resume=resume, modes=modes, sha256=sha256
+        Path(dst),
+        overwrite=command.overwrite,
+        resume=resume,
+        modes=modes,
+        part=part,
+        sha256=options.get("sha256", False),
     )
-    with _opened(src, options) as source:
-        planned = _plan(source, to, options)
+    src = _begun_with(command.src, dst) if resume else command.src
+    with team or nullcontext():
         try:
-            with closing(execute(planned, CastSource(_held_back(source, options)), sink)) as events:
-                for event in events:
-                    if on_event is not None:
-                        on_event(event)
+            with _opened(src, options) as source:
+                planned = _plan(source, command.to, options)
+                shards = share([shard.nbytes for shard in planned.shards], part)
+                running = execute(
+                    planned,
+                    CastSource(_held_back(source, options, part.of if team else 1)),
+                    sink,
+                    () if closing_only else shards,
+                    commits=commits,
+                )
+                with closing(running) as events:
+                    for event in events:
+                        pinned = source.checkpoint.revision is not None
+                        if isinstance(event, Prepared) and (part.of > 1 or pinned):
+                            sink.remember(_anywhere(command, source).to_json())
+                        if team is not None:
+                            team(event)
+                        if on_event is not None:
+                            on_event(event)
         except BaseException as error:
             if sink.remains:
                 error.add_note(sink.remains)
+            if team is not None and (behind := team.failed(error)) is not error:
+                raise behind from error
             raise
     verification = None
-    if verify:
-        verification = _verification(src, sink.place, planned.memory.jobs, options, on_event)
+    if verify and commits:
+        jobs = planned.memory.jobs
+        verification = _verification(src, sink.place, jobs, options, on_event)
         verification.require()
-    return Result(planned, sink.place, time.monotonic() - begin, peak_bytes(), verification)
+    seconds = time.monotonic() - begin
+    closed = commits or team is not None
+    return Result(planned, sink.place, seconds, peak_bytes(), verification, part, closed)
 
 
-def _held_back(source: Source, options: Options) -> Source:
-    """The source, read at the rate that is allowed."""
+def _anywhere(command: Command, source: Source) -> Command:
+    """The command as it means the same in any folder, and wherever a branch goes."""
+    location, revision = source.checkpoint.location, source.checkpoint.revision
+    src = location if is_url(location) else os.path.abspath(location)
+    if revision:
+        src = f"{location.partition('@')[0].rstrip('/')}@{revision}"
+    family = command.options.get("family")
+    own = {} if family is None else {"family": os.path.abspath(family)}
+    return replace(command, src=src, options={**command.options, **own})
+
+
+def _begun_with(src: str, dst: Location) -> str:
+    """The source of the run that is gone on with, at the commit that it was begun with."""
+    from streamconv.sinks.folder import remembered
+
+    with suppress(StreamconvError):
+        begun = read_command(*remembered(Path(dst))).src
+        if is_url(src) and begun.rpartition("@")[0] == src.rstrip("/").removesuffix("@main"):
+            return begun
+    return src
+
+
+def _held_back(source: Source, options: Options, ranks: int) -> Source:
+    """The source, read at this rank's share of the rate that is allowed."""
     rate = options.get("max_rate")
     if rate is None:
         return source
     from streamconv.sources.throttle import Throttle, ThrottledSource
 
-    return ThrottledSource(source, Throttle(parse_rate(rate)))
+    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1)))
 
 
 def _verification(

@@ -35,12 +35,13 @@ class Prepared:
 
     plan: Plan
     finished: frozenset[int]
+    missing: tuple[int, ...]
+    """Numbers of the shards that are to be made."""
 
     @property
     def left_bytes(self) -> int:
-        """Bytes of the shards that are to be made."""
-        shards = enumerate(self.plan.shards)
-        return sum(shard.nbytes for number, shard in shards if number not in self.finished)
+        """Their bytes."""
+        return sum(self.plan.shards[number].nbytes for number in self.missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +53,53 @@ class PieceWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareWritten:
+    """Every shard that this process makes is durable."""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """The result stands at its place."""
 
 
-Event = Planned | Prepared | PieceWritten | Committed
+Event = Planned | Prepared | PieceWritten | ShareWritten | Committed
 
 
-def execute(plan: Plan, source: Source, sink: Sink) -> Generator[Event]:
+def execute(
+    plan: Plan,
+    source: Source,
+    sink: Sink,
+    shards: Sequence[int] | None = None,
+    *,
+    commits: bool = True,
+) -> Generator[Event]:
     """Convert; yields what has happened. The result appears before the last event, or not at all.
 
+    `shards` are those to make, all unless given; without `commits` another process closes the
+    output, and the last event is that these are written.
     Raises what source and sink raise. Where the caller stops listening, the run stops; then, and
     where something fails, finished shards are all that is left.
     """
     yield Planned(plan)
     try:
         finished = frozenset(sink.prepare(plan))
-        yield Prepared(plan, finished)
-        missing = [number for number in range(len(plan.shards)) if number not in finished]
+        wanted = range(len(plan.shards)) if shards is None else shards
+        missing = tuple(number for number in wanted if number not in finished)
+        yield Prepared(plan, finished, missing)
         yield from _written(plan, missing, source, sink)
-        sink.commit(source)
+        if not commits:
+            sink.leave()
+        yield ShareWritten()
+        if commits:
+            sink.commit(source)
     except SourceChanged:
         sink.abort(keep=False)
         raise
     except BaseException:
         sink.abort()
         raise
-    yield Committed()
+    if commits:
+        yield Committed()
 
 
 def _written(

@@ -43,10 +43,19 @@ def free_memory() -> int | None:
     return min(free, default=None)
 
 
-def default_max_memory() -> int | None:
-    """What a run may take unless it is told: what it has already, and a share of what is free."""
+def ranks_on_host() -> int:
+    """How many processes of one run share this host, as their launcher (torchrun) says."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(int(text), 1) if text.isdecimal() else 1
+
+
+def default_max_memory(beside: int = 1) -> int | None:
+    """What a run may take unless it is told: what it has already, and a share of what is free.
+
+    `beside` processes of the run share it.
+    """
     free = free_memory()
-    return None if free is None else resident_bytes() + int(free * MEMORY_SHARE)
+    return None if free is None else resident_bytes() + int(free * MEMORY_SHARE / beside)
 
 
 def free_disk(folder: Path) -> int | None:

@@ -154,6 +154,15 @@ def result_line(result: "Result") -> str:
     )
 
 
+def part_line(result: "Result") -> str:
+    """What one part of a conversion has done, in a line."""
+    number, of = result.part.number, result.part.of
+    return (
+        f"{result.place}: part {number} of {of} is done, {show_duration(result.seconds)}; when all "
+        f"are, `streamconv finish {result.place}` puts them together"
+    )
+
+
 def verification_lines(verification: Verification) -> Iterator[str]:
     """What was found, for people; the first differences only."""
     for difference in verification.differences[:MANY_DIFFERENCES]:

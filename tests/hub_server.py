@@ -49,6 +49,8 @@ class Hub:
     refusal: dict[str, str] = field(default_factory=dict)
     """The hub's headers of a 401 or 403 where the token is missing."""
     commit: str = COMMIT
+    head: str = COMMIT
+    """What the branch `main` is at."""
     sent: int = 0
     """Bytes of bodies."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -175,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
             if file.suffix == ".safetensors":
                 entry["lfs"] = {"size": size, "sha256": _etag(file), "pointerSize": 130}
             siblings.append(entry)
-        fields = {"id": repo, "sha": self.server.hub.commit, "siblings": siblings}
+        sha = self.server.hub.commit if revision == self.server.hub.commit else self.server.hub.head
+        fields = {"id": repo, "sha": sha, "siblings": siblings}
         self.reply(200, {"Content-Type": "application/json"}, json.dumps(fields).encode())
 
     def file(self, span: str | None, fault: Fault | None) -> None:

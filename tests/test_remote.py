@@ -126,6 +126,28 @@ def test_the_commit_is_pinned(hub: Hub) -> None:
     assert all(f"/resolve/{COMMIT}/" in path for path in resolved)
 
 
+def test_a_resumed_run_reads_the_commit_that_it_was_begun_with(
+    hub: Hub, folder: Path, tmp_path: Path
+) -> None:
+    """Though the branch has moved on meanwhile, to a commit that has no such files."""
+    asked: streamconv.Options = {"max_shard_size": "140kB", "jobs": 1}
+    streamconv.convert(folder, tmp_path / "wanted", to="fused", **asked)
+
+    def second_layer(method: str, path: str, span: str | None) -> Fault | None:
+        begin = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
+        return Fault(500) if "model-00002" in path and begin > 50000 else None
+
+    hub.fault = second_layer
+    with pytest.raises(IOFailed) as failed:
+        streamconv.convert(LOCATION, tmp_path / "out", to="fused", **asked)
+    assert "--resume" in "".join(failed.value.__notes__)
+    hub.fault = lambda method, path, span: None
+    hub.head = "f" * 40
+    streamconv.convert(LOCATION, tmp_path / "out", to="fused", resume=True, **asked)
+    assert output(tmp_path / "out") == output(tmp_path / "wanted")
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
 def test_neighbours_are_read_at_once(hub: Hub) -> None:
     """One request for what lies side by side, whatever the order of the batch."""
     source = open_source(LOCATION)

@@ -32,8 +32,9 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
+from streamconv.shares import Part
 from streamconv.sinks.folder import CheckpointFolder
-from streamconv.sinks.lock import LOCK_SUFFIX, Lock, Part
+from streamconv.sinks.lock import LOCK_SUFFIX, Lock
 
 SHARD = 200
 SHARDS = 5

@@ -13,7 +13,10 @@ import click
 
 from streamconv.errors import Interrupted, StreamconvError
 
-VERBS = ("inspect", "merge", "split", "convert", "verify", "check", "families", "layouts", "smoke")
+VERBS = (
+    *("inspect", "merge", "split", "convert", "finish", "verify", "check"),
+    *("families", "layouts", "smoke"),
+)
 
 NOTHING_LEFT = "nothing is left at the target, the source is as it was"
 SAME_WISH_SECONDS = 0.5

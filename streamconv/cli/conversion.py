@@ -1,6 +1,7 @@
 """What merge, split and convert do: show the plan, or carry it out."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from streamconv import Result
     from streamconv.verify import Verification
 
 
@@ -33,7 +35,8 @@ def run(
         return
     from streamconv import convert, merge
 
-    with listener(quiet or no_progress) as shown:
+    beside = os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ
+    with listener(quiet or no_progress or beside) as shown:
 
         def hear(event: Any) -> None:
             if resume and not quiet:
@@ -48,6 +51,16 @@ def run(
             **options,
         }
         result = merge(src, dst, **common) if to is None else convert(src, dst, to=to, **common)
+    if result.closed and result.part.number == 1:
+        show_result(result, as_json=as_json, quiet=quiet)
+    elif not result.closed and not quiet:
+        from streamconv.tables import part_line
+
+        click.echo(part_line(result), err=as_json)
+
+
+def show_result(result: "Result", *, as_json: bool, quiet: bool) -> None:
+    """What has been done, on stdout."""
     if as_json:
         from streamconv.report import result_fields
 

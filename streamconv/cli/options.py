@@ -78,6 +78,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="What the whole process may hold.  [default: what the host or its cgroup has free]",
     ),
     jobs_option,
+    option("--part", metavar="K/N", help="Make the K-th of N parts only; `finish` closes DST."),
     option("--max-rate", metavar="RATE", help="Read no more than this, such as 200MB/s."),
     option("--rate", metavar="RATE", help="With --dry-run: how long the run takes at this rate."),
     option(

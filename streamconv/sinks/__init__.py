@@ -27,6 +27,9 @@ class Sink(Protocol):
         The shard is finished then: durable, and known to be. Raises NoSpace or IOFailed.
         """
 
+    def leave(self) -> None:
+        """Let go of the place with what is finished in it: another part of the run commits it."""
+
     def commit(self, source: Source) -> None:
         """Add all that is not a shard and let the result appear, whole, at its place.
 

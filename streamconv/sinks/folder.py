@@ -14,14 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
-from streamconv.errors import OutputExists
+from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files, system_files
 from streamconv.journal import Finished, difference, finished_shards
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
+from streamconv.shares import Part
 from streamconv.sinks.failures import explained
-from streamconv.sinks.journals import Journals
-from streamconv.sinks.lock import Lock, Part
+from streamconv.sinks.journals import COMMAND, Journals
+from streamconv.sinks.lock import Lock
 from streamconv.sinks.place import check_location, check_room
 from streamconv.sinks.shard import OpenShard
 from streamconv.sources import Source
@@ -254,6 +255,20 @@ class CheckpointFolder:
 
     # the end
 
+    def remember(self, command: bytes) -> None:
+        """Keep what this conversion was asked for, until it is committed, for who closes it."""
+        with explained(self.partial):
+            self._journals.remember(command)
+
+    def leave(self) -> None:
+        assert self._plan is not None, "prepare comes first"
+        self._journals.close()
+        self._lock.release()
+        self.remains = (
+            f"{len(self._finished)} of {len(self._plan.shards)} shards are finished, in "
+            f"{self.partial}"
+        )
+
     def commit(self, source: Source) -> None:
         assert self._plan is not None, "prepare comes first"
         plan = self._plan
@@ -402,3 +417,21 @@ class CheckpointFolder:
 def _bytes_left(plan: Plan, finished: Mapping[int, Finished]) -> int:
     """What is still to be written, in bytes."""
     return plan.write_bytes - sum(done.size for done in finished.values())
+
+
+def remembered(place: Path) -> tuple[bytes, str]:
+    """What the parts of a run at work on `place` were asked for, and the file that says so.
+
+    Raises OutputExists where the place is closed already, IOFailed where there are no parts.
+    """
+    place = Path(os.path.abspath(place))
+    path = place.with_name(place.name + PARTIAL_SUFFIX) / COMMAND
+    if not path.exists():
+        if place.exists():
+            raise OutputExists(f"{place} is there already, and no part of a run beside it")
+        raise IOFailed(
+            f"{path.parent}: there is no part of a run",
+            "finish closes what was made with --part; the target is the one that was named there",
+        )
+    with explained(path):
+        return path.read_bytes(), str(path)

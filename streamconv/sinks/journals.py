@@ -20,6 +20,9 @@ from streamconv.journal import (
 )
 from streamconv.plan import Plan
 
+COMMAND = f"{JOURNAL_PREFIX}command.json"
+"""What the parts of a run were asked for, as long as they are not closed."""
+
 
 class Journals:
     """The journals of the run that builds `place` in `folder`, one of which is its part's."""
@@ -36,8 +39,23 @@ class Journals:
     def read(self) -> list[Journal]:
         """What all of them say."""
         paths = [*self.paths(), *self.moved()]
-        found = [read_journal(self._files.read_file(path)) for path in paths]
+        found = [self._read(path) for path in paths]
         return [journal for journal in found if journal is not None]
+
+    def _read(self, path: Path) -> Journal | None:
+        """One journal; None where another part has just given it its name, or nothing is in it."""
+        try:
+            return read_journal(self._files.read_file(path))
+        except FileNotFoundError:
+            return None
+
+    def remember(self, command: bytes) -> None:
+        """Keep a command beside the journals: it goes when they go."""
+        fresh = self._path.with_suffix(".command")
+        self._files.unlink(fresh)
+        self._files.write_file(fresh, command)
+        self._files.rename(fresh, self._folder / COMMAND)
+        self._files.sync_folder(self._folder)
 
     def paths(self) -> list[Path]:
         """Those in the folder."""

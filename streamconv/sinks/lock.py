@@ -19,18 +19,11 @@ from typing import NoReturn
 from streamconv.errors import OutputExists, quoted
 from streamconv.files import Files
 from streamconv.host import started
+from streamconv.shares import Part
 
 LOCK_SUFFIX = ".streamconv-lock-"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems without locks say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Which share of a conversion a run does: part `number`, counting from 1, of `of`."""
-
-    number: int = 1
-    of: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,20 @@
+"""`streamconv finish`."""
+
+import click
+
+from streamconv.cli.options import json_option, quiet_option, target_argument
+
+
+@click.command("finish")
+@target_argument
+@json_option
+@quiet_option
+def command(dst: str, as_json: bool, quiet: bool) -> None:
+    """Close DST when all its parts are there, which --part K/N has made.
+
+    Copies the other files, writes index and manifest, and moves the result to its place.
+    """
+    from streamconv import finish
+    from streamconv.cli.conversion import show_result
+
+    show_result(finish(dst), as_json=as_json, quiet=quiet)

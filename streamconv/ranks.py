@@ -1,0 +1,214 @@
+"""Several processes at one conversion, started by torchrun: who does what, and who has failed.
+
+The ranks share a file system and torch.distributed's store. Each makes the same plan, writes the
+shards of its part, and says so in the store; rank 0 closes the output when all have. Nothing is
+computed together, so there are no collectives, which would hang or die without a name where a
+rank is killed: every rank beats in the store, and watches that the next one does. Whoever fails,
+or finds another silent, says it there, and all others end with that name and reason.
+"""
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvError, quoted
+from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared, ShareWritten
+from streamconv.manifest import fingerprint
+from streamconv.shares import Part
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+BEAT_SECONDS = 0.5
+SILENT_SECONDS = 30.0
+"""A rank that has not beaten for so long counts as dead."""
+SILENT_SECONDS_AT_THE_END = 2.5
+"""The same when this process has been told to end: a launcher does so when a rank has died."""
+JOIN_SECONDS = 300.0
+"""How long the ranks wait for each other to plan."""
+HEARD_SECONDS = 5.0
+"""How long a rank that fails waits for the others to hear of it, before it takes them along."""
+POLL_SECONDS = 0.05
+
+
+def launched() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join() -> "Ranks":
+    """Meet the other ranks. Raises IOFailed where their store cannot be reached."""
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        found = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
+    except Exception as error:
+        raise IOFailed(f"the other ranks cannot be met: {error}") from error
+    store, rank, size = found
+    started = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}"
+    return Ranks(PrefixStore(prefix, store), rank, size, restarted=int(started) > 0)
+
+
+class Ranks:
+    """This process among the others. Used as a context; hears the events of its run."""
+
+    def __init__(self, store: "Store", rank: int, size: int, *, restarted: bool = False) -> None:
+        self.part = Part(rank + 1, size)
+        self.restarted = restarted
+        """Whether the launcher has started all ranks anew after a failure."""
+        self._store = store
+        self._rank = rank
+        self._size = size
+        self._next = (rank + 1) % size
+        self._patience = SILENT_SECONDS
+        self._lost = ""
+        self._over = threading.Event()
+        self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def __enter__(self) -> "Ranks":
+        me = f"process {os.getpid()} on {quoted(platform.node())}"
+        self._store.set(f"who/{self._rank}", me)
+        self._store.add(f"beat/{self._rank}", 1)
+        self._pulse.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._pulse.join()
+        with suppress(Exception):
+            self._store.add(f"left/{self._rank}", 1)
+
+    def __call__(self, event: Event) -> None:
+        """Do what the others have to know or be waited for at this point of the run."""
+        if isinstance(event, Planned):
+            self._agree(fingerprint(event.plan))
+            if self._rank:
+                self._wait("rank 0 has not taken the place", lambda: self._count("prepared") > 0)
+        elif isinstance(event, Prepared):
+            self._store.add("prepared", 1)
+        elif isinstance(event, PieceWritten):
+            self._check()
+        elif isinstance(event, ShareWritten):
+            self._store.add("written", 1)
+            if self._rank:
+                self._wait("", lambda: self._count("committed") > 0)
+            else:
+                self._wait("", lambda: self._count("written") == self._size)
+        elif isinstance(event, Committed):
+            self._store.add("committed", 1)
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Tell the others why this rank ends; returns what it ends with itself.
+
+        That is another rank's failure, where one is known or found to be behind this one.
+        """
+        if isinstance(error, RankFailed):
+            return error
+        if isinstance(error, Interrupted):
+            self._patience = SILENT_SECONDS_AT_THE_END
+            deadline = time.monotonic() + 2 * SILENT_SECONDS_AT_THE_END
+            while time.monotonic() < deadline:
+                if (other := self._failure()) is not None:
+                    return other
+                time.sleep(POLL_SECONDS)
+            return error
+        message = error.message if isinstance(error, StreamconvError) else repr(error)
+        hint = error.hint if isinstance(error, StreamconvError) else ""
+        self._say(self._rank, message, hint)
+        deadline = time.monotonic() + HEARD_SECONDS
+        with suppress(Exception):
+            while self._count("heard") < self._size - 1 and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+        return error
+
+    # what is said in the store
+
+    def _agree(self, mine: str) -> None:
+        self._store.set(f"plan/{self._rank}", mine)
+        keys = [f"plan/{rank}" for rank in range(self._size)]
+
+        def all_there() -> bool:
+            return self._store.check(keys)
+
+        self._wait("not every rank has planned", all_there, JOIN_SECONDS)
+        theirs = [self._store.get(key).decode() for key in keys]
+        for rank, other in enumerate(theirs):
+            if other != theirs[0]:
+                raise PlanRefused(
+                    f"rank {rank} ({self._who(rank)}) would make another conversion than rank 0: "
+                    f"fingerprint {other} there, {theirs[0]} here",
+                    "do all hosts see the same source, and have they the same options?",
+                )
+
+    def _wait(self, what: str, done: Callable[[], bool], seconds: float | None = None) -> None:
+        begin = time.monotonic()
+        while not done():
+            self._check()
+            if seconds is not None and time.monotonic() - begin > seconds:
+                there = [rank for rank in range(self._size) if self._store.check([f"plan/{rank}"])]
+                missing = sorted(set(range(self._size)) - set(there))
+                raise IOFailed(f"{what} after {seconds:.0f} s; missing are the ranks {missing}")
+            time.sleep(POLL_SECONDS)
+
+    def _check(self) -> None:
+        failure = self._failure()
+        if failure is not None:
+            raise failure
+
+    def _failure(self) -> "RankFailed | None":
+        """Another rank's failure, where there is one."""
+        if self._lost:
+            return RankFailed(f"the store that the ranks share is lost: {self._lost}")
+        try:
+            if not self._store.check(["failed"]):
+                return None
+            said: dict[str, Any] = json.loads(self._store.get("failed"))
+        except Exception as error:
+            return RankFailed(f"the store that the ranks share is lost: {error}")
+        if said["rank"] == self._rank:
+            return None
+        self._store.add("heard", 1)
+        who = self._who(int(said["rank"]))
+        return RankFailed(f"rank {said['rank']} ({who}) failed: {said['message']}", said["hint"])
+
+    def _say(self, rank: int, message: str, hint: str = "") -> None:
+        """Say that a rank has failed; the first word counts."""
+        said = json.dumps({"rank": rank, "message": message, "hint": hint})
+        with suppress(Exception):
+            self._store.compare_set("failed", "", said)
+
+    def _who(self, rank: int) -> str:
+        key = f"who/{rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else "never seen"
+
+    def _count(self, key: str) -> int:
+        return int(self._store.add(key, 0))
+
+    def _beat(self) -> None:
+        """Beat, and watch that the next rank does."""
+        seen, since = 0, time.monotonic()
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                self._store.add(f"beat/{self._rank}", 1)
+                beats, left = self._count(f"beat/{self._next}"), self._count(f"left/{self._next}")
+            except Exception as error:
+                self._lost = str(error)
+                return
+            now = time.monotonic()
+            if beats != seen or left:
+                seen, since = beats, now
+            elif beats and now - since > self._patience:
+                silence = f"it has been silent for {now - since:.0f} s; was it killed?"
+                self._say(self._next, silence)
+
+
+class RankFailed(IOFailed):
+    """Another rank has failed, and with it the run."""

@@ -1,0 +1,283 @@
+"""Several processes at one conversion, real ones, some of which die."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from torch._C._distributed_c10d import HashStore
+
+import streamconv
+from streamconv import ranks
+from streamconv.errors import Interrupted, IOFailed, OutputExists, PlanRefused
+from streamconv.execute import Planned
+from streamconv.manifest import fingerprint
+from streamconv.ranks import RankFailed, Ranks
+
+SIZE = "4kB"
+"""Of output shards: some twenty of them."""
+
+FAULTY = """
+import errno, os, signal, sys
+rank, restart = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+from streamconv.sinks.shard import OpenShard
+finish, how, finished = OpenShard.finish, os.environ["FAULT"], []
+def faulty(self):
+    if rank == "1" and restart == "0" and len(finished) == 2:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "error":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+    import time
+    time.sleep(0.05)
+    finished.append(self)
+    finish(self)
+OpenShard.finish = faulty
+from streamconv.cli import main
+main()
+"""
+"""The command line, in which rank 1 fails at its third shard."""
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of four layers."""
+    tensors = qwen_tensors(layers=4, experts=5, hidden=16, intermediate=12)
+    return write_checkpoint(
+        tmp_path_factory.mktemp("ranks") / "source",
+        two_shards(tensors),
+        {"model_type": "qwen3_moe"},
+    )
+
+
+@pytest.fixture(scope="module")
+def wanted(src: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What one process makes of it."""
+    place = tmp_path_factory.mktemp("wanted") / "out"
+    streamconv.convert(src, place, to="fused-transposed", max_shard_size=SIZE)
+    return tree(place)
+
+
+def command(src: Path, dst: Path, *more: str) -> list[str]:
+    words = ["convert", str(src), str(dst), "--to", "fused-transposed", "--max-shard-size", SIZE]
+    return [*words, "-j", "1", *more]
+
+
+def torchrun(
+    size: int, words: list[str], *, fault: str = "", script: Path | None = None, restarts: int = 0
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in so many processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", str(size), "--max-restarts", str(restarts)]
+    what = ["-m", "streamconv"] if script is None else [str(script)]
+    return subprocess.run(
+        [*launch, *what, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "FAULT": fault, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    script = tmp_path / "faulty.py"
+    script.write_text(FAULTY)
+    return script
+
+
+def leftovers(dst: Path) -> list[str]:
+    """What stands beside the output."""
+    return sorted(path.name for path in dst.parent.iterdir() if path.name.startswith(dst.name))
+
+
+# --- torchrun ----------------------------------------------------------------------------------
+
+
+def test_ranks_make_what_one_process_makes(
+    src: Path, wanted: dict[str, object], tmp_path: Path
+) -> None:
+    """The same tree; every rank does something; one says so."""
+    dst = tmp_path / "out"
+    done = torchrun(3, command(src, dst))
+    assert done.returncode == 0, done.stderr
+    assert tree(dst) == wanted
+    assert done.stdout.count(str(dst)) == 1
+    assert leftovers(dst) == ["out"]
+
+
+@pytest.mark.parametrize("fault", ["error", "kill"])
+def test_a_rank_that_dies_ends_the_run_by_its_name(
+    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path, fault: str
+) -> None:
+    """On every rank, soon; then other numbers of ranks go on to the same bytes."""
+    dst = tmp_path / "out"
+    begin = time.monotonic()
+    done = torchrun(3, command(src, dst), fault=fault, script=faulty)
+    assert time.monotonic() - begin < 60
+    assert done.returncode != 0
+    reason = "Input/output error" if fault == "error" else "it has been silent"
+    said = re.findall(rf"streamconv: rank 1 \(process \d+ on .*\) failed: .*{reason}", done.stderr)
+    assert len(said) == 2, done.stderr
+    assert not dst.exists()
+    assert len(list((tmp_path / "out.streamconv-partial").glob("*.safetensors"))) >= 2
+    if fault == "error":
+        streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE, resume=True)
+    else:
+        again = torchrun(2, command(src, dst, "--resume"))
+        assert again.returncode == 0, again.stderr
+        assert "shards are finished already" in again.stderr
+    assert tree(dst) == wanted
+    assert leftovers(dst) == ["out"]
+
+
+def test_torchrun_starts_the_ranks_again(
+    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path
+) -> None:
+    """And they go on, without being told to."""
+    dst = tmp_path / "out"
+    done = torchrun(2, command(src, dst), fault="kill", script=faulty, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert tree(dst) == wanted
+
+
+# --- the store ---------------------------------------------------------------------------------
+
+
+def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
+    """Before anything is written."""
+    store = HashStore()
+    plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
+    with Ranks(store, 0, 2) as first, Ranks(store, 1, 2) as second:
+        store.set("plan/1", fingerprint(plans[1]))
+        with pytest.raises(
+            PlanRefused, match=r"rank 1 .* would make another conversion than rank 0"
+        ):
+            first(Planned(plans[0]))
+        with pytest.raises(PlanRefused, match="fingerprint"):
+            second(Planned(plans[1]))
+
+
+def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one that watches it, to all."""
+    monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(ranks, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
+    store = HashStore()
+    team = [Ranks(store, rank, 3) for rank in range(3)]
+    for rank in team:
+        rank.__enter__()
+    time.sleep(0.1)
+    team[2]._over.set()
+    deadline = time.monotonic() + 10
+    while team[0]._failure() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for rank in team[:2]:
+        with pytest.raises(RankFailed, match=r"rank 2 \(process \d+ on .*\) failed: it has been"):
+            rank._check()
+    for rank in team:
+        rank.__exit__()
+
+
+def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own failure; another's, where that is behind an interruption."""
+    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "SILENT_SECONDS_AT_THE_END", 0.1)
+    store = HashStore()
+    with Ranks(store, 0, 2) as first, Ranks(store, 1, 2) as second:
+        stopped = Interrupted("terminated", signal=15)
+        assert first.failed(stopped) is stopped
+        broken = IOFailed("the disk is gone", "look at it")
+        assert second.failed(broken) is broken
+        behind = first.failed(stopped)
+        assert isinstance(behind, RankFailed)
+        assert "rank 1" in behind.message
+        assert "the disk is gone" in behind.message
+        assert behind.hint == "look at it"
+
+
+def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not waited for without end."""
+    monkeypatch.setattr(ranks, "JOIN_SECONDS", 0.2)
+    plan = streamconv.plan(src)
+    with Ranks(HashStore(), 0, 2) as alone, pytest.raises(IOFailed, match=r"the ranks \[1\]"):
+        alone(Planned(plan))
+
+
+# --- parts without a launcher ------------------------------------------------------------------
+
+
+def convert_part(src: Path, dst: Path, part: str) -> streamconv.Result:
+    return streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE, part=part)
+
+
+def test_parts_are_finished(src: Path, wanted: dict[str, object], tmp_path: Path) -> None:
+    """One after the other, in any order, one of them twice; closed from somewhere else."""
+    dst = tmp_path / "out"
+    for part in ("2/3", "1/3", "2/3"):
+        result = convert_part(src, dst, part)
+        assert not result.closed
+    with pytest.raises(OutputExists, match="shards are not finished"):
+        streamconv.finish(dst)
+    assert not dst.exists()
+    convert_part(src, dst, "3/3")
+    assert streamconv.finish(dst).closed
+    assert tree(dst) == wanted
+    assert leftovers(dst) == ["out"]
+    with pytest.raises(OutputExists, match="is there already"):
+        streamconv.finish(dst)
+    with pytest.raises(IOFailed, match="there is no part of a run"):
+        streamconv.finish(tmp_path / "never")
+
+
+def test_parts_at_the_same_time(src: Path, wanted: dict[str, object], tmp_path: Path) -> None:
+    """As separate processes, from a folder of their own, on relative paths."""
+    dst = tmp_path / "out"
+    words = command(Path(os.path.relpath(src, tmp_path)), Path("out"))
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "streamconv", *words, "--part", f"{k}/4"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(1, 5)
+    ]
+    for k, process in enumerate(running, start=1):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert f"part {k} of 4 is done" in out
+    done = subprocess.run(
+        [sys.executable, "-m", "streamconv", "finish", str(dst)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(dst) in done.stdout
+    assert tree(dst) == wanted
+
+
+def test_parts_of_a_dcp(src: Path, tmp_path: Path) -> None:
+    """Are finished alike."""
+    streamconv.merge(src, tmp_path / "whole", format="dcp", max_shard_size=SIZE)
+    for part in ("1/2", "2/2"):
+        streamconv.merge(src, tmp_path / "out", format="dcp", max_shard_size=SIZE, part=part)
+    streamconv.finish(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_other_parts_are_refused(src: Path, tmp_path: Path) -> None:
+    """Of another conversion, with both facts."""
+    dst = tmp_path / "out"
+    convert_part(src, dst, "1/2")
+    with pytest.raises(OutputExists, match="shard size"):
+        streamconv.convert(src, dst, to="fused-transposed", max_shard_size="9kB", part="2/2")
+    with pytest.raises(PlanRefused):
+        streamconv.convert(src, dst, to="fused-transposed", part="2/2", layers="7:9")
