@@ -30,9 +30,7 @@ from folders import (
     write_shard,
 )
 
-from streamconv.errors import (
-    StreamconvError,
-)
+from streamconv.errors import StreamconvError
 
 FIRST, SECOND = SHARDS
 PARTIAL = "dst.streamconv-partial"

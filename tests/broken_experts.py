@@ -23,16 +23,9 @@ from broken import (
     without,
     without_any,
 )
-from folders import (
-    fused_tensors,
-    qwen_tensors,
-    two_shards,
-)
+from folders import fused_tensors, qwen_tensors, two_shards
 
-from streamconv.errors import (
-    BadCheckpoint,
-    PlanRefused,
-)
+from streamconv.errors import BadCheckpoint, PlanRefused
 
 # The tables are laid out by hand: a formatter makes one line of every word.
 # fmt: off

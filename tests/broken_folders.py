@@ -26,17 +26,9 @@ from broken import (
     twice_in,
     without,
 )
-from folders import (
-    INDEX,
-    qwen_tensors,
-    tensor,
-    write_checkpoint,
-    write_shard,
-)
+from folders import INDEX, qwen_tensors, tensor, write_checkpoint, write_shard
 
-from streamconv.errors import (
-    BadCheckpoint,
-)
+from streamconv.errors import BadCheckpoint
 
 HTML = b"<!DOCTYPE html><html><head><title>404</title></head><body>no such page</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 4999819336\n"

@@ -5,17 +5,9 @@
 from pathlib import Path
 
 from broken import EXPERTS_0, also, filled, only, row, sound, with_target, without
-from folders import (
-    qwen_tensors,
-)
+from folders import qwen_tensors
 
-from streamconv.errors import (
-    IOFailed,
-    OutputExists,
-    PlanRefused,
-    StreamconvError,
-    UsageError,
-)
+from streamconv.errors import IOFailed, OutputExists, PlanRefused, StreamconvError, UsageError
 
 # fmt: off
 PLACES = [

@@ -16,19 +16,11 @@ from broken_experts import EXPERTS
 from broken_folders import FILES
 from broken_requests import PLACES, REQUESTS
 from click.testing import CliRunner
-from folders import (
-    tree,
-)
+from folders import tree
 
 import streamconv
 from streamconv.cli import cli
-from streamconv.errors import (
-    BadCheckpoint,
-    IOFailed,
-    OutputExists,
-    PlanRefused,
-    StreamconvError,
-)
+from streamconv.errors import BadCheckpoint, IOFailed, OutputExists, PlanRefused, StreamconvError
 from streamconv.files import Files
 
 ROWS = [*EXPERTS, *FILES, *PLACES, *REQUESTS]

@@ -95,6 +95,19 @@ def test_a_repository_becomes_what_its_files_become(
     assert manifest["revision"] == COMMIT
 
 
+def test_what_was_made_of_a_repository_is_verified_against_it(hub: Hub, tmp_path: Path) -> None:
+    """In one go, and later."""
+    dst = tmp_path / "out"
+    result = streamconv.convert(LOCATION, dst, to="fused-transposed", verify=True)
+    assert result.verification is not None
+    assert result.verification.ok
+    path = dst / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert streamconv.verify(LOCATION, dst).found == 1
+
+
 def test_no_more_is_transferred_than_planned(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """At most two hundredths above the plan's bytes, listing and headers included."""
     plan = streamconv.plan(LOCATION, to="fused-transposed")

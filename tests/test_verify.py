@@ -577,6 +577,22 @@ def test_a_dcp_alone_and_a_cast_one(source: Path, options: dict[str, Any], tmp_p
     assert found.sha256 == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+@pytest.mark.parametrize("layout", ["fused", "fused-transposed", "stacked"])
+def test_scales_are_held_against_the_source(layout: str, tmp_path: Path) -> None:
+    """Of block-scaled FP8, whose axes count blocks."""
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    tensors = qwen_tensors(experts=12, hidden=8, intermediate=4, dtype="F8_E4M3")
+    for name in [name for name in tensors if ".experts." in name]:
+        rows, columns = tensors[name][1]
+        scale = f"{name}_scale_inv"
+        tensors[scale] = tensor(scale, "F32", rows // 2, columns // 2)
+    write_checkpoint(src, two_shards(tensors), CONFIG)
+    streamconv.convert(src, dst, to=layout, verify=True)
+    bit_flipped(f"{LAYER}.down_proj_scale_inv")(dst)
+    found = differing(streamconv.verify(src, dst), dst)
+    assert found == {f"{LAYER}.down_proj_scale_inv, expert 11"}
+
+
 INNER = """
 [layouts.inner]
 used_by = "nobody"

@@ -11,18 +11,10 @@ from pathlib import Path
 
 import pytest
 from broken import PARTIAL, SECOND, filled, sound
-from folders import (
-    tree,
-)
+from folders import tree
 
 import streamconv
-from streamconv.errors import (
-    BadCheckpoint,
-    IOFailed,
-    NoSpace,
-    StreamconvError,
-    UsageError,
-)
+from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
 from streamconv.files import PAGE, Files, system_files
 from streamconv.sinks.folder import CheckpointFolder
