@@ -9,6 +9,7 @@ from typing import Any
 
 from streamconv.casts import cast_rows
 from streamconv.checkpoint import Cast
+from streamconv.layouts import Row
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1
@@ -18,17 +19,20 @@ DIGEST = "xxh3-128"
 def plan_facts(plan: Plan) -> dict[str, Any]:
     """What two runs have to agree on to be parts of one conversion, by name, as JSON has it.
 
-    Source headers and file sizes, target, casts, shard size and format version; never paths,
-    times, jobs or memory.
+    Source headers and file sizes, layouts and names on both sides, casts, shard size and format
+    version; never paths, times, jobs or memory.
     """
     return {
         "format version": FORMAT_VERSION,
         "file format": [plan.format.name, *plan.format.facts],
         "target": plan.record.to_json(),
+        "source layouts": _layouts({stack.pattern: stack.row for stack in plan.source.stacks}),
+        "target layouts": _layouts(plan.record.stacks),
         "casts": {i.name: [i.dtype, *_made(i.cast)] for i in plan.inputs if i.cast},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
+        "output names": _names(plan),
         **_commit(plan),
     }
 
@@ -43,6 +47,29 @@ def fingerprint_of(facts: Mapping[str, Any]) -> str:
 def fingerprint(plan: Plan) -> str:
     """The digest of a plan's facts."""
     return fingerprint_of(plan_facts(plan))
+
+
+def _layouts(rows: Mapping[str, Row]) -> dict[str, Any]:
+    """Layouts as they are, not as they are called: a user's own may have been edited meanwhile."""
+    return {
+        f"{pattern}experts": {
+            "layout": row.layout.name,
+            "templates": {
+                weight: [template.name, *map(" ".join, template.dims)]
+                for weight, template in sorted(row.layout.templates.items())
+            },
+            "naming": {axis: list(tokens) for axis, tokens in sorted(row.naming.tokens.items())},
+        }
+        for pattern, row in sorted(rows.items())
+    }
+
+
+def _names(plan: Plan) -> str:
+    """The digest of what the output's tensors are called, in order."""
+    from xxhash import xxh3_128_hexdigest
+
+    names = (step.name for shard in plan.shards for step in shard.steps)
+    return str(xxh3_128_hexdigest("\0".join(names).encode("utf-8", "surrogatepass")))
 
 
 def _commit(plan: Plan) -> dict[str, str]:

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from folders import fused_tensors, qwen_tensors, tree, two_shards, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from streamconv.execute import Event, PieceWritten, Prepared
 from streamconv.files import Files, LinuxFiles, system_files
 from streamconv.journal import (
     Finished,
+    difference,
     finished_line,
     finished_shards,
     opening_line,
@@ -341,6 +343,30 @@ def test_a_source_that_changes_is_not_gone_on_with(src: Path, dst: Path, tmp_pat
     assert caught.value.exit_code == 3
     assert not hasattr(caught.value, "__notes__")
     assert names(tmp_path) == ["src"]
+
+
+def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> None:
+    """The same headers mean other experts where the source is said, or a layout made, to differ."""
+    fused = fused_tensors((3, 4, 12), (3, 6, 4))
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    src = write_checkpoint(tmp_path / "src", two_shards(fused), config)
+    stated = "fused-transposed"
+    stopped(src, dst, pieces=2, layout="per-expert", source_layout=stated)
+    with pytest.raises(OutputExists) as caught:
+        resumed(src, dst, layout="per-expert", source_layout="fused-interleaved")
+    stack = "source layouts: model.layers.*.mlp.experts"
+    assert f'{stack}: layout: "{stated}" there, "fused-inter' in caught.value.message
+
+    plan = streamconv.plan(src, to="per-expert", source_layout=stated, max_shard_size=SHARD)
+    journal = read_journal(opening_line(plan))
+    assert journal is not None
+    assert difference(plan, journal) == ""
+    row = plan.source.stacks[0].row
+    templates = {**row.layout.templates, "down": row.layout.templates["gate_up"]}
+    edited = replace(row, layout=replace(row.layout, templates=templates))
+    stacks = tuple(replace(each, row=edited) for each in plan.source.stacks)
+    again = replace(plan, source=replace(plan.source, stacks=stacks))
+    assert difference(again, journal).startswith(f"{stack}: templates: down: ")
 
 
 # --- replacing ---------------------------------------------------------------------------------
