@@ -147,10 +147,11 @@ def result_line(result: "Result") -> str:
     """What has been done, in a line."""
     rate = result.plan.write_bytes / max(result.seconds, 1e-9)
     shards = _count(len(result.plan.shards), "shard")
+    verified = ", verified bit for bit" if result.verification else ""
     return (
         f"{result.place}: {show_size(result.plan.write_bytes)} in {shards}, "
         f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
-        f"peak memory {show_size(result.peak_memory)}"
+        f"peak memory {show_size(result.peak_memory)}{verified}"
     )
 
 

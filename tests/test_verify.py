@@ -973,6 +973,9 @@ def test_a_conversion_verifies_itself(source: Path, tmp_path: Path) -> None:
     fields = json.loads(done.stdout)
     jsonschema.validate(fields, SCHEMA)
     assert fields["verification"]["ok"]
+    words = ["merge", str(source), str(tmp_path / "three"), "--verify"]
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert done.stdout.endswith(", verified bit for bit\n")
 
 
 def test_a_conversion_that_goes_wrong_is_found_out(
