@@ -5,6 +5,9 @@ in memory (`save_original_format=False`). A conversion has to lead from each to 
 key and byte for byte.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ import pytest
 import reference
 import torch
 import transformers
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import streamconv
+from streamconv.cli import cli
 from streamconv.families import Family, families, family_of
 from streamconv.layouts import layouts
 
@@ -244,3 +249,175 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
         streamconv.convert(out, back, to="hub")
         assert reference.same_bytes(original, reference.read(back)) == [], layout
     assert len(refused) <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3_moe", "mixtral", "glm4_moe", "granitemoe", "gpt_oss", "llama4_text", "nemotron_h"],
+)
+def test_the_same_logits_from_every_layout_that_transformers_loads(
+    name: str, tmp_path: Path
+) -> None:
+    """Loaded from either form, with nothing missing or left over, a model says the same."""
+    model = build(name)
+    model.save_pretrained(tmp_path / "hub")
+    model.save_pretrained(tmp_path / "memory", save_original_format=False)
+    streamconv.convert(tmp_path / "hub", tmp_path / "to-transformers", to="transformers")
+    streamconv.convert(tmp_path / "memory", tmp_path / "to-hub", to="hub")
+    tokens = torch.arange(3, 15).unsqueeze(0)
+    logits = []
+    for folder in ("hub", "to-transformers", "to-hub"):
+        loaded, info = type(model).from_pretrained(
+            tmp_path / folder,
+            dtype="auto",
+            experts_implementation="eager",
+            output_loading_info=True,
+        )
+        assert not any(info.values()), info
+        with torch.no_grad():
+            logits.append(loaded.eval()(tokens).logits)
+    assert logits[0].isfinite().all()
+    assert all(logits[0].equal(other) for other in logits[1:])
+
+
+LACKING = {
+    "Dots3NoteTextModel": "a class inside a model whose encoders are divided otherwise",
+    "dots3_note_vision_encoder": "the same model's",
+    "UnlimitedOcrTextModel": "a class inside a model whose vision tower splits a fused projection",
+    "deepseek_ocr2": "some forty renames of its vision towers; its experts are found without a row",
+    "inkling_mm_model": "gate and up interleaved by rows, dense layers too, under names of its own",
+    "inkling2_text": "the same",
+    "inkling2_loop_text": "the same, and dequantized while it is loaded",
+    "mistral_large4_text": "its vision tower has the rows of query and key in another order",
+    "nemo_speechlm": "its audio towers split a fused projection",
+    "qwen3_omni_moe_text": "never published alone: a part of qwen3_omni_moe",
+    "qwen3_omni_moe_thinker": "never published alone: a part of qwen3_omni_moe",
+    "qwen4_exp_text": "it joins the shards of an embedding, as many as config.json says",
+}
+"""Model types whose experts transformers re-lays and that are in no row here, and why."""
+
+OURS_ALONE = {
+    "aria": "transformers maps its text model, aria_text, and llava around it",
+    "qwen3_5_moe": "transformers maps its text model, qwen3_5_moe_text; the hub has it fused",
+    "dbrx": "transformers holds what the hub has",
+    "gpt_oss": "transformers holds what the hub has",
+    "granitemoe_swa": "transformers holds what the hub has",
+    "jetmoe": "transformers holds what the hub has",
+    "llama4": "transformers holds what the hub has",
+    "llama4_text": "transformers holds what the hub has",
+    "internvl_chat": "code that its repositories ship, not transformers' own",
+    "kimi_k2": "code that its repositories ship, not transformers' own",
+}
+"""Model types in a row here whose experts transformers does not map, and why."""
+
+
+def _remade_by_transformers() -> set[str]:
+    """The model types and classes for which transformers' mapping makes tensors of experts."""
+    from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
+
+    return {
+        name
+        for name, transforms in _build_checkpoint_conversion_mapping().items()
+        if any("experts" in to for one in transforms for to in one._original_target_patterns)
+    }
+
+
+def test_the_table_against_that_of_transformers() -> None:
+    """What either has and the other lacks is named above: a new release shows what is missing."""
+    theirs = _remade_by_transformers()
+    ours = {model_type for family in families().values() for model_type in family.model_types}
+    assert theirs - ours == {*LACKING}
+    assert ours - theirs == {*OURS_ALONE}
+    for model_type in theirs & ours:
+        family = family_of(model_type)
+        assert family is not None
+        assert "transformers" in {*family.forms, *family.without} or family.refused
+
+
+def test_what_cannot_be_told_is_refused_by_name(tmp_path: Path) -> None:
+    """Experts of two kinds in one list: refused with the reason, or passed through whole."""
+    source = tmp_path / "source"
+    source.mkdir()
+    tensors = {
+        f"model.layers.0.mlp.experts.{k}.{name}_proj.weight": torch.randn(size, 4)
+        for k, size in ((0, 6), (1, 3))
+        for name in ("gate", "up", "down")
+    }
+    save_file(tensors, source / "model.safetensors")
+    (source / "config.json").write_text('{"model_type": "ernie4_5_vl_moe"}')
+    with pytest.raises(streamconv.PlanRefused, match="one list of experts") as caught:
+        streamconv.merge(source, tmp_path / "out")
+    assert "--pass-through" in caught.value.hint
+    streamconv.merge(source, tmp_path / "out", pass_through=True)
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nonsense", "no table of families"),
+        ("[families.x]\nmodel_types = ['x']", "lacks 'stacks'"),
+        ("[families.x]\nmodel_types = ['x']\nstacks = 3", "not written like a row"),
+        ("[layouts.x]\ngate_up = 'a : b'", "needs a template"),
+        ("[layouts.x]\ngate_up = 'no template'\ndown = 'a : b'", "not a tensor template"),
+        ("[namings.x]\np = ['a']", "has to list"),
+        (
+            "[families.x]\nmodel_types = ['x']\nmerge = 'hub'\nstacks = {'m.*.' = ''}\n"
+            "hub.layouts = {'*' = 'fused'}\nhub.renames = [{plain = '*.a', here = 'b'}]",
+            "could not be undone",
+        ),
+        (
+            "[families.x]\nmodel_types = ['x']\nmerge = 'hub'\nstacks = {'m.*.' = ''}\n"
+            "hub.layouts = {'*' = 'fuzed'}",
+            "no layout called 'fuzed'",
+        ),
+    ],
+)
+def test_a_bad_file_of_families_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    """The same checks as for the table, in a process of its own; nothing is a traceback."""
+    (tmp_path / "mine.toml").write_text(text)
+    command = [sys.executable, "-m", "streamconv", "merge", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--family", str(tmp_path / "mine.toml")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("verb", "table"), [("families", families), ("layouts", layouts)])
+def test_the_tables_are_shown(verb: str, table: Callable[[], dict[str, Any]]) -> None:
+    """As a table and as JSON, every row."""
+    shown = CliRunner().invoke(cli, [verb])
+    assert shown.exit_code == 0
+    fields = json.loads(CliRunner().invoke(cli, [verb, "--json"]).stdout)
+    kinds = {"families": "family", "layouts": "layout"}
+    assert [row[kinds[verb]] for row in fields[verb]] == list(table())
+    assert "gpt_oss" in shown.output if verb == "families" else "e h (i p)" in shown.output
+
+
+def test_layers_of_different_kinds_in_one_checkpoint(tmp_path: Path) -> None:
+    """Qwen3.5: the main layers fused, those of MTP one tensor an expert; nothing else moves."""
+    hub = tmp_path / "hub"
+    _save_as_published(build("qwen3_5_moe"), hub)
+    tensors = reference.read(hub)
+    for name, shape in (("gate", (20, 32)), ("up", (20, 32)), ("down", (32, 20))):
+        for number in range(EXPERTS):
+            key = f"mtp.layers.0.mlp.experts.{number}.{name}_proj.weight"
+            tensors[key] = torch.randn(shape).to(torch.bfloat16)
+    tensors["mtp.fc.weight"] = torch.randn(3, 3)
+    save_file(tensors, hub / "model.safetensors")
+    streamconv.split(hub, tmp_path / "split")
+    assert not any(name.endswith("gate_up_proj") for name in reference.read(tmp_path / "split"))
+    for middle in ("split", "hub"):
+        streamconv.convert(tmp_path / middle, tmp_path / f"{middle}-back", to="hub")
+        back = reference.read(tmp_path / f"{middle}-back")
+        assert reference.same_bytes(tensors, back) == []
+    streamconv.convert(tmp_path / "split", tmp_path / "memory", to="transformers")
+    memory = reference.read(tmp_path / "memory")
+    main = {name: tensor for name, tensor in tensors.items() if not name.startswith("mtp.")}
+    kept = {name: tensor for name, tensor in memory.items() if not name.startswith("mtp.")}
+    assert reference.same_bytes(main, kept) == []
