@@ -88,15 +88,19 @@ def main() -> None:
         src, dst = folder / "source", folder / "merged"
         write("qwen3-30b-a3b", src, layers=asked.layers, fill="random", only="experts")
         nbytes = sum(path.stat().st_size for path in src.rglob("*.safetensors"))
-        one_layer = merge(1, src, dst, "--layers", "0:1")
+        merge(1, src, dst)
+        first: list[float] = []
         seconds: dict[int, list[float]] = {ranks: [] for ranks in RANKS}
         for _ in range(asked.runs):
+            first.append(merge(1, src, dst, "--layers", "0:1"))
             for ranks in RANKS:
                 seconds[ranks].append(merge(ranks, src, dst))
         disk = max(disk_rate(folder, writers, nbytes // 2) for writers in RANKS)
     one = statistics.median(seconds[1])
-    more = nbytes * (asked.layers - 1) / asked.layers
-    rate = more / max(one - one_layer, 1e-9)
+    more, longer = nbytes * (asked.layers - 1) / asked.layers, one - statistics.median(first)
+    if longer <= 0:
+        sys.exit(f"{asked.layers} layers take no longer than one: give more with --layers")
+    rate = more / longer
     start = one - nbytes / rate
     print(
         f"{nbytes / 1e9:.2f} GB; start {start:.1f} s; a rank {rate / 1e9:.2f} GB/s; "
