@@ -35,6 +35,7 @@ demo: setup ## show the main job on a small checkpoint that transformers writes
 bench: setup ## measure speed and memory side by side with cp and the whole-model way
 	$(RUN) scripts/bench.py
 	$(RUN) scripts/bench_layouts.py
+	$(RUN) scripts/bench_verify.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject.py

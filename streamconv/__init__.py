@@ -459,7 +459,7 @@ def _run(
     if verify and commits:
         jobs = planned.memory.jobs
         verification = _verification(src, sink.place, jobs, options, on_event)
-        verification.require()
+        verification.require(f"it stands at {sink.place}; `streamconv verify` shows what differs")
     seconds = time.monotonic() - begin
     closed = commits or team is not None
     return Result(planned, sink.place, seconds, peak_bytes(), verification, part, closed)

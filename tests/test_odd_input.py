@@ -194,8 +194,10 @@ def test_odd_and_legal_comes_back(build: Break, tmp_path: Path) -> None:
     src, merged, again = (tmp_path / name for name in ("src", "merged", "again"))
     build(src)
     before = tree(tmp_path)
-    streamconv.merge(src, merged)
-    streamconv.split(merged, again)
+    streamconv.merge(src, merged, verify=True)
+    streamconv.split(merged, again, verify=True)
+    assert streamconv.verify(src, again).ok
+    assert streamconv.verify(merged, sha256=True).ok
     tensors = held(src)
     assert read_checkpoint(again) == tensors
     alone = {name: value for name, value in tensors.items() if "experts." not in name}

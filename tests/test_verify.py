@@ -991,5 +991,6 @@ def test_a_conversion_that_goes_wrong_is_found_out(
         out[0] ^= 1
 
     monkeypatch.setattr(Panel, "write_into", wrong)
-    with pytest.raises(VerifyFailed, match=r"expert"):
+    with pytest.raises(VerifyFailed, match=r"expert") as caught:
         streamconv.merge(source, tmp_path / "dst", layout="fused-transposed", verify=True)
+    assert f"stands at {tmp_path / 'dst'}" in caught.value.hint

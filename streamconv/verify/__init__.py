@@ -62,7 +62,7 @@ class Verification:
         """Whether nothing differs."""
         return self.found == 0
 
-    def require(self) -> None:
+    def require(self, hint: str = "") -> None:
         """Raise VerifyFailed, with the first difference, where there is one."""
         if not self.ok:
             against = "its manifest" if self.source is None else f"the conversion of {self.source}"
@@ -70,7 +70,8 @@ class Verification:
             raise VerifyFailed(
                 f"{quoted(self.place)} is not {quoted(against)}: "
                 f"{self.found:,} difference{'' if self.found == 1 else 's'}, "
-                f"the first: {quoted(first.where)} {quoted(first.fact, 300)}"
+                f"the first: {quoted(first.where)} {quoted(first.fact, 300)}",
+                hint,
             )
 
 
