@@ -114,6 +114,26 @@ def test_it_ends_in_the_same_tree(
     assert names(tmp_path) == ["dst", "src"]
 
 
+@pytest.mark.parametrize("preset", [None, "mindspeed"])
+def test_a_dcp_is_gone_on_with_too(
+    src: Path, dst: Path, tmp_path: Path, preset: str | None
+) -> None:
+    """Into a subfolder, with modes of its own, and with its manifest where it has it."""
+    options: dict[str, Any] = {"preset": preset} if preset else {"format": "dcp"}
+    streamconv.merge(src, tmp_path / "elsewhere", max_shard_size=SHARD, **options)
+    stopped(src, dst, pieces=2, **options)
+    with pytest.raises(OutputExists, match="file format"):
+        resumed(src, dst)
+    assert resumed(src, dst, **options) >= 1
+    assert tree(dst) == tree(tmp_path / "elsewhere")
+    modes = [
+        {str(path.relative_to(place)): path.stat().st_mode for path in place.rglob("*")}
+        for place in (dst, tmp_path / "elsewhere")
+    ]
+    assert modes[0] == modes[1]
+    assert names(tmp_path) == ["dst", "src"]
+
+
 def test_finished_shards_are_not_made_again(src: Path, dst: Path, tmp_path: Path) -> None:
     """They are the same files, and their tensors are not read."""
     stopped(src, dst, jobs=1)
