@@ -6,7 +6,6 @@ folder. So nothing that looks like a checkpoint stands at DST until it is one, a
 was stopped, however it was, can be gone on with.
 """
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,21 +15,20 @@ from pathlib import Path
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files, system_files
-from streamconv.journal import Finished, difference, finished_shards
+from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
 from streamconv.shares import Part
+from streamconv.sinks.copying import copy_other, make_folders, sha256_of
 from streamconv.sinks.failures import explained
 from streamconv.sinks.journals import COMMAND, Journals
 from streamconv.sinks.lock import Lock
 from streamconv.sinks.place import check_location, check_room
 from streamconv.sinks.shard import OpenShard
+from streamconv.sinks.standing import Standing
 from streamconv.sources import Source
 
 PARTIAL_SUFFIX = ".streamconv-partial"
-REPLACED_SUFFIX = ".streamconv-replaced"
-COPY_BYTES = 2**20
-HASH_BYTES = 2**22
 
 
 class CheckpointFolder:
@@ -56,17 +54,16 @@ class CheckpointFolder:
         self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
         self.remains = ""
         """After `abort`: what is finished, and how to go on; empty where nothing is left."""
-        self._replaced = self.place.with_name(self.place.name + REPLACED_SUFFIX)
         self._overwrite = overwrite
         self._resume = resume
         self._modes = modes
         self._sha256 = sha256
         self._part = part or Part()
         self._files = files or system_files()
+        self._standing = Standing(self.place, overwrite, self._files)
         self._lock = Lock(self.place, self._part, self._files)
         self._journals = Journals(self.place, self.partial, self._part.number, self._files)
         self._plan: Plan | None = None
-        self._made: list[Path] = []
         self._building = False
         self._writing = threading.Lock()
         self._open: dict[int, OpenShard] = {}
@@ -84,27 +81,13 @@ class CheckpointFolder:
         with explained(self.place):
             check_location(self.place, source)
             self._lock.check()
-            self._check_standing()
+            self._standing.check(self._result_stands())
             finished = self._finished_before(plan)
             left = _bytes_left(plan, finished)
             check_room(plan, left, self.place.parent, self._reclaimed(finished))
         return finished
 
-    def _check_standing(self) -> None:
-        """Refuse what is at the place, or was before a run died in the middle of replacing it."""
-        there, replaced = self.place.exists(), os.path.lexists(self._replaced)
-        if replaced and there and not (self._overwrite and self._stands()):
-            raise OutputExists(
-                f"{self._replaced} is there: what an earlier run was replacing",
-                "look at it, then remove it or move it away",
-            )
-        standing = self._replaced if replaced else self.place
-        if not self._overwrite and standing.is_dir() and self._files.names(standing):
-            raise OutputExists(
-                f"{standing} is not empty", "name another folder, or replace it with --overwrite"
-            )
-
-    def _stands(self) -> bool:
+    def _result_stands(self) -> bool:
         """Whether what is at the place is the result of a run that died right behind."""
         return not self.partial.exists() and bool(self._journals.moved())
 
@@ -134,10 +117,14 @@ class CheckpointFolder:
                     "go on with what it was begun with, or start over with --overwrite, "
                     "without --resume",
                 )
+        return self._there(plan, journals)
+
+    def _there(self, plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
+        """The shards that the journals say are finished, where they are."""
+        said = finished_shards(plan, journals)
+        paths = {number: self.partial / plan.shards[number].name for number in said}
         return {
-            number: done
-            for number, done in finished_shards(plan, journals).items()
-            if self._size(self.partial / plan.shards[number].name) == done.size
+            number: done for number, done in said.items() if self._size(paths[number]) == done.size
         }
 
     def _reclaimed(self, finished: Mapping[int, Finished]) -> int:
@@ -153,9 +140,9 @@ class CheckpointFolder:
         try:
             with explained(self.place):
                 check_location(self.place, plan.checkpoint.location)
-                self._make_parents()
+                self._standing.make_parents()
                 self._lock.take()
-                self._put_right()
+                self._standing.put_right(self._result_stands())
             self._finished = dict(self.check(plan, plan.checkpoint.location))
             with explained(self.partial, self._bytes_left):
                 if self.partial.exists() and not self._resume:
@@ -171,24 +158,6 @@ class CheckpointFolder:
             self.abort()
             raise
         return self._finished
-
-    def _make_parents(self) -> None:
-        missing = [folder for folder in self.place.parents if not folder.exists()]
-        for folder in reversed(missing):
-            with suppress(FileExistsError):
-                self._files.make_folder(folder)
-                self._files.sync_folder(folder.parent)
-                self._made.append(folder)
-
-    def _put_right(self) -> None:
-        """Finish what a run left that died in the middle of replacing what was at the place."""
-        if not os.path.lexists(self._replaced):
-            return
-        if not self.place.exists():
-            self._files.rename(self._replaced, self.place)
-            self._files.sync_folder(self.place.parent)
-        elif self._overwrite and self._stands():
-            self._files.remove_tree(self._replaced)
 
     def _clear(self, shards: Iterable[int]) -> None:
         """Remove from the partial folder all but these shards and the journals."""
@@ -213,7 +182,7 @@ class CheckpointFolder:
         with explained(path, self._bytes_left):
             with self._writing:
                 if shard not in self._open:
-                    self._open[shard] = self._create(shard, path, planned.nbytes)
+                    self._open[shard] = self._create(shard, planned.name, planned.nbytes)
             if not self._open[shard].write(offset, data):
                 return False
             with self._writing:
@@ -231,23 +200,18 @@ class CheckpointFolder:
             self._finished[shard] = done
             return True
 
-    def _create(self, number: int, path: Path, size: int) -> OpenShard:
+    def _create(self, number: int, name: str, size: int) -> OpenShard:
         """A new shard; where that has failed once, it fails alike for every worker."""
         if number in self._failed:
             raise self._failed[number]
         try:
-            self._make_folders(path)
+            make_folders(self._files, self.partial, name)
+            path = self.partial / name
             self._files.unlink(path)
             return OpenShard(self._files, self._files.create(path, size), size)
         except OSError as error:
             self._failed[number] = error
             raise
-
-    def _make_folders(self, path: Path) -> None:
-        """The folders between the partial folder and a file in it."""
-        for above in reversed(path.relative_to(self.partial).parents[:-1]):
-            with suppress(FileExistsError):
-                self._files.make_folder(self.partial / above)
 
     def _bytes_left(self) -> int:
         assert self._plan is not None
@@ -275,23 +239,28 @@ class CheckpointFolder:
         with explained(self.partial, self._bytes_left):
             rows = self._finished_rows(plan)
             self._clear(range(len(plan.shards)))
-        files = self._copy_others(source, plan)
+        files = {}
+        for other in plan.copied:
+            with explained(self.partial / other.name, self._bytes_left):
+                files[other.name] = copy_other(self._files, self.partial, source, other)
         source.check_unchanged()
         with explained(self.partial, self._bytes_left):
-            sha256 = self._hashed([*(s.name for s in plan.shards), *files])
+            written = [*(shard.name for shard in plan.shards), *files]
+            sha256 = sha256_of(self._files, self.partial, written) if self._sha256 else None
             for name, content in closing_files(plan, rows, files, sha256):
-                self._make_folders(self.partial / name)
+                make_folders(self._files, self.partial, name)
                 self._files.write_file(self.partial / name, content)
             self._set_modes()
             for folder in self._folders():
                 self._files.sync_folder(folder)
             self._journals.move()
         with explained(self.place):
-            self._take_place()
+            try:
+                self._standing.replace_by(self.partial)
+            finally:
+                self._building = self.partial.exists()
             self.remains = f"the result stands complete at {self.place}"
-            self._files.sync_folder(self.place.parent)
-            if self._replaced.exists():
-                self._files.remove_tree(self._replaced)
+            self._standing.clear()
             self._journals.remove()
         self._lock.release()
 
@@ -312,7 +281,7 @@ class CheckpointFolder:
 
     def _finished_rows(self, plan: Plan) -> list[Sequence[str]]:
         """Bytes and digests of every shard's pieces, as the journals of all parts have them."""
-        finished = finished_shards(plan, self._journals.read())
+        finished = self._there(plan, self._journals.read())
         missing = [shard.name for k, shard in enumerate(plan.shards) if k not in finished]
         if missing:
             raise OutputExists(
@@ -320,20 +289,6 @@ class CheckpointFolder:
                 f"{missing[0]} the first of them"
             )
         return [finished[number].pieces for number in range(len(plan.shards))]
-
-    def _take_place(self) -> None:
-        """Move the result to its place; what was there is put back where that fails."""
-        replacing = self._overwrite and self.place.exists()
-        if replacing:
-            self._files.rename(self.place, self._replaced)
-        try:
-            self._files.rename(self.partial, self.place)
-        except BaseException:
-            if replacing and not self.place.exists():
-                self._files.rename(self._replaced, self.place)
-            raise
-        finally:
-            self._building = self.partial.exists()
 
     def abort(self, *, keep: bool = True) -> None:
         with self._writing:
@@ -348,9 +303,7 @@ class CheckpointFolder:
                     self._files.unlink(self.partial / self._plan.shards[number].name)
             with suppress(OSError):
                 self._leave(self._plan, keep)
-        for folder in reversed(self._made):
-            with suppress(OSError):
-                self._files.remove_folder(folder)
+        self._standing.remove_parents()
         self._lock.release()
 
     def _leave(self, plan: Plan, keep: bool) -> None:
@@ -364,48 +317,6 @@ class CheckpointFolder:
         elif self._part.of == 1:
             self._files.remove_tree(self.partial)
             self._journals.remove()
-
-    def _copy_others(self, source: Source, plan: Plan) -> dict[str, tuple[int, str]]:
-        from xxhash import xxh3_128
-
-        copied = {}
-        buffer = memoryview(bytearray(COPY_BYTES))
-        for other in plan.copied:
-            path = self.partial / other.name
-            digest = xxh3_128()
-            size = 0
-            with explained(path, self._bytes_left):
-                self._make_folders(path)
-                fd = self._files.create_small(path)
-                try:
-                    while count := source.read_other(other, buffer, size):
-                        digest.update(buffer[:count])
-                        self._files.append(fd, buffer[:count])
-                        size += count
-                    self._files.sync(fd)
-                finally:
-                    self._files.close(fd)
-            copied[other.name] = (size, digest.hexdigest())
-        return copied
-
-    def _hashed(self, names: Iterable[str]) -> dict[str, str] | None:
-        """The SHA-256 of files as they are read back, where it was asked for."""
-        if not self._sha256:
-            return None
-        buffer = memoryview(bytearray(HASH_BYTES))
-        found = {}
-        for name in names:
-            digest = hashlib.sha256()
-            position = 0
-            fd = self._files.open_read(self.partial / name)
-            try:
-                while count := self._files.read_into(fd, buffer, position):
-                    digest.update(buffer[:count])
-                    position += count
-            finally:
-                self._files.close(fd)
-            found[name] = digest.hexdigest()
-        return found
 
     def _size(self, path: Path) -> int | None:
         try:
