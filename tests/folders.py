@@ -197,3 +197,15 @@ def _entries(folder: Path) -> Iterable[tuple[str, object]]:
                 yield relative, entry.read_bytes()
             else:
                 yield relative, stat.S_IFMT(mode)
+
+
+def forget(folder: Path) -> None:
+    """Take away all that the checkpoint says of its layouts: the manifest, the shards' record."""
+    (folder / "streamconv.json").unlink()
+    for shard in folder.glob("*.safetensors"):
+        raw = shard.read_bytes()
+        end = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:end])
+        del header["__metadata__"]["streamconv"]
+        text = json.dumps(header).encode()
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])

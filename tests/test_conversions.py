@@ -8,7 +8,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 import reference
-from folders import tree
+from folders import forget, tree
 from safetensors.torch import save_file
 
 import streamconv
@@ -59,18 +59,6 @@ def expected(folder: Path, original: reference.Tensors, target: str) -> referenc
     if target == "transformers":
         return checkpoints.in_memory(folder)
     return reference.to_layout(original, target)
-
-
-def forget(folder: Path) -> None:
-    """Take away all that the checkpoint says of its layouts: the manifest, the shards' record."""
-    (folder / "streamconv.json").unlink()
-    for shard in folder.glob("*.safetensors"):
-        raw = shard.read_bytes()
-        end = 8 + int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8:end])
-        del header["__metadata__"]["streamconv"]
-        text = json.dumps(header).encode()
-        shard.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])
 
 
 @pytest.mark.parametrize("target", TARGETS)

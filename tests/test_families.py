@@ -17,6 +17,7 @@ import reference
 import torch
 import transformers
 from click.testing import CliRunner
+from folders import forget
 from safetensors.torch import save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -233,13 +234,14 @@ def test_from_memory_to_the_hub(saved: Saved, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, family in families().items() if _fused(family)])
 def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
-    """What the hub has fused becomes each layout and comes back, or is refused with a reason."""
+    """What the hub has fused becomes each layout and comes back, or is refused with a reason;
+    without its record it comes back as well, or is refused: never as other bytes."""
     hub = tmp_path / "hub"
     _save_as_published(build(families()[name].model_types[0]), hub)
     original = reference.read(hub)
     refused = []
     for layout in layouts():
-        out, back = tmp_path / layout, tmp_path / f"{layout}-back"
+        out, back, guess = (tmp_path / f"{layout}{end}" for end in ("", "-back", "-guess"))
         try:
             streamconv.convert(hub, out, to=layout)
         except streamconv.PlanRefused as refusal:
@@ -248,6 +250,13 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
             continue
         streamconv.convert(out, back, to="hub")
         assert reference.same_bytes(original, reference.read(back)) == [], layout
+        forget(out)
+        try:
+            streamconv.convert(out, guess, to="hub")
+        except streamconv.PlanRefused as refusal:
+            assert "--from" in refusal.hint
+            streamconv.convert(out, guess, to="hub", source_layout=layout)
+        assert reference.same_bytes(original, reference.read(guess)) == [], layout
     assert len(refused) <= 1
 
 
