@@ -432,6 +432,7 @@ def _run(
         try:
             with _opened(src, options) as source:
                 planned = _plan(source, command.to, options)
+                src = _anywhere(command, source).src
                 shards = share([shard.nbytes for shard in planned.shards], part)
                 running = execute(
                     planned,

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 import streamconv
 from streamconv.checkpoint import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
+from streamconv.execute import Committed
 from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 from streamconv.sources.remote import joined
@@ -159,6 +160,22 @@ def test_a_resumed_run_reads_the_commit_that_it_was_begun_with(
     streamconv.convert(LOCATION, tmp_path / "out", to="fused", resume=True, **asked)
     assert output(tmp_path / "out") == output(tmp_path / "wanted")
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Though the branch moves on when the result is there."""
+
+    def move_on(event: object) -> None:
+        if isinstance(event, Committed):
+            hub.head = "f" * 40
+
+    result = streamconv.convert(
+        LOCATION, tmp_path / "out", to="fused-transposed", verify=True, on_event=move_on
+    )
+    assert result.verification is not None
+    assert not result.verification.differences
 
 
 def test_neighbours_are_read_at_once(hub: Hub) -> None:
