@@ -376,6 +376,16 @@ def test_memory_is_as_projected(tmp_path: Path, jobs: int) -> None:
     assert result["projected_peak_bytes"] - result["peak_memory_bytes"] < 40e6
 
 
+def test_what_casts_take_is_in_the_projection(fp8: tuple[Path, Any], original: Path) -> None:
+    """Of every worker, and nothing where nothing is cast."""
+    cast = streamconv.plan(fp8[0], dequantize="bf16", jobs=2).memory
+    assert cast.casts > 2**20
+    needed = cast.peak - cast.base - 2 * (cast.source_buffer + cast.casts)
+    plain = streamconv.plan(original, jobs=2).memory
+    assert plain.casts == 0
+    assert needed == plain.peak - plain.base - 2 * plain.source_buffer
+
+
 def test_the_same_bytes_however_it_is_run(
     fp8: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
