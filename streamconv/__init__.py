@@ -51,7 +51,7 @@ from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
-from streamconv.sources.opening import is_url, open_source
+from streamconv.sources.opening import is_url, open_source, open_template
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_rate, parse_size
 from streamconv.verify import Verification
@@ -106,6 +106,10 @@ class Reading(TypedDict, total=False):
     dcp_prefix: str | None
     family: str | PathLike[str] | None
     """A file of families, layouts and namings besides those of the table, for this process."""
+    template: Location | None
+    """The hub checkpoint that a DCP was trained from: its config, its other files, its names."""
+    fill_from_template: bool
+    """Whether to take from there what the DCP lacks."""
 
 
 class Options(Reading, total=False):
@@ -182,7 +186,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     Raises StreamconvError.
     """
     _take_in(options)
-    with _opened(src, options) as source:
+    with _opened(src, options, casts=bool(options.get("dtype"))) as source:
         return _plan(source, to, options)
 
 
@@ -310,9 +314,20 @@ def parse_layers(text: str) -> range:
 
 
 @contextmanager
-def _opened(src: Location, options: Reading) -> Iterator[Source]:
+def _opened(src: Location, options: Reading, *, casts: bool = False) -> Iterator[Source]:
+    template = options.get("template")
+    if options.get("fill_from_template") and template is None:
+        raise UsageError("there is no template to fill from", "name the hub checkpoint: --template")
     source = open_source(str(src), _prefixes(options))
     try:
+        if template is not None:
+            source = open_template(
+                source,
+                str(template),
+                fill=options.get("fill_from_template", False),
+                stated=options.get("source_layout"),
+                casts=casts,
+            )
         yield source
     finally:
         source.close()
@@ -410,6 +425,8 @@ def _run(
 
     begin = time.monotonic()
     options = cast(Options, command.options)
+    if verify and options.get("template") is not None:
+        raise UsageError("--verify does not know of templates", "leave out one of them")
     team = ranks.join() if ranks.launched() and not closing_only else None
     asked = options.get("part")
     part = team.part if team else parse_part(asked) if asked else Part()
@@ -430,7 +447,7 @@ def _run(
     src = _begun_with(command.src, dst) if resume else command.src
     with team or nullcontext():
         try:
-            with _opened(src, options) as source:
+            with _opened(src, options, casts=bool(options.get("dtype"))) as source:
                 planned = _plan(source, command.to, options)
                 src = _anywhere(command, source).src
                 shards = share([shard.nbytes for shard in planned.shards], part)
@@ -474,6 +491,9 @@ def _anywhere(command: Command, source: Source) -> Command:
         src = f"{location.partition('@')[0].rstrip('/')}@{revision}"
     family = command.options.get("family")
     own = {} if family is None else {"family": os.path.abspath(family)}
+    template = command.options.get("template")
+    if template is not None:
+        own["template"] = str(template) if is_url(str(template)) else os.path.abspath(template)
     return replace(command, src=src, options={**command.options, **own})
 
 

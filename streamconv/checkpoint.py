@@ -70,6 +70,16 @@ class OtherFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Template:
+    """A checkpoint that completes another one, and what it gives."""
+
+    location: str
+    tensors: int
+    nbytes: int
+    """Of these tensors."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything a plan is made from. Holds no tensor data."""
 
@@ -92,6 +102,8 @@ class Checkpoint:
     """Names of the files that are not on this machine, so that reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """What it says of how it was written, where no file of its own says that, as in a DCP."""
+    template: Template | None = None
+    """Where config and other files come from, where that is elsewhere."""
 
 
 _DIGITS = re.compile(r"([0-9]{1,18})")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from streamconv.casts import cast_rows, notes, spared_rows
-from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.checkpoint import Checkpoint, OtherFile, Template
 from streamconv.experts import Stack
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
@@ -171,6 +171,7 @@ def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
         "form": found.form,
         "names": found.names.name,
         "layers": checkpoint.record.layers if checkpoint.record else None,
+        "template": _template_fields(checkpoint.template),
         "files": len(checkpoint.files),
         "file_bytes": sum(file.size for file in checkpoint.files),
         "tensors": len(checkpoint.tensors),
@@ -241,6 +242,16 @@ def passed_through(plan: Plan) -> dict[str, str]:
     """The stacks that stay as they are because they cannot be converted, each with the reason."""
     untold = dict.fromkeys(plan.source.untold, "no layout describes them")
     return {f"{pattern}experts": why for pattern, why in {**plan.target.kept, **untold}.items()}
+
+
+def _template_fields(template: Template | None) -> dict[str, Any] | None:
+    if template is None:
+        return None
+    return {
+        "location": template.location,
+        "tensors": template.tensors,
+        "tensor_bytes": template.nbytes,
+    }
 
 
 def renames(plan: Plan) -> list[str]:

@@ -69,9 +69,7 @@ def plan_table(
     """What a conversion is going to do; `rate` is bytes a second that are read."""
     memory, source = plan.memory, plan.checkpoint
     facts = _facts()
-    facts.add_row("from", f"{quoted(source.location)}: {_form(plan.source)}")
-    if source.revision:
-        facts.add_row("commit", quoted(source.revision))
+    _add_origin(facts, plan)
     facts.add_row("to", why(plan.target))
     facts.add_row("format", written(plan))
     if plan.record.layers:
@@ -185,6 +183,17 @@ def verification_lines(verification: Verification) -> Iterator[str]:
             f"checked, {show_duration(verification.seconds)} ({show_size(rate)}/s), "
             f"peak memory {show_size(verification.peak_memory)}"
         )
+
+
+def _add_origin(facts: Table, plan: Plan) -> None:
+    """Where the source is, and what completes it."""
+    source, template = plan.checkpoint, plan.checkpoint.template
+    facts.add_row("from", f"{quoted(source.location)}: {_form(plan.source)}")
+    if source.revision:
+        facts.add_row("commit", quoted(source.revision))
+    if template:
+        given = f"{_count(template.tensors, 'tensor')}, {show_size(template.nbytes)}"
+        facts.add_row("template", f"{quoted(template.location)}: config, other files, {given}")
 
 
 def _facts() -> Table:

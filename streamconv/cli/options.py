@@ -50,6 +50,15 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         type=click.Path(exists=True, dir_okay=False),
         help="Families, layouts and namings besides those of the table, as TOML.",
     ),
+    option(
+        "--template",
+        type=click.Path(),
+        metavar="HF_DIR",
+        help="Take config and other files of a DCP from here, and compare its tensors.",
+    ),
+    option(
+        "--fill-from-template", is_flag=True, help="Take the tensors that the DCP lacks from there."
+    ),
 )
 jobs_option = option(
     "-j",

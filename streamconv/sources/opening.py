@@ -28,3 +28,20 @@ def open_source(location: str, prefixes: Prefixes | None = None) -> Source:
 
     folder = find_dcp(location)
     return open_dcp(location, folder, prefixes) if folder else open_folder(location)
+
+
+def open_template(
+    source: Source, location: str, *, fill: bool, stated: str | None, casts: bool
+) -> Source:
+    """`source` with the template at `location`, opened; see `with_template`.
+
+    Raises StreamconvError; the source then stays open, the template does not.
+    """
+    from streamconv.sources.template import with_template
+
+    template = open_source(location)
+    try:
+        return with_template(source, template, fill=fill, stated=stated, casts=casts)
+    except BaseException:
+        template.close()
+        raise

@@ -1,0 +1,174 @@
+"""The hub checkpoint beside a DCP: its config and files, and what the DCP lacks."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+import reference
+import torch
+import torch.distributed.checkpoint as dcp
+from folders import tree
+from test_dcp_write import FAMILIES, modes
+
+import streamconv
+from streamconv.errors import BadCheckpoint, UsageError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(folder: Path, state: Tensors, prefix: str = "") -> Path:
+    """As a training run saves its model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+        dcp.save({"model": model, "iteration": 3}, checkpoint_id=folder, no_dist=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.qwen3_omni_moe(tmp_path_factory.mktemp("omni") / "hub")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_hub_checkpoint_comes_back_whole(tmp_path: Path, model_type: str) -> None:
+    """Tensors, config and every other file, as MindSpeed-MM would have it."""
+    source = FAMILIES[model_type](tmp_path / "hub")
+    streamconv.merge(source, tmp_path / "dcp", preset="mindspeed")
+    streamconv.split(tmp_path / "dcp", tmp_path / "back", template=source, preset="mindspeed")
+    original = reference.read(source)
+    assert reference.same_bytes(reference.read(tmp_path / "back"), original) == []
+    before, after = tree(source), tree(tmp_path / "back")
+    weights = {name for name in before if name.endswith((".safetensors", ".index.json"))}
+    assert {n: after.get(n) for n in before.keys() - weights} == {
+        n: before[n] for n in before.keys() - weights
+    }
+    assert set(modes(tmp_path / "back").values()) == {0o750, 0o640}
+
+
+def test_what_was_not_trained_is_missed_and_filled(tmp_path: Path, omni: Path) -> None:
+    """A thinker alone, its names and bytes changed by training; the rest as it was."""
+    original = reference.read(omni)
+    trained = {
+        name: torch.full_like(t, 0.5) if name.startswith("thinker.") else t
+        for name, t in original.items()
+    }
+    thinker = {n: t for n, t in trained.items() if n.startswith("thinker.")}
+    state = reference.merge_mindspeed(thinker, "qwen3_omni_moe")
+    run = save(tmp_path / "dcp", state, "model.")
+    with pytest.raises(BadCheckpoint, match=r"lacks .* of its tensors: .*talker\.") as caught:
+        streamconv.split(run, tmp_path / "back", template=omni, dcp_prefix="model.")
+    assert "--fill-from-template" in caught.value.hint
+    assert not (tmp_path / "back").exists()
+    done = streamconv.split(
+        run, tmp_path / "back", template=omni, dcp_prefix="model.", fill_from_template=True
+    )
+    assert reference.same_bytes(reference.read(tmp_path / "back"), trained) == []
+    template = done.plan.checkpoint.template
+    assert template is not None
+    assert template.tensors == len(original) - len(thinker)
+
+
+def test_the_plan_says_what_is_filled(tmp_path: Path, omni: Path) -> None:
+    """In the table and in JSON."""
+    thinker = {n: t for n, t in reference.read(omni).items() if n.startswith("thinker.")}
+    save(tmp_path / "dcp", reference.merge_mindspeed(thinker, "qwen3_omni_moe"))
+    command = ["split", "dcp", "back", "--template", str(omni), "--fill-from-template", "-n"]
+    shown = {}
+    for extra in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "streamconv", *command, *extra],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shown[bool(extra)] = done.stdout
+    fields = json.loads(shown[True])
+    count = len(reference.read(omni)) - len(thinker)
+    assert fields["source"]["template"]["tensors"] == count
+    assert f"{count:,} tensors" in shown[False]
+    assert "1 value of the training run, not of the model" in shown[False]
+
+
+def test_a_wrong_prefix_is_never_filled_over(tmp_path: Path, omni: Path) -> None:
+    """Else the untrained weights would come back as if nothing had been trained."""
+    state = reference.merge_mindspeed(reference.read(omni), "qwen3_omni_moe")
+    run = save(tmp_path / "dcp", state, "net.")
+    with pytest.raises(BadCheckpoint, match="the template does not know net") as caught:
+        streamconv.split(run, tmp_path / "back", template=omni, fill_from_template=True)
+    assert "--dcp-prefix" in caught.value.hint
+
+
+def wider(state: Tensors) -> None:
+    name = next(name for name in state if name.endswith("lm_head.weight"))
+    state[name] = torch.zeros(1 + len(state[name]), state[name].shape[1], dtype=torch.bfloat16)
+
+
+def typed(state: Tensors) -> None:
+    name = next(name for name in state if name.endswith("lm_head.weight"))
+    state[name] = state[name].float()
+
+
+def fewer(state: Tensors) -> None:
+    for name in [name for name in state if ".experts." in name]:
+        state[name] = state[name][:-1]
+
+
+@pytest.mark.parametrize("change", [wider, typed, fewer])
+def test_another_model_is_refused(tmp_path: Path, change: Callable[[Tensors], None]) -> None:
+    """By the first tensor that is not the template's."""
+    source = checkpoints.qwen3_moe(tmp_path / "hub")
+    state = reference.to_layout(reference.read(source), "fused")
+    change(state)
+    run = save(tmp_path / "dcp", state)
+    with pytest.raises(BadCheckpoint, match=r"in the template|config\.json says"):
+        streamconv.split(run, tmp_path / "back", template=source)
+
+
+def test_other_dtypes_where_they_are_cast(tmp_path: Path) -> None:
+    """A run in float32 comes back in the template's."""
+    source = checkpoints.qwen3_moe(tmp_path / "hub")
+    original = reference.read(source)
+    finite = {n: t.nan_to_num(0.25).abs() for n, t in original.items()}
+    state = {n: t.float() for n, t in reference.to_layout(finite, "fused").items()}
+    run = save(tmp_path / "dcp", state)
+    streamconv.split(run, tmp_path / "back", template=source, dtype="bf16", cast_all=True)
+    assert reference.same_bytes(reference.read(tmp_path / "back"), finite) == []
+
+
+def test_another_layout_than_the_templates(tmp_path: Path, omni: Path) -> None:
+    """What is filled is converted like the rest."""
+    original = reference.read(omni)
+    thinker = {n: t for n, t in original.items() if n.startswith("thinker.")}
+    run = save(tmp_path / "dcp", reference.merge_mindspeed(thinker, "qwen3_omni_moe"))
+    options: dict[str, Any] = {"template": omni, "fill_from_template": True}
+    streamconv.convert(run, tmp_path / "made", to="transformers", **options)
+    streamconv.convert(omni, tmp_path / "wanted", to="transformers")
+    found, wanted = (reference.read(tmp_path / name) for name in ("made", "wanted"))
+    assert reference.same_bytes(found, wanted) == []
+
+
+def test_a_template_is_needed_to_fill(tmp_path: Path, omni: Path) -> None:
+    """And has to be a checkpoint."""
+    run = save(tmp_path / "dcp", reference.read(omni))
+    with pytest.raises(UsageError, match="no template to fill from"):
+        streamconv.split(run, tmp_path / "back", fill_from_template=True)
+    with pytest.raises(BadCheckpoint, match="does not exist"):
+        streamconv.split(run, tmp_path / "back", template=tmp_path / "nowhere")
+    shutil.rmtree(run)
+
+
+def test_verify_does_not_know_a_template(tmp_path: Path, omni: Path) -> None:
+    """Said before anything is written."""
+    run = save(tmp_path / "dcp", reference.read(omni))
+    with pytest.raises(UsageError, match="does not know of templates"):
+        streamconv.split(run, tmp_path / "back", template=omni, verify=True)
+    assert not (tmp_path / "back").exists()
