@@ -1,0 +1,90 @@
+"""What a user may say of a source and a conversion, and what it means. Pure.
+
+The same options for the command line and for Python; the texts in them are parsed here.
+"""
+
+from os import PathLike
+from typing import TypedDict
+
+from streamconv.errors import UsageError
+from streamconv.keys import Prefixes, Preset, find_preset
+
+Location = str | PathLike[str]
+"""A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""
+
+DEFAULT_SHARD_SIZE = "4GB"
+
+
+class Reading(TypedDict, total=False):
+    """How a source is to be understood, where it does not say so itself."""
+
+    source_layout: str | None
+    """The layout or form that it has (`--from`)."""
+    preset: str | None
+    """A training framework whose DCP is read or written, such as `mindspeed`."""
+    hf_prefix: str | None
+    """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
+    dcp_prefix: str | None
+    family: str | PathLike[str] | None
+    """A file of families, layouts and namings besides those of the table, for this process."""
+    template: Location | None
+    """The hub checkpoint that a DCP was trained from: its config, its other files, its names."""
+    fill_from_template: bool
+    """Whether to take from there what the DCP lacks."""
+
+
+class Options(Reading, total=False):
+    """What every conversion takes besides source and target."""
+
+    max_shard_size: int | str
+    """Bytes, or text such as `4GB` or `4GiB`; a larger tensor gets a shard of its own."""
+    max_memory: int | str | None
+    """What the whole process may hold; what the host has free unless given."""
+    jobs: int | None
+    """Workers."""
+    part: str | None
+    """`2/4`: only the second of four parts, which `finish` puts together when all are done."""
+    max_rate: int | str | None
+    """Bytes a second that are read at most, or text such as `200MB/s`."""
+    layers: str | None
+    """Only these layers, as `0:2`, and what belongs to no layer."""
+    format: str | None
+    """What the output is written in: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
+    dtype: str | None
+    """`bf16`, `fp16` or `fp32`: what floating tensors become, routers and norms excepted."""
+    cast_all: bool
+    """Whether `dtype` is for routers, their biases and norms as well."""
+    dequantize: str | None
+    """What block-scaled FP8 weights become, their scales used up."""
+    pass_through: bool
+    """Whether experts that cannot be converted stay as they are, instead of being refused."""
+    sha256: bool
+    """Whether the manifest has the SHA-256 of each file too, for which they are read once more."""
+
+
+def preset_of(options: Reading) -> Preset | None:
+    """The preset that is asked for; raises UsageError where there is none of that name."""
+    name = options.get("preset")
+    return find_preset(name) if name else None
+
+
+def prefixes_of(options: Reading) -> Prefixes | None:
+    """What the user says of keys; None where nothing is said."""
+    preset = preset_of(options)
+    hf, dcp = options.get("hf_prefix"), options.get("dcp_prefix")
+    if hf is None and dcp is None and preset is None:
+        return None
+    return Prefixes(hf or "", (preset.dcp_prefix if preset else "") if dcp is None else dcp)
+
+
+def parse_layers(text: str) -> range:
+    """The layers meant by `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
+    begin, colon, end = text.partition(":")
+    try:
+        first = int(begin or 0) if colon else int(begin)
+        last = (int(end) if end else 10**9) if colon else first + 1
+    except ValueError:
+        first = last = -1
+    if not 0 <= first < last:
+        raise UsageError(f"{text!r} is no range of layers", "write 0:2 for the layers 0 and 1")
+    return range(first, last)
