@@ -36,6 +36,7 @@ bench: setup ## measure speed and memory side by side with cp and the whole-mode
 	$(RUN) scripts/bench.py
 	$(RUN) scripts/bench_layouts.py
 	$(RUN) scripts/bench_verify.py
+	$(RUN) scripts/bench_dcp.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject.py

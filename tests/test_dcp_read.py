@@ -252,3 +252,31 @@ def test_prefixes_are_undone(tmp_path: Path, fused: Tensors) -> None:
     assert {f"model.{n}" for n in done.checkpoint.tensors} >= {n for n in fused if "layers" in n}
     with pytest.raises(BadCheckpoint, match="does not begin with"):
         streamconv.inspect(tmp_path / "dcp", dcp_prefix="net.layers.")
+
+
+# --- what it takes -----------------------------------------------------------------------------
+
+
+def test_memory_is_what_the_plan_says(tmp_path: Path) -> None:
+    """To a DCP, and from one whose chunks are cut across their rows."""
+    source = checkpoints.qwen3_moe(
+        tmp_path / "hub", experts=24, hidden=512, intermediate=512, layers=1
+    )
+    merged = reference.to_layout(reference.read(source), "fused")
+    cuts = {
+        name: (tensor, [[], *([n // 3] for n in tensor.shape[1:])])
+        for name, tensor in merged.items()
+    }
+    write_dcp(tmp_path / "cut", cuts)
+    for location, options in (("hub", "format='dcp'"), ("cut", "layout='per-expert'")):
+        code = f"""
+import streamconv
+done = streamconv.merge({location!r}, "out-{location}", {options})
+assert done.peak_memory <= done.plan.memory.peak, (done.peak_memory, done.plan.memory)
+assert done.plan.memory.peak < 100_000_000, done.plan.memory
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert reference.same_bytes(reference.read(tmp_path / "out-cut"), reference.read(source)) == []
