@@ -37,6 +37,8 @@ class Recognised:
     """Rows and columns that a block scale is for, where the config says so."""
     untold: tuple[str, ...] = ()
     """Patterns of modules that no layout describes, and that stay as they are."""
+    counted: frozenset[str] = frozenset()
+    """Patterns of stacks whose experts the config counts."""
 
 
 def recognise(
@@ -86,6 +88,9 @@ def recognise(
         hub_names=hub_names,
         block=stated_block(checkpoint.config),
         untold=tuple(untold),
+        counted=frozenset(
+            pattern for pattern in rows if _counted(checkpoint.config, family, pattern) is not None
+        ),
     )
 
 

@@ -8,7 +8,7 @@ has no place for, or would cut a block of scales in two, is refused or stays as 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.axes import rearrange
+from streamconv.axes import EXPERT, rearrange, solve_sizes
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.experts import Stack, same_tensors
 from streamconv.families import FORMS, HUB_NAMES, Form
@@ -117,6 +117,13 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
             rearrange(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
         except UsageError as error:
             raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+    if stack.pattern not in source.counted and not _tells_count(stack, row):
+        raise PlanRefused(
+            f"{where} as {row.layout.name} would not tell how many experts there are: its shapes "
+            f"would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as one number, and "
+            "config.json does not count them",
+            "choose another layout",
+        )
     meant = names.layout_of(stack.pattern) if names else None
     if (
         names
@@ -128,6 +135,17 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
             f"form {names.name!r}: the two could not be told apart",
             "convert to `hub` first, and from there, or to another layout",
         )
+
+
+def _tells_count(stack: Stack, row: Row) -> bool:
+    """Whether names and shapes under a row settle the size of every axis again."""
+    shapes = {
+        template: template.shape(stack.sizes)
+        for template in (row.layout.templates[weight] for weight in stack.first)
+    }
+    named = any(EXPERT in template.name_axes for template in shapes)
+    known = {EXPERT: stack.sizes[EXPERT]} if named else {}
+    return solve_sizes(shapes, {**row.sizes(), **known}) is not None
 
 
 def _check_blocks(

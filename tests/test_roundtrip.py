@@ -52,10 +52,19 @@ def test_split_of_merge_is_the_original(
         shards.setdefault(f"{scatter.choice('abc')}.safetensors", {})[name] = content
     with tempfile.TemporaryDirectory() as place:
         source, merged, back = (Path(place) / name for name in ("source", "merged", "back"))
-        write_checkpoint(source, shards, {"model_type": "qwen3_moe"}, index=indexed)
+        config = {"model_type": "qwen3_moe", "num_experts": experts}
+        write_checkpoint(source, shards, config, index=indexed)
         streamconv.merge(source, merged, layout=layout, max_shard_size=shard_bytes, jobs=jobs)
         streamconv.split(merged, back, jobs=jobs)
         assert read_checkpoint(back) == tensors
+
+
+def test_experts_that_could_not_be_counted_again(tmp_path: Path) -> None:
+    """Shapes in which the number of experts is lost are not written where nothing else tells it."""
+    tensors = qwen_tensors(1, 4, 6, 10)
+    write_checkpoint(tmp_path / "src", {"a.safetensors": tensors}, {"model_type": "qwen3_moe"})
+    with pytest.raises(streamconv.PlanRefused, match=r"stacked-flat .* 4 times 10 as one number"):
+        streamconv.plan(tmp_path / "src", to="stacked-flat")
 
 
 def test_the_portable_path_makes_the_same_bytes(

@@ -41,7 +41,7 @@ def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     """The limit of the process is seen beforehand; where it is not, it is told when it is met."""
     sound(tmp_path / "src")
     before = tree(tmp_path)
-    limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (2000,) * 2); "
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (4500,) * 2); "
     if not seen:
         limited += "import streamconv.sinks.place as p; p.file_size_limit = lambda: None; "
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     )
     assert done.returncode == NoSpace.exit_code, done.stderr
     assert ("largest file" if seen else "model.safetensors: File too large") in done.stderr
-    assert "2.00 kB" in done.stderr
+    assert "4.50 kB" in done.stderr
     assert "ulimit -f" in done.stderr
     assert "Traceback" not in done.stderr
     assert tree(tmp_path) == before
