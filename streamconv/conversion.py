@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from streamconv.casts import cast_checkpoint, parse_casting
-from streamconv.chunks import Dcp
 from streamconv.command import Command, read_command
 from streamconv.errors import (
     StreamconvError,
@@ -139,6 +138,8 @@ def _written(source: Source, to: str | None, options: Options) -> Callable[[Reco
         return Safetensors
     if name != "dcp":
         raise UsageError(f"there is no format called {name!r}", "the formats are safetensors, dcp")
+    from streamconv.chunks import Dcp
+
     prefixes = prefixes_of(options) or Prefixes()
     return lambda _: Dcp(prefixes, preset, source.checkpoint.config)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from streamconv.casts import cast_rows, notes, spared_rows
+from streamconv.catalogue import family_rows, layout_rows
 from streamconv.checkpoint import Checkpoint, OtherFile, Template
 from streamconv.experts import Stack
 from streamconv.plan import Plan
@@ -24,6 +25,16 @@ SCHEMA_VERSION = 1
 def inspection_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
     """What `inspect --json` prints."""
     return {"schema": SCHEMA_VERSION, "kind": "inspection", **_source_fields(checkpoint, found)}
+
+
+def families_fields() -> dict[str, Any]:
+    """What `families --json` prints."""
+    return {"schema": SCHEMA_VERSION, "kind": "families", "families": list(family_rows())}
+
+
+def layouts_fields() -> dict[str, Any]:
+    """What `layouts --json` prints."""
+    return {"schema": SCHEMA_VERSION, "kind": "layouts", "layouts": list(layout_rows())}
 
 
 def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> dict[str, Any]:

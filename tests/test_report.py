@@ -10,7 +10,13 @@ import jsonschema
 import pytest
 
 import streamconv
-from streamconv.report import inspection_fields, plan_fields, result_fields
+from streamconv.report import (
+    families_fields,
+    inspection_fields,
+    layouts_fields,
+    plan_fields,
+    result_fields,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +75,9 @@ def test_the_plan_says_what_is_renamed_and_left(tmp_path: Path) -> None:
         "pytorch_model.bin": "the weights in a legacy format",
     }
     assert "original/config.json" in {file.name for file in plan.copied}
+
+
+def test_the_tables_follow_the_schema(schema: dict[str, Any]) -> None:
+    for fields in (families_fields(), layouts_fields()):
+        jsonschema.validate(fields, strictly(schema, fields["kind"]))
+        assert fields[fields["kind"]]

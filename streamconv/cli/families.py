@@ -9,13 +9,14 @@ from streamconv.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """Show the model families there are, their forms, and what they convert to."""
-    from streamconv.catalogue import family_rows
     from streamconv.cli.conversion import print_json, print_rich
 
-    rows = list(family_rows())
     if as_json:
-        print_json({"schema": 1, "kind": "families", "families": rows})
+        from streamconv.report import families_fields
+
+        print_json(families_fields())
     else:
+        from streamconv.catalogue import family_rows
         from streamconv.tables import families_table
 
-        print_rich(families_table(rows))
+        print_rich(families_table(list(family_rows())))

@@ -9,13 +9,14 @@ from streamconv.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """Show the layouts there are: where each axis of the expert weights lives."""
-    from streamconv.catalogue import layout_rows
     from streamconv.cli.conversion import print_json, print_rich
 
-    rows = list(layout_rows())
     if as_json:
-        print_json({"schema": 1, "kind": "layouts", "layouts": rows})
+        from streamconv.report import layouts_fields
+
+        print_json(layouts_fields())
     else:
+        from streamconv.catalogue import layout_rows
         from streamconv.tables import layouts_table
 
-        print_rich(layouts_table(rows))
+        print_rich(layouts_table(list(layout_rows())))
