@@ -30,6 +30,9 @@ class Listener(Protocol):
 
     def __call__(self, event: Event | Checking | Checked) -> None: ...
 
+    def say(self, text: str) -> None:
+        """Print a line that stays, above what moves."""
+
     def __enter__(self) -> "Listener": ...
 
     def __exit__(
@@ -77,6 +80,9 @@ class Bar:
         else:
             self._progress.update(self._task, description="done")
 
+    def say(self, text: str) -> None:
+        _print(self._progress.console, text)
+
     def __rich__(self) -> RenderableType:
         return self._progress.get_renderable()
 
@@ -122,17 +128,18 @@ class Lines:
         now = time.monotonic()
         if now - self._said >= self._every:
             self._said = now
-            self._say(now - self._begin, where)
+            self._say_rate(now - self._begin, where)
 
-    def _say(self, seconds: float, layer: str) -> None:
+    def _say_rate(self, seconds: float, layer: str) -> None:
         rate = self._done / seconds
         left = show_duration(max(self._total - self._done, 0) / rate)
-        self._console.print(
+        self.say(
             f"{show_size(self._done)} of {show_size(self._total)}, {show_size(rate)}/s, "
-            f"{left} left{f', {layer}' if layer else ''}",
-            highlight=False,
-            markup=False,
+            f"{left} left{f', {layer}' if layer else ''}"
         )
+
+    def say(self, text: str) -> None:
+        _print(self._console, text)
 
     def __enter__(self) -> "Lines":
         return self
@@ -147,10 +154,14 @@ class Lines:
 
 
 class Silence(Lines):
-    """Nothing at all."""
+    """Nothing but what is said."""
 
     def __call__(self, event: Event | Checking | Checked) -> None:
         return None
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _layer(plan: Plan | None, event: PieceWritten) -> str:

@@ -408,6 +408,19 @@ def test_progress_bar_shows_layers_as_they_are_called(tmp_path: Path) -> None:
     assert "[/b][red].layers." in console.file.getvalue()
 
 
+def test_a_line_said_meanwhile_stays_above_the_bar() -> None:
+    """Not on the bar's own line, where it would be half overwritten."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=40)
+    said = "going on: 1 of 2 shards are finished already"
+    with Bar(console) as bar:
+        console.file.flush()
+        bar.say(said)
+    assert isinstance(console.file, io.StringIO)
+    before, _, after = console.file.getvalue().partition(said)
+    assert before.endswith("\r\x1b[2K"), "the bar has been erased, and nothing else"
+    assert after.startswith("\n"), "the bar is drawn anew below"
+
+
 def test_progress_lines_where_there_is_no_terminal(src: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     with Lines(console, every=0) as lines:

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from streamconv import Result
+    from streamconv.progress import Listener
     from streamconv.verify import Verification
 
 
@@ -40,7 +41,7 @@ def run(
 
         def hear(event: Any) -> None:
             if resume and not quiet:
-                _say_where_it_goes_on(event)
+                _say_where_it_goes_on(event, shown)
             shown(event)
 
         common: Any = {
@@ -107,16 +108,15 @@ def _show_plan(
     CheckpointFolder(dst, overwrite=overwrite, resume=resume).check(planned, src)
 
 
-def _say_where_it_goes_on(event: Any) -> None:
+def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:
     from streamconv.execute import Prepared
 
     if isinstance(event, Prepared):
         done, shards = len(event.finished), len(event.plan.shards)
-        click.echo(
+        shown.say(
             f"going on: {done} of {shards} shards are finished already"
             if done
-            else "nothing to go on with: no shard is finished, starting anew",
-            err=True,
+            else "nothing to go on with: no shard is finished, starting anew"
         )
 
 
@@ -134,7 +134,7 @@ def show_verification(verification: "Verification", *, as_json: bool, quiet: boo
     verification.require()
 
 
-def listener(silent: bool) -> Any:
+def listener(silent: bool) -> "Listener":
     """What hears events: a bar, lines, or nothing."""
     from rich.console import Console
 

@@ -22,7 +22,7 @@ def command() -> None:
     with tempfile.TemporaryDirectory(prefix="streamconv-smoke-") as folder:
         for done in run_smoke(Path(folder)):
             click.echo(
-                f"{done.family:16} {done.tensors} tensors -> {done.form}: {done.merged_tensors}, "
+                f"{done.family:20} {done.tensors} tensors -> {done.form}: {done.merged_tensors}, "
                 "as it should be -> hub: every byte as it was"
             )
     click.echo(f"all right, {show_duration(time.monotonic() - begin)}")

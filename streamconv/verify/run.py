@@ -145,7 +145,7 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
     if not (has_files(origin) and has_files(output.source)):
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:
-        tally.unchecked.append(f"all bytes but a sample of {asked.sample.share:.3g} of them")
+        tally.unchecked.append(f"all bytes but a sample of {100 * asked.sample.share:.3g}% of them")
     yield from compare(source, output, jobs=asked.jobs, sample=asked.sample)
 
 
