@@ -16,7 +16,7 @@ from typing import Any
 from streamconv.checkpoint import Cast, Checkpoint, TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.layouts import _read_table
+from streamconv.layouts import read_table
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """What a cast can make, by what people call it."""
@@ -126,7 +126,7 @@ def _expression(glob: str) -> str:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    return _read_table("casts.toml")
+    return read_table("casts.toml")
 
 
 # --- block-scaled weights ----------------------------------------------------------------------

@@ -20,11 +20,11 @@ from streamconv.layouts import (
     Layout,
     Naming,
     Row,
-    _read_table,
     add_tables,
     added_tables,
     find_layout,
     namings,
+    read_table,
 )
 
 FORMS = ("hub", "transformers", "mindspeed")
@@ -144,7 +144,7 @@ def families() -> Mapping[str, Family]:
     for path, added in added_tables("families"):
         for name, row in added.items():
             rows[name] = _checked(f"{path}: family {name!r}", name, row)
-    for name, row in _read_table("families.toml").items():
+    for name, row in read_table("families.toml").items():
         rows.setdefault(name, _family(name, row))
     return MappingProxyType(rows)
 

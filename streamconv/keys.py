@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.errors import UsageError
-from streamconv.layouts import _read_table
+from streamconv.layouts import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Preset:
 def presets() -> Mapping[str, Preset]:
     """Every preset by its name."""
     return MappingProxyType(
-        {name: Preset(name, **row) for name, row in _read_table("presets.toml").items()}
+        {name: Preset(name, **row) for name, row in read_table("presets.toml").items()}
     )
 
 

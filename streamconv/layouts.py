@@ -110,13 +110,14 @@ def added_tables(name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         yield path, tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
 
 
-def _read_table(name: str) -> dict[str, Any]:
+def read_table(name: str) -> dict[str, Any]:
+    """What a file of `data/` says."""
     text = resources.files("streamconv").joinpath("data", name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
 def _rows(name: str) -> dict[str, Any]:
-    rows = dict(_read_table("layouts.toml")[name])
+    rows = dict(read_table("layouts.toml")[name])
     for path, added in added_tables(name):
         for row, fields in added.items():
             if not isinstance(fields, dict):
@@ -129,7 +130,7 @@ def _rows(name: str) -> dict[str, Any]:
 def kinds() -> Mapping[str, Kind]:
     """Every kind of weight by its name."""
     found = {}
-    for name, row in _read_table("layouts.toml")["weights"].items():
+    for name, row in read_table("layouts.toml")["weights"].items():
         axes = {
             weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
             for weight in REQUIRED
