@@ -41,6 +41,7 @@ from streamconv.shards import Safetensors, ShardFormat
 from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
 from streamconv.sources.opening import is_url, open_source, open_template
+from streamconv.stop import Stop
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_rate, parse_size
 from streamconv.verify import Verification
@@ -68,16 +69,21 @@ class Result:
 
 
 @contextmanager
-def opened(src: Location, options: Reading, *, casts: bool = False) -> Iterator[Source]:
+def opened(
+    src: Location, options: Reading, *, casts: bool = False, stop: Stop | None = None
+) -> Iterator[Source]:
+    """The source as it is to be understood; `stop` ends the waits of its reads."""
+    stop = stop or Stop()
     template = options.get("template")
     if options.get("fill_from_template") and template is None:
         raise UsageError("there is no template to fill from", "name the hub checkpoint: --template")
-    source = open_source(str(src), prefixes_of(options))
+    source = open_source(str(src), prefixes_of(options), stop)
     try:
         if template is not None:
             source = open_template(
                 source,
                 str(template),
+                stop,
                 fill=options.get("fill_from_template", False),
                 stated=options.get("source_layout"),
                 casts=casts,
@@ -169,7 +175,8 @@ def run(
     options = cast(Options, command.options)
     if verify and options.get("template") is not None:
         raise UsageError("--verify does not know of templates", "leave out one of them")
-    team = join() if launched() and not closing_only else None
+    stop = Stop()
+    team = join(stop) if launched() and not closing_only else None
     asked = options.get("part")
     part = team.part if team else parse_part(asked) if asked else Part()
     commits = part.number == 1 if team else part.of == 1
@@ -189,16 +196,18 @@ def run(
     src = _begun_with(command.src, dst) if resume else command.src
     with team or nullcontext():
         try:
-            with opened(src, options, casts=bool(options.get("dtype"))) as source:
+            casts = bool(options.get("dtype"))
+            with opened(src, options, casts=casts, stop=stop) as source:
                 planned = plan_of(source, command.to, options)
                 src = _anywhere(command, source).src
                 shards = share([shard.nbytes for shard in planned.shards], part)
                 running = execute(
                     planned,
-                    CastSource(_held_back(source, options, part.of if team else 1)),
+                    CastSource(_held_back(source, options, part.of if team else 1, stop)),
                     sink,
                     () if closing_only else shards,
                     commits=commits,
+                    stop=stop,
                 )
                 with closing(running) as events:
                     for event in events:
@@ -218,7 +227,7 @@ def run(
     verification = None
     if verify and commits:
         jobs = planned.memory.jobs
-        verification = _verification(src, sink.place, jobs, options, on_event)
+        verification = _verification(src, sink.place, jobs, options, stop, on_event)
         verification.require(f"it stands at {sink.place}; `streamconv verify` shows what differs")
     seconds = time.monotonic() - begin
     closed = commits or team is not None
@@ -250,14 +259,14 @@ def _begun_with(src: str, dst: Location) -> str:
     return src
 
 
-def _held_back(source: Source, options: Options, ranks: int) -> Source:
+def _held_back(source: Source, options: Options, ranks: int, stop: Stop) -> Source:
     """The source, read at this rank's share of the rate that is allowed."""
     rate = options.get("max_rate")
     if rate is None:
         return source
     from streamconv.sources.throttle import Throttle, ThrottledSource
 
-    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1)))
+    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), stop))
 
 
 def _verification(
@@ -265,6 +274,7 @@ def _verification(
     dst: Location,
     jobs: int,
     options: Options,
+    stop: Stop,
     on_event: "Callable[[Checking | Checked], None] | None",
 ) -> Verification:
     from streamconv.verify.run import Asked
@@ -275,5 +285,6 @@ def _verification(
         prefixes=prefixes_of(options),
         source_layout=options.get("source_layout"),
         hear=on_event,
+        stop=stop,
     )
     return run_verification(str(dst), str(src), asked)

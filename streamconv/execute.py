@@ -20,6 +20,7 @@ from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source
 from streamconv.steps import Step
+from streamconv.stop import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,15 @@ def execute(
     shards: Sequence[int] | None = None,
     *,
     commits: bool = True,
+    stop: Stop | None = None,
 ) -> Generator[Event]:
     """Convert; yields what has happened. The result appears before the last event, or not at all.
 
     `shards` are those to make, all unless given; without `commits` another process closes the
     output, and the last event is that these are written.
-    Raises what source and sink raise. Where the caller stops listening, the run stops; then, and
-    where something fails, finished shards are all that is left.
+    Raises what source and sink raise. Where the caller stops listening, the run stops, and so it
+    does when `stop` is set, with Interrupted; the run sets it for all who wait when it ends early.
+    Then, and where something fails, finished shards are all that is left.
     """
     yield Planned(plan)
     try:
@@ -86,7 +89,7 @@ def execute(
         wanted = range(len(plan.shards)) if shards is None else shards
         missing = tuple(number for number in wanted if number not in finished)
         yield Prepared(plan, finished, missing)
-        yield from _written(plan, missing, source, sink)
+        yield from _written(plan, missing, source, sink, stop or Stop())
         if not commits:
             sink.leave()
         yield ShareWritten()
@@ -103,11 +106,10 @@ def execute(
 
 
 def _written(
-    plan: Plan, shards: Iterable[int], source: Source, sink: Sink
+    plan: Plan, shards: Iterable[int], source: Source, sink: Sink, stop: Stop
 ) -> Iterator[PieceWritten]:
     pieces = plan.pieces(shards)
     taking = threading.Lock()
-    stop = threading.Event()
     events: queue.Queue[PieceWritten | BaseException | None] = queue.Queue()
 
     def work() -> None:
@@ -122,25 +124,19 @@ def _written(
             worker.drain()
             events.put(None)
         except BaseException as error:
-            stop.set()
             events.put(error)
+            stop.set()
 
     with ThreadPoolExecutor(plan.memory.jobs, "writer") as writer:
         workers = [
             threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)
         ]
-        for worker in workers:
-            worker.start()
-        try:
+        with stop.during(*workers):
             for _ in workers:
                 while (event := events.get()) is not None:
                     if isinstance(event, BaseException):
                         raise event
                     yield event
-        finally:
-            stop.set()
-            for worker in workers:
-                worker.join()
 
 
 class _Worker:

@@ -21,6 +21,7 @@ from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvErro
 from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared, ShareWritten
 from streamconv.manifest import fingerprint
 from streamconv.shares import Part
+from streamconv.stop import Stop
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -42,8 +43,11 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join() -> "Ranks":
-    """Meet the other ranks. Raises IOFailed where their store cannot be reached."""
+def join(stop: Stop) -> "Ranks":
+    """Meet the other ranks; `stop` is set when one fails.
+
+    Raises IOFailed where their store cannot be reached.
+    """
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
@@ -54,19 +58,22 @@ def join() -> "Ranks":
     store, rank, size = found
     started = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}"
-    return Ranks(PrefixStore(prefix, store), rank, size, restarted=int(started) > 0)
+    return Ranks(PrefixStore(prefix, store), rank, size, stop, restarted=int(started) > 0)
 
 
 class Ranks:
     """This process among the others. Used as a context; hears the events of its run."""
 
-    def __init__(self, store: "Store", rank: int, size: int, *, restarted: bool = False) -> None:
+    def __init__(
+        self, store: "Store", rank: int, size: int, stop: Stop, *, restarted: bool = False
+    ) -> None:
         self.part = Part(rank + 1, size)
         self.restarted = restarted
         """Whether the launcher has started all ranks anew after a failure."""
         self._store = store
         self._rank = rank
         self._size = size
+        self._stop = stop
         self._next = (rank + 1) % size
         self._patience = SILENT_SECONDS
         self._lost = ""
@@ -164,7 +171,7 @@ class Ranks:
             raise failure
 
     def _failure(self) -> "RankFailed | None":
-        """Another rank's failure, where there is one."""
+        """What a rank has failed of, where one has: another, or this one as others have found."""
         if self._lost:
             return RankFailed(f"the store that the ranks share is lost: {self._lost}")
         try:
@@ -173,8 +180,6 @@ class Ranks:
             said: dict[str, Any] = json.loads(self._store.get("failed"))
         except Exception as error:
             return RankFailed(f"the store that the ranks share is lost: {error}")
-        if said["rank"] == self._rank:
-            return None
         self._store.add("heard", 1)
         who = self._who(int(said["rank"]))
         return RankFailed(f"rank {said['rank']} ({who}) failed: {said['message']}", said["hint"])
@@ -193,15 +198,19 @@ class Ranks:
         return int(self._store.add(key, 0))
 
     def _beat(self) -> None:
-        """Beat, and watch that the next rank does."""
+        """Beat, watch that the next rank does, and end this one's work where any has failed."""
         seen, since = 0, time.monotonic()
         while not self._over.wait(BEAT_SECONDS):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
                 beats, left = self._count(f"beat/{self._next}"), self._count(f"left/{self._next}")
+                failed = self._store.check(["failed"])
             except Exception as error:
                 self._lost = str(error)
+                self._stop.set()
                 return
+            if failed:
+                self._stop.set()
             now = time.monotonic()
             if beats != seen or left:
                 seen, since = beats, now

@@ -45,6 +45,7 @@ ORDER = (
     "host",
     "rearrange",
     "arithmetic",
+    "stop",
     "sources",
     "shares",
     "command",

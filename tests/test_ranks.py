@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from streamconv.errors import Interrupted, IOFailed, OutputExists, PlanRefused
 from streamconv.execute import Planned
 from streamconv.manifest import fingerprint
 from streamconv.ranks import RankFailed, Ranks
+from streamconv.stop import Stop
 
 SIZE = "4kB"
 """Of output shards: some twenty of them."""
@@ -153,7 +155,7 @@ def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
     """Before anything is written."""
     store = HashStore()
     plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
-    with Ranks(store, 0, 2) as first, Ranks(store, 1, 2) as second:
+    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
         store.set("plan/1", fingerprint(plans[1]))
         with pytest.raises(
             PlanRefused, match=r"rank 1 .* would make another conversion than rank 0"
@@ -169,7 +171,7 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
     store = HashStore()
-    team = [Ranks(store, rank, 3) for rank in range(3)]
+    team = [Ranks(store, rank, 3, Stop()) for rank in range(3)]
     for rank in team:
         rank.__enter__()
     time.sleep(0.1)
@@ -184,12 +186,30 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         rank.__exit__()
 
 
+def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a rank from which no event comes meanwhile, and of one given up though it lives."""
+    monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.02)
+    store = HashStore()
+    stops = [Stop() for _ in range(3)]
+    with ExitStack() as working:
+        team = [working.enter_context(Ranks(store, k, 3, stop)) for k, stop in enumerate(stops)]
+        team[0]._say(2, "it has been silent")
+        for rank, stop in zip(team, stops, strict=True):
+            begin = time.monotonic()
+            with pytest.raises(Interrupted) as ended:
+                stop.wait(60)
+            assert time.monotonic() - begin < 5
+            behind = rank.failed(ended.value)
+            assert isinstance(behind, RankFailed)
+            assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", behind.message)
+
+
 def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own failure; another's, where that is behind an interruption."""
     monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
     monkeypatch.setattr(ranks, "SILENT_SECONDS_AT_THE_END", 0.1)
     store = HashStore()
-    with Ranks(store, 0, 2) as first, Ranks(store, 1, 2) as second:
+    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
         stopped = Interrupted("terminated", signal=15)
         assert first.failed(stopped) is stopped
         broken = IOFailed("the disk is gone", "look at it")
@@ -205,7 +225,10 @@ def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Is not waited for without end."""
     monkeypatch.setattr(ranks, "JOIN_SECONDS", 0.2)
     plan = streamconv.plan(src)
-    with Ranks(HashStore(), 0, 2) as alone, pytest.raises(IOFailed, match=r"the ranks \[1\]"):
+    with (
+        Ranks(HashStore(), 0, 2, Stop()) as alone,
+        pytest.raises(IOFailed, match=r"the ranks \[1\]"),
+    ):
         alone(Planned(plan))
 
 

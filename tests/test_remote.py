@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ from streamconv.execute import Committed
 from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 from streamconv.sources.remote import joined
+from streamconv.stop import Stop
 
 REPO = "org/tiny-moe"
 LOCATION = f"hf://{REPO}"
@@ -262,10 +266,10 @@ def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
     source = open_source(LOCATION)
     info = next(iter(source.checkpoint.tensors.values()))
     waits: list[float] = []
-    monkeypatch.setattr("streamconv.sources.ranges.time.sleep", waits.append)
+    monkeypatch.setattr(Stop, "wait", lambda _, seconds: waits.append(seconds))
     hub.fault = once(Fault(429, {"Retry-After": "7"}))
     source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
-    assert waits == [7.0]
+    assert max(waits) == 7.0
     hub.fault = once(Fault(429, {"Retry-After": "7200"}))
     with pytest.raises(IOFailed, match="7200 s"):
         source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
@@ -305,6 +309,85 @@ def test_a_changed_etag_ends_the_run_at_once(hub: Hub, tmp_path: Path) -> None:
     )
     with pytest.raises(BadCheckpoint, match="the hub listed it as"):
         convert(LOCATION, tmp_path / "out")
+
+
+# --- waits that end ----------------------------------------------------------------------------
+
+LATER = Fault(429, {"Retry-After": "60"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("waiting", "words"),
+    [
+        ("listing", ("convert",)),
+        ("header", ("convert",)),
+        ("data", ("convert",)),
+        ("data", ("verify",)),
+        ("nothing", ("convert", "--max-rate", "4kB/s")),
+        ("nothing", ("convert", "-j", "1", "--max-rate", "4kB/s")),
+    ],
+    ids=["listing", "headers", "tensors", "verifying", "max-rate", "max-rate, one worker"],
+)
+def test_a_signal_ends_every_wait(
+    hub: Hub, folder: Path, tmp_path: Path, waiting: str, words: tuple[str, ...], number: int
+) -> None:
+    """The server's minute and the rate's hour are not waited for."""
+    met = threading.Event()
+
+    def later(method: str, path: str, span: str | None) -> Fault | None:
+        begin = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
+        what = "header" if begin < 100 else "data"
+        what = what if ".safetensors" in path and method == "GET" else "listing"
+        if what == waiting or (what == "data" and waiting == "nothing"):
+            met.set()
+        return LATER if what == waiting else None
+
+    dst = tmp_path / "out"
+    verb, *more = words
+    if verb == "verify":
+        streamconv.convert(folder, dst, to="fused-transposed")
+    else:
+        more += ["--to", "fused-transposed"]
+    before = tree(tmp_path)
+    hub.fault = later
+    running = subprocess.Popen(
+        [sys.executable, "-m", "streamconv", verb, LOCATION, str(dst), *more],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
+    )
+    try:
+        assert met.wait(20)
+        time.sleep(0.2)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=5)
+    finally:
+        running.kill()
+        running.communicate()
+    assert running.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert tree(tmp_path) == before
+
+
+def test_a_worker_that_fails_ends_the_waits_of_others(hub: Hub, tmp_path: Path) -> None:
+    """And what it failed of is what is said."""
+    asked = threading.Event()
+
+    def fault(method: str, path: str, span: str | None) -> Fault | None:
+        if ".safetensors" not in path or not span or span.startswith(("bytes=0-", "bytes=8-")):
+            return None
+        if asked.is_set():
+            time.sleep(0.2)
+            return Fault(headers={"ETag": '"another"'})
+        asked.set()
+        return LATER
+
+    hub.fault = fault
+    begin = time.monotonic()
+    with pytest.raises(SourceChanged, match="its ETag was"):
+        convert(LOCATION, tmp_path / "out")
+    assert time.monotonic() - begin < 5
 
 
 # --- who may read ------------------------------------------------------------------------------

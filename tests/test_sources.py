@@ -12,6 +12,7 @@ from streamconv.checkpoint import OtherFile
 from streamconv.sources import Read, Source
 from streamconv.sources.opening import open_source
 from streamconv.sources.throttle import Throttle, ThrottledSource
+from streamconv.stop import Stop
 
 Open = Callable[[Path], Source]
 """Opens the checkpoint of a folder as one kind of source."""
@@ -95,29 +96,40 @@ def test_closing_twice(source: Source) -> None:
 # --- a rate that is kept to --------------------------------------------------------------------
 
 
+class Noted(Stop):
+    """Notes how long it would wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
 def test_a_throttle_counts_the_bytes_of_all_workers() -> None:
     """Each waits until its bytes are due behind those of the others; idle time is not saved up."""
-    now, waits = [100.0], list[float]()
-    throttle = Throttle(1000, lambda: now[0], waits.append)
+    now, stop = [100.0], Noted()
+    throttle = Throttle(1000, stop, lambda: now[0])
     throttle.take(500)
     throttle.take(500)
     now[0] = 101.5
     throttle.take(0)
     throttle.take(2000)
-    assert waits == [0.5, 1.0, 0.0, 2.0]
+    assert stop.waits == [0.5, 1.0, 0.0, 2.0]
 
 
 def test_a_throttled_source_is_the_source(source: Source, tensors: Tensors) -> None:
     """The same bytes, and every one of them counted."""
-    waits = list[float]()
-    held = ThrottledSource(source, Throttle(1000, lambda: 0.0, waits.append))
+    stop = Noted()
+    held = ThrottledSource(source, Throttle(1000, stop, lambda: 0.0))
     info = max(held.checkpoint.tensors.values(), key=lambda info: info.nbytes)
     buffer = memoryview(bytearray(info.nbytes))
     held.read([Read(info, 0, buffer), Read(info, 0, buffer[:10])])
     assert bytes(buffer) == tensors[info.name][2]
     other = OtherFile("vocab/merges.txt", 4000)
     held.read_other(other, memoryview(bytearray(3000)), 2000)
-    assert waits == [(info.nbytes + 10) / 1000, (info.nbytes + 10 + 2000) / 1000]
+    assert stop.waits == [(info.nbytes + 10) / 1000, (info.nbytes + 10 + 2000) / 1000]
     held.close()
 
 

@@ -7,12 +7,13 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.sources import Source
 from streamconv.sources.ranges import Passing, patiently
 from streamconv.sources.remote import open_remote
+from streamconv.stop import Stop
 
 RANGE_BYTES = 2 * 2**20
 """The most that is asked for at once: fsspec hands bytes over in memory of its own."""
 
 
-def open_url(location: str) -> Source:
+def open_url(location: str, stop: Stop) -> Source:
     """The checkpoint at a URL.
 
     Raises UsageError where nothing here opens such a URL, BadCheckpoint and IOFailed as any
@@ -27,7 +28,7 @@ def open_url(location: str) -> Source:
             f"{quoted(location)} cannot be opened: {quoted(str(error))}",
             "pip install 'streamconv[fsspec]', and what fsspec needs for this kind of URL",
         ) from error
-    return open_remote(UrlFiles(location, filesystem, root))
+    return open_remote(UrlFiles(location, filesystem, root, stop), stop)
 
 
 class UrlFiles:
@@ -35,11 +36,11 @@ class UrlFiles:
 
     revision = None
 
-    def __init__(self, location: str, filesystem: Any, root: str) -> None:
+    def __init__(self, location: str, filesystem: Any, root: str, stop: Stop) -> None:
         self.location = location
         self._filesystem = filesystem
         self._root = root.rstrip("/")
-
+        self._stop = stop
         self._found = self._find()
         if not self._found:
             raise BadCheckpoint(f"{self.location}: there are no files")
@@ -90,7 +91,7 @@ class UrlFiles:
             return bytes(data)
 
         path = f"{self._root}/{name}"
-        data = patiently(f"{quoted(name)}: reading failed", attempt)
+        data = patiently(f"{quoted(name)}: reading failed", attempt, self._stop)
         if len(data) != len(part):
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: of {len(part)} bytes at "

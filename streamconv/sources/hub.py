@@ -28,6 +28,7 @@ from streamconv.sources.ranges import (
     retry_after,
 )
 from streamconv.sources.remote import open_remote
+from streamconv.stop import Stop
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -37,7 +38,7 @@ DEFAULT_REVISION = "main"
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
 
-def open_repository(location: str) -> Source:
+def open_repository(location: str, stop: Stop) -> Source:
     """The checkpoint in a repository, at the commit that its revision is now.
 
     Raises UsageError where `location` names none, BadCheckpoint where there is none or it may
@@ -55,14 +56,15 @@ def open_repository(location: str) -> Source:
         folder = _snapshot(repo, revision)
         return open_folder(location, folder=folder, revision=folder.name)
     with _explained(repo, revision):
-        info = patiently(f"{location}: asking the hub failed", lambda: _info(repo, revision))
-    return open_remote(RepositoryFiles(location, repo, info))
+        what = f"{location}: asking the hub failed"
+        info = patiently(what, lambda: _info(repo, revision), stop)
+    return open_remote(RepositoryFiles(location, repo, info, stop), stop)
 
 
 class RepositoryFiles:
     """The files of one commit."""
 
-    def __init__(self, location: str, repo: str, info: "ModelInfo") -> None:
+    def __init__(self, location: str, repo: str, info: "ModelInfo", stop: Stop) -> None:
         from huggingface_hub import get_session
 
         if info.sha is None:
@@ -79,7 +81,7 @@ class RepositoryFiles:
             for file in info.siblings or ()
         }
         self._cached = {name: path for name in self.sizes if (path := self._in_cache(name))}
-        self._ranges = Ranges(get_session, self._locate)
+        self._ranges = Ranges(get_session, self._locate, stop)
         self._files = system_files()
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()

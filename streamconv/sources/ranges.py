@@ -6,12 +6,12 @@ that was planned from: status 206, the range, the size, and an ETag that stays t
 
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
+from streamconv.stop import Stop
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,10 +42,14 @@ class Passing(Exception):
         """Whether something has come of the attempt all the same."""
 
 
-def patiently(what: str, attempt: Callable[[], T]) -> T:
-    """What `attempt` returns, made again while it raises Passing. Raises IOFailed in the end."""
+def patiently(what: str, attempt: Callable[[], T], stop: Stop) -> T:
+    """What `attempt` returns, made again while it raises Passing.
+
+    Raises IOFailed in the end, Interrupted when the run ends before.
+    """
     failed = 0
     while True:
+        stop.check()
         try:
             return attempt()
         except Passing as error:
@@ -55,7 +59,7 @@ def patiently(what: str, attempt: Callable[[], T]) -> T:
             if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
                 raise IOFailed(f"{what}: {error}{asked}; tried {failed} times") from error
-            time.sleep(wait)
+            stop.wait(wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -76,11 +80,12 @@ class Ranges:
     """Files that a server sends parts of; safe to use from several threads at once."""
 
     def __init__(
-        self, client: Callable[[], "httpx2.Client"], locate: Callable[[str], Target]
+        self, client: Callable[[], "httpx2.Client"], locate: Callable[[str], Target], stop: Stop
     ) -> None:
-        """`locate` finds a file's target; it may raise Passing."""
+        """`locate` finds a file's target; it may raise Passing. `stop` ends all reads."""
         self._client = client
         self._locate = locate
+        self._stop = stop
         self._targets: dict[str, Target] = {}
         self._etags: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -91,7 +96,7 @@ class Ranges:
         Raises IOFailed where it cannot be read, SourceChanged where it is another.
         """
         wanted = _Wanted(name, size, offset, [buffer for buffer in buffers if buffer])
-        patiently(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted))
+        patiently(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted), self._stop)
 
     def _go_on(self, wanted: "_Wanted") -> None:
         """Ask for what is missing yet."""
@@ -112,6 +117,7 @@ class Ranges:
             ) as response:
                 self._check(response, wanted)
                 for chunk in response.iter_raw():
+                    self._stop.check()
                     wanted.take(chunk)
         except httpx2.TransportError as error:
             self._forget(wanted.name)

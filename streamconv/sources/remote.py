@@ -26,6 +26,7 @@ from streamconv.sources.assembly import (
     shard_names,
 )
 from streamconv.sources.paths import is_below
+from streamconv.stop import Stop
 
 LINK_BYTES = 5 * 2**19
 """What each worker takes to read: its connection's buffers, or a range on its way through."""
@@ -106,8 +107,8 @@ def joined(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memoryview]]]
         yield name, begin, buffers
 
 
-def open_remote(files: RemoteFiles) -> RemoteSource:
-    """The checkpoint that the files are.
+def open_remote(files: RemoteFiles, stop: Stop) -> RemoteSource:
+    """The checkpoint that the files are; `stop` is what ends their reads.
 
     Raises BadCheckpoint where something is malformed, missing or contradicts itself.
     """
@@ -118,7 +119,7 @@ def open_remote(files: RemoteFiles) -> RemoteSource:
     found = index_name(top, files.location)
     index = None if found is None else read_index(_object(files, found), found)
     names = shard_names(index, top, files.location)
-    with ThreadPoolExecutor(HEADERS_AT_ONCE, "header") as pool:
+    with ThreadPoolExecutor(HEADERS_AT_ONCE, "header") as pool, stop.during():
         headers = list(pool.map(lambda name: _read_header(files, name), names))
     checkpoint = assemble(
         files.location,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.sources import Read, Source
+from streamconv.stop import Stop
 
 
 class Throttle:
@@ -14,22 +15,22 @@ class Throttle:
     def __init__(
         self,
         rate: int,
+        stop: Stop,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._rate = rate
+        self._stop = stop
         self._clock = clock
-        self._sleep = sleep
         self._due = 0.0
         self._lock = threading.Lock()
 
     def take(self, nbytes: int) -> None:
-        """Wait until `nbytes` more may have been read."""
+        """Wait until `nbytes` more may have been read. Raises Interrupted when the run ends."""
         with self._lock:
             now = self._clock()
             self._due = max(self._due, now) + nbytes / self._rate
             wait = self._due - now
-        self._sleep(wait)
+        self._stop.wait(wait)
 
 
 class ThrottledSource:

@@ -15,6 +15,7 @@ from streamconv.checkpoint import OtherFile, TensorInfo, layer_of
 from streamconv.experts import Module, Stack
 from streamconv.recognise import Recognised
 from streamconv.sources import Source
+from streamconv.stop import Stop
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal
 from streamconv.verify.regions import Region, expert_region, whole
@@ -96,7 +97,7 @@ _Task = Difference | _Pair | _Files
 
 
 def compare(
-    source: Side, output: Side, *, jobs: int, sample: Sample = EVERYTHING
+    source: Side, output: Side, *, jobs: int, stop: Stop, sample: Sample = EVERYTHING
 ) -> Iterator[Event]:
     """What differs in `output` from the conversion of `source`, and what has been looked at.
 
@@ -112,6 +113,7 @@ def compare(
         jobs,
         lambda: _Worker(source.source, output.source),
         _Worker.look_at,
+        stop,
     )
 
 

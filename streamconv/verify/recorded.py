@@ -15,6 +15,7 @@ from xxhash import xxh3_128
 from streamconv.checkpoint import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources import Source
+from streamconv.stop import Stop
 from streamconv.verify import Checked, Checking, Difference, Event, Hashed
 from streamconv.verify.structure import has_files, read_manifest
 from streamconv.verify.workers import outcomes
@@ -84,7 +85,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def check(source: Source, *, jobs: int, sha256: bool) -> Iterator[Event]:
+def check(source: Source, *, jobs: int, sha256: bool, stop: Stop) -> Iterator[Event]:
     """What is not as it was written; with `sha256` the SHA-256 of every file as well.
 
     Where there is no manifest, only the structure is looked at, and what was asked for is hashed.
@@ -113,7 +114,9 @@ def check(source: Source, *, jobs: int, sha256: bool) -> Iterator[Event]:
     def look_at(buffer: memoryview, task: tuple[OtherFile, Recorded | None]) -> Iterator[Event]:
         return _read(source, *task, buffer, sha256)
 
-    yield from outcomes(iter(tasks), jobs, lambda: memoryview(bytearray(BLOCK_BYTES)), look_at)
+    yield from outcomes(
+        iter(tasks), jobs, lambda: memoryview(bytearray(BLOCK_BYTES)), look_at, stop
+    )
 
 
 def _files(source: Source) -> list[OtherFile]:

@@ -14,6 +14,7 @@ from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.casting import CastSource
 from streamconv.sources.opening import open_source
+from streamconv.stop import Stop
 from streamconv.verify import (
     KEPT_DIFFERENCES,
     Checked,
@@ -42,6 +43,8 @@ class Asked:
     source_layout: str | None = None
     target_layout: str | None = None
     hear: Hear | None = None
+    stop: Stop = field(default_factory=Stop)
+    """Ends it, with Interrupted."""
 
 
 @dataclass
@@ -78,11 +81,14 @@ def run(place: str, source: str | None, asked: Asked) -> Verification:
     begin = time.monotonic()
     tally = _Tally(asked.hear)
     with ExitStack() as opened:
-        origin = (
-            opened.enter_context(closing(open_source(source, asked.prefixes))) if source else None
-        )
+
+        def open_at(location: str) -> Source:
+            source = open_source(location, asked.prefixes, asked.stop)
+            return opened.enter_context(closing(source))
+
+        origin = open_at(source) if source else None
         try:
-            output = opened.enter_context(closing(open_source(place, asked.prefixes)))
+            output = open_at(place)
             found = _recognised(output, origin, asked, tally)
         except BadCheckpoint as error:
             tally.take([Difference(place, error.message)])
@@ -91,7 +97,7 @@ def run(place: str, source: str | None, asked: Asked) -> Verification:
             if origin is not None and found is not None:
                 tally.take(_beside(origin, Side(output, found), asked, tally))
             if origin is None or asked.sha256:
-                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256))
+                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256, stop=asked.stop))
     differences = sorted(tally.differences, key=lambda d: (natural_key(d.what), d.expert or 0))
     return Verification(
         place=place,
@@ -146,7 +152,7 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:
         tally.unchecked.append(f"all bytes but a sample of {100 * asked.sample.share:.3g}% of them")
-    yield from compare(source, output, jobs=asked.jobs, sample=asked.sample)
+    yield from compare(source, output, jobs=asked.jobs, stop=asked.stop, sample=asked.sample)
 
 
 def _shown(casting: Casting) -> str:

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from streamconv.stop import Stop
+
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")
 Outcome = TypeVar("Outcome")
@@ -16,12 +18,13 @@ def outcomes(
     jobs: int,
     make_worker: Callable[[], Worker],
     work: Callable[[Worker, Task], Iterable[Outcome]],
+    stop: Stop,
 ) -> Iterator[Outcome]:
     """All that `work` makes of the tasks, in any order; each of `jobs` threads has its own worker.
 
     Raises what a task raises; no further ones are begun then, nor when the caller stops listening.
+    `stop` is set then for all who wait; set by another, it ends the tasks with Interrupted.
     """
-    stop = threading.Event()
     taken = _Taken(tasks, stop)
     done: _Done[Outcome] = queue.Queue()
 
@@ -36,15 +39,9 @@ def outcomes(
             done.put(error)
 
     threads = [threading.Thread(target=run, name=f"verify-{k}") for k in range(jobs)]
-    for thread in threads:
-        thread.start()
-    try:
+    with stop.during(*threads):
         for _ in threads:
             yield from _until_done(done)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def _until_done(done: "_Done[Outcome]") -> Iterator[Outcome]:
@@ -58,7 +55,7 @@ def _until_done(done: "_Done[Outcome]") -> Iterator[Outcome]:
 class _Taken(Iterator[Task]):
     """The tasks that are left, for whichever thread asks next."""
 
-    def __init__(self, tasks: Iterator[Task], stop: threading.Event) -> None:
+    def __init__(self, tasks: Iterator[Task], stop: Stop) -> None:
         self._tasks = tasks
         self._stop = stop
         self._lock = threading.Lock()
