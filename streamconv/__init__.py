@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.command import Command, read_command
-from streamconv.conversion import Result, opened, plan_of, run, take_in
+from streamconv.conversion import Result, plan_of, run, take_in
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -30,10 +30,11 @@ from streamconv.errors import (
 )
 from streamconv.host import cores
 from streamconv.memory import DEFAULT_JOBS
-from streamconv.options import Location, Options, Reading, prefixes_of
+from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
+from streamconv.sources.opening import opened
 from streamconv.target import PER_EXPERT
 from streamconv.verify import Verification
 
@@ -77,6 +78,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognis
     """
     take_in(reading)
     with opened(src, reading) as source:
+        check_prefixes(reading, source.checkpoint.format)
         return source, recognise(source.checkpoint, reading.get("source_layout"))
 
 
@@ -192,8 +194,7 @@ def verify(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         sample=Sample(sample, SystemRandom()),
         sha256=sha256,
-        prefixes=prefixes_of(reading),
-        source_layout=reading.get("source_layout"),
+        reading=reading,
         target_layout=target_layout,
         hear=on_event,
     )

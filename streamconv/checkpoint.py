@@ -1,16 +1,21 @@
 """A checkpoint as its headers describe it: every tensor, every other file, the config."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.errors import quoted
 from streamconv.records import Record
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MANIFEST = "streamconv.json"
 JOURNAL_PREFIX = "streamconv-journal-"
 """Files of a run that is not finished: in no checkpoint, and so never copied from one."""
+
+SHOWN_KINDS = 8
+"""How many kinds of names are shown in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Template:
     tensors: int
     nbytes: int
     """Of these tensors."""
+    unknown: tuple[str, ...] = ()
+    """Names of the tensors that it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ class Checkpoint:
     """What it says of its own layouts, where it was written by streamconv."""
     total_bytes: int
     """Bytes of all tensors, headers excluded."""
+    format: str = "safetensors"
+    """What its tensors are stored in, as `--format` calls it."""
     revision: str | None = None
     """The commit that it is read from, where it comes from a repository."""
     scratch: int = 0
@@ -120,6 +129,14 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def pattern_of(prefix: str) -> str:
     """`prefix` with a * for every number between dots: what the layers of a stack share."""
     return _NUMBER.sub("*", prefix)
+
+
+def kinds(names: Iterable[str]) -> str:
+    """Names in a line, those that differ in numbers once, each with how many there are."""
+    counts = Counter(map(pattern_of, names))
+    shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(SHOWN_KINDS)]
+    rest = len(counts) - len(shown)
+    return ", ".join([*shown, *([f"{rest} more kinds"] if rest else [])])
 
 
 def layer_of(prefix: str) -> tuple[str, int] | None:

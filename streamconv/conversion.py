@@ -3,18 +3,15 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.command import Command, read_command
-from streamconv.errors import (
-    StreamconvError,
-    UsageError,
-)
+from streamconv.errors import StreamconvError, UsageError
 from streamconv.families import HUB_NAMES, add_families
 from streamconv.host import (
     cores,
@@ -30,6 +27,7 @@ from streamconv.options import (
     Location,
     Options,
     Reading,
+    check_prefixes,
     parse_layers,
     prefixes_of,
     preset_of,
@@ -40,7 +38,7 @@ from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
-from streamconv.sources.opening import is_url, open_source, open_template
+from streamconv.sources.opening import is_url, opened
 from streamconv.stop import Stop
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_rate, parse_size
@@ -66,31 +64,6 @@ class Result:
     """Which part of the conversion this process has done."""
     closed: bool = True
     """Whether the output stands at its place; else other parts, and then `finish`, are to come."""
-
-
-@contextmanager
-def opened(
-    src: Location, options: Reading, *, casts: bool = False, stop: Stop | None = None
-) -> Iterator[Source]:
-    """The source as it is to be understood; `stop` ends the waits of its reads."""
-    stop = stop or Stop()
-    template = options.get("template")
-    if options.get("fill_from_template") and template is None:
-        raise UsageError("there is no template to fill from", "name the hub checkpoint: --template")
-    source = open_source(str(src), prefixes_of(options), stop)
-    try:
-        if template is not None:
-            source = open_template(
-                source,
-                str(template),
-                stop,
-                fill=options.get("fill_from_template", False),
-                stated=options.get("source_layout"),
-                casts=casts,
-            )
-        yield source
-    finally:
-        source.close()
 
 
 def take_in(options: Reading) -> None:
@@ -140,6 +113,7 @@ def _written(source: Source, to: str | None, options: Options) -> Callable[[Reco
     name = options.get("format")
     if name is None:
         name = "dcp" if preset and to not in (PER_EXPERT, HUB_NAMES.name) else "safetensors"
+    check_prefixes(options, source.checkpoint.format, name)
     if name == "safetensors":
         return Safetensors
     if name != "dcp":
@@ -173,8 +147,6 @@ def run(
 
     begin = time.monotonic()
     options = cast(Options, command.options)
-    if verify and options.get("template") is not None:
-        raise UsageError("--verify does not know of templates", "leave out one of them")
     stop = Stop()
     team = join(stop) if launched() and not closing_only else None
     asked = options.get("part")
@@ -280,11 +252,5 @@ def _verification(
     from streamconv.verify.run import Asked
     from streamconv.verify.run import run as run_verification
 
-    asked = Asked(
-        jobs,
-        prefixes=prefixes_of(options),
-        source_layout=options.get("source_layout"),
-        hear=on_event,
-        stop=stop,
-    )
+    asked = Asked(jobs, reading=options, hear=on_event, stop=stop)
     return run_verification(str(dst), str(src), asked)

@@ -77,6 +77,23 @@ def prefixes_of(options: Reading) -> Prefixes | None:
     return Prefixes(hf or "", (preset.dcp_prefix if preset else "") if dcp is None else dcp)
 
 
+def check_prefixes(options: Reading, *formats: str) -> None:
+    """Refuse prefixes where neither what is read nor what is written, in `formats`, has keys.
+
+    Raises UsageError.
+    """
+    said = [
+        f"--{name.replace('_', '-')}"
+        for name in ("hf_prefix", "dcp_prefix")
+        if options.get(name) is not None
+    ]
+    if said and "dcp" not in formats:
+        raise UsageError(
+            f"{' and '.join(said)}: there is no DCP here whose keys could begin with anything",
+            "leave it out; --format dcp writes a DCP",
+        )
+
+
 def parse_layers(text: str) -> range:
     """The layers meant by `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
     begin, colon, end = text.partition(":")

@@ -1,12 +1,12 @@
 """A plan, an inspection and a result as JSON fields. Pure. The schema is `data/schema.json`."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from streamconv.casts import cast_rows, notes, spared_rows
 from streamconv.catalogue import family_rows, layout_rows
-from streamconv.checkpoint import Checkpoint, OtherFile, Template
+from streamconv.checkpoint import Checkpoint, OtherFile, Template, kinds
 from streamconv.experts import Stack
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
@@ -231,7 +231,7 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
         },
         "casts": cast_rows(plan.inputs),
         "spared": spared_rows(plan.inputs, plan.casting),
-        "notes": list(notes(plan.checkpoint.config, plan.casting)),
+        "notes": list(notes_of(plan)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),
         "unchanged_stacks": [
@@ -249,6 +249,17 @@ def written(plan: Plan) -> str:
     return ", ".join([plan.format.name, *plan.format.facts])
 
 
+def notes_of(plan: Plan) -> Iterator[str]:
+    """What to know of a plan before its result is used."""
+    yield from notes(plan.checkpoint.config, plan.casting)
+    template = plan.checkpoint.template
+    if template and template.unknown:
+        yield (
+            f"the template does not have {len(template.unknown):,} of the tensors, "
+            f"which are converted all the same: {kinds(template.unknown)}"
+        )
+
+
 def passed_through(plan: Plan) -> dict[str, str]:
     """The stacks that stay as they are because they cannot be converted, each with the reason."""
     untold = dict.fromkeys(plan.source.untold, "no layout describes them")
@@ -262,6 +273,7 @@ def _template_fields(template: Template | None) -> dict[str, Any] | None:
         "location": template.location,
         "tensors": template.tensors,
         "tensor_bytes": template.nbytes,
+        "unknown": list(template.unknown),
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streamconv.casts import cast_rows, notes, spared_rows
+from streamconv.casts import cast_rows, spared_rows
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
 from streamconv.families import FORMS
@@ -17,6 +17,7 @@ from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.report import (
     inspection_fields,
+    notes_of,
     passed_through,
     renamed,
     renames,
@@ -90,7 +91,7 @@ def plan_table(
         facts.add_row("renamed", f"{moved:,} tensors: {', '.join(renames(plan))}")
     for row in _casts(plan):
         facts.add_row("cast", row)
-    for note in notes(source.config, plan.casting):
+    for note in notes_of(plan):
         facts.add_row("note", note)
     same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
     if same:

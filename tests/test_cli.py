@@ -351,6 +351,16 @@ def test_the_command_line_counts_more_than_the_environment(src: Path, dst: Path)
     assert plan["target"]["asked"] == "fused"
 
 
+@pytest.mark.parametrize("verb", ["inspect", "split", "merge -n", "verify"])
+def test_prefixes_without_a_dcp_are_wrong_usage(src: Path, dst: Path, verb: str) -> None:
+    """They would do nothing."""
+    places = {"inspect": [src], "verify": [src, src]}.get(verb, [src, dst])
+    done = process(*verb.split(), *places, "--hf-prefix", "model.", "--dcp-prefix", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--hf-prefix and --dcp-prefix: there is no DCP here" in done.stderr
+    assert not dst.exists()
+
+
 def test_a_variable_that_makes_no_sense_is_wrong_usage(src: Path, dst: Path) -> None:
     done = process("merge", src, dst, environment={"STREAMCONV_JOBS": "many"})
     assert done.returncode == 2

@@ -15,6 +15,8 @@ import reference
 import torch
 import torch.distributed.checkpoint as dcp
 from folders import tree
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_dcp_write import FAMILIES, modes
 
 import streamconv
@@ -166,9 +168,89 @@ def test_a_template_is_needed_to_fill(tmp_path: Path, omni: Path) -> None:
     shutil.rmtree(run)
 
 
-def test_verify_does_not_know_a_template(tmp_path: Path, omni: Path) -> None:
-    """Said before anything is written."""
-    run = save(tmp_path / "dcp", reference.read(omni))
-    with pytest.raises(UsageError, match="does not know of templates"):
-        streamconv.split(run, tmp_path / "back", template=omni, verify=True)
-    assert not (tmp_path / "back").exists()
+@pytest.fixture
+def thinker(tmp_path: Path, omni: Path) -> Path:
+    """What a run that trained the thinker alone has left."""
+    tensors = {n: t for n, t in reference.read(omni).items() if n.startswith("thinker.")}
+    return save(tmp_path / "dcp", reference.merge_mindspeed(tensors, "qwen3_omni_moe"))
+
+
+def flip(path: Path, name: str) -> None:
+    """The lowest bit of a tensor's first byte, by safetensors' own parser."""
+    with safe_open(path, "pt") as file:
+        first = bytes(file.get_tensor(name).reshape(-1).view(torch.uint8)[:64].tolist())
+    raw = bytearray(path.read_bytes())
+    assert raw.count(first) == 1
+    raw[raw.index(first)] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("to", ["hub", "transformers"])
+def test_each_tensor_is_verified_against_where_it_came_from(
+    tmp_path: Path, omni: Path, thinker: Path, to: str
+) -> None:
+    """The trained ones against the DCP, what was filled in and the files against the template."""
+    options: Any = {"template": omni, "fill_from_template": True}
+    done = streamconv.convert(thinker, tmp_path / "back", to=to, verify=True, **options)
+    assert done.verification is not None
+    assert (done.verification.differences, done.verification.unchecked) == ((), ())
+    (shard,) = (tmp_path / "back").glob("*.safetensors")
+    names = reference.read(tmp_path / "back")
+    trained = next(n for n in names if n.endswith("embed_tokens.weight") and "talker" not in n)
+    filled = next(n for n in names if n.startswith("talker.") and n.endswith("mlp.gate.weight"))
+    for name in (trained, filled):
+        flip(shard, name)
+    (tmp_path / "back" / "tokenizer.json").write_bytes(b"{}")
+    found = streamconv.verify(thinker, tmp_path / "back", **options)
+    assert {d.what for d in found.differences} == {trained, filled, "tokenizer.json"}
+
+
+def test_what_was_not_filled_in_is_seen(tmp_path: Path, omni: Path, thinker: Path) -> None:
+    """A result without the talker is not the conversion of a run with its template."""
+    alone = shutil.copytree(omni, tmp_path / "alone", ignore=shutil.ignore_patterns("model*"))
+    kept = {n: t for n, t in reference.read(omni).items() if not n.startswith("talker.")}
+    save_file(kept, alone / "model.safetensors")
+    options: Any = {"template": omni, "fill_from_template": True}
+    found = streamconv.verify(thinker, alone, **options)
+    assert {d.what.partition(".")[0] for d in found.differences} == {"talker"}
+    assert {d.fact.partition(":")[0] for d in found.differences} >= {"is missing"}
+    with pytest.raises(BadCheckpoint, match="lacks"):
+        streamconv.verify(thinker, alone, template=omni)
+    with pytest.raises(UsageError, match="not against a template"):
+        streamconv.verify(alone, template=omni)
+
+
+def test_a_cast_one_is_verified(tmp_path: Path) -> None:
+    """By the casts that the output says were made; the template's dtypes are not the run's."""
+    source = checkpoints.qwen3_moe(tmp_path / "hub")
+    finite = {n: t.nan_to_num(0.25).abs() for n, t in reference.read(source).items()}
+    state = {n: t.float() for n, t in reference.to_layout(finite, "fused").items()}
+    run = save(tmp_path / "dcp", state)
+    options: Any = {"template": source, "dtype": "bf16", "cast_all": True}
+    done = streamconv.split(run, tmp_path / "back", verify=True, **options)
+    assert done.verification is not None
+    assert done.verification.ok
+    assert streamconv.verify(run, tmp_path / "back", template=source).ok
+
+
+def test_what_the_template_does_not_know_is_listed(tmp_path: Path) -> None:
+    """With the plan and with the result; it is converted like the rest."""
+    source = checkpoints.qwen3_moe(tmp_path / "hub")
+    state = reference.to_layout(reference.read(source), "fused")
+    added = {f"model.layers.{k}.lora_a.weight": torch.full((3,), k * 0.5) for k in range(2)}
+    save(tmp_path / "dcp", state | added)
+    command = [sys.executable, "-m", "streamconv", "split", "dcp", "back", "--template", "hub"]
+    shown = {}
+    for extra in (["-n"], ["-n", "--json"], ["--no-progress"]):
+        done = subprocess.run(
+            [*command, *extra], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        shown[extra[-1]] = done.stdout
+    fields = json.loads(shown["--json"])
+    assert fields["source"]["template"]["unknown"] == sorted(added)
+    for text in (shown["-n"], fields["target"]["notes"][0], shown["--no-progress"]):
+        line = " ".join(text.split())
+        assert "does not have 2 of the tensors" in line
+        assert "model.layers.*.lora_a.weight (2)" in line
+    back = reference.read(tmp_path / "back")
+    assert reference.same_bytes({n: back[n] for n in added}, added) == []

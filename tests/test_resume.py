@@ -134,6 +134,23 @@ def test_a_dcp_is_gone_on_with_too(
     assert names(tmp_path) == ["dst", "src"]
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_other_keys_of_a_dcp_are_another_conversion(
+    src: Path, dst: Path, tmp_path: Path, side: str
+) -> None:
+    """Shards of both would lie in one folder, some with the one's names, some with the other's."""
+    options: dict[str, Any] = {"format": "dcp", "hf_prefix": "model."}
+    prefix = "dcp_prefix"
+    if side == "source":
+        streamconv.merge(src, tmp_path / "elsewhere", format="dcp")
+        src, options = tmp_path / "elsewhere", {"dcp_prefix": "model.", "layout": "per-expert"}
+        prefix = "hf_prefix"
+    stopped(src, dst, pieces=2, **options, **{prefix: "net."})
+    with pytest.raises(OutputExists, match="was begun otherwise"):
+        resumed(src, dst, **options, **{prefix: "web."})
+    assert resumed(src, dst, **options, **{prefix: "net."}) >= 1
+
+
 def test_finished_shards_are_not_made_again(src: Path, dst: Path, tmp_path: Path) -> None:
     """They are the same files, and their tensors are not read."""
     stopped(src, dst, jobs=1)

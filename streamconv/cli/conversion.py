@@ -67,11 +67,11 @@ def show_result(result: "Result", *, as_json: bool, quiet: bool) -> None:
 
         print_json(result_fields(result))
     elif not quiet:
-        from streamconv.casts import notes
+        from streamconv.report import notes_of
         from streamconv.tables import result_line
 
         click.echo(result_line(result))
-        for note in notes(result.plan.checkpoint.config, result.plan.casting):
+        for note in notes_of(result.plan):
             click.echo(f"note: {note}")
 
 

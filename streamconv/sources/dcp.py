@@ -182,6 +182,7 @@ def _opened(
         record=own.record,
         manifest=own.manifest,
         total_bytes=total,
+        format="dcp",
         scratch=SCRATCH_BYTES if cut else 0,
     )
     return DcpSource(checkpoint, tensors, disk)

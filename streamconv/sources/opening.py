@@ -1,6 +1,11 @@
-"""Which kind of source a location is."""
+"""Which kind of source a location is, and how it is to be understood."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from streamconv.errors import UsageError
 from streamconv.keys import Prefixes
+from streamconv.options import Location, Reading, prefixes_of
 from streamconv.sources import Source
 from streamconv.stop import Stop
 
@@ -33,18 +38,25 @@ def open_source(
     return open_dcp(location, folder, prefixes) if folder else open_folder(location)
 
 
-def open_template(
-    source: Source, location: str, stop: Stop, *, fill: bool, stated: str | None, casts: bool
-) -> Source:
-    """`source` with the template at `location`, opened; see `with_template`.
+@contextmanager
+def opened(
+    src: Location, reading: Reading, *, casts: bool = False, stop: Stop | None = None
+) -> Iterator[Source]:
+    """The checkpoint at `src` as a user wants it read, with its template; open until the end.
 
-    Raises StreamconvError; the source then stays open, the template does not.
+    Where it `casts`, the dtypes of the template need not be the checkpoint's; `stop` ends the waits
+    of its reads. Raises StreamconvError.
     """
-    from streamconv.sources.template import with_template
+    location = reading.get("template")
+    fill = reading.get("fill_from_template", False)
+    if fill and location is None:
+        raise UsageError("there is no template to fill from", "name the hub checkpoint: --template")
+    with closing(open_source(str(src), prefixes_of(reading), stop)) as source:
+        if location is None:
+            yield source
+            return
+        from streamconv.sources.template import with_template
 
-    template = open_source(location, stop=stop)
-    try:
-        return with_template(source, template, fill=fill, stated=stated, casts=casts)
-    except BaseException:
-        template.close()
-        raise
+        with closing(open_source(str(location), stop=stop)) as template:
+            stated = reading.get("source_layout")
+            yield with_template(source, template, fill=fill, stated=stated, casts=casts)

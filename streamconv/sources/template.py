@@ -4,17 +4,13 @@ The template gives the config and all other files, and says which tensors there 
 a run did not save, such as a talker that it did not train, is refused, or taken from there.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamconv.checkpoint import Checkpoint, OtherFile, Template, TensorInfo, pattern_of
+from streamconv.checkpoint import Checkpoint, OtherFile, Template, TensorInfo, kinds
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Read, Source
-
-MANY = 8
-"""How many kinds of missing tensors are named."""
 
 
 class TemplatedSource:
@@ -74,13 +70,13 @@ def with_template(
     missing = {
         n: info for w in expected.held if w not in trained.held for n, info in expected.named(w)
     }
-    unknown = [
+    unknown = tuple(
         info.name for w in trained.held if w not in expected.held for info in trained.held[w]
-    ]
+    )
     if missing and (not fill or unknown):
-        besides = f"; the template does not know {_kinds(unknown)}" if unknown else ""
+        besides = f"; the template does not know {kinds(unknown)}" if unknown else ""
         raise BadCheckpoint(
-            f"{where}, lacks {len(missing):,} of its tensors: {_kinds(missing)}{besides}",
+            f"{where}, lacks {len(missing):,} of its tensors: {kinds(missing)}{besides}",
             "is it a matter of --dcp-prefix or --preset?"
             if unknown
             else "take them from the template with --fill-from-template",
@@ -98,7 +94,7 @@ def with_template(
         others=(*_left(kept.others), *original.others),
         config=original.config,
         total_bytes=kept.total_bytes + nbytes,
-        template=Template(original.location, len(filled), nbytes),
+        template=Template(original.location, len(filled), nbytes, unknown),
     )
     return TemplatedSource(source, template, checkpoint)
 
@@ -154,11 +150,3 @@ def _shown(facts: Facts) -> str:
     if isinstance(extent, Mapping):
         return f"{dtype} of {', '.join(f'{axis} {n}' for axis, n in sorted(extent.items()))}"
     return f"{dtype} {list(extent)}"
-
-
-def _kinds(names: Iterable[str]) -> str:
-    """Names with * for numbers, each kind once, with how many there are."""
-    counts = Counter(map(pattern_of, names))
-    shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(MANY)]
-    rest = len(counts) - len(shown)
-    return ", ".join([*shown, *([f"{rest} more kinds"] if rest else [])])

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from streamconv.casts import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint import MANIFEST, natural_key
-from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.host import peak_bytes
-from streamconv.keys import Prefixes
+from streamconv.options import Reading, check_prefixes, prefixes_of
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.casting import CastSource
-from streamconv.sources.opening import open_source
+from streamconv.sources.opening import open_source, opened
 from streamconv.stop import Stop
 from streamconv.verify import (
     KEPT_DIFFERENCES,
@@ -38,9 +38,8 @@ class Asked:
     jobs: int
     sample: Sample = EVERYTHING
     sha256: bool = False
-    prefixes: Prefixes | None = None
-    """Of the keys of a DCP, on either side, where it does not say them itself."""
-    source_layout: str | None = None
+    reading: Reading = field(default_factory=Reading)
+    """How the source is to be understood, and alone what is verified; prefixes are of both."""
     target_layout: str | None = None
     hear: Hear | None = None
     stop: Stop = field(default_factory=Stop)
@@ -79,16 +78,24 @@ def run(place: str, source: str | None, asked: Asked) -> Verification:
     is raised as StreamconvError.
     """
     begin = time.monotonic()
+    reading = asked.reading
+    if source is None and reading.get("template") is not None:
+        raise UsageError(
+            f"{place} alone is held against its manifest, not against a template",
+            "name what it was made from, too: verify SRC DST --template HF_DIR",
+        )
     tally = _Tally(asked.hear)
-    with ExitStack() as opened:
-
-        def open_at(location: str) -> Source:
-            source = open_source(location, asked.prefixes, asked.stop)
-            return opened.enter_context(closing(source))
-
-        origin = open_at(source) if source else None
+    with ExitStack() as stack:
+        # which dtypes are wanted is for the output to say
+        opening = opened(source, reading, casts=True, stop=asked.stop) if source else None
+        origin = stack.enter_context(opening) if opening else None
         try:
-            output = open_at(place)
+            output = stack.enter_context(
+                closing(open_source(place, prefixes_of(reading), asked.stop))
+            )
+            check_prefixes(
+                reading, output.checkpoint.format, *([origin.checkpoint.format] if origin else [])
+            )
             found = _recognised(output, origin, asked, tally)
         except BadCheckpoint as error:
             tally.take([Difference(place, error.message)])
@@ -120,7 +127,7 @@ def _recognised(
     try:
         found = recognise(
             output.checkpoint,
-            asked.source_layout if alone else asked.target_layout,
+            asked.reading.get("source_layout") if alone else asked.target_layout,
             pass_through=True,
         )
     except PlanRefused as error:
@@ -147,7 +154,8 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
         return
-    source = Side(CastSource(origin), recognise(checkpoint, asked.source_layout, pass_through=True))
+    stated = asked.reading.get("source_layout")
+    source = Side(CastSource(origin), recognise(checkpoint, stated, pass_through=True))
     if not (has_files(origin) and has_files(output.source)):
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:

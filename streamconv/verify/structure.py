@@ -6,7 +6,6 @@ from typing import Any
 from streamconv.casts import AS_STORED, DTYPES, Casting
 from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.dcp import DATA_SUFFIX
 from streamconv.formats.safetensors import parse_json
 from streamconv.sources import Source
 from streamconv.verify import Difference
@@ -21,8 +20,8 @@ def is_description(other: OtherFile) -> bool:
 
 
 def has_files(source: Source) -> bool:
-    """Whether a checkpoint is stored so that other files lie beside its tensors: no DCP is."""
-    return not any(file.name.endswith(DATA_SUFFIX) for file in source.checkpoint.files)
+    """Whether other files belong to a checkpoint; to a DCP do those of its template."""
+    return source.checkpoint.format != "dcp" or source.checkpoint.template is not None
 
 
 def index_differences(output: Source) -> Iterator[Difference]:
