@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import shutil
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -21,6 +22,8 @@ if sys.platform == "linux":
 PAGE = 4096
 """What direct writes are aligned to, in bytes: the page of every common machine and disk."""
 BINARY = getattr(os, "O_BINARY", 0)
+NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What the system says of a path at which there is nothing."""
 MODE = 0o666
 """What files are made with; the umask takes away from it."""
 
@@ -79,9 +82,27 @@ class Files:
         """All of a small file."""
         return path.read_bytes()
 
-    def stat(self, file: int | Path) -> os.stat_result:
-        """What the system says of a file, open or by its path."""
-        return os.fstat(file) if isinstance(file, int) else file.stat()
+    def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
+        """What the system says of a file, open or by its path; of a link itself unless followed."""
+        return os.fstat(file) if isinstance(file, int) else file.stat(follow_symlinks=follow)
+
+    def exists(self, path: Path, *, follow: bool = True) -> bool:
+        """Whether anything is there; a link that leads nowhere only where it is not followed."""
+        return self._mode(path, follow) is not None
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether a folder is there, or a link to one."""
+        mode = self._mode(path, True)
+        return mode is not None and stat.S_ISDIR(mode)
+
+    def is_link(self, path: Path) -> bool:
+        """Whether a link is there, wherever it leads."""
+        mode = self._mode(path, False)
+        return mode is not None and stat.S_ISLNK(mode)
+
+    def real_path(self, path: Path) -> Path:
+        """Where a path leads when every link is followed; fails where nothing is there."""
+        return Path(os.path.realpath(path, strict=True))
 
     def names(self, folder: Path) -> list[str]:
         """What is in a folder, sorted."""
@@ -177,6 +198,14 @@ class Files:
     def remove_tree(self, path: Path) -> None:
         """Remove a folder and all that is in it."""
         shutil.rmtree(path)
+
+    def _mode(self, path: Path, follow: bool) -> int | None:
+        try:
+            return self.stat(path, follow=follow).st_mode
+        except OSError as error:
+            if error.errno not in NOTHING_THERE:
+                raise
+            return None
 
     def _open_new(self, path: Path, flags: int) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY | flags, MODE)

@@ -10,63 +10,75 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamconv.files import PAGE, Files, LinuxFiles
 
-READING = ("open_read", "_read_some", "read_file", "stat", "names", "walk", "lock")
+READING = ("open_read", "_read_some", "read_file", "stat", "real_path", "names", "walk", "lock")
 MAKING = ("_open_new", "_allocate", "open_append", "make_folder", "rename")
 WRITING = ("_write_some", "_append_some", "truncate", "sync", "sync_folder", "close")
 REMOVING = ("unlink", "remove_folder", "remove_tree")
 FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
 """What needs room on the disk."""
+CHANGING = (*FILLING, *REMOVING)
+"""What a file system that is mounted read-only refuses."""
+MOVING = ("_read_some", "_write_some", "_append_some")
+"""What may do less than it is asked to."""
 OPERATIONS = (*READING, *MAKING, *WRITING, *REMOVING)
 
-Strike = Callable[[str], bool]
-"""Called with each operation that is due to go wrong; false where that one cannot go so wrong."""
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong."""
+
+    strike: Callable[[], bool]
+    """Fails, or dies; true where the operation is to do less than it is asked to instead."""
+    only: tuple[str, ...] = OPERATIONS
+    """The operations that can go so wrong."""
+    lasting: bool = False
+    """Whether all of them go wrong from then on."""
 
 
 class Twin(LinuxFiles):
-    """Strikes at the operation with number `at`, counting from 1, or where `lasting` from it on."""
+    """The `at`-th of the operations that a fault is for goes wrong, counting from 1."""
 
-    def __init__(self, at: int = 0, strike: Strike | None = None, *, lasting: bool = False) -> None:
+    def __init__(self, at: int = 0, fault: Fault | None = None) -> None:
         super().__init__()
         self.at = at
-        self.strike = strike
-        self.lasting = lasting
+        self.fault = fault
         self.done: list[str] = []
-        self.struck = ""
-        """The operation that went wrong first."""
+        self.struck = 0
+        """How many operations went wrong."""
+        self._counted = 0
         self._counting = threading.Lock()
 
-    def _due(self, name: str) -> bool:
+    def strikes(self, name: str) -> bool:
+        """Goes wrong where that is due; true where less is to be done."""
         with self._counting:
             self.done.append(name)
-            count = len(self.done)
-            due = self.strike is not None and (
-                count == self.at or (self.lasting and 0 < self.at < count)
-            )
-            if due and not self.struck:
-                self.struck = name
-            return due
+            if self.fault is None or name not in self.fault.only:
+                return False
+            self._counted += 1
+            due = self.at == self._counted or (self.fault.lasting and 0 < self.at < self._counted)
+            if not due:
+                return False
+            self.struck += 1
+        return self.fault.strike()
 
 
 def _operation(name: str) -> Callable[..., Any]:
     true = getattr(LinuxFiles, name)
 
     def call(self: Twin, *args: Any, **options: Any) -> Any:
-        if self._due(name):
-            assert self.strike is not None
+        try:
+            less = self.strikes(name)
+        except OSError:
             if name == "close":
                 true(self, *args, **options)
-            if name.endswith("_some") and self.strike(name):
-                args = _less(name, *args)
-            elif not name.endswith("_some"):
-                self.strike(name)
-            if name == "close":
-                return None
-        return true(self, *args, **options)
+            raise
+        return true(self, *(_less(name, *args) if less else args), **options)
 
     return call
 
@@ -83,38 +95,39 @@ def _less(name: str, fd: int, data: memoryview, *offset: int) -> tuple[Any, ...]
     return (fd, data[: half or len(data)], *offset)
 
 
-def fails(number: int, only: tuple[str, ...] = OPERATIONS) -> Strike:
+def _fails(number: int) -> Callable[[], bool]:
     """Operations fail with this errno."""
 
-    def strike(name: str) -> bool:
-        if name in only:
-            raise OSError(number, os.strerror(number))
-        return False
+    def strike() -> bool:
+        raise OSError(number, os.strerror(number))
 
     return strike
 
 
-def does_less(name: str) -> bool:
+def _does_less() -> bool:
     """Reads and writes do half of what they are asked to."""
     return True
 
 
-def dies(name: str) -> bool:
+def _dies() -> bool:
     """The process is killed before the operation."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still here")
 
 
-FAULTS: dict[str, tuple[Strike, bool]] = {
-    "EIO": (fails(errno.EIO), False),
-    "ENOSPC": (fails(errno.ENOSPC, FILLING), False),
-    "EDQUOT": (fails(errno.EDQUOT, FILLING), False),
-    "a disk that is gone": (fails(errno.EIO), True),
-    "a full disk": (fails(errno.ENOSPC, FILLING), True),
-    "half": (does_less, False),
-    "always half": (does_less, True),
+DEATH = Fault(_dies)
+FAULTS = {
+    "EIO": Fault(_fails(errno.EIO)),
+    "ENOSPC": Fault(_fails(errno.ENOSPC), FILLING),
+    "EDQUOT": Fault(_fails(errno.EDQUOT), FILLING),
+    "EROFS": Fault(_fails(errno.EROFS), CHANGING),
+    "a disk that is gone": Fault(_fails(errno.EIO), lasting=True),
+    "a full disk": Fault(_fails(errno.ENOSPC), FILLING, lasting=True),
+    "a target that can only be read": Fault(_fails(errno.EROFS), CHANGING, lasting=True),
+    "half": Fault(_does_less, MOVING),
+    "always half": Fault(_does_less, MOVING, lasting=True),
 }
-"""By name: what goes wrong, and whether it goes wrong from then on."""
+"""What goes wrong, by name."""
 
 
 class Watch(LinuxFiles):
@@ -178,9 +191,14 @@ class Watch(LinuxFiles):
 def with_files(files: Files, call: Callable[[], Any]) -> Any:
     """Runs `call` with these file operations on both sides of a conversion."""
     import streamconv.sinks.folder
+    import streamconv.sources.dcp
     import streamconv.sources.local
 
-    modules: tuple[Any, ...] = (streamconv.sinks.folder, streamconv.sources.local)
+    modules: tuple[Any, ...] = (
+        streamconv.sinks.folder,
+        streamconv.sources.dcp,
+        streamconv.sources.local,
+    )
     kept = [module.system_files for module in modules]
     for module in modules:
         module.system_files = lambda: files

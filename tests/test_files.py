@@ -49,7 +49,7 @@ def aligned(data: bytes) -> memoryview:
 
 
 def refusing(call: Callable[..., Any], number: int) -> Callable[..., Any]:
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     refuse.__name__ = call.__name__
@@ -310,6 +310,47 @@ def test_errors_are_the_systems_own(files: Files, tmp_path: Path) -> None:
         files.open_read(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
         files.create(tmp_path / "none" / "f", PAGE)
+
+
+def test_what_is_at_a_path(files: Files, tmp_path: Path) -> None:
+    """A file, a folder, nothing, or a link, looked at itself or followed."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to folder").symlink_to("folder")
+    (tmp_path / "to nothing").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    names = (*files.names(tmp_path), "gone", "file/below")
+    found = {
+        name: (files.exists(path), files.exists(path, follow=False), files.is_folder(path))
+        for name, path in ((name, tmp_path / name) for name in names)
+    }
+    assert found == {
+        "file": (True, True, False),
+        "folder": (True, True, True),
+        "to folder": (True, True, True),
+        "to nothing": (False, True, False),
+        "loop": (False, True, False),
+        "gone": (False, False, False),
+        "file/below": (False, False, False),
+    }
+    assert [name for name in names if files.is_link(tmp_path / name)] == [
+        "loop",
+        "to folder",
+        "to nothing",
+    ]
+    assert files.real_path(tmp_path / "to folder" / ".." / "file") == tmp_path.resolve() / "file"
+    with pytest.raises(FileNotFoundError):
+        files.real_path(tmp_path / "to nothing")
+
+
+@pytest.mark.parametrize("look", [Files.exists, Files.is_folder, Files.is_link])
+def test_what_the_system_does_not_tell_is_not_guessed(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[..., bool]
+) -> None:
+    """A disk that fails is no folder without files."""
+    monkeypatch.setattr(type(files), "stat", refusing(Files.stat, errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        look(files, tmp_path)
 
 
 # --- what Linux has, and what file systems refuse of it ------------------------------------------

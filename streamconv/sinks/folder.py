@@ -79,7 +79,7 @@ class CheckpointFolder:
         Returns the shards that are finished already. Raises OutputExists, NoSpace or IOFailed.
         """
         with explained(self.place):
-            check_location(self.place, source)
+            check_location(self.place, source, self._files)
             self._lock.check()
             self._standing.check(self._result_stands())
             finished = self._finished_before(plan)
@@ -89,11 +89,11 @@ class CheckpointFolder:
 
     def _result_stands(self) -> bool:
         """Whether what is at the place is the result of a run that died right behind."""
-        return not self.partial.exists() and bool(self._journals.moved())
+        return not self._files.exists(self.partial) and bool(self._journals.moved())
 
     def _finished_before(self, plan: Plan) -> dict[int, Finished]:
         """What a run that was stopped has finished; refused where that is not to be used."""
-        if not self.partial.exists():
+        if not self._files.exists(self.partial):
             return {}
         if not self._resume:
             if self._overwrite:
@@ -129,7 +129,7 @@ class CheckpointFolder:
 
     def _reclaimed(self, finished: Mapping[int, Finished]) -> int:
         """Bytes on disk of what an earlier run left that will be made again."""
-        if not self.partial.exists():
+        if not self._files.exists(self.partial):
             return 0
         stats = [self._files.stat(path) for path in self._files.walk(self.partial)]
         taken = sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)
@@ -139,13 +139,13 @@ class CheckpointFolder:
         self._plan = plan
         try:
             with explained(self.place):
-                check_location(self.place, plan.checkpoint.location)
+                check_location(self.place, plan.checkpoint.location, self._files)
                 self._standing.make_parents()
                 self._lock.take()
                 self._standing.put_right(self._result_stands())
             self._finished = dict(self.check(plan, plan.checkpoint.location))
             with explained(self.partial, self._bytes_left):
-                if self.partial.exists() and not self._resume:
+                if self._files.exists(self.partial) and not self._resume:
                     self._files.remove_tree(self.partial)
                 self._building = True
                 with suppress(FileExistsError):
@@ -257,8 +257,10 @@ class CheckpointFolder:
         with explained(self.place):
             try:
                 self._standing.replace_by(self.partial)
-            finally:
-                self._building = self.partial.exists()
+                self._building = False
+            except BaseException:
+                self._building = self._files.exists(self.partial)
+                raise
             self.remains = f"the result stands complete at {self.place}"
             self._standing.clear()
             self._journals.remove()
@@ -337,12 +339,13 @@ def remembered(place: Path) -> tuple[bytes, str]:
     """
     place = Path(os.path.abspath(place))
     path = place.with_name(place.name + PARTIAL_SUFFIX) / COMMAND
-    if not path.exists():
-        if place.exists():
-            raise OutputExists(f"{place} is there already, and no part of a run beside it")
-        raise IOFailed(
-            f"{path.parent}: there is no part of a run",
-            "finish closes what was made with --part; the target is the one that was named there",
-        )
+    files = system_files()
     with explained(path):
-        return path.read_bytes(), str(path)
+        if files.exists(path):
+            return files.read_file(path), str(path)
+        if files.exists(place):
+            raise OutputExists(f"{place} is there already, and no part of a run beside it")
+    raise IOFailed(
+        f"{path.parent}: there is no part of a run",
+        "finish closes what was made with --part; the target is the one that was named there",
+    )

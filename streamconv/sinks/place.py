@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.files import Files
 from streamconv.host import file_size_limit, free_disk, free_inodes, is_mount_point
 from streamconv.plan import Plan
 from streamconv.units import show_size
@@ -14,17 +15,17 @@ SPARE_FILES = 16
 """How many more files than the planned ones have to fit: index, manifest, journal, folders."""
 
 
-def check_location(place: Path, source: str) -> None:
-    """Refuse a place where no folder can be moved to. Raises OutputExists or IOFailed."""
+def check_location(place: Path, source: str, files: Files) -> None:
+    """Refuse a place where no folder can be moved to. Raises OutputExists, IOFailed or OSError."""
     real, origin = Path(os.path.realpath(place)), Path(os.path.realpath(source))
     if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
         raise OutputExists(f"{place} and the source {origin} lie in one another")
-    above = next(folder for folder in place.parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    above = next(folder for folder in place.parents if files.exists(folder))
+    if not files.is_folder(above) or not os.access(above, os.W_OK | os.X_OK):
         raise IOFailed(f"{place} cannot be made: {above} is no folder to write to")
-    if place.is_symlink():
+    if files.is_link(place):
         raise OutputExists(f"{place} is a link", f"name the folder itself: {real}")
-    if place.exists() and not place.is_dir():
+    if files.exists(place) and not files.is_folder(place):
         raise OutputExists(f"{place} is a file", "name a folder that is not there yet")
     if is_mount_point(place):
         raise OutputExists(

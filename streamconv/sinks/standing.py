@@ -5,7 +5,6 @@ in between is put right by the next one: before the result is there, what stood 
 after that, it is what has to go.
 """
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,21 +29,22 @@ class Standing:
 
         `result_stands` says that what is there is the result of such a run. Raises OutputExists.
         """
-        there, replaced = self._place.exists(), os.path.lexists(self._replaced)
+        there = self._files.exists(self._place)
+        replaced = self._files.exists(self._replaced, follow=False)
         if replaced and there and not (self._overwrite and result_stands):
             raise OutputExists(
                 f"{self._replaced} is there: what an earlier run was replacing",
                 "look at it, then remove it or move it away",
             )
         standing = self._replaced if replaced else self._place
-        if not self._overwrite and standing.is_dir() and self._files.names(standing):
+        if not self._overwrite and self._files.is_folder(standing) and self._files.names(standing):
             raise OutputExists(
                 f"{standing} is not empty", "name another folder, or replace it with --overwrite"
             )
 
     def make_parents(self) -> None:
         """Make the folders above."""
-        missing = [folder for folder in self._place.parents if not folder.exists()]
+        missing = [folder for folder in self._place.parents if not self._files.exists(folder)]
         for folder in reversed(missing):
             with suppress(FileExistsError):
                 self._files.make_folder(folder)
@@ -59,9 +59,9 @@ class Standing:
 
     def put_right(self, result_stands: bool) -> None:
         """Finish what a run left that died in the middle of replacing what was there."""
-        if not os.path.lexists(self._replaced):
+        if not self._files.exists(self._replaced, follow=False):
             return
-        if not self._place.exists():
+        if not self._files.exists(self._place):
             self._files.rename(self._replaced, self._place)
             self._files.sync_folder(self._place.parent)
         elif self._overwrite and result_stands:
@@ -69,18 +69,18 @@ class Standing:
 
     def replace_by(self, folder: Path) -> None:
         """Move `folder` to the place; what was there is put back where that fails."""
-        replacing = self._overwrite and self._place.exists()
+        replacing = self._overwrite and self._files.exists(self._place)
         if replacing:
             self._files.rename(self._place, self._replaced)
         try:
             self._files.rename(folder, self._place)
         except BaseException:
-            if replacing and not self._place.exists():
+            if replacing and not self._files.exists(self._place):
                 self._files.rename(self._replaced, self._place)
             raise
 
     def clear(self) -> None:
         """Make the result's name durable, and remove what it has replaced."""
         self._files.sync_folder(self._place.parent)
-        if self._replaced.exists():
+        if self._files.exists(self._replaced):
             self._files.remove_tree(self._replaced)

@@ -36,8 +36,11 @@ from streamconv.sources import Read
 from streamconv.sources.disk import Disk
 from streamconv.sources.local import json_object
 from streamconv.sources.others import other_files, travelling
+from streamconv.sources.paths import looked_at, resolve_file
 
 TRACKER = "latest_checkpointed_iteration.txt"
+TRACKER_BYTES = 64
+"""So much of it is read."""
 MODEL = "model"
 """The entry of a training run's state dict that holds the model."""
 RUN_STATE = ("optimizer", "optim", "lr_scheduler", "scheduler", "rng_state", "args")
@@ -100,20 +103,23 @@ class DcpSource:
         self._disk.close()
 
 
-def find_dcp(location: str) -> Path | None:
+def find_dcp(location: str, files: Files | None = None) -> Path | None:
     """The folder of the DCP at `location`, which may lie below it; None where there is none.
 
     Raises BadCheckpoint for one that is not complete, or a tracker that leads nowhere.
     """
-    folder = Path(location)
-    if (folder / METADATA_FILE).exists():
+    with looked_at(location):
+        return _find_dcp(location, Path(location), files or system_files())
+
+
+def _find_dcp(location: str, folder: Path, files: Files) -> Path | None:
+    if files.exists(folder / METADATA_FILE):
         return folder
-    if (folder / TRACKER).is_file():
-        with (folder / TRACKER).open("rb") as file:
-            text = file.read(64).decode("ascii", "replace").strip()
+    if files.exists(folder / TRACKER):
+        text = _tracked(folder, files)
         name = f"iter_{int(text):07d}" if text.isdecimal() and text.isascii() else text
         if name != text or text == "release":
-            if not (folder / name / METADATA_FILE).exists():
+            if not files.exists(folder / name / METADATA_FILE):
                 raise BadCheckpoint(
                     f"{location}: {TRACKER} says {quoted(text)}, "
                     f"and {name} holds no {METADATA_FILE}"
@@ -122,11 +128,23 @@ def find_dcp(location: str) -> Path | None:
         raise BadCheckpoint(
             f"{location}: {TRACKER} says {quoted(text)}, neither `release` nor a number"
         )
-    if folder.is_dir() and any(path.suffix == DATA_SUFFIX for path in folder.iterdir()):
+    if files.is_folder(folder) and any(n.endswith(DATA_SUFFIX) for n in files.names(folder)):
         raise BadCheckpoint(
             f"{location}: files of a DCP, but no {METADATA_FILE}: it was not saved to its end"
         )
     return None
+
+
+def _tracked(folder: Path, files: Files) -> str:
+    """What the file says that a training framework notes its last save in."""
+    path, _ = resolve_file(folder, TRACKER, files)
+    first = memoryview(bytearray(TRACKER_BYTES))
+    fd = files.open_read(path)
+    try:
+        count = files.read_into(fd, first, 0)
+    finally:
+        files.close(fd)
+    return bytes(first[:count]).decode("ascii", "replace").strip()
 
 
 def open_dcp(
@@ -177,7 +195,7 @@ def _opened(
         location=location,
         tensors=infos,
         files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
-        others=(*_left_out(metadata), *travelling(list(other_files(folder, there)), total)),
+        others=(*_left_out(metadata), *travelling(list(other_files(folder, there, files)), total)),
         config=json_object(folder, "config.json", files) or own.config,
         record=own.record,
         manifest=own.manifest,

@@ -52,7 +52,7 @@ class Disk:
                     f"{quoted(name)} is said to hold chunks, and is not the name of a file below "
                     f"{self._folder}"
                 )
-            self._sizes[name] = resolve_file(self._folder, name)[1].st_size
+            self._sizes[name] = resolve_file(self._folder, name, self._files)[1].st_size
         return self._sizes[name]
 
     def fill(self, name: str, offset: int, buffer: memoryview) -> None:

@@ -30,7 +30,7 @@ from streamconv.sources.assembly import (
 )
 from streamconv.sources.disk import Stamp, check_stamp
 from streamconv.sources.others import other_files
-from streamconv.sources.paths import resolve_file
+from streamconv.sources.paths import looked_at, resolve_file
 
 
 class LocalSource:
@@ -130,10 +130,11 @@ def open_folder(
     """
     folder = folder or Path(location)
     files = files or system_files()
-    if not folder.is_dir():
-        fact = "is a file" if folder.exists() else "does not exist"
-        raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
-    top = [path.name for path in folder.iterdir()]
+    with looked_at(location):
+        if not files.is_folder(folder):
+            fact = "is a file" if files.exists(folder) else "does not exist"
+            raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
+        top = files.names(folder)
     name = index_name(top, location)
     index = None if name is None else read_index(json_object(folder, name, files), name)
     shards = shard_names(index, top, location)
@@ -143,13 +144,13 @@ def open_folder(
         (_read_header(folder, shard, files) for shard in shards),
         index,
         {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
-        other_files(folder, set(shards)),
+        other_files(folder, set(shards), files),
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
 def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
-    path, info = resolve_file(folder, name)
+    path, info = resolve_file(folder, name, files)
     what = quoted(name)
     try:
         fd = files.open_read(path)
@@ -174,9 +175,10 @@ def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
 
 def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
     """A JSON object in the folder; empty where there is no such file."""
-    if not (folder / name).is_symlink() and not (folder / name).exists():
-        return {}
-    path, info = resolve_file(folder, name)
+    with looked_at(quoted(name)):
+        if not files.exists(folder / name, follow=False):
+            return {}
+    path, info = resolve_file(folder, name, files)
     check_json_size(name, info.st_size)
     try:
         raw = files.read_file(path)

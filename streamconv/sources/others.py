@@ -1,13 +1,13 @@
 """The files of a checkpoint folder that hold none of its tensors: what travels along."""
 
-import os
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources.paths import SHARD_SUFFIX, resolve_file
+from streamconv.files import Files
+from streamconv.sources.paths import SHARD_SUFFIX, looked_at, resolve_file
 
 WEIGHT_SUFFIXES = (
     SHARD_SUFFIX,
@@ -31,21 +31,29 @@ BOOKKEEPING = (".git", ".cache/huggingface")
 """Folders of tools that describe this copy of the files and no other."""
 
 
-def other_files(folder: Path, shards: set[str]) -> Iterator[OtherFile]:
-    """Every file of a local folder that holds no tensor of this checkpoint."""
-    for path, folders, names in os.walk(folder):
-        folders.sort()
-        below = PurePosixPath(Path(path).relative_to(folder).as_posix())
-        for name in [name for name in folders if str(below / name) in BOOKKEEPING]:
-            folders.remove(name)
-            yield OtherFile(f"{below / name}/", 0)
-        for name in sorted(names):
-            relative = str(below / name)
-            if relative not in shards:
-                yield OtherFile(relative, resolve_file(folder, relative)[1].st_size)
-        for name in folders:
-            if Path(path, name).is_symlink():
-                raise BadCheckpoint(f"{quoted(str(below / name))} is a link to a folder")
+def other_files(
+    folder: Path, shards: set[str], files: Files, below: str = ""
+) -> Iterator[OtherFile]:
+    """Every file of a local folder that holds no tensor of this checkpoint: files, then folders.
+
+    `below` is the path in it to begin at, with a slash at its end. Raises BadCheckpoint, IOFailed.
+    """
+    folders = []
+    with looked_at(quoted(below) if below else str(folder)):
+        names = files.names(folder / below)
+    for name in (f"{below}{name}" for name in names):
+        with looked_at(quoted(name)):
+            is_folder = files.is_folder(folder / name)
+            if is_folder and files.is_link(folder / name):
+                raise BadCheckpoint(f"{quoted(name)} is a link to a folder")
+        if name in BOOKKEEPING:
+            yield OtherFile(f"{name}/", 0)
+        elif is_folder:
+            folders.append(f"{name}/")
+        elif name not in shards:
+            yield OtherFile(name, resolve_file(folder, name, files)[1].st_size)
+    for name in folders:
+        yield from other_files(folder, shards, files, name)
 
 
 def travelling(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:

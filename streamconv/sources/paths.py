@@ -4,13 +4,19 @@ No name leads out of the folder, but for the links of the hub's cache, where a s
 are links to blobs beside it.
 """
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from streamconv.errors import BadCheckpoint, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, quoted
+from streamconv.files import Files
 
 SHARD_SUFFIX = ".safetensors"
+NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says of a name that is no file's, and not missing either."""
 
 
 def is_shard_name(name: str) -> bool:
@@ -35,17 +41,31 @@ def is_below(name: str) -> bool:
     )
 
 
-def resolve_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
-    """The regular file that `name` is; refuses links that lead out of the checkpoint."""
-    path = folder / name
+@contextmanager
+def looked_at(what: str) -> Iterator[None]:
+    """Turns what the system refuses about a path, `what` in messages, into IOFailed."""
     try:
-        real = path.resolve(strict=True)
-        info = real.stat()
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{quoted(name)} is missing from {folder}") from None
-    except (OSError, RuntimeError) as error:
-        raise BadCheckpoint(f"{quoted(name)} cannot be opened: {error}") from None
-    root = folder.resolve()
+        yield
+    except OSError as error:
+        raise IOFailed(f"{what}: looking at it failed: {error.strerror}") from error
+
+
+def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_result]:
+    """The regular file that `name` is; refuses links that lead out of the checkpoint.
+
+    Raises BadCheckpoint, or IOFailed where the system does not tell.
+    """
+    with looked_at(quoted(name)):
+        try:
+            real = files.real_path(folder / name)
+            info = files.stat(real)
+        except FileNotFoundError:
+            raise BadCheckpoint(f"{quoted(name)} is missing from {folder}") from None
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            raise BadCheckpoint(f"{quoted(name)} cannot be opened: {error.strerror}") from None
+        root = files.real_path(folder)
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
