@@ -17,16 +17,34 @@ import bench
 LAYOUTS = ("per-expert", "fused", "fused-transposed", "fused-flat", "stacked", "fused-interleaved")
 LAYERS = 2  # of Qwen3-30B-A3B, 2.4 GB
 PAUSE = 3.0  # seconds; shorter than for what fills the memory
+ROUNDS = 3
 FP8_LAYERS = 4  # of DeepSeek-V3, of which three are dense, so that its experts are 11.4 GB
 
 
-def measured(work: Path, source: Path, command: list[str | Path]) -> bench.Sample:
-    """One run that reads `source` from the page cache and writes `work / "out"`."""
-    bench.settle(work, bench.OWN_BYTES, source, PAUSE)
+def measured(
+    work: Path, source: Path, command: list[str | Path], need: int = bench.OWN_BYTES
+) -> bench.Sample:
+    """One run that reads `source` from the page cache and writes `work / "out"`.
+
+    It finds `need` bytes of memory that have been touched.
+    """
+    bench.settle(work, need, source, PAUSE)
     sample = bench.run(*command, sync=True)
     bench.remove(work / "out")
     print(f"bench: {' '.join(map(str, command[-3:]))}: {sample.wall:.2f} s", file=sys.stderr)
     return sample
+
+
+def in_turns(
+    work: Path, source: Path, sides: dict[str, list[str | Path]], needs: dict[str, int]
+) -> bench.Samples:
+    """ROUNDS runs of each side, in turns; `needs` says who uses more memory than a conversion."""
+    samples: bench.Samples = {name: [] for name in sides}
+    for turn in range(ROUNDS):
+        for name in [*sides][:: -1 if turn % 2 else 1]:
+            need = needs.get(name, bench.OWN_BYTES)
+            samples[name].append(measured(work, source, sides[name], need))
+    return samples
 
 
 def pairs(work: Path) -> list[str]:
@@ -44,7 +62,7 @@ def pairs(work: Path) -> list[str]:
         bench.run(*convert, "--to", layout)
     rows = [f"| from \\ to | {' | '.join(LAYOUTS)} |", "|---" * (len(LAYOUTS) + 1) + "|"]
     for source in LAYOUTS:
-        copy = measured(work, folders[source], ["cp", "-r", folders[source], out])
+        copy = measured(work, folders[source], ["cp", "-r", folders[source], out], nbytes)
         cells = []
         for target in LAYOUTS:
             command = bench.streamconv("convert", folders[source], out, "-q", "--to", target)
@@ -76,9 +94,7 @@ def fp8(work: Path) -> list[str]:
             *("merge", source, out, "-q", "--layout", "fused-transposed")
         ),
     }
-    samples = {
-        name: [measured(work, source, command) for _ in range(3)] for name, command in sides.items()
-    }
+    samples = in_turns(work, source, sides, {"cp -r": nbytes})
     for name, runs in samples.items():
         wall = bench.median(run.wall for run in runs)
         against = wall / bench.median(run.wall for run in samples["cp -r"])
@@ -103,13 +119,14 @@ def beside_transformers(work: Path) -> list[str]:
     )
     nbytes = bench.size(source)
     convert = bench.streamconv("convert", source, out, "-q", "--to", "transformers")
+    whole = "transformers: load, save fused"
     sides = {
-        "transformers: load, save fused": bench.python("transformers_way.py", source, out),
+        whole: bench.python("transformers_way.py", source, out),
         "streamconv convert --to transformers": convert,
     }
     rows = []
-    for name, command in sides.items():
-        runs = [measured(work, source, command) for _ in range(3)]
+    samples = in_turns(work, source, sides, {whole: 2 * nbytes})
+    for name, runs in samples.items():
         wall, peak = bench.median(run.wall for run in runs), max(run.peak for run in runs) / 1e6
         rows.append(f"| {name} | {wall:.2f} | {peak:.0f} |")
     bench.remove(source)
