@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,6 +91,19 @@ class Target:
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the commands that are measured side by side."""
+
+    name: str
+    source: Path
+    """What it reads, which is in the page cache when it begins."""
+    command: Sequence[str | Path]
+    rounds: int
+    need: int = OWN_BYTES
+    """Bytes of memory that it uses."""
+
+
 Samples = dict[str, list[Sample]]
 
 
@@ -117,6 +130,11 @@ def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> 
             sys.stderr.write(errors.read().decode(errors="replace"))
             raise SystemExit(f"bench: exit status {code} of: {' '.join(command)}")
     return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def say(text: str) -> None:
+    """How far it is, on stderr."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def python(script: str, *arguments: str | Path) -> list[str | Path]:
@@ -154,10 +172,29 @@ def remove(folder: Path) -> None:
     os.sync()
 
 
+def in_turns(
+    work: Path, out: Path, sides: Sequence[Side], nbytes: int, pause: float = PAUSE
+) -> Samples:
+    """Samples of each side, which writes about `nbytes` to `out`, each said on stderr at once."""
+    samples: Samples = {side.name: [] for side in sides}
+    for turn in range(max(side.rounds for side in sides)):
+        due = [side for side in sides if turn < side.rounds]
+        # every other round backwards, so that no side always follows the same one
+        for side in due[:: -1 if turn % 2 else 1]:
+            settle(work, side.need, side.source, pause)
+            sample = run(*side.command, sync=True)
+            samples[side.name].append(sample)
+            say(f"round {turn + 1}: {side.name}: {sample.wall:.2f} s")
+            if abs(size(out) - nbytes) > nbytes / 100:
+                raise SystemExit(f"bench: {side.name} wrote {size(out)} of {nbytes} bytes")
+            remove(out)
+    return samples
+
+
 def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tuple[Samples, int]:
     """Samples of everything that rewrites a checkpoint, and the bytes of that checkpoint."""
     source, merged, out = work / "source", work / "merged", work / "out"
-    print("bench: writing the source", file=sys.stderr)
+    say("writing the source")
     require(work, layers * 1.21e9 * 3.2)
     run(
         *python("truesize.py", "qwen3-30b-a3b", source, "--layers", str(layers)),
@@ -169,34 +206,34 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
     # the source of split; and with it the tool has been imported once
     run(*streamconv("merge", source, merged, *merge))
     whole = python("whole_model.py", source, out)
-    usual: dict[str, tuple[Path, list[str | Path]]] = {
-        "cp -r": (source, ["cp", "-r", source, out]),
+    usual = [
+        Side("cp -r", source, ["cp", "-r", source, out], rounds, need=nbytes),
         # what the disk takes at most: nothing is read, nothing is computed
-        DISK: (source, ["sh", "-c", ZEROS, "sh", out, str(nbytes)]),
-        "merge --layout fused-transposed": (source, streamconv("merge", source, out, *merge)),
-        "convert --to fused": (source, streamconv("convert", source, out, "--to", "fused", "-q")),
-        "split": (merged, streamconv("split", merged, out, "-q")),
+        Side(DISK, source, ["sh", "-c", ZEROS, "sh", out, str(nbytes)], rounds),
+        Side(
+            "merge --layout fused-transposed",
+            source,
+            streamconv("merge", source, out, *merge),
+            rounds,
+        ),
+        Side(
+            "convert --to fused",
+            source,
+            streamconv("convert", source, out, "--to", "fused", "-q"),
+            rounds,
+        ),
+        Side("split", merged, streamconv("split", merged, out, "-q"), rounds),
+    ]
+    ways = {
+        "whole model, transposed": ["--transpose"],
+        "whole model, fused": [],
+        "whole model, transposed, freed": ["--transpose", "--free"],
     }
-    slow: dict[str, tuple[Path, list[str | Path]]] = {
-        "whole model, transposed": (source, [*whole, "--transpose"]),
-        "whole model, fused": (source, whole),
-        "whole model, transposed, freed": (source, [*whole, "--transpose", "--free"]),
-    }
-    uses = {"cp -r": nbytes} | dict.fromkeys(slow, 2 * nbytes)
-    samples: Samples = {name: [] for name in (*usual, *slow)}
-    for turn in range(max(rounds, whole_rounds)):
-        names = [*usual] if turn < rounds else []
-        # every other round backwards, so that no side always follows the same one
-        names = names[:: -1 if turn % 2 else 1] + ([*slow] if turn < whole_rounds else [])
-        for name in names:
-            before, command = (usual | slow)[name]
-            settle(work, uses.get(name, OWN_BYTES), before)
-            sample = run(*command, sync=True)
-            samples[name].append(sample)
-            print(f"bench: round {turn + 1}: {name}: {sample.wall:.2f} s", file=sys.stderr)
-            if abs(size(out) - nbytes) > nbytes / 100:
-                raise SystemExit(f"bench: {name} wrote {size(out)} of {nbytes} bytes")
-            remove(out)
+    slow = [
+        Side(name, source, [*whole, *words], whole_rounds, need=2 * nbytes)
+        for name, words in ways.items()
+    ]
+    samples = in_turns(work, out, [*usual, *slow], nbytes)
     remove(source)
     remove(merged)
     return samples, nbytes
@@ -303,7 +340,12 @@ def machine(work: Path) -> str:
     )
 
 
-def report(samples: Samples, promises: list[Target], nbytes: int, layers: int) -> str:
+def source_line(layers: int, nbytes: int) -> str:
+    """What is converted."""
+    return f"Source: experts of {layers} layers of Qwen3-30B-A3B, {nbytes / 1e9:.2f} GB."
+
+
+def report(samples: Samples, promises: Sequence[Target]) -> str:
     """Both tables, in Markdown."""
 
     def spread(values: Iterable[float]) -> str:
@@ -318,8 +360,6 @@ def report(samples: Samples, promises: list[Target], nbytes: int, layers: int) -
         lambda runs: str(len(runs)),
     ]
     lines = [
-        f"Source: experts of {layers} layers of Qwen3-30B-A3B, {nbytes / 1e9:.2f} GB.",
-        "",
         "| run | wall, s | CPU, s | peak, MB | runs |",
         "|---|---|---|---|---|",
     ]
@@ -358,7 +398,7 @@ def main() -> None:
     finally:
         shutil.rmtree(work)
     promises = targets(samples)
-    print(f"{place}\n\n{report(samples, promises, nbytes, layers)}")
+    print(f"{place}\n\n{source_line(layers, nbytes)}\n\n{report(samples, promises)}")
     if args.json:
         found = {
             "machine": place,
