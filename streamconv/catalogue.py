@@ -67,7 +67,9 @@ def tested_against(family: Family) -> str:
     """What the tests hold a family against."""
     if family.refused:
         return "refused"
-    return "transformers" if "transformers" in family.forms else "formulas"
+    if "transformers" not in family.forms:
+        return "formulas"
+    return f"transformers' {family.held_as}" if family.held_as else "transformers"
 
 
 def template_text(template: Template) -> str:

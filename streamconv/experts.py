@@ -39,6 +39,8 @@ class Stack:
     sizes: Mapping[str, int]
     """Size of each axis, those of block scales and packed elements among them."""
     modules: tuple[Module, ...]
+    what: str = "experts"
+    """What its modules hold, in messages; a group of other tensors is stored as a stack, too."""
 
     @property
     def first(self) -> Mapping[str, tuple[TensorInfo, ...]]:
@@ -226,7 +228,7 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
             if info is None:
                 raise _missing(prefix, row, weight, position, count)
             infos.append(info)
-        _check_alike(infos)
+        check_alike(infos)
         complete[weight] = tuple(infos)
     return complete
 
@@ -248,13 +250,14 @@ def _missing_name(row: Row, weight: str) -> str:
     return template.tensor_name(tokens)
 
 
-def _check_alike(infos: list[TensorInfo]) -> None:
+def check_alike(infos: list[TensorInfo], what: str = "experts of a layer") -> None:
+    """Refuse tensors that belong together and are not of one shape and dtype."""
     first = infos[0]
     for info in infos:
         if info.shape != first.shape or info.dtype != first.dtype:
             raise BadCheckpoint(
                 f"tensor {quoted(info.name)} is {info.dtype} {list(info.shape)}, "
-                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: experts of a layer "
+                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: {what} "
                 "have to be alike"
             )
 

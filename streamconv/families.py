@@ -1,9 +1,9 @@
 """Families of models and the forms in which ecosystems store them: rows of `data/families.toml`.
 
-A form is a layout for each expert stack that it mentions, and renames between plain names and its
-own. Plain names are the hub's, but that experts are called what the layouts call them: where the
-hub calls them otherwise, its own form has renames as well. Whatever a form does not mention stays
-as it is.
+A form is a layout for each expert stack that it mentions, groups of other tensors that it joins,
+splits or turns, and renames between plain names and its own. Plain names are the hub's, but that
+experts and groups are called what their templates call them: where the hub calls them otherwise,
+its own form has renames as well. Whatever a form does not mention stays as it is.
 """
 
 import functools
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from streamconv.axes import Template
 from streamconv.errors import UsageError
 from streamconv.layouts import (
     Layout,
@@ -78,6 +79,31 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join("(.*)" if p == "*" else re.escape(p) for p in _parts(pattern)), re.S)
 
 
+WEIGHT = "weight"
+"""What the one weight of a group is called."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of a module that a form joins, splits or turns: two templates of one weight.
+
+    The convolutions of query, key and value in one tensor, for example. Which of the two a
+    checkpoint has goes by the form whose names it has.
+    """
+
+    where: str
+    """Pattern of the modules' prefixes, in plain names."""
+    plain: Row
+    here: Row
+    sizes: tuple[tuple[str, int | str], ...] = ()
+    """Sizes of axes that shapes leave open, or where in config.json they stand."""
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages, below the prefix of its module."""
+        return self.plain.layout.templates[WEIGHT].name
+
+
 @dataclass(frozen=True)
 class Form:
     """How one ecosystem stores a family."""
@@ -86,10 +112,15 @@ class Form:
     layouts: tuple[tuple[str, Layout], ...]
     """Pattern of a stack in hub names, and the layout it has here; the first fit wins."""
     renames: tuple[Rename, ...] = ()
+    groups: tuple[Group, ...] = ()
 
     def layout_of(self, stack: str) -> Layout | None:
         """The layout of the stack at this pattern of hub names; None where it stays as it is."""
         return next((lay for glob, lay in self.layouts if fnmatchcase(stack, glob)), None)
+
+    def row_of(self, group: Group) -> Row:
+        """How a group of the family is stored here: plainly, unless the form has it."""
+        return group.here if group in self.groups else group.plain
 
     def apply(self, name: str) -> str:
         """The name here of what is plainly called `name`: by one rename after the other."""
@@ -126,6 +157,8 @@ class Family:
     """Forms that its ecosystem has and rows cannot describe, to the reason."""
     refused: str = ""
     """Why its experts cannot be converted, where they cannot."""
+    held_as: str = ""
+    """The model type whose class in transformers holds it, where there is none of its own name."""
 
     def row_of(self, stack: str, form: Form) -> Row | None:
         """The layout and naming of a stack in one of the forms; None where it stays as it is."""
@@ -179,6 +212,7 @@ def _family(name: str, row: dict[str, Any]) -> Family:
         merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
         without=MappingProxyType(dict(row.get("without", {}))),
         refused=row.get("refused", ""),
+        held_as=row.get("held_as", ""),
     )
 
 
@@ -187,7 +221,26 @@ def _form(name: str, row: dict[str, Any]) -> Form:
         name=name,
         layouts=tuple((glob, find_layout(layout)) for glob, layout in row["layouts"].items()),
         renames=tuple(_rename(r) for r in row.get("renames", ())),
+        groups=tuple(_group(g) for g in row.get("groups", ())),
     )
+
+
+def _group(row: dict[str, Any]) -> Group:
+    lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list)}
+    naming = Naming(row["where"], MappingProxyType(lists))
+    plain, here = (
+        Row(Layout(side, "", MappingProxyType({WEIGHT: Template.parse(row[side])})), naming)
+        for side in ("plain", "here")
+    )
+    one, other = (side.layout.templates[WEIGHT] for side in (plain, here))
+    axes = {*one.name_axes, *one.axes}
+    unnamed = {*one.name_axes, *other.name_axes} - {*lists}
+    if axes != {*other.name_axes, *other.axes} or unnamed:
+        raise UsageError(
+            f"the group of {row['plain']!r} and {row['here']!r} is not told by its row",
+            "both sides have the same axes, and a list says what stands in a name for one",
+        )
+    return Group(row["where"], plain, here, tuple(row.get("sizes", {}).items()))
 
 
 def _rename(row: dict[str, Any]) -> Rename:

@@ -14,6 +14,7 @@ from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.experts import Stack, find_stacks
 from streamconv.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form, family_of
+from streamconv.groups import find_groups, groups_of
 from streamconv.layouts import Row, find_layout, namings
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
@@ -39,6 +40,8 @@ class Recognised:
     """Patterns of modules that no layout describes, and that stay as they are."""
     counted: frozenset[str] = frozenset()
     """Patterns of stacks whose experts the config counts."""
+    groups: tuple[Stack, ...] = ()
+    """Other tensors that some form of the family stores otherwise than another."""
 
 
 def recognise(
@@ -91,6 +94,11 @@ def recognise(
         counted=frozenset(
             pattern for pattern in rows if _counted(checkpoint.config, family, pattern) is not None
         ),
+        groups=find_groups(
+            hub_names,
+            {group: names.row_of(group) for group in groups_of(family.forms if family else {})},
+            checkpoint.config,
+        ),
     )
 
 
@@ -100,7 +108,7 @@ def form_of(family: Family | None, names: Form, rows: Mapping[str, Row]) -> str 
         return None
     for form in family.forms.values():
         as_here = (family.row_of(pattern, form) in (row, None) for pattern, row in rows.items())
-        if form.renames == names.renames and all(as_here):
+        if (form.renames, form.groups) == (names.renames, names.groups) and all(as_here):
             return form.name
     return None
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from streamconv.casts import cast_rows, notes, spared_rows
-from streamconv.catalogue import family_rows, layout_rows
+from streamconv.catalogue import family_rows, layout_rows, template_text
 from streamconv.checkpoint import Checkpoint, OtherFile, Template, kinds
 from streamconv.experts import Stack
+from streamconv.families import WEIGHT
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.steps import Step
@@ -234,6 +235,7 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
         "notes": list(notes_of(plan)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),
+        "regrouped": list(regrouped(plan)),
         "unchanged_stacks": [
             f"{stack.pattern}experts"
             for stack in plan.source.stacks
@@ -292,6 +294,15 @@ def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
         for step in shard.steps:
             if not step.module and step.inputs[0].name != step.name:
                 yield step.inputs[0].name, step.name
+
+
+def regrouped(plan: Plan) -> Iterator[str]:
+    """The tensors beside the experts that are joined, split or turned: from what to what."""
+    for stack in plan.source.groups:
+        row = plan.target.row_of(stack)
+        if row != stack.row:
+            here, there = (template_text(r.layout.templates[WEIGHT]) for r in (stack.row, row))
+            yield f"{stack.pattern}{here} -> {there}"
 
 
 def _file_fields(other: OtherFile) -> dict[str, Any]:

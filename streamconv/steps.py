@@ -8,8 +8,10 @@ from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
 from streamconv.checkpoint import TensorInfo, layer_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.experts import Module, Stack
+from streamconv.families import WEIGHT
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.layouts import Row
+from streamconv.groups import member_of
+from streamconv.layouts import Row, kinds
 from streamconv.recognise import Recognised
 from streamconv.target import Target
 
@@ -26,7 +28,8 @@ class Step:
     inputs: tuple[TensorInfo, ...]
     how: Rearrangement
     module: str = ""
-    """Prefix of the experts that it belongs to, in hub names; empty where it is no expert's."""
+    """Prefix of the experts or the group that it belongs to, in hub names; empty where it belongs
+    to none and is copied."""
     expert: int | None = None
     """Number of the one expert that it holds, where it holds one."""
 
@@ -46,14 +49,15 @@ def make_steps(source: Recognised, target: Target, layers: range | None) -> list
         raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
     steps = list(_steps(source, target, wanted))
     _check_names(steps, source, target)
+    _check_groups(source, target)
     _check_bytes(steps, [info for name, info in source.hub_names.items() if wanted(name)])
     return steps
 
 
 def _steps(source: Recognised, target: Target, wanted: "_Wanted") -> Iterator[Step]:
     moved: set[str] = set()
-    for stack in source.stacks:
-        row = target.rows[stack.pattern]
+    for stack in (*source.stacks, *source.groups):
+        row = target.row_of(stack)
         if row == stack.row:
             continue
         for module in stack.modules:
@@ -154,6 +158,26 @@ def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
             raise PlanRefused(
                 f"tensor {quoted(info.name)} would not come back from the form "
                 f"{target.names.name!r}, which knows it as {quoted(target.names.apply(hub_name))}"
+            )
+
+
+def _check_groups(source: Recognised, target: Target) -> None:
+    """Refuse to leave behind the scales of a group that is re-laid, and names that only what it
+    becomes may have."""
+    relaid = [stack for stack in source.groups if target.row_of(stack) != stack.row]
+    members = {i.name for s in relaid for m in s.modules for i in m.tensors[WEIGHT]}
+    scales = {name + kind.suffix for name in members for kind in kinds().values() if kind.suffix}
+    made = {group: group.here for group in target.names.groups if target.names != source.names}
+    for name, info in source.hub_names.items() if made or relaid else ():
+        if info.name in scales:
+            raise PlanRefused(
+                f"tensor {quoted(info.name)} belongs to one that the form {target.names.name!r} "
+                "joins or turns, and no row says what becomes of it"
+            )
+        if info.name not in members and member_of(name, made):
+            raise PlanRefused(
+                f"tensor {quoted(info.name)} has a name that the form {target.names.name!r} gives "
+                "to what it makes of other tensors"
             )
 
 

@@ -19,6 +19,7 @@ from streamconv.report import (
     inspection_fields,
     notes_of,
     passed_through,
+    regrouped,
     renamed,
     renames,
     stack_fields,
@@ -89,6 +90,8 @@ def plan_table(
     moved = sum(1 for _ in renamed(plan))
     if moved:
         facts.add_row("renamed", f"{moved:,} tensors: {', '.join(renames(plan))}")
+    for row in regrouped(plan):
+        facts.add_row("regrouped", quoted(row))
     for row in _casts(plan):
         facts.add_row("cast", row)
     for note in notes_of(plan):

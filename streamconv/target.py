@@ -6,13 +6,14 @@ has no place for, or would cut a block of scales in two, is refused or stays as 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamconv.axes import EXPERT, rearrange, solve_sizes
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.experts import Stack, same_tensors
 from streamconv.families import FORMS, HUB_NAMES, Form
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.groups import groups_of
 from streamconv.layouts import Row, find_layout
 from streamconv.recognise import Recognised, form_of
 
@@ -37,6 +38,12 @@ class Target:
     """The form that the whole result has, or None."""
     kept: Mapping[str, str]
     """Pattern of each stack that stays as it is because it cannot become that, to the reason."""
+    groups: Mapping[Row, Row] = field(default_factory=dict)
+    """How the source stores each group, and how the target does."""
+
+    def row_of(self, stack: Stack) -> Row:
+        """The row that a stack or a group of the source gets."""
+        return self.groups.get(stack.row) or self.rows[stack.pattern]
 
 
 def merge_target(source: Recognised) -> tuple[str, str]:
@@ -68,7 +75,11 @@ def resolve_target(
                 raise
             rows[stack.pattern] = stack.row
             kept[stack.pattern] = refusal.message
-    return Target(asked, why, names, rows, form_of(source.family, names, rows), kept)
+    groups = {
+        source.names.row_of(group): names.row_of(group)
+        for group in groups_of(source.family.forms if source.family else {})
+    }
+    return Target(asked, why, names, rows, form_of(source.family, names, rows), kept, groups)
 
 
 def _layout_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]:

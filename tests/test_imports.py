@@ -29,6 +29,7 @@ ORDER = (
     "checkpoint",
     "casts",
     "experts",
+    "groups",
     "recognise",
     "loading",
     "target",

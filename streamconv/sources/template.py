@@ -113,7 +113,7 @@ Facts = tuple[str, Mapping[str, int] | tuple[int, ...]]
 class _Holdings:
     """What a checkpoint holds, in terms that do not depend on its layout.
 
-    By hub name: a weight of the experts of a layer, or any other tensor.
+    By hub name: a weight of the experts of a layer or of a group, or any other tensor.
     """
 
     found: Recognised
@@ -127,10 +127,10 @@ class _Holdings:
         held: dict[str, Sequence[TensorInfo]] = {}
         facts: dict[str, Facts] = {}
         stacked: set[str] = set()
-        for stack in found.stacks:
+        for stack in (*found.stacks, *found.groups):
             for module in stack.modules:
                 for weight, infos in module.tensors.items():
-                    what = f"{module.prefix}experts: {weight}"
+                    what = f"{module.prefix}{stack.what}: {weight}"
                     held[what] = infos
                     facts[what] = (infos[0].dtype, stack.sizes)
                     stacked.update(info.name for info in infos)

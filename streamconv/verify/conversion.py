@@ -34,17 +34,21 @@ class Side:
     found: Recognised
 
     def modules(self) -> dict[str, tuple[Stack, Module]]:
-        """The experts of each layer by their prefix in hub names, in the order of their bytes."""
-        modules = [(stack, m) for stack in self.found.stacks for m in stack.modules]
+        """The experts of each layer, and every group of tensors that are re-laid, by what they are
+        called in hub names, in the order of their bytes."""
+        modules = [(stack, m) for stack in self._stacks() for m in stack.modules]
         modules.sort(key=lambda pair: _place(pair[1].tensors[next(iter(pair[1].tensors))][0]))
-        return {module.prefix: (stack, module) for stack, module in modules}
+        return {f"{module.prefix}{stack.what}": (stack, module) for stack, module in modules}
 
     def plain(self) -> dict[str, TensorInfo]:
-        """The tensors that are no expert's by their hub names, in the order of their bytes."""
-        modules = (module for stack in self.found.stacks for module in stack.modules)
-        experts = {i.name for m in modules for infos in m.tensors.values() for i in infos}
-        named = ((hub, i) for hub, i in self.found.hub_names.items() if i.name not in experts)
+        """All other tensors by their hub names, in the order of their bytes."""
+        modules = (module for stack in self._stacks() for module in stack.modules)
+        relaid = {i.name for m in modules for infos in m.tensors.values() for i in infos}
+        named = ((hub, i) for hub, i in self.found.hub_names.items() if i.name not in relaid)
         return dict(sorted(named, key=lambda item: _place(item[1])))
+
+    def _stacks(self) -> tuple[Stack, ...]:
+        return (*self.found.stacks, *self.found.groups)
 
 
 def _place(info: TensorInfo) -> tuple[str, int]:
@@ -120,13 +124,14 @@ def compare(
 def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
     wanted = _wanted(source, output)
     theirs, ours = source.modules(), output.modules()
-    for prefix in filter(wanted, theirs.keys() - ours.keys()):
-        yield Difference(f"{prefix}experts", "is missing: the source has experts there")
-    for prefix, (stack, module) in ours.items():
-        if prefix in theirs and wanted(prefix):
-            yield from _experts(*theirs[prefix], stack, module, sample)
+    for what in filter(wanted, theirs.keys() - ours.keys()):
+        held = theirs[what][0].what
+        yield Difference(what, f"is missing: the source has {held} there")
+    for what, (stack, module) in ours.items():
+        if what in theirs and wanted(what):
+            yield from _module(what, *theirs[what], stack, module, sample)
         else:
-            yield Difference(f"{prefix}experts", "is not in the source")
+            yield Difference(what, "is not in the source")
     yield from _plain(source, output, sample)
     if has_files(source.source) and has_files(output.source):
         yield from _files(source.source, output.source)
@@ -150,24 +155,24 @@ class _Layers:
         return self.kept is None or not place or place[0] not in self.paths or place[1] in self.kept
 
 
-def _experts(
-    their_stack: Stack, theirs: Module, our_stack: Stack, ours: Module, sample: Sample
+def _module(
+    what: str, their_stack: Stack, theirs: Module, our_stack: Stack, ours: Module, sample: Sample
 ) -> Iterator[_Task]:
-    """The experts of one layer, those of each weight side by side."""
+    """The experts of one layer or one group, those of each weight side by side."""
     sizes = [{a: n for a, n in stack.sizes.items() if n != 1} for stack in (their_stack, our_stack)]
     if sizes[0] != sizes[1]:
-        yield Difference(f"{ours.prefix}experts", f"has sizes {sizes[1]}, the source {sizes[0]}")
+        yield Difference(what, f"has sizes {sizes[1]}, the source {sizes[0]}")
         return
     for weight in theirs.tensors.keys() ^ ours.tensors.keys():
         fact = "is not in the source" if weight in ours.tensors else "is missing"
-        yield Difference(f"{ours.prefix}experts, {weight}", fact)
+        yield Difference(f"{what}, {weight}", fact)
     weights = [weight for weight in ours.tensors if weight in theirs.tensors]
     for weight in list(weights):
         one, other = theirs.tensors[weight][0], ours.tensors[weight][0]
         if one.dtype != other.dtype:
             yield Difference(other.name, f"is {other.dtype}, {one.name} is {one.dtype}")
             weights.remove(weight)
-    for expert in sample.experts(our_stack.sizes[EXPERT]):
+    for expert in sample.experts(our_stack.sizes.get(EXPERT, 1)):
         for weight in weights:
             yield _pair(weight, their_stack, theirs, our_stack, ours, expert)
 
