@@ -1,39 +1,74 @@
 """The contract of a source, held by every kind alike, and what each of them adds."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from folders import Tensors, qwen_tensors, two_shards, write_checkpoint
+import torch
+from dcp_folders import write_dcp
+from folders import (
+    SHARDS,
+    Tensors,
+    qwen_tensors,
+    read_checkpoint,
+    read_shard,
+    two_shards,
+    write_checkpoint,
+)
 from hub_server import Hub, taken_for_the_hub
 
 import streamconv
 from streamconv.checkpoint import OtherFile
+from streamconv.errors import SourceChanged
+from streamconv.options import Reading
 from streamconv.sources import Read, Source
-from streamconv.sources.opening import open_source
+from streamconv.sources.casting import CastSource
+from streamconv.sources.opening import open_source, opened
 from streamconv.sources.throttle import Throttle, ThrottledSource
 from streamconv.stop import Stop
 
-Open = Callable[[Path], Source]
-"""Opens the checkpoint of a folder as one kind of source."""
+
+def open_on_hub(folder: Path, stack: ExitStack) -> Source:
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    stack.enter_context(taken_for_the_hub(Hub({"org/name": folder}), folder.parent, patch))
+    return open_source("hf://org/name")
 
 
-@pytest.fixture(params=["folder", "hub", "url"])
-def opened(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Open]:
-    if request.param == "hub":
-        with taken_for_the_hub(Hub({}), tmp_path, monkeypatch) as hub:
+def as_dcp(folder: Path, tensors: Tensors) -> Path:
+    """A DCP of these, each cut along its last axis, with the other files of the checkpoint."""
+    place = folder.with_name("dcp")
+    cut = {}
+    for name, (dtype, shape, data) in tensors.items():
+        assert dtype == "BF16"
+        whole = torch.frombuffer(bytearray(data), dtype=torch.bfloat16).reshape(shape)
+        cut[name] = whole, [*([] for _ in shape[1:]), [shape[-1] // 2]]
+    write_dcp(place, cut, files=3)
+    for name in ("config.json", "vocab"):
+        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, place / name)
+    return place
 
-            def open_on_hub(folder: Path) -> Source:
-                hub.repos["org/name"] = folder
-                return open_source("hf://org/name")
 
-            yield open_on_hub
-    elif request.param == "url":
-        yield lambda folder: open_source(folder.as_uri())
-    else:
-        yield lambda folder: open_source(str(folder))
+def open_with_template(folder: Path, stack: ExitStack) -> Source:
+    """The first shard as a training run has left it, the second from where the run began."""
+    place = as_dcp(folder, read_shard(folder / SHARDS[0])[0])
+    reading: Reading = {"template": folder, "fill_from_template": True}
+    return stack.enter_context(opened(place, reading))
+
+
+KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
+    "folder": lambda folder, _: open_source(str(folder)),
+    "hub": open_on_hub,
+    "url": lambda folder, _: open_source(folder.as_uri()),
+    "dcp": lambda folder, _: open_source(str(as_dcp(folder, read_checkpoint(folder)))),
+    "template": open_with_template,
+    "throttled": lambda folder, _: ThrottledSource(
+        open_source(str(folder)), Throttle(10**12, Stop())
+    ),
+    "casting": lambda folder, _: CastSource(open_source(str(folder))),
+}
+"""Opens the checkpoint of a folder as each kind of source; what else it needs ends with a test."""
 
 
 @pytest.fixture
@@ -41,12 +76,13 @@ def tensors() -> Tensors:
     return qwen_tensors()
 
 
-@pytest.fixture
-def source(tmp_path: Path, tensors: Tensors, opened: Open) -> Source:
+@pytest.fixture(params=KINDS)
+def source(request: pytest.FixtureRequest, tmp_path: Path, tensors: Tensors) -> Iterator[Source]:
     folder = write_checkpoint(tmp_path / "source", two_shards(tensors), {"model_type": "qwen3_moe"})
     (folder / "vocab").mkdir()
     (folder / "vocab" / "merges.txt").write_text("a b\n" * 1000)
-    return opened(folder)
+    with ExitStack() as stack:
+        yield stack.enter_context(closing(KINDS[request.param](folder, stack)))
 
 
 def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
@@ -55,8 +91,13 @@ def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
     assert {
         name: (info.dtype, info.shape, info.nbytes) for name, info in checkpoint.tensors.items()
     } == {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in tensors.items()}
-    assert [file.name for file in checkpoint.files] == sorted(two_shards(tensors))
-    assert "vocab/merges.txt" in {other.name for other in checkpoint.others}
+    assert checkpoint.total_bytes == sum(len(data) for _, _, data in tensors.values())
+    assert len(checkpoint.files) >= 2
+    assert {file.name for file in checkpoint.files} == {
+        info.file for info in checkpoint.tensors.values()
+    }
+    travelling = {other.name for other in checkpoint.others if not other.left_behind}
+    assert travelling == {"config.json", "vocab/merges.txt"}
     assert checkpoint.config == {"model_type": "qwen3_moe"}
 
 
@@ -85,12 +126,24 @@ def test_another_file_is_read(source: Source) -> None:
     assert source.read_other(other, room, 4000) == 0
 
 
-def test_closing_twice(source: Source) -> None:
-    """Does nothing the second time."""
-    info = next(iter(source.checkpoint.tensors.values()))
-    source.read([Read(info, 0, memoryview(bytearray(1)))])
-    source.close()
-    source.close()
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_file_that_changes_meanwhile(
+    source: Source, tmp_path: Path, request: pytest.FixtureRequest, which: int
+) -> None:
+    """Is noticed where it was read, whichever it is; a commit of the hub cannot change."""
+    firsts = {info.file: info for info in source.checkpoint.tensors.values()}
+    source.read([Read(info, 0, memoryview(bytearray(1))) for info in firsts.values()])
+    source.check_unchanged()
+    name = sorted(firsts)[which]
+    (path,) = tmp_path.glob(f"*/{name}")
+    with path.open("ab") as file:
+        file.write(b"x")
+    if request.node.callspec.params["source"] == "hub":
+        assert source.checkpoint.revision
+        source.check_unchanged()
+    else:
+        with pytest.raises(SourceChanged, match=name):
+            source.check_unchanged()
 
 
 # --- a rate that is kept to --------------------------------------------------------------------
