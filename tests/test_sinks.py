@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,18 +21,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.checkpoint import Checkpoint
+from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.families import HUB_NAMES
 from streamconv.files import PAGE, Files, LinuxFiles, aligned_buffer, page_ceil
+from streamconv.keys import Prefixes, find_preset
 from streamconv.memory import Memory
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.records import Record
-from streamconv.shards import Safetensors, Shard
+from streamconv.shards import Safetensors, Shard, ShardFormat
 from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder
 from streamconv.sinks.shard import OpenShard
 from streamconv.sinks.staging import Staging
+from streamconv.sources import Read
 from streamconv.target import Target
 
 KINDS = pytest.mark.parametrize(
@@ -334,20 +337,34 @@ def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
 # --- the folder --------------------------------------------------------------------------------
 
 
-def plan_of(sizes: list[int], location: Path) -> Plan:
+RECORD = Record("hub", None, {})
+FORMATS: dict[str, tuple[ShardFormat, str, set[str]]] = {
+    "safetensors": (
+        Safetensors(RECORD),
+        "model-{:05d}-of-00002.safetensors",
+        {"model.safetensors.index.json", "streamconv.json"},
+    ),
+    "dcp": (Dcp(Prefixes(), None, {}), "__0_{}.distcp", {".metadata"}),
+    "mindspeed": (
+        Dcp(Prefixes(), find_preset("mindspeed"), {}),
+        "release/__0_{}.distcp",
+        {"release/.metadata", "latest_checkpointed_iteration.txt"},
+    ),
+}
+"""Each way to write a checkpoint, what it calls its shards, and what it adds to them."""
+
+
+def plan_of(sizes: list[int], location: Path, written: str = "safetensors") -> Plan:
     """A plan of shards of these sizes, and nothing else."""
-    shards = [
-        Shard(f"model-{k:05d}-of-{len(sizes):05d}.safetensors", (), size, size)
-        for k, size in enumerate(sizes, start=1)
-    ]
-    record = Record("hub", None, {})
+    format_, pattern, _ = FORMATS[written]
+    shards = [Shard(pattern.format(k), (), size, size) for k, size in enumerate(sizes)]
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
         source=Recognised(None, "", HUB_NAMES, None, (), {}),
         target=Target("hub", "", HUB_NAMES, {}, None, {}),
-        format=Safetensors(record),
+        format=format_,
         shards=tuple(shards),
-        record=record,
+        record=RECORD,
         max_shard_bytes=max(sizes),
         memory=Memory(0, 1, 0, PAGE, 0, None),
     )
@@ -361,16 +378,20 @@ def source(tmp_path: Path) -> Path:
 
 
 @settings(deadline=None, max_examples=25)
-@given(first=works(), second=works())
+@given(first=works(), second=works(), written=st.sampled_from(list(FORMATS)))
 @KINDS
 def test_several_shards_at_once(
-    tmp_path_factory: pytest.TempPathFactory, kind: type[Files], first: Work, second: Work
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: type[Files],
+    first: Work,
+    second: Work,
+    written: str,
 ) -> None:
     """Two shards are filled side by side; each is durable when its last write says so."""
     base = tmp_path_factory.mktemp("folder")
     (base / "source").mkdir()
     works_ = [first, second]
-    plan = plan_of([len(work.content) for work in works_], base / "source")
+    plan = plan_of([len(work.content) for work in works_], base / "source", written)
     sink = CheckpointFolder(base / "out", files=kind())
     sink.prepare(plan)
     complete: list[int] = []
@@ -390,6 +411,49 @@ def test_several_shards_at_once(
     assert not sink.place.exists()
     sink.abort(keep=False)
     assert not sink.partial.exists()
+
+
+class Unread:
+    """A source of which nothing is read any more."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def read(self, reads: Sequence[Read]) -> None:
+        raise AssertionError
+
+    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+        raise AssertionError
+
+    def check_unchanged(self) -> None:
+        """Nothing has changed."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("written", FORMATS)
+@KINDS
+def test_a_commit_shows_the_result_whole(
+    tmp_path: Path, source: Path, kind: type[Files], written: str
+) -> None:
+    """Its shards and what the format adds, where nothing was before; and nothing is left of it."""
+    plan = plan_of([PAGE, PAGE], source, written)
+    sink = CheckpointFolder(tmp_path / "out", files=kind())
+    sink.prepare(plan)
+    for number in (1, 0):
+        assert not sink.place.exists()
+        content = aligned_buffer(PAGE)
+        content[:] = bytes([number + 1]) * PAGE
+        for piece in plan.pieces([number]):
+            sink.note(piece, "0" * 32)
+        assert sink.write(number, 0, content)
+    sink.commit(Unread(plan.checkpoint))
+    found = {str(path.relative_to(sink.place)) for path in sink.place.rglob("*") if path.is_file()}
+    assert found == {*(shard.name for shard in plan.shards), *FORMATS[written][2]}
+    for number, shard in enumerate(plan.shards):
+        assert (sink.place / shard.name).read_bytes() == bytes([number + 1]) * PAGE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
 class Failing(Files):
