@@ -287,6 +287,17 @@ def test_parts_at_the_same_time(src: Path, wanted: dict[str, object], tmp_path: 
     assert tree(dst) == wanted
 
 
+def test_a_part_is_planned_beside_others(src: Path, tmp_path: Path) -> None:
+    """A dry run ends as the part would: with what others have made there."""
+    dst = tmp_path / "out"
+    convert_part(src, dst, "1/2")
+    planned = [sys.executable, "-m", "streamconv", *command(src, dst, "-n", "--part", "2/2")]
+    done = subprocess.run(planned, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*planned, "--part", "1/1"], capture_output=True, text=True, check=False)
+    assert done.returncode == OutputExists.exit_code, done.stderr
+
+
 def test_parts_of_a_dcp(src: Path, tmp_path: Path) -> None:
     """Are finished alike."""
     streamconv.merge(src, tmp_path / "whole", format="dcp", max_shard_size=SIZE)
@@ -300,7 +311,17 @@ def test_other_parts_are_refused(src: Path, tmp_path: Path) -> None:
     """Of another conversion, with both facts."""
     dst = tmp_path / "out"
     convert_part(src, dst, "1/2")
-    with pytest.raises(OutputExists, match="shard size"):
-        streamconv.convert(src, dst, to="fused-transposed", max_shard_size="9kB", part="2/2")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExists, match=r"shard size: 4000 there, 9000 here") as refused:
+            streamconv.convert(
+                src,
+                dst,
+                to="fused-transposed",
+                max_shard_size="9kB",
+                part="2/2",
+                overwrite=overwrite,
+            )
+        assert "remove that folder" in refused.value.hint
+        assert "--overwrite" not in refused.value.hint
     with pytest.raises(PlanRefused):
         streamconv.convert(src, dst, to="fused-transposed", part="2/2", layers="7:9")

@@ -90,6 +90,7 @@ def _show_plan(
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
     from streamconv.host import free_disk
+    from streamconv.shares import parse_part
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.units import parse_rate
 
@@ -105,7 +106,9 @@ def _show_plan(
         from streamconv.tables import plan_table
 
         print_rich(plan_table(planned, free, bytes_per_second, verbose=verbose))
-    CheckpointFolder(dst, overwrite=overwrite, resume=resume).check(planned, src)
+    part = parse_part(options.get("part") or "1/1")
+    resume = resume or part.of > 1  # as other parts may have begun
+    CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part).check(planned, src)
 
 
 def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:

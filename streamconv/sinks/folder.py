@@ -108,16 +108,21 @@ class CheckpointFolder:
         ):
             raise OutputExists(
                 f"{self.partial}: there is no journal in it, so nothing tells what is finished",
-                "start over with --overwrite, without --resume",
+                self._anew(),
             )
         for journal in journals:
             if other := difference(plan, journal):
                 raise OutputExists(
                     f"{self.partial} was begun otherwise: {other}",
-                    "go on with what it was begun with, or start over with --overwrite, "
-                    "without --resume",
+                    f"go on with what it was begun with, or {self._anew()}",
                 )
         return self._there(plan, journals)
+
+    def _anew(self) -> str:
+        """How to be rid of what is there: a part cannot tell it from what others have made."""
+        if self._part.of > 1:
+            return "remove that folder, and start over with all parts"
+        return "start over with --overwrite, without --resume"
 
     def _there(self, plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
         """The shards that the journals say are finished, where they are."""
