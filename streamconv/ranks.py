@@ -1,10 +1,13 @@
 """Several processes at one conversion, started by torchrun: who does what, and who has failed.
 
 The ranks share a file system and torch.distributed's store. Each makes the same plan, writes the
-shards of its part, and says so in the store; rank 0 closes the output when all have. Nothing is
-computed together, so there are no collectives, which would hang or die without a name where a
-rank is killed: every rank beats in the store, and watches that the next one does. Whoever fails,
-or finds another silent, says it there, and all others end with that name and reason.
+shards of its part, and says so in the store; rank 0 closes the output when all have. Every rank
+beats in the store, and watches that the next one does; whoever fails, or finds another silent,
+says it there, and all others end with that name and reason.
+
+There is no process group, as nothing is computed together, and gloo's collectives would say less:
+a `monitored_barrier` tells rank 0 alone which rank is missing and nobody why, the rank that a
+collective waits for may be at work for hours, and no signal is heard while it waits.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""DCP folders made by torch's own classes, chunk by chunk, as any writer might cut them."""
+"""DCP folders made by torch's own classes, cut as any writer might, and read by them."""
 
 import io
 import itertools
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -17,6 +19,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 Cuts = Sequence[Sequence[int]]
 """Of each axis, the positions at which a tensor is cut."""
@@ -76,6 +79,18 @@ def write_dcp(
         (folder / f"__{number}_0.distcp").write_bytes(content)
     write_metadata(folder, metadata)
     return metadata
+
+
+def stock(folder: Path) -> dict[str, Any]:
+    """The state dict that torch makes of a DCP, of which it is told nothing."""
+    state: dict[str, Any] = {}
+    _load_state_dict(
+        state,
+        storage_reader=dcp.FileSystemReader(folder),
+        planner=_EmptyStateDictLoadPlanner(),
+        no_dist=True,
+    )
+    return state
 
 
 def write_metadata(folder: Path, metadata: Any) -> None:

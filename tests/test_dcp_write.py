@@ -14,11 +14,9 @@ import checkpoints
 import pytest
 import reference
 import torch
-import torch.distributed.checkpoint as dcp
+from dcp_folders import stock
 from folders import tensor, write_checkpoint
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 import streamconv
 from streamconv.errors import PlanRefused, UsageError
@@ -31,18 +29,6 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen3_omni_moe": checkpoints.qwen3_omni_moe,
 }
 RANKS = Path(__file__).with_name("dcp_ranks.py")
-
-
-def stock(folder: Path) -> dict[str, Any]:
-    """The state dict that torch makes of a DCP, of which it is told nothing."""
-    state: dict[str, Any] = {}
-    _load_state_dict(
-        state,
-        storage_reader=dcp.FileSystemReader(folder),
-        planner=_EmptyStateDictLoadPlanner(),
-        no_dist=True,
-    )
-    return state
 
 
 def run_ranks(*arguments: str | Path) -> None:

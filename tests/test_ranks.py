@@ -1,5 +1,6 @@
 """Several processes at one conversion, real ones, some of which die."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import reference
+from dcp_folders import stock
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 from torch._C._distributed_c10d import HashStore
 
@@ -43,6 +46,24 @@ from streamconv.cli import main
 main()
 """
 """The command line, in which rank 1 fails at its third shard."""
+
+MEASURED = """
+import json, os, pathlib, sys
+import streamconv
+from streamconv.execute import PieceWritten
+made = []
+def hear(event):
+    if isinstance(event, PieceWritten):
+        made.append(event.piece.nbytes)
+src, dst = sys.argv[1:]
+result = streamconv.convert(
+    src, dst, to="fused-transposed", format="dcp", max_shard_size="10MB",
+    overwrite=True, on_event=hear,
+)
+facts = [sum(made), result.peak_memory, result.plan.memory.peak]
+pathlib.Path(dst).with_name(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(facts))
+"""
+"""A DCP over what is there, and what each rank has made and taken, in bytes."""
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +167,40 @@ def test_torchrun_starts_the_ranks_again(
     done = torchrun(2, command(src, dst), fault="kill", script=faulty, restarts=1)
     assert done.returncode == 0, done.stderr
     assert tree(dst) == wanted
+
+
+@pytest.fixture(scope="module")
+def replaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a DCP of some MB that two ranks have put in the place of something else."""
+    folder = tmp_path_factory.mktemp("replaced")
+    tensors = qwen_tensors(layers=2, experts=6, hidden=1024, intermediate=512)
+    write_checkpoint(folder / "src", two_shards(tensors), {"model_type": "qwen3_moe"})
+    (folder / "out").mkdir()
+    (folder / "out" / "precious").touch()
+    (folder / "measured.py").write_text(MEASURED)
+    words = [str(folder / "src"), str(folder / "out")]
+    done = torchrun(2, words, script=folder / "measured.py")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_ranks_write_a_dcp(replaced: Path) -> None:
+    """Each some files of it; torch's own reader finds what one process writes as safetensors."""
+    dst = replaced / "out"
+    streamconv.convert(replaced / "src", replaced / "safetensors", to="fused-transposed")
+    wanted = reference.read(replaced / "safetensors")
+    assert reference.same_bytes(stock(dst), wanted) == []
+    assert leftovers(dst) == ["out"]
+    assert not (dst / "precious").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_stays_below_the_projection(replaced: Path, rank: int) -> None:
+    """Its own, torch included, which is most of it; and the projection is no wild guess."""
+    made, measured, projected = json.loads((replaced / f"rank-{rank}.json").read_text())
+    assert made > 5e6
+    assert measured <= projected
+    assert projected - measured < 40e6
 
 
 # --- the store ---------------------------------------------------------------------------------
