@@ -156,7 +156,7 @@ def convert(
     `resume` goes on where an earlier run of the same conversion stopped, if one did; a note of
     the exception says whether that can be done.
     `on_event` hears what happens, from the calling thread. `verify` holds the result against the
-    source when it is there, and raises VerifyFailed where it is not its conversion. Raises
+    source before it takes its place, and raises VerifyFailed where it is not its conversion. Raises
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """

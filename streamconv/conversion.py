@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.command import Command, read_command
-from streamconv.errors import StreamconvError, UsageError
+from streamconv.errors import StreamconvError, UsageError, VerifyFailed
 from streamconv.families import HUB_NAMES, add_families
 from streamconv.host import (
     cores,
@@ -140,7 +140,7 @@ def run(
     closing_only: bool = False,
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
-    from streamconv.execute import Prepared, execute
+    from streamconv.execute import Complete, Prepared, execute
     from streamconv.ranks import join, launched
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.sources.casting import CastSource
@@ -166,6 +166,7 @@ def run(
         sha256=options.get("sha256", False),
     )
     src = _begun_with(command.src, dst) if resume else command.src
+    verification = None
     with team or nullcontext():
         try:
             casts = bool(options.get("dtype"))
@@ -190,17 +191,17 @@ def run(
                             team(event)
                         if on_event is not None:
                             on_event(event)
+                        if verify and isinstance(event, Complete):
+                            jobs = planned.memory.jobs
+                            found = _verification(src, event.folder, jobs, options, stop, on_event)
+                            found.require(_not_moved(src, sink.place, event.folder))
+                            verification = replace(found, place=str(sink.place))
         except BaseException as error:
-            if sink.remains:
+            if sink.remains and not isinstance(error, VerifyFailed):
                 error.add_note(sink.remains)
             if team is not None and (behind := team.failed(error)) is not error:
                 raise behind from error
             raise
-    verification = None
-    if verify and commits:
-        jobs = planned.memory.jobs
-        verification = _verification(src, sink.place, jobs, options, stop, on_event)
-        verification.require(f"it stands at {sink.place}; `streamconv verify` shows what differs")
     seconds = time.monotonic() - begin
     closed = commits or team is not None
     return Result(planned, sink.place, seconds, peak_bytes(), verification, part, closed)
@@ -239,6 +240,14 @@ def _held_back(source: Source, options: Options, ranks: int, stop: Stop) -> Sour
     from streamconv.sources.throttle import Throttle, ThrottledSource
 
     return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), stop))
+
+
+def _not_moved(src: str, place: Path, folder: Path) -> str:
+    """What has become of a result that is not the source's conversion, and what to do."""
+    return (
+        f"{place} is as it was: the result was not moved there. `streamconv verify {src} "
+        f"{folder}` shows all that differs; --overwrite without --resume makes it anew"
+    )
 
 
 def _verification(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from xxhash import xxh3_128
 
@@ -59,11 +60,19 @@ class ShareWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class Complete:
+    """All of the result is durable, and nothing of it at its place yet."""
+
+    folder: Path
+    """Where it lies until it is moved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """The result stands at its place."""
 
 
-Event = Planned | Prepared | PieceWritten | ShareWritten | Committed
+Event = Planned | Prepared | PieceWritten | ShareWritten | Complete | Committed
 
 
 def execute(
@@ -76,6 +85,8 @@ def execute(
     stop: Stop | None = None,
 ) -> Generator[Event]:
     """Convert; yields what has happened. The result appears before the last event, or not at all.
+
+    It is complete one event earlier, for who wants to look at it before it takes its place.
 
     `shards` are those to make, all unless given; without `commits` another process closes the
     output, and the last event is that these are written.
@@ -94,7 +105,8 @@ def execute(
             sink.leave()
         yield ShareWritten()
         if commits:
-            sink.commit(source)
+            yield Complete(sink.complete(source))
+            sink.commit()
     except SourceChanged:
         sink.abort(keep=False)
         raise

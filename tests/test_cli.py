@@ -572,7 +572,7 @@ def abort_impatiently(*args, **options):
     send()
     abort(*args, **options)
 
-CheckpointFolder.commit = send
+CheckpointFolder.complete = send
 CheckpointFolder.abort = abort_impatiently
 main()
 """

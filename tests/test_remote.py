@@ -20,7 +20,7 @@ from huggingface_hub import constants
 import streamconv
 from streamconv.checkpoint import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
-from streamconv.execute import Committed
+from streamconv.execute import Complete
 from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 from streamconv.sources.remote import joined
@@ -172,7 +172,7 @@ def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
     """Though the branch moves on when the result is there."""
 
     def move_on(event: object) -> None:
-        if isinstance(event, Committed):
+        if isinstance(event, Complete):
             hub.head = "f" * 40
 
     result = streamconv.convert(

@@ -448,7 +448,9 @@ def test_a_commit_shows_the_result_whole(
         for piece in plan.pieces([number]):
             sink.note(piece, "0" * 32)
         assert sink.write(number, 0, content)
-    sink.commit(Unread(plan.checkpoint))
+    assert sink.complete(Unread(plan.checkpoint)) == sink.partial
+    assert not sink.place.exists()
+    sink.commit()
     found = {str(path.relative_to(sink.place)) for path in sink.place.rglob("*") if path.is_file()}
     assert found == {*(shard.name for shard in plan.shards), *FORMATS[written][2]}
     for number, shard in enumerate(plan.shards):

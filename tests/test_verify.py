@@ -28,6 +28,7 @@ from folders import (
     qwen_tensors,
     read_shard,
     tensor,
+    tree,
     two_shards,
     write_checkpoint,
     write_shard,
@@ -978,10 +979,12 @@ def test_a_conversion_verifies_itself(source: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith(", verified bit for bit\n")
 
 
+@pytest.mark.parametrize("form", ["safetensors", "dcp"])
 def test_a_conversion_that_goes_wrong_is_found_out(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """The writer's own mistakes do not pass: what verifies shares nothing with it."""
+    """The writer's own mistakes do not pass: what verifies shares nothing with it. What the result
+    was to replace stays, and the result lies beside it until it is made anew."""
     from streamconv.rearrange import Panel
 
     write = Panel.write_into
@@ -990,7 +993,24 @@ def test_a_conversion_that_goes_wrong_is_found_out(
         write(self, out)
         out[0] ^= 1
 
-    monkeypatch.setattr(Panel, "write_into", wrong)
-    with pytest.raises(VerifyFailed, match=r"expert") as caught:
-        streamconv.merge(source, tmp_path / "dst", layout="fused-transposed", verify=True)
-    assert f"stands at {tmp_path / 'dst'}" in caught.value.hint
+    dst, partial = tmp_path / "dst", tmp_path / "dst.streamconv-partial"
+    dst.mkdir()
+    (dst / "precious").write_text("keep this")
+    options: Any = {"layout": "fused-transposed", "format": form, "verify": True}
+    with monkeypatch.context() as broken:
+        broken.setattr(Panel, "write_into", wrong)
+        with pytest.raises(VerifyFailed, match=r"expert") as caught:
+            streamconv.merge(source, dst, overwrite=True, **options)
+    assert f"{dst} is as it was" in caught.value.hint
+    assert not getattr(caught.value, "__notes__", [])
+    assert tree(dst) == {"precious": b"keep this"}
+    assert sorted(path.name for path in tmp_path.glob("dst*")) == [dst.name, partial.name]
+    found = streamconv.verify(source, partial)
+    assert found.differences
+    assert all(difference.expert is not None for difference in found.differences)
+    with pytest.raises(VerifyFailed):
+        streamconv.merge(source, dst, overwrite=True, resume=True, **options)
+    result = streamconv.merge(source, dst, overwrite=True, **options)
+    assert result.verification is not None
+    assert (result.verification.ok, result.verification.place) == (True, str(dst))
+    assert [path.name for path in tmp_path.glob("dst*")] == [dst.name]

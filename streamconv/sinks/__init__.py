@@ -1,6 +1,7 @@
 """Where conversions go. A sink is prepared, filled piece by piece in any order, and committed."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from streamconv.journal import Finished
@@ -30,11 +31,14 @@ class Sink(Protocol):
     def leave(self) -> None:
         """Let go of the place with what is finished in it: another part of the run commits it."""
 
-    def commit(self, source: Source) -> None:
-        """Add all that is not a shard and let the result appear, whole, at its place.
+    def complete(self, source: Source) -> Path:
+        """Add all that is not a shard; returns the folder in which the result is whole, durable.
 
         Raises NoSpace, IOFailed, or SourceChanged.
         """
+
+    def commit(self) -> None:
+        """Let the complete result appear at its place. Raises IOFailed."""
 
     def abort(self, *, keep: bool = True) -> None:
         """Leave nothing behind but finished shards, and not even those unless `keep`."""

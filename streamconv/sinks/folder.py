@@ -238,7 +238,7 @@ class CheckpointFolder:
             f"{self.partial}"
         )
 
-    def commit(self, source: Source) -> None:
+    def complete(self, source: Source) -> Path:
         assert self._plan is not None, "prepare comes first"
         plan = self._plan
         with explained(self.partial, self._bytes_left):
@@ -259,6 +259,9 @@ class CheckpointFolder:
             for folder in self._folders():
                 self._files.sync_folder(folder)
             self._journals.move()
+        return self.partial
+
+    def commit(self) -> None:
         with explained(self.place):
             try:
                 self._standing.replace_by(self.partial)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.casts import AS_STORED, DTYPES, Casting
-from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, OtherFile
+from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import parse_json
 from streamconv.sources import Source
@@ -15,8 +15,9 @@ MAX_JSON_BYTES = 256_000_000
 
 
 def is_description(other: OtherFile) -> bool:
-    """Whether a file describes the output's own tensors, or is a folder of a tool's."""
-    return other.name in (INDEX, MANIFEST) or other.name.endswith("/")
+    """Whether a file describes the output's own tensors or making, or is a folder of a tool's."""
+    own = other.name in (INDEX, MANIFEST) or other.name.startswith(JOURNAL_PREFIX)
+    return own or other.name.endswith("/")
 
 
 def has_files(source: Source) -> bool:
