@@ -106,8 +106,6 @@ def sweep(
 ) -> Iterator[str]:
     """What is wrong, for each of these calls in turn: its name, path, and number on that path."""
     fault = f"signal={how}" if how == "KILL" else f"error={how}"
-    # where the source is at fault, nothing is full
-    expected = {-9} if how == "KILL" else {0, 8, RIGHT_CODES.get(how, 8)}
     log, dst = place / "log", place / "out" / "dst"
     for call, path, number in calls:
         dst.parent.mkdir(parents=True)
@@ -115,6 +113,9 @@ def sweep(
         quick = () if how == "KILL" else (QUICK,)
         trace = (*STRACE, *quick, "-P", path, "-o", str(log), "-e", f"trace={call}", "-e", inject)
         code = convert(src, dst, strace=trace)
+        of_source = Path(path).is_relative_to(src)
+        failed = 8 if of_source else RIGHT_CODES.get(how, 8)
+        expected = {-9} if how == "KILL" else {0, failed}
         struck = "INJECTED" in log.read_text() or code == -9
         reason = wrong(src, dst, right, code, expected) if struck else ""
         shutil.rmtree(dst.parent)

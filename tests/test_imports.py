@@ -47,6 +47,7 @@ ORDER = (
     "rearrange",
     "arithmetic",
     "stop",
+    "ahead",
     "sources",
     "shares",
     "command",

@@ -1,13 +1,17 @@
 """Whole files of a result: those that travel along from the source, and all of them read back."""
 
 import hashlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
+from streamconv.ahead import Ahead
 from streamconv.checkpoint import OtherFile
 from streamconv.files import Files
 from streamconv.sources import Source
+from streamconv.stop import Stop
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22
@@ -40,19 +44,26 @@ def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> 
     return size, digest.hexdigest()
 
 
-def sha256_of(files: Files, folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of files in `folder`, by name, as they are read back."""
-    buffer = memoryview(bytearray(HASH_BYTES))
-    found = {}
-    for name in names:
+def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> dict[str, str]:
+    """The SHA-256 of files in `folder`, by name, as they are read back, `jobs` of them at once."""
+    stop = Stop()
+
+    def digest_of(name: str) -> str:
         digest = hashlib.sha256()
-        position = 0
         fd = files.open_read(folder / name)
         try:
-            while count := files.read_into(fd, buffer, position):
-                digest.update(buffer[:count])
-                position += count
+            block = min(files.stat(fd).st_size + 1, HASH_BYTES)
+            with closing(Ahead(partial(files.read_into, fd), block, readers)) as ahead:
+                while data := ahead.some(block):
+                    stop.check()
+                    digest.update(data)
         finally:
             files.close(fd)
-        found[name] = digest.hexdigest()
-    return found
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(jobs, "reader") as readers, ThreadPoolExecutor(jobs, "hasher") as pool:
+        try:
+            return dict(zip(names, pool.map(digest_of, names), strict=True))
+        except BaseException:
+            stop.set()
+            raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files, system_files
+from streamconv.host import cores
 from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
@@ -251,7 +252,8 @@ class CheckpointFolder:
         source.check_unchanged()
         with explained(self.partial, self._bytes_left):
             written = [*(shard.name for shard in plan.shards), *files]
-            sha256 = sha256_of(self._files, self.partial, written) if self._sha256 else None
+            jobs = min(plan.memory.jobs, cores())
+            sha256 = sha256_of(self._files, self.partial, written, jobs) if self._sha256 else None
             for name, content in closing_files(plan, rows, files, sha256):
                 make_folders(self._files, self.partial, name)
                 self._files.write_file(self.partial / name, content)

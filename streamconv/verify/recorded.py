@@ -1,17 +1,21 @@
 """A checkpoint held against its own manifest: the digest of every piece and every file.
 
-Files are read from their beginning to their end, one for each thread, in blocks of 4 MiB.
+Files are read from their beginning to their end, one for each thread, in blocks of 4 MiB, of which
+each thread has two: one is read into while the other one is hashed.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from xxhash import xxh3_128
 
+from streamconv.ahead import Ahead
 from streamconv.checkpoint import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources import Source
@@ -111,12 +115,12 @@ def check(source: Source, *, jobs: int, sha256: bool, stop: Stop) -> Iterator[Ev
             tasks.append((file, said))
     yield Checking(sum(file.size for file, _ in tasks))
 
-    def look_at(buffer: memoryview, task: tuple[OtherFile, Recorded | None]) -> Iterator[Event]:
-        return _read(source, *task, buffer, sha256)
+    with ThreadPoolExecutor(jobs, "reader") as readers:
 
-    yield from outcomes(
-        iter(tasks), jobs, lambda: memoryview(bytearray(BLOCK_BYTES)), look_at, stop
-    )
+        def look_at(readers: Executor, task: tuple[OtherFile, Recorded | None]) -> Iterator[Event]:
+            return _read(source, *task, sha256, readers)
+
+        yield from outcomes(iter(tasks), jobs, lambda: readers, look_at, stop)
 
 
 def _files(source: Source) -> list[OtherFile]:
@@ -132,10 +136,19 @@ def _read(
     source: Source,
     file: OtherFile,
     said: Recorded | None,
-    buffer: memoryview,
     sha256: bool,
+    reader: Executor,
 ) -> Iterator[Event]:
     """Read a file to its end, piece by piece."""
+    block = min(file.size + 1, BLOCK_BYTES)
+    ahead = Ahead(lambda data, offset: source.read_other(file, data, offset), block, reader)
+    with closing(ahead):
+        yield from _pieces(source, file, said, sha256, ahead)
+
+
+def _pieces(
+    source: Source, file: OtherFile, said: Recorded | None, sha256: bool, ahead: Ahead
+) -> Iterator[Event]:
     whole = hashlib.sha256() if sha256 or (said and said.sha256) else None
     pieces = said.pieces if said else ((file.size, ""),)
     position = 0
@@ -144,16 +157,15 @@ def _read(
         end = position + nbytes
         begin = position
         while position < end:
-            block = buffer[: min(len(buffer), end - position)]
-            count = source.read_other(file, block, position)
-            if count < len(block):
+            data = ahead.some(end - position)
+            if not data:
                 raise BadCheckpoint(
                     f"{quoted(file.name)} has become shorter: it had {file.size} bytes"
                 )
-            digest.update(block)
+            digest.update(data)
             if whole is not None:
-                whole.update(block)
-            position += count
+                whole.update(data)
+            position += len(data)
         if expected and digest.hexdigest() != expected:
             inside = _tensors(source, file.name, begin, end)
             fact = f"bytes {begin} to {end} are not those that were written"

@@ -1,0 +1,49 @@
+"""A file's bytes in order, the next block read while one is used."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
+
+Fill = Callable[[memoryview, int], int]
+"""Fills a buffer from an offset of the file; returns the bytes read, fewer only at its end."""
+
+
+class Ahead:
+    """Reads a file from its beginning to its end. Of its two blocks, one is read into by `reader`
+    while the other one is used, so that disk and processor are at work together."""
+
+    def __init__(self, fill: Fill, block_bytes: int, reader: Executor) -> None:
+        self._fill = fill
+        self._reader = reader
+        self._idle = memoryview(bytearray(block_bytes))
+        self._position = 0
+        self._rest = memoryview(b"")
+        self._coming = self._read(memoryview(bytearray(block_bytes)))
+
+    def some(self, most: int) -> memoryview:
+        """The next bytes, at most `most`, none at the end of the file; good until the next call.
+
+        Raises what reading raises.
+        """
+        if not self._rest:
+            self._rest = self._next_block()
+        data, self._rest = self._rest[:most], self._rest[most:]
+        return data
+
+    def close(self) -> None:
+        """Wait until nothing reads from the file any more."""
+        wait([self._coming])
+
+    def _next_block(self) -> memoryview:
+        block, count = self._coming.result()
+        self._position += count
+        if count == len(block):
+            self._coming = self._read(self._idle)
+            self._idle = block
+        else:
+            self._coming = Future()
+            self._coming.set_result((block[:0], 0))
+        return block[:count]
+
+    def _read(self, block: memoryview) -> "Future[tuple[memoryview, int]]":
+        position = self._position
+        return self._reader.submit(lambda: (block, self._fill(block, position)))
