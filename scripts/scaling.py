@@ -1,116 +1,156 @@
-"""What more ranks bring: measures 1 and 2 on this machine, and computes more from that.
+"""What more ranks bring: one and two are measured on this machine, and more computed from that.
 
-    python scripts/scaling.py [FOLDER] [--layers 8] [--runs 3]
+As `bench.py` measures: in turns, from the start of a process to the end of a `sync`. A source that
+hardly has bytes gives what torchrun, torch, and meeting take; `dd` gives what the disk takes. Then
 
-Makes experts of some layers of Qwen3-30B-A3B in FOLDER, merges them with one and with two ranks
-(one worker each, the page cache warm, both ending in a sync; medians of alternating runs), and
-measures what the disk takes from one and from two writers at once. The model:
+    seconds = start + bytes / min(workers * rate of a worker, rate of the disk)
 
-    seconds(n) = start + bytes / min(n * rate of a rank, rate of the disk)
-
-`start` is what torchrun, torch and planning take, found from the runs of one layer and of all.
+where the rate of a worker is that of one rank with one worker. One rank with two workers and two
+ranks with one each use the same cores: what differs between them is what a rank costs. More
+workers than there are cores here stand for hosts of their own, which share a disk like this one,
+or a file system that takes whatever they write.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
 import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from truesize import write
+import bench
 
-RANKS = (1, 2)
-COMPUTED = (1, 2, 4, 8, 16, 32)
-BLOCK = 8 * 2**20
+MEASURED = ((1, 1), (1, 2), (2, 1))
+"""Ranks, and workers of each."""
+COMPUTED = ((4, 1), (8, 1))
+PAUSE = 3.0
+HIDDEN, INTERMEDIATE, EXPERTS = 768, 256, 8
+"""Of the source that hardly has bytes: 9 MB."""
 
 
-def merge(ranks: int, src: Path, dst: Path, *more: str) -> float:
-    """Seconds that so many ranks take, one worker each."""
-    shutil.rmtree(dst, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What seconds are computed from: bytes, seconds, bytes a second."""
+
+    nbytes: int
+    start: float
+    worker: float
+    disk: float
+
+    def seconds(self, workers: int, *, shared: bool = True) -> float:
+        """What so many workers take; without `shared` the disk is no limit."""
+        rate = workers * self.worker
+        return self.start + self.nbytes / (min(rate, self.disk) if shared else rate)
+
+
+def write_little(folder: Path) -> None:
+    """A checkpoint of one layer that takes no time to convert; its data are a hole."""
+    folder.mkdir()
+    fields, end = {}, 0
+    shapes = {
+        "gate_proj": (INTERMEDIATE, HIDDEN),
+        "up_proj": (INTERMEDIATE, HIDDEN),
+        "down_proj": (HIDDEN, INTERMEDIATE),
+    }
+    for expert in range(EXPERTS):
+        for name, shape in shapes.items():
+            begin, end = end, end + 2 * HIDDEN * INTERMEDIATE
+            fields[f"model.layers.0.mlp.experts.{expert}.{name}.weight"] = {
+                "dtype": "BF16",
+                "shape": shape,
+                "data_offsets": (begin, end),
+            }
+    header = json.dumps(fields).encode()
+    with (folder / "model.safetensors").open("xb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
+    (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
+
+
+def side(ranks: int, workers: int, source: Path, out: Path, rounds: int) -> bench.Side:
+    """A conversion with transposes by so many ranks, each with so many workers."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    words = ["-m", "streamconv", "merge", str(src), str(dst), "--layout", "fused-transposed"]
-    begin = time.monotonic()
-    subprocess.run(
-        [
-            *launch,
-            "--nproc-per-node",
-            str(ranks),
-            *words,
-            "-j",
-            "1",
-            "--max-shard-size",
-            "1GB",
-            *more,
-        ],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    tool = ["-m", "streamconv", "merge", source, out, "--layout", "fused-transposed", "-q"]
+    options = ["-j", str(workers), "--max-shard-size", "1GB"]
+    command = [*launch, "--nproc-per-node", str(ranks), *tool, *options]
+    return bench.Side(shown(ranks, workers), source, command, rounds, ranks * bench.OWN_BYTES)
+
+
+def shown(ranks: int, workers: int) -> str:
+    """The first columns of a row."""
+    return f"{ranks} | {workers}"
+
+
+def measure(work: Path, layers: int, rounds: int) -> tuple[bench.Samples, bench.Samples, int]:
+    """Samples of the starts of one and two ranks, of conversions and the disk; and the bytes."""
+    bench.say("writing the source")
+    bench.require(work, layers * 1.21e9 * 2.2)
+    source, little, out = work / "source", work / "little", work / "out"
+    model = bench.python("truesize.py", "qwen3-30b-a3b", source, "--layers", str(layers))
+    bench.run(*model, "--random", "--experts-only")
+    write_little(little)
+    nbytes = bench.size(source)
+    starts = [side(ranks, 1, little, out, rounds) for ranks in (1, 2)]
+    sides = [side(*how, source, out, rounds) for how in MEASURED]
+    zeros = ["sh", "-c", bench.ZEROS, "sh", out, str(nbytes)]
+    disk = bench.Side(bench.DISK, source, zeros, rounds)
+    return (
+        bench.in_turns(work, out, starts, bench.size(little), pause=0),
+        bench.in_turns(work, out, [*sides, disk], nbytes, PAUSE),
+        nbytes,
     )
-    os.sync()
-    return time.monotonic() - begin
 
 
-def disk_rate(folder: Path, writers: int, nbytes: int) -> float:
-    """Bytes a second that the disk takes from so many writers at once."""
-    block = os.urandom(BLOCK)
+def middle(runs: Sequence[bench.Sample]) -> float:
+    return bench.median(run.wall for run in runs)
 
-    def write(number: int) -> None:
-        with (folder / f"rate-{number}").open("wb", buffering=0) as file:
-            for _ in range(nbytes // writers // BLOCK):
-                file.write(block)
-            os.fsync(file.fileno())
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
-    begin = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    rate = nbytes / (time.monotonic() - begin)
-    for number in range(writers):
-        (folder / f"rate-{number}").unlink()
-    return rate
+def report(starts: bench.Samples, samples: bench.Samples, nbytes: int) -> str:
+    """What was measured and what follows from it, in Markdown."""
+    start = {ranks: middle(starts[shown(ranks, 1)]) for ranks in (1, 2)}
+    moving = middle(samples[shown(1, 1)]) - start[1]
+    if moving <= 0:
+        raise SystemExit("scaling: the source takes no longer than starting: give more --layers")
+    disk = nbytes / middle(samples[bench.DISK])
+    models = {ranks: Model(nbytes, start[ranks], nbytes / moving, disk) for ranks in start}
+    lines = [
+        f"A rank starts in {start[1]:.1f} s, two in {start[2]:.1f} s; a worker moves "
+        f"{nbytes / moving / 1e9:.2f} GB/s, the disk takes {disk / 1e9:.2f} GB/s.",
+        "",
+        "| ranks | workers each | measured, s | computed, this disk, s | computed, any disk, s |",
+        "|---|---|---|---|---|",
+    ]
+    for ranks, workers in (*MEASURED, *COMPUTED):
+        walls = sorted(run.wall for run in samples.get(shown(ranks, workers), ()))
+        measured = f"{bench.median(walls):.1f} ({walls[0]:.1f} to {walls[-1]:.1f})" if walls else ""
+        model = models[min(ranks, 2)]
+        computed = [model.seconds(ranks * workers, shared=shared) for shared in (True, False)]
+        cells = [shown(ranks, workers), measured, *(f"{seconds:.1f}" for seconds in computed)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="where to work; a temporary folder")
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=3)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        folder = Path(name)
-        src, dst = folder / "source", folder / "merged"
-        write("qwen3-30b-a3b", src, layers=asked.layers, fill="random", only="experts")
-        nbytes = sum(path.stat().st_size for path in src.rglob("*.safetensors"))
-        merge(1, src, dst)
-        first: list[float] = []
-        seconds: dict[int, list[float]] = {ranks: [] for ranks in RANKS}
-        for _ in range(asked.runs):
-            first.append(merge(1, src, dst, "--layers", "0:1"))
-            for ranks in RANKS:
-                seconds[ranks].append(merge(ranks, src, dst))
-        disk = max(disk_rate(folder, writers, nbytes // 2) for writers in RANKS)
-    one = statistics.median(seconds[1])
-    more, longer = nbytes * (asked.layers - 1) / asked.layers, one - statistics.median(first)
-    if longer <= 0:
-        sys.exit(f"{asked.layers} layers take no longer than one: give more with --layers")
-    rate = more / longer
-    start = one - nbytes / rate
-    print(
-        f"{nbytes / 1e9:.2f} GB; start {start:.1f} s; a rank {rate / 1e9:.2f} GB/s; "
-        f"the disk {disk / 1e9:.2f} GB/s\n"
-    )
-    print("| ranks | measured, s | computed, s |\n|---|---|---|")
-    for ranks in COMPUTED:
-        measured = f"{statistics.median(seconds[ranks]):.1f}" if ranks in seconds else ""
-        computed = start + nbytes / min(ranks * rate, disk)
-        print(f"| {ranks} | {measured} | {computed:.1f} |")
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measure one and two ranks, compute more.")
+    parser.add_argument("--layers", type=int, default=4, help="layers of Qwen3-30B-A3B (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (3)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun says at length that it sets it
+    work = Path(tempfile.mkdtemp(prefix="streamconv-scaling-", dir=args.work or Path.cwd().parent))
+    try:
+        place = bench.machine(work)
+        starts, samples, nbytes = measure(work, args.layers, args.rounds)
+    finally:
+        shutil.rmtree(work)
+    source = bench.source_line(args.layers, nbytes)
+    print(f"{place}\n\n{source}\n\n{report(starts, samples, nbytes)}")
 
 
 if __name__ == "__main__":
