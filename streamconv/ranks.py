@@ -15,8 +15,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +79,15 @@ class Ranks:
         self._stop = stop
         self._next = (rank + 1) % size
         self._patience = SILENT_SECONDS
-        self._lost = ""
+        self._lost: RuntimeError | None = None
         self._over = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
     def __enter__(self) -> "Ranks":
         me = f"process {os.getpid()} on {quoted(platform.node())}"
-        self._store.set(f"who/{self._rank}", me)
-        self._store.add(f"beat/{self._rank}", 1)
+        with _store_reached():
+            self._store.set(f"who/{self._rank}", me)
+            self._store.add(f"beat/{self._rank}", 1)
         self._pulse.start()
         return self
 
@@ -98,6 +99,10 @@ class Ranks:
 
     def __call__(self, event: Event) -> None:
         """Do what the others have to know or be waited for at this point of the run."""
+        with _store_reached():
+            self._hear(event)
+
+    def _hear(self, event: Event) -> None:
         if isinstance(event, Planned):
             self._agree(fingerprint(event.plan))
             if self._rank:
@@ -175,16 +180,17 @@ class Ranks:
 
     def _failure(self) -> "RankFailed | None":
         """What a rank has failed of, where one has: another, or this one as others have found."""
-        if self._lost:
-            return RankFailed(f"the store that the ranks share is lost: {self._lost}")
         try:
-            if not self._store.check(["failed"]):
-                return None
-            said: dict[str, Any] = json.loads(self._store.get("failed"))
-        except Exception as error:
-            return RankFailed(f"the store that the ranks share is lost: {error}")
-        self._store.add("heard", 1)
-        who = self._who(int(said["rank"]))
+            with _store_reached():
+                if self._lost is not None:
+                    raise self._lost
+                if not self._store.check(["failed"]):
+                    return None
+                said: dict[str, Any] = json.loads(self._store.get("failed"))
+                self._store.add("heard", 1)
+                who = self._who(int(said["rank"]))
+        except RankFailed as lost:
+            return lost
         return RankFailed(f"rank {said['rank']} ({who}) failed: {said['message']}", said["hint"])
 
     def _say(self, rank: int, message: str, hint: str = "") -> None:
@@ -208,8 +214,8 @@ class Ranks:
                 self._store.add(f"beat/{self._rank}", 1)
                 beats, left = self._count(f"beat/{self._next}"), self._count(f"left/{self._next}")
                 failed = self._store.check(["failed"])
-            except Exception as error:
-                self._lost = str(error)
+            except RuntimeError as error:
+                self._lost = error
                 self._stop.set()
                 return
             if failed:
@@ -224,3 +230,17 @@ class Ranks:
 
 class RankFailed(IOFailed):
     """Another rank has failed, and with it the run."""
+
+
+@contextmanager
+def _store_reached() -> Iterator[None]:
+    """Turns what the store raises when the launcher that keeps it is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        keeper = os.environ.get("MASTER_ADDR", "rank 0's host")
+        raise RankFailed(
+            f"the store that the ranks share is lost: {first}",
+            f"{keeper} keeps it; has torchrun ended there, or the host gone?",
+        ) from error

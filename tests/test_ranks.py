@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,74 @@ def test_a_rank_stays_below_the_projection(replaced: Path, rank: int) -> None:
     assert made > 5e6
     assert measured <= projected
     assert projected - measured < 40e6
+
+
+HOST = """
+import os, signal, sys
+from streamconv import ranks
+from streamconv.sinks.shard import OpenShard
+ranks.SILENT_SECONDS = 3.0
+finish, finished = OpenShard.finish, []
+def faulty(self):
+    if os.environ["FAULT"] and len(finished) == 2:
+        for pid in (os.getppid(), os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+    finished.append(self)
+    finish(self)
+OpenShard.finish = faulty
+from streamconv.cli import main
+main()
+"""
+"""The command line, on a host that goes away with its launcher at its third shard."""
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (0, r"the store that the ranks share is lost: .*\n.* keeps it; has torchrun ended there"),
+        (1, r"rank \d \(process \d+ on .*\) failed: it has been silent for \d s; was it killed"),
+    ],
+    ids=["that with the store", "the other"],
+)
+def test_a_host_that_goes_away_ends_the_run(
+    src: Path, wanted: dict[str, object], tmp_path: Path, gone: int, said: str
+) -> None:
+    """On the other of two, each with a launcher; then one process goes on to the same bytes."""
+    dst = tmp_path / "out"
+    (tmp_path / "host.py").write_text(HOST)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--rdzv-id", "two"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, str(tmp_path / "host.py")]
+    hosts = []
+    for number in range(2):
+        hosts.append(
+            subprocess.Popen(
+                [*launch, *command(src, dst)],
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "FAULT": "gone" * (number == gone), "OMP_NUM_THREADS": "1"},
+            )
+        )
+        # whoever begins keeps the store
+        while number == 0 and not reachable(endpoint):
+            time.sleep(0.05)
+    errors = [host.communicate(timeout=60)[1] for host in hosts]
+    assert hosts[gone].returncode == -signal.SIGKILL
+    assert hosts[1 - gone].returncode == 1
+    assert re.search(rf"streamconv: {said}", errors[1 - gone]), errors[1 - gone]
+    assert not dst.exists()
+    streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE, resume=True)
+    assert tree(dst) == wanted
+    assert leftovers(dst) == ["out"]
+
+
+def reachable(endpoint: str) -> bool:
+    host, _, port = endpoint.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
 
 
 # --- the store ---------------------------------------------------------------------------------
