@@ -9,6 +9,7 @@ import reference
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import streamconv
 from streamconv.cli import cli
@@ -219,6 +220,31 @@ def test_mxfp4_is_split_row_by_row(tmp_path: Path) -> None:
         streamconv.convert(source, tmp_path / "fused", to="fused")
     with pytest.raises(streamconv.PlanRefused, match="has no place"):
         streamconv.convert(source, tmp_path / "turned", to="fused-transposed")
+
+
+def test_mxfp4_of_one_expert_is_what_transformers_dequantizes_of_all(tmp_path: Path) -> None:
+    """Each expert's own blocks and scales, dequantized, are its rows of gate and up, its down."""
+    tensors = mxfp4(64, 96)
+    for name in ("gate_up_proj_scales", "down_proj_scales"):
+        scales = tensors[f"{MLP}experts.{name}"]
+        scales.copy_(torch.randint(100, 140, scales.shape, dtype=torch.uint8))
+    source = write(tmp_path / "source", tensors, model_type="gpt_oss", num_local_experts=E)
+    streamconv.split(source, tmp_path / "split")
+    split = reference.read(tmp_path / "split")
+
+    def whole(name: str) -> torch.Tensor:
+        blocks, scales = (tensors[f"{MLP}experts.{name}_{part}"] for part in ("blocks", "scales"))
+        return convert_moe_packed_tensors(blocks, scales)
+
+    gate_up, down = whole("gate_up_proj"), whole("down_proj")
+    assert (gate_up.shape, down.shape) == ((E, 96, 128), (E, 64, 96))
+    for number in range(E):
+        of_all = (gate_up[number, :, ::2], gate_up[number, :, 1::2], down[number])
+        for projection, want in zip(PROJECTIONS, of_all, strict=True):
+            name = f"{MLP}experts.{number}.{projection}.weight"
+            parts = (split[f"{name}_{part}"].unsqueeze(0) for part in ("blocks", "scales"))
+            (own,) = convert_moe_packed_tensors(*parts)
+            assert own.equal(want), name
 
 
 def test_dtypes_below_a_byte_move_as_bytes(tmp_path: Path) -> None:
