@@ -113,6 +113,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "aria_text": {},
     "beam": {"num_hidden_layers": 4},
+    "deepseek_v4": {
+        "num_hidden_layers": 3,
+        "layer_types": [
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+            "sliding_attention",
+        ],
+        "mlp_layer_types": ["hash_moe", "moe", "moe"],
+        "num_key_value_heads": 1,
+        "index_head_dim": 8,
+        "index_n_heads": 2,
+        "o_groups": 2,
+        "o_lora_rank": 8,
+    },
     "dbrx": {
         "d_model": 32,
         "n_heads": 4,
@@ -228,11 +242,17 @@ def _save_as_published(model: Any, folder: Path) -> None:
     model.save_pretrained(folder, save_original_format=not held)
     if change is not None:
         save_file(change(reference.read(folder)), folder / "model.safetensors", {"format": "pt"})
-        held_now = dict(model.state_dict())
-        loaded = type(model).from_pretrained(folder, dtype="auto").state_dict()
-        # What it widens for its arithmetic is narrowed again, which gives the same bits back.
-        narrowed = {name: tensor.to(held_now[name].dtype) for name, tensor in loaded.items()}
-        assert reference.same_bytes(held_now, narrowed) == []
+        _assert_loads(model, folder)
+
+
+def _assert_loads(model: Any, folder: Path) -> None:
+    """That transformers makes the very model of a folder, with nothing missing or left over."""
+    loaded, info = type(model).from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert not any(info.values()), info
+    held = dict(model.state_dict())
+    # What it widens for its arithmetic is narrowed again, which gives the same bits back.
+    narrowed = {name: tensor.to(held[name].dtype) for name, tensor in loaded.state_dict().items()}
+    assert reference.same_bytes(held, narrowed) == []
 
 
 def _transposed(tensors: reference.Tensors) -> reference.Tensors:
@@ -517,3 +537,32 @@ def test_experts_of_families_that_have_no_row_for_the_rest(name: str, tmp_path: 
     family = family_of(name)
     assert family is not None
     assert family.without["transformers"] in caught.value.message
+
+
+def test_deepseek_v4_under_the_names_of_its_hub(tmp_path: Path) -> None:
+    """At the root, with a layer for MTP: transformers loads its form, and all of it comes back."""
+    model = build("deepseek_v4")
+    hub = tmp_path / "hub"
+    model.save_pretrained(hub)
+    tensors: reference.Tensors = {}
+    for name, tensor in reference.read(hub).items():
+        root = name.removeprefix("model.").replace("hc_head.hc_", "hc_head_")
+        tensors[root.replace("embed_tokens.", "embed.")] = tensor
+        if root.startswith("layers.2."):
+            tensors[root.replace("layers.2.", "mtp.0.")] = tensor.clone()
+    assert {"embed.weight", "head.weight", "norm.weight", "hc_head_fn"} <= {*tensors}
+    for name, shape in (("e_proj.weight", (32, 32)), ("enorm.weight", (32,)), ("hc_head_fn", (2,))):
+        tensors[f"mtp.0.{name}"] = torch.randn(shape).to(torch.bfloat16)
+    save_file(tensors, hub / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "out"
+    streamconv.convert(hub, out, to="transformers", verify=True)
+    _assert_loads(model, out)
+    mtp = {name for name in reference.read(out) if name.startswith("mtp.")}
+    assert {
+        "mtp.0.mlp.experts.gate_up_proj",
+        "mtp.0.self_attn.q_a_proj.weight",
+        "mtp.0.e_proj.weight",
+        "mtp.0.hc_head_fn",
+    } <= mtp
+    streamconv.convert(out, tmp_path / "back", to="hub", verify=True)
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
