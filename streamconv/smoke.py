@@ -19,7 +19,7 @@ from streamconv import convert, merge, plan
 from streamconv.errors import VerifyFailed
 from streamconv.families import COUNT_KEYS, HUB_NAMES, Family, Form, families
 from streamconv.formats.safetensors import Entry, build_header
-from streamconv.layouts import find_layout
+from streamconv.layouts import REQUIRED, find_layout
 from streamconv.target import PER_EXPERT
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10
@@ -47,6 +47,7 @@ FUSED: Mapping[str, Callable[[list[Weight], Weight], tuple[Weight, Weight]]] = {
         _transposed(np.stack(pair, 2).reshape(EXPERTS, -1, HIDDEN)),
         _transposed(down),
     ),
+    "interleaved": lambda pair, down: (np.stack(pair, 2).reshape(EXPERTS, -1, HIDDEN), down),
 }
 """gate_up and down of a layer in a layout, from gate, up `[E, I, H]` and down `[E, H, I]`."""
 
@@ -142,8 +143,9 @@ def _in_form(family: Family, form: Form, tensors: Tensors) -> Tensors:
             stacked = STACKED[layout.name](pair, down)
             made |= {f"{prefix}experts.{n}": w for n, w in zip(names, stacked, strict=True)}
         else:
-            gate_up, downs = FUSED[layout.name](pair, down)
-            made |= {f"{prefix}experts.gate_up_proj": gate_up, f"{prefix}experts.down_proj": downs}
+            called = (layout.templates[weight].name for weight in REQUIRED)
+            fused = FUSED[layout.name](pair, down)
+            made |= {f"{prefix}{n}": w for n, w in zip(called, fused, strict=True)}
     return {form.apply(name): tensor for name, tensor in made.items()}
 
 

@@ -81,7 +81,86 @@ GLM5: dict[str, Any] = {
     "qk_rope_head_dim": 0,
 }
 
+TOWER: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 8,
+    "patch_size": 4,
+}
+SAM: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_dim": 24,
+    "image_size": 32,
+    "patch_size": 4,
+    "output_channels": 8,
+    "downsample_channels": [8, 16],
+    "global_attn_indexes": [1],
+    "window_size": 2,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
+    "mistral_large4": {
+        "text_config": {
+            "layer_types": ["indexed_attention"] * 2,
+            "mlp_layer_types": ["dense", "sparse"],
+            "indexer_types": ["full"] * 2,
+            "kv_source_layers": [0, 1],
+            "no_rope_layers": [1, 0],
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "head_dim": 4,
+            "num_key_value_heads": 4,
+        },
+        "vision_config": {**TOWER, "num_hidden_layers": 2, "head_dim": 8},
+    },
+    "deepseek_ocr2": {
+        "text_config": {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse"]},
+        "vision_config": {
+            "sam_config": SAM,
+            "encoder_config": {
+                "hidden_size": 32,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "vocab_size": 8,
+                "layer_types": ["full_attention"],
+            },
+        },
+    },
+    "unlimited_ocr": {
+        "text_config": {
+            "num_key_value_heads": 4,
+            "layer_types": ["reference_sliding_attention"] * 2,
+            "mlp_layer_types": ["dense", "sparse"],
+        },
+        "vision_config": {"sam_config": SAM, "encoder_config": TOWER},
+    },
+    "inkling_mm_model": {
+        "text_config": {
+            "layer_types": ["hybrid_sliding", "hybrid"],
+            "mlp_layer_types": ["dense", "sparse"],
+            "n_shared_experts": 2,
+            "d_rel": 4,
+            "rel_extent": 8,
+            "swa_head_dim": 8,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 2,
+        },
+        "audio_config": {"n_mel_bins": 4, "mel_vocab_size": 8, "text_hidden_size": 32},
+        "vision_config": {
+            "hidden_size": 16,
+            "n_layers": 4,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "text_hidden_size": 32,
+        },
+    },
     "kimi_linear": KDA,
     "bailing_hybrid": {**KDA, "first_k_dense_replace": 1, "num_expert_group": 1, "topk_group": 1},
     "glm5_next": {
@@ -102,14 +181,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "projector_hidden_size": 24,
         "merged_hidden_size": 128,
-        "vision_config": {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "image_size": 8,
-            "patch_size": 4,
-        },
+        "vision_config": TOWER,
     },
     "aria_text": {},
     "beam": {"num_hidden_layers": 4},
@@ -165,14 +237,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "aria": {
-        "vision_config": {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "image_size": 8,
-            "patch_size": 4,
-        },
+        "vision_config": TOWER,
     },
 }
 """What a config needs besides `SMALL`."""
@@ -371,15 +436,13 @@ def test_the_same_logits_from_every_layout_that_transformers_loads(
 
 
 LACKING = {
-    "Dots3NoteTextModel": "a class inside a model whose encoders are divided otherwise",
+    "Dots3NoteTextModel": "its vision tower has another number of experts in each layer",
     "dots3_note_vision_encoder": "the same model's",
-    "UnlimitedOcrTextModel": "a class inside a model whose vision tower splits a fused projection",
-    "deepseek_ocr2": "some forty renames of its vision towers; its experts are found without a row",
-    "inkling_mm_model": "gate and up interleaved by rows, dense layers too, under names of its own",
-    "inkling2_text": "the same",
+    "UnlimitedOcrTextModel": "a class inside unlimited_ocr, which has a row",
+    "mistral_large4_text": "a part of mistral_large4, which has a row",
+    "inkling2_text": "an unpadded vocabulary: rows of the hub's lm_head would be lost",
     "inkling2_loop_text": "the same, and dequantized while it is loaded",
-    "mistral_large4_text": "its vision tower has the rows of query and key in another order",
-    "nemo_speechlm": "its audio towers split a fused projection",
+    "nemo_speechlm": "its word timestamp and diarization models are loaded in part",
     "qwen3_omni_moe_text": "never published alone: a part of qwen3_omni_moe",
     "qwen3_omni_moe_thinker": "never published alone: a part of qwen3_omni_moe",
     "qwen4_exp_text": "it joins the shards of an embedding, as many as config.json says",
@@ -387,6 +450,8 @@ LACKING = {
 """Model types whose experts transformers re-lays and that are in no row here, and why."""
 
 OURS_ALONE = {
+    "mistral_large4": "transformers maps its text model, mistral_large4_text",
+    "unlimited_ocr": "transformers maps its text model, UnlimitedOcrTextModel",
     "aria": "transformers maps its text model, aria_text, and llava around it",
     "qwen3_5_moe": "transformers maps its text model, qwen3_5_moe_text; the hub has it fused",
     "dbrx": "transformers holds what the hub has",

@@ -21,6 +21,7 @@ LAYOUT_NAMES = [
     "stacked",
     "stacked-flat",
     "fused-interleaved",
+    "interleaved",
 ]
 SIZE = st.integers(1, 64)
 
