@@ -23,7 +23,9 @@ import streamconv
 from streamconv.errors import BadCheckpoint, StreamconvError
 from streamconv.formats.archive import around_tensor, find_tensor
 from streamconv.formats.dcp import MAX_METADATA_BYTES, read_metadata
-from streamconv.formats.pickled import Global, Object, read_pickle, write_pickle
+from streamconv.formats.pickled import Global, Object
+from streamconv.formats.pickling import write_pickle
+from streamconv.formats.unpickling import read_pickle
 
 RAN = "ran"
 """The file that appears where a pickle is run."""
@@ -116,7 +118,7 @@ def test_crafted_opcodes(folder: Path, metadata: Metadata, raw: bytes) -> None:
         (b"\x80\x04X\xff\xff\xff\xffa.", "ends too early"),
         (b"\x80\x04\x8d" + b"\xff" * 8 + b".", "ends too early"),
         (b"\x80\x04\x96" + b"\xff" * 8 + b".", "no plain value needs"),
-        (b"\x80\x04Nr\xff\xff\xff\xff.", "not the metadata"),
+        (b"\x80\x04Nr\xff\xff\xff\xff.", "takes what is not there"),
         (b"\x80\x04j\xff\xff\xff\xff.", "ends too early"),
         (b"\x80\x04})" + b"\x85" * 9 + b"Ns.", "a key that is neither"),
         (b"]" + b"\x94h\0a" * 3 + b".", "not the metadata"),

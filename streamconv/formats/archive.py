@@ -22,8 +22,10 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.pickled import PERSISTENT, Global, Object, read_pickle, write_pickle
+from streamconv.formats.pickled import PERSISTENT, Global, Object
+from streamconv.formats.pickling import write_pickle
 from streamconv.formats.safetensors import DTYPE_BITS, MAX_DIMS, MAX_SIZE
+from streamconv.formats.unpickling import read_pickle
 
 ALIGNMENT = 64
 """What the bytes' place in the archive is a multiple of."""

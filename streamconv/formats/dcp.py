@@ -11,6 +11,7 @@ A pickle of torch's own classes, here read and written as data. Source:
 `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default_planner.py`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,9 @@ from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.archive import TORCH_DTYPES, sizes
-from streamconv.formats.pickled import Global, Object, Pairs, read_pickle, write_pickle
+from streamconv.formats.pickled import Global, Object
+from streamconv.formats.pickling import Pairs, write_pickle
+from streamconv.formats.unpickling import read_pickle
 
 METADATA_FILE = ".metadata"
 DATA_SUFFIX = ".distcp"
@@ -212,6 +215,10 @@ def _tensor(
 
 def check_chunks(tensor: StoredTensor) -> None:
     """Refuse a tensor whose chunks lie outside of it, over one another, or leave a hole."""
+    if [chunk.sizes for chunk in tensor.chunks] == [tensor.shape] and not any(
+        tensor.chunks[0].offsets
+    ):
+        return
     what = f"tensor {quoted(tensor.key)} {list(tensor.shape)}"
     for chunk in tensor.chunks:
         inside = len(chunk.offsets) == len(chunk.sizes) == len(tensor.shape) and all(
@@ -276,11 +283,13 @@ def build_metadata(
     return write_pickle(Object(_METADATA, (), fields))
 
 
+_STRIDED = Object(_LAYOUT, ("torch.strided",))
+_CONTIGUOUS = Object(_ENCODING, (0,))
+
+
 def _described(tensor: StoredTensor | StoredBytes) -> Object:
     if isinstance(tensor, StoredBytes):
         return Object(_BYTES, ())
-    layout = Object(_LAYOUT, ("torch.strided",))
-    contiguous = Object(_ENCODING, (0,))
     dtype = Global(TORCH_DTYPES[tensor.dtype][0])
     chunks = [
         Object(_CHUNK, (), {"offsets": _sized(c.offsets), "sizes": _sized(c.sizes)})
@@ -290,7 +299,7 @@ def _described(tensor: StoredTensor | StoredBytes) -> Object:
         _TENSOR,
         (),
         {
-            "properties": Object(_PROPERTIES, (), (dtype, layout, False, contiguous, False)),
+            "properties": Object(_PROPERTIES, (), (dtype, _STRIDED, False, _CONTIGUOUS, False)),
             "size": _sized(tensor.shape),
             "chunks": chunks,
         },
@@ -313,5 +322,7 @@ def _placed(file: str, offset: int, nbytes: int) -> Object:
     return Object(_PLACE, (), {"relative_path": file, "offset": offset, "length": nbytes})
 
 
+@functools.lru_cache(maxsize=1024)
 def _sized(values: tuple[int, ...]) -> Object:
+    """A checkpoint has few shapes and many tensors of each."""
     return Object(_SIZE, (values,))

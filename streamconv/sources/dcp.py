@@ -6,6 +6,7 @@ are then read in place, never a whole chunk at once. Of what a training run leav
 taken and the rest is named.
 """
 
+import gc
 import math
 import threading
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.files import Files, system_files
-from streamconv.formats.archive import Stored, find_tensor
+from streamconv.formats.archive import Stored, around_tensor, find_tensor
 from streamconv.formats.boxes import Box, Boxes, box_of
 from streamconv.formats.dcp import (
     DATA_SUFFIX,
@@ -157,11 +158,17 @@ def open_dcp(
     """
     files = files or system_files()
     disk = Disk(folder, files)
+    collecting = gc.isenabled()
+    # nothing of what is read becomes garbage, and to look for some is to walk all of it each time
+    gc.disable()
     try:
         return _opened(location, folder, disk, prefixes, files)
     except BaseException:
         disk.close()
         raise
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _opened(
@@ -318,6 +325,12 @@ def _archived(stored: StoredTensor, chunk: Chunk, disk: Disk, what: str) -> Stor
     def read(offset: int, count: int) -> bytes:
         return disk.bytes_at(chunk.file, chunk.offset + offset, min(count, chunk.nbytes - offset))
 
+    # as it is written here, nothing of it has to be looked up
+    head, tail = around_tensor(stored.dtype, chunk.sizes)
+    tail_at = len(head) + math.prod(chunk.sizes) * DTYPE_BITS[stored.dtype] // 8
+    as_here = tail_at + len(tail) == chunk.nbytes and read(0, len(head)) == head
+    if as_here and read(tail_at, len(tail)) == tail:
+        return Stored(stored.dtype, chunk.sizes, len(head))
     if chunk.offset == 0 and is_safetensors(read(0, 9)):
         raise BadCheckpoint(
             f"{quoted(chunk.file)}: its chunks are serialised as safetensors, not by torch.save",
