@@ -203,13 +203,17 @@ def verify(
 
 
 def finish(
-    dst: Location, *, on_event: "Callable[[Event | Checking | Checked], None] | None" = None
+    dst: Location,
+    *,
+    verify: bool = False,
+    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
 ) -> Result:
     """Close an output whose parts are all there (`part`): index, manifest, and its place.
 
-    Raises StreamconvError, where a part is missing with the shards that are.
+    `verify` holds all of it against the source before. Raises StreamconvError, where a part is
+    missing with the shards that are.
     """
     from streamconv.sinks.folder import remembered
 
     command = read_command(*remembered(Path(dst)))
-    return run(command, dst, True, False, on_event, closing_only=True)
+    return run(command, dst, True, verify, on_event, closing_only=True)

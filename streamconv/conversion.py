@@ -152,9 +152,13 @@ def run(
     asked = options.get("part")
     part = team.part if team else parse_part(asked) if asked else Part()
     commits = part.number == 1 if team else part.of == 1
+    if verify and part.of > 1 and not team:
+        raise UsageError(
+            "a part is not verified by itself",
+            f"`streamconv finish {dst} --verify` verifies the whole, when all parts are there",
+        )
     # of parts that begin at any time each finds what the others have begun
     resume = resume or (part.number > 1 or team.restarted if team else part.of > 1)
-    take_in(options)
     preset = preset_of(options)
     modes = (preset.folder_mode, preset.file_mode) if preset else None
     sink = CheckpointFolder(
@@ -169,6 +173,7 @@ def run(
     verification = None
     with team or nullcontext():
         try:
+            take_in(options)
             casts = bool(options.get("dtype"))
             with opened(src, options, casts=casts, stop=stop) as source:
                 planned = plan_of(source, command.to, options)

@@ -19,7 +19,14 @@ from torch._C._distributed_c10d import HashStore
 
 import streamconv
 from streamconv import ranks
-from streamconv.errors import Interrupted, IOFailed, OutputExists, PlanRefused
+from streamconv.errors import (
+    Interrupted,
+    IOFailed,
+    OutputExists,
+    PlanRefused,
+    UsageError,
+    VerifyFailed,
+)
 from streamconv.execute import Planned
 from streamconv.manifest import fingerprint
 from streamconv.ranks import RankFailed, Ranks
@@ -39,6 +46,10 @@ def faulty(self):
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "error":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if how == "mistake":
+            with open(f"/proc/self/fd/{self._fd}", "r+b") as file:
+                file.seek(self._size - 1)
+                file.write(b"?")
     import time
     time.sleep(0.05)
     finished.append(self)
@@ -47,7 +58,7 @@ OpenShard.finish = faulty
 from streamconv.cli import main
 main()
 """
-"""The command line, in which rank 1 fails at its third shard."""
+"""The command line, in which rank 1 fails at its third shard, or makes a mistake."""
 
 MEASURED = """
 import json, os, pathlib, sys
@@ -159,6 +170,20 @@ def test_a_rank_that_dies_ends_the_run_by_its_name(
         assert "shards are finished already" in again.stderr
     assert tree(dst) == wanted
     assert leftovers(dst) == ["out"]
+
+
+def test_a_result_that_is_not_verified_fails_every_rank(
+    src: Path, tmp_path: Path, faulty: Path
+) -> None:
+    """Rank 0 finds rank 1's mistake before the result takes its place, and says so to all."""
+    dst = tmp_path / "out"
+    done = torchrun(3, command(src, dst, "--verify"), fault="mistake", script=faulty)
+    assert done.returncode != 0
+    found = "is not the conversion of .*: 1 difference, the first: "
+    assert len(re.findall(rf"streamconv: {re.escape(str(tmp_path))}.* {found}", done.stderr)) == 1
+    said = re.findall(rf"streamconv: rank 0 \(process \d+ on .*\) failed: .* {found}", done.stderr)
+    assert len(said) == 2, done.stderr
+    assert not dst.exists()
 
 
 def test_torchrun_starts_the_ranks_again(
@@ -423,12 +448,36 @@ def test_a_part_is_planned_beside_others(src: Path, tmp_path: Path) -> None:
     assert done.returncode == OutputExists.exit_code, done.stderr
 
 
+def test_parts_are_verified_together(src: Path, tmp_path: Path) -> None:
+    """When they are closed; none by itself, and nothing takes its place that is not verified."""
+    dst = tmp_path / "out"
+    with pytest.raises(UsageError, match="a part is not verified by itself") as refused:
+        streamconv.merge(src, dst, part="1/2", verify=True)
+    assert "--verify" in refused.value.hint
+    for part in ("1/2", "2/2"):
+        result = convert_part(src, dst, part)
+    shard = dst.with_name("out.streamconv-partial") / result.plan.shards[0].name
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    closing = [sys.executable, "-m", "streamconv", "finish", str(dst), "--verify"]
+    done = subprocess.run(closing, capture_output=True, text=True, check=False)
+    assert done.returncode == VerifyFailed.exit_code, done.stderr
+    assert not dst.exists()
+    shard.write_bytes(sound)
+    done = subprocess.run(closing, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert streamconv.verify(src, dst).ok
+    assert leftovers(dst) == ["out"]
+
+
 def test_parts_of_a_dcp(src: Path, tmp_path: Path) -> None:
-    """Are finished alike."""
+    """Are finished alike, and verified."""
     streamconv.merge(src, tmp_path / "whole", format="dcp", max_shard_size=SIZE)
     for part in ("1/2", "2/2"):
         streamconv.merge(src, tmp_path / "out", format="dcp", max_shard_size=SIZE, part=part)
-    streamconv.finish(tmp_path / "out")
+    closed = streamconv.finish(tmp_path / "out", verify=True)
+    assert closed.verification is not None
+    assert closed.verification.ok
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 

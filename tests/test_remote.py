@@ -166,6 +166,18 @@ def test_a_resumed_run_reads_the_commit_that_it_was_begun_with(
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
 
 
+def test_parts_read_the_commit_that_the_first_was_begun_with(
+    hub: Hub, wanted: dict[str, object], tmp_path: Path
+) -> None:
+    """Though the branch moves on between them, and who closes the output reads it too."""
+    for number in (1, 2, 3):
+        asked: streamconv.Options = {"max_shard_size": "300kB", "part": f"{number}/3"}
+        streamconv.convert(LOCATION, tmp_path / "out", to="fused-transposed", **asked)
+        hub.head = "f" * 40
+    streamconv.finish(tmp_path / "out", verify=True)
+    assert output(tmp_path / "out") == wanted
+
+
 def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
     hub: Hub, tmp_path: Path
 ) -> None:

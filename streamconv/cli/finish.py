@@ -2,14 +2,15 @@
 
 import click
 
-from streamconv.cli.options import json_option, quiet_option, target_argument
+from streamconv.cli.options import json_option, quiet_option, target_argument, verify_option
 
 
 @click.command("finish")
 @target_argument
+@verify_option
 @json_option
 @quiet_option
-def command(dst: str, as_json: bool, quiet: bool) -> None:
+def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
     """Close DST when all its parts are there, which --part K/N has made.
 
     Copies the other files, writes index and manifest, and moves the result to its place.
@@ -17,4 +18,4 @@ def command(dst: str, as_json: bool, quiet: bool) -> None:
     from streamconv import finish
     from streamconv.cli.conversion import show_result
 
-    show_result(finish(dst), as_json=as_json, quiet=quiet)
+    show_result(finish(dst, verify=verify), as_json=as_json, quiet=quiet)

@@ -67,6 +67,9 @@ jobs_option = option(
     metavar="N",
     help="Workers.  [default: 2; 8 over a network]",
 )
+verify_option = option(
+    "--verify", is_flag=True, help="Hold every byte against SRC before it is DST."
+)
 quiet_option = option("-q", "--quiet", is_flag=True, help="Print errors only.")
 no_progress_option = option("--no-progress", is_flag=True, help="Show no progress on stderr.")
 
@@ -115,7 +118,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
     option("--resume", is_flag=True, help="Go on where an earlier run was stopped, if one was."),
     option("--sha256", is_flag=True, help="Note the SHA-256 of each file, as the hub shows it."),
-    option("--verify", is_flag=True, help="Hold every byte against SRC before it is DST."),
+    verify_option,
     quiet_option,
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
     no_progress_option,
