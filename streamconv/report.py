@@ -1,18 +1,16 @@
 """A plan, an inspection and a result as JSON fields. Pure. The schema is `data/schema.json`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from streamconv.casts import cast_rows, notes, spared_rows
-from streamconv.catalogue import family_rows, layout_rows, template_text
-from streamconv.checkpoint import Checkpoint, OtherFile, Template, kinds
+from streamconv.casts import cast_rows, spared_rows
+from streamconv.catalogue import family_rows, layout_rows
+from streamconv.checkpoint import Checkpoint, OtherFile, Template
 from streamconv.experts import Stack
-from streamconv.families import WEIGHT
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.steps import Step
-from streamconv.target import Target
+from streamconv.summary import notes_of, passed_through, regrouped, renamed, renames
 from streamconv.verify import Verification
 
 if TYPE_CHECKING:
@@ -246,28 +244,6 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
     }
 
 
-def written(plan: Plan) -> str:
-    """The format of the output's files, and what it makes of names."""
-    return ", ".join([plan.format.name, *plan.format.facts])
-
-
-def notes_of(plan: Plan) -> Iterator[str]:
-    """What to know of a plan before its result is used."""
-    yield from notes(plan.checkpoint.config, plan.casting)
-    template = plan.checkpoint.template
-    if template and template.unknown:
-        yield (
-            f"the template does not have {len(template.unknown):,} of the tensors, "
-            f"which are converted all the same: {kinds(template.unknown)}"
-        )
-
-
-def passed_through(plan: Plan) -> dict[str, str]:
-    """The stacks that stay as they are because they cannot be converted, each with the reason."""
-    untold = dict.fromkeys(plan.source.untold, "no layout describes them")
-    return {f"{pattern}experts": why for pattern, why in {**plan.target.kept, **untold}.items()}
-
-
 def _template_fields(template: Template | None) -> dict[str, Any] | None:
     if template is None:
         return None
@@ -279,37 +255,5 @@ def _template_fields(template: Template | None) -> dict[str, Any] | None:
     }
 
 
-def renames(plan: Plan) -> list[str]:
-    """The renames between source and output, as `thinker.* -> *`."""
-    source, target = plan.source.names, plan.target.names
-    if source.renames == target.renames:
-        return []
-    undone = [f"{rename.here} -> {rename.plain}" for rename in source.renames]
-    return undone + [f"{rename.plain} -> {rename.here}" for rename in target.renames]
-
-
-def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
-    """Source and output name of each tensor that is copied under another name."""
-    for shard in plan.shards:
-        for step in shard.steps:
-            if not step.module and step.inputs[0].name != step.name:
-                yield step.inputs[0].name, step.name
-
-
-def regrouped(plan: Plan) -> Iterator[str]:
-    """The tensors beside the experts that are joined, split or turned: from what to what."""
-    for stack in plan.source.groups:
-        row = plan.target.row_of(stack)
-        if row != stack.row:
-            here, there = (template_text(r.layout.templates[WEIGHT]) for r in (stack.row, row))
-            yield f"{stack.pattern}{here} -> {there}"
-
-
 def _file_fields(other: OtherFile) -> dict[str, Any]:
     return {"name": other.name, "bytes": other.size, "left_behind": other.left_behind or None}
-
-
-def why(target: Target) -> str:
-    """What was chosen, and the reason, in a line."""
-    form = "" if target.form in (None, target.asked) else f", which is the form {target.form}"
-    return f"{target.asked}{form} ({target.why})"

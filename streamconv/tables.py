@@ -1,9 +1,9 @@
-"""A plan, an inspection and a result as tables for a terminal."""
+"""A plan and an inspection as tables for a terminal."""
 
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,38 +15,27 @@ from streamconv.errors import quoted
 from streamconv.families import FORMS
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
-from streamconv.report import (
-    inspection_fields,
+from streamconv.report import inspection_fields, stack_fields
+from streamconv.steps import Step
+from streamconv.summary import (
     notes_of,
     passed_through,
     regrouped,
     renamed,
     renames,
-    stack_fields,
     why,
     written,
 )
-from streamconv.steps import Step
 from streamconv.units import show_duration, show_size
-from streamconv.verify import KEPT_DIFFERENCES, Verification
 
-if TYPE_CHECKING:
-    from streamconv import Result
-    from streamconv.loading import Loading
-
-MANY_KEYS = 20
-"""Of keys that would not load, so many of a kind are shown."""
 MANY_SHARDS = 12
 """With more shards than this, a plan shows the first and the last few unless asked for all."""
-
-MANY_DIFFERENCES = 20
-"""So many differences are shown."""
 
 
 def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableType:
     """What is in a checkpoint."""
     fields = inspection_fields(checkpoint, found)
-    facts = _facts()
+    facts = facts_table()
     facts.add_row("checkpoint", quoted(checkpoint.location))
     if checkpoint.revision:
         facts.add_row("commit", quoted(checkpoint.revision))
@@ -56,7 +45,7 @@ def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableTyp
         facts.add_row("partial", f"only layers {fields['layers']}")
     facts.add_row(
         "tensors",
-        f"{fields['tensors']:,} in {_count(fields['files'], 'file')}, "
+        f"{fields['tensors']:,} in {counted(fields['files'], 'file')}, "
         f"{show_size(fields['tensor_bytes'])}",
     )
     rest = f"{fields['other_tensors']:,} tensors, {show_size(fields['other_tensor_bytes'])}"
@@ -70,22 +59,22 @@ def plan_table(
 ) -> RenderableType:
     """What a conversion is going to do; `rate` is bytes a second that are read."""
     memory, source = plan.memory, plan.checkpoint
-    facts = _facts()
+    facts = facts_table()
     _add_origin(facts, plan)
     facts.add_row("to", why(plan.target))
     facts.add_row("format", written(plan))
     if plan.record.layers:
         facts.add_row("partial", f"only layers {plan.record.layers} and what belongs to no layer")
     read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
-    facts.add_row("reads", f"{show_size(read)} from {_count(len(source.files), 'file')}")
+    facts.add_row("reads", f"{show_size(read)} from {counted(len(source.files), 'file')}")
     _add_cost(facts, plan, rate)
     disk = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
     facts.add_row(
-        "writes", f"{show_size(plan.write_bytes)} in {_count(len(plan.shards), 'shard')}{disk}"
+        "writes", f"{show_size(plan.write_bytes)} in {counted(len(plan.shards), 'shard')}{disk}"
     )
     allowed = "" if memory.allowed is None else f" of {show_size(memory.allowed)} allowed"
     facts.add_row(
-        "memory", f"{show_size(memory.peak)} at most{allowed}, {_count(memory.jobs, 'worker')}"
+        "memory", f"{show_size(memory.peak)} at most{allowed}, {counted(memory.jobs, 'worker')}"
     )
     moved = sum(1 for _ in renamed(plan))
     if moved:
@@ -110,32 +99,6 @@ def plan_table(
     return Group(facts, Text(), stacks, Text(), layers, Text(), _shards(plan, verbose))
 
 
-def loading_table(location: str, found: "Loading") -> RenderableType:
-    """What transformers would make of a checkpoint."""
-    facts = _facts()
-    facts.add_row("checkpoint", quoted(location))
-    facts.add_row("model", f"{found.model}, {_count(found.keys, 'key')}")
-    if found.is_clean:
-        facts.add_row("loads", "cleanly: every key has its tensor, every tensor its key")
-    if found.damage:
-        facts.add_row("damage", found.damage)
-    rows = {
-        "missing": found.missing,
-        "unexpected": found.unexpected,
-        "mismatched": [
-            f"{key}: {list(here)} here, {list(there)} in the model"
-            for key, here, there in found.mismatched
-        ],
-        "failed": [f"{key}: {error}" for key, error in found.failed],
-    }
-    for kind, lines in rows.items():
-        for line in lines[:MANY_KEYS]:
-            facts.add_row(kind, quoted(line))
-        if len(lines) > MANY_KEYS:
-            facts.add_row(kind, f"... {len(lines) - MANY_KEYS} more (--json shows them)")
-    return facts
-
-
 def _add_cost(facts: Table, plan: Plan, rate: int | None) -> None:
     """What comes over a network, and how long it all takes where a rate is known."""
     if plan.transfer_bytes:
@@ -145,50 +108,6 @@ def _add_cost(facts: Table, plan: Plan, rate: int | None) -> None:
         facts.add_row("takes", f"{seconds} at {show_size(rate)}/s")
 
 
-def result_line(result: "Result") -> str:
-    """What has been done, in a line."""
-    rate = result.plan.write_bytes / max(result.seconds, 1e-9)
-    shards = _count(len(result.plan.shards), "shard")
-    verified = ", verified bit for bit" if result.verification else ""
-    return (
-        f"{result.place}: {show_size(result.plan.write_bytes)} in {shards}, "
-        f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
-        f"peak memory {show_size(result.peak_memory)}{verified}"
-    )
-
-
-def part_line(result: "Result") -> str:
-    """What one part of a conversion has done, in a line."""
-    number, of = result.part.number, result.part.of
-    return (
-        f"{result.place}: part {number} of {of} is done, {show_duration(result.seconds)}; when all "
-        f"are, `streamconv finish {result.place}` puts them together"
-    )
-
-
-def verification_lines(verification: Verification) -> Iterator[str]:
-    """What was found, for people; the first differences only."""
-    for difference in verification.differences[:MANY_DIFFERENCES]:
-        yield f"{quoted(difference.where)} {quoted(difference.fact, 400)}"
-    more = verification.found - MANY_DIFFERENCES
-    if more > 0:
-        yield f"... {more:,} more (--json has up to {KEPT_DIFFERENCES:,})"
-    for name, digest in verification.sha256.items():
-        yield f"{digest}  {quoted(name)}"
-    for what in verification.unchecked:
-        yield f"not checked: {quoted(what, 400)}"
-    if verification.ok:
-        of = f" of {quoted(verification.source)}" if verification.source else ""
-        is_what = f"the conversion{of}" if verification.source else "as it was written"
-        is_what = is_what if verification.source or verification.checked_bytes else "sound"
-        rate = verification.checked_bytes / max(verification.seconds, 1e-9)
-        yield (
-            f"{quoted(verification.place)}: {is_what}; {show_size(verification.checked_bytes)} "
-            f"checked, {show_duration(verification.seconds)} ({show_size(rate)}/s), "
-            f"peak memory {show_size(verification.peak_memory)}"
-        )
-
-
 def _add_origin(facts: Table, plan: Plan) -> None:
     """Where the source is, and what completes it."""
     source, template = plan.checkpoint, plan.checkpoint.template
@@ -196,11 +115,12 @@ def _add_origin(facts: Table, plan: Plan) -> None:
     if source.revision:
         facts.add_row("commit", quoted(source.revision))
     if template:
-        given = f"{_count(template.tensors, 'tensor')}, {show_size(template.nbytes)}"
+        given = f"{counted(template.tensors, 'tensor')}, {show_size(template.nbytes)}"
         facts.add_row("template", f"{quoted(template.location)}: config, other files, {given}")
 
 
-def _facts() -> Table:
+def facts_table() -> Table:
+    """A table of what each line is about, and the fact."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -285,10 +205,10 @@ def _casts(plan: Plan) -> Iterator[str]:
         scaled = " times its scales" if row["scaled"] else ""
         counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
     for what, count in counts.items():
-        yield f"{_count(count, 'tensor')}, {what}"
+        yield f"{counted(count, 'tensor')}, {what}"
     spared = spared_rows(plan.inputs, plan.casting)
     if spared:
-        kinds = ", ".join(_count(count, kind) for kind, count in sorted(spared.items()))
+        kinds = ", ".join(counted(count, kind) for kind, count in sorted(spared.items()))
         yield f"not cast: {kinds}"
 
 
@@ -299,7 +219,7 @@ def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:
 
 def _files(others: Iterable[OtherFile]) -> str:
     copied = [other for other in others if not other.left_behind]
-    return f"{_count(len(copied), 'file')} copied, {show_size(sum(o.size for o in copied))}"
+    return f"{counted(len(copied), 'file')} copied, {show_size(sum(o.size for o in copied))}"
 
 
 def _family(found: Recognised) -> str:
@@ -310,7 +230,8 @@ def _form(found: Recognised) -> str:
     return f"{quoted(found.model_type or 'no model type')}, form {found.form or 'unknown'}"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """`1 shard`, `12,345 shards`."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 

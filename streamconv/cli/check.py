@@ -25,7 +25,7 @@ def command(dst: str, as_json: bool) -> None:
 
         print_json(loading_fields(dst, found))
     else:
-        from streamconv.tables import loading_table
+        from streamconv.outcomes import loading_table
 
         print_rich(loading_table(dst, found))
     if not found.is_clean:

@@ -55,7 +55,7 @@ def run(
     if result.closed and result.part.number == 1:
         show_result(result, as_json=as_json, quiet=quiet)
     elif not result.closed and not quiet:
-        from streamconv.tables import part_line
+        from streamconv.outcomes import part_line
 
         click.echo(part_line(result), err=as_json)
 
@@ -67,8 +67,8 @@ def show_result(result: "Result", *, as_json: bool, quiet: bool) -> None:
 
         print_json(result_fields(result))
     elif not quiet:
-        from streamconv.report import notes_of
-        from streamconv.tables import result_line
+        from streamconv.outcomes import result_line
+        from streamconv.summary import notes_of
 
         click.echo(result_line(result))
         for note in notes_of(result.plan):
@@ -130,7 +130,7 @@ def show_verification(verification: "Verification", *, as_json: bool, quiet: boo
 
         print_json(verification_fields(verification))
     elif not quiet:
-        from streamconv.tables import verification_lines
+        from streamconv.outcomes import verification_lines
 
         for line in verification_lines(verification):
             click.echo(line)

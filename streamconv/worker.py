@@ -1,0 +1,132 @@
+"""One worker of a run: makes pieces as the plan says, hashes them, hands them to the disk."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+
+from xxhash import xxh3_128
+
+from streamconv.axes import Rearrangement
+from streamconv.checkpoint import TensorInfo
+from streamconv.files import aligned_buffer
+from streamconv.plan import Piece, Plan
+from streamconv.rearrange import Rearranger
+from streamconv.shards import Frame, Part, Segment
+from streamconv.sinks import Sink
+from streamconv.sinks.staging import Staging
+from streamconv.sources import Read, Source
+from streamconv.steps import Step
+
+
+class Worker:
+    """One thread's buffers, used again for every piece."""
+
+    def __init__(self, plan: Plan, source: Source, sink: Sink, writer: Executor) -> None:
+        self._plan = plan
+        self._source = source
+        self._sink = sink
+        self._staging = Staging(plan.memory.staging, writer)
+        self._buffer = aligned_buffer(plan.memory.source_buffer)
+        self._shard: int | None = None
+        self._holds: object = None
+        self._rearrangers: dict[object, Rearranger] = {}
+
+    def write(self, piece: Piece) -> str:
+        """Make a piece and write it; returns its digest."""
+        digest = xxh3_128()
+        staging = self._staging
+        if piece.shard != self._shard:
+            # so that no more shards are half done than there are workers
+            self.drain()
+            self._shard = piece.shard
+        staging.begin(
+            piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
+        )
+        for is_copy, parts in itertools.groupby(piece.parts, _is_copy):
+            if is_copy:
+                self._copy([part for part in parts if isinstance(part, Segment)], digest)
+                continue
+            for part in parts:
+                if isinstance(part, Frame):
+                    self._put(memoryview(self._plan.frame(piece, part)), digest)
+                else:
+                    self._rearrange(part.step, part.unit, digest)
+        self._sink.note(piece, digest.hexdigest())
+        staging.end()
+        return digest.hexdigest()
+
+    def drain(self) -> None:
+        """Wait until all pieces are written."""
+        self._staging.drain()
+
+    def _put(self, data: memoryview, digest: xxh3_128) -> None:
+        while data:
+            room = self._staging.room(len(data))
+            room[:] = data[: len(room)]
+            digest.update(room)
+            self._staging.commit(room)
+            data = data[len(room) :]
+
+    def _copy(self, segments: Sequence[Segment], digest: xxh3_128) -> None:
+        """Bytes that keep their order go from the source straight into staging, a room at once."""
+        left = sum(segment.nbytes for segment in segments)
+        reads: list[Read] = []
+        room = free = memoryview(b"")
+        for info, start, end in itertools.chain.from_iterable(map(_runs, segments)):
+            position = start
+            while position < end:
+                if not free:
+                    room = free = self._staging.room(left)
+                buffer = free[: end - position]
+                reads.append(Read(info, position, buffer))
+                position += len(buffer)
+                left -= len(buffer)
+                free = free[len(buffer) :]
+                if not free:
+                    self._source.read(reads)
+                    digest.update(room)
+                    self._staging.commit(room)
+                    reads.clear()
+
+    def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
+        self._gather(step, step.how, unit)
+        kind = (step.how.shape, step.how.strides, step.how.itemsize, step.how.start)
+        if kind not in self._rearrangers:
+            self._rearrangers[kind] = Rearranger(step.how, self._buffer)
+        for panel in self._rearrangers[kind].panels:
+            room = self._staging.reserve(panel.nbytes)
+            panel.write_into(room)
+            digest.update(room)
+            self._staging.commit(room)
+
+    def _gather(self, step: Step, how: Rearrangement, unit: int) -> None:
+        """Read a unit's inputs side by side, unless the unit before it had the same ones."""
+        reads = [(step.inputs[which], offset) for which, offset in how.reads(unit)]
+        wanted = ([(info.name, offset) for info, offset in reads], how.run)
+        if wanted == self._holds:
+            return
+        self._holds = None
+        self._source.read(
+            [
+                Read(info, offset, self._buffer[number * how.run : (number + 1) * how.run])
+                for number, (info, offset) in enumerate(reads)
+            ]
+        )
+        self._holds = wanted
+
+
+def _is_copy(part: Part) -> bool:
+    return isinstance(part, Segment) and part.step.how.is_copy
+
+
+def _runs(segment: Segment) -> Iterator[tuple[TensorInfo, int, int]]:
+    """What a segment is copied from, in order: a tensor, and begin and end in its bytes."""
+    how = segment.step.how
+    reads = how.reads(segment.unit)
+    position = segment.begin
+    while position < segment.end:
+        number, within = divmod(position, how.run)
+        which, offset = reads[number]
+        nbytes = min(how.run - within, segment.end - position)
+        yield segment.step.inputs[which], offset + within, offset + within + nbytes
+        position += nbytes
