@@ -17,6 +17,7 @@ from streamconv.host import (
     cores,
     default_max_memory,
     peak_bytes,
+    rank,
     ranks_on_host,
     resident_bytes,
 )
@@ -126,6 +127,8 @@ def _written(source: Source, to: str | None, options: Options) -> Callable[[Reco
 
 def _base_memory() -> int:
     """What this process will hold when a run begins, or has held already."""
+    if rank() is not None:
+        import torch.distributed  # noqa: F401 - that by which ranks meet, in a dry run too
     imported = "streamconv.execute" in sys.modules
     return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES))
 
@@ -141,14 +144,14 @@ def run(
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
     from streamconv.execute import Complete, Prepared, execute
-    from streamconv.ranks import join, launched
+    from streamconv.ranks import join
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.sources.casting import CastSource
 
     begin = time.monotonic()
     options = cast(Options, command.options)
     stop = Stop()
-    team = join(stop) if launched() and not closing_only else None
+    team = None if closing_only or rank() is None else join(stop)
     asked = options.get("part")
     part = team.part if team else parse_part(asked) if asked else Part()
     commits = part.number == 1 if team else part.of == 1

@@ -43,6 +43,13 @@ def free_memory() -> int | None:
     return min(free, default=None)
 
 
+def rank() -> int | None:
+    """Number of this process among those that torchrun has started as one run; None if alone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return int(os.environ["RANK"])
+    return None
+
+
 def ranks_on_host() -> int:
     """How many processes of one run share this host, as their launcher (torchrun) says."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")

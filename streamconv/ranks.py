@@ -41,11 +41,6 @@ HEARD_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
 
-def launched() -> bool:
-    """Whether torchrun has started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join(stop: Stop) -> "Ranks":
     """Meet the other ranks; `stop` is set when one fails.
 

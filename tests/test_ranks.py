@@ -221,6 +221,16 @@ def test_ranks_write_a_dcp(replaced: Path) -> None:
     assert not (dst / "precious").exists()
 
 
+def test_a_dry_run_by_ranks(replaced: Path) -> None:
+    """Shows the plan once, with the memory that a rank will take of it, torch included."""
+    words = ["convert", str(replaced / "src"), str(replaced / "new"), "--to", "fused-transposed"]
+    done = torchrun(2, [*words, "-n", "--json"])
+    assert done.returncode == 0, done.stderr
+    projected = json.loads(done.stdout)["memory"]["projected_peak_bytes"]
+    really = json.loads((replaced / "rank-0.json").read_text())[2]
+    assert abs(projected - really) < 25e6
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_stays_below_the_projection(replaced: Path, rank: int) -> None:
     """Its own, torch included, which is most of it; and the projection is no wild guess."""

@@ -1,7 +1,6 @@
 """What merge, split and convert do: show the plan, or carry it out."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +30,15 @@ def run(
     **options: Any,
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
+    from streamconv.host import rank
+
+    beside = bool(rank())
     if dry_run:
-        _show_plan(src, dst, to, as_json, overwrite, resume, quiet, verbose, rate, options)
+        silent, json_too = quiet or beside, as_json and not beside
+        _show_plan(src, dst, to, json_too, overwrite, resume, silent, verbose, rate, options)
         return
     from streamconv import convert, merge
 
-    beside = os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ
     with listener(quiet or no_progress or beside) as shown:
 
         def hear(event: Any) -> None:
