@@ -24,13 +24,11 @@ from streamconv.formats.dcp import (
     DATA_SUFFIX,
     MAX_METADATA_BYTES,
     METADATA_FILE,
-    Chunk,
     Metadata,
-    StoredTensor,
-    check_chunks,
     read_metadata,
 )
 from streamconv.formats.safetensors import DTYPE_BITS, is_safetensors, parse_json
+from streamconv.formats.stored import Chunk, StoredTensor, check_chunks
 from streamconv.keys import Prefixes
 from streamconv.records import Record, read_record
 from streamconv.sources import Read
