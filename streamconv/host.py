@@ -66,25 +66,24 @@ def default_max_memory(beside: int = 1) -> int | None:
 
 
 def free_disk(folder: Path) -> int | None:
-    """What a user may still write at `folder` or its nearest ancestor that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        stats = os.statvfs(folder)
-    except (AttributeError, OSError):
-        return None
-    return stats.f_bavail * stats.f_frsize
+    """What a user may still write at `folder` or its nearest ancestor that exists, in bytes."""
+    stats = _disk_at(folder)
+    return stats.f_bavail * stats.f_frsize if stats else None
 
 
 def free_inodes(folder: Path) -> int | None:
     """Files that a user may still make there; None where unknown, or where nobody counts."""
+    stats = _disk_at(folder)
+    return stats.f_favail if stats and stats.f_files else None
+
+
+def _disk_at(folder: Path) -> "os.statvfs_result | None":
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        stats = os.statvfs(folder)
+        return os.statvfs(folder)
     except (AttributeError, OSError):
         return None
-    return stats.f_favail if stats.f_files else None
 
 
 def file_size_limit() -> int | None:

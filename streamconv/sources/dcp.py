@@ -9,11 +9,8 @@ taken and the rest is named.
 import gc
 import math
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
@@ -21,29 +18,19 @@ from streamconv.files import Files, system_files
 from streamconv.formats.archive import Stored, around_tensor, find_tensor
 from streamconv.formats.boxes import Box, Boxes, box_of
 from streamconv.formats.dcp import (
-    DATA_SUFFIX,
     MAX_METADATA_BYTES,
     METADATA_FILE,
-    Metadata,
     read_metadata,
 )
-from streamconv.formats.safetensors import DTYPE_BITS, is_safetensors, parse_json
+from streamconv.formats.safetensors import DTYPE_BITS, is_safetensors
 from streamconv.formats.stored import Chunk, StoredTensor, check_chunks
 from streamconv.keys import Prefixes
-from streamconv.records import Record, read_record
 from streamconv.sources import Read
 from streamconv.sources.disk import Disk
 from streamconv.sources.local import json_object
 from streamconv.sources.others import other_files, travelling
-from streamconv.sources.paths import looked_at, resolve_file
+from streamconv.sources.training import left_out, model_tensors, read_own
 
-TRACKER = "latest_checkpointed_iteration.txt"
-TRACKER_BYTES = 64
-"""So much of it is read."""
-MODEL = "model"
-"""The entry of a training run's state dict that holds the model."""
-RUN_STATE = ("optimizer", "optim", "lr_scheduler", "scheduler", "rng_state", "args")
-"""Entries that belong to the training run where the model has no entry of its own."""
 SCRATCH_BYTES = 2**18
 """What runs of a chunk are read through that are too short to be read one by one."""
 SHORT_RUN = 2**16
@@ -102,50 +89,6 @@ class DcpSource:
         self._disk.close()
 
 
-def find_dcp(location: str, files: Files | None = None) -> Path | None:
-    """The folder of the DCP at `location`, which may lie below it; None where there is none.
-
-    Raises BadCheckpoint for one that is not complete, or a tracker that leads nowhere.
-    """
-    with looked_at(location):
-        return _find_dcp(location, Path(location), files or system_files())
-
-
-def _find_dcp(location: str, folder: Path, files: Files) -> Path | None:
-    if files.exists(folder / METADATA_FILE):
-        return folder
-    if files.exists(folder / TRACKER):
-        text = _tracked(folder, files)
-        name = f"iter_{int(text):07d}" if text.isdecimal() and text.isascii() else text
-        if name != text or text == "release":
-            if not files.exists(folder / name / METADATA_FILE):
-                raise BadCheckpoint(
-                    f"{location}: {TRACKER} says {quoted(text)}, "
-                    f"and {name} holds no {METADATA_FILE}"
-                )
-            return folder / name
-        raise BadCheckpoint(
-            f"{location}: {TRACKER} says {quoted(text)}, neither `release` nor a number"
-        )
-    if files.is_folder(folder) and any(n.endswith(DATA_SUFFIX) for n in files.names(folder)):
-        raise BadCheckpoint(
-            f"{location}: files of a DCP, but no {METADATA_FILE}: it was not saved to its end"
-        )
-    return None
-
-
-def _tracked(folder: Path, files: Files) -> str:
-    """What the file says that a training framework notes its last save in."""
-    path, _ = resolve_file(folder, TRACKER, files)
-    first = memoryview(bytearray(TRACKER_BYTES))
-    fd = files.open_read(path)
-    try:
-        count = files.read_into(fd, first, 0)
-    finally:
-        files.close(fd)
-    return bytes(first[:count]).decode("ascii", "replace").strip()
-
-
 def open_dcp(
     location: str, folder: Path, prefixes: Prefixes | None = None, files: Files | None = None
 ) -> DcpSource:
@@ -181,8 +124,8 @@ def _opened(
         )
     raw = disk.bytes_at(METADATA_FILE, 0, disk.size(METADATA_FILE))
     metadata = read_metadata(raw, METADATA_FILE)
-    own = _own(metadata)
-    names = dict(_named(metadata, prefixes or own.prefixes))
+    own = read_own(metadata)
+    names = dict(model_tensors(metadata, prefixes or own.prefixes))
     infos: dict[str, TensorInfo] = {}
     tensors: dict[str, Boxes] = {}
     for name, stored in names.items():
@@ -200,7 +143,7 @@ def _opened(
         location=location,
         tensors=infos,
         files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
-        others=(*_left_out(metadata), *travelling(list(other_files(folder, there, files)), total)),
+        others=(*left_out(metadata), *travelling(list(other_files(folder, there, files)), total)),
         config=json_object(folder, "config.json", files) or own.config,
         record=own.record,
         manifest=own.manifest,
@@ -209,81 +152,6 @@ def _opened(
         scratch=SCRATCH_BYTES if cut else 0,
     )
     return DcpSource(checkpoint, tensors, disk)
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """What a DCP says of itself that this package wrote; nothing in one of another's."""
-
-    record: Record | None = None
-    prefixes: Prefixes = field(default_factory=Prefixes)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _own(metadata: Metadata) -> _Own:
-    if metadata.own is None:
-        return _Own()
-    said = parse_json(metadata.own.encode("utf-8", "surrogatepass"), METADATA_FILE)
-    try:
-        keys = said["keys"]
-        prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
-        record = read_record(said["manifest"]["record"], METADATA_FILE)
-        return _Own(record, prefixes, dict(said["config"]), dict(said["manifest"]))
-    except (KeyError, TypeError, ValueError):
-        raise BadCheckpoint(
-            f"{METADATA_FILE}: what it says of its own layouts is not what streamconv wrote"
-        ) from None
-
-
-def _of_model(path: tuple[str, ...], wrapped: bool) -> bool:
-    """Whether an entry of a state dict, in which the model has one of its own or not, is of it."""
-    return path[0] == MODEL if wrapped else len(path) == 1 or path[0] not in RUN_STATE
-
-
-def _is_wrapped(metadata: Metadata) -> bool:
-    return any(len(t.path) > 1 and t.path[0] == MODEL for t in metadata.tensors)
-
-
-def _named(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str, StoredTensor]]:
-    """The model's tensors by their names outside of the DCP."""
-    wrapped = _is_wrapped(metadata)
-    seen: dict[str, str] = {}
-    for stored in metadata.tensors:
-        if not _of_model(stored.path, wrapped):
-            continue
-        key = ".".join(stored.path[1:] if wrapped else stored.path)
-        name = prefixes.undo(key)
-        if prefixes.apply(name) != key:
-            raise BadCheckpoint(
-                f"key {quoted(key)} does not begin with {quoted(prefixes.dcp)}, as all keys would",
-                "say what they begin with: --dcp-prefix, '' for nothing",
-            )
-        if name in seen:
-            raise BadCheckpoint(
-                f"the keys {quoted(seen[name])} and {quoted(key)} are both {quoted(name)}"
-            )
-        seen[name] = key
-        yield name, stored
-    if not seen:
-        raise BadCheckpoint(f"{METADATA_FILE}: there is no tensor in it that is a model's")
-
-
-def _left_out(metadata: Metadata) -> Iterator[OtherFile]:
-    """What belongs to the training run, an entry of the state dict each."""
-    wrapped = _is_wrapped(metadata)
-    counts: Counter[str] = Counter()
-    nbytes: Counter[str] = Counter()
-    for tensor in metadata.tensors:
-        if not _of_model(tensor.path, wrapped):
-            counts[tensor.path[0]] += 1
-            nbytes[tensor.path[0]] += sum(chunk.nbytes for chunk in tensor.chunks)
-    for other in metadata.others:
-        counts[other.path[0]] += 1
-        nbytes[other.path[0]] += other.nbytes
-    for entry, count in counts.items():
-        things = "1 value" if count == 1 else f"{count:,} values"
-        yield OtherFile(entry, nbytes[entry], f"{things} of the training run, not of the model")
 
 
 def _boxes(stored: StoredTensor, disk: Disk) -> Boxes:

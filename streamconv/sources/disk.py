@@ -1,6 +1,7 @@
-"""The files of a folder that chunks are read from: each opened once, and held against its size."""
+"""The files of a folder that tensors are read from: each opened once, and held against its plan."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,28 @@ def check_stamp(files: Files, fd: int, name: str, stamp: Stamp) -> None:
         raise SourceChanged(f"{quoted(name)} has changed while it was read")
 
 
-class Disk:
-    """The files of a folder, each opened once and held against what it was then."""
+def check_size(name: str, planned: int, size: int) -> None:
+    """Raises SourceChanged where a file has another size than it was planned with."""
+    if size != planned:
+        raise SourceChanged(
+            f"{quoted(name)} has changed since it was planned: it had {planned} bytes, "
+            f"it has {size}"
+        )
 
-    def __init__(self, folder: Path, files: Files) -> None:
+
+class Disk:
+    """The files of a folder, each opened once and held against what it was then.
+
+    `check` is given name, descriptor and size of each as it is opened, and raises SourceChanged
+    where it is not as planned.
+    """
+
+    def __init__(
+        self, folder: Path, files: Files, check: Callable[[str, int, int], None] | None = None
+    ) -> None:
         self._folder = folder
         self._files = files
+        self._check = check or self._check_size
         self._open: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -64,25 +81,33 @@ class Disk:
         buffer = bytearray(count)
         return bytes(buffer[: self.read(name, offset, memoryview(buffer))])
 
-    def read(self, name: str, offset: int, buffer: memoryview) -> int:
+    def read(self, name: str, offset: int, buffer: memoryview, what: str = "") -> int:
+        """Read from `offset`; returns the bytes read, fewer where the file ends.
+
+        `what` names in errors that which is read. Raises IOFailed or SourceChanged.
+        """
         try:
             return self._files.read_into(self._descriptor(name), buffer, offset)
         except OSError as error:
-            raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
+            raise IOFailed(
+                f"{quoted(name)}: reading {f'{what} ' if what else ''}failed: {error.strerror}"
+            ) from error
 
     def _descriptor(self, name: str) -> int:
         with self._lock:
             if name not in self._open:
                 fd = self._files.open_read(self._folder / name)
+                try:
+                    self._stamps[name] = Stamp.of(self._files, fd)
+                    self._check(name, fd, self._stamps[name].size)
+                except BaseException:
+                    self._files.close(fd)
+                    raise
                 self._open[name] = fd
-                self._stamps[name] = Stamp.of(self._files, fd)
-                size = self._stamps[name].size
-                if size != self._sizes.setdefault(name, size):
-                    raise SourceChanged(
-                        f"{quoted(name)} has changed since it was planned: it had "
-                        f"{self._sizes[name]} bytes, it has {size}"
-                    )
             return self._open[name]
+
+    def _check_size(self, name: str, fd: int, size: int) -> None:
+        check_size(name, self._sizes.setdefault(name, size), size)
 
     def check_unchanged(self) -> None:
         """Raises SourceChanged where a file that was read has been written to since."""

@@ -4,14 +4,12 @@ Nothing but headers and JSON is read to open one, nothing is ever run, and
 no path leads out of the folder, but for the links of the hub's own cache.
 """
 
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.files import Files, system_files
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
@@ -28,7 +26,7 @@ from streamconv.sources.assembly import (
     read_shard_header,
     shard_names,
 )
-from streamconv.sources.disk import Stamp, check_stamp
+from streamconv.sources.disk import Disk, check_size
 from streamconv.sources.others import other_files
 from streamconv.sources.paths import looked_at, resolve_file
 
@@ -38,75 +36,37 @@ class LocalSource:
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, files: Files) -> None:
         self.checkpoint = checkpoint
-        self._folder = folder
         self._files = files
         self._planned: dict[str, SourceFile | OtherFile] = {
             **{other.name: other for other in checkpoint.others},
             **{file.name: file for file in checkpoint.files},
         }
-        self._open: dict[str, int] = {}
-        self._stamps: dict[str, Stamp] = {}
-        self._lock = threading.Lock()
+        self._disk = Disk(folder, files, self._check_as_planned)
 
     def read(self, reads: Sequence[Read]) -> None:
         for read in reads:
-            self._read(read.info, read.start, read.buffer)
-
-    def _read(self, info: TensorInfo, start: int, buffer: memoryview) -> None:
-        try:
-            fd = self._descriptor(info.file)
-            count = self._files.read_into(fd, buffer, info.offset + start)
-        except OSError as error:
-            raise IOFailed(
-                f"{quoted(info.file)}: reading tensor {quoted(info.name)} failed: {error.strerror}"
-            ) from error
-        if count < len(buffer):
-            raise SourceChanged(
-                f"{quoted(info.file)} has become shorter: tensor {quoted(info.name)} ended "
-                f"{len(buffer) - count} bytes early"
-            )
+            info, what = read.info, f"tensor {quoted(read.info.name)}"
+            count = self._disk.read(info.file, info.offset + read.start, read.buffer, what)
+            if count < len(read.buffer):
+                raise SourceChanged(
+                    f"{quoted(info.file)} has become shorter: {what} ended "
+                    f"{len(read.buffer) - count} bytes early"
+                )
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
-        try:
-            fd = self._descriptor(other.name)
-            return self._files.read_into(fd, buffer, start)
-        except OSError as error:
-            raise IOFailed(f"{quoted(other.name)}: reading failed: {error.strerror}") from error
+        return self._disk.read(other.name, start, buffer)
 
     def check_unchanged(self) -> None:
         """See `Source`."""
-        with self._lock:
-            for name, fd in self._open.items():
-                check_stamp(self._files, fd, name, self._stamps[name])
+        self._disk.check_unchanged()
 
     def close(self) -> None:
-        with self._lock:
-            for fd in self._open.values():
-                with suppress(OSError):
-                    self._files.close(fd)
-            self._open.clear()
-
-    def _descriptor(self, name: str) -> int:
-        """The open file; what was planned from is looked at again, as it has been relied on."""
-        with self._lock:
-            if name not in self._open:
-                fd = self._files.open_read(self._folder / name)
-                try:
-                    self._stamps[name] = Stamp.of(self._files, fd)
-                    self._check_as_planned(name, fd, self._stamps[name].size)
-                except BaseException:
-                    self._files.close(fd)
-                    raise
-                self._open[name] = fd
-            return self._open[name]
+        self._disk.close()
 
     def _check_as_planned(self, name: str, fd: int, size: int) -> None:
+        """A file is looked at again when it is opened, as what it said has been relied on."""
         planned = self._planned[name]
-        if size != planned.size:
-            raise SourceChanged(
-                f"{quoted(name)} has changed since it was planned: it had "
-                f"{planned.size} bytes, it has {size}"
-            )
+        check_size(name, planned.size, size)
         if isinstance(planned, SourceFile):
             raw = _header_bytes(self._files, fd, size, quoted(name))
             if header_digest(raw) != planned.digest:

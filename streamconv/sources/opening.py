@@ -31,8 +31,9 @@ def open_source(
         from streamconv.sources.filesystem import open_url
 
         return open_url(location, stop or Stop())
-    from streamconv.sources.dcp import find_dcp, open_dcp
+    from streamconv.sources.dcp import open_dcp
     from streamconv.sources.local import open_folder
+    from streamconv.sources.training import find_dcp
 
     folder = find_dcp(location)
     return open_dcp(location, folder, prefixes) if folder else open_folder(location)
