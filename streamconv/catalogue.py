@@ -67,6 +67,8 @@ def tested_against(family: Family) -> str:
     """What the tests hold a family against."""
     if family.refused:
         return "refused"
+    if "transformers" in family.without:
+        return "transformers, the experts"
     if "transformers" not in family.forms:
         return "formulas"
     return f"transformers' {family.held_as}" if family.held_as else "transformers"

@@ -10,6 +10,7 @@ import checkpoints
 import pytest
 import reference
 import torch
+from dcp_folders import stock
 from folders import tree
 from safetensors.torch import save_file
 
@@ -279,6 +280,19 @@ def test_dequantizing_composes_with_every_layout(
     wanted = reference.to_layout(plain, layout)
     assert reference.same_bytes(without_nans(found), without_nans(wanted)) == []
     assert (tmp_path / "out/config.json").read_bytes() == (source / "config.json").read_bytes()
+
+
+def test_into_a_dcp_and_out_of_one(fp8: tuple[Path, Any], original: Path, tmp_path: Path) -> None:
+    """Dequantized into a DCP, as torch's own reader has it; cast while one is read."""
+    source, plain = fp8
+    streamconv.merge(source, tmp_path / "dcp", format="dcp", dequantize="bf16")
+    wanted = reference.to_layout(plain, "fused")
+    found = stock(tmp_path / "dcp")
+    assert reference.same_bytes(without_nans(found), without_nans(wanted)) == []
+    streamconv.merge(original, tmp_path / "stored", format="dcp")
+    streamconv.split(tmp_path / "stored", tmp_path / "out", template=original, dtype="fp32")
+    cast = {n: t if is_spared(n) else t.float() for n, t in reference.read(original).items()}
+    assert reference.same_bytes(reference.read(tmp_path / "out"), cast) == []
 
 
 def test_dequantizing_and_casting_at_once(fp8: tuple[Path, Any], tmp_path: Path) -> None:

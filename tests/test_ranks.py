@@ -147,6 +147,16 @@ def test_ranks_make_what_one_process_makes(
     assert leftovers(dst) == ["out"]
 
 
+def test_ranks_cast_as_one_process_does(src: Path, tmp_path: Path) -> None:
+    """Each reads and casts what its own shards take, to the same tree."""
+    alone = tmp_path / "alone"
+    streamconv.convert(src, alone, to="fused-transposed", dtype="fp16", max_shard_size=SIZE)
+    done = torchrun(2, command(src, tmp_path / "out", "--dtype", "fp16"))
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(alone)
+    assert '"F16"' in (alone / "streamconv.json").read_text()
+
+
 @pytest.mark.parametrize("fault", ["error", "kill"])
 def test_a_rank_that_dies_ends_the_run_by_its_name(
     src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path, fault: str

@@ -100,6 +100,16 @@ def test_a_repository_becomes_what_its_files_become(
     assert manifest["revision"] == COMMIT
 
 
+def test_a_repository_is_cast_as_its_files_are(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    """While it is transferred; `verify` reads and casts it once more."""
+    made = []
+    for location in (LOCATION, str(folder)):
+        place = tmp_path / str(len(made))
+        streamconv.convert(location, place, to="fused-transposed", dtype="fp32", verify=True)
+        made.append(output(place))
+    assert made[0] == made[1]
+
+
 def test_what_was_made_of_a_repository_is_verified_against_it(hub: Hub, tmp_path: Path) -> None:
     """In one go, and later."""
     dst = tmp_path / "out"
