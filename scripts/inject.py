@@ -36,7 +36,6 @@ CALLS = {
     "mkdir": ("ENOSPC", "EACCES"),
     "rename": ("EIO", "EACCES", "EXDEV"),
     "unlink": ("EIO", "EACCES"),
-    "unlinkat,rmdir": ("EIO",),
     "flock": ("ENOLCK", "EIO"),
 }
 """The calls that change or read files, and the errors of each; SIGKILL comes with all of them."""

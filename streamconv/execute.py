@@ -117,7 +117,7 @@ def _written(
 
     def work() -> None:
         try:
-            worker = Worker(plan, source, sink, writer)
+            worker = Worker(plan, source, sink, writer, stop)
             while not stop.is_set():
                 with taking:
                     piece = next(pieces, None)

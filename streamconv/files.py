@@ -164,6 +164,9 @@ class Files:
         try:
             self.append(fd, content)
             self.sync(fd)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         finally:
             self.close(fd)
 

@@ -16,12 +16,16 @@ from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source
 from streamconv.steps import Step
+from streamconv.stop import Stop
 
 
 class Worker:
     """One thread's buffers, used again for every piece."""
 
-    def __init__(self, plan: Plan, source: Source, sink: Sink, writer: Executor) -> None:
+    def __init__(
+        self, plan: Plan, source: Source, sink: Sink, writer: Executor, stop: Stop
+    ) -> None:
+        self._stop = stop
         self._plan = plan
         self._source = source
         self._sink = sink
@@ -63,8 +67,7 @@ class Worker:
         while data:
             room = self._staging.room(len(data))
             room[:] = data[: len(room)]
-            digest.update(room)
-            self._staging.commit(room)
+            self._commit(room, digest)
             data = data[len(room) :]
 
     def _copy(self, segments: Sequence[Segment], digest: xxh3_128) -> None:
@@ -84,8 +87,7 @@ class Worker:
                 free = free[len(buffer) :]
                 if not free:
                     self._source.read(reads)
-                    digest.update(room)
-                    self._staging.commit(room)
+                    self._commit(room, digest)
                     reads.clear()
 
     def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
@@ -96,8 +98,13 @@ class Worker:
         for panel in self._rearrangers[kind].panels:
             room = self._staging.reserve(panel.nbytes)
             panel.write_into(room)
-            digest.update(room)
-            self._staging.commit(room)
+            self._commit(room, digest)
+
+    def _commit(self, data: memoryview, digest: xxh3_128) -> None:
+        """The next bytes of a piece; none after them where the run has ended meanwhile."""
+        digest.update(data)
+        self._staging.commit(data)
+        self._stop.check()
 
     def _gather(self, step: Step, how: Rearrangement, unit: int) -> None:
         """Read a unit's inputs side by side, unless the unit before it had the same ones."""

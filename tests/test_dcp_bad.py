@@ -95,6 +95,7 @@ def test_nothing_is_run(folder: Path, metadata: Metadata, kind: str, protocol: i
         b"cos\nsystem\n(S'touch ran'\ntR.",
         b"\x80\x02cposix\nsystem\nX\x05\0\0\0touch\x85R.",
         b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x01x\x85R.",
+        b"\x80\x04\x8c\x05torch\x8c\x10_utils.os.system\x93\x8c\x01x\x85R.",
         b"(S'touch ran'\nios\nsystem\n.",
         b"\x80\x02\x8c\x0atorch.Size\x8c\x01x\x93.",
         b"\x80\x02\x82\x01.",
@@ -107,6 +108,14 @@ def test_crafted_opcodes(folder: Path, metadata: Metadata, raw: bytes) -> None:
     """What only a hand writes."""
     (folder / ".metadata").write_bytes(raw)
     refused(folder, "it names|not a pickle of a checkpoint|not the metadata")
+
+
+def doubled(times: int) -> Any:
+    """A pair of the same pair, of the same pair: a few bytes each, and twice as much to look at."""
+    value: Any = ()
+    for _ in range(times):
+        value = (value, value)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,7 @@ def test_crafted_opcodes(folder: Path, metadata: Metadata, raw: bytes) -> None:
         (b"]" + b"\x94h\0a" * 3 + b".", "not the metadata"),
         (b")" + b"\x85" * 200_000 + b".", "not the metadata"),
         (b"(" * 200_000 + b"l" * 9, "no plain value needs"),
+        (pickle.dumps(doubled(200)), "not the metadata"),
         (b"X\x01\0\0\0\xff.", "not UTF-8"),
         (b"PK\x03\x04", "no plain value needs"),
         (b"<html>", "no plain value needs"),
@@ -249,6 +259,13 @@ SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "outside": (shift, "lies outside of it"),
     "dtype": (retype, "holds BF16 .* there, .metadata says F16"),
     "no such dtype": (unsupported, "torch.complex128, which safetensors cannot hold"),
+    "bomb as a path": (lambda m: setattr(m, "planner_data", {"weight": doubled(99)}), "another"),
+    "bomb in a path": (lambda m: setattr(m, "planner_data", {"weight": (doubled(99),)}), "another"),
+    "bomb as a file": (lambda m: move(m, relative_path=doubled(99)), "a field is missing, or is"),
+    "bomb as a transformation": (
+        lambda m: move(m, transform_descriptors=doubled(99)),
+        "stored transformed",
+    ),
     "no planner data": (lambda m: m.state_dict_metadata.clear(), "no tensor in it"),
 }
 
@@ -275,6 +292,19 @@ def archived(tensor: torch.Tensor, **options: Any) -> bytes:
             content = old.open(info).read() if info.CRC else raw[len(head) : -len(tail)]
             new.writestr(info.filename, content)
     return stream.getvalue()
+
+
+def test_chunks_of_two_dtypes(folder: Path, metadata: Metadata) -> None:
+    """Of the same size, so that only the archive itself tells."""
+    index = next(i for i, place in metadata.storage_data.items() if place.offset)
+    place = metadata.storage_data[index]
+    content = bytearray((folder / place.relative_path).read_bytes())
+    shape = chunks(metadata)[index.index].sizes
+    content[place.offset :] = saved(torch.zeros(shape, dtype=torch.float16))
+    (folder / place.relative_path).write_bytes(content)
+    metadata.storage_data[index] = replace(place, length=len(content) - place.offset)
+    write_metadata(folder, metadata)
+    refused(folder, "holds F16 .* there, .metadata says BF16")
 
 
 def test_a_missing_file(folder: Path, metadata: Metadata) -> None:

@@ -4,20 +4,24 @@
 # mypy: disable-error-code="func-returns-value"
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from broken import PARTIAL, SECOND, filled, sound
-from folders import tree
+from folders import tree, write_sparse
 
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
 from streamconv.files import PAGE, Files, system_files
 from streamconv.sinks.folder import CheckpointFolder
+from streamconv.sources import Read
+from streamconv.sources.local import LocalSource
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -193,6 +197,28 @@ def test_what_was_there_is_put_back_where_it_cannot_be_replaced(
     monkeypatch.undo()
     streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=True, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
+
+
+def test_a_signal_waits_for_no_more_than_the_bytes_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a piece has: here an expert, 24 MiB, of which 4 MiB are read at once."""
+    src = write_sparse(tmp_path / "src", layers=1, experts=2, hidden=1024, intermediate=4096)
+    read = LocalSource.read
+    reads = 0
+
+    def interrupt(self: LocalSource, batch: Sequence[Read]) -> None:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        read(self, batch)
+
+    monkeypatch.setattr(LocalSource, "read", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        streamconv.merge(src, tmp_path / "dst", jobs=1)
+    assert reads == 2
 
 
 def test_a_worker_count_of_nothing(tmp_path: Path) -> None:

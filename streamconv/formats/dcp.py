@@ -92,9 +92,11 @@ def read_metadata(raw: bytes, what: str) -> Metadata:
         places = _places(fields["storage_data"])
         tensors, others = [], []
         for key, entry in fields["state_dict_metadata"].items():
-            path = tuple(str(part) for part in paths.get(key, (key,)))
-            if not isinstance(key, str):
+            path = paths.get(key, (key,))
+            # text of anything else may be longer than the memory of this machine
+            if not isinstance(key, str) or not all(isinstance(part, str | int) for part in path):
                 raise TypeError
+            path = tuple(map(str, path))
             if entry.name == _BYTES:
                 others.append(StoredBytes(key, path, *_place(places, key, None)))
             else:
@@ -134,14 +136,15 @@ def _places(stored: Any) -> _Places:
         key, offsets = at["fqn"], at.get("offset")
         file = where["relative_path"]
         offset, nbytes = sizes((where["offset"], where["length"]))
-        if where.get("transform_descriptors"):
-            raise BadCheckpoint(
-                f"{quoted(str(key))} is stored transformed, by "
-                f"{quoted(str(where['transform_descriptors']))}: only plain bytes are read",
-                "save it without extensions",
-            )
         if not isinstance(file, str) or not isinstance(key, str):
             raise TypeError
+        if by := where.get("transform_descriptors"):
+            names = ", ".join(name for name in by if isinstance(name, str))
+            raise BadCheckpoint(
+                f"{quoted(key)} is stored transformed, by {quoted(names)}: only plain bytes are "
+                "read",
+                "save it without extensions",
+            )
         places[key, None if offsets is None else _size(offsets)] = (file, offset, nbytes)
     return places
 

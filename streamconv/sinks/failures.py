@@ -12,14 +12,15 @@ from streamconv.units import show_size
 
 @contextmanager
 def explained(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Turns the errors about `path`; `left` tells the bytes that a full disk would have to take.
+    """Turns the errors about `path`, or a file that they name themselves; `left` tells the bytes
+    that a full disk would have to take.
 
     Raises NoSpace or IOFailed.
     """
     try:
         yield
     except OSError as error:
-        what = f"{quoted(str(path))}: {error.strerror or error}"
+        what = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
         if error.errno == errno.EFBIG:
             limit = file_size_limit()
             allowed = f", {show_size(limit)} by the limit of this process" if limit else ""

@@ -93,6 +93,7 @@ class Journals:
                 self._files.append(self._fd, finished_line(name, finished))
                 self._files.sync(self._fd)
             except OSError as error:
+                error.filename = str(self._path)
                 self._failed = error
                 raise
 
