@@ -8,6 +8,7 @@ sent are counted. `fault` says what goes wrong with a request, or nothing.
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,11 @@ class _Server(ThreadingHTTPServer):
         self.hub = hub
         self.is_storage = is_storage
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that go away: some are made to."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
@@ -184,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
     def file(self, span: str | None, fault: Fault | None) -> None:
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         commit, _, name = rest.partition("/")
+        if repo not in self.server.hub.repos:
+            self.reply(404, {"X-Error-Code": "RepoNotFound"}, b"")
+            return
         path = self.server.hub.repos[repo] / name
         if commit != self.server.hub.commit or not path.is_file():
             self.reply(404, {"X-Error-Code": "EntryNotFound"}, b"")

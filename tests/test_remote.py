@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import fsspec
@@ -23,6 +24,7 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.execute import Complete
 from streamconv.sources import Read
 from streamconv.sources.opening import open_source
+from streamconv.sources.ranges import retry_after
 from streamconv.sources.remote import joined
 from streamconv.stop import Stop
 
@@ -295,6 +297,27 @@ def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
     hub.fault = once(Fault(429, {"Retry-After": "7200"}))
     with pytest.raises(IOFailed, match="7200 s"):
         source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("7", 7, 7),
+        (formatdate(time.time() + 100, usegmt=True), 60, 100),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(text: str, least: float, most: float) -> None:
+    """A date that has passed is now."""
+    seconds = retry_after({"retry-after": text})
+    assert seconds is not None
+    assert least <= seconds <= most
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5", "Wed, 99 Oct 2015"])
+def test_retry_after_that_says_nothing(text: str) -> None:
+    """Leaves the waiting to us."""
+    assert retry_after({"retry-after": text}) is None
 
 
 @pytest.mark.parametrize(

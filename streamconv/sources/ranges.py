@@ -6,8 +6,10 @@ that was planned from: status 206, the range, the size, and an ETag that stays t
 
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
@@ -63,9 +65,14 @@ def patiently(what: str, attempt: Callable[[], T], stop: Stop) -> T:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: `Retry-After` as a number, or None."""
+    """Seconds that a server asks to wait: `Retry-After`, a number or a date (RFC 9110), or None."""
     text = headers.get("retry-after", "").strip()
-    return float(text) if text.isdigit() else None
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
