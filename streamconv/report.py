@@ -180,6 +180,7 @@ def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
         "family": found.family.name if found.family else None,
         "form": found.form,
         "names": found.names.name,
+        "format": checkpoint.format,
         "layers": checkpoint.record.layers if checkpoint.record else None,
         "template": _template_fields(checkpoint.template),
         "files": len(checkpoint.files),

@@ -45,7 +45,7 @@ def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableTyp
         facts.add_row("partial", f"only layers {fields['layers']}")
     facts.add_row(
         "tensors",
-        f"{fields['tensors']:,} in {counted(fields['files'], 'file')}, "
+        f"{fields['tensors']:,} in {counted(fields['files'], 'file')} ({checkpoint.format}), "
         f"{show_size(fields['tensor_bytes'])}",
     )
     rest = f"{fields['other_tensors']:,} tensors, {show_size(fields['other_tensor_bytes'])}"

@@ -355,12 +355,40 @@ def test_values_are_never_opened(folder: Path) -> None:
     assert not (folder.parent / RAN).exists()
 
 
-def test_tensors_serialised_as_safetensors(folder: Path, metadata: Metadata) -> None:
-    """As torch can, if asked: another format behind the same metadata."""
-    header = b'{"weight":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}'
-    raw = len(header).to_bytes(8, "little") + header + bytes(2000)
+@pytest.mark.parametrize(
+    ("header", "fact"),
+    [
+        (
+            b'{"other":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}}',
+            "no tensor of that name",
+        ),
+        (b'{"weight":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}', "holds F16 .* there"),
+        (b'{"weight":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}}', r"holds BF16 \[4\]"),
+        (b'{"weight":{"dtype":"BF16","shape":[2,2],"data_offsets":[8,16]}}', "begins at byte 8"),
+        (b'{"weight":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,9]}}', "span 72"),
+        (b'{"weight":', "JSON"),
+    ],
+)
+def test_safetensors_that_are_not_what_metadata_says(
+    folder: Path, header: bytes, fact: str
+) -> None:
+    """The header is read as that of any file of this format."""
+    metadata = write_dcp(folder, {"weight": (torch.ones(2, 2, dtype=torch.bfloat16), [[], []])})
+    raw = len(header).to_bytes(8, "little") + header + bytes(8)
     (folder / "__0_0.distcp").write_bytes(raw)
-    refused(folder, "serialised as safetensors")
+    move(metadata, length=8)
+    write_metadata(folder, metadata)
+    refused(folder, fact)
+
+
+def test_two_chunks_in_the_same_bytes(folder: Path) -> None:
+    """As where two chunks of a tensor were put into safetensors under its one name."""
+    tensor = torch.arange(8, dtype=torch.int16).view(torch.bfloat16)
+    metadata = write_dcp(folder, {"weight": (tensor, [[4]])})
+    one, other = metadata.storage_data
+    metadata.storage_data[other] = metadata.storage_data[one]
+    write_metadata(folder, metadata)
+    refused(folder, "weight: two of its chunks are said to be the same bytes")
 
 
 def test_a_chunk_that_is_not_contiguous(folder: Path, metadata: Metadata) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_dcp_write import FAMILIES, modes, run_ranks
+from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 import streamconv
 from streamconv.errors import BadCheckpoint
@@ -119,6 +121,23 @@ assert "safetensors" not in sys.modules
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("files", [{"thread_count": 2}, {"single_file_per_rank": False}])
+def test_what_torch_writes_as_safetensors(tmp_path: Path, files: dict[str, Any]) -> None:
+    """Behind the same metadata: many tensors a file, and values before them in it."""
+    source = checkpoints.qwen3_moe(tmp_path / "hub")
+    original = reference.read(source)
+    fused = reference.to_layout(original, "fused")
+    writer = dcp.FileSystemWriter(
+        tmp_path / "dcp", serialization_format=SerializationFormat.SAFETENSORS, **files
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = {"model": fused, "iteration": 7, "args": {"lr": 0.1}}
+        dcp.save(state, storage_writer=writer, no_dist=True)
+    streamconv.split(tmp_path / "dcp", tmp_path / "back")
+    assert reference.same_bytes(reference.read(tmp_path / "back"), original) == []
 
 
 # --- however it is cut -------------------------------------------------------------------------

@@ -22,7 +22,14 @@ from streamconv.formats.dcp import (
     METADATA_FILE,
     read_metadata,
 )
-from streamconv.formats.safetensors import DTYPE_BITS, is_safetensors
+from streamconv.formats.safetensors import (
+    DTYPE_BITS,
+    LENGTH_BYTES,
+    Entry,
+    header_length,
+    is_safetensors,
+    parse_header,
+)
 from streamconv.formats.stored import Chunk, StoredTensor, check_chunks
 from streamconv.keys import Prefixes
 from streamconv.sources import Read
@@ -126,10 +133,11 @@ def _opened(
     metadata = read_metadata(raw, METADATA_FILE)
     own = read_own(metadata)
     names = dict(model_tensors(metadata, prefixes or own.prefixes))
+    headers: _Headers = {}
     infos: dict[str, TensorInfo] = {}
     tensors: dict[str, Boxes] = {}
     for name, stored in names.items():
-        tensors[name] = _boxes(stored, disk)
+        tensors[name] = _boxes(stored, disk, headers)
         nbytes = math.prod(stored.shape) * DTYPE_BITS[stored.dtype] // 8
         file, begin = stored.chunks[0].file, tensors[name].boxes[0].begin if nbytes else 0
         infos[name] = TensorInfo(name, stored.dtype, stored.shape, file, begin, nbytes)
@@ -154,7 +162,11 @@ def _opened(
     return DcpSource(checkpoint, tensors, disk)
 
 
-def _boxes(stored: StoredTensor, disk: Disk) -> Boxes:
+_Headers = dict[tuple[str, int], tuple[int, Mapping[str, Entry]]]
+"""Of each place in a file where safetensors begin: their first byte of data, and what they hold."""
+
+
+def _boxes(stored: StoredTensor, disk: Disk, headers: _Headers) -> Boxes:
     """Where a tensor's bytes are; refuses chunks that are not what the metadata says."""
     if stored.dtype not in DTYPE_BITS:
         raise BadCheckpoint(
@@ -170,7 +182,7 @@ def _boxes(stored: StoredTensor, disk: Disk) -> Boxes:
                 f"{what}: ends at byte {chunk.offset + chunk.nbytes} of {quoted(chunk.file)}, "
                 f"which has {size}: the file is cut short"
             )
-        found = _archived(stored, chunk, disk, what)
+        found = _found(stored, chunk, disk, headers, what)
         if (found.dtype, found.shape) != (stored.dtype, chunk.sizes):
             raise BadCheckpoint(
                 f"{what}: {quoted(chunk.file)} holds {found.dtype} {list(found.shape)} there, "
@@ -182,11 +194,15 @@ def _boxes(stored: StoredTensor, disk: Disk) -> Boxes:
             boxes.append(
                 box_of(stored.shape, chunk.offsets, chunk.sizes, itemsize, chunk.file, begin)
             )
+    if len({(box.file, box.begin) for box in boxes}) < len(boxes):
+        raise BadCheckpoint(
+            f"tensor {quoted(stored.key)}: two of its chunks are said to be the same bytes"
+        )
     return Boxes.of(boxes)
 
 
-def _archived(stored: StoredTensor, chunk: Chunk, disk: Disk, what: str) -> Stored:
-    """What is in the archive of a chunk."""
+def _found(stored: StoredTensor, chunk: Chunk, disk: Disk, headers: _Headers, what: str) -> Stored:
+    """What is there as a chunk: an archive of its own, or a tensor among others in safetensors."""
 
     def read(offset: int, count: int) -> bytes:
         return disk.bytes_at(chunk.file, chunk.offset + offset, min(count, chunk.nbytes - offset))
@@ -197,9 +213,22 @@ def _archived(stored: StoredTensor, chunk: Chunk, disk: Disk, what: str) -> Stor
     as_here = tail_at + len(tail) == chunk.nbytes and read(0, len(head)) == head
     if as_here and read(tail_at, len(tail)) == tail:
         return Stored(stored.dtype, chunk.sizes, len(head))
-    if chunk.offset == 0 and is_safetensors(read(0, 9)):
-        raise BadCheckpoint(
-            f"{quoted(chunk.file)}: its chunks are serialised as safetensors, not by torch.save",
-            "consolidate it with torch's HuggingFaceStorageReader, or save it as torch does",
-        )
-    return find_tensor(read, chunk.nbytes, what)
+    if not is_safetensors(disk.bytes_at(chunk.file, chunk.offset, LENGTH_BYTES + 1)):
+        return find_tensor(read, chunk.nbytes, what)
+    place = chunk.file, chunk.offset
+    if place not in headers:
+        headers[place] = _header_at(*place, disk)
+    start, entries = headers[place]
+    entry = entries.get(stored.key)
+    if entry is None:
+        raise BadCheckpoint(f"{what}: {quoted(chunk.file)} holds no tensor of that name")
+    return Stored(entry.dtype, entry.shape, start + entry.begin)
+
+
+def _header_at(file: str, offset: int, disk: Disk) -> tuple[int, Mapping[str, Entry]]:
+    """What the safetensors say that fill a file from `offset` on."""
+    size = disk.size(file) - offset
+    length = header_length(disk.bytes_at(file, offset, LENGTH_BYTES), size, quoted(file))
+    raw = disk.bytes_at(file, offset + LENGTH_BYTES, length)
+    header = parse_header(raw, size, quoted(file))
+    return header.data_start, {entry.name: entry for entry in header.entries}
