@@ -474,7 +474,7 @@ LACKING = {
     "mistral_large4_text": "a part of mistral_large4, which has a row",
     "inkling2_text": "an unpadded vocabulary: rows of the hub's lm_head would be lost",
     "inkling2_loop_text": "the same, and dequantized while it is loaded",
-    "nemo_speechlm": "its word timestamp and diarization models are loaded in part",
+    "nemo_speechlm": "transformers saves another form than NeMo's, which it loads: no witness",
     "qwen3_omni_moe_text": "never published alone: a part of qwen3_omni_moe",
     "qwen3_omni_moe_thinker": "never published alone: a part of qwen3_omni_moe",
     "qwen4_exp_text": "it joins the shards of an embedding, as many as config.json says",

@@ -11,6 +11,7 @@ import pytest
 import reference
 import torch
 from click.testing import CliRunner
+from dcp_folders import stock
 from safetensors.torch import save_file
 
 import streamconv
@@ -82,6 +83,27 @@ def test_a_bare_layout_leaves_them_as_they_are(tmp_path: Path) -> None:
     assert f"{ATTENTION}conv1d.weight" in reference.read(tmp_path / "joined")
     streamconv.convert(tmp_path / "joined", tmp_path / "back", to="per-expert")
     assert reference.same_bytes(tensors(), reference.read(tmp_path / "back")) == []
+
+
+def test_through_a_dcp_and_held_against_its_template(tmp_path: Path) -> None:
+    """Joined in the DCP, for torch's own reader; the template has them apart, and nothing lacks."""
+    held = tensors()
+    hub = write(tmp_path / "hub", held)
+    streamconv.merge(hub, tmp_path / "dcp", format="dcp", verify=True)
+    joined = torch.cat([held[f"{ATTENTION}{name}_conv1d.weight"] for name in "qkv"])
+    assert stock(tmp_path / "dcp")[f"{ATTENTION}conv1d.weight"].equal(joined)
+    streamconv.split(tmp_path / "dcp", tmp_path / "back", template=hub)
+    assert reference.same_bytes(held, reference.read(tmp_path / "back")) == []
+
+
+def test_of_the_wanted_layers_alone(tmp_path: Path) -> None:
+    held = tensors()
+    held |= {n.replace("layers.0", "layers.1"): t + 1 for n, t in held.items() if "layers" in n}
+    hub = write(tmp_path / "hub", held)
+    streamconv.merge(hub, tmp_path / "out", layers="1:2", verify=True)
+    made = reference.read(tmp_path / "out")
+    convolutions = {name for name in made if "conv1d" in name}
+    assert convolutions == {"model.layers.1.self_attn.conv1d.weight"}
 
 
 def test_what_is_exchanged_in_a_joined_tensor_is_found(tmp_path: Path) -> None:
