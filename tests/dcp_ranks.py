@@ -5,7 +5,8 @@
 
 `load` reads every tensor of EXPECTED (a safetensors file) from a DCP, sharded on the first axis,
 on the last, replicated, and as parameters under FSDP2, and compares bytes. `save` writes the
-tensors of TENSORS as a training run of several ranks would, each sharded in another way.
+tensors of TENSORS as a training run of several ranks would: each sharded in another way, and as
+parameters under FSDP2.
 """
 
 import itertools
@@ -40,19 +41,23 @@ def check(name: str, found: DTensor, expected: torch.Tensor) -> None:
     assert torch.equal(bits(found.to_local()), bits(own)), f"{name} as {found.placements}"
 
 
+def under_fsdp(tensors: Tensors, mesh: DeviceMesh) -> dict[str, DTensor]:
+    """The state dict of a model with these parameters, sharded by FSDP2 on the first axis."""
+    model = torch.nn.ParameterDict({k.replace(".", "/"): v for k, v in tensors.items()})
+    model.requires_grad_(False)
+    fully_shard(model, mesh=mesh)
+    state = {name.replace("/", "."): tensor for name, tensor in model.state_dict().items()}
+    assert all(isinstance(tensor, DTensor) for tensor in state.values())
+    return state
+
+
 def load(folder: str, expected: Tensors, mesh: DeviceMesh) -> None:
     for placement in (Shard(0), Shard(1), Shard(2), Replicate()):
         state = {k: placed(torch.zeros_like(v), mesh, placement) for k, v in expected.items()}
         dcp.load(state, checkpoint_id=folder)
         for name, tensor in state.items():
             check(name, tensor, expected[name])
-    model = torch.nn.ParameterDict(
-        {name.replace(".", "/"): torch.zeros_like(v) for name, v in expected.items()}
-    )
-    model.requires_grad_(False)
-    fully_shard(model, mesh=mesh)
-    sharded = {name.replace("/", "."): tensor for name, tensor in model.state_dict().items()}
-    assert any(isinstance(tensor, DTensor) for tensor in sharded.values())
+    sharded = under_fsdp({k: torch.zeros_like(v) for k, v in expected.items()}, mesh)
     dcp.load(sharded, checkpoint_id=folder)
     for name, tensor in sharded.items():
         check(name, tensor, expected[name])
@@ -66,7 +71,8 @@ def save(folder: str, tensors: Tensors, mesh: DeviceMesh) -> None:
     }
     optimizer = {"state": {name: {"step": torch.zeros(())} for name in model}, "lr": 0.1}
     state = {"model": model, "optimizer": optimizer, "iteration": 7}
-    dcp.save(state, checkpoint_id=folder)
+    dcp.save(state, checkpoint_id=f"{folder}/each-its-way")
+    dcp.save({"model": under_fsdp(tensors, mesh)}, checkpoint_id=f"{folder}/fsdp")
 
 
 if __name__ == "__main__":

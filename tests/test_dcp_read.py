@@ -91,15 +91,16 @@ def test_from_dcp_to_dcp(tmp_path: Path) -> None:
 
 
 def test_ranks_leave_what_is_read(tmp_path: Path) -> None:
-    """Two processes: sharded on each axis, evenly and not, replicated, beside an optimizer."""
+    """Two processes: sharded on each axis, evenly and not, replicated, or all under FSDP2."""
     source = checkpoints.qwen3_moe(tmp_path / "hub", experts=13, intermediate=21, layers=1)
     original = reference.read(source)
     save_file(reference.to_layout(original, "fused"), tmp_path / "fused.safetensors")
     run_ranks("save", tmp_path / "dcp", tmp_path / "fused.safetensors")
-    assert len(list((tmp_path / "dcp").glob("*.distcp"))) == 2
-    streamconv.split(tmp_path / "dcp", tmp_path / "back")
-    assert reference.same_bytes(reference.read(tmp_path / "back"), original) == []
-    opened = open_source(str(tmp_path / "dcp"))
+    for how in ("each-its-way", "fsdp"):
+        assert len(list((tmp_path / "dcp" / how).glob("*.distcp"))) == 2
+        streamconv.split(tmp_path / "dcp" / how, tmp_path / how)
+        assert reference.same_bytes(reference.read(tmp_path / how), original) == []
+    opened = open_source(str(tmp_path / "dcp" / "each-its-way"))
     opened.close()
     left = {other.name: other.left_behind for other in opened.checkpoint.others}
     assert left["optimizer"].endswith("values of the training run, not of the model")

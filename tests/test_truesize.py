@@ -82,3 +82,23 @@ def test_measured_memory_is_what_the_plan_projects(memory: str | None, tmp_path:
     assert measured >= 0.75 * projected
     if memory:
         assert projected <= int(memory.removesuffix("MB")) * 10**6
+
+
+def test_a_dcp_of_true_size_takes_no_more(tmp_path: Path) -> None:
+    """To one and back from it: within the projection, and below what is promised of Qwen3-30B."""
+    truesize.write("qwen3-30b-a3b", tmp_path / "source", layers=1, only="experts")
+    for words in (
+        ["merge", "source", "dcp", "--format", "dcp", "--layout", "fused-transposed"],
+        ["split", "dcp", "back"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "streamconv", *words, "--json"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        result = json.loads(done.stdout)
+        assert result["peak_memory_bytes"] <= result["projected_peak_bytes"] <= 100 * 10**6
+    (written,) = (tmp_path / "dcp").glob("*.distcp")
+    assert written.stat().st_size > 128 * 3 * 768 * 2048 * 2
