@@ -9,7 +9,6 @@ import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +111,8 @@ def added_tables(name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 def read_table(name: str) -> dict[str, Any]:
     """What a file of `data/` says."""
+    from importlib import resources
+
     text = resources.files("streamconv").joinpath("data", name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 

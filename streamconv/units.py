@@ -4,7 +4,6 @@ Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4
 """
 
 import re
-from fractions import Fraction
 
 from streamconv.errors import UsageError
 
@@ -22,6 +21,8 @@ def parse_size(text: str | int) -> int:
 
     Raises UsageError where it is none, or not positive.
     """
+    from fractions import Fraction
+
     match = _SIZE.fullmatch(str(text))
     factor = _FACTOR.get(match[2].upper()) if match else None
     if match is None or factor is None:
