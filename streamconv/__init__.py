@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.command import Command, read_command
-from streamconv.conversion import Result, plan_of, run, take_in
+from streamconv.conversion import Result, run
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -32,6 +32,7 @@ from streamconv.host import cores
 from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan
+from streamconv.planning import plan_of, take_in
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.opening import opened

@@ -50,6 +50,7 @@ ORDER = (
     "ahead",
     "sources",
     "shares",
+    "planning",
     "command",
     "sinks",
     "worker",

@@ -1,0 +1,105 @@
+"""From a source and the options that a user gives to a plan."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from streamconv.casts import cast_checkpoint, parse_casting
+from streamconv.errors import UsageError
+from streamconv.families import HUB_NAMES, add_families
+from streamconv.host import (
+    cores,
+    default_max_memory,
+    peak_bytes,
+    rank,
+    ranks_on_host,
+    resident_bytes,
+)
+from streamconv.keys import Prefixes
+from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, Limits
+from streamconv.options import (
+    DEFAULT_SHARD_SIZE,
+    Options,
+    Reading,
+    check_prefixes,
+    parse_layers,
+    prefixes_of,
+    preset_of,
+)
+from streamconv.plan import Plan, make_plan
+from streamconv.recognise import recognise
+from streamconv.records import Record
+from streamconv.shards import Safetensors, ShardFormat
+from streamconv.sources import Source
+from streamconv.target import PER_EXPERT, merge_target, resolve_target
+from streamconv.units import parse_size
+
+
+def take_in(options: Reading) -> None:
+    """The user's own families, before anything is read that could name them."""
+    family = options.get("family")
+    if family is not None:
+        add_families(Path(family))
+
+
+def plan_of(source: Source, to: str | None, options: Options) -> Plan:
+    """The plan of converting `source` to `to`, or to what merging makes of it.
+
+    Raises UsageError for options that mean nothing, and what planning raises.
+    """
+    casting = parse_casting(
+        options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
+    )
+    pass_through = options.get("pass_through", False)
+    found = recognise(
+        cast_checkpoint(source.checkpoint, casting),
+        options.get("source_layout"),
+        pass_through=pass_through,
+    )
+    asked, why = merge_target(found) if to is None else (to, "as asked")
+    max_memory, layers = options.get("max_memory"), options.get("layers")
+    jobs = options.get("jobs")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
+    beside = ranks_on_host()
+    here = max(cores() // beside, 1)
+    jobs = jobs or (LINK_JOBS if source.checkpoint.remote else min(here, DEFAULT_JOBS))
+    return make_plan(
+        source.checkpoint,
+        found,
+        resolve_target(found, asked, why, pass_through=pass_through),
+        max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
+        limits=Limits(
+            base=_base_memory(),
+            jobs=jobs,
+            allowed=parse_size(max_memory) if max_memory else default_max_memory(beside),
+        ),
+        layers=parse_layers(layers) if layers else None,
+        written=_written(source, to, options),
+        casting=casting,
+    )
+
+
+def _written(source: Source, to: str | None, options: Options) -> Callable[[Record], ShardFormat]:
+    """The format of the output; a preset means DCP unless the target is the hub's layout."""
+    preset = preset_of(options)
+    name = options.get("format")
+    if name is None:
+        name = "dcp" if preset and to not in (PER_EXPERT, HUB_NAMES.name) else "safetensors"
+    check_prefixes(options, source.checkpoint.format, name)
+    if name == "safetensors":
+        return Safetensors
+    if name != "dcp":
+        raise UsageError(f"there is no format called {name!r}", "the formats are safetensors, dcp")
+    from streamconv.chunks import Dcp
+
+    prefixes = prefixes_of(options) or Prefixes()
+    return lambda _: Dcp(prefixes, preset, source.checkpoint.config)
+
+
+def _base_memory() -> int:
+    """What this process will hold when a run begins, or has held already."""
+    if rank() is not None:
+        import torch.distributed  # noqa: F401 - that by which ranks meet, in a dry run too
+    imported = "streamconv.execute" in sys.modules
+    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES))
