@@ -157,19 +157,19 @@ def test_ranks_cast_as_one_process_does(src: Path, tmp_path: Path) -> None:
     assert '"F16"' in (alone / "streamconv.json").read_text()
 
 
-@pytest.mark.parametrize("fault", ["error", "kill"])
+@pytest.mark.parametrize(("fault", "size"), [("error", 2), ("kill", 3)])
 def test_a_rank_that_dies_ends_the_run_by_its_name(
-    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path, fault: str
+    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path, fault: str, size: int
 ) -> None:
     """On every rank, soon; then other numbers of ranks go on to the same bytes."""
     dst = tmp_path / "out"
     begin = time.monotonic()
-    done = torchrun(3, command(src, dst), fault=fault, script=faulty)
+    done = torchrun(size, command(src, dst), fault=fault, script=faulty)
     assert time.monotonic() - begin < 60
     assert done.returncode != 0
     reason = "Input/output error" if fault == "error" else "it has been silent"
     said = re.findall(rf"streamconv: rank 1 \(process \d+ on .*\) failed: .*{reason}", done.stderr)
-    assert len(said) == 2, done.stderr
+    assert len(said) == size - 1, done.stderr
     assert not dst.exists()
     assert len(list((tmp_path / "out.streamconv-partial").glob("*.safetensors"))) >= 2
     if fault == "error":
@@ -187,12 +187,12 @@ def test_a_result_that_is_not_verified_fails_every_rank(
 ) -> None:
     """Rank 0 finds rank 1's mistake before the result takes its place, and says so to all."""
     dst = tmp_path / "out"
-    done = torchrun(3, command(src, dst, "--verify"), fault="mistake", script=faulty)
+    done = torchrun(2, command(src, dst, "--verify"), fault="mistake", script=faulty)
     assert done.returncode != 0
     found = "is not the conversion of .*: 1 difference, the first: "
     assert len(re.findall(rf"streamconv: {re.escape(str(tmp_path))}.* {found}", done.stderr)) == 1
     said = re.findall(rf"streamconv: rank 0 \(process \d+ on .*\) failed: .* {found}", done.stderr)
-    assert len(said) == 2, done.stderr
+    assert len(said) == 1, done.stderr
     assert not dst.exists()
 
 
@@ -233,10 +233,20 @@ def test_ranks_write_a_dcp(replaced: Path) -> None:
 
 def test_a_dry_run_by_ranks(replaced: Path) -> None:
     """Shows the plan once, with the memory that a rank will take of it, torch included."""
-    words = ["convert", str(replaced / "src"), str(replaced / "new"), "--to", "fused-transposed"]
-    done = torchrun(2, [*words, "-n", "--json"])
-    assert done.returncode == 0, done.stderr
-    projected = json.loads(done.stdout)["memory"]["projected_peak_bytes"]
+    launched = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shown = []
+    for rank in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-m", "streamconv", "merge", "src", "new", "-n", "--json"],
+            cwd=replaced,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **launched, "RANK": rank},
+        )
+        shown.append(done.stdout)
+    assert shown[1] == ""
+    projected = json.loads(shown[0])["memory"]["projected_peak_bytes"]
     really = json.loads((replaced / "rank-0.json").read_text())[2]
     assert abs(projected - really) < 25e6
 
@@ -333,6 +343,20 @@ def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
             first(Planned(plans[0]))
         with pytest.raises(PlanRefused, match="fingerprint"):
             second(Planned(plans[1]))
+
+
+def test_a_rank_that_cannot_plan_ends_the_others(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its reason, though they wait for its plan; as where one host does not see the source."""
+    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
+    store = HashStore()
+    plan = streamconv.plan(src)
+    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
+        second.failed(IOFailed("there is no such folder", "mount it"))
+        with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
+            first(Planned(plan))
+        assert ended.value.hint == "mount it"
 
 
 def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
