@@ -440,7 +440,17 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["qwen3_moe", "mixtral", "glm4_moe", "granitemoe", "gpt_oss", "llama4_text", "nemotron_h"],
+    [
+        "qwen3_moe",
+        "mixtral",
+        "minimax_m2",
+        "glm4_moe",
+        "granitemoe",
+        "gpt_oss",
+        "llama4_text",
+        "nemotron_h",
+        "bailing_hybrid",
+    ],
 )
 def test_the_same_logits_from_every_layout_that_transformers_loads(
     name: str, tmp_path: Path
