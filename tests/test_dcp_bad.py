@@ -1,5 +1,6 @@
 """A DCP that is broken, or made to do harm, is refused before anything is written or run."""
 
+import gc
 import io
 import os
 import pickle
@@ -26,6 +27,7 @@ from streamconv.formats.dcp import MAX_METADATA_BYTES, read_metadata
 from streamconv.formats.pickled import Global, Object
 from streamconv.formats.pickling import write_pickle
 from streamconv.formats.unpickling import read_pickle
+from streamconv.sources.opening import open_source
 
 RAN = "ran"
 """The file that appears where a pickle is run."""
@@ -207,6 +209,32 @@ def test_objects_are_read_as_data() -> None:
     assert (found[1].name, found[1].args, found[1].state) == ("a.b.C", (1, "x"), None)
 
 
+def test_a_call_is_written_once() -> None:
+    """However often it occurs: the sizes of 70,000 tensors are a few dozen."""
+    size, chunk = Object("torch.Size", ((2, 3),)), Object("a.Chunk", (), {"of": None})
+    once, again = (len(write_pickle([size] * count)) for count in (1, 100))
+    assert again - once == 99 * len(b"h\x01")
+    found = read_pickle(write_pickle([size, size, chunk]), ("torch.Size", "a.Chunk"), "it")
+    assert found[0] is found[1]
+    assert (found[0].name, found[0].args) == ("torch.Size", ((2, 3),))
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_collector_is_as_it_was(folder: Path, metadata: Metadata, collecting: bool) -> None:
+    """After a checkpoint has been opened, and after one has been refused."""
+    was = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        open_source(str(folder)).close()
+        assert gc.isenabled() == collecting
+        os.truncate(folder / "__1_0.distcp", 10)
+        with pytest.raises(BadCheckpoint):
+            open_source(str(folder))
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
 # --- what it says ------------------------------------------------------------------------------
 
 
@@ -339,7 +367,7 @@ def test_a_save_that_did_not_end(folder: Path, metadata: Metadata, left: str) ->
 def test_stale_files_are_named(folder: Path, metadata: Metadata) -> None:
     """Of a world that was larger once."""
     (folder / "__4_0.distcp").write_bytes(b"old")
-    opened = streamconv.sources.opening.open_source(str(folder))
+    opened = open_source(str(folder))
     opened.close()
     (stale,) = opened.checkpoint.others
     assert (stale.name, stale.left_behind) == ("__4_0.distcp", "not in .metadata")
@@ -349,7 +377,7 @@ def test_values_are_never_opened(folder: Path) -> None:
     """Whatever they hold."""
     tensor = torch.zeros(3, dtype=torch.bfloat16)
     write_dcp(folder, {"weight": (tensor, [[]])}, {"args": Harm(os.system, f"touch {RAN}")})
-    opened = streamconv.sources.opening.open_source(str(folder))
+    opened = open_source(str(folder))
     opened.close()
     assert [other.name for other in opened.checkpoint.others] == ["args"]
     assert not (folder.parent / RAN).exists()
@@ -436,7 +464,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     """Is noticed where the bytes are missing."""
     tensor = torch.frombuffer(bytearray(random.Random(0).randbytes(4000)), dtype=torch.int16)
     write_dcp(folder, {"weight": (tensor, [[]])}, files=1)
-    opened = streamconv.sources.opening.open_source(str(folder))
+    opened = open_source(str(folder))
     os.truncate(folder / "__0_0.distcp", 900)
     info = opened.checkpoint.tensors["weight"]
     read = streamconv.sources.Read(info, 0, memoryview(bytearray(4000)))
