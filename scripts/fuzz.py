@@ -23,7 +23,8 @@ import atheris
 with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.errors import BadCheckpoint
     from streamconv.formats.dcp import read_metadata
-    from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header, parse_json
+    from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
+    from streamconv.formats.strict import parse_json
     from streamconv.records import read_record
     from streamconv.sources.assembly import read_index, read_object, shard_names
 

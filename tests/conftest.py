@@ -1,6 +1,9 @@
 """What all tests have in common."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -10,3 +13,15 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the person who runs the tests must not change what a command line means."""
     for variable in [name for name in os.environ if name.startswith("STREAMCONV_")]:
         monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where the system has such a thing: a disk takes its time for an
+    fsync."""
+    there = Path("/dev/shm")
+    if not os.access(there, os.W_OK):
+        yield tmp_path_factory.mktemp("memory")
+        return
+    with TemporaryDirectory(prefix="streamconv-tests-", dir=there) as folder:
+        yield Path(folder)

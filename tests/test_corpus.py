@@ -23,10 +23,11 @@ from streamconv.errors import BadCheckpoint
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
+    MAX_HEADER_BYTES,
     header_length,
     parse_header,
-    parse_json,
 )
+from streamconv.formats.strict import parse_json
 from streamconv.sources import Read
 from streamconv.sources.assembly import read_index, shard_names
 from streamconv.sources.local import open_folder
@@ -127,6 +128,45 @@ for number in sys.argv[2:]:
         n for n, r in rows.items() if r[1]
     }
     assert max(row[2] for row in rows.values()) < MEMORY
+
+
+LARGEST = {
+    "lists for an entry": ('{"t": [', "[],", "tensor t"),
+    "sizes without end": ('{"t": {"dtype": "U8", "shape": [', "1,", "tensor t"),
+    "objects in an entry": ('{"t": {"a": ', '{"a": {}},', "tensor t"),
+    "a brace in a text": ('{"t": {"a": "}", "b": [', "[],", "tensor t"),
+    "lists in the metadata": ('{"__metadata__": {"a": [', "[],", "__metadata__"),
+    "a name without end": ('{"', "a", "not JSON"),
+    "space": ("{", " ", "not JSON"),
+    "depth": ('{"t": ', "[", "nested"),
+}
+"""How a header begins, and what it goes on with to the limit of the format; what is said of it."""
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+def test_a_header_of_a_hundred_megabytes(kind: str, memory: Path) -> None:
+    """Is not unfolded: it takes its bytes, once more as text, and the time to read them."""
+    begin, more, says = LARGEST[kind]
+    text = begin + more * ((MAX_HEADER_BYTES - len(begin)) // len(more))
+    (memory / FILE).write_bytes(framed(text.ljust(MAX_HEADER_BYTES).encode()))
+    script = """
+import json, sys, time
+import streamconv
+from streamconv.host import peak_bytes
+begin = time.process_time()
+try:
+    streamconv.inspect(sys.argv[1])
+except streamconv.BadCheckpoint as error:
+    print(json.dumps([error.message, time.process_time() - begin, peak_bytes()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(memory)], capture_output=True, text=True, check=True
+    )
+    message, seconds, peak = json.loads(done.stdout)
+    assert says in message
+    assert len(message) < 500
+    assert seconds < SECONDS
+    assert peak < MEMORY + MAX_HEADER_BYTES
 
 
 @cases([case for case in CORPUS if case.number in ("A05", "A09", "A21", "B16", "C11", "D24")])

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,17 +25,6 @@ from streamconv.errors import IOFailed, NoSpace, StreamconvError
 
 SHARD = 300
 PARTIAL = "dst.streamconv-partial"
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in memory where the system has such a thing: an fsync on a disk takes its time."""
-    there = Path("/dev/shm")
-    if not os.access(there, os.W_OK):
-        yield tmp_path_factory.mktemp("faults")
-        return
-    with TemporaryDirectory(prefix="streamconv-faults-", dir=there) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

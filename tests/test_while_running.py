@@ -202,7 +202,7 @@ def test_what_was_there_is_put_back_where_it_cannot_be_replaced(
 def test_a_signal_waits_for_no_more_than_the_bytes_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many a piece has: here an expert, 24 MiB, of which 4 MiB are read at once."""
+    """However many a piece has, of which 4 MiB are read at once."""
     src = write_sparse(tmp_path / "src", layers=1, experts=2, hidden=1024, intermediate=4096)
     read = LocalSource.read
     reads = 0

@@ -13,12 +13,12 @@ unknown field, nothing before the opening brace.
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.strict import Cursor, told
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
@@ -59,45 +59,6 @@ class Header:
     """Bytes from the start of the file to the data."""
 
 
-class _Duplicate(ValueError):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        times = Counter(name for name, _ in pairs)
-        raise _Duplicate(next(name for name in times if times[name] > 1))
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-def parse_json(raw: bytes, what: str) -> Any:
-    """JSON without the liberties of Python's reader: no name twice, no NaN, UTF-8 only.
-
-    `what` names the file in errors. Raises BadCheckpoint.
-    """
-    try:
-        text = raw.decode("utf-8")
-        parsed = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if "\\ud" in text.lower():
-            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadCheckpoint(f"{what}: not UTF-8 at byte {error.start}") from None
-    except UnicodeEncodeError:
-        raise BadCheckpoint(f"{what}: an escaped half of a character, \\ud8xx") from None
-    except _Duplicate as error:
-        raise BadCheckpoint(f"{what}: the name {quoted(str(error))} is there twice") from None
-    except RecursionError:
-        raise BadCheckpoint(f"{what}: JSON nested too deeply") from None
-    except ValueError as error:
-        raise BadCheckpoint(f"{what}: not JSON: {quoted(str(error))}") from None
-    return parsed
-
-
 def is_safetensors(first: bytes) -> bool:
     """Whether a file that begins with these 9 bytes looks like one of the format."""
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
@@ -125,11 +86,17 @@ def parse_header(raw: bytes, file_size: int, what: str) -> Header:
     """
     if raw[:1] != b"{":
         raise BadCheckpoint(f"{what}: the header does not begin with a brace")
-    fields = parse_json(raw.rstrip(b" "), what)
-    metadata = fields.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadCheckpoint(f"{what}: __metadata__ has to map text to text")
-    entries = [_entry(name, field, what) for name, field in fields.items()]
+    metadata: Mapping[str, str] = {}
+    entries = []
+    shared: dict[object, Any] = {}
+    with told(what):
+        cursor = Cursor(raw.decode("utf-8"))
+        for name in cursor.members():
+            if name == "__metadata__":
+                metadata = _metadata(cursor, what)
+            else:
+                entries.append(_entry(name, _field(name, cursor, what), what, shared))
+        cursor.end()
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     data_start = LENGTH_BYTES + len(raw)
     position = 0
@@ -149,6 +116,27 @@ def parse_header(raw: bytes, file_size: int, what: str) -> Header:
     return Header(tuple(entries), metadata, data_start)
 
 
+def _metadata(cursor: Cursor, what: str) -> dict[str, str]:
+    found = {}
+    refusal = BadCheckpoint(f"{what}: __metadata__ has to map text to text")
+    if cursor.next() != "{":
+        raise refusal
+    for name in cursor.members():
+        if cursor.next() != '"':
+            raise refusal
+        found[name] = cursor.value()
+    return found
+
+
+def _field(name: str, cursor: Cursor, what: str) -> Any:
+    """What is said of a tensor; refused, where it is long, before it is taken apart."""
+    try:
+        return cursor.small_value()
+    except OverflowError as error:
+        fact = f"{error} ... is more than a dtype, a shape and data_offsets take"
+        raise _refusal(what, name, fact) from None
+
+
 def _are_sizes(values: Any) -> bool:
     """Whether `values` is a list of integers that fit a file; JSON's true and 2.0 are none."""
     if not isinstance(values, list):
@@ -159,7 +147,8 @@ def _are_sizes(values: Any) -> bool:
     return True
 
 
-def _entry(name: str, field: Any, what: str) -> Entry:
+def _entry(name: str, field: Any, what: str, shared: dict[object, Any]) -> Entry:
+    """A tensor as a header describes it; its shape is one object with the others of that shape."""
     if not isinstance(field, dict) or field.keys() != FIELDS:
         raise _refusal(what, name, "not an object of dtype, shape and data_offsets alone")
     dtype, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
@@ -175,7 +164,8 @@ def _entry(name: str, field: Any, what: str) -> Entry:
         raise _refusal(
             what, name, f"{dtype} {shape} takes {need} bits, its data_offsets span {span}"
         )
-    return Entry(name, sys.intern(dtype), tuple(shape), offsets[0], offsets[1])
+    shape = tuple(shape)
+    return Entry(name, sys.intern(dtype), shared.setdefault(shape, shape), offsets[0], offsets[1])
 
 
 def _refusal(what: str, name: str, fact: str) -> BadCheckpoint:
