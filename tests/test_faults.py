@@ -122,6 +122,29 @@ def test_every_operation_fails(
     assert tree(src) == source
 
 
+def test_every_operation_of_a_dcp_fails(src: Path, memory: Path) -> None:
+    """Read, written, hashed and verified: what such a run does more than another."""
+    dcp, right = memory / "dcp", memory / "right-dcp"
+    run(src, dcp, format="dcp")
+    more: dict[str, Any] = {"format": "dcp", "sha256": True, "verify": True}
+    files = Twin()
+    with_files(files, lambda: run(dcp, right, **more))
+    wanted = tree(right)
+    for at in range(1, len(files.done) + 1):
+        dst = memory / "out" / "dst"
+        dst.parent.mkdir()
+        failing = Twin(at, FAULTS["EIO"])
+        try:
+            with_files(failing, lambda dst=dst: run(dcp, dst, **more))
+        except StreamconvError as error:
+            assert isinstance(error, IOFailed), at
+            run(dcp, dst, **more, resume=True, overwrite=dst.exists())
+            assert [path.name for path in dst.parent.iterdir()] == ["dst"]
+        assert failing.struck, at
+        assert tree(dst) == wanted
+        shutil.rmtree(dst.parent)
+
+
 def count(operations: list[str], fault: Fault) -> int:
     """How many of the operations can go so wrong."""
     return sum(name in fault.only for name in operations)
