@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
+from streamconv.formats import strict
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
@@ -306,6 +307,16 @@ def test_an_index_names_files_below_it_or_is_refused(weight_map: dict[str, Any])
         assert "\\" not in name
         assert name.isprintable()
         assert name.endswith(".safetensors")
+
+
+def test_json_of_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is refused by its marks alone: Python's reader makes 64 bytes of three of these."""
+    raw = b"[" + b"[]," * 48 + b"[]]"
+    monkeypatch.setattr(strict, "MOST_VALUES", 98)
+    assert len(parse_json(raw, "index.json")) == 49
+    monkeypatch.setattr(strict, "MOST_VALUES", 97)
+    with pytest.raises(BadCheckpoint, match=r"index\.json: more than 97 values"):
+        parse_json(raw, "index.json")
 
 
 @pytest.mark.parametrize("parse", [ours, lambda raw: parse_json(raw, FILE)])

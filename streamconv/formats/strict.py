@@ -15,6 +15,9 @@ from streamconv.errors import BadCheckpoint, quoted
 
 LONGEST = 2**16
 """Characters of a value that is to be small."""
+MOST_VALUES = 4_000_000
+"""Of a whole text: an index or manifest of a million tensors has less. Each takes up to 64 bytes
+and more, whatever its length."""
 _FLAT = re.compile(rf"\{{[^{{}}]{{0,{LONGEST}}}\}}")
 """An object without another one in it."""
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -43,6 +46,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 def parse_json(raw: bytes, what: str) -> Any:
     """The value that `raw` is. `what` names the file in errors. Raises BadCheckpoint."""
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise BadCheckpoint(f"{what}: more than {MOST_VALUES:,} values; no such file has so many")
     with told(what):
         text = raw.decode("utf-8")
         parsed = _DECODER.decode(text)
