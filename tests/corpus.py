@@ -245,6 +245,10 @@ METADATA = [
          "the format's text has an object or nothing"),
     Case("F05", "a tensor of that name", header(f'{{"__metadata__": {ONE}}}', DATA), ("text",)),
     Case("F06", "null in it", header('{"__metadata__": {"a": null}}'), ("__metadata__",)),
+    Case("F07", "70,000 names in it",
+         header(json.dumps({"__metadata__": dict.fromkeys(map(str, range(70_000)), "")})),
+         ("__metadata__", "65,536"),
+         "no writer has so many, and as many as a header has room for take gigabytes"),
 ]
 
 TEN_THOUSAND = ", ".join(f'"z{k}": {EMPTY_FIELD}' for k in range(10_000))

@@ -24,6 +24,8 @@ MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
 MAX_DIMS = 64
 MAX_SIZE = 2**63
+MAX_METADATA = 2**16
+"""Names in `__metadata__`: writers have a handful, and a header has room for ten million."""
 FIELDS = {"dtype", "shape", "data_offsets"}
 
 DTYPE_BITS: Mapping[str, int] = {
@@ -117,13 +119,15 @@ def parse_header(raw: bytes, file_size: int, what: str) -> Header:
 
 
 def _metadata(cursor: Cursor, what: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     refusal = BadCheckpoint(f"{what}: __metadata__ has to map text to text")
     if cursor.next() != "{":
         raise refusal
     for name in cursor.members():
         if cursor.next() != '"':
             raise refusal
+        if len(found) == MAX_METADATA:
+            raise BadCheckpoint(f"{what}: __metadata__ has more than {MAX_METADATA:,} names")
         found[name] = cursor.value()
     return found
 
