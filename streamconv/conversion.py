@@ -184,8 +184,9 @@ def _verified(folder: Path, src: str, place: Path, asked: "Asked") -> Verificati
     from streamconv.verify.run import run as run_verification
 
     verification = run_verification(str(folder), src, asked)
+    same = ", with the same --template," if asked.reading.get("template") else ""
     verification.require(
         f"{place} is as it was: the result was not moved there. `streamconv verify {src} "
-        f"{folder}` shows all that differs; --overwrite without --resume makes it anew"
+        f"{folder}`{same} shows all that differs; --overwrite without --resume makes it anew"
     )
     return replace(verification, place=str(place))

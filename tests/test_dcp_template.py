@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from test_dcp_write import FAMILIES, modes
 
 import streamconv
-from streamconv.errors import BadCheckpoint, UsageError
+from streamconv.errors import BadCheckpoint, UsageError, VerifyFailed
+from streamconv.rearrange import Panel
 
 Tensors = dict[str, torch.Tensor]
 
@@ -203,6 +204,27 @@ def test_each_tensor_is_verified_against_where_it_came_from(
     (tmp_path / "back" / "tokenizer.json").write_bytes(b"{}")
     found = streamconv.verify(thinker, tmp_path / "back", **options)
     assert {d.what for d in found.differences} == {trained, filled, "tokenizer.json"}
+
+
+def test_what_goes_wrong_with_a_template_is_found_out(
+    tmp_path: Path, omni: Path, thinker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the result takes its place, and what to do about it is said."""
+    write = Panel.write_into
+
+    def wrong(self: Panel, out: memoryview) -> None:
+        write(self, out)
+        out[0] ^= 1
+
+    monkeypatch.setattr(Panel, "write_into", wrong)
+    options: Any = {"template": omni, "fill_from_template": True}
+    with pytest.raises(VerifyFailed, match="expert") as caught:
+        streamconv.split(thinker, tmp_path / "back", verify=True, **options)
+    assert "with the same --template" in caught.value.hint
+    assert not (tmp_path / "back").exists()
+    found = streamconv.verify(thinker, tmp_path / "back.streamconv-partial", **options)
+    assert found.differences
+    assert all(difference.what.startswith("thinker.") for difference in found.differences)
 
 
 def test_what_was_not_filled_in_is_seen(tmp_path: Path, omni: Path, thinker: Path) -> None:
