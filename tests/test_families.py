@@ -102,7 +102,98 @@ SAM: dict[str, Any] = {
     "window_size": 2,
 }
 
+INKLING2: dict[str, Any] = {
+    "layer_types": ["hybrid_sliding", "hybrid"],
+    "swa_head_dim": 8,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2,
+    "d_rel": 4,
+    "rel_extent": 8,
+    "n_layers_per_attn_res_block": 1,
+}
+INKLING2_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "patch_size": 4,
+    "projection_hidden_dim": 16,
+    "text_hidden_size": 32,
+    "posemb_grid_size": 4,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
+    "inkling2": {
+        "text_config": {**INKLING2, "unpadded_vocab_size": 60},
+        "vision_config": INKLING2_VISION,
+    },
+    "inkling2_loop": {
+        "text_config": {
+            **INKLING2,
+            "unpadded_vocab_size": 60,
+            "num_hidden_layers": 3,
+            "layer_types": ["hybrid_sliding", "hybrid", "hybrid"],
+            "loop_layer_index_start": 1,
+            "loop_layer_index_end": 2,
+            "loop_num_passes": 2,
+            "loop_gate_rank": 4,
+        },
+        "vision_config": {"model_type": "inkling2_vision", **INKLING2_VISION},
+    },
+    "qwen4_exp": {
+        "text_config": {
+            "layer_types": ["linear_attention", "indexed_attention"],
+            "hc_count": 2,
+            "hc_lowrank": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 8,
+            "indexer_budget": 8,
+            "indexer_compress_ratio": 2,
+            "ple_layer_ids": [1],
+            "ngram_size": 2,
+            "heads_per_ngram": 2,
+            "ngram_vocab_size_base": 32,
+            "make_ngram_vocab_size_divisible_by": 8,
+            "split_ngram_parts": 4,
+        },
+        "vision_config": VISION,
+    },
+    "dots3_note": {
+        "text_config": {
+            "num_key_value_heads": 4,
+            "head_dim": 12,
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "mlp_layer_types": ["dense", "sparse"],
+            "layer_types": ["indexed_attention"] * 2,
+            "shared_experts_intermediate_size": 24,
+        },
+        "vision_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "intermediate_size": 24,
+            "moe_intermediate_size": 12,
+            "pyramid_num_routed": [-1, 3, 5],
+            "adapter_in_dim": 16,
+            "adapter_out_dim": 32,
+        },
+        "audio_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "feature_size": 16,
+            "downsample_hidden_size": 8,
+            "adapter_input_size": 16,
+            "adapter_out_dim": 32,
+        },
+    },
     "kimi_k25": {
         "text_config": {"first_k_dense_replace": 1, "num_key_value_heads": 4},
         "vision_config": {
@@ -478,20 +569,24 @@ def test_the_same_logits_from_every_layout_that_transformers_loads(
 
 
 LACKING = {
-    "Dots3NoteTextModel": "its vision tower has another number of experts in each layer",
-    "dots3_note_vision_encoder": "the same model's",
+    "Dots3NoteTextModel": "a class inside dots3_note, which has a row",
+    "dots3_note_vision_encoder": "a part of dots3_note: of another number of experts each layer",
     "UnlimitedOcrTextModel": "a class inside unlimited_ocr, which has a row",
     "mistral_large4_text": "a part of mistral_large4, which has a row",
-    "inkling2_text": "an unpadded vocabulary: rows of the hub's lm_head would be lost",
-    "inkling2_loop_text": "the same, and dequantized while it is loaded",
+    "inkling2_text": "a part of inkling2, which has a row",
+    "inkling2_loop_text": "a part of inkling2_loop, which has a row",
     "nemo_speechlm": "transformers saves another form than NeMo's, which it loads: no witness",
     "qwen3_omni_moe_text": "never published alone: a part of qwen3_omni_moe",
     "qwen3_omni_moe_thinker": "never published alone: a part of qwen3_omni_moe",
-    "qwen4_exp_text": "it joins the shards of an embedding, as many as config.json says",
+    "qwen4_exp_text": "a part of qwen4_exp, which has a row",
 }
 """Model types whose experts transformers re-lays and that are in no row here, and why."""
 
 OURS_ALONE = {
+    "inkling2": "transformers maps its text model, inkling2_text",
+    "inkling2_loop": "transformers maps its text model, inkling2_loop_text",
+    "qwen4_exp": "transformers maps its text model, qwen4_exp_text",
+    "dots3_note": "transformers maps its text model, Dots3NoteTextModel, and its vision tower",
     "mistral_large4": "transformers maps its text model, mistral_large4_text",
     "unlimited_ocr": "transformers maps its text model, UnlimitedOcrTextModel",
     "aria": "transformers maps its text model, aria_text, and llava around it",
@@ -547,6 +642,48 @@ def test_what_cannot_be_told_is_refused_by_name(tmp_path: Path) -> None:
     assert "--pass-through" in caught.value.hint
     streamconv.merge(source, tmp_path / "out", pass_through=True)
     assert reference.same_bytes(tensors, reference.read(tmp_path / "out")) == []
+
+
+def test_a_pyramid_of_experts_is_refused_by_name(tmp_path: Path) -> None:
+    """More of them from layer to layer of a vision tower: the reason, or passed through whole."""
+    hub = tmp_path / "hub"
+    build("dots3_note").save_pretrained(hub)
+    tensors = reference.read(hub)
+    for layer, count in ((1, 3), (2, 5)):
+        first = re.compile(rf"vision_encoder\.blocks\.{layer}\.mlp\.experts\.\d+\.fc1\.weight")
+        assert sum(bool(first.fullmatch(name)) for name in tensors) == count
+    with pytest.raises(streamconv.PlanRefused, match="another number of experts in each layer"):
+        streamconv.merge(hub, tmp_path / "out")
+    streamconv.merge(hub, tmp_path / "out", pass_through=True)
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "out")) == []
+
+
+def test_scales_of_inkling_2_go_with_their_weights(tmp_path: Path) -> None:
+    """MXFP8, a scale for 32 elements of a row: apart from each other as the rows are, and back."""
+    source = tmp_path / "source"
+    source.mkdir()
+    prefix = "model.llm.layers.0.mlp.experts."
+    tensors = {
+        f"{prefix}{name}": torch.randint(1, 120, shape, dtype=torch.uint8)
+        for name, shape in (
+            ("w13_weight", (EXPERTS, 40, 64)),
+            ("w13_weight_scale", (EXPERTS, 40, 2)),
+            ("w2_weight", (EXPERTS, 64, 20)),
+            ("w2_weight_scale", (EXPERTS, 64, 1)),
+        )
+    }
+    for name in (f"{prefix}w13_weight", f"{prefix}w2_weight"):
+        tensors[name] = tensors[name].view(torch.float8_e4m3fn)
+    save_file(tensors, source / "model.safetensors")
+    (source / "config.json").write_text('{"model_type": "inkling2"}')
+    streamconv.merge(source, tmp_path / "out")
+    out = reference.read(tmp_path / "out")
+    for name in ("", "_scale"):
+        rows = tensors[f"{prefix}w13_weight{name}"].view(torch.uint8)
+        fused = torch.cat([rows[:, 0::2], rows[:, 1::2]], 1)
+        assert out[f"{prefix}gate_up_proj{name}"].view(torch.uint8).equal(fused)
+    streamconv.convert(tmp_path / "out", tmp_path / "back", to="hub")
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
 
 
 @pytest.mark.parametrize(
@@ -632,9 +769,10 @@ def test_experts_of_families_that_have_no_row_for_the_rest(name: str, tmp_path: 
     streamconv.merge(hub, tmp_path / "out", verify=True)
 
     def experts(folder: Path) -> reference.Tensors:
-        # What step3p7 calls its experts' down projection, which fusing leaves as it is.
+        # What the hub calls a down projection that fusing leaves as it is: step3p7, inkling2.
+        down = re.compile(r"\.(moe\.down_proj\.weight|experts\.w2_weight)$")
         parts = (
-            (key.replace(".moe.down_proj.weight", ".experts.down_proj").split("."), tensor)
+            (down.sub(".experts.down_proj", key).split("."), tensor)
             for key, tensor in reference.read(folder).items()
         )
         held = {".".join(p[-2:]) + next(filter(str.isdigit, p), ""): t for p, t in parts}
