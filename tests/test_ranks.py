@@ -38,7 +38,7 @@ SIZE = "4kB"
 FAULTY = """
 import errno, os, signal, sys
 rank, restart = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
-from streamconv.sinks.shard import OpenShard
+from streamconv.sinks.writing import OpenShard
 finish, how, finished = OpenShard.finish, os.environ["FAULT"], []
 def faulty(self):
     if rank == "1" and restart == "0" and len(finished) == 2:
@@ -263,7 +263,7 @@ def test_a_rank_stays_below_the_projection(replaced: Path, rank: int) -> None:
 HOST = """
 import os, signal, sys
 from streamconv import ranks
-from streamconv.sinks.shard import OpenShard
+from streamconv.sinks.writing import OpenShard
 ranks.SILENT_SECONDS = 3.0
 finish, finished = OpenShard.finish, []
 def faulty(self):

@@ -35,8 +35,8 @@ from streamconv.journal import (
     read_journal,
 )
 from streamconv.shares import Part
-from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sinks.lock import LOCK_SUFFIX, Lock
+from streamconv.sinks.writing import Shards
 
 SHARD = 200
 SHARDS = 5
@@ -603,13 +603,13 @@ def test_no_more_shards_are_open_than_there_are_workers(
     """So that no more are lost than that, however a run ends."""
     opened: list[int] = []
 
-    class Watching(CheckpointFolder):
-        def write(self, shard: int, offset: int, data: memoryview) -> bool:
-            done = super().write(shard, offset, data)
+    class Watching(Shards):
+        def write(self, number: int, offset: int, data: memoryview) -> bool:
+            done = super().write(number, offset, data)
             opened.append(len(self._open))
             return done
 
-    monkeypatch.setattr("streamconv.sinks.folder.CheckpointFolder", Watching)
+    monkeypatch.setattr("streamconv.sinks.folder.Shards", Watching)
     for jobs in (1, 2, 3):
         streamconv.merge(src, dst, max_shard_size=SHARD, jobs=jobs, overwrite=True)
         assert max(opened) <= jobs

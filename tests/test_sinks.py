@@ -33,8 +33,8 @@ from streamconv.recognise import Recognised
 from streamconv.records import Record
 from streamconv.shards import Safetensors, Shard, ShardFormat
 from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder
-from streamconv.sinks.shard import OpenShard
 from streamconv.sinks.staging import Staging
+from streamconv.sinks.writing import OpenShard
 from streamconv.sources import Read
 from streamconv.target import Target
 

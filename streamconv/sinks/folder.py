@@ -1,4 +1,4 @@
-"""A checkpoint folder of safetensors shards, built beside its place and moved there at the end.
+"""A checkpoint folder, built beside its place and moved there at the end.
 
 Everything is written into `DST.streamconv-partial`, each file and the entry of each file made
 durable; a journal in there says which shards are finished. The commit is one rename of that
@@ -7,26 +7,25 @@ was stopped, however it was, can be gone on with.
 """
 
 import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files, system_files
 from streamconv.host import cores
-from streamconv.journal import Finished, Journal, difference, finished_shards
+from streamconv.journal import Finished
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
 from streamconv.shares import Part
 from streamconv.sinks.copying import copy_other, make_folders, sha256_of
+from streamconv.sinks.earlier import Earlier
 from streamconv.sinks.failures import explained
 from streamconv.sinks.journals import COMMAND, Journals
 from streamconv.sinks.lock import Lock
 from streamconv.sinks.place import check_location, check_room
-from streamconv.sinks.shard import OpenShard
 from streamconv.sinks.standing import Standing
+from streamconv.sinks.writing import Shards
 from streamconv.sources import Source
 
 PARTIAL_SUFFIX = ".streamconv-partial"
@@ -55,7 +54,6 @@ class CheckpointFolder:
         self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
         self.remains = ""
         """After `abort`: what is finished, and how to go on; empty where nothing is left."""
-        self._overwrite = overwrite
         self._resume = resume
         self._modes = modes
         self._sha256 = sha256
@@ -64,12 +62,17 @@ class CheckpointFolder:
         self._standing = Standing(self.place, overwrite, self._files)
         self._lock = Lock(self.place, self._part, self._files)
         self._journals = Journals(self.place, self.partial, self._part.number, self._files)
+        self._earlier = Earlier(
+            self.partial,
+            self._journals,
+            self._part,
+            self._files,
+            overwrite=overwrite,
+            resume=resume,
+        )
         self._plan: Plan | None = None
         self._building = False
-        self._writing = threading.Lock()
-        self._open: dict[int, OpenShard] = {}
-        self._failed: dict[int, OSError] = {}
-        self._rows: dict[int, dict[int, str]] = {}
+        self._shards: Shards | None = None
         self._finished: dict[int, Finished] = {}
 
     # before the first byte
@@ -83,63 +86,14 @@ class CheckpointFolder:
             check_location(self.place, source, self._files)
             self._lock.check()
             self._standing.check(self._result_stands())
-            finished = self._finished_before(plan)
+            finished = self._earlier.finished(plan)
             left = _bytes_left(plan, finished)
-            check_room(plan, left, self.place.parent, self._reclaimed(finished))
+            check_room(plan, left, self.place.parent, self._earlier.reclaimed(finished))
         return finished
 
     def _result_stands(self) -> bool:
         """Whether what is at the place is the result of a run that died right behind."""
         return not self._files.exists(self.partial) and bool(self._journals.moved())
-
-    def _finished_before(self, plan: Plan) -> dict[int, Finished]:
-        """What a run that was stopped has finished; refused where that is not to be used."""
-        if not self._files.exists(self.partial):
-            return {}
-        if not self._resume:
-            if self._overwrite:
-                return {}
-            raise OutputExists(
-                f"{self.partial} is there: a run that was stopped",
-                "go on with --resume, or start over with --overwrite",
-            )
-        journals = self._journals.read()
-        if not journals and any(
-            not name.startswith(JOURNAL_PREFIX) for name in self._files.names(self.partial)
-        ):
-            raise OutputExists(
-                f"{self.partial}: there is no journal in it, so nothing tells what is finished",
-                self._anew(),
-            )
-        for journal in journals:
-            if other := difference(plan, journal):
-                raise OutputExists(
-                    f"{self.partial} was begun otherwise: {other}",
-                    f"go on with what it was begun with, or {self._anew()}",
-                )
-        return self._there(plan, journals)
-
-    def _anew(self) -> str:
-        """How to be rid of what is there: a part cannot tell it from what others have made."""
-        if self._part.of > 1:
-            return "remove that folder, and start over with all parts"
-        return "start over with --overwrite, without --resume"
-
-    def _there(self, plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
-        """The shards that the journals say are finished, where they are."""
-        said = finished_shards(plan, journals)
-        paths = {number: self.partial / plan.shards[number].name for number in said}
-        return {
-            number: done for number, done in said.items() if self._size(paths[number]) == done.size
-        }
-
-    def _reclaimed(self, finished: Mapping[int, Finished]) -> int:
-        """Bytes on disk of what an earlier run left that will be made again."""
-        if not self._files.exists(self.partial):
-            return 0
-        stats = [self._files.stat(path) for path in self._files.walk(self.partial)]
-        taken = sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)
-        return max(taken - sum(done.size for done in finished.values()), 0)
 
     def prepare(self, plan: Plan) -> Mapping[int, Finished]:
         self._plan = plan
@@ -158,6 +112,9 @@ class CheckpointFolder:
                     self._files.make_folder(self.partial)
                 self._files.sync_folder(self.partial.parent)
                 self._journals.begin(plan, self._finished)
+                self._shards = Shards(
+                    plan, self.partial, self._journals, self._finished, self._files
+                )
                 if self._part.of == 1:
                     self._clear(self._finished)
         except BaseException:
@@ -177,47 +134,16 @@ class CheckpointFolder:
     # the shards
 
     def note(self, piece: Piece, digest: str) -> None:
-        with self._writing:
-            rows = self._rows.setdefault(piece.shard, {})
-            rows[piece.offset] = f"{piece.nbytes} {digest}"
+        self._started().note(piece, digest)
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
-        assert self._plan is not None, "prepare comes first"
-        planned = self._plan.shards[shard]
-        path = self.partial / planned.name
-        with explained(path, self._bytes_left):
-            with self._writing:
-                if shard not in self._open:
-                    self._open[shard] = self._create(shard, planned.name, planned.nbytes)
-            if not self._open[shard].write(offset, data):
-                return False
-            with self._writing:
-                full = self._open.pop(shard)
-                rows = self._rows.pop(shard, {})
-            try:
-                full.finish()
-                self._files.sync_folder(path.parent)
-                done = Finished(planned.nbytes, tuple(rows[at] for at in sorted(rows)))
-                self._journals.add(planned.name, done)
-            except BaseException:
-                with suppress(OSError):
-                    self._files.unlink(path)
-                raise
-            self._finished[shard] = done
-            return True
+        shards = self._started()
+        with explained(self.partial / shards.name(shard), self._bytes_left):
+            return shards.write(shard, offset, data)
 
-    def _create(self, number: int, name: str, size: int) -> OpenShard:
-        """A new shard; where that has failed once, it fails alike for every worker."""
-        if number in self._failed:
-            raise self._failed[number]
-        try:
-            make_folders(self._files, self.partial, name)
-            path = self.partial / name
-            self._files.unlink(path)
-            return OpenShard(self._files, self._files.create(path, size), size)
-        except OSError as error:
-            self._failed[number] = error
-            raise
+    def _started(self) -> Shards:
+        assert self._shards is not None, "prepare comes first"
+        return self._shards
 
     def _bytes_left(self) -> int:
         assert self._plan is not None
@@ -243,7 +169,7 @@ class CheckpointFolder:
         assert self._plan is not None, "prepare comes first"
         plan = self._plan
         with explained(self.partial, self._bytes_left):
-            rows = self._finished_rows(plan)
+            rows = self._earlier.pieces(plan)
             self._clear(range(len(plan.shards)))
         files = {}
         for other in plan.copied:
@@ -291,28 +217,13 @@ class CheckpointFolder:
         for folder in self._folders():
             self._files.set_mode(folder, of_folders)
 
-    def _finished_rows(self, plan: Plan) -> list[Sequence[str]]:
-        """Bytes and digests of every shard's pieces, as the journals of all parts have them."""
-        finished = self._there(plan, self._journals.read())
-        missing = [shard.name for k, shard in enumerate(plan.shards) if k not in finished]
-        if missing:
-            raise OutputExists(
-                f"{self.partial}: {len(missing)} of {len(plan.shards)} shards are not finished, "
-                f"{missing[0]} the first of them"
-            )
-        return [finished[number].pieces for number in range(len(plan.shards))]
-
     def abort(self, *, keep: bool = True) -> None:
-        with self._writing:
-            for shard in self._open.values():
-                with suppress(OSError):
-                    shard.close()
-            unfinished, self._open = list(self._open), {}
+        unfinished = self._shards.close() if self._shards else []
         self._journals.close()
         if self._plan is not None and self._building:
             with suppress(OSError):
-                for number in unfinished:
-                    self._files.unlink(self.partial / self._plan.shards[number].name)
+                for path in unfinished:
+                    self._files.unlink(path)
             with suppress(OSError):
                 self._leave(self._plan, keep)
         self._standing.remove_parents()
@@ -329,12 +240,6 @@ class CheckpointFolder:
         elif self._part.of == 1:
             self._files.remove_tree(self.partial)
             self._journals.remove()
-
-    def _size(self, path: Path) -> int | None:
-        try:
-            return self._files.stat(path).st_size
-        except FileNotFoundError:
-            return None
 
 
 def _bytes_left(plan: Plan, finished: Mapping[int, Finished]) -> int:
