@@ -35,9 +35,9 @@ def _transposed(weight: Weight) -> Weight:
 
 FUSED: Mapping[str, Callable[[list[Weight], Weight], tuple[Weight, Weight]]] = {
     "fused": lambda pair, down: (np.concatenate(pair, 1), down),
-    "fused-transposed": lambda pair, down: (
-        _transposed(np.concatenate(pair, 1)),
-        _transposed(down),
+    **dict.fromkeys(
+        ("fused-transposed", "nemo"),
+        lambda pair, down: (_transposed(np.concatenate(pair, 1)), _transposed(down)),
     ),
     "fused-flat": lambda pair, down: (
         _transposed(np.concatenate(pair, 1)).reshape(EXPERTS * HIDDEN, -1),

@@ -102,6 +102,12 @@ SAM: dict[str, Any] = {
     "window_size": 2,
 }
 
+ENCODER: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 INKLING2: dict[str, Any] = {
     "layer_types": ["hybrid_sliding", "hybrid"],
     "swa_head_dim": 8,
@@ -192,6 +198,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "downsample_hidden_size": 8,
             "adapter_input_size": 16,
             "adapter_out_dim": 32,
+        },
+    },
+    "nemo_speechlm": {
+        "text_config": {
+            "model_type": "nemotron_h",
+            "layers_block_type": ["mamba", "moe", "attention", "moe"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "n_groups": 1,
+            "ssm_state_size": 4,
+            "moe_shared_expert_intermediate_size": 24,
+        },
+        "audio_config": {
+            "asr_config": ENCODER,
+            "diarization_config": {
+                "audio_config": ENCODER,
+                "head_config": {"hidden_size": 8, "audio_hidden_size": 16},
+            },
+        },
+        "word_timestamp_config": {
+            **ENCODER,
+            "vocab_size": 8,
+            "blank_token_id": 7,
         },
     },
     "kimi_k25": {
@@ -375,9 +404,7 @@ def model_types() -> list[str]:
 
 def _fused(family: Family) -> bool:
     stacks = [family.forms["hub"].layout_of(stack) for stack in family.stacks]
-    return all(layout and layout.name != "per-expert" for layout in stacks) and any(
-        model_type in model_types() for model_type in family.model_types
-    )
+    return all(layout and layout.name != "per-expert" for layout in stacks)
 
 
 def build(model_type: str) -> Any:
@@ -454,11 +481,32 @@ def _blocks_as_layers(tensors: reference.Tensors) -> reference.Tensors:
     return {name.replace(wrong, right): tensor for name, tensor in tensors.items()}
 
 
+def _as_nemo(tensors: reference.Tensors) -> reference.Tensors:
+    """The language model as NeMo exports it: experts stacked, and each of them turned."""
+    wanted = {"up_proj": "gate_and_up_projs", "down_proj": "down_projs"}
+    one = re.compile(r"(.*\.experts\.)(\d+)\.(\w+)\.weight")
+    made: reference.Tensors = {}
+    stacks: dict[str, dict[int, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        renamed = name.replace("language_model.embeddings.", "llm.model.embed_tokens.")
+        renamed = renamed.replace("language_model.norm_f.", "llm.model.norm.")
+        renamed = renamed.replace("language_model.layers.", "llm.model.layers.")
+        if match := one.fullmatch(renamed):
+            stack = stacks.setdefault(match[1] + wanted[match[3]], {})
+            stack[int(match[2])] = tensor.transpose(0, 1)
+        else:
+            made[renamed] = tensor
+    for name, stack in stacks.items():
+        made[name] = torch.stack([stack[number] for number in range(EXPERTS)])
+    return made
+
+
 PUBLISHED: dict[str, tuple[bool, Callable[[reference.Tensors], reference.Tensors]]] = {
     "qwen3_5_moe": (True, lambda tensors: tensors),
     "qwen3_vl_moe": (True, _transposed),
     "kimi_linear": (False, _dense_as_mlp),
     "kimi_k25": (False, _blocks_as_layers),
+    "nemo_speechlm": (False, _as_nemo),
 }
 """What makes the hub's tensors where transformers would save others: whether of those that it
 holds in memory, and how."""
@@ -575,7 +623,6 @@ LACKING = {
     "mistral_large4_text": "a part of mistral_large4, which has a row",
     "inkling2_text": "a part of inkling2, which has a row",
     "inkling2_loop_text": "a part of inkling2_loop, which has a row",
-    "nemo_speechlm": "transformers saves another form than NeMo's, which it loads: no witness",
     "qwen3_omni_moe_text": "never published alone: a part of qwen3_omni_moe",
     "qwen3_omni_moe_thinker": "never published alone: a part of qwen3_omni_moe",
     "qwen4_exp_text": "a part of qwen4_exp, which has a row",

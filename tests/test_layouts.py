@@ -22,6 +22,7 @@ LAYOUT_NAMES = [
     "stacked-flat",
     "fused-interleaved",
     "interleaved",
+    "nemo",
 ]
 SIZE = st.integers(1, 64)
 
@@ -151,7 +152,8 @@ def test_roles_of_well_known_names() -> None:
         for name in ("fused", "fused-transposed", "fused-flat", "fused-interleaved")
     }
     assert {layout for layout, _, _ in meaning("experts.down_proj")} == set(LAYOUT_NAMES) - {
-        "per-expert"
+        "per-expert",
+        "nemo",
     }
     for name in ("shared_expert.up_proj.weight", "up_proj.weight", "experts.*.weight"):
         assert name not in roles()
@@ -179,7 +181,7 @@ def test_the_table_of_families(family: Family) -> None:
         assert family_of(model_type) is family
     assert "hub" in family.forms
     assert set(family.forms) <= set(FORMS)
-    assert family.merge in {*family.forms, "fused"}
+    assert family.merge in {*family.forms, "fused", "stacked"}
     assert not {*family.without} & {*family.forms}
     for name, form in family.forms.items():
         assert form.name == name
