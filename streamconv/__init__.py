@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.command import Command, read_command
-from streamconv.conversion import Result, run
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -32,14 +31,13 @@ from streamconv.host import cores
 from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan
-from streamconv.planning import plan_of, take_in
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
-from streamconv.sources.opening import opened
 from streamconv.target import PER_EXPERT
 from streamconv.verify import Verification
 
 if TYPE_CHECKING:
+    from streamconv.conversion import Result
     from streamconv.execute import Event
     from streamconv.loading import Loading
     from streamconv.verify import Checked, Checking
@@ -72,11 +70,23 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> object:
+    """The one name of the API that is not needed to call it: help has to come at once."""
+    if name == "Result":
+        from streamconv.conversion import Result
+
+        return Result
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognised]:
     """What is in a checkpoint: its tensors and files, its family and expert stacks.
 
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
+    from streamconv.planning import take_in
+    from streamconv.sources.opening import opened
+
     take_in(reading)
     with opened(src, reading) as source:
         check_prefixes(reading, source.checkpoint.format)
@@ -90,6 +100,7 @@ def check(src: Location) -> "Loading":
     know the model type.
     """
     from streamconv.loading import check_loading
+    from streamconv.sources.opening import opened
 
     with opened(src, {}) as source:
         return check_loading(source.checkpoint)
@@ -100,6 +111,9 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Raises StreamconvError.
     """
+    from streamconv.planning import plan_of, take_in
+    from streamconv.sources.opening import opened
+
     take_in(options)
     with opened(src, options, casts=bool(options.get("dtype"))) as source:
         return plan_of(source, to, options)
@@ -115,11 +129,13 @@ def merge(
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
-) -> Result:
+) -> "Result":
     """Merge the experts of each layer as the model's training framework expects them.
 
     `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
     """
+    from streamconv.conversion import run
+
     return run(Command(str(src), layout, overwrite, options), dst, resume, verify, on_event)
 
 
@@ -132,11 +148,13 @@ def split(
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
-) -> Result:
+) -> "Result":
     """Split merged experts into one tensor each, under their names on the hub.
 
     Raises StreamconvError; see `convert`.
     """
+    from streamconv.conversion import run
+
     return run(Command(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event)
 
 
@@ -150,7 +168,7 @@ def convert(
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
     **options: Unpack[Options],
-) -> Result:
+) -> "Result":
     """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
 
     `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
@@ -161,6 +179,8 @@ def convert(
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """
+    from streamconv.conversion import run
+
     return run(Command(str(src), to, overwrite, options), dst, resume, verify, on_event)
 
 
@@ -184,6 +204,7 @@ def verify(
     """
     from random import SystemRandom
 
+    from streamconv.planning import take_in
     from streamconv.verify.conversion import Sample
     from streamconv.verify.run import Asked
     from streamconv.verify.run import run as run_verification
@@ -208,12 +229,13 @@ def finish(
     *,
     verify: bool = False,
     on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
-) -> Result:
+) -> "Result":
     """Close an output whose parts are all there (`part`): index, manifest, and its place.
 
     `verify` holds all of it against the source before. Raises StreamconvError, where a part is
     missing with the shards that are.
     """
+    from streamconv.conversion import run
     from streamconv.sinks.folder import remembered
 
     command = read_command(*remembered(Path(dst)))

@@ -1,6 +1,7 @@
 """What all tests have in common."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,15 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the person who runs the tests must not change what a command line means."""
     for variable in [name for name in os.environ if name.startswith("STREAMCONV_")]:
         monkeypatch.delenv(variable)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """The command line takes signals for the rest of its process, which is that of all tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
