@@ -216,6 +216,8 @@ def test_a_signal_waits_for_no_more_than_the_bytes_at_hand(
         read(self, batch)
 
     monkeypatch.setattr(LocalSource, "read", interrupt)
+    # a shell's background jobs are begun with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         streamconv.merge(src, tmp_path / "dst", jobs=1)
     assert reads == 2
