@@ -26,6 +26,8 @@ SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
 """What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
+RANKS_BYTES = 4 * 10**6
+"""What a rank grows by besides when it meets the others: the store's client, gloo's threads."""
 SLACK_BYTES = 4 * 10**6
 """What the interpreter grows by while it runs: the allocator's, threads', the progress bar's."""
 

@@ -16,7 +16,7 @@ from streamconv.host import (
     resident_bytes,
 )
 from streamconv.keys import Prefixes
-from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, Limits
+from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
 from streamconv.options import (
     DEFAULT_SHARD_SIZE,
     Options,
@@ -99,7 +99,10 @@ def _written(source: Source, to: str | None, options: Options) -> Callable[[Reco
 
 def _base_memory() -> int:
     """What this process will hold when a run begins, or has held already."""
+    meeting = 0
     if rank() is not None:
         import torch.distributed  # noqa: F401 - that by which ranks meet, in a dry run too
+
+        meeting = RANKS_BYTES
     imported = "streamconv.execute" in sys.modules
-    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES))
+    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES)) + meeting

@@ -1,15 +1,16 @@
 """Several processes at one conversion, started by torchrun: who does what, and who has failed.
 
-The ranks share a file system and torch.distributed's store. Each makes the same plan, writes the
-shards of its part, and says so in the store; rank 0 closes the output when all have. Every rank
-beats in the store, and watches that the next one does; whoever fails, or finds another silent,
-says it there, and all others end with that name and reason.
+The ranks share a file system and torch.distributed. Each makes the same plan, writes the shards of
+its part, and says so in the store that torchrun keeps; rank 0 closes the output when all have. Each
+watches that the next one lives, by gloo's connection to it and by its beats in the store. Whoever
+fails, or finds another dead, says it there, and all others end with that name and reason.
 
-There is no process group, as nothing is computed together, and gloo's collectives would say less:
-a `monitored_barrier` tells rank 0 alone which rank is missing and nobody why, the rank that a
-collective waits for may be at work for hours, and no signal is heard while it waits.
+Nothing is agreed on or waited for by gloo's collectives: they would wait for a rank that plans, or
+writes for hours, and no signal is heard in them and no word of a failure. Of a rank that never
+comes a `monitored_barrier` tells rank 0 alone, and nobody why.
 """
 
+import functools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvError, quoted
 from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared, ShareWritten
+from streamconv.liveness import CONNECT_SECONDS, Connection, Watch
 from streamconv.manifest import fingerprint
 from streamconv.shares import Part
 from streamconv.stop import Stop
@@ -30,14 +32,12 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 0.5
-SILENT_SECONDS = 30.0
-"""A rank that has not beaten for so long counts as dead."""
-SILENT_SECONDS_AT_THE_END = 2.5
-"""The same when this process has been told to end: a launcher does so when a rank has died."""
 JOIN_SECONDS = 300.0
 """How long the ranks wait for each other to plan."""
 HEARD_SECONDS = 5.0
 """How long a rank that fails waits for the others to hear of it, before it takes them along."""
+KILLED_SECONDS = 5.0
+"""How long a rank that is told to end waits for word of another's death, which may be behind it."""
 POLL_SECONDS = 0.05
 
 
@@ -46,25 +46,40 @@ def join(stop: Stop) -> "Ranks":
 
     Raises IOFailed where their store cannot be reached.
     """
+    started = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    try:
+        store = _met(JOIN_SECONDS)
+    except Exception as error:
+        raise IOFailed(f"the other ranks cannot be met: {error}") from error
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    another = functools.partial(_met, CONNECT_SECONDS)
+    return Ranks(store, rank, size, stop, another=another, restarted=started > 0)
+
+
+def _met(seconds: float) -> "Store":
+    """A client of the store that torchrun keeps for the ranks that it has started together."""
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    try:
-        found = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
-    except Exception as error:
-        raise IOFailed(f"the other ranks cannot be met: {error}") from error
-    store, rank, size = found
+    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=seconds))))
     started = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefix = f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}"
-    return Ranks(PrefixStore(prefix, store), rank, size, stop, restarted=int(started) > 0)
+    return PrefixStore(f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}", store)
 
 
 class Ranks:
     """This process among the others. Used as a context; hears the events of its run."""
 
     def __init__(
-        self, store: "Store", rank: int, size: int, stop: Stop, *, restarted: bool = False
+        self,
+        store: "Store",
+        rank: int,
+        size: int,
+        stop: Stop,
+        *,
+        another: "Callable[[], Store] | None" = None,
+        restarted: bool = False,
     ) -> None:
+        """`another` opens the same store for another thread, where one client cannot serve two."""
         self.part = Part(rank + 1, size)
         self.restarted = restarted
         """Whether the launcher has started all ranks anew after a failure."""
@@ -73,7 +88,8 @@ class Ranks:
         self._size = size
         self._stop = stop
         self._next = (rank + 1) % size
-        self._patience = SILENT_SECONDS
+        self._connection = Connection(another or (lambda: store), rank, size, self._next)
+        self._told_to_end = False
         self._lost: RuntimeError | None = None
         self._over = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
@@ -91,6 +107,7 @@ class Ranks:
         self._pulse.join()
         with suppress(Exception):
             self._store.add(f"left/{self._rank}", 1)
+        self._connection.close()
 
     def __call__(self, event: Event) -> None:
         """Do what the others have to know or be waited for at this point of the run."""
@@ -100,6 +117,7 @@ class Ranks:
     def _hear(self, event: Event) -> None:
         if isinstance(event, Planned):
             self._agree(fingerprint(event.plan))
+            self._connect()
             if self._rank:
                 self._wait("rank 0 has not taken the place", lambda: self._count("prepared") > 0)
         elif isinstance(event, Prepared):
@@ -123,8 +141,8 @@ class Ranks:
         if isinstance(error, RankFailed):
             return error
         if isinstance(error, Interrupted):
-            self._patience = SILENT_SECONDS_AT_THE_END
-            deadline = time.monotonic() + 2 * SILENT_SECONDS_AT_THE_END
+            self._told_to_end = True
+            deadline = time.monotonic() + KILLED_SECONDS
             while time.monotonic() < deadline:
                 if (other := self._failure()) is not None:
                     return other
@@ -157,6 +175,14 @@ class Ranks:
                     f"fingerprint {other} there, {theirs[0]} here",
                     "do all hosts see the same source, and have they the same options?",
                 )
+
+    def _connect(self) -> None:
+        """Open the connection that breaks where the next rank dies, and wait for all to have it."""
+        self._connection.open()
+        self._wait("", self._connection.settled.is_set)
+        self._store.add("connected", 1)
+        # one that went on, and ended, would break what the others are about to open
+        self._wait("", lambda: self._count("connected") == self._size)
 
     def _wait(self, what: str, done: Callable[[], bool], seconds: float | None = None) -> None:
         begin = time.monotonic()
@@ -203,7 +229,7 @@ class Ranks:
 
     def _beat(self) -> None:
         """Beat, watch that the next rank does, and end this one's work where any has failed."""
-        seen, since = 0, time.monotonic()
+        watch = Watch()
         while not self._over.wait(BEAT_SECONDS):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
@@ -215,12 +241,15 @@ class Ranks:
                 return
             if failed:
                 self._stop.set()
-            now = time.monotonic()
-            if beats != seen or left:
-                seen, since = beats, now
-            elif beats and now - since > self._patience:
-                silence = f"it has been silent for {now - since:.0f} s; was it killed?"
-                self._say(self._next, silence)
+            death = watch.death(
+                time.monotonic(),
+                beats,
+                left=left > 0,
+                broken=self._connection.broken.is_set(),
+                told_to_end=self._told_to_end,
+            )
+            if death:
+                self._say(self._next, death)
 
 
 class RankFailed(IOFailed):

@@ -55,6 +55,7 @@ ORDER = (
     "sinks",
     "worker",
     "execute",
+    "liveness",
     "ranks",
     "verify",
     "conversion",
