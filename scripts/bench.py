@@ -30,9 +30,19 @@ HERE = Path(__file__).resolve().parent
 NO_SPACE = 7  # streamconv's exit status where the disk is too small
 KIMI_BYTES = 34_000_000_000  # the experts of one layer of Kimi-K2
 
-DISK = "dd, zeros past the page cache"
-ZEROS = """
-mkdir "$1" && exec dd if=/dev/zero of="$1/zeros" bs=4M count="$2" iflag=count_bytes oflag=direct
+DISK = "the bytes alone, written"
+ONLY_WRITE = """
+import os, sys
+from pathlib import Path
+from streamconv.files import system_files
+folder, nbytes = Path(sys.argv[1]), int(sys.argv[2])
+folder.mkdir()
+files, block = system_files(), memoryview(os.urandom(1 << 21))
+fd = files.create(folder / "f", nbytes)
+for offset in range(0, nbytes, len(block)):
+    files.write(fd, block[: nbytes - offset], offset)
+files.sync(fd)
+files.close(fd)
 """
 OWN_BYTES = 100_000_000  # what a conversion of these shapes holds at most
 PAUSE = 10.0  # seconds in which a balloon has taken back what the last run has freed
@@ -209,7 +219,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
     usual = [
         Side("cp -r", source, ["cp", "-r", source, out], rounds, need=nbytes),
         # what the disk takes at most: nothing is read, nothing is computed
-        Side(DISK, source, ["sh", "-c", ZEROS, "sh", out, str(nbytes)], rounds),
+        Side(DISK, source, [sys.executable, "-c", ONLY_WRITE, out, str(nbytes)], rounds),
         Side(
             "merge --layout fused-transposed",
             source,

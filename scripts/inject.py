@@ -27,6 +27,7 @@ from streamconv.sinks.lock import LOCK_SUFFIX
 CALLS = {
     "preadv,preadv2": ("EIO", "EINTR"),
     "pwrite64": ("ENOSPC", "EDQUOT", "EIO", "EINTR"),
+    "sync_file_range": ("ENOSPC", "EDQUOT", "EIO", "ENOSYS"),
     "write": ("ENOSPC", "EDQUOT", "EIO", "EINTR"),
     "openat": ("EIO", "EACCES", "ENOSPC", "EMFILE", "EINTR"),
     "close": ("EIO", "ENOSPC", "EINTR"),

@@ -3,7 +3,6 @@
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class PieceWritten:
-    """A piece has been handed to the disk."""
+    """A piece has been written; it is durable when its shard is."""
 
     piece: Piece
     digest: str
@@ -117,26 +116,22 @@ def _written(
 
     def work() -> None:
         try:
-            worker = Worker(plan, source, sink, writer, stop)
+            worker = Worker(plan, source, sink, stop)
             while not stop.is_set():
                 with taking:
                     piece = next(pieces, None)
                 if piece is None:
                     break
                 events.put(PieceWritten(piece, worker.write(piece)))
-            worker.drain()
             events.put(None)
         except BaseException as error:
             events.put(error)
             stop.set()
 
-    with ThreadPoolExecutor(plan.memory.jobs, "writer") as writer:
-        workers = [
-            threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)
-        ]
-        with stop.during(*workers):
-            for _ in workers:
-                while (event := events.get()) is not None:
-                    if isinstance(event, BaseException):
-                        raise event
-                    yield event
+    workers = [threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)]
+    with stop.during(*workers):
+        for _ in workers:
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event

@@ -1,52 +1,51 @@
 """File operations, one place for what operating systems do differently.
 
-`Files` is the portable path. `LinuxFiles` adds what makes a conversion as fast as the disk:
-reads at an offset, space allocated before the first byte, and writes that pass by the page
-cache (`O_DIRECT`), for which offset, length and address have to be multiples of `PAGE`. Both
-keep the same contract and run the same tests. Errors are OSError; callers give them words.
+`Files` is the portable path. `LinuxFiles` adds what makes a conversion as fast as the disk: reads
+and writes at an offset, space allocated before the first byte, and writes that are on their way to
+the disk at once. Both keep the same contract and run the same tests. Errors are OSError; callers
+give them words.
 """
 
 import contextlib
+import ctypes
 import errno
+import functools
 import mmap
 import os
 import shutil
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+
+from streamconv.writeback import Writeback
 
 if sys.platform == "linux":
     import fcntl
 
-PAGE = 4096
-"""What direct writes are aligned to, in bytes: the page of every common machine and disk."""
 BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """What the system says of a path at which there is nothing."""
+NO_SUCH_CALL = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE)
+"""What a system or file system says that cannot write a range; it then writes when it sees fit."""
 MODE = 0o666
 """What files are made with; the umask takes away from it."""
 
 HUGE_PAGE = 2 * 2**20
+SYNC_RANGE_WRITE = 2
+SYNC_RANGE_WAIT = 1 | 2 | 4
+"""Flags of `sync_file_range`: begin to write what is dirty, and do so and wait until it is done.
+Source: linux/fs.h."""
 
 
-def page_floor(offset: int) -> int:
-    """`offset` rounded down to a multiple of PAGE."""
-    return offset & -PAGE
-
-
-def page_ceil(offset: int) -> int:
-    """`offset` rounded up to a multiple of PAGE."""
-    return -(-offset // PAGE) * PAGE
-
-
-def aligned_buffer(nbytes: int) -> memoryview:
-    """Writable memory of at least `nbytes`, page-aligned, zero, taken only where touched.
+def new_buffer(nbytes: int) -> memoryview:
+    """Writable memory, zero, taken only where touched.
 
     In huge pages where the system has them: striding through a matrix of small ones costs more
     in look-ups of addresses than in bytes.
     """
-    memory = mmap.mmap(-1, max(page_ceil(nbytes), PAGE))
+    memory = mmap.mmap(-1, max(nbytes, 1))
     if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -121,18 +120,13 @@ class Files:
 
     def create(self, path: Path, size: int) -> int:
         """A descriptor to write a new file of `size` bytes; fails where `path` is there."""
-        return self._open_new(path, 0)
+        return self._open_new(path)
 
     def write(self, fd: int, data: memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`; both page-aligned, as is the length."""
+        """Write all of `data` at `offset`. It is durable after `sync`, which may be what fails."""
         done = 0
         while done < len(data):
             done += self._write_some(fd, data[done:], offset + done)
-
-    def finish(self, fd: int, size: int) -> None:
-        """Cut the file to its `size` and make it durable; the descriptor is closed by `close`."""
-        self.truncate(fd, size)
-        self.sync(fd)
 
     def open_append(self, path: Path, *, create: bool = True) -> int:
         """A descriptor to add to a small file; a new one where there is none, unless not to."""
@@ -172,7 +166,7 @@ class Files:
 
     def create_small(self, path: Path) -> int:
         """A descriptor to append to a new file with; fails where `path` is there."""
-        return self._open_new(path, 0)
+        return self._open_new(path)
 
     # names
 
@@ -210,8 +204,8 @@ class Files:
                 raise
             return None
 
-    def _open_new(self, path: Path, flags: int) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY | flags, MODE)
+    def _open_new(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, MODE)
 
     def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
         with self._seek:
@@ -232,22 +226,32 @@ class Files:
 class LinuxFiles(Files):
     """The fast path; where a file system refuses part of it, that part is done without."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._writebacks: dict[int, Writeback] = {}
+
     def create(self, path: Path, size: int) -> int:
+        fd = self._open_new(path)
         try:
-            fd = self._open_new(path, os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self.unlink(path)
-            fd = self._open_new(path, 0)
-        try:
-            self._allocate(fd, page_ceil(size))
+            self._allocate(fd, size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 self.close(fd)
                 self.unlink(path)
                 raise
+        self._writebacks[fd] = Writeback()
         return fd
+
+    def write(self, fd: int, data: memoryview, offset: int) -> None:
+        super().write(fd, data, offset)
+        self._sync_range(fd, offset, len(data), SYNC_RANGE_WRITE)
+        for begin, nbytes in self._writebacks[fd].begun(offset, len(data)):
+            self._sync_range(fd, begin, nbytes, SYNC_RANGE_WAIT)
+            os.posix_fadvise(fd, begin, nbytes, os.POSIX_FADV_DONTNEED)
+
+    def close(self, fd: int) -> None:
+        self._writebacks.pop(fd, None)
+        super().close(fd)
 
     def lock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,6 +271,25 @@ class LinuxFiles(Files):
 
     def _write_some(self, fd: int, data: memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
+
+    def _sync_range(self, fd: int, offset: int, nbytes: int, flags: int) -> None:
+        call = _sync_file_range()
+        if call is not None and call(fd, offset, nbytes, flags):
+            number = ctypes.get_errno()
+            if number not in NO_SUCH_CALL:
+                raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """The call of the C library, which Python's does not have; None where it has none either."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except AttributeError:
+        return None
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    call.restype = ctypes.c_int
+    return call
 
 
 def system_files() -> Files:

@@ -1,10 +1,10 @@
 """How much memory a run takes at most, known before it starts. Pure.
 
-    peak = base + slack + jobs * (source buffer + 3 * staging + scratch + casts)
+    peak = base + slack + jobs * (source buffer + staging + scratch + casts)
 
 where the source buffer holds what has to be in memory to make one unit of the widest step (an
 expert's projections where they are transposed, nothing where bytes keep their order), staging is
-what waits to be written, and casts is what changing a dtype takes. None of them depends on the
+what is written at once, and casts is what changing a dtype takes. None of them depends on the
 number of layers or experts.
 """
 
@@ -17,11 +17,8 @@ DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
 LINK_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
-STAGING_BYTES = (4 * 2**20, 2**20, 2**18)
-"""Sizes of a staging buffer, the preferred one first."""
-STAGING_BUFFERS = 3
-"""One is filled, one is written, one waits: with two the disk is idle between a write's end and
-the moment at which both threads have noticed it, which costs a tenth of the throughput."""
+STAGING_BYTES = (2**21, 2**20, 2**19)
+"""Sizes of a staging buffer, the preferred one first. Each has room for a panel."""
 SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
@@ -53,7 +50,7 @@ class Memory:
     source_buffer: int
     """Of each worker: the inputs of one unit."""
     staging: int
-    """Of each worker, three times: output on its way to the disk."""
+    """Of each worker: output that is written at once."""
     peak: int
     allowed: int | None
     """What it is held against; None where nobody says."""
@@ -62,7 +59,7 @@ class Memory:
 
 
 def _peak(base: int, jobs: int, worker: int, staging: int) -> int:
-    return base + SLACK_BYTES + jobs * (worker + STAGING_BUFFERS * staging + SCRATCH_BYTES)
+    return base + SLACK_BYTES + jobs * (worker + staging + SCRATCH_BYTES)
 
 
 def fit_memory(

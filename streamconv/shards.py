@@ -18,7 +18,7 @@ from streamconv.steps import Step
 INDEX = f"model{INDEX_SUFFIX}"
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
-"""Where a shard's data begins, in bytes: on a page, so that experts can be written directly."""
+"""Where a shard's data begins, in bytes: on a page, so that it can be read past the page cache."""
 SEGMENT_BYTES = 8 * 2**20
 """A copy is cut into segments of this size; what is rearranged comes in whole units."""
 

@@ -1,14 +1,13 @@
-"""One worker of a run: makes pieces as the plan says, hashes them, hands them to the disk."""
+"""One worker of a run: makes pieces as the plan says, hashes them, writes them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 
 from xxhash import xxh3_128
 
 from streamconv.axes import Rearrangement
 from streamconv.checkpoint import TensorInfo
-from streamconv.files import aligned_buffer
+from streamconv.files import new_buffer
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
 from streamconv.shards import Frame, Part, Segment
@@ -22,16 +21,13 @@ from streamconv.stop import Stop
 class Worker:
     """One thread's buffers, used again for every piece."""
 
-    def __init__(
-        self, plan: Plan, source: Source, sink: Sink, writer: Executor, stop: Stop
-    ) -> None:
+    def __init__(self, plan: Plan, source: Source, sink: Sink, stop: Stop) -> None:
         self._stop = stop
         self._plan = plan
         self._source = source
         self._sink = sink
-        self._staging = Staging(plan.memory.staging, writer)
-        self._buffer = aligned_buffer(plan.memory.source_buffer)
-        self._shard: int | None = None
+        self._staging = Staging(plan.memory.staging)
+        self._buffer = new_buffer(plan.memory.source_buffer)
         self._holds: object = None
         self._rearrangers: dict[object, Rearranger] = {}
 
@@ -39,10 +35,6 @@ class Worker:
         """Make a piece and write it; returns its digest."""
         digest = xxh3_128()
         staging = self._staging
-        if piece.shard != self._shard:
-            # so that no more shards are half done than there are workers
-            self.drain()
-            self._shard = piece.shard
         staging.begin(
             piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
         )
@@ -59,15 +51,11 @@ class Worker:
         staging.end()
         return digest.hexdigest()
 
-    def drain(self) -> None:
-        """Wait until all pieces are written."""
-        self._staging.drain()
-
     def _put(self, data: memoryview, digest: xxh3_128) -> None:
         while data:
             room = self._staging.room(len(data))
             room[:] = data[: len(room)]
-            self._commit(room, digest)
+            self._made(room, digest)
             data = data[len(room) :]
 
     def _copy(self, segments: Sequence[Segment], digest: xxh3_128) -> None:
@@ -87,7 +75,7 @@ class Worker:
                 free = free[len(buffer) :]
                 if not free:
                     self._source.read(reads)
-                    self._commit(room, digest)
+                    self._made(room, digest)
                     reads.clear()
 
     def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
@@ -98,12 +86,11 @@ class Worker:
         for panel in self._rearrangers[kind].panels:
             room = self._staging.reserve(panel.nbytes)
             panel.write_into(room)
-            self._commit(room, digest)
+            self._made(room, digest)
 
-    def _commit(self, data: memoryview, digest: xxh3_128) -> None:
-        """The next bytes of a piece; none after them where the run has ended meanwhile."""
+    def _made(self, data: memoryview, digest: xxh3_128) -> None:
+        """The next bytes of a piece are in staging; no more follow where the run has ended."""
         digest.update(data)
-        self._staging.commit(data)
         self._stop.check()
 
     def _gather(self, step: Step, how: Rearrangement, unit: int) -> None:

@@ -1,8 +1,7 @@
 """Twins of the file operations in which one goes wrong: it fails, or the process dies there.
 
 An operation is one call of the system, more or less; they are counted as they are made. What a
-system really does is kept: a descriptor is gone also where closing it fails, and a write that
-takes less than all of it ends on a page.
+system really does is kept: a descriptor is gone also where closing it fails.
 """
 
 import errno
@@ -14,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamconv.files import PAGE, Files, LinuxFiles
+from streamconv.files import Files, LinuxFiles
 
 READING = ("open_read", "_read_some", "read_file", "stat", "real_path", "names", "walk", "lock")
 MAKING = ("_open_new", "_allocate", "open_append", "make_folder", "rename")
-WRITING = ("_write_some", "_append_some", "truncate", "sync", "sync_folder", "close")
+WRITING = (
+    *("_write_some", "_sync_range", "_append_some"),
+    *("truncate", "sync", "sync_folder", "close"),
+)
 REMOVING = ("unlink", "remove_folder", "remove_tree")
 FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
 """What needs room on the disk."""
@@ -78,7 +80,7 @@ def _operation(name: str) -> Callable[..., Any]:
             if name == "close":
                 true(self, *args, **options)
             raise
-        return true(self, *(_less(name, *args) if less else args), **options)
+        return true(self, *(_less(*args) if less else args), **options)
 
     return call
 
@@ -87,12 +89,9 @@ for _name in OPERATIONS:
     setattr(Twin, _name, _operation(_name))
 
 
-def _less(name: str, fd: int, data: memoryview, *offset: int) -> tuple[Any, ...]:
-    """The arguments of a call that does half of it; whole pages where it writes directly."""
-    half = len(data) // 2
-    if name == "_write_some":
-        half = half // PAGE * PAGE
-    return (fd, data[: half or len(data)], *offset)
+def _less(fd: int, data: memoryview, *offset: int) -> tuple[Any, ...]:
+    """The arguments of a call that does half of it."""
+    return (fd, data[: len(data) // 2 or len(data)], *offset)
 
 
 def _fails(number: int) -> Callable[[], bool]:
@@ -145,9 +144,9 @@ class Watch(LinuxFiles):
     def _note(self, what: str) -> None:
         self.seen.append((what, set(self.files), set(self.folders)))
 
-    def _open_new(self, path: Path, flags: int) -> int:
+    def _open_new(self, path: Path) -> int:
         self.folders.add(path.parent)
-        return super()._open_new(path, flags)
+        return super()._open_new(path)
 
     def make_folder(self, path: Path) -> None:
         self.folders.add(path.parent)

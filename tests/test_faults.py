@@ -321,6 +321,9 @@ def test_a_mount_point_is_no_target(src: Path, small: Callable[[str], Path]) -> 
         ("preadv,preadv2", "EIO", 8),
         ("fallocate", "EDQUOT", 7),
         ("pwrite64", "EINTR", 0),
+        ("sync_file_range", "EIO", 8),
+        ("sync_file_range", "ENOSPC", 7),
+        ("sync_file_range", "ENOSYS", 0),
         ("rename", "KILL", -9),
     ],
 )

@@ -6,7 +6,8 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.files import (
-    PAGE,
-    Files,
-    LinuxFiles,
-    aligned_buffer,
-    page_ceil,
-    page_floor,
-    system_files,
-)
+from streamconv.files import HUGE_PAGE, SYNC_RANGE_WAIT, Files, LinuxFiles, new_buffer, system_files
+from streamconv.writeback import Writeback
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="calls that only Linux has")
 LINUX = pytest.param(LinuxFiles, marks=ON_LINUX)
+PAGE = 4096
 SOME = 7
 """What a reluctant system reads at a time, in bytes."""
 
@@ -40,14 +35,6 @@ def content(nbytes: int) -> bytes:
     return bytes((k * 31 + k // 251) % 256 for k in range(nbytes))
 
 
-def aligned(data: bytes) -> memoryview:
-    """`data` in page-aligned memory, filled up with junk to whole pages."""
-    buffer = aligned_buffer(len(data))[: page_ceil(len(data))]
-    buffer[: len(data)] = data
-    buffer[len(data) :] = b"\xee" * (len(buffer) - len(data))
-    return buffer
-
-
 def refusing(call: Callable[..., Any], number: int) -> Callable[..., Any]:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -60,23 +47,11 @@ def open_descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of descriptors
 
 
-# --- pages -------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**62))
-def test_pages(offset: int) -> None:
-    """The multiples of a page about an offset."""
-    assert page_floor(offset) % PAGE == page_ceil(offset) % PAGE == 0
-    assert page_floor(offset) <= offset <= page_ceil(offset)
-    assert page_ceil(offset) - page_floor(offset) == (PAGE if offset % PAGE else 0)
-
-
-@pytest.mark.parametrize("nbytes", [0, 1, PAGE, PAGE + 1, 2 * 2**20 + 1])
-def test_aligned_buffer(nbytes: int) -> None:
-    """Zeroed memory that can be written, begins on a page and has at least so many bytes."""
-    buffer = aligned_buffer(nbytes)
-    assert nbytes <= len(buffer) <= page_ceil(nbytes) + PAGE
-    assert ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % PAGE == 0
+@pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
+def test_new_buffer(nbytes: int) -> None:
+    """Zeroed memory of that size that can be written."""
+    buffer = new_buffer(nbytes)
+    assert len(buffer) == nbytes
     assert not any(buffer)
     buffer[-1] = 1
 
@@ -160,49 +135,35 @@ def test_one_descriptor_is_read_by_many_threads(files: Files, tmp_path: Path) ->
 # --- writing -----------------------------------------------------------------------------------
 
 
-def written(files: Files, path: Path, data: bytes, pages: list[int]) -> bytes:
-    """What is in a file of `data` whose pages are written in this order."""
-    memory = aligned(data)
+def written(files: Files, path: Path, data: bytes, runs: Iterable[tuple[int, int]]) -> bytes:
+    """What is in a file of `data` whose runs are written in this order."""
     fd = files.create(path, len(data))
     try:
-        for page in pages:
-            files.write(fd, memory[page * PAGE : (page + 1) * PAGE], page * PAGE)
-        files.finish(fd, len(data))
+        for begin, end in runs:
+            files.write(fd, memoryview(data)[begin:end], begin)
+        files.sync(fd)
     finally:
         files.close(fd)
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 17])
-def test_pages_in_any_order(files: Files, tmp_path: Path, size: int) -> None:
-    """A file is what was written to it, and as long as it was said to be, not whole pages."""
-    pages = [*range(page_ceil(size) // PAGE)]
-    assert written(files, tmp_path / "f", content(size), pages[::-1]) == content(size)
-    assert (tmp_path / "f").stat().st_size == size
-    assert written(files, tmp_path / "g", content(size), pages[1:] + pages[:1]) == content(size)
-
-
-@settings(deadline=None, max_examples=15)
-@given(data=st.data(), size=st.integers(1, 9 * PAGE))
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), size=st.integers(1, 9 * PAGE), window=st.integers(0, 4 * PAGE))
 @pytest.mark.parametrize("kind", [Files, LINUX])
-def test_runs_of_pages(
+def test_runs_in_any_order(
     tmp_path_factory: pytest.TempPathFactory,
     kind: type[Files],
     data: st.DataObject,
     size: int,
+    window: int,
 ) -> None:
-    """Runs of several pages, in any order."""
+    """A file is what was written to it and as long as it was said to be, however much may wait."""
     path = tmp_path_factory.mktemp("runs") / "f"
-    memory = aligned(content(size))
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(memory) // PAGE))) | {0})
-    runs = data.draw(st.permutations([*zip(cuts, [*cuts[1:], len(memory) // PAGE], strict=True)]))
-    files = kind()
-    fd = files.create(path, size)
-    for begin, end in runs:
-        files.write(fd, memory[begin * PAGE : end * PAGE], begin * PAGE)
-    files.finish(fd, size)
-    files.close(fd)
-    assert path.read_bytes() == content(size)
+    cuts = sorted(data.draw(st.sets(st.integers(1, size))) | {0, size})
+    runs = data.draw(st.permutations([*pairwise(cuts)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamconv.files.Writeback", lambda: Writeback(window))
+        assert written(kind(), path, content(size), runs) == content(size)
 
 
 def test_write_goes_on_where_the_system_takes_less(
@@ -215,8 +176,8 @@ def test_write_goes_on_where_the_system_takes_less(
         monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:PAGE], at))
     data = content(4 * PAGE)
     fd = files.create(tmp_path / "f", len(data))
-    files.write(fd, aligned(data), 0)
-    files.finish(fd, len(data))
+    files.write(fd, memoryview(data), 0)
+    files.sync(fd)
     files.close(fd)
     assert (tmp_path / "f").read_bytes() == data
     files.write_file(tmp_path / "g", data)
@@ -224,21 +185,20 @@ def test_write_goes_on_where_the_system_takes_less(
 
 
 def test_one_descriptor_is_written_by_many_threads(files: Files, tmp_path: Path) -> None:
-    """Every page is where it belongs, although there is one position in the file."""
+    """Every byte is where it belongs, although there is one position in the file."""
     data = content(64 * PAGE)
-    memory = aligned(data)
     fd = files.create(tmp_path / "f", len(data))
 
     def write(first: int) -> None:
         for page in range(first, 64, 4):
-            files.write(fd, memory[page * PAGE : (page + 1) * PAGE], page * PAGE)
+            begin, end = page * PAGE, (page + 1) * PAGE
+            files.write(fd, memoryview(data)[begin:end], begin)
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    files.finish(fd, len(data))
     files.close(fd)
     assert (tmp_path / "f").read_bytes() == data
 
@@ -279,7 +239,7 @@ def test_write_file(files: Files, tmp_path: Path, size: int) -> None:
 def test_files_are_durable_before_they_are_done(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`finish` and `write_file` sync the file at its true size."""
+    """`write_file` syncs the file at its true size."""
     synced: list[int] = []
     fsync = os.fsync
 
@@ -288,9 +248,8 @@ def test_files_are_durable_before_they_are_done(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
-    assert written(files, tmp_path / "f", content(5), [0]) == content(5)
     files.write_file(tmp_path / "g", content(11))
-    assert synced == [5, 11]
+    assert synced == [11]
 
 
 def test_a_folder_is_synced_and_renamed(files: Files, tmp_path: Path) -> None:
@@ -365,49 +324,98 @@ def test_files_of_this_system(monkeypatch: pytest.MonkeyPatch) -> None:
         assert type(system_files()) is Files
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What is asked of the system about runs of bytes in the tests' only open file."""
+    made: list[tuple[Any, ...]] = []
+    pwrite, fallocate, fadvise = os.pwrite, os.posix_fallocate, os.posix_fadvise
+    sync_range = LinuxFiles._sync_range
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            # neither the descriptor nor what is written
+            made.append((name, *(a for a in arguments[1:] if isinstance(a, int))))
+            return call(*arguments)
+
+        return noting
+
+    def sync_noted(self: LinuxFiles, fd: int, offset: int, nbytes: int, flags: int) -> None:
+        made.append(
+            ("wait" if flags & SYNC_RANGE_WAIT == SYNC_RANGE_WAIT else "begin", offset, nbytes)
+        )
+        sync_range(self, fd, offset, nbytes, flags)
+
+    monkeypatch.setattr(os, "posix_fallocate", noted("allocate", fallocate))
+    monkeypatch.setattr(os, "pwrite", noted("write", pwrite))
+    monkeypatch.setattr(os, "posix_fadvise", noted("advise", fadvise))
+    monkeypatch.setattr(LinuxFiles, "_sync_range", sync_noted)
+    return made
+
+
 @ON_LINUX
-def test_direct_writes_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new file is opened past the page cache, with space for all of its pages."""
-    flags: list[int] = []
-    spaces: list[tuple[int, int]] = []
-    real = os.open
-
-    def noted(path: Any, how: int, *mode: int) -> int:
-        flags.append(how)
-        return real(path, how, *mode)
-
-    monkeypatch.setattr(os, "open", noted)
-    monkeypatch.setattr(os, "posix_fallocate", lambda fd, at, n: spaces.append((at, n)))
-    files = LinuxFiles()
-    files.close(files.create(tmp_path / "f", 2 * PAGE + 1))
-    assert flags[0] & os.O_DIRECT
-    assert spaces == [(0, 3 * PAGE)]
-
-
-@ON_LINUX
-def test_a_file_system_without_direct_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_written_is_soon_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]
 ) -> None:
-    """It makes the file and then refuses; the file is written through the cache, and alike."""
-    real = os.open
-    refused: list[Any] = []
+    """Space beforehand; a run is begun at once, and the oldest waited for when they are many."""
+    monkeypatch.setattr("streamconv.files.Writeback", lambda: Writeback(2 * PAGE))
+    runs = [(page * PAGE, (page + 1) * PAGE) for page in (3, 1, 0, 2)]
+    data = content(4 * PAGE)
+    assert written(LinuxFiles(), tmp_path / "f", data, runs) == data
+    assert calls == [
+        ("allocate", 0, 4 * PAGE),
+        *(("write", 3 * PAGE), ("begin", 3 * PAGE, PAGE)),
+        *(("write", PAGE), ("begin", PAGE, PAGE)),
+        *(("write", 0), ("begin", 0, PAGE)),
+        *(("wait", 3 * PAGE, PAGE), ("advise", 3 * PAGE, PAGE, os.POSIX_FADV_DONTNEED)),
+        *(("write", 2 * PAGE), ("begin", 2 * PAGE, PAGE)),
+        *(("wait", PAGE, PAGE), ("advise", PAGE, PAGE, os.POSIX_FADV_DONTNEED)),
+    ]
 
-    def indirect(path: Any, flags: int, *mode: int) -> int:
-        fd = real(path, flags & ~os.O_DIRECT, *mode)
-        if flags & os.O_DIRECT:
-            os.close(fd)
-            refused.append(path)
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return fd
 
-    monkeypatch.setattr(os, "open", indirect)
-    files = LinuxFiles()
+@ON_LINUX
+@pytest.mark.parametrize("number", [None, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_system_that_does_not_write_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """It has no such call, or refuses it; the file is written when the system sees fit."""
+
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(number or 0)
+        return -1
+
+    call = None if number is None else refuse
+    monkeypatch.setattr("streamconv.files._sync_file_range", lambda: call)
+    monkeypatch.setattr("streamconv.files.Writeback", lambda: Writeback(0))
     data = content(3 * PAGE + 5)
-    assert written(files, tmp_path / "f", data, [3, 0, 2, 1]) == data
-    assert refused == [tmp_path / "f"]
-    with pytest.raises(FileExistsError):
-        files.create(tmp_path / "f", 1)
-    assert (tmp_path / "f").read_bytes() == data
+    runs = [(PAGE, 3 * PAGE + 5), (0, PAGE)]
+    assert written(LinuxFiles(), tmp_path / "f", data, runs) == data
+
+
+@ON_LINUX
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_what_fails_on_its_way_to_the_disk_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The write was taken, the disk does not take it: a call fails once, and no other does."""
+
+    def fail(*_: int) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr("streamconv.files._sync_file_range", lambda: fail)
+    files = LinuxFiles()
+    fd = files.create(tmp_path / "f", PAGE)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        files.write(fd, memoryview(bytes(PAGE)), 0)
+    files.close(fd)
+    assert caught.value.errno == number
+
+
+@ON_LINUX
+def test_the_call_is_the_systems() -> None:
+    """A descriptor that is not open is what it says of one."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        LinuxFiles()._sync_range(10**6, 0, 1, SYNC_RANGE_WAIT)
 
 
 @ON_LINUX
@@ -418,7 +426,7 @@ def test_a_file_system_that_does_not_allocate(
     """The file is written without."""
     monkeypatch.setattr(os, "posix_fallocate", refusing(os.posix_fallocate, number))
     data = content(2 * PAGE + 1)
-    assert written(LinuxFiles(), tmp_path / "f", data, [2, 1, 0]) == data
+    assert written(LinuxFiles(), tmp_path / "f", data, [(5, len(data)), (0, 5)]) == data
 
 
 @ON_LINUX
@@ -433,13 +441,3 @@ def test_no_space_shows_before_the_first_byte(
         LinuxFiles().create(tmp_path / "f", PAGE)
     assert caught.value.errno == number
     assert open_descriptors() == before
-
-
-@ON_LINUX
-def test_other_errors_of_opening_are_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only what says that direct writes cannot be done is taken for that."""
-    monkeypatch.setattr(os, "open", refusing(os.open, errno.EACCES))
-    with pytest.raises(PermissionError):
-        LinuxFiles().create(tmp_path / "f", PAGE)

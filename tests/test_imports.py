@@ -42,6 +42,7 @@ ORDER = (
     "plan",
     "manifest",
     "journal",
+    "writeback",
     "files",
     "host",
     "rearrange",

@@ -70,7 +70,7 @@ def test_experts_that_could_not_be_counted_again(tmp_path: Path) -> None:
 def test_the_portable_path_makes_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without preadv, O_DIRECT and fallocate a conversion comes to the same tree."""
+    """Without the calls that only Linux has, a conversion comes to the same tree."""
     tensors = qwen_tensors(2, 11, 70, 33)
     write_checkpoint(tmp_path / "source", {"a.safetensors": tensors}, {"model_type": "mine"})
 

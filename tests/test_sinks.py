@@ -1,21 +1,18 @@
 """Staging, and shards put together from runs: the bytes that come out, whatever the order.
 
-A run is a contiguous part of a shard, as a worker makes it. Runs neither begin nor end on pages,
-so that two of them share one; several workers write to one shard at once.
+A run is a contiguous part of a shard, as a worker makes it; several workers write to one shard at
+once.
 """
 
-import ctypes
 import errno
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +22,7 @@ from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.families import HUB_NAMES
-from streamconv.files import PAGE, Files, LinuxFiles, aligned_buffer, page_ceil
+from streamconv.files import Files, LinuxFiles
 from streamconv.keys import Prefixes, find_preset
 from streamconv.memory import Memory
 from streamconv.plan import Plan
@@ -48,6 +45,7 @@ KINDS = pytest.mark.parametrize(
         ),
     ],
 )
+PAGE = 4096
 Run = tuple[int, int]
 """Where a run begins and ends in its file."""
 
@@ -61,7 +59,7 @@ class Work:
     workers: int
     staging: int
     chunk: int
-    """Bytes that a worker asks room for at a time."""
+    """Bytes that a worker asks room for at a time, or exactly so many where staging is larger."""
 
 
 @st.composite
@@ -81,48 +79,38 @@ def works(draw: st.DrawFn) -> Work:
     )
 
 
-def fill(staging: Staging, data: bytes, chunk: int) -> None:
+def fill(staging: Staging, work: Work, run: Run) -> None:
     """The bytes of a run, asked for in turn as much as there is room, and all of a chunk."""
+    data = work.content[run[0] : run[1]]
     exactly = False
     while data:
-        room = (staging.reserve if exactly else staging.room)(min(chunk, len(data)))
-        assert 0 < len(room) <= chunk
-        assert not exactly or len(room) == min(chunk, len(data))
+        wanted = min(work.chunk, len(data))
+        exactly = not exactly and wanted <= work.staging
+        room = (staging.reserve if exactly else staging.room)(wanted)
+        assert 0 < len(room) <= wanted
+        assert not exactly or len(room) == wanted
         room[:] = data[: len(room)]
-        staging.commit(room)
         data = data[len(room) :]
-        exactly = not exactly
 
 
 def carry_out(work: Work, write: Callable[[int, memoryview], object]) -> None:
     """Several workers take the runs in their order; what fails in one of them is raised."""
     runs = iter(work.runs)
     taking = threading.Lock()
-    failed: list[BaseException] = []
 
-    def worker(writer: Executor) -> None:
-        try:
-            staging = Staging(work.staging, writer)
-            while True:
-                with taking:
-                    run = next(runs, None)
-                if run is None:
-                    break
-                staging.begin(run[0], write)
-                fill(staging, work.content[run[0] : run[1]], work.chunk)
-                staging.end()
-            staging.drain()
-        except BaseException as error:
-            failed.append(error)
+    def worker(_: int) -> None:
+        staging = Staging(work.staging)
+        while True:
+            with taking:
+                run = next(runs, None)
+            if run is None:
+                break
+            staging.begin(run[0], write)
+            fill(staging, work, run)
+            staging.end()
 
-    with ThreadPoolExecutor(work.workers) as writer:
-        threads = [threading.Thread(target=worker, args=(writer,)) for _ in range(work.workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(work.workers) as workers:
+        list(workers.map(worker, range(work.workers)))
 
 
 # --- staging -----------------------------------------------------------------------------------
@@ -131,13 +119,12 @@ def carry_out(work: Work, write: Callable[[int, memoryview], object]) -> None:
 @settings(deadline=None, max_examples=60)
 @given(work=works())
 def test_staging_hands_on_every_byte_once(work: Work) -> None:
-    """Each byte of each run reaches the writer at its offset, in memory that lies as the file."""
+    """Each byte of each run reaches the file at its offset, in writes as long as the buffer."""
     result = bytearray(len(work.content))
     times = bytearray(len(work.content))
 
     def write(offset: int, data: memoryview) -> None:
-        assert data
-        assert (ctypes.addressof(ctypes.c_char.from_buffer(data)) - offset) % PAGE == 0
+        assert 0 < len(data) <= work.staging
         result[offset : offset + len(data)] = data
         for k in range(offset, offset + len(data)):
             times[k] += 1
@@ -147,81 +134,41 @@ def test_staging_hands_on_every_byte_once(work: Work) -> None:
     assert set(times) == {1}
 
 
-def test_what_is_being_written_is_left_alone() -> None:
-    """A slow writer still finds the bytes that it was given, while the next ones are prepared."""
-    content = bytes(k % 251 for k in range(10 * PAGE))
-    result = bytearray(len(content))
-
-    def write(offset: int, data: memoryview) -> None:
-        time.sleep(0.003)
-        result[offset : offset + len(data)] = data
-
-    carry_out(Work(content, [(0, 5 * PAGE + 9), (5 * PAGE + 9, 10 * PAGE)], 1, PAGE, 777), write)
-    assert bytes(result) == content
-
-
-def test_filling_goes_on_while_the_writer_writes() -> None:
-    """The second buffer can be filled before the first one is written."""
-    may_write = threading.Event()
+def test_writes_are_long_ones() -> None:
+    """Of a run that comes in little pieces, what fits into the buffer goes at once."""
     written = []
-
-    def write(offset: int, data: memoryview) -> None:
-        assert may_write.wait(10)
-        written.append((offset, bytes(data)))
-
-    with ThreadPoolExecutor(1) as writer:
-        staging = Staging(PAGE, writer)
-        staging.begin(0, write)
-        fill(staging, b"a" * PAGE + b"b" * PAGE, PAGE)
-        assert written == []
-        may_write.set()
-        staging.end()
-        staging.drain()
-    assert written == [(0, b"a" * PAGE), (PAGE, b"b" * PAGE)]
-
-
-def test_drain_waits() -> None:
-    """After `drain`, everything is written, the end of the last run too."""
-    written = []
-
-    def write(offset: int, data: memoryview) -> None:
-        time.sleep(0.02)
-        written.append(len(data))
-
-    with ThreadPoolExecutor(1) as writer:
-        staging = Staging(PAGE, writer)
-        staging.begin(5, write)
-        fill(staging, b"x" * 100, 60)
-        staging.end()
-        staging.drain()
-        assert written == [100]
+    staging = Staging(100)
+    staging.begin(7, lambda offset, data: written.append((offset, len(data))))
+    for _ in range(21):
+        staging.room(10)
+    staging.reserve(95)
+    staging.end()
+    assert written == [(7, 100), (107, 100), (207, 10), (217, 95)]
 
 
 def test_each_run_goes_to_its_own_file() -> None:
-    """A run that begins while the last one is being written does not change where that goes."""
+    """The end of a run is written before the next one begins."""
     files: dict[str, bytes] = {}
 
     def writes_to(name: str) -> Callable[[int, memoryview], None]:
         def write(offset: int, data: memoryview) -> None:
-            time.sleep(0.01)
             files[name] = files.get(name, b"") + bytes(data)
 
         return write
 
-    with ThreadPoolExecutor(1) as writer:
-        staging = Staging(PAGE, writer)
-        for name in "abc":
-            staging.begin(3, writes_to(name))
-            fill(staging, name.encode() * 5000, 4000)
-            staging.end()
-        staging.drain()
+    staging = Staging(PAGE)
+    for name in "abc":
+        content = name.encode() * 5000
+        staging.begin(3, writes_to(name))
+        fill(staging, Work(content, [], 1, PAGE, 4000), (0, 5000))
+        staging.end()
     assert files == {name: name.encode() * 5000 for name in "abc"}
 
 
 @settings(deadline=None, max_examples=40)
 @given(work=works(), fails_at=st.integers(0, 20))
-def test_errors_of_the_writer_surface(work: Work, fails_at: int) -> None:
-    """What fails in a writer is raised by a later call, `drain` at the latest; nothing hangs."""
+def test_errors_of_writing_surface(work: Work, fails_at: int) -> None:
+    """What fails is raised by the call that wrote, and nothing else is made of it."""
     calls = []
     counting = threading.Lock()
 
@@ -241,43 +188,7 @@ def test_errors_of_the_writer_surface(work: Work, fails_at: int) -> None:
         assert len(calls) <= fails_at
 
 
-@pytest.mark.parametrize("size", [1, PAGE + 1, 3 * PAGE])
-def test_the_last_error_is_raised_by_drain(size: int) -> None:
-    """The end of the last run is handed on by `end`; what comes of it is heard of in `drain`."""
-
-    class Broken(Executor):
-        """Fails at whatever it is given, and says so when it is asked for the result."""
-
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            failed: Future[Any] = Future()
-            failed.set_exception(OSError(errno.ENOSPC, "full"))
-            return failed
-
-    staging = Staging(4 * PAGE, Broken())
-    staging.begin(0, lambda offset, data: None)
-    fill(staging, b"x" * size, PAGE)
-    staging.end()
-    with pytest.raises(OSError, match="full"):
-        staging.drain()
-    staging.drain()
-
-
 # --- shards ------------------------------------------------------------------------------------
-
-
-class Strict(Files):
-    """The portable path, with what direct writes ask for held against every write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pages: list[int] = []
-
-    def write(self, fd: int, data: memoryview, offset: int) -> None:
-        assert offset % PAGE == 0
-        assert len(data) % PAGE == 0
-        assert ctypes.addressof(ctypes.c_char.from_buffer(data)) % PAGE == 0
-        self.pages += range(offset // PAGE, (offset + len(data)) // PAGE)
-        super().write(fd, data, offset)
 
 
 def written(work: Work, files: Files, path: Path) -> bytes:
@@ -286,7 +197,6 @@ def written(work: Work, files: Files, path: Path) -> bytes:
     complete: list[bool] = []
     carry_out(work, lambda offset, data: complete.append(shard.write(offset, data)))
     assert complete.count(True) == 1
-    assert not shard._shared, "memory of pages that have been written"
     shard.finish()
     return path.read_bytes()
 
@@ -303,18 +213,6 @@ def test_a_shard_is_its_runs(
     path.unlink()
 
 
-@settings(deadline=None, max_examples=40)
-@given(work=works())
-def test_pages_are_written_whole_and_once(
-    tmp_path_factory: pytest.TempPathFactory, work: Work
-) -> None:
-    """Every write is one of whole aligned pages, and none is written twice."""
-    path = tmp_path_factory.mktemp("pages") / "f"
-    files = Strict()
-    assert written(work, files, path) == work.content
-    assert sorted(files.pages) == list(range(page_ceil(len(work.content)) // PAGE))
-
-
 def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
     """Only the write that was missing says so, whichever part of the file it is."""
     size = 2 * PAGE + 10
@@ -326,9 +224,8 @@ def test_a_shard_is_complete_with_its_last_byte_alone(tmp_path: Path) -> None:
         order = [run for run in runs if run != runs[last]] + [runs[last]]
         said = []
         for begin, end in order:
-            lying = aligned_buffer(3 * PAGE)[begin % PAGE :][: end - begin]
-            lying[:] = bytes(k % 256 for k in range(begin, end))
-            said.append(shard.write(begin, lying))
+            data = bytes(k % 256 for k in range(begin, end))
+            said.append(shard.write(begin, memoryview(data)))
         shard.finish()
         assert said == [False] * 4 + [True]
         assert path.read_bytes() == bytes(k % 256 for k in range(size))
@@ -443,8 +340,7 @@ def test_a_commit_shows_the_result_whole(
     sink.prepare(plan)
     for number in (1, 0):
         assert not sink.place.exists()
-        content = aligned_buffer(PAGE)
-        content[:] = bytes([number + 1]) * PAGE
+        content = memoryview(bytes([number + 1]) * PAGE)
         for piece in plan.pieces([number]):
             sink.note(piece, "0" * 32)
         assert sink.write(number, 0, content)
@@ -486,7 +382,7 @@ def test_a_failing_disk_in_words(
     plan = plan_of([PAGE], source)
     sink.prepare(plan)
     with pytest.raises(kind) as caught:
-        sink.write(0, 0, aligned_buffer(PAGE))
+        sink.write(0, 0, memoryview(bytes(PAGE)))
     assert plan.shards[0].name in caught.value.message
     assert os.strerror(number) in caught.value.message
     sink.abort()
@@ -498,7 +394,7 @@ def test_a_failing_disk_in_words(
 def test_a_failing_disk_is_heard_of_by_the_worker(
     tmp_path_factory: pytest.TempPathFactory, work: Work
 ) -> None:
-    """From the writer's thread through staging, as it was put into words."""
+    """Through staging, as it was put into words."""
     base = tmp_path_factory.mktemp("failing")
     (base / "source").mkdir()
     sink = CheckpointFolder(base / "out", files=Failing(errno.ENOSPC))
@@ -531,9 +427,9 @@ def test_abort_leaves_no_descriptor_open(tmp_path: Path, source: Path) -> None:
 
     sink = CheckpointFolder(tmp_path / "out", files=Counting())
     sink.prepare(plan_of([PAGE, 3 * PAGE, 7], source))
-    sink.write(0, 0, aligned_buffer(PAGE))
-    sink.write(1, 0, aligned_buffer(PAGE))
-    sink.write(2, 3, aligned_buffer(PAGE)[3:5])
+    sink.write(0, 0, memoryview(bytes(PAGE)))
+    sink.write(1, 0, memoryview(bytes(PAGE)))
+    sink.write(2, 3, memoryview(bytes(2)))
     sink.abort()
     assert len(opened) > 3
     assert sorted(opened) == sorted(closed)

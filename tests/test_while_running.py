@@ -18,7 +18,7 @@ from folders import tree, write_sparse
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
-from streamconv.files import PAGE, Files, system_files
+from streamconv.files import Files, system_files
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sources import Read
 from streamconv.sources.local import LocalSource
@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_alike_by_every_worker(
     sink.prepare(streamconv.plan(tmp_path / "src"))
     for offset in (0, 4096):
         with pytest.raises(NoSpace, match=r"model\.safetensors: No space"):
-            sink.write(0, offset, memoryview(bytes(PAGE)))
+            sink.write(0, offset, memoryview(bytes(4096)))
     sink.abort()
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 

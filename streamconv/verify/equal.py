@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.files import aligned_buffer
+from streamconv.files import new_buffer
 from streamconv.sources import Read, Source
 from streamconv.verify.regions import Region
 
@@ -53,8 +53,8 @@ class Comparer:
     def __init__(self, source: Source, output: Source) -> None:
         self._source = source
         self._output = output
-        self._held = aligned_buffer(BLOCK_BYTES)
-        self._block = aligned_buffer(BLOCK_BYTES)
+        self._held = new_buffer(BLOCK_BYTES)
+        self._block = new_buffer(BLOCK_BYTES)
 
     def compare(self, source: Region, output: Region, split: str = "") -> Unequal | None:
         """Where `output` differs from `source`, or None.
@@ -88,7 +88,7 @@ class Comparer:
         """The output block by block, beside the source's elements in the output's order."""
         width = _width(output)
         if len(self._held) < source.nbytes:
-            self._held = aligned_buffer(source.nbytes)
+            self._held = new_buffer(source.nbytes)
         held = _array(self._read(self._source, source, 0, source.nbytes, self._held), width)
         order = [source.axes.index(axis) for axis in output.axes]
         whole = held.reshape(source.shape).transpose(order)
