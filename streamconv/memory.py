@@ -17,8 +17,8 @@ DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
 LINK_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
-STAGING_BYTES = (2**21, 2**20, 2**19)
-"""Sizes of a staging buffer, the preferred one first. Each has room for a panel."""
+STAGING_BYTES = 2**20
+"""Of a worker: has room for a panel, stays in a core's cache on its way to the page cache."""
 SCRATCH_BYTES = 5 * 2**19
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
@@ -65,23 +65,23 @@ def _peak(base: int, jobs: int, worker: int, staging: int) -> int:
 def fit_memory(
     limits: Limits, source_buffer: int, widest: str, casts: int = 0, scratch: int = 0
 ) -> Memory:
-    """The most workers and the largest buffers that stay within `limits`.
+    """The most workers that stay within `limits`.
 
-    Workers are given up before buffers are made so small that every write is a small one.
     `widest` names the tensor that `source_buffer` is for; `casts` and `scratch` are what casts and
-    reading take of a worker besides. Raises PlanRefused where one worker with the smallest
-    buffers is still too much.
+    reading take of a worker besides. Raises PlanRefused where one worker is still too much.
     """
-    options = [(j, staging) for j in range(limits.jobs, 0, -1) for staging in STAGING_BYTES[:2]]
-    for jobs, staging in (*options, (1, STAGING_BYTES[-1])):
-        peak = _peak(limits.base, jobs, source_buffer + casts + scratch, staging)
+    worker = source_buffer + casts + scratch
+    for jobs in range(limits.jobs, 0, -1):
+        peak = _peak(limits.base, jobs, worker, STAGING_BYTES)
         if limits.allowed is None or peak <= limits.allowed:
-            return Memory(limits.base, jobs, source_buffer, staging, peak, limits.allowed, casts)
+            return Memory(
+                limits.base, jobs, source_buffer, STAGING_BYTES, peak, limits.allowed, casts
+            )
     need = (
         f"{quoted(widest)} needs {show_size(source_buffer)} at once and " if source_buffer else ""
     )
     raise PlanRefused(
-        f"{need}the run takes {show_size(peak)} with one worker and the smallest buffers; "
+        f"{need}the run takes {show_size(peak)} with one worker; "
         f"allowed are {show_size(limits.allowed or 0)}",
         f"allow it with --max-memory {peak // 10**6 + 1}MB",
     )
