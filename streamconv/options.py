@@ -45,7 +45,10 @@ class Options(Reading, total=False):
     part: str | None
     """`2/4`: only the second of four parts, which `finish` puts together when all are done."""
     max_rate: int | str | None
-    """Bytes a second that are read at most, or text such as `200MB/s`."""
+    """Bytes a second that are read at most, or text such as `200MB/s`.
+
+    Of all ranks that torchrun has started together; of each `part` by itself.
+    """
     layers: str | None
     """Only these layers, as `0:2`, and what belongs to no layer."""
     format: str | None

@@ -105,7 +105,7 @@ def _add_cost(facts: Table, plan: Plan, rate: int | None) -> None:
         facts.add_row("transfers", f"{show_size(plan.transfer_bytes)} over the network")
     if rate is not None:
         seconds = show_duration(plan.read_bytes / rate)
-        facts.add_row("takes", f"{seconds} at {show_size(rate)}/s")
+        facts.add_row("takes", f"{seconds} at {show_size(rate)}/s in all")
 
 
 def _add_origin(facts: Table, plan: Plan) -> None:

@@ -199,6 +199,16 @@ def _entries(folder: Path) -> Iterable[tuple[str, object]]:
                 yield relative, stat.S_IFMT(mode)
 
 
+def output(folder: Path) -> dict[str, object]:
+    """A converted folder, its manifest without what the source was: that differs rightly."""
+    found = tree(folder)
+    manifest = json.loads((folder / "streamconv.json").read_text())
+    found["streamconv.json"] = {
+        key: value for key, value in manifest.items() if key not in ("fingerprint", "revision")
+    }
+    return found
+
+
 def forget(folder: Path) -> None:
     """Take away all that the checkpoint says of its layouts: the manifest, the shards' record."""
     (folder / "streamconv.json").unlink()

@@ -10,11 +10,13 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reference
 from dcp_folders import stock
-from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from folders import output, qwen_tensors, tree, two_shards, write_checkpoint
+from hub_server import Hub, serving
 from torch._C._distributed_c10d import HashStore
 
 import streamconv
@@ -64,19 +66,27 @@ MEASURED = """
 import json, os, pathlib, sys
 import streamconv
 from streamconv.execute import PieceWritten
-made = []
+from streamconv.sources.throttle import Throttle
+made, read, rates, take = [], [], set(), Throttle.take
 def hear(event):
     if isinstance(event, PieceWritten):
         made.append(event.piece.nbytes)
+def taken(self, nbytes):
+    rates.add(self._rate)
+    read.append(nbytes)
+    take(self, nbytes)
+Throttle.take = taken
 src, dst = sys.argv[1:]
 result = streamconv.convert(
-    src, dst, to="fused-transposed", format="dcp", max_shard_size="10MB",
+    src, dst, to="fused-transposed", format="dcp", max_shard_size="10MB", max_rate="10GB/s",
     overwrite=True, on_event=hear,
 )
-facts = [sum(made), result.peak_memory, result.plan.memory.peak]
+plan = result.plan
+facts = {"made": sum(made), "read": sum(read), "to_read": plan.read_bytes, "rates": list(rates)}
+facts |= {"peak": result.peak_memory, "projected": plan.memory.peak}
 pathlib.Path(dst).with_name(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(facts))
 """
-"""A DCP over what is there, and what each rank has made and taken, in bytes."""
+"""A DCP over what is there, and what each rank has made, read and taken, in bytes."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def wanted(src: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, obj
     return tree(place)
 
 
-def command(src: Path, dst: Path, *more: str) -> list[str]:
+def command(src: Path | str, dst: Path, *more: str) -> list[str]:
     words = ["convert", str(src), str(dst), "--to", "fused-transposed", "--max-shard-size", SIZE]
     return [*words, "-j", "1", *more]
 
@@ -206,6 +216,32 @@ def test_torchrun_starts_the_ranks_again(
     assert tree(dst) == wanted
 
 
+def test_ranks_read_a_repository(
+    src: Path,
+    tmp_path: Path,
+    faulty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit that the first of two runs was begun with, though that is killed in between."""
+    dst = tmp_path / "out"
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with serving(Hub({"org/tiny": src})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        words = command("hf://org/tiny", dst)
+        killed = torchrun(2, words, fault="kill", script=faulty)
+        assert killed.returncode != 0
+        assert re.search(r"rank 1 \(process \d+ on .*\) failed", killed.stderr), killed.stderr
+        assert not dst.exists()
+        hub.head = "f" * 40
+        again = torchrun(2, [*words, "--resume"])
+    assert again.returncode == 0, again.stderr
+    assert "shards are finished already" in again.stderr
+    alone = tmp_path / "alone"
+    streamconv.convert(src, alone, to="fused-transposed", max_shard_size=SIZE)
+    assert output(dst) == output(alone)
+    assert leftovers(dst) == ["out"]
+
+
 @pytest.fixture(scope="module")
 def replaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a DCP of some MB that two ranks have put in the place of something else."""
@@ -219,6 +255,12 @@ def replaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = torchrun(2, words, script=folder / "measured.py")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def facts(replaced: Path, rank: int) -> dict[str, Any]:
+    """What that rank has said of itself."""
+    found: dict[str, Any] = json.loads((replaced / f"rank-{rank}.json").read_text())
+    return found
 
 
 def test_ranks_write_a_dcp(replaced: Path) -> None:
@@ -247,17 +289,25 @@ def test_a_dry_run_by_ranks(replaced: Path) -> None:
         shown.append(done.stdout)
     assert shown[1] == ""
     projected = json.loads(shown[0])["memory"]["projected_peak_bytes"]
-    really = json.loads((replaced / "rank-0.json").read_text())[2]
-    assert abs(projected - really) < 25e6
+    assert abs(projected - facts(replaced, 0)["projected"]) < 25e6
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_stays_below_the_projection(replaced: Path, rank: int) -> None:
     """Its own, torch included, which is most of it; and the projection is no wild guess."""
-    made, measured, projected = json.loads((replaced / f"rank-{rank}.json").read_text())
-    assert made > 5e6
-    assert measured <= projected
-    assert projected - measured < 40e6
+    found = facts(replaced, rank)
+    assert found["made"] > 5e6
+    assert found["peak"] <= found["projected"]
+    assert found["projected"] - found["peak"] < 40e6
+
+
+def test_ranks_share_the_rate_that_is_allowed(replaced: Path) -> None:
+    """Each reads its own at half of it, so that together they take the time that the plan says."""
+    each = [facts(replaced, rank) for rank in (0, 1)]
+    assert [found["rates"] for found in each] == [[5 * 10**9], [5 * 10**9]]
+    read = sum(found["read"] for found in each)
+    assert read == each[0]["to_read"]
+    assert max(found["read"] for found in each) < 0.7 * read
 
 
 HOST = """

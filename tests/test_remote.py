@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from folders import qwen_tensors, tree, two_shards, write_checkpoint
+from folders import output, qwen_tensors, tree, two_shards, write_checkpoint
 from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 from huggingface_hub import constants
 
@@ -50,16 +50,6 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A hub that has it, which huggingface_hub takes for its own; no waiting between attempts."""
     with taken_for_the_hub(Hub({REPO: folder}), tmp_path, monkeypatch) as hub:
         yield hub
-
-
-def output(folder: Path) -> dict[str, object]:
-    """A converted folder, its manifest without what the source is: that differs rightly."""
-    found = tree(folder)
-    manifest = json.loads((folder / "streamconv.json").read_text())
-    found["streamconv.json"] = {
-        key: value for key, value in manifest.items() if key not in ("fingerprint", "revision")
-    }
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,11 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     ),
     jobs_option,
     option("--part", metavar="K/N", help="Make the K-th of N parts only; `finish` closes DST."),
-    option("--max-rate", metavar="RATE", help="Read no more than this, such as 200MB/s."),
+    option(
+        "--max-rate",
+        metavar="RATE",
+        help="Read no more than this, such as 200MB/s, all ranks of a run together.",
+    ),
     option("--rate", metavar="RATE", help="With --dry-run: how long the run takes at this rate."),
     option(
         "--pass-through",
