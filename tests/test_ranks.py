@@ -50,7 +50,7 @@ def faulty(self):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         if how == "mistake":
             with open(f"/proc/self/fd/{self._fd}", "r+b") as file:
-                file.seek(self._size - 1)
+                file.seek(-1, os.SEEK_END)
                 file.write(b"?")
     import time
     time.sleep(0.05)
