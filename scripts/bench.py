@@ -34,7 +34,7 @@ DISK = "the bytes alone, written"
 ONLY_WRITE = """
 import os, sys
 from pathlib import Path
-from streamconv.files import system_files
+from streamconv.linux import system_files
 folder, nbytes = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir()
 files, block = system_files(), memoryview(os.urandom(1 << 21))
@@ -45,6 +45,8 @@ files.sync(fd)
 files.close(fd)
 """
 OWN_BYTES = 100_000_000  # what a conversion of these shapes holds at most
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+"""Of all that is measured: modules are compiled once, as where a package is installed."""
 PAUSE = 10.0  # seconds in which a balloon has taken back what the last run has freed
 
 SETTLE = """
@@ -129,7 +131,7 @@ def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> 
             (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
         ]
         start = time.perf_counter()
-        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=redirect)
+        pid = os.posix_spawnp(command[0], command, ENVIRONMENT, file_actions=redirect)
         _, status, usage = os.wait4(pid, 0)
         if sync:
             os.sync()

@@ -228,7 +228,7 @@ def test_only_some_layers(two_layers: Path, tmp_path: Path) -> None:
 
 def test_the_plan_reads_no_tensor(two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan is made from headers and JSON: not one byte of data is asked for."""
-    from streamconv.files import LinuxFiles
+    from streamconv.linux import LinuxFiles
 
     headers = {
         8 + int.from_bytes(path.read_bytes()[:8], "little")

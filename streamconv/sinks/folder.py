@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import IOFailed, OutputExists
-from streamconv.files import Files, system_files
+from streamconv.files import Files
 from streamconv.host import cores
 from streamconv.journal import Finished
+from streamconv.linux import system_files
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
 from streamconv.shares import Part

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
-from streamconv.files import system_files
+from streamconv.linux import system_files
 from streamconv.sources import Source
 from streamconv.sources.local import open_folder
 from streamconv.sources.paths import is_below
