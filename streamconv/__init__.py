@@ -205,9 +205,9 @@ def verify(
     from random import SystemRandom
 
     from streamconv.planning import take_in
-    from streamconv.verify.conversion import Sample
     from streamconv.verify.run import Asked
     from streamconv.verify.run import run as run_verification
+    from streamconv.verify.sides import Sample
 
     if not 0 < sample <= 1:
         raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
@@ -236,7 +236,7 @@ def finish(
     missing with the shards that are.
     """
     from streamconv.conversion import run
-    from streamconv.sinks.folder import remembered
+    from streamconv.sinks.journals import remembered
 
     command = read_command(*remembered(Path(dst)))
     return run(command, dst, True, verify, on_event, closing_only=True)

@@ -157,7 +157,7 @@ def _anywhere(command: Command, source: Source) -> Command:
 
 def _begun_with(src: str, dst: Location) -> str:
     """The source of the run that is gone on with, at the commit that it was begun with."""
-    from streamconv.sinks.folder import remembered
+    from streamconv.sinks.journals import remembered
 
     with suppress(StreamconvError):
         begun = read_command(*remembered(Path(dst))).src

@@ -191,11 +191,13 @@ class Watch(LinuxFiles):
 def with_files(files: Files, call: Callable[[], Any]) -> Any:
     """Runs `call` with these file operations on both sides of a conversion."""
     import streamconv.sinks.folder
+    import streamconv.sinks.journals
     import streamconv.sources.dcp
     import streamconv.sources.local
 
     modules: tuple[Any, ...] = (
         streamconv.sinks.folder,
+        streamconv.sinks.journals,
         streamconv.sources.dcp,
         streamconv.sources.local,
     )

@@ -30,7 +30,8 @@ from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.records import Record
 from streamconv.shards import Safetensors, Shard, ShardFormat
-from streamconv.sinks.folder import PARTIAL_SUFFIX, CheckpointFolder
+from streamconv.sinks.folder import CheckpointFolder
+from streamconv.sinks.place import PARTIAL_SUFFIX
 from streamconv.sinks.staging import Staging
 from streamconv.sinks.writing import OpenShard
 from streamconv.sources import Read

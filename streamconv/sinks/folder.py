@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files
 from streamconv.host import cores
 from streamconv.journal import Finished
@@ -22,14 +21,12 @@ from streamconv.shares import Part
 from streamconv.sinks.copying import copy_other, make_folders, sha256_of
 from streamconv.sinks.earlier import Earlier
 from streamconv.sinks.failures import explained
-from streamconv.sinks.journals import COMMAND, Journals
+from streamconv.sinks.journals import Journals
 from streamconv.sinks.lock import Lock
-from streamconv.sinks.place import check_location, check_room
+from streamconv.sinks.place import PARTIAL_SUFFIX, check_location, check_room
 from streamconv.sinks.standing import Standing
 from streamconv.sinks.writing import Shards
 from streamconv.sources import Source
-
-PARTIAL_SUFFIX = ".streamconv-partial"
 
 
 class CheckpointFolder:
@@ -246,22 +243,3 @@ class CheckpointFolder:
 def _bytes_left(plan: Plan, finished: Mapping[int, Finished]) -> int:
     """What is still to be written, in bytes."""
     return plan.write_bytes - sum(done.size for done in finished.values())
-
-
-def remembered(place: Path) -> tuple[bytes, str]:
-    """What the parts of a run at work on `place` were asked for, and the file that says so.
-
-    Raises OutputExists where the place is closed already, IOFailed where there are no parts.
-    """
-    place = Path(os.path.abspath(place))
-    path = place.with_name(place.name + PARTIAL_SUFFIX) / COMMAND
-    files = system_files()
-    with explained(path):
-        if files.exists(path):
-            return files.read_file(path), str(path)
-        if files.exists(place):
-            raise OutputExists(f"{place} is there already, and no part of a run beside it")
-    raise IOFailed(
-        f"{path.parent}: there is no part of a run",
-        "finish closes what was made with --part; the target is the one that was named there",
-    )

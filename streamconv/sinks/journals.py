@@ -4,12 +4,14 @@ When all else is in the folder, they are moved to beside its place, so that at n
 leaves it without them; they are removed when the folder has been moved to its place.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
+from streamconv.errors import IOFailed, OutputExists
 from streamconv.files import Files
 from streamconv.journal import (
     Finished,
@@ -18,7 +20,10 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
+from streamconv.linux import system_files
 from streamconv.plan import Plan
+from streamconv.sinks.failures import explained
+from streamconv.sinks.place import PARTIAL_SUFFIX
 
 COMMAND = f"{JOURNAL_PREFIX}command.json"
 """What the parts of a run were asked for, as long as they are not closed."""
@@ -122,3 +127,22 @@ class Journals:
         """Remove those beside the place: they are not needed any more, or out of date."""
         for path in self.moved():
             self._files.unlink(path)
+
+
+def remembered(place: Path) -> tuple[bytes, str]:
+    """What the parts of a run at work on `place` were asked for, and the file that says so.
+
+    Raises OutputExists where the place is closed already, IOFailed where there are no parts.
+    """
+    place = Path(os.path.abspath(place))
+    path = place.with_name(place.name + PARTIAL_SUFFIX) / COMMAND
+    files = system_files()
+    with explained(path):
+        if files.exists(path):
+            return files.read_file(path), str(path)
+        if files.exists(place):
+            raise OutputExists(f"{place} is there already, and no part of a run beside it")
+    raise IOFailed(
+        f"{path.parent}: there is no part of a run",
+        "finish closes what was made with --part; the target is the one that was named there",
+    )

@@ -9,6 +9,8 @@ from streamconv.host import file_size_limit, free_disk, free_inodes, is_mount_po
 from streamconv.plan import Plan
 from streamconv.units import show_size
 
+PARTIAL_SUFFIX = ".streamconv-partial"
+"""Of the folder beside a place in which its result is built."""
 SPARE_SHARE = 0.01
 """How much more than the planned bytes has to be free: index, manifest, the file system's own."""
 SPARE_FILES = 16

@@ -24,8 +24,9 @@ from streamconv.verify import (
     Hashed,
     Verification,
 )
-from streamconv.verify.conversion import EVERYTHING, Sample, Side, compare
+from streamconv.verify.conversion import compare
 from streamconv.verify.recorded import check
+from streamconv.verify.sides import EVERYTHING, Sample, Side
 from streamconv.verify.structure import has_files, index_differences, read_casting, read_manifest
 
 Hear = Callable[[Checking | Checked], None]
