@@ -68,7 +68,7 @@ class Connection:
 
     def __init__(self, meet: "Callable[[], Store]", rank: int, size: int, other: int) -> None:
         self.settled = threading.Event()
-        """Set when it stands, or never will: where gloo finds no interface, or no way to a rank."""
+        """Set when it stands, or never will: gloo is not there, or finds no way to all ranks."""
         self.broken = threading.Event()
         """Set when it has stood and does not any more."""
         self._meet = meet
@@ -97,10 +97,10 @@ class Connection:
         self._group = None
 
     def _hold(self) -> None:
-        from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo
-
         limit = timedelta(seconds=CONNECT_SECONDS)
         try:
+            from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo
+
             store = PrefixStore("gloo", self._meet())
             self._group = ProcessGroupGloo(store, self._rank, self._size, timeout=limit)
         except Exception:
