@@ -38,10 +38,10 @@ def main() -> None:
 def draw_plan(plan: Plan, source: Path) -> None:
     """What `--dry-run` shows; the memory is that of a process that does nothing else."""
     step = max(
-        (step for shard in plan.shards for step in shard.steps), key=lambda s: s.how.buffer_bytes
+        (step for shard in plan.shards for step in shard.steps), key=lambda s: s.buffer_bytes
     )
     limits = Limits(base=45_000_000, allowed=16_000_000_000)
-    plan = replace(plan, memory=fit_memory(limits, step.how.buffer_bytes, step.name))
+    plan = replace(plan, memory=fit_memory(limits, step.buffer_bytes, step.name))
     console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
     console.print("$ streamconv merge Qwen3-30B-A3B merged --layout fused-transposed --dry-run")
     console.print(plan_table(plan, FREE_DISK))

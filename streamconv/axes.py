@@ -14,7 +14,7 @@ pairs, and no direction that has to be written twice. An axis of size one may be
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +51,11 @@ class Template:
             )
         return template
 
+    def __str__(self) -> str:
+        """The template as `parse` reads it."""
+        dims = (dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in self.dims)
+        return f"{self.name} : {' '.join(dims)}"
+
     @cached_property
     def name_axes(self) -> tuple[str, ...]:
         """The axes that stand in the name, in their order there."""
@@ -71,37 +76,55 @@ class Template:
 
 
 def solve_sizes(
-    equations: Mapping[Template, tuple[int, ...]], known: Mapping[str, int]
+    tensors: Iterable[tuple[tuple[Template, ...], tuple[int, ...]]], known: Mapping[str, int]
 ) -> dict[str, int] | None:
-    """The axis sizes under which every template has its shape, or None if there are none.
+    """The axis sizes under which every tensor has its shape, or None if there are none.
 
-    One template may leave an axis open that another one settles: a flat `(e h) (p i)` needs the
-    down projection's `(e i) h` for its E. None also where an axis stays open.
+    A tensor is what one template says, or several, one behind the other on the first dimension.
+    One may leave an axis open that another one settles: a flat `(e h) (p i)` needs the down
+    projection's `(e i) h` for its E. None also where an axis stays open.
     """
     sizes = dict(known)
-    products: list[tuple[tuple[str, ...], int]] = []
-    for template, shape in equations.items():
-        if len(shape) != len(template.dims):
+    sums: list[tuple[_Sum, int]] = []
+    for templates, shape in tensors:
+        if any(len(shape) != len(template.dims) for template in templates):
             return None
-        products += zip(template.dims, shape, strict=True)
-    while products:
+        sums += ((tuple(template.dims[0] for template in templates), n) for n in shape[:1])
+        for template in templates:
+            sums += (((dim,), n) for dim, n in zip(template.dims[1:], shape[1:], strict=True))
+    while sums:
         unsettled = []
-        for dim, extent in products:
-            open_axes = [axis for axis in dim if axis not in sizes]
-            rest = math.prod(sizes[axis] for axis in dim if axis in sizes)
-            if not open_axes:
-                if rest != extent:
-                    return None
-            elif len(open_axes) > 1:
-                unsettled.append((dim, extent))
-            elif rest == 0 or extent % rest or extent == 0:
+        for products, extent in sums:
+            unknown = {axis for product in products for axis in product if axis not in sizes}
+            if len(unknown) > 1:
+                unsettled.append((products, extent))
+            elif not _settles(products, extent, next(iter(unknown), ""), sizes):
                 return None
-            else:
-                sizes[open_axes[0]] = extent // rest
-        if len(unsettled) == len(products):
+        if len(unsettled) == len(sums):
             return None
-        products = unsettled
+        sums = unsettled
     return sizes
+
+
+_Sum = tuple[tuple[str, ...], ...]
+"""Products of axes that add up to the extent of a dimension."""
+
+
+def _settles(products: _Sum, extent: int, unknown: str, sizes: dict[str, int]) -> bool:
+    """Whether the sum can be `extent`; what the one unknown axis is then goes to `sizes`."""
+    rest, factor = extent, 0
+    for product in products:
+        value = math.prod(sizes[axis] for axis in product if axis != unknown)
+        if unknown in product:
+            factor += value
+        else:
+            rest -= value
+    if not unknown:
+        return rest == 0
+    if factor == 0 or rest <= 0 or rest % factor:
+        return False
+    sizes[unknown] = rest // factor
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +157,11 @@ class Rearrangement:
         return self.start == 0 and (not self.shape or self.strides == (1,))
 
     @property
+    def takes(self) -> int:
+        """How many tensors all units together are made from."""
+        return self.inputs * self.units if self.advance else self.inputs
+
+    @property
     def unit_bytes(self) -> int:
         """Bytes of output in a unit."""
         return math.prod(self.shape) * self.itemsize
@@ -162,11 +190,13 @@ def rearrange(
     sizes: Mapping[str, int],
     fixed: Mapping[str, int],
     bits: int,
+    before: int = 0,
 ) -> Rearrangement:
     """How one tensor of `target` is made from the tensors of `source`.
 
     `fixed` gives the position on each axis in the target's name. The inputs are the source's
-    tensors at these positions, the other axes of its name counted in their order there.
+    tensors at these positions, the other axes of its name counted in their order there; `before`
+    elements of each of them are something else's.
     Streams along the experts where both sides keep them outermost; otherwise the whole tensor
     is one unit. `bits` is the width of an element; one that is not whole bytes can only be
     copied. Raises UsageError where axes or bits make that impossible.
@@ -188,7 +218,7 @@ def rearrange(
     while rest and rest[0] in settled:
         rest.pop(0)
     run = math.prod(sizes[axis] for axis in rest)
-    base = stride = 0
+    base, stride = before, 0
     width = run
     for axis in reversed(source.axes[: len(source.axes) - len(rest)]):
         if axis in fixed:

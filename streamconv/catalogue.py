@@ -16,7 +16,7 @@ def layout_rows() -> Iterator[dict[str, Any]]:
     for layout in layouts().values():
         yield {
             "layout": layout.name,
-            "templates": {w: template_text(t) for w, t in layout.templates.items()},
+            "templates": {w: str(t) for w, t in layout.templates.items()},
             "used_by": layout.used_by,
         }
 
@@ -72,9 +72,3 @@ def tested_against(family: Family) -> str:
     if "transformers" not in family.forms:
         return "formulas"
     return f"transformers' {family.held_as}" if family.held_as else "transformers"
-
-
-def template_text(template: Template) -> str:
-    """A template as it is written in the table."""
-    dims = " ".join(dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in template.dims)
-    return f"{template.name} : {dims}"

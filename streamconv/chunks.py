@@ -164,7 +164,7 @@ class Dcp:
 def _chunk_shape(step: Step) -> tuple[tuple[int, ...], int]:
     """The shape of each of a step's chunks, which follow one another on the first axis, and how
     many there are."""
-    units = step.how.units
-    if not step.shape or step.shape[0] % units:
+    units = step.sections[0].units
+    if not step.shape or step.shape[0] % units or len(step.sections) > 1:
         return step.shape, 1
     return (step.shape[0] // units, *step.shape[1:]), units

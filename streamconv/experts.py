@@ -184,13 +184,13 @@ def _fitting(
         )
     for row in rows:
         tensors = _complete(prefix, found, row)
-        equations = {row.layout.templates[w]: infos[0].shape for w, infos in tensors.items()}
+        shapes = [((row.layout.templates[w],), infos[0].shape) for w, infos in tensors.items()]
         known = row.sizes()
-        if any(EXPERT in template.name_axes for template in equations):
+        if any(EXPERT in row.layout.templates[weight].name_axes for weight in tensors):
             known[EXPERT] = 1 + max(found.numbers())
-        sizes = solve_sizes(equations, known)
+        sizes = solve_sizes(shapes, known)
         if sizes is None and count is not None and EXPERT not in known:
-            sizes = solve_sizes(equations, {**known, EXPERT: count})
+            sizes = solve_sizes(shapes, {**known, EXPERT: count})
         if sizes is not None:
             yield row, Module(prefix, tensors), sizes
 

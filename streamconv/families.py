@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,16 @@ class Rename:
     unless: tuple[str, ...] = ()
     """What names here begin with that the rename did not make."""
 
+    @cached_property
+    def mark(self) -> str:
+        """A text that every name has that `apply` is about: a look for it is cheaper."""
+        return max(self.plain.split("*"), key=len)
+
+    @cached_property
+    def mark_here(self) -> str:
+        """The same of `undo`."""
+        return max(self.here.split("*"), key=len)
+
     def apply(self, name: str) -> str | None:
         """The form's name of what is plainly called `name`; None where this is not about it."""
         return _replace(self.plain, self.here, name)
@@ -54,19 +65,11 @@ class Rename:
 
 
 def _replace(pattern: str, replacement: str, name: str) -> str | None:
-    if not all(part in name for part in _texts(pattern)):
-        return None
     match = _compiled(pattern).fullmatch(name)
     if match is None:
         return None
     texts = iter(match.groups())
     return "".join(next(texts) if part == "*" else part for part in _parts(replacement))
-
-
-@functools.cache
-def _texts(pattern: str) -> tuple[str, ...]:
-    """What stands between the stars; looking for it is cheaper than matching."""
-    return tuple(part for part in _parts(pattern) if part != "*")
 
 
 @functools.cache
@@ -79,29 +82,33 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join("(.*)" if p == "*" else re.escape(p) for p in _parts(pattern)), re.S)
 
 
-WEIGHT = "weight"
-"""What the one weight of a group is called."""
-
-
 @dataclass(frozen=True)
 class Group:
-    """Tensors of a module that a form joins, splits or turns: two templates of one weight.
+    """Tensors of a module that a form joins, splits or turns: two templates of each part.
 
-    The convolutions of query, key and value in one tensor, for example. Which of the two a
-    checkpoint has goes by the form whose names it has.
+    The convolutions of query, key and value in one tensor, for example. Parts that have one name
+    stand in one tensor, one behind the other. Which of the two a checkpoint has goes by the form
+    whose names it has.
     """
 
     where: str
     """Pattern of the modules' prefixes, in plain names."""
     plain: Row
     here: Row
-    sizes: tuple[tuple[str, int | str], ...] = ()
-    """Sizes of axes that shapes leave open, or where in config.json they stand."""
+    """A weight of the layout is a part, called by its number."""
+    sizes: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
+    """Sizes of axes that shapes leave open, or where in config.json they may stand."""
 
     @property
     def what(self) -> str:
         """What it is called in messages, below the prefix of its module."""
-        return self.plain.layout.templates[WEIGHT].name
+        return ", ".join(dict.fromkeys(t.name for t in self.plain.layout.templates.values()))
+
+    @property
+    def asks(self) -> str:
+        """What config.json has to say for it to be told."""
+        places = (size for _, size in self.sizes if not isinstance(size, int))
+        return " and ".join(dict.fromkeys(" or ".join(several) for several in places))
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,14 @@ class Form:
     def apply(self, name: str) -> str:
         """The name here of what is plainly called `name`: by one rename after the other."""
         for rename in self.renames:
-            new = rename.apply(name)
+            new = rename.apply(name) if rename.mark in name else None
             name = name if new is None else new
         return name
 
     def undo(self, name: str) -> str:
         """The plain name of what is called `name` here: by the same renames, the last one first."""
         for rename in reversed(self.renames):
-            old = rename.undo(name)
+            old = rename.undo(name) if rename.mark_here in name else None
             name = name if old is None else old
         return name
 
@@ -226,21 +233,31 @@ def _form(name: str, row: dict[str, Any]) -> Form:
 
 
 def _group(row: dict[str, Any]) -> Group:
-    lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list)}
+    parts = row.get("parts", [row])
+    lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list) and t is not parts}
     naming = Naming(row["where"], MappingProxyType(lists))
+    sizes = {
+        axis: size if isinstance(size, int) else (size,) if isinstance(size, str) else tuple(size)
+        for axis, size in row.get("sizes", {}).items()
+    }
     plain, here = (
-        Row(Layout(side, "", MappingProxyType({WEIGHT: Template.parse(row[side])})), naming)
+        {str(k): Template.parse(part[side]) for k, part in enumerate(parts)}
         for side in ("plain", "here")
     )
-    one, other = (side.layout.templates[WEIGHT] for side in (plain, here))
-    axes = {*one.name_axes, *one.axes}
-    unnamed = {*one.name_axes, *other.name_axes} - {*lists}
-    if axes != {*other.name_axes, *other.axes} or unnamed:
-        raise UsageError(
-            f"the group of {row['plain']!r} and {row['here']!r} is not told by its row",
-            "both sides have the same axes, and a list says what stands in a name for one",
-        )
-    return Group(row["where"], plain, here, tuple(row.get("sizes", {}).items()))
+    for one, other in zip(plain.values(), here.values(), strict=True):
+        unnamed = {*one.name_axes, *other.name_axes} - {*lists, *sizes}
+        if {*one.name_axes, *one.axes} != {*other.name_axes, *other.axes} or unnamed:
+            raise UsageError(
+                f"the group of {str(one)!r} and {str(other)!r} is not told by its row",
+                "both sides have the same axes, and for one that stands in a name a list says "
+                "what stands there, or `sizes` how many numbers",
+            )
+    return Group(
+        where=row["where"],
+        plain=Row(Layout("plain", "", MappingProxyType(plain)), naming),
+        here=Row(Layout("here", "", MappingProxyType(here)), naming),
+        sizes=tuple(sizes.items()),
+    )
 
 
 def _rename(row: dict[str, Any]) -> Rename:

@@ -1,20 +1,22 @@
 """Tensors beside the experts that a form joins, splits or turns, found in a checkpoint. Pure.
 
-What is found is a stack of one weight, so that everything that moves experts moves it as well.
+What is found is a stack whose weights are the parts of a group, so that everything that moves
+experts moves it as well.
 """
 
 import functools
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from streamconv.axes import solve_sizes
+from streamconv.axes import Template, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.experts import Module, Stack, check_alike
-from streamconv.families import WEIGHT, Form, Group
+from streamconv.families import Form, Group
 from streamconv.layouts import Row
 
 Position = tuple[int, ...]
@@ -27,6 +29,8 @@ class Member:
 
     group: Group
     prefix: str
+    template: str
+    """The name of the templates of its parts."""
     position: Position
 
 
@@ -35,26 +39,56 @@ def groups_of(forms: Mapping[str, Form]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for form in forms.values() for group in form.groups))
 
 
-def member_of(name: str, stored: Mapping[Group, Row]) -> Member | None:
-    """What `name` is under groups that are stored in these rows; None where it is none of them."""
-    for group, row in stored.items():
-        for tail, position in _tails(row).items():
-            prefix = name.removesuffix(tail)
-            if prefix != name and fnmatchcase(prefix, group.where):
-                return Member(group, prefix, position)
-    return None
+class Members:
+    """The tensors of groups that are stored in these rows, by their plain names."""
+
+    def __init__(self, stored: Mapping[Group, Row]) -> None:
+        self._ends = [(group, end) for group, row in stored.items() for end in _ends(row)]
+        self._lasts = tuple({end.last for _, end in self._ends})
+
+    def find(self, name: str) -> Member | None:
+        """What `name` is; None where it is of none of the groups."""
+        for group, end in self._ends if name.endswith(self._lasts) else ():
+            match = end.pattern.search(name) if name.endswith(end.last) else None
+            if match and fnmatchcase(name[: match.start()], group.where):
+                numbers = map(int, match.groups())
+                position = tuple(next(numbers) if k is None else k for k in end.position)
+                return Member(group, name[: match.start()], end.template, position)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How names of a group's tensors end."""
+
+    template: str
+    position: tuple[int | None, ...]
+    """None on axes whose positions are numbers."""
+    pattern: re.Pattern[str]
+    last: str
+    """What stands behind the last number: looking for it is cheaper than matching."""
+
+
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
 
 
 @functools.cache
-def _tails(row: Row) -> Mapping[str, Position]:
-    """How the names of a group's tensors end, in their order."""
-    template = row.layout.templates[WEIGHT]
-    spans = [range(len(row.naming.tokens[axis])) for axis in template.name_axes]
-    tails = {}
-    for position in itertools.product(*spans):
-        at = zip(template.name_axes, position, strict=True)
-        tails[template.tensor_name({axis: row.token(axis, k) for axis, k in at})] = position
-    return tails
+def _ends(row: Row) -> tuple[_End, ...]:
+    ends = []
+    for template in _tensors(row):
+        axes = template.name_axes
+        lists = [row.naming.tokens.get(axis) for axis in axes]
+        for position in itertools.product(*(range(len(t)) if t else (None,) for t in lists)):
+            at = zip(axes, position, strict=True)
+            text = template.tensor_name({a: "*" if k is None else row.token(a, k) for a, k in at})
+            pattern = re.compile(_NUMBER.join(map(re.escape, text.split("*"))) + r"\Z")
+            ends.append(_End(template.name, position, pattern, text.rpartition("*")[2]))
+    return tuple(ends)
+
+
+def _tensors(row: Row) -> Iterator[Template]:
+    """A template of each name: several parts may have it."""
+    yield from {template.name: template for template in row.layout.templates.values()}.values()
 
 
 def find_groups(
@@ -62,20 +96,27 @@ def find_groups(
 ) -> tuple[Stack, ...]:
     """The groups among tensors by their plain names, each stored in its row of `stored`.
 
-    Raises BadCheckpoint where a tensor of one is missing, or shapes contradict its template.
+    One of which the config does not say what it has to is left out. Raises BadCheckpoint where a
+    tensor of one is missing, or shapes contradict its templates.
     """
-    found: dict[tuple[Group, str], dict[Position, TensorInfo]] = {}
-    for name, info in hub_names.items() if stored else ():
-        member = member_of(name, stored)
+    found: dict[tuple[Group, str], dict[tuple[str, Position], TensorInfo]] = {}
+    ours = Members(stored)
+    for name, info in hub_names.items():
+        member = ours.find(name)
         if member is not None:
-            found.setdefault((member.group, member.prefix), {})[member.position] = info
+            members = found.setdefault((member.group, member.prefix), {})
+            members[member.template, member.position] = info
     stacks: dict[tuple[Group, str, tuple[tuple[str, int], ...]], list[Module]] = {}
     for (group, prefix), members in found.items():
         row = stored[group]
-        infos = _complete(row, prefix, members)
-        sizes = _sizes(group, row, infos[0], config)
-        module = Module(prefix, {WEIGHT: infos})
-        stacks.setdefault((group, pattern_of(prefix), tuple(sizes.items())), []).append(module)
+        known = _known(group, row, config)
+        if known is None:
+            continue
+        infos = _complete(row, known, prefix, members)
+        sizes = _sizes(row, known, infos)
+        parts = {part: infos[t.name] for part, t in row.layout.templates.items()}
+        alike = (group, pattern_of(prefix), tuple(sizes.items()))
+        stacks.setdefault(alike, []).append(Module(prefix, parts))
     return tuple(
         Stack(pattern, stored[group], dict(sizes), tuple(modules), group.what)
         for (group, pattern, sizes), modules in stacks.items()
@@ -83,39 +124,75 @@ def find_groups(
 
 
 def _complete(
-    row: Row, prefix: str, members: Mapping[Position, TensorInfo]
-) -> tuple[TensorInfo, ...]:
-    """The tensors of a group in one module, in order, none missing, all alike."""
-    for tail, position in _tails(row).items():
-        if position not in members:
-            there = quoted(next(iter(members.values())).name)
-            raise BadCheckpoint(
-                f"tensor {quoted(prefix + tail)} is missing: {there}, of the same group, is here"
-            )
-    infos = [members[position] for position in _tails(row).values()]
-    check_alike(infos, "tensors of one group")
-    return tuple(infos)
+    row: Row,
+    known: Mapping[str, int],
+    prefix: str,
+    members: Mapping[tuple[str, Position], TensorInfo],
+) -> dict[str, tuple[TensorInfo, ...]]:
+    """The tensors of a group in one module by their template, in order, none missing, all alike."""
+    complete = {}
+    left = {info.name: info for info in members.values()}
+    for template in _tensors(row):
+        axes = template.name_axes
+        infos = []
+        for position in itertools.product(*(range(known[axis]) for axis in axes)):
+            info = members.get((template.name, position))
+            if info is None:
+                at = zip(axes, position, strict=True)
+                tail = template.tensor_name({axis: row.token(axis, k) for axis, k in at})
+                there = quoted(next(iter(members.values())).name)
+                raise BadCheckpoint(
+                    f"tensor {quoted(prefix + tail)} is missing: {there}, of the same group, is "
+                    "here"
+                )
+            infos.append(info)
+            del left[info.name]
+        check_alike(infos, "tensors of one group")
+        complete[template.name] = tuple(infos)
+    for name in left:
+        raise BadCheckpoint(
+            f"tensor {quoted(name)} is one too many: its group has {_said(known)} in config.json"
+        )
+    return complete
 
 
-def _sizes(group: Group, row: Row, info: TensorInfo, config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of all axes, from the config and the shape."""
+def _known(group: Group, row: Row, config: Mapping[str, Any]) -> dict[str, int] | None:
+    """The sizes of axes that no shape is needed for; None where the config lacks one."""
     known = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
     for axis, size in group.sizes:
-        value = size if isinstance(size, int) else _in_config(config, size)
+        found = [size] if isinstance(size, int) else [_in_config(config, place) for place in size]
+        value = next((v for v in found if v is not None), None)
         if type(value) is not int or value < 1:
-            raise BadCheckpoint(
-                f"tensor {quoted(info.name)}: config.json has to say {size}, which tells how its "
-                "rows are ordered"
-            )
+            return None
         known[axis] = value
-    sizes = solve_sizes({row.layout.templates[WEIGHT]: info.shape}, known)
+    return known
+
+
+def _sizes(
+    row: Row, known: Mapping[str, int], infos: Mapping[str, tuple[TensorInfo, ...]]
+) -> dict[str, int]:
+    """The sizes of all axes, from those that are known and the shapes."""
+    parts = row.layout.templates.values()
+    shapes = [
+        (tuple(part for part in parts if part.name == name), held[0].shape)
+        for name, held in infos.items()
+    ]
+    sizes = solve_sizes(shapes, known)
     if sizes is None:
-        said = ", ".join(f"{axis} = {size}" for axis, size in known.items())
+        held = next(iter(infos.values()))[0]
         raise BadCheckpoint(
-            f"tensor {quoted(info.name)} has the shape {list(info.shape)}, which is not that of "
-            f"its group where {said}"
+            f"tensor {quoted(held.name)} has the shape {list(held.shape)}, which is not that of "
+            f"its group where {_said(known)}"
         )
+    dtypes = {held[0].dtype: held[0].name for held in infos.values()}
+    if len(dtypes) > 1:
+        said = ", ".join(f"{quoted(name)} is {dtype}" for dtype, name in dtypes.items())
+        raise BadCheckpoint(f"tensors of one group have to be of one dtype: {said}")
     return sizes
+
+
+def _said(known: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} = {size}" for axis, size in known.items())
 
 
 def _in_config(config: Mapping[str, Any], path: str) -> object:

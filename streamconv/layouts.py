@@ -6,6 +6,7 @@ all that is needed to write a stack's tensor names and shapes, or to recognise t
 
 import functools
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,19 @@ class Layout:
     """By weight: an axis, and the one that counts its blocks, of which there have to be whole
     ones because another axis begins where it ends."""
 
+    def before(self, weight: str, sizes: Mapping[str, int]) -> int:
+        """Elements that stand before a weight in its tensor.
+
+        Weights of one name are in one tensor, one behind the other in the order of `templates`.
+        """
+        wanted, elements = self.templates[weight].name, 0
+        for other, template in self.templates.items():
+            if other == weight:
+                break
+            if template.name == wanted:
+                elements += math.prod(sizes[axis] for axis in template.axes)
+        return elements
+
 
 @dataclass(frozen=True)
 class Row:
@@ -75,8 +89,9 @@ class Row:
         return {axis: len(tokens) for axis, tokens in self.naming.tokens.items()}
 
     def token(self, axis: str, position: int) -> str:
-        """What a position on `axis` is called in a tensor's name."""
-        return str(position) if axis == EXPERT else self.naming.tokens[axis][position]
+        """What a position on `axis` is called in a tensor's name: its number, unless listed."""
+        tokens = self.naming.tokens.get(axis)
+        return tokens[position] if tokens else str(position)
 
     def names_projections(self) -> bool:
         """Whether the names of its tensors tell the naming."""

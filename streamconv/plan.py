@@ -148,9 +148,9 @@ def make_plan(
             "`streamconv inspect` shows what is in there",
         )
     steps = make_steps(source, target, layers)
-    casts = max(buffer_bytes(step.inputs, step.how.inputs) for step in steps)
+    casts = max(buffer_bytes(step.inputs, step.at_once) for step in steps)
     partial = _partial(source, layers)
-    widest = max(steps, key=lambda step: step.how.buffer_bytes)
+    widest = max(steps, key=lambda step: step.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
     file_format = written(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
@@ -164,7 +164,7 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, widest.how.buffer_bytes, widest.name, casts, checkpoint.scratch),
+        memory=fit_memory(limits, widest.buffer_bytes, widest.name, casts, checkpoint.scratch),
         casting=casting,
     )
 

@@ -14,7 +14,7 @@ from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.experts import Stack, find_stacks
 from streamconv.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form, family_of
-from streamconv.groups import find_groups, groups_of
+from streamconv.groups import Members, find_groups, groups_of
 from streamconv.layouts import Row, find_layout, namings
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
@@ -135,13 +135,19 @@ def _names(checkpoint: Checkpoint, family: Family | None, stated: str | None) ->
 
 
 def _renamed(form: Form, checkpoint: Checkpoint) -> int:
-    """How many names the form has renamed, or -1 where there are some that it would not give."""
-    if not form.renames:
+    """How many names are the form's own: those that it has renamed, and those of what its groups
+    become; -1 where there are some that it would not give."""
+    if not form.renames and not form.groups:
         return 0
     undone = {name: form.undo(name) for name in checkpoint.tensors}
     if any(form.apply(plain) != name for name, plain in undone.items()):
         return -1
-    return sum(plain != name for name, plain in undone.items())
+    made = Members({group: group.here for group in form.groups})
+    unmade = Members({group: group.plain for group in form.groups})
+    return sum(
+        plain != name or (made.find(plain) is not None and unmade.find(plain) is None)
+        for name, plain in undone.items()
+    )
 
 
 def _undo(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:

@@ -142,7 +142,7 @@ def step_fields(step: Step, shard: str) -> dict[str, Any]:
         "shape": list(step.shape),
         "bytes": step.nbytes,
         "inputs": len(step.inputs),
-        "how": "copy" if step.how.is_copy else "rearrange",
+        "how": "copy" if step.is_copy else "rearrange",
         "cast": _cast_fields(step),
     }
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, natural_key
+from streamconv.axes import Rearrangement
+from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.records import METADATA_KEY, Record
 from streamconv.steps import Step
@@ -34,9 +35,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Bytes `begin` to `end` of one unit of a step."""
+    """Bytes `begin` to `end` of one unit of a section of a step."""
 
     step: Step
+    section: int
     unit: int
     begin: int
     end: int
@@ -44,6 +46,16 @@ class Segment:
     @property
     def nbytes(self) -> int:
         return self.end - self.begin
+
+    @property
+    def how(self) -> Rearrangement:
+        """How its section is made."""
+        return self.step.sections[self.section]
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What its section is made from."""
+        return self.step.inputs_of(self.section)
 
 
 Part = Frame | Segment
@@ -170,13 +182,15 @@ def at_offsets(steps: Iterable[Step]) -> Iterator[Step]:
 
 def segments(step: Step) -> Iterator[Segment]:
     """A step's whole units, but for copies, which are cut wherever a piece may be full."""
-    for unit in range(step.how.units):
-        yield from unit_segments(step, unit)
+    for section, how in enumerate(step.sections):
+        for unit in range(how.units):
+            yield from unit_segments(step, unit, section)
 
 
-def unit_segments(step: Step, unit: int) -> Iterator[Segment]:
-    """One unit of a step: whole, or a copy cut into segments."""
-    size = step.how.unit_bytes
-    cut = SEGMENT_BYTES if step.how.is_copy else max(size, 1)
+def unit_segments(step: Step, unit: int, section: int = 0) -> Iterator[Segment]:
+    """One unit of a section of a step: whole, or a copy cut into segments."""
+    how = step.sections[section]
+    size = how.unit_bytes
+    cut = SEGMENT_BYTES if how.is_copy else max(size, 1)
     for begin in range(0, size, cut):
-        yield Segment(step, unit, begin, min(begin + cut, size))
+        yield Segment(step, section, unit, begin, min(begin + cut, size))

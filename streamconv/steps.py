@@ -1,16 +1,16 @@
 """The steps of a conversion: what makes each output tensor, before they are put in order. Pure."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
 from streamconv.checkpoint import TensorInfo, layer_of
-from streamconv.errors import PlanRefused, UsageError, quoted
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.experts import Module, Stack
-from streamconv.families import WEIGHT
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.groups import member_of
+from streamconv.groups import Members, groups_of
 from streamconv.layouts import Row, kinds
 from streamconv.recognise import Recognised
 from streamconv.target import Target
@@ -26,7 +26,9 @@ class Step:
     offset: int
     """Bytes from the start of the shard's data."""
     inputs: tuple[TensorInfo, ...]
-    how: Rearrangement
+    sections: tuple[Rearrangement, ...]
+    """How it is made, in the order of its bytes: of the inputs in their order, each takes its own.
+    One, but where parts of a group stand in one tensor."""
     module: str = ""
     """Prefix of the experts or the group that it belongs to, in hub names; empty where it belongs
     to none and is copied."""
@@ -35,7 +37,27 @@ class Step:
 
     @property
     def nbytes(self) -> int:
-        return self.how.units * self.how.unit_bytes
+        return sum(how.units * how.unit_bytes for how in self.sections)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether all bytes keep their order."""
+        return all(how.is_copy for how in self.sections)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of input that have to be in memory at once."""
+        return max(how.buffer_bytes for how in self.sections)
+
+    @property
+    def at_once(self) -> int:
+        """Inputs that are read at once."""
+        return max(how.inputs for how in self.sections)
+
+    def inputs_of(self, section: int) -> tuple[TensorInfo, ...]:
+        """The inputs that a section takes."""
+        first = sum(how.takes for how in self.sections[:section])
+        return self.inputs[first : first + self.sections[section].takes]
 
 
 def make_steps(source: Recognised, target: Target, layers: range | None) -> list[Step]:
@@ -69,7 +91,12 @@ def _steps(source: Recognised, target: Target, wanted: "_Wanted") -> Iterator[St
     for hub_name, info in source.hub_names.items():
         if info.name not in moved and wanted(hub_name):
             name = target.names.apply(hub_name)
-            yield Step(name, info.dtype, info.shape, 0, (info,), copy_of(info.nbytes))
+            yield Step(name, info.dtype, info.shape, 0, (info,), _copied(info.nbytes))
+
+
+@functools.cache
+def _copied(nbytes: int) -> tuple[Rearrangement, ...]:
+    return (copy_of(nbytes),)
 
 
 class _Wanted:
@@ -100,48 +127,75 @@ class _Wanted:
         return self(module.prefix)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An output tensor of every module of a stack."""
+
+    below: str
+    """Its name below the module's prefix."""
+    shape: tuple[int, ...]
+    sections: tuple[Rearrangement, ...]
+    chosen: tuple[tuple[str, int], ...]
+    """Its inputs: a weight, and the number of a tensor of it."""
+    expert: int | None
+
+    def and_then(self, other: "_Made") -> "_Made":
+        """Both in one tensor, one behind the other."""
+        shape = (self.shape[0] + other.shape[0], *self.shape[1:])
+        sections, chosen = self.sections + other.sections, self.chosen + other.chosen
+        return replace(self, shape=shape, sections=sections, chosen=chosen)
+
+
 class _Relaid:
     """One stack on its way from its layout to another: the same for each of its modules."""
 
     def __init__(self, stack: Stack, row: Row) -> None:
         self._stack = stack
         self._row = row
-        self._moves = {
-            weight: list(self._weight(weight, infos))
-            for weight, infos in stack.modules[0].tensors.items()
-        }
+        self._made: dict[str, _Made] = {}
+        for weight, infos in stack.first.items():
+            for made in self._weight(weight, infos):
+                first = self._made.get(made.below)
+                self._made[made.below] = first.and_then(made) if first else made
 
     def steps(self, module: Module) -> Iterator[Step]:
-        for weight, infos in module.tensors.items():
-            for below, shape, how, chosen, expert in self._moves[weight]:
-                inputs = tuple(infos[k] for k in chosen)
-                name = module.prefix + below
-                yield Step(name, infos[0].dtype, shape, 0, inputs, how, module.prefix, expert)
+        for made in self._made.values():
+            inputs = tuple(module.tensors[weight][k] for weight, k in made.chosen)
+            yield Step(
+                module.prefix + made.below,
+                inputs[0].dtype,
+                made.shape,
+                0,
+                inputs,
+                made.sections,
+                module.prefix,
+                made.expert,
+            )
 
-    def _weight(
-        self, weight: str, infos: tuple[TensorInfo, ...]
-    ) -> Iterator[tuple[str, tuple[int, ...], Rearrangement, list[int], int | None]]:
-        """For each output tensor of a weight: its name, shape, making, inputs and expert."""
+    def _weight(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[_Made]:
+        """Each output tensor of a weight, or what it has of one."""
         sizes = self._stack.sizes
-        source = self._stack.row.layout.templates[weight]
-        target = self._row.layout.templates[weight]
+        layout = self._stack.row.layout
+        source, target = layout.templates[weight], self._row.layout.templates[weight]
+        before = layout.before(weight, sizes)
         spans = [range(sizes[axis]) for axis in target.name_axes]
         shape = target.shape(sizes)
         for position in itertools.product(*spans):
             fixed = dict(zip(target.name_axes, position, strict=True))
             name = target.tensor_name({a: self._row.token(a, k) for a, k in fixed.items()})
             try:
-                how = rearrange(source, target, sizes, fixed, DTYPE_BITS[infos[0].dtype])
+                bits = DTYPE_BITS[infos[0].dtype]
+                how = rearrange(source, target, sizes, fixed, bits, before)
             except UsageError as error:
                 raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
-            chosen = [
-                number
+            chosen = tuple(
+                (weight, number)
                 for number, at in enumerate(
                     itertools.product(*(range(sizes[axis]) for axis in source.name_axes))
                 )
                 if all(fixed.get(a, k) == k for a, k in zip(source.name_axes, at, strict=True))
-            ]
-            yield name, shape, how, chosen, fixed.get(EXPERT)
+            )
+            yield _Made(name, shape, (how,), chosen, fixed.get(EXPERT))
 
 
 def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
@@ -162,19 +216,33 @@ def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
 
 
 def _check_groups(source: Recognised, target: Target) -> None:
-    """Refuse to leave behind the scales of a group that is re-laid, and names that only what it
-    becomes may have."""
+    """Refuse to leave behind the scales of a group that is re-laid, a group that the config does
+    not tell enough of, and names that only what it becomes may have."""
     relaid = [stack for stack in source.groups if target.row_of(stack) != stack.row]
-    members = {i.name for s in relaid for m in s.modules for i in m.tensors[WEIGHT]}
+    moved = (infos for s in relaid for m in s.modules for infos in m.tensors.values())
+    members = {info.name for infos in moved for info in infos}
     scales = {name + kind.suffix for name in members for kind in kinds().values() if kind.suffix}
-    made = {group: group.here for group in target.names.groups if target.names != source.names}
-    for name, info in source.hub_names.items() if made or relaid else ():
+    made = Members({g: g.here for g in target.names.groups if target.names != source.names})
+    forms = source.family.forms if source.family else {}
+    stored = {group: source.names.row_of(group) for group in groups_of(forms)}
+    moving = {group: row for group, row in stored.items() if target.groups[row] != row}
+    untold = Members(moving)
+    for name, info in source.hub_names.items() if moving else ():
+        member = None if info.name in members else untold.find(name)
+        if member is not None:
+            raise BadCheckpoint(
+                f"tensor {quoted(info.name)}: config.json has to say {member.group.asks}, which "
+                "tells how it is divided",
+                "a layout instead of a form leaves it as it is",
+            )
         if info.name in scales:
             raise PlanRefused(
                 f"tensor {quoted(info.name)} belongs to one that the form {target.names.name!r} "
-                "joins or turns, and no row says what becomes of it"
+                "joins, splits or turns, and no row says what becomes of it",
+                "--dequantize bf16 makes weights that need no scales; a layout instead of a form "
+                "leaves both as they are",
             )
-        if info.name not in members and member_of(name, made):
+        if info.name not in members and made.find(name):
             raise PlanRefused(
                 f"tensor {quoted(info.name)} has a name that the form {target.names.name!r} gives "
                 "to what it makes of other tensors"

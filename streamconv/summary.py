@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from streamconv.casts import notes
-from streamconv.catalogue import template_text
 from streamconv.checkpoint import kinds
-from streamconv.families import WEIGHT
 from streamconv.plan import Plan
 from streamconv.target import Target
 
@@ -54,8 +52,8 @@ def regrouped(plan: Plan) -> Iterator[str]:
     for stack in plan.source.groups:
         row = plan.target.row_of(stack)
         if row != stack.row:
-            here, there = (template_text(r.layout.templates[WEIGHT]) for r in (stack.row, row))
-            yield f"{stack.pattern}{here} -> {there}"
+            for weight, template in stack.row.layout.templates.items():
+                yield f"{stack.pattern}{template} -> {row.layout.templates[weight]}"
 
 
 def why(target: Target) -> str:

@@ -164,7 +164,7 @@ def _layers(plan: Plan, verbose: bool) -> Table:
     table = _table("layers", "layer", "reads", "writes", "copied", "rearranged", "size")
     rows = []
     for layer, steps in plan.steps_by_layer().items():
-        copied = sum(step.nbytes for step in steps if step.how.is_copy)
+        copied = sum(step.nbytes for step in steps if step.is_copy)
         size = sum(step.nbytes for step in steps)
         inputs = sum(1 for _ in _inputs(steps))
         path, number = layer or ("", 0)

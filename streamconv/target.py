@@ -150,11 +150,9 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
 
 def _tells_count(stack: Stack, row: Row) -> bool:
     """Whether names and shapes under a row settle the size of every axis again."""
-    shapes = {
-        template: template.shape(stack.sizes)
-        for template in (row.layout.templates[weight] for weight in stack.first)
-    }
-    named = any(EXPERT in template.name_axes for template in shapes)
+    templates = [row.layout.templates[weight] for weight in stack.first]
+    shapes = [((template,), template.shape(stack.sizes)) for template in templates]
+    named = any(EXPERT in template.name_axes for template in templates)
     known = {EXPERT: stack.sizes[EXPERT]} if named else {}
     return solve_sizes(shapes, {**row.sizes(), **known}) is not None
 

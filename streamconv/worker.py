@@ -14,7 +14,6 @@ from streamconv.shards import Frame, Part, Segment
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source
-from streamconv.steps import Step
 from streamconv.stop import Stop
 
 
@@ -46,7 +45,7 @@ class Worker:
                 if isinstance(part, Frame):
                     self._put(memoryview(self._plan.frame(piece, part)), digest)
                 else:
-                    self._rearrange(part.step, part.unit, digest)
+                    self._rearrange(part, digest)
         self._sink.note(piece, digest.hexdigest())
         staging.end()
         return digest.hexdigest()
@@ -78,11 +77,12 @@ class Worker:
                     self._made(room, digest)
                     reads.clear()
 
-    def _rearrange(self, step: Step, unit: int, digest: xxh3_128) -> None:
-        self._gather(step, step.how, unit)
-        kind = (step.how.shape, step.how.strides, step.how.itemsize, step.how.start)
+    def _rearrange(self, segment: Segment, digest: xxh3_128) -> None:
+        how = segment.how
+        self._gather(segment.inputs, how, segment.unit)
+        kind = (how.shape, how.strides, how.itemsize, how.start)
         if kind not in self._rearrangers:
-            self._rearrangers[kind] = Rearranger(step.how, self._buffer)
+            self._rearrangers[kind] = Rearranger(how, self._buffer)
         for panel in self._rearrangers[kind].panels:
             room = self._staging.reserve(panel.nbytes)
             panel.write_into(room)
@@ -93,9 +93,9 @@ class Worker:
         digest.update(data)
         self._stop.check()
 
-    def _gather(self, step: Step, how: Rearrangement, unit: int) -> None:
+    def _gather(self, inputs: Sequence[TensorInfo], how: Rearrangement, unit: int) -> None:
         """Read a unit's inputs side by side, unless the unit before it had the same ones."""
-        reads = [(step.inputs[which], offset) for which, offset in how.reads(unit)]
+        reads = [(inputs[which], offset) for which, offset in how.reads(unit)]
         wanted = ([(info.name, offset) for info, offset in reads], how.run)
         if wanted == self._holds:
             return
@@ -110,17 +110,17 @@ class Worker:
 
 
 def _is_copy(part: Part) -> bool:
-    return isinstance(part, Segment) and part.step.how.is_copy
+    return isinstance(part, Segment) and part.how.is_copy
 
 
 def _runs(segment: Segment) -> Iterator[tuple[TensorInfo, int, int]]:
     """What a segment is copied from, in order: a tensor, and begin and end in its bytes."""
-    how = segment.step.how
+    how, inputs = segment.how, segment.inputs
     reads = how.reads(segment.unit)
     position = segment.begin
     while position < segment.end:
         number, within = divmod(position, how.run)
         which, offset = reads[number]
         nbytes = min(how.run - within, segment.end - position)
-        yield segment.step.inputs[which], offset + within, offset + within + nbytes
+        yield inputs[which], offset + within, offset + within + nbytes
         position += nbytes

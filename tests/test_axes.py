@@ -237,7 +237,8 @@ def test_names_and_shapes_of_the_table(layout: str, weight: str) -> None:
 def solved(layout: str, gate_up: tuple[int, ...], down: tuple[int, ...], experts: int) -> Any:
     templates = layouts()[layout].templates
     known = {"p": 2, "d": 1, **({"e": experts} if layout == "per-expert" else {})}
-    return solve_sizes({templates["gate_up"]: gate_up, templates["down"]: down}, known)
+    pair = [((templates["gate_up"],), gate_up), ((templates["down"],), down)]
+    return solve_sizes(pair, known)
 
 
 @settings(deadline=None, max_examples=60)
@@ -288,13 +289,30 @@ def test_never_two_answers(layout: str) -> None:
 def test_impossible_or_open_sizes_are_none() -> None:
     """None for another rank, a remainder, nothing at all, and an axis that stays open."""
     flat, cube = Template.parse("x : (e h) (p i)"), Template.parse("x : e h i")
-    assert solve_sizes({cube: (2, 3)}, {}) is None
-    assert solve_sizes({cube: (2, 3, 4)}, {"h": 5}) is None
-    assert solve_sizes({cube: (2, 0, 4)}, {}) is None
-    assert solve_sizes({flat: (6, 4)}, {"p": 2}) is None
-    assert solve_sizes({flat: (6, 4)}, {"p": 2, "e": 4}) is None
-    assert solve_sizes({flat: (6, 4)}, {"p": 3, "e": 2}) is None
-    assert solve_sizes({flat: (6, 4)}, {"p": 2, "e": 2}) == {"p": 2, "e": 2, "h": 3, "i": 2}
+    assert solve_sizes([((cube,), (2, 3))], {}) is None
+    assert solve_sizes([((cube,), (2, 3, 4))], {"h": 5}) is None
+    assert solve_sizes([((cube,), (2, 0, 4))], {}) is None
+    assert solve_sizes([((flat,), (6, 4))], {"p": 2}) is None
+    assert solve_sizes([((flat,), (6, 4))], {"p": 2, "e": 4}) is None
+    assert solve_sizes([((flat,), (6, 4))], {"p": 3, "e": 2}) is None
+    assert solve_sizes([((flat,), (6, 4))], {"p": 2, "e": 2}) == {"p": 2, "e": 2, "h": 3, "i": 2}
+
+
+def test_parts_of_a_tensor_add_up() -> None:
+    """Query, key and value, of n and twice m heads, one behind the other: 8 + 2 + 2 rows."""
+    of_n, of_m = Template.parse("x : (n c) h"), Template.parse("x : (m c) h")
+    heads = {"n": 4, "m": 1}
+    parts = (of_n, of_m, of_m)
+    assert solve_sizes([(parts, (12, 5))], heads) == {**heads, "c": 2, "h": 5}
+    assert solve_sizes([(parts, (13, 5))], heads) is None
+    assert solve_sizes([(parts, (12, 5))], {"n": 4}) is None
+    assert solve_sizes([(parts, (12, 5)), ((of_n,), (8, 5))], {"n": 4, "c": 2}) == {
+        **heads,
+        "c": 2,
+        "h": 5,
+    }
+    assert solve_sizes([((of_n, of_m), (8, 5))], {"n": 4, "c": 2}) is None
+    assert solve_sizes([((of_n, Template.parse("x : c h i")), (8, 5))], heads) is None
 
 
 # --- rearrangements ----------------------------------------------------------------------------

@@ -224,7 +224,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "kimi_k25": {
-        "text_config": {"first_k_dense_replace": 1, "num_key_value_heads": 4},
+        "text_config": {"first_k_dense_replace": 1, "num_key_value_heads": 4, "head_dim": 4},
         "vision_config": {
             **TOWER,
             "pos_emb_height": 4,
@@ -246,6 +246,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "mlp_layer_types": ["dense", "sparse"],
             "num_sliding_attention_heads": 4,
             "share_expert_dim": 24,
+            "sliding_window": 8,
         },
         "vision_config": TOWER,
     },
@@ -476,9 +477,18 @@ def _dense_as_mlp(tensors: reference.Tensors) -> reference.Tensors:
     return {dense.sub(r"mlp.\1", name): tensor for name, tensor in tensors.items()}
 
 
-def _blocks_as_layers(tensors: reference.Tensors) -> reference.Tensors:
-    wrong, right = (f"language_model.model.{name}." for name in ("blocks", "layers"))
-    return {name.replace(wrong, right): tensor for name, tensor in tensors.items()}
+def _at_the_root(tensors: reference.Tensors) -> reference.Tensors:
+    """Kimi-K2.5 as published: what transformers names back after other modules, put right."""
+    published = {
+        "language_model.model.blocks.": "language_model.model.layers.",
+        "vision_tower.encoder.patch_embed.": "vision_tower.patch_embed.",
+        "model.mm_projector.": "mm_projector.",
+    }
+    begins = re.compile(rf"\A({'|'.join(map(re.escape, published))})")
+    return {
+        begins.sub(lambda match: published[match[0]], name, count=1): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _as_nemo(tensors: reference.Tensors) -> reference.Tensors:
@@ -505,7 +515,7 @@ PUBLISHED: dict[str, tuple[bool, Callable[[reference.Tensors], reference.Tensors
     "qwen3_5_moe": (True, lambda tensors: tensors),
     "qwen3_vl_moe": (True, _transposed),
     "kimi_linear": (False, _dense_as_mlp),
-    "kimi_k25": (False, _blocks_as_layers),
+    "kimi_k25": (False, _at_the_root),
     "nemo_speechlm": (False, _as_nemo),
 }
 """What makes the hub's tensors where transformers would save others: whether of those that it
@@ -589,6 +599,9 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
         "llama4_text",
         "nemotron_h",
         "bailing_hybrid",
+        "sarvam_moe",
+        "step3p7",
+        "kimi_k25",
     ],
 )
 def test_the_same_logits_from_every_layout_that_transformers_loads(
@@ -596,7 +609,7 @@ def test_the_same_logits_from_every_layout_that_transformers_loads(
 ) -> None:
     """Loaded from either form, with nothing missing or left over, a model says the same."""
     model = build(name)
-    model.save_pretrained(tmp_path / "hub")
+    _save_as_published(model, tmp_path / "hub")
     model.save_pretrained(tmp_path / "memory", save_original_format=False)
     streamconv.convert(tmp_path / "hub", tmp_path / "to-transformers", to="transformers")
     streamconv.convert(tmp_path / "memory", tmp_path / "to-hub", to="hub")
@@ -703,6 +716,34 @@ def test_a_pyramid_of_experts_is_refused_by_name(tmp_path: Path) -> None:
         streamconv.merge(hub, tmp_path / "out")
     streamconv.merge(hub, tmp_path / "out", pass_through=True)
     assert reference.same_bytes(tensors, reference.read(tmp_path / "out")) == []
+
+
+def test_scales_of_step_3_7_go_with_their_weights(tmp_path: Path) -> None:
+    """FP8 in blocks, under names of the hub's own: fused as transformers calls it, and back."""
+    source, prefix = tmp_path / "source", "model.layers.1.moe."
+    source.mkdir()
+    tensors = {f"{prefix}router_bias": torch.randn(EXPERTS)}
+    for name, shape in (("gate", (256, 128)), ("up", (256, 128)), ("down", (128, 256))):
+        blocks = [n // 128 for n in shape]
+        weight = torch.randint(1, 120, (EXPERTS, *shape), dtype=torch.uint8)
+        tensors[f"{prefix}{name}_proj.weight"] = weight.view(torch.float8_e4m3fn)
+        tensors[f"{prefix}{name}_proj.weight_scale_inv"] = torch.rand(EXPERTS, *blocks)
+    save_file(tensors, source / "model.safetensors")
+    quantized = {"weight_block_size": [128, 128]}
+    config = {"model_type": "step3p7", "quantization_config": quantized}
+    (source / "config.json").write_text(json.dumps(config))
+    streamconv.merge(source, tmp_path / "out", verify=True)
+    out = reference.read(tmp_path / "out")
+    here = "model.language_model.layers.1.mlp."
+    for end, made in ((".weight", ""), (".weight_scale_inv", "_scale_inv")):
+        gate, up, down = (tensors[f"{prefix}{n}_proj{end}"] for n in ("gate", "up", "down"))
+        fused = {"gate_up_proj": torch.cat([t.view(torch.uint8) for t in (gate, up)], 1)}
+        fused["down_proj"] = down.view(torch.uint8)
+        for name, wanted in fused.items():
+            assert out.pop(f"{here}experts.{name}{made}").view(torch.uint8).equal(wanted)
+    assert [*out] == [f"{here}gate.e_score_correction_bias"]
+    streamconv.convert(tmp_path / "out", tmp_path / "back", to="hub", verify=True)
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
 
 
 def test_scales_of_inkling_2_go_with_their_weights(tmp_path: Path) -> None:
@@ -816,8 +857,8 @@ def test_experts_of_families_that_have_no_row_for_the_rest(name: str, tmp_path: 
     streamconv.merge(hub, tmp_path / "out", verify=True)
 
     def experts(folder: Path) -> reference.Tensors:
-        # What the hub calls a down projection that fusing leaves as it is: step3p7, inkling2.
-        down = re.compile(r"\.(moe\.down_proj\.weight|experts\.w2_weight)$")
+        # What the hub calls a down projection that fusing leaves as it is: inkling2.
+        down = re.compile(r"\.experts\.w2_weight$")
         parts = (
             (down.sub(".experts.down_proj", key).split("."), tensor)
             for key, tensor in reference.read(folder).items()

@@ -1,4 +1,6 @@
-"""Tensors beside the experts that a form joins or turns: found whole, moved exactly, or refused."""
+"""Tensors beside the experts that a form joins, splits or turns: found whole, moved exactly, or
+refused.
+"""
 
 import json
 import re
@@ -12,6 +14,7 @@ import reference
 import torch
 from click.testing import CliRunner
 from dcp_folders import stock
+from folders import forget
 from safetensors.torch import save_file
 
 import streamconv
@@ -150,7 +153,7 @@ def take_the_name(held: Tensors) -> None:
         (drop, "k_conv1d.weight is missing"),
         (widen, "tensors of one group have to be alike"),
         (flatten, r"shape \[6, 4\], which is not that of its group where q = 3"),
-        (scale, "weight_scale_inv belongs to one that the form 'transformers' joins"),
+        (scale, "weight_scale_inv belongs to one that the form 'transformers' joins, splits"),
         (take_the_name, "layers.1.self_attn.conv1d.weight has a name that the form"),
     ],
 )
@@ -188,13 +191,20 @@ transformers.groups = [
             key = f"model.layers.0.mlp.experts.{number}.{name}_proj.weight"
             held[key] = torch.randn((5, 4) if name != "down" else (4, 5))
     save_file(held, folder / "model.safetensors")
-    config = {"model_type": "turned", "num_experts": EXPERTS, "vision": {"heads": 2}}
-    for heads, code in ((2, 0), (5, 3), ("two", 3)):
+    config = {"model_type": "turned", "num_experts": EXPERTS}
+    for heads, form, code in (
+        (2, "transformers", 0),
+        (5, "transformers", 3),
+        ("two", "transformers", 3),
+        ("two", "stacked", 0),
+    ):
         config["vision"] = {"heads": heads}
         (folder / "config.json").write_text(json.dumps(config))
-        args = ["convert", folder, tmp_path / f"out-{heads}", "--to", "transformers", "--verify"]
+        args = ["convert", folder, tmp_path / f"out-{heads}", "--to", form, "--verify"]
         done = command(*args, "--family", mine)
         assert done.returncode == code, done.stderr
+        assert heads != "two" or code == 0 or "has to say vision.heads" in done.stderr
+    assert reference.read(tmp_path / "out-two")["vision.0.wq"].equal(held["vision.0.wq"])
     made = reference.read(tmp_path / "out-2")
     turned = held["vision.0.wq"].view(2, 3, 2, 5).transpose(1, 2).reshape(12, 5)
     assert made["vision.0.wq"].equal(turned)
@@ -205,9 +215,167 @@ transformers.groups = [
     assert reference.same_bytes(held, reference.read(back)) == []
 
 
+QKV = "model.layers.0.attention.query_key_value.weight"
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def sarvam(folder: Path, width: int = 3) -> Tensors:
+    """Query, key and value in one tensor, of 4, 2 and 2 heads; experts beside them."""
+    torch.manual_seed(0)
+    held = {QKV: torch.randn(8 * width, 5), "model.norm.weight": torch.randn(5)}
+    for number in range(EXPERTS):
+        for name, shape in (("gate", (6, 5)), ("up", (6, 5)), ("down", (5, 6))):
+            held[f"model.layers.0.mlp.experts.{number}.{name}_proj.weight"] = torch.randn(shape)
+    folder.mkdir()
+    save_file(held, folder / "model.safetensors")
+    config = {"model_type": "sarvam_moe", "num_experts": EXPERTS, **HEADS}
+    (folder / "config.json").write_text(json.dumps(config))
+    return held
+
+
+def test_parts_of_one_tensor(tmp_path: Path) -> None:
+    """Taken out of it and put together again, of whatever size: by torch's own split."""
+    hub, memory = tmp_path / "hub", tmp_path / "memory"
+    held = sarvam(hub)
+    streamconv.convert(hub, memory, to="transformers", verify=True)
+    made = reference.read(memory)
+    for name, rows in zip("qkv", held[QKV].split([12, 6, 6]), strict=True):
+        assert made[f"model.layers.0.self_attn.{name}_proj.weight"].equal(rows)
+    streamconv.convert(memory, tmp_path / "back", to="hub", verify=True)
+    assert reference.same_bytes(held, reference.read(tmp_path / "back")) == []
+    said = plan_fields(streamconv.plan(hub, to="transformers"), None)["target"]["regrouped"]
+    assert said[2] == (
+        "model.layers.*.attention.query_key_value.weight : (m c) h -> v_proj.weight : (m c) h"
+    )
+
+
+def test_parts_in_a_dcp_and_under_a_cast(tmp_path: Path) -> None:
+    """A tensor put together of parts is one chunk; what is read of the middle of one is cast."""
+    hub, memory = tmp_path / "hub", tmp_path / "memory"
+    held = sarvam(hub)
+    streamconv.convert(hub, memory, to="transformers")
+    streamconv.convert(memory, tmp_path / "dcp", to="hub", format="dcp", verify=True)
+    assert stock(tmp_path / "dcp")[QKV].equal(held[QKV])
+    streamconv.convert(hub, tmp_path / "cast", to="transformers", dtype="bf16", verify=True)
+    key = reference.read(tmp_path / "cast")["model.layers.0.self_attn.k_proj.weight"]
+    assert key.equal(held[QKV][12:18].to(torch.bfloat16))
+    streamconv.split(tmp_path / "dcp", tmp_path / "back", template=hub)
+    assert reference.same_bytes(held, reference.read(tmp_path / "back")) == []
+
+
+def test_what_is_exchanged_among_parts_is_found(tmp_path: Path) -> None:
+    """The rows of key and value, of one shape, in the tensor that holds both."""
+    hub, memory, out = (tmp_path / name for name in ("hub", "memory", "out"))
+    held = sarvam(hub)
+    streamconv.convert(hub, memory, to="transformers")
+    streamconv.convert(memory, out, to="hub")
+    query, key, value = (part.numpy().tobytes() for part in held[QKV].split([12, 6, 6]))
+    (shard,) = out.glob("*.safetensors")
+    raw = shard.read_bytes()
+    assert query + key + value in raw
+    shard.write_bytes(raw.replace(query + key + value, query + value + key))
+    found = [(d.what, d.fact) for d in streamconv.verify(memory, out).differences]
+    assert [what for what, _ in found] == [QKV, QKV]
+    assert "k_proj" in found[0][1]
+    assert "v_proj" in found[1][1]
+
+
+def test_rows_turned_within_some_parts(tmp_path: Path) -> None:
+    """Query and key of Kimi-K2.5's tower to halves for rotary positions, value as it is."""
+    torch.manual_seed(0)
+    where, (heads, half, hidden) = "vision_tower.encoder.blocks.0.", (3, 2, 7)
+    rows = heads * half * 2
+    held: Tensors = {
+        f"{where}wqkv.weight": torch.randn(3 * rows, hidden),
+        f"{where}wqkv.bias": torch.randn(3 * rows),
+    }
+    for number in range(EXPERTS):
+        for name, shape in (("gate", (6, 5)), ("up", (6, 5)), ("down", (5, 6))):
+            key = f"language_model.model.layers.0.mlp.experts.{number}.{name}_proj.weight"
+            held[key] = torch.randn(shape)
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    save_file(held, hub / "model.safetensors")
+    for heads_key in ("num_attention_heads", "vt_num_attention_heads"):
+        config = {"model_type": "kimi_k25", "vision_config": {heads_key: heads}}
+        (hub / "config.json").write_text(json.dumps(config))
+        memory = tmp_path / heads_key
+        streamconv.convert(hub, memory, to="transformers", verify=True)
+        made = reference.read(memory)
+        for end in ("weight", "bias"):
+            for name, part in zip("qkv", held[f"{where}wqkv.{end}"].chunk(3), strict=True):
+                turned = part.view(heads, half, 2, -1).transpose(1, 2).reshape(part.shape)
+                here = made[f"model.vision_tower.layers.0.attn.{name}_proj.{end}"]
+                assert here.equal(part if name == "v" else turned)
+        streamconv.convert(memory, tmp_path / f"{heads_key}-back", to="hub", verify=True)
+        back = reference.read(tmp_path / f"{heads_key}-back")
+        assert reference.same_bytes(held, back) == []
+
+
+def shards_of(folder: Path, count: int, said: int | None) -> Tensors:
+    """An embedding in `count` numbered tensors, of which the config says `said`."""
+    torch.manual_seed(0)
+    held: Tensors = {"model.language_model.norm.weight": torch.randn(5)}
+    for number in range(count):
+        held[f"{NGRAM}.shard_{number}.weight"] = torch.randn(2, 3)
+    for number in range(EXPERTS):
+        for name, shape in (("gate", (6, 5)), ("up", (6, 5)), ("down", (5, 6))):
+            key = f"model.language_model.layers.0.mlp.experts.{number}.{name}_proj.weight"
+            held[key] = torch.randn(shape)
+    folder.mkdir()
+    save_file(held, folder / "model.safetensors")
+    text = {"num_experts": EXPERTS} | ({} if said is None else {"split_ngram_parts": said})
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "qwen4_exp", "text_config": text})
+    )
+    return held
+
+
+NGRAM = "model.language_model.layers.0.ple.ple_embedding.ngram_embedding"
+
+
+def test_as_many_as_the_config_says(tmp_path: Path) -> None:
+    """Numbered tensors are joined in the order of their numbers; the names tell which there are."""
+    hub, memory, back = (tmp_path / name for name in ("hub", "memory", "back"))
+    held = shards_of(hub, 12, 12)
+    streamconv.convert(hub, memory, to="transformers", verify=True)
+    made = reference.read(memory)
+    assert made[f"{NGRAM}.weight"].equal(
+        torch.cat([held[f"{NGRAM}.shard_{number}.weight"] for number in range(12)])
+    )
+    forget(memory)
+    streamconv.convert(memory, back, to="hub", verify=True)
+    assert reference.same_bytes(held, reference.read(back)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "said", "message"),
+    [
+        (3, 4, "shard_3.weight is missing"),
+        (4, 3, "shard_3.weight is one too many: its group has s = 3"),
+        (3, None, "config.json has to say text_config.split_ngram_parts"),
+    ],
+)
+def test_other_than_the_config_says(
+    count: int, said: int | None, message: str, tmp_path: Path
+) -> None:
+    hub, out = tmp_path / "hub", tmp_path / "out"
+    held = shards_of(hub, count, said)
+    with pytest.raises(streamconv.StreamconvError, match=message):
+        streamconv.convert(hub, out, to="transformers")
+    assert not out.exists()
+    if said is None:
+        streamconv.convert(hub, out, to="fused", verify=True)
+        shards = {name: tensor for name, tensor in held.items() if NGRAM in name}
+        made = reference.read(out)
+        assert reference.same_bytes(shards, {name: made[name] for name in shards}) == []
+
+
 @pytest.mark.parametrize(
     "group",
     [
+        "{ where = '*.', parts = [{ plain = 'a : c', here = 'b : c' }, { plain = 'a : d' }] }",
+        "{ where = '*.', parts = [{ plain = 'a : c', here = 'b : d' }] }",
         "{ where = '*.', plain = '{q}_a : c', here = 'a : (q c)' }",
         "{ where = '*.', q = ['x', 'y'], plain = '{q}_a : c', here = 'a : (q d)' }",
         "{ plain = 'a : c', here = 'b : c' }",
@@ -221,7 +389,7 @@ def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     done = command("merge", tmp_path, tmp_path / "out", "--family", tmp_path / "mine.toml")
     assert done.returncode == 2
-    assert re.search("is not told by its row|lacks 'where'", done.stderr)
+    assert re.search("is not told by its row|lacks '(where|here)'", done.stderr)
 
 
 def test_no_form_of_the_hub_has_groups() -> None:

@@ -172,7 +172,7 @@ def plan_from(drawn: Mapping[str, Any], limits: Limits = LIMITS) -> Plan:
 
 def used(step: Step, begin_of: Mapping[str, int]) -> Iterable[npt.NDArray[np.int64]]:
     """Addresses of the source bytes that a step's units consist of, read the naive way."""
-    how = step.how
+    (how,) = step.sections
     for unit in range(how.units):
         runs = []
         for which, offset in how.reads(unit):
@@ -226,7 +226,7 @@ def test_every_source_tensor_is_consumed(drawn: Mapping[str, Any]) -> None:
         if ".experts." not in name:
             step = next(step for step in steps_of(plan) if step.name == name)
             assert given_to[name] == {name}
-            assert (step.inputs, step.how.is_copy, step.expert) == ((info,), True, None)
+            assert (step.inputs, step.is_copy, step.expert) == ((info,), True, None)
             assert (step.dtype, step.shape) == (info.dtype, info.shape)
 
 
@@ -243,7 +243,7 @@ def test_names_and_shapes_of_the_output(source: str, target: str) -> None:
 def test_a_layout_that_is_there_already_is_copied() -> None:
     """Stacks that have the layout pass through tensor by tensor."""
     plan = planned(model(layout="stacked"), "stacked")
-    assert all(step.how.is_copy and len(step.inputs) == 1 for step in steps_of(plan))
+    assert all(step.is_copy and len(step.inputs) == 1 for step in steps_of(plan))
 
 
 def test_layers_of_other_dtypes() -> None:
@@ -255,8 +255,8 @@ def test_layers_of_other_dtypes() -> None:
     assert plan.data_bytes == plan.checkpoint.total_bytes
     for step in steps_of(plan):
         assert step.nbytes == math.prod(step.shape) * BITS[step.dtype] // 8, step.name
-        if not step.how.is_copy:
-            assert step.how.itemsize * 8 == BITS[step.dtype]
+        if not step.is_copy:
+            assert step.sections[0].itemsize * 8 == BITS[step.dtype]
 
 
 def test_layers_of_which_one_has_biases() -> None:
@@ -307,12 +307,12 @@ def check_pieces(plan: Plan) -> None:
         for segment in segments:
             assert isinstance(segment, Segment)
             assert segment.step in shard.steps
-            assert segment.step.offset + segment.unit * segment.step.how.unit_bytes == (
+            assert segment.step.offset + segment.unit * segment.how.unit_bytes == (
                 place - segment.begin
             )
-            assert 0 <= segment.begin < segment.end <= segment.step.how.unit_bytes
-            whole = (0, segment.step.how.unit_bytes)
-            assert segment.step.how.is_copy or (segment.begin, segment.end) == whole
+            assert 0 <= segment.begin < segment.end <= segment.how.unit_bytes
+            whole = (0, segment.how.unit_bytes)
+            assert segment.how.is_copy or (segment.begin, segment.end) == whole
             place += segment.end - segment.begin
         assert place == shard.data_bytes
 

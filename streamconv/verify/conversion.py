@@ -130,13 +130,16 @@ def _pair(
 ) -> _Task:
     """One expert of one weight on both sides."""
     template = our_stack.row.layout.templates[weight]
-    one = expert_region(
-        their_stack.row.layout.templates[weight],
-        theirs.tensors[weight],
-        their_stack.sizes,
-        expert,
+    one, other = (
+        expert_region(
+            stack.row.layout.templates[weight],
+            module.tensors[weight],
+            stack.sizes,
+            expert,
+            stack.row.layout.before(weight, stack.sizes),
+        )
+        for stack, module in ((their_stack, theirs), (our_stack, ours))
     )
-    other = expert_region(template, ours.tensors[weight], our_stack.sizes, expert)
     number = expert if EXPERT in template.axes else None
     if one is None or other is None or (one.bits < 8 and one.axes != other.axes):
         name = ours.tensors[weight][0].name

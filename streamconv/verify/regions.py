@@ -56,12 +56,16 @@ def whole(info: TensorInfo) -> Region:
 
 
 def expert_region(
-    template: Template, infos: Sequence[TensorInfo], sizes: Mapping[str, int], expert: int
+    template: Template,
+    infos: Sequence[TensorInfo],
+    sizes: Mapping[str, int],
+    expert: int,
+    before: int = 0,
 ) -> Region | None:
     """One expert of a weight; None where it does not begin and end with whole bytes.
 
     `infos` are the weight's tensors in the order of the axes in their names, `sizes` those of all
-    axes.
+    axes, `before` how many elements of each tensor are another weight's.
     """
     bits = DTYPE_BITS[infos[0].dtype]
     outside: tuple[str, ...] = ()
@@ -70,14 +74,14 @@ def expert_region(
         at = inside.index(EXPERT)
         outside, inside = inside[:at], inside[at + 1 :]
     width = math.prod(sizes[axis] for axis in inside) * bits
-    if width % 8:
+    if width % 8 or before * bits % 8:
         return None
     nbytes = width // 8
     repeats = math.prod(sizes[axis] for axis in outside)
     step = sizes[EXPERT] if EXPERT in template.axes else 1
     first = expert if EXPERT in template.axes else 0
     runs = tuple(
-        Run(info, (first + k * step) * nbytes, nbytes)
+        Run(info, before * bits // 8 + (first + k * step) * nbytes, nbytes)
         for info in _of_expert(template, infos, sizes, expert)
         for k in range(repeats)
     )
