@@ -216,17 +216,17 @@ def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
 
 
 def _check_groups(source: Recognised, target: Target) -> None:
-    """Refuse to leave behind the scales of a group that is re-laid, a group that the config does
-    not tell enough of, and names that only what it becomes may have."""
+    """Refuse a group of which the config does not tell enough, or something is quantized, and
+    names that only what it becomes may have."""
     relaid = [stack for stack in source.groups if target.row_of(stack) != stack.row]
     moved = (infos for s in relaid for m in s.modules for infos in m.tensors.values())
     members = {info.name for infos in moved for info in infos}
-    scales = {name + kind.suffix for name in members for kind in kinds().values() if kind.suffix}
     made = Members({g: g.here for g in target.names.groups if target.names != source.names})
     forms = source.family.forms if source.family else {}
     stored = {group: source.names.row_of(group) for group in groups_of(forms)}
     moving = {group: row for group, row in stored.items() if target.groups[row] != row}
     untold = Members(moving)
+    suffixes = [kind.suffix for kind in kinds().values() if kind.suffix]
     for name, info in source.hub_names.items() if moving else ():
         member = None if info.name in members else untold.find(name)
         if member is not None:
@@ -235,12 +235,13 @@ def _check_groups(source: Recognised, target: Target) -> None:
                 "tells how it is divided",
                 "a layout instead of a form leaves it as it is",
             )
-        if info.name in scales:
+        if any(name.endswith(end) and untold.find(name.removesuffix(end)) for end in suffixes):
             raise PlanRefused(
                 f"tensor {quoted(info.name)} belongs to one that the form {target.names.name!r} "
-                "joins, splits or turns, and no row says what becomes of it",
-                "--dequantize bf16 makes weights that need no scales; a layout instead of a form "
-                "leaves both as they are",
+                "joins, splits or turns, which nothing quantized can be: a cut or a turn could "
+                "fall inside a block",
+                "a layout instead of a form leaves both as they are; scales of FP8 blocks are used "
+                "up by --dequantize bf16",
             )
         if info.name not in members and made.find(name):
             raise PlanRefused(

@@ -439,6 +439,7 @@ def _class(config: Any) -> Any:
     autos = (
         transformers.AutoModelForImageTextToText,
         transformers.AutoModelForCausalLM,
+        transformers.AutoModelForMultimodalLM,
         transformers.AutoModel,
     )
     return next(
@@ -492,20 +493,17 @@ def _at_the_root(tensors: reference.Tensors) -> reference.Tensors:
 
 
 def _as_nemo(tensors: reference.Tensors) -> reference.Tensors:
-    """The language model as NeMo exports it: experts stacked, and each of them turned."""
+    """The experts as NeMo exports them: stacked, and each of them turned."""
     wanted = {"up_proj": "gate_and_up_projs", "down_proj": "down_projs"}
     one = re.compile(r"(.*\.experts\.)(\d+)\.(\w+)\.weight")
     made: reference.Tensors = {}
     stacks: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        renamed = name.replace("language_model.embeddings.", "llm.model.embed_tokens.")
-        renamed = renamed.replace("language_model.norm_f.", "llm.model.norm.")
-        renamed = renamed.replace("language_model.layers.", "llm.model.layers.")
-        if match := one.fullmatch(renamed):
+        if match := one.fullmatch(name):
             stack = stacks.setdefault(match[1] + wanted[match[3]], {})
             stack[int(match[2])] = tensor.transpose(0, 1)
         else:
-            made[renamed] = tensor
+            made[name] = tensor
     for name, stack in stacks.items():
         made[name] = torch.stack([stack[number] for number in range(EXPERTS)])
     return made

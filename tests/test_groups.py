@@ -143,6 +143,16 @@ def scale(held: Tensors) -> None:
     held[f"{ATTENTION}k_conv1d.weight_scale_inv"] = torch.randn(1, 1)
 
 
+def scale_channels(held: Tensors) -> None:
+    held[f"{ATTENTION}k_conv1d.weight_scale"] = torch.randn(ROWS, 1)
+
+
+def pack(held: Tensors) -> None:
+    for name in "qkv":
+        del held[f"{ATTENTION}{name}_conv1d.weight"]
+        held[f"{ATTENTION}{name}_conv1d.weight_packed"] = torch.ones(ROWS, 1, dtype=torch.int32)
+
+
 def take_the_name(held: Tensors) -> None:
     held["model.layers.1.self_attn.conv1d.weight"] = torch.randn(ROWS, 1, 4)
 
@@ -154,6 +164,8 @@ def take_the_name(held: Tensors) -> None:
         (widen, "tensors of one group have to be alike"),
         (flatten, r"shape \[6, 4\], which is not that of its group where q = 3"),
         (scale, "weight_scale_inv belongs to one that the form 'transformers' joins, splits"),
+        (scale_channels, "k_conv1d.weight_scale belongs to one that the form 'transformers'"),
+        (pack, "weight_packed belongs to one .* which nothing quantized can be"),
         (take_the_name, "layers.1.self_attn.conv1d.weight has a name that the form"),
     ],
 )
@@ -166,6 +178,20 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(streamconv.StreamconvError, match=said):
         streamconv.convert(hub, tmp_path / "out", to="transformers")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("quantize", [scale, scale_channels, pack])
+def test_what_is_quantized_stays_under_a_layout(
+    quantize: Callable[[Tensors], None], tmp_path: Path
+) -> None:
+    """As the refusal says: a bare layout leaves weights and scales as they are."""
+    held = tensors()
+    quantize(held)
+    hub = write(tmp_path / "hub", held)
+    streamconv.convert(hub, tmp_path / "out", to="fused", verify=True)
+    beside = {name: tensor for name, tensor in held.items() if ".experts." not in name}
+    made = reference.read(tmp_path / "out")
+    assert reference.same_bytes(beside, {name: made[name] for name in beside}) == []
 
 
 def test_sizes_from_the_config(tmp_path: Path) -> None:
