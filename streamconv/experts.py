@@ -1,8 +1,7 @@
 """The expert stacks of a checkpoint, found in its headers, and what is wrong with them. Pure.
 
-A module is the experts of one layer; a stack is the modules whose prefixes differ only in
-numbers and that share a layout. Experts are found by the names of the layout table, ordered by
-number, and have to be complete: 0 to E-1 for every projection, equal in shape and dtype.
+Experts are found by the names of the layout table, ordered by number, and have to be complete: 0
+to E-1 for every projection, equal in shape and dtype.
 """
 
 import itertools
@@ -13,42 +12,11 @@ from streamconv.axes import EXPERT, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.layouts import Naming, Role, Row, bodies, roles
+from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int | None, ...]
 Alike = tuple[tuple[str, str], ...]
 """The weights of a module and their dtypes, which all modules of a stack share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """The experts of one layer."""
-
-    prefix: str
-    """What the names of its tensors begin with, in hub names: `model.layers.3.mlp.`"""
-    tensors: Mapping[str, tuple[TensorInfo, ...]]
-    """Of each weight, its tensors in the order of the axes in their names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Modules that are stored alike."""
-
-    pattern: str
-    """Their prefix with * for numbers."""
-    row: Row
-    sizes: Mapping[str, int]
-    """Size of each axis, those of block scales and packed elements among them."""
-    modules: tuple[Module, ...]
-    what: str = "experts"
-    """What its modules hold, in messages; a group of other tensors is stored as a stack, too."""
-
-    @property
-    def first(self) -> Mapping[str, tuple[TensorInfo, ...]]:
-        """The tensors of the first module, weights in the order of the layout's table."""
-        tensors = self.modules[0].tensors
-        return {w: tensors[w] for w in self.row.layout.templates if w in tensors}
-
-
 Settle = Callable[[str, tuple[Row, ...], str], Row]
 """Decides between the rows that fit the modules of a pattern; the text says what they look like."""
 Counted = Callable[[str], int | None]
@@ -250,18 +218,6 @@ def _missing_name(row: Row, weight: str) -> str:
     return template.tensor_name(tokens)
 
 
-def check_alike(infos: list[TensorInfo], what: str = "experts of a layer") -> None:
-    """Refuse tensors that belong together and are not of one shape and dtype."""
-    first = infos[0]
-    for info in infos:
-        if info.shape != first.shape or info.dtype != first.dtype:
-            raise BadCheckpoint(
-                f"tensor {quoted(info.name)} is {info.dtype} {list(info.shape)}, "
-                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: {what} "
-                "have to be alike"
-            )
-
-
 def _equal_sizes(found: list[tuple[Module, dict[str, int]]]) -> dict[str, int]:
     first, sizes = found[0]
     for module, other in found:
@@ -281,13 +237,3 @@ def _show_sizes(sizes: Mapping[str, int]) -> str:
 def _looks(found: _Found) -> str:
     firsts = {key: next(iter(infos.values())) for key, infos in found.tensors.items()}
     return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))
-
-
-def same_tensors(one: Row, other: Row, stack: Stack) -> bool:
-    """Whether the two rows store a stack under the same names in the same shapes."""
-    return all(
-        one.layout.templates[weight].name == other.layout.templates[weight].name
-        and one.layout.templates[weight].shape(stack.sizes)
-        == other.layout.templates[weight].shape(stack.sizes)
-        for weight in stack.first
-    )

@@ -15,9 +15,9 @@ from typing import Any
 from streamconv.axes import Template, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.experts import Module, Stack, check_alike
 from streamconv.families import Form, Group
 from streamconv.layouts import Row
+from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int, ...]
 """Positions on the axes in a tensor's name."""

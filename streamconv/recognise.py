@@ -12,10 +12,11 @@ from typing import Any
 from streamconv.casts import stated_block
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.experts import Stack, find_stacks
+from streamconv.experts import find_stacks
 from streamconv.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form, family_of
 from streamconv.groups import Members, find_groups, groups_of
 from streamconv.layouts import Row, find_layout, namings
+from streamconv.stacks import Stack
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
 """Where the config of an unknown model type may describe its language model."""

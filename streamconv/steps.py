@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
 from streamconv.checkpoint import TensorInfo, layer_of
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
-from streamconv.experts import Module, Stack
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.groups import Members, groups_of
 from streamconv.layouts import Row, kinds
 from streamconv.recognise import Recognised
+from streamconv.stacks import Module, Stack
 from streamconv.target import Target
 
 

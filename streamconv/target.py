@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from streamconv.axes import EXPERT, rearrange, solve_sizes
 from streamconv.errors import PlanRefused, UsageError, quoted
-from streamconv.experts import Stack, same_tensors
 from streamconv.families import FORMS, HUB_NAMES, Form
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.groups import groups_of
 from streamconv.layouts import Row, find_layout
 from streamconv.recognise import Recognised, form_of
+from streamconv.stacks import Stack, same_tensors
 
 PER_EXPERT = "per-expert"
 AXES = {"i": "the intermediate size", "h": "the hidden size"}

@@ -28,6 +28,7 @@ ORDER = (
     "records",
     "checkpoint",
     "casts",
+    "stacks",
     "experts",
     "groups",
     "recognise",

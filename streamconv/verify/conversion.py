@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from streamconv.axes import EXPERT, Template
 from streamconv.checkpoint import OtherFile, layer_of
-from streamconv.experts import Module, Stack
 from streamconv.sources import Source
+from streamconv.stacks import Module, Stack
 from streamconv.stop import Stop
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal

@@ -5,9 +5,9 @@ import random
 from dataclasses import dataclass
 
 from streamconv.checkpoint import TensorInfo
-from streamconv.experts import Module, Stack
 from streamconv.recognise import Recognised
 from streamconv.sources import Source
+from streamconv.stacks import Module, Stack
 
 
 @dataclass(frozen=True, slots=True)
