@@ -31,6 +31,7 @@ ORDER = (
     "stacks",
     "experts",
     "groups",
+    "settle",
     "recognise",
     "loading",
     "target",
