@@ -13,6 +13,7 @@ from typing import Any
 from streamconv.casts import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo, layer_of
 from streamconv.errors import PlanRefused, quoted
+from streamconv.lossless import check_lossless
 from streamconv.memory import Limits, Memory, fit_memory
 from streamconv.recognise import Recognised
 from streamconv.records import Record
@@ -148,6 +149,7 @@ def make_plan(
             "`streamconv inspect` shows what is in there",
         )
     steps = make_steps(source, target, layers)
+    check_lossless(steps, source, target, layers)
     casts = max(buffer_bytes(step.inputs, step.at_once) for step in steps)
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.buffer_bytes)

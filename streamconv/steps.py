@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
 from streamconv.checkpoint import TensorInfo, layer_of
-from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
+from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.groups import Members, groups_of
-from streamconv.layouts import Row, kinds
+from streamconv.layouts import Row
 from streamconv.recognise import Recognised
 from streamconv.stacks import Module, Stack
 from streamconv.target import Target
@@ -64,19 +63,15 @@ def make_steps(source: Recognised, target: Target, layers: range | None) -> list
     """A step for every tensor of the output, at no offset yet.
 
     `layers` keeps only these layers and what belongs to no layer of an expert stack. Raises
-    PlanRefused where two tensors would get one name, or one would not come back.
+    PlanRefused where there is nothing in them, or elements of less than a byte would be moved.
     """
-    wanted = _Wanted(source.stacks, layers)
+    wanted = Wanted(source.stacks, layers)
     if layers and wanted.nothing(source.hub_names):
         raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
-    steps = list(_steps(source, target, wanted))
-    _check_names(steps, source, target)
-    _check_groups(source, target)
-    _check_bytes(steps, [info for name, info in source.hub_names.items() if wanted(name)])
-    return steps
+    return list(_steps(source, target, wanted))
 
 
-def _steps(source: Recognised, target: Target, wanted: "_Wanted") -> Iterator[Step]:
+def _steps(source: Recognised, target: Target, wanted: "Wanted") -> Iterator[Step]:
     moved: set[str] = set()
     for stack in (*source.stacks, *source.groups):
         row = target.row_of(stack)
@@ -99,7 +94,7 @@ def _copied(nbytes: int) -> tuple[Rearrangement, ...]:
     return (copy_of(nbytes),)
 
 
-class _Wanted:
+class Wanted:
     """Whether a tensor belongs to the wanted layers, or to no layer of an expert stack."""
 
     def __init__(self, stacks: Iterable[Stack], layers: range | None) -> None:
@@ -196,68 +191,3 @@ class _Relaid:
                 if all(fixed.get(a, k) == k for a, k in zip(source.name_axes, at, strict=True))
             )
             yield _Made(name, shape, (how,), chosen, fixed.get(EXPERT))
-
-
-def _check_names(steps: list[Step], source: Recognised, target: Target) -> None:
-    seen: set[str] = set()
-    for step in steps:
-        if step.name in seen:
-            raise PlanRefused(
-                f"two tensors would be called {quoted(step.name)} in the form "
-                f"{target.names.name!r}, {quoted(step.inputs[0].name)} is one of them"
-            )
-        seen.add(step.name)
-    for hub_name, info in source.hub_names.items() if target.names.renames else ():
-        if not target.names.holds(hub_name):
-            raise PlanRefused(
-                f"tensor {quoted(info.name)} would not come back from the form "
-                f"{target.names.name!r}, which knows it as {quoted(target.names.apply(hub_name))}"
-            )
-
-
-def _check_groups(source: Recognised, target: Target) -> None:
-    """Refuse a group of which the config does not tell enough, or something is quantized, and
-    names that only what it becomes may have."""
-    relaid = [stack for stack in source.groups if target.row_of(stack) != stack.row]
-    moved = (infos for s in relaid for m in s.modules for infos in m.tensors.values())
-    members = {info.name for infos in moved for info in infos}
-    made = Members({g: g.here for g in target.names.groups if target.names != source.names})
-    forms = source.family.forms if source.family else {}
-    stored = {group: source.names.row_of(group) for group in groups_of(forms)}
-    moving = {group: row for group, row in stored.items() if target.groups[row] != row}
-    untold = Members(moving)
-    suffixes = [kind.suffix for kind in kinds().values() if kind.suffix]
-    for name, info in source.hub_names.items() if moving else ():
-        member = None if info.name in members else untold.find(name)
-        if member is not None:
-            raise BadCheckpoint(
-                f"tensor {quoted(info.name)}: config.json has to say {member.group.asks}, which "
-                "tells how it is divided",
-                "a layout instead of a form leaves it as it is",
-            )
-        if any(name.endswith(end) and untold.find(name.removesuffix(end)) for end in suffixes):
-            raise PlanRefused(
-                f"tensor {quoted(info.name)} belongs to one that the form {target.names.name!r} "
-                "joins, splits or turns, which nothing quantized can be: a cut or a turn could "
-                "fall inside a block",
-                "a layout instead of a form leaves both as they are; scales of FP8 blocks are used "
-                "up by --dequantize bf16",
-            )
-        if info.name not in members and made.find(name):
-            raise PlanRefused(
-                f"tensor {quoted(info.name)} has a name that the form {target.names.name!r} gives "
-                "to what it makes of other tensors"
-            )
-
-
-def _check_bytes(steps: list[Step], wanted: list[TensorInfo]) -> None:
-    """Hold what the steps consume and make against what there is: nothing lost, nothing twice."""
-    used = {info.name for step in steps for info in step.inputs}
-    unused = next((info for info in wanted if info.name not in used), None)
-    made, there = sum(step.nbytes for step in steps), sum(info.nbytes for info in wanted)
-    if unused is not None or made != there:
-        lost = f"tensor {quoted(unused.name)} would be lost; " if unused else ""
-        raise PlanRefused(
-            f"{lost}{there} bytes of tensors would become {made}: a layout or family is described "
-            "wrongly"
-        )

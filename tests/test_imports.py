@@ -36,6 +36,7 @@ ORDER = (
     "loading",
     "target",
     "steps",
+    "lossless",
     "shards",
     "keys",
     "options",
