@@ -7,11 +7,9 @@ its own form has renames as well. Whatever a form does not mention stays as it i
 """
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,58 +26,13 @@ from streamconv.layouts import (
     namings,
     read_table,
 )
+from streamconv.renames import Rename, read_rename
 
 FORMS = ("hub", "transformers", "mindspeed")
 """As published; as transformers v5 holds it in memory; as MindSpeed-MM trains it."""
 
 COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What configs call the number of experts, tried in this order."""
-
-
-@dataclass(frozen=True)
-class Rename:
-    """A two-sided rename: `*` stands for the same text on both sides."""
-
-    plain: str
-    here: str
-    unless: tuple[str, ...] = ()
-    """What names here begin with that the rename did not make."""
-
-    @cached_property
-    def mark(self) -> str:
-        """A text that every name has that `apply` is about: a look for it is cheaper."""
-        return max(self.plain.split("*"), key=len)
-
-    @cached_property
-    def mark_here(self) -> str:
-        """The same of `undo`."""
-        return max(self.here.split("*"), key=len)
-
-    def apply(self, name: str) -> str | None:
-        """The form's name of what is plainly called `name`; None where this is not about it."""
-        return _replace(self.plain, self.here, name)
-
-    def undo(self, name: str) -> str | None:
-        """The plain name of what the form calls `name`; None where this is not about it."""
-        return None if name.startswith(self.unless) else _replace(self.here, self.plain, name)
-
-
-def _replace(pattern: str, replacement: str, name: str) -> str | None:
-    match = _compiled(pattern).fullmatch(name)
-    if match is None:
-        return None
-    texts = iter(match.groups())
-    return "".join(next(texts) if part == "*" else part for part in _parts(replacement))
-
-
-@functools.cache
-def _parts(pattern: str) -> tuple[str, ...]:
-    return tuple(part for part in re.split(r"(\*)", pattern) if part)
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile("".join("(.*)" if p == "*" else re.escape(p) for p in _parts(pattern)), re.S)
 
 
 @dataclass(frozen=True)
@@ -227,7 +180,7 @@ def _form(name: str, row: dict[str, Any]) -> Form:
     return Form(
         name=name,
         layouts=tuple((glob, find_layout(layout)) for glob, layout in row["layouts"].items()),
-        renames=tuple(_rename(r) for r in row.get("renames", ())),
+        renames=tuple(read_rename(r) for r in row.get("renames", ())),
         groups=tuple(_group(g) for g in row.get("groups", ())),
     )
 
@@ -258,16 +211,6 @@ def _group(row: dict[str, Any]) -> Group:
         here=Row(Layout("here", "", MappingProxyType(here)), naming),
         sizes=tuple(sizes.items()),
     )
-
-
-def _rename(row: dict[str, Any]) -> Rename:
-    plain, here = row["plain"], row["here"]
-    if plain.count("*") != here.count("*"):
-        raise UsageError(
-            f"the rename of {plain!r} to {here!r} could not be undone: "
-            "there have to be as many * on both sides"
-        )
-    return Rename(plain, here, tuple(row.get("unless", ())))
 
 
 def family_of(model_type: object) -> Family | None:

@@ -22,6 +22,7 @@ ORDER = (
     "units",
     "axes",
     "layouts",
+    "renames",
     "families",
     "catalogue",
     "formats",
