@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamconv.axes import Rearrangement
 from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
+from streamconv.moves import Rearrangement
 from streamconv.records import METADATA_KEY, Record
 from streamconv.steps import Step
 

@@ -5,11 +5,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from streamconv.axes import EXPERT, Rearrangement, copy_of, rearrange
+from streamconv.axes import EXPERT
 from streamconv.checkpoint import TensorInfo, layer_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.layouts import Row
+from streamconv.moves import Rearrangement, copy_of, rearrange
 from streamconv.recognise import Recognised
 from streamconv.stacks import Module, Stack
 from streamconv.target import Target

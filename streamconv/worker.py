@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from xxhash import xxh3_128
 
-from streamconv.axes import Rearrangement
 from streamconv.checkpoint import TensorInfo
 from streamconv.files import new_buffer
+from streamconv.moves import Rearrangement
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
 from streamconv.shards import Frame, Part, Segment

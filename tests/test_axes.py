@@ -15,9 +15,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from streamconv.axes import Rearrangement, Template, copy_of, rearrange, solve_sizes
+from streamconv.axes import Template, solve_sizes
 from streamconv.errors import UsageError
 from streamconv.layouts import layouts
+from streamconv.moves import Rearrangement, copy_of, rearrange
 
 Array = npt.NDArray[Any]
 Stored = list[tuple[str, dict[str, int], Array]]

@@ -21,6 +21,7 @@ ORDER = (
     "errors",
     "units",
     "axes",
+    "moves",
     "layouts",
     "renames",
     "families",

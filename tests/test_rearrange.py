@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamconv.axes import Rearrangement, rearrange
 from streamconv.layouts import layouts
 from streamconv.memory import SCRATCH_BYTES, STAGING_BYTES
+from streamconv.moves import Rearrangement, rearrange
 from streamconv.rearrange import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Rearranger
 
 Array = npt.NDArray[Any]

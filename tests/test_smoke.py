@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from streamconv import VerifyFailed, smoke
-from streamconv.axes import Rearrangement
 from streamconv.families import families
+from streamconv.moves import Rearrangement
 
 
 def test_every_family_comes_through(tmp_path: Path) -> None:
