@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from streamconv.checkpoint import Cast, Checkpoint, TensorInfo, pattern_of
+from streamconv.datafiles import read_table
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.layouts import read_table
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """What a cast can make, by what people call it."""

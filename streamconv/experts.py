@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from streamconv.axes import EXPERT, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.layouts import Naming, Role, Row, bodies, roles
+from streamconv.layouts import Naming, Row, bodies
+from streamconv.roles import Role, roles
 from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int | None, ...]

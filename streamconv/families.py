@@ -6,7 +6,6 @@ experts and groups are called what their templates call them: where the hub call
 its own form has renames as well. Whatever a form does not mention stays as it is.
 """
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,17 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.axes import Template
+from streamconv.datafiles import add_tables, added_tables, read_table, table
 from streamconv.errors import UsageError
-from streamconv.layouts import (
-    Layout,
-    Naming,
-    Row,
-    add_tables,
-    added_tables,
-    find_layout,
-    namings,
-    read_table,
-)
+from streamconv.layouts import Layout, Naming, Row, find_layout, namings
 from streamconv.renames import Rename, read_rename
 
 FORMS = ("hub", "transformers", "mindspeed")
@@ -130,7 +121,7 @@ HUB_NAMES = Form("hub", ())
 """The form of a checkpoint of no known family: nothing is renamed, nothing is mentioned."""
 
 
-@functools.cache
+@table
 def families() -> Mapping[str, Family]:
     """Every family by its name, those of added files first. Raises UsageError for a bad row."""
     rows: dict[str, Family] = {}
@@ -145,7 +136,6 @@ def families() -> Mapping[str, Family]:
 def add_families(path: Path) -> None:
     """Take in the rows of a user's file, for the rest of the process. Raises UsageError."""
     add_tables(path)
-    families.cache_clear()
     families()
 
 

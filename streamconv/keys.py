@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from streamconv.datafiles import read_table
 from streamconv.errors import UsageError
-from streamconv.layouts import read_table
 
 
 @dataclass(frozen=True, slots=True)

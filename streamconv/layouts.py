@@ -1,20 +1,18 @@
-"""The layouts and namings there are: rows of `data/layouts.toml`, read by one loader. Pure.
+"""The layouts and namings there are: rows of `data/layouts.toml`. Pure.
 
 A layout is axes only. `Row` is a layout together with what the projections are called, which is
 all that is needed to write a stack's tensor names and shapes, or to recognise them.
 """
 
-import functools
 import itertools
 import math
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.axes import EXPERT, Template
+from streamconv.axes import Template
+from streamconv.datafiles import read_table, rows, table
 from streamconv.errors import UsageError
 
 REQUIRED = ("gate_up", "down")
@@ -99,50 +97,7 @@ class Row:
         return any(axis in axes for axis in self.naming.tokens)
 
 
-_added: list[Path] = []
-
-
-def add_tables(path: Path) -> None:
-    """Take in the rows of a file written like the tables here, for the rest of the process.
-
-    Its tables are `namings`, `layouts` and `families`; a row that has the name of one that is
-    there stands in its place. Raises UsageError where the file cannot be read or is no TOML.
-    """
-    try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no table of families: {error}") from None
-    if path not in _added:
-        _added.append(path)
-    for table in (layouts, namings, kinds, roles, bodies):
-        table.cache_clear()
-
-
-def added_tables(name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The tables called `name` of the files that were added, in their order."""
-    for path in _added:
-        yield path, tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
-
-
-def read_table(name: str) -> dict[str, Any]:
-    """What a file of `data/` says."""
-    from importlib import resources
-
-    text = resources.files("streamconv").joinpath("data", name).read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
-def _rows(name: str) -> dict[str, Any]:
-    rows = dict(read_table("layouts.toml")[name])
-    for path, added in added_tables(name):
-        for row, fields in added.items():
-            if not isinstance(fields, dict):
-                raise UsageError(f"{path}: {name}.{row} is no row: it has to be a table")
-            rows[row] = fields
-    return rows
-
-
-@functools.cache
+@table
 def kinds() -> Mapping[str, Kind]:
     """Every kind of weight by its name."""
     found = {}
@@ -157,17 +112,17 @@ def kinds() -> Mapping[str, Kind]:
     return MappingProxyType(found)
 
 
-@functools.cache
+@table
 def bodies() -> tuple[tuple[str, str], ...]:
     """The weights of gate_up and down of which a stack has to have one pair."""
     suffixes = [kind.suffix for kind in kinds().values() if kind.body]
     return tuple((REQUIRED[0] + suffix, REQUIRED[1] + suffix) for suffix in suffixes)
 
 
-@functools.cache
+@table
 def layouts() -> Mapping[str, Layout]:
     """Every layout by its name, in the order of the table. Raises UsageError for a bad row."""
-    return MappingProxyType({name: _layout(name, row) for name, row in _rows("layouts").items()})
+    return MappingProxyType({name: _layout(name, row) for name, row in rows("layouts").items()})
 
 
 def _layout(name: str, row: Mapping[str, Any]) -> Layout:
@@ -225,10 +180,10 @@ def _whole(
     }
 
 
-@functools.cache
+@table
 def namings() -> Mapping[str, Naming]:
     """Every naming by its name; the first one is what is used where nothing else is known."""
-    return MappingProxyType({name: _naming(name, row) for name, row in _rows("namings").items()})
+    return MappingProxyType({name: _naming(name, row) for name, row in rows("namings").items()})
 
 
 def _naming(name: str, row: Mapping[str, Any]) -> Naming:
@@ -251,41 +206,3 @@ def find_layout(name: str) -> Layout:
         raise UsageError(
             f"there is no layout called {name!r}", f"the layouts are {', '.join(layouts())}"
         ) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a tensor's name makes it under one row: which weight, at which projection."""
-
-    row: Row
-    weight: str
-    position: tuple[int | None, ...]
-    """Positions on the axes of the template's name; None for the expert's number."""
-
-
-@functools.cache
-def roles(naming: Naming | None = None) -> Mapping[str, tuple[Role, ...]]:
-    """Names below a module's prefix, with * for the expert's number, to what they can mean.
-
-    Under `naming` alone, or under all that may be anywhere. Looking a name up is one hash, however
-    many rows there are. A row whose names do not tell the naming stands in it once, under the
-    first naming.
-    """
-    table: dict[str, list[Role]] = {}
-    considered: Iterable[Naming] = (naming,) if naming else namings().values()
-    wanted = [one for one in considered if naming or one.anywhere]
-    for layout, one in itertools.product(layouts().values(), wanted):
-        row = Row(layout, one)
-        if not row.names_projections() and one is not wanted[0]:
-            continue
-        for weight, template in layout.templates.items():
-            axes = template.name_axes
-            spans = [[None] if a == EXPERT else range(len(one.tokens[a])) for a in axes]
-            for position in itertools.product(*spans):
-                tokens = {
-                    axis: "*" if k is None else one.tokens[axis][k]
-                    for axis, k in zip(axes, position, strict=True)
-                }
-                name = template.tensor_name(tokens)
-                table.setdefault(name, []).append(Role(row, weight, position))
-    return MappingProxyType({name: tuple(found) for name, found in table.items()})

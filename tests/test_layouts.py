@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
 from streamconv.families import FORMS, HUB_NAMES, Family, Form, Rename, families, family_of
-from streamconv.layouts import REQUIRED, Layout, Row, find_layout, layouts, namings, roles
+from streamconv.layouts import REQUIRED, Layout, Row, find_layout, layouts, namings
+from streamconv.roles import roles
 
 LOOKALIKES = {frozenset({"fused-transposed", "fused-interleaved"})}
 """Layouts that have the same names and shapes, and other bytes: what has to be recorded."""

@@ -1,0 +1,48 @@
+"""What the names of tensors can mean: which weight, under which layouts and namings. Pure."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from streamconv.axes import EXPERT
+from streamconv.datafiles import table
+from streamconv.layouts import Naming, Row, layouts, namings
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a tensor's name makes it under one row: which weight, at which projection."""
+
+    row: Row
+    weight: str
+    position: tuple[int | None, ...]
+    """Positions on the axes of the template's name; None for the expert's number."""
+
+
+@table
+def roles(naming: Naming | None = None) -> Mapping[str, tuple[Role, ...]]:
+    """Names below a module's prefix, with * for the expert's number, to what they can mean.
+
+    Under `naming` alone, or under all that may be anywhere. Looking a name up is one hash, however
+    many rows there are. A row whose names do not tell the naming stands in it once, under the
+    first naming.
+    """
+    meant: dict[str, list[Role]] = {}
+    considered: Iterable[Naming] = (naming,) if naming else namings().values()
+    wanted = [one for one in considered if naming or one.anywhere]
+    for layout, one in itertools.product(layouts().values(), wanted):
+        row = Row(layout, one)
+        if not row.names_projections() and one is not wanted[0]:
+            continue
+        for weight, template in layout.templates.items():
+            axes = template.name_axes
+            spans = [[None] if a == EXPERT else range(len(one.tokens[a])) for a in axes]
+            for position in itertools.product(*spans):
+                tokens = {
+                    axis: "*" if k is None else one.tokens[axis][k]
+                    for axis, k in zip(axes, position, strict=True)
+                }
+                name = template.tensor_name(tokens)
+                meant.setdefault(name, []).append(Role(row, weight, position))
+    return MappingProxyType({name: tuple(found) for name, found in meant.items()})
