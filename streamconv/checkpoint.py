@@ -84,6 +84,10 @@ class Template:
     """Of these tensors."""
     unknown: tuple[str, ...] = ()
     """Names of the tensors that it does not have."""
+    filled: frozenset[str] = frozenset()
+    """Names, here, of the tensors that it gives."""
+    names: str = ""
+    """The form whose names it has itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,29 @@ def recognise(
         counted=frozenset(
             pattern for pattern in rows if counted(checkpoint.config, family, pattern) is not None
         ),
-        groups=find_groups(
-            hub_names,
-            {group: names.row_of(group) for group in groups_of(family.forms if family else {})},
-            checkpoint.config,
-        ),
+        groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
+    )
+
+
+def _groups(
+    checkpoint: Checkpoint,
+    forms: Mapping[str, Form],
+    names: Form,
+    hub_names: Mapping[str, TensorInfo],
+) -> tuple[Stack, ...]:
+    """Every group, stored as the names tell; what a template has filled in, as it is there."""
+    template = checkpoint.template
+    held = [(names, hub_names)]
+    if template is not None:
+        filled = {name: info for name, info in hub_names.items() if info.name in template.filled}
+        own = {name: info for name, info in hub_names.items() if name not in filled}
+        held = [(names, own), (forms.get(template.names, HUB_NAMES), filled)]
+    return tuple(
+        stack
+        for form, tensors in held
+        for stack in find_groups(
+            tensors, {group: form.row_of(group) for group in groups_of(forms)}, checkpoint.config
+        )
     )
 
 

@@ -77,8 +77,9 @@ def resolve_target(
             rows[stack.pattern] = stack.row
             kept[stack.pattern] = refusal.message
     groups = {
-        source.names.row_of(group): names.row_of(group)
+        row: names.row_of(group)
         for group in groups_of(source.family.forms if source.family else {})
+        for row in (group.plain, group.here)
     }
     return Target(asked, why, names, rows, form_of(source.family, names, rows), kept, groups)
 

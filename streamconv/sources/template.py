@@ -94,7 +94,14 @@ def with_template(
         others=(*_left(kept.others), *original.others),
         config=original.config,
         total_bytes=kept.total_bytes + nbytes,
-        template=Template(original.location, len(filled), nbytes, unknown),
+        template=Template(
+            original.location,
+            len(filled),
+            nbytes,
+            unknown,
+            frozenset(filled),
+            expected.found.names.name,
+        ),
     )
     return TemplatedSource(source, template, checkpoint)
 
