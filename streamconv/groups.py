@@ -106,7 +106,7 @@ def find_groups(
         if member is not None:
             members = found.setdefault((member.group, member.prefix), {})
             members[member.template, member.position] = info
-    stacks: dict[tuple[Group, str, tuple[tuple[str, int], ...]], list[Module]] = {}
+    stacks: dict[tuple[Group, str, str, tuple[tuple[str, int], ...]], list[Module]] = {}
     for (group, prefix), members in found.items():
         row = stored[group]
         known = _known(group, row, config)
@@ -115,11 +115,12 @@ def find_groups(
         infos = _complete(row, known, prefix, members)
         sizes = _sizes(row, known, infos)
         parts = {part: infos[t.name] for part, t in row.layout.templates.items()}
-        alike = (group, pattern_of(prefix), tuple(sizes.items()))
+        dtype = next(iter(parts.values()))[0].dtype
+        alike = (group, pattern_of(prefix), dtype, tuple(sizes.items()))
         stacks.setdefault(alike, []).append(Module(prefix, parts))
     return tuple(
         Stack(pattern, stored[group], dict(sizes), tuple(modules), group.what)
-        for (group, pattern, sizes), modules in stacks.items()
+        for (group, pattern, _, sizes), modules in stacks.items()
     )
 
 

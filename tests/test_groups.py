@@ -109,6 +109,20 @@ def test_of_the_wanted_layers_alone(tmp_path: Path) -> None:
     assert convolutions == {"model.layers.1.self_attn.conv1d.weight"}
 
 
+def test_layers_of_different_dtypes(tmp_path: Path) -> None:
+    """Alike but for the width of their elements: each moves as what it is."""
+    held = tensors()
+    for name in "qkv":
+        wide = held[f"{ATTENTION}{name}_conv1d.weight"]
+        held[f"model.layers.1.self_attn.{name}_conv1d.weight"] = wide.to(torch.bfloat16)
+    hub, out = write(tmp_path / "hub", held), tmp_path / "out"
+    streamconv.convert(hub, out, to="transformers", verify=True)
+    narrow = [held[f"model.layers.1.self_attn.{name}_conv1d.weight"] for name in "qkv"]
+    assert reference.read(out)["model.layers.1.self_attn.conv1d.weight"].equal(torch.cat(narrow))
+    streamconv.convert(out, tmp_path / "back", to="hub", verify=True)
+    assert reference.same_bytes(held, reference.read(tmp_path / "back")) == []
+
+
 def test_what_is_exchanged_in_a_joined_tensor_is_found(tmp_path: Path) -> None:
     """The rows of query and key, of one shape: named by what they are."""
     hub = write(tmp_path / "hub", tensors())
