@@ -19,7 +19,7 @@ LINK_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
 STAGING_BYTES = 2**20
 """Of a worker: has room for a panel, stays in a core's cache on its way to the page cache."""
-SCRATCH_BYTES = 5 * 2**19
+SCRATCH_BYTES = 3 * 2**20
 """What a worker needs besides: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
 """What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
