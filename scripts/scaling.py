@@ -97,8 +97,8 @@ def measure(work: Path, layers: int, rounds: int) -> tuple[bench.Samples, bench.
     nbytes = bench.size(source)
     starts = [side(ranks, 1, little, out, rounds) for ranks in (1, 2)]
     sides = [side(*how, source, out, rounds) for how in MEASURED]
-    zeros = ["sh", "-c", bench.ZEROS, "sh", out, str(nbytes)]
-    disk = bench.Side(bench.DISK, source, zeros, rounds)
+    written: list[str | Path] = [sys.executable, "-c", bench.ONLY_WRITE, out, str(nbytes)]
+    disk = bench.Side(bench.DISK, source, written, rounds)
     return (
         bench.in_turns(work, out, starts, bench.size(little), pause=0),
         bench.in_turns(work, out, [*sides, disk], nbytes, PAUSE),
