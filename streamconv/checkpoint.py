@@ -79,15 +79,14 @@ class Template:
     """A checkpoint that completes another one, and what it gives."""
 
     location: str
-    tensors: int
+    names: str
+    """The form whose names it has."""
+    filled: frozenset[str]
+    """Names of the tensors that it gives, as they are called in what it completes."""
     nbytes: int
     """Of these tensors."""
     unknown: tuple[str, ...] = ()
     """Names of the tensors that it does not have."""
-    filled: frozenset[str] = frozenset()
-    """Names, here, of the tensors that it gives."""
-    names: str = ""
-    """The form whose names it has itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +120,14 @@ class Checkpoint:
 
 _DIGITS = re.compile(r"([0-9]{1,18})")
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
+
+
+def in_config(config: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path of keys and dots; None where nothing does, all of it at no path."""
+    found: Any = config
+    for key in filter(None, path.split(".")):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -205,18 +205,14 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
 def _missing(
     prefix: str, row: Row, weight: str, position: tuple[int, ...], count: int
 ) -> BadCheckpoint:
-    template = row.layout.templates[weight]
-    at = zip(template.name_axes, position, strict=True)
-    name = prefix + template.tensor_name({axis: row.token(axis, k) for axis, k in at})
+    name = prefix + row.name(row.layout.templates[weight], position)
     there = f"there are experts 0 to {count - 1} here" if count else "its pair is here"
     return BadCheckpoint(f"tensor {quoted(name)} is missing: {there}")
 
 
 def _missing_name(row: Row, weight: str) -> str:
     """What the first tensor of a weight would be called, with * for the expert's number."""
-    template = row.layout.templates[weight]
-    tokens = {axis: "*" if axis == EXPERT else row.token(axis, 0) for axis in template.name_axes}
-    return template.tensor_name(tokens)
+    return next(name for name, _ in row.names(row.layout.templates[weight]))
 
 
 def _equal_sizes(found: list[tuple[Module, dict[str, int]]]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from streamconv.axes import Template, solve_sizes
-from streamconv.checkpoint import TensorInfo, pattern_of
+from streamconv.checkpoint import TensorInfo, in_config, pattern_of
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.families import Form, Group
 from streamconv.layouts import Row
@@ -76,11 +76,7 @@ _NUMBER = r"(0|[1-9][0-9]{0,8})"
 def _ends(row: Row) -> tuple[_End, ...]:
     ends = []
     for template in _tensors(row):
-        axes = template.name_axes
-        lists = [row.naming.tokens.get(axis) for axis in axes]
-        for position in itertools.product(*(range(len(t)) if t else (None,) for t in lists)):
-            at = zip(axes, position, strict=True)
-            text = template.tensor_name({a: "*" if k is None else row.token(a, k) for a, k in at})
+        for text, position in row.names(template):
             pattern = re.compile(_NUMBER.join(map(re.escape, text.split("*"))) + r"\Z")
             ends.append(_End(template.name, position, pattern, text.rpartition("*")[2]))
     return tuple(ends)
@@ -134,17 +130,14 @@ def _complete(
     complete = {}
     left = {info.name: info for info in members.values()}
     for template in _tensors(row):
-        axes = template.name_axes
         infos = []
-        for position in itertools.product(*(range(known[axis]) for axis in axes)):
+        for position in itertools.product(*(range(known[axis]) for axis in template.name_axes)):
             info = members.get((template.name, position))
             if info is None:
-                at = zip(axes, position, strict=True)
-                tail = template.tensor_name({axis: row.token(axis, k) for axis, k in at})
+                name = prefix + row.name(template, position)
                 there = quoted(next(iter(members.values())).name)
                 raise BadCheckpoint(
-                    f"tensor {quoted(prefix + tail)} is missing: {there}, of the same group, is "
-                    "here"
+                    f"tensor {quoted(name)} is missing: {there}, of the same group, is here"
                 )
             infos.append(info)
             del left[info.name]
@@ -161,7 +154,7 @@ def _known(group: Group, row: Row, config: Mapping[str, Any]) -> dict[str, int] 
     """The sizes of axes that no shape is needed for; None where the config lacks one."""
     known = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
     for axis, size in group.sizes:
-        found = [size] if isinstance(size, int) else [_in_config(config, place) for place in size]
+        found = [size] if isinstance(size, int) else [in_config(config, place) for place in size]
         value = next((v for v in found if v is not None), None)
         if type(value) is not int or value < 1:
             return None
@@ -194,10 +187,3 @@ def _sizes(
 
 def _said(known: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} = {size}" for axis, size in known.items())
-
-
-def _in_config(config: Mapping[str, Any], path: str) -> object:
-    value: Any = config
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

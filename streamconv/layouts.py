@@ -6,7 +6,7 @@ all that is needed to write a stack's tensor names and shapes, or to recognise t
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -90,6 +90,19 @@ class Row:
         """What a position on `axis` is called in a tensor's name: its number, unless listed."""
         tokens = self.naming.tokens.get(axis)
         return tokens[position] if tokens else str(position)
+
+    def name(self, template: Template, position: Sequence[int | None]) -> str:
+        """What a tensor is called below its module's prefix, by its position on the axes in the
+        name; `*` stands for one that is None."""
+        at = zip(template.name_axes, position, strict=True)
+        return template.tensor_name({a: "*" if k is None else self.token(a, k) for a, k in at})
+
+    def names(self, template: Template) -> Iterator[tuple[str, tuple[int | None, ...]]]:
+        """All that the tensors of one template are called, each with its position; None on axes
+        whose positions are numbers."""
+        lists = [self.naming.tokens.get(axis) for axis in template.name_axes]
+        for position in itertools.product(*(range(len(t)) if t else (None,) for t in lists)):
+            yield self.name(template, position), position
 
     def names_projections(self) -> bool:
         """Whether the names of its tensors tell the naming."""

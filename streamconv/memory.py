@@ -58,10 +58,6 @@ class Memory:
     """Of each worker: what casts take."""
 
 
-def _peak(base: int, jobs: int, worker: int, staging: int) -> int:
-    return base + SLACK_BYTES + jobs * (worker + staging + SCRATCH_BYTES)
-
-
 def fit_memory(
     limits: Limits, source_buffer: int, widest: str, casts: int = 0, scratch: int = 0
 ) -> Memory:
@@ -70,9 +66,9 @@ def fit_memory(
     `widest` names the tensor that `source_buffer` is for; `casts` and `scratch` are what casts and
     reading take of a worker besides. Raises PlanRefused where one worker is still too much.
     """
-    worker = source_buffer + casts + scratch
+    worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + scratch
     for jobs in range(limits.jobs, 0, -1):
-        peak = _peak(limits.base, jobs, worker, STAGING_BYTES)
+        peak = limits.base + SLACK_BYTES + jobs * worker
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(
                 limits.base, jobs, source_buffer, STAGING_BYTES, peak, limits.allowed, casts

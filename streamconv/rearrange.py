@@ -24,8 +24,8 @@ PANEL_BYTES = 2**19
 SHORT_SHARE = 8
 """Rows so short that PANEL_ROWS of them are less than this part of PANEL_BYTES come in more."""
 STRIP_BYTES = 16
-"""What a strip of a panel has of each source row: a strip of 1500 rows has 24 KiB. Numpy moves runs
-of 16 bytes in one instruction, all others but an element's own size by a call for each."""
+"""What a strip of a panel has of each source row: a strip of 1500 rows has 24 KiB. Numpy has
+a loop for runs of 16 bytes, and calls `memmove` for each longer one: a fifth slower, measured."""
 SHORT_AXIS = 8
 """An innermost output axis shorter than this is dealt out one position at a time."""
 

@@ -250,7 +250,7 @@ def _template_fields(template: Template | None) -> dict[str, Any] | None:
         return None
     return {
         "location": template.location,
-        "tensors": template.tensors,
+        "tensors": len(template.filled),
         "tensor_bytes": template.nbytes,
         "unknown": list(template.unknown),
     }

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from streamconv.axes import EXPERT
 from streamconv.datafiles import table
 from streamconv.layouts import Naming, Row, layouts, namings
 
@@ -36,13 +35,6 @@ def roles(naming: Naming | None = None) -> Mapping[str, tuple[Role, ...]]:
         if not row.names_projections() and one is not wanted[0]:
             continue
         for weight, template in layout.templates.items():
-            axes = template.name_axes
-            spans = [[None] if a == EXPERT else range(len(one.tokens[a])) for a in axes]
-            for position in itertools.product(*spans):
-                tokens = {
-                    axis: "*" if k is None else one.tokens[axis][k]
-                    for axis, k in zip(axes, position, strict=True)
-                }
-                name = template.tensor_name(tokens)
+            for name, position in row.names(template):
                 meant.setdefault(name, []).append(Role(row, weight, position))
     return MappingProxyType({name: tuple(found) for name, found in meant.items()})

@@ -8,7 +8,7 @@ is an error: a layout is never guessed.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamconv.checkpoint import Checkpoint
+from streamconv.checkpoint import Checkpoint, in_config
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.families import COUNT_KEYS, FORMS, Family, Form
 from streamconv.layouts import Row, namings
@@ -116,9 +116,7 @@ def counted(config: Mapping[str, Any], family: Family | None, pattern: str) -> i
 
 def _counts(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
     """The numbers of experts in a section of the config, by what they are called there."""
-    fields: Any = config
-    for key in filter(None, path.split(".")):
-        fields = fields.get(key) if isinstance(fields, Mapping) else None
+    fields = in_config(config, path)
     for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
         count = fields.get(key)
         if type(count) is int:

@@ -178,7 +178,7 @@ class _Relaid:
         shape = target.shape(sizes)
         for position in itertools.product(*spans):
             fixed = dict(zip(target.name_axes, position, strict=True))
-            name = target.tensor_name({a: self._row.token(a, k) for a, k in fixed.items()})
+            name = self._row.name(target, position)
             try:
                 bits = DTYPE_BITS[infos[0].dtype]
                 how = rearrange(source, target, sizes, fixed, bits, before)

@@ -115,7 +115,7 @@ def _add_origin(facts: Table, plan: Plan) -> None:
     if source.revision:
         facts.add_row("commit", quoted(source.revision))
     if template:
-        given = f"{counted(template.tensors, 'tensor')}, {show_size(template.nbytes)}"
+        given = f"{counted(len(template.filled), 'tensor')}, {show_size(template.nbytes)}"
         facts.add_row("template", f"{quoted(template.location)}: config, other files, {given}")
 
 

@@ -5,7 +5,7 @@ them: the disk idles, then everybody waits, and what others had in that memory i
 cache (`O_DIRECT`) there is none of that, but each write also waits for the disk by itself. Here
 a range is begun to be written as soon as it is in the cache, and the oldest one is waited for and
 dropped from the cache when more than a window is under way: the disk always has work, and the
-cache never more than that window. Of 9.7 GB on a virtual disk that took 0.72 of the time of
+cache never more than that window. Of 9.7 GB on a virtual disk that took 0.72 to 0.78 of the time of
 `cp -r` and sync, and direct writes 0.88 to 0.96, medians of three.
 """
 

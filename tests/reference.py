@@ -17,17 +17,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from stored import LAYOUTS
 
 Tensors = dict[str, torch.Tensor]
-
-LAYOUTS = (
-    "per-expert",
-    "fused",
-    "fused-transposed",
-    "fused-flat",
-    "stacked",
-    "fused-interleaved",
-)
 
 _INDEX = "model.safetensors.index.json"
 _EXPERT = re.compile(

@@ -95,12 +95,7 @@ def with_template(
         config=original.config,
         total_bytes=kept.total_bytes + nbytes,
         template=Template(
-            original.location,
-            len(filled),
-            nbytes,
-            unknown,
-            frozenset(filled),
-            expected.found.names.name,
+            original.location, expected.found.names.name, frozenset(filled), nbytes, unknown
         ),
     )
     return TemplatedSource(source, template, checkpoint)
