@@ -34,7 +34,7 @@ DISK = "the bytes alone, written"
 ONLY_WRITE = """
 import os, sys
 from pathlib import Path
-from streamconv.linux import system_files
+from streamconv.system.linux_file_ops import system_files
 folder, nbytes = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir()
 files, block = system_files(), memoryview(os.urandom(1 << 21))

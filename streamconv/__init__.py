@@ -27,7 +27,7 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.host import cores
+from streamconv.system.resources import cores
 from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 from streamconv.command import Command, read_command
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
-from streamconv.host import peak_bytes, rank
+from streamconv.system.resources import peak_bytes, rank
 from streamconv.options import Location, Options, preset_of
 from streamconv.plan import Plan
 from streamconv.planning import plan_of, take_in
 from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
 from streamconv.sources.opening import is_url, opened
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 from streamconv.units import parse_rate
 from streamconv.verify import Verification
 

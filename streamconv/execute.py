@@ -10,7 +10,7 @@ from streamconv.errors import SourceChanged
 from streamconv.plan import Piece, Plan
 from streamconv.sinks import Sink
 from streamconv.sources import Source
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 from streamconv.worker import Worker
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.errors import UsageError
 from streamconv.families import HUB_NAMES, add_families
-from streamconv.host import (
+from streamconv.system.resources import (
     cores,
     default_max_memory,
     peak_bytes,

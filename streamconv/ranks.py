@@ -26,7 +26,7 @@ from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared
 from streamconv.liveness import CONNECT_SECONDS, Connection, Watch
 from streamconv.manifest import fingerprint
 from streamconv.shares import Part
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

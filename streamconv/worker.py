@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from xxhash import xxh3_128
 
 from streamconv.checkpoint import TensorInfo
-from streamconv.files import new_buffer
+from streamconv.system.file_ops import new_buffer
 from streamconv.moves import Rearrangement
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
@@ -14,7 +14,7 @@ from streamconv.shards import Frame, Part, Segment
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 
 class Worker:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamconv.files import Files
-from streamconv.linux import LinuxFiles
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import LinuxFiles
 
 READING = ("open_read", "_read_some", "read_file", "stat", "real_path", "names", "walk", "lock")
 MAKING = ("_open_new", "_allocate", "open_append", "make_folder", "rename")

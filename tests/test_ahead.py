@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv.ahead import Ahead
+from streamconv.system.readahead import Ahead
 
 
 def filling(content: bytes, buffer: memoryview, offset: int) -> int:

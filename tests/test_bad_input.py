@@ -21,7 +21,7 @@ from folders import tree
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import BadCheckpoint, IOFailed, OutputExists, PlanRefused, StreamconvError
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 
 ROWS = [*EXPERTS, *FILES, *PLACES, *REQUESTS]
 

@@ -19,7 +19,7 @@ from streamconv.casts import AS_STORED, Casting, cast_checkpoint, kept_as, parse
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.host import peak_bytes
+from streamconv.system.resources import peak_bytes
 from streamconv.manifest import fingerprint
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

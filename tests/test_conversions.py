@@ -12,7 +12,7 @@ from folders import forget, tree
 from safetensors.torch import save_file
 
 import streamconv
-from streamconv.host import peak_bytes
+from streamconv.system.resources import peak_bytes
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
     **checkpoints.BUILDERS,
@@ -228,7 +228,7 @@ def test_only_some_layers(two_layers: Path, tmp_path: Path) -> None:
 
 def test_the_plan_reads_no_tensor(two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan is made from headers and JSON: not one byte of data is asked for."""
-    from streamconv.linux import LinuxFiles
+    from streamconv.system.linux_file_ops import LinuxFiles
 
     headers = {
         8 + int.from_bytes(path.read_bytes()[:8], "little")

@@ -107,7 +107,7 @@ def test_the_whole_corpus_in_little_memory(tmp_path: Path) -> None:
     script = """
 import json, sys, time
 import streamconv
-from streamconv.host import peak_bytes
+from streamconv.system.resources import peak_bytes
 for number in sys.argv[2:]:
     begin, fact = time.process_time(), ""
     try:
@@ -153,7 +153,7 @@ def test_a_header_of_a_hundred_megabytes(kind: str, memory: Path) -> None:
     script = """
 import json, sys, time
 import streamconv
-from streamconv.host import peak_bytes
+from streamconv.system.resources import peak_bytes
 begin = time.process_time()
 try:
     streamconv.inspect(sys.argv[1])

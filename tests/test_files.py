@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.files import HUGE_PAGE, Files, new_buffer
-from streamconv.linux import SYNC_RANGE_WAIT, LinuxFiles, system_files
-from streamconv.writeback import Writeback
+from streamconv.system.file_ops import HUGE_PAGE, Files, new_buffer
+from streamconv.system.linux_file_ops import SYNC_RANGE_WAIT, LinuxFiles, system_files
+from streamconv.system.writeback import Writeback
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="calls that only Linux has")
 LINUX = pytest.param(LinuxFiles, marks=ON_LINUX)
@@ -163,7 +163,7 @@ def test_runs_in_any_order(
     cuts = sorted(data.draw(st.sets(st.integers(1, size))) | {0, size})
     runs = data.draw(st.permutations([*pairwise(cuts)]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamconv.linux.Writeback", lambda: Writeback(window))
+        patch.setattr("streamconv.system.linux_file_ops.Writeback", lambda: Writeback(window))
         assert written(kind(), path, content(size), runs) == content(size)
 
 
@@ -358,7 +358,7 @@ def test_what_is_written_is_soon_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]
 ) -> None:
     """Space beforehand; a run is begun at once, and the oldest waited for when they are many."""
-    monkeypatch.setattr("streamconv.linux.Writeback", lambda: Writeback(2 * PAGE))
+    monkeypatch.setattr("streamconv.system.linux_file_ops.Writeback", lambda: Writeback(2 * PAGE))
     runs = [(page * PAGE, (page + 1) * PAGE) for page in (3, 1, 0, 2)]
     data = content(4 * PAGE)
     assert written(LinuxFiles(), tmp_path / "f", data, runs) == data
@@ -385,8 +385,8 @@ def test_a_system_that_does_not_write_ranges(
         return -1
 
     call = None if number is None else refuse
-    monkeypatch.setattr("streamconv.linux._sync_file_range", lambda: call)
-    monkeypatch.setattr("streamconv.linux.Writeback", lambda: Writeback(0))
+    monkeypatch.setattr("streamconv.system.linux_file_ops._sync_file_range", lambda: call)
+    monkeypatch.setattr("streamconv.system.linux_file_ops.Writeback", lambda: Writeback(0))
     data = content(3 * PAGE + 5)
     runs = [(PAGE, 3 * PAGE + 5), (0, PAGE)]
     assert written(LinuxFiles(), tmp_path / "f", data, runs) == data
@@ -403,7 +403,7 @@ def test_what_fails_on_its_way_to_the_disk_is_raised(
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr("streamconv.linux._sync_file_range", lambda: fail)
+    monkeypatch.setattr("streamconv.system.linux_file_ops._sync_file_range", lambda: fail)
     files = LinuxFiles()
     fd = files.create(tmp_path / "f", PAGE)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:

@@ -32,7 +32,7 @@ from streamconv.errors import (
 from streamconv.execute import Planned
 from streamconv.manifest import fingerprint
 from streamconv.ranks import RankFailed, Ranks
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 SIZE = "4kB"
 """Of output shards: some twenty of them."""

@@ -26,7 +26,7 @@ from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 from streamconv.sources.ranges import retry_after
 from streamconv.sources.remote import joined
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 REPO = "org/tiny-moe"
 LOCATION = f"hf://{REPO}"

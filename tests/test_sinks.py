@@ -22,9 +22,9 @@ from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.families import HUB_NAMES
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.keys import Prefixes, find_preset
-from streamconv.linux import LinuxFiles
+from streamconv.system.linux_file_ops import LinuxFiles
 from streamconv.memory import Memory
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised

@@ -27,7 +27,7 @@ from streamconv.sources import Read, Source
 from streamconv.sources.casting import CastSource
 from streamconv.sources.opening import open_source, opened
 from streamconv.sources.throttle import Throttle, ThrottledSource
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 
 def open_on_hub(folder: Path, stack: ExitStack) -> Source:

@@ -18,8 +18,8 @@ from folders import tree, write_sparse
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
-from streamconv.files import Files
-from streamconv.linux import system_files
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sources import Read
 from streamconv.sources.local import LocalSource

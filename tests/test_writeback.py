@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv.writeback import WINDOW_BYTES, Writeback
+from streamconv.system.writeback import WINDOW_BYTES, Writeback
 
 
 @given(sizes=st.lists(st.integers(1, 100)), window=st.integers(0, 200))

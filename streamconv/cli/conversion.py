@@ -30,7 +30,7 @@ def run(
     **options: Any,
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
-    from streamconv.host import rank
+    from streamconv.system.resources import rank
 
     beside = bool(rank())
     if dry_run:
@@ -91,7 +91,7 @@ def _show_plan(
 ) -> None:
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
-    from streamconv.host import free_disk
+    from streamconv.system.resources import free_disk
     from streamconv.shares import parse_part
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.units import parse_rate

@@ -7,11 +7,11 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from streamconv.ahead import Ahead
+from streamconv.system.readahead import Ahead
 from streamconv.checkpoint import OtherFile
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.sources import Source
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.plan import Plan
 from streamconv.shares import Part

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, quoted
-from streamconv.host import file_size_limit, free_disk
+from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
 
 

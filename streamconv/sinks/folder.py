@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.files import Files
-from streamconv.host import cores
+from streamconv.system.file_ops import Files
+from streamconv.system.resources import cores
 from streamconv.journal import Finished
-from streamconv.linux import system_files
+from streamconv.system.linux_file_ops import system_files
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
 from streamconv.shares import Part

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.journal import (
     Finished,
     Journal,
@@ -20,7 +20,7 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.linux import system_files
+from streamconv.system.linux_file_ops import system_files
 from streamconv.plan import Plan
 from streamconv.sinks.failures import explained
 from streamconv.sinks.place import PARTIAL_SUFFIX

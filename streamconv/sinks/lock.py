@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
-from streamconv.files import Files
-from streamconv.host import started
+from streamconv.system.file_ops import Files
+from streamconv.system.resources import started
 from streamconv.shares import Part
 
 LOCK_SUFFIX = ".streamconv-lock-"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import OutputExists
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 
 REPLACED_SUFFIX = ".streamconv-replaced"
 

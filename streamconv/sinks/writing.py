@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.journal import Finished
 from streamconv.plan import Piece, Plan
 from streamconv.sinks.copying import make_folders

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.formats.archive import Stored, around_tensor, find_tensor
 from streamconv.formats.boxes import Box, Boxes, box_of
 from streamconv.formats.dcp import (
@@ -32,7 +32,7 @@ from streamconv.formats.safetensors import (
 )
 from streamconv.formats.stored import Chunk, StoredTensor, check_chunks
 from streamconv.keys import Prefixes
-from streamconv.linux import system_files
+from streamconv.system.linux_file_ops import system_files
 from streamconv.sources import Read
 from streamconv.sources.disk import Disk
 from streamconv.sources.local import json_object

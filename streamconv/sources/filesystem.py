@@ -7,7 +7,7 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.sources import Source
 from streamconv.sources.ranges import Passing, patiently
 from streamconv.sources.remote import open_remote
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 RANGE_BYTES = 2 * 2**20
 """The most that is asked for at once: fsspec hands bytes over in memory of its own."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
-from streamconv.linux import system_files
+from streamconv.system.linux_file_ops import system_files
 from streamconv.sources import Read
 from streamconv.sources.assembly import (
     CONFIG,

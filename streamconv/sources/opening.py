@@ -7,7 +7,7 @@ from streamconv.errors import UsageError
 from streamconv.keys import Prefixes
 from streamconv.options import Location, Reading, prefixes_of
 from streamconv.sources import Source
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 
 def is_url(location: str) -> bool:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from streamconv.errors import BadCheckpoint, IOFailed, quoted
-from streamconv.files import Files
+from streamconv.system.file_ops import Files
 
 SHARD_SUFFIX = ".safetensors"
 NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)

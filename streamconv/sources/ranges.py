@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 if TYPE_CHECKING:
     import httpx2

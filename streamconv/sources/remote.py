@@ -26,7 +26,7 @@ from streamconv.sources.assembly import (
     shard_names,
 )
 from streamconv.sources.paths import is_below
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 LINK_BYTES = 5 * 2**19
 """What each worker takes to read: its connection's buffers, or a range on its way through."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.sources import Read, Source
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 
 class Throttle:

@@ -12,7 +12,7 @@ from streamconv.axes import EXPERT, Template
 from streamconv.checkpoint import OtherFile, layer_of
 from streamconv.sources import Source
 from streamconv.stacks import Module, Stack
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal
 from streamconv.verify.regions import Region, expert_region, whole

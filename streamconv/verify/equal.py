@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.files import new_buffer
+from streamconv.system.file_ops import new_buffer
 from streamconv.sources import Read, Source
 from streamconv.verify.regions import Region
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from streamconv.stop import Stop
+from streamconv.system.cancellation import Stop
 
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")

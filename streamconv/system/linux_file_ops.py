@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from streamconv.files import Files
-from streamconv.writeback import Writeback
+from streamconv.system.file_ops import Files
+from streamconv.system.writeback import Writeback
 
 if sys.platform == "linux":
     import fcntl

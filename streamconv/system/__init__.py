@@ -1,0 +1,1 @@
+"""What the machine offers: files, memory, threads, signals of the end."""
