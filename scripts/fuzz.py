@@ -22,9 +22,9 @@ import atheris
 
 with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.errors import BadCheckpoint
-    from streamconv.formats.dcp import read_metadata
+    from streamconv.formats.dcp_metadata import read_metadata
     from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
-    from streamconv.formats.strict import parse_json
+    from streamconv.formats.strict_json import parse_json
     from streamconv.records import read_record
     from streamconv.sources.assembly import read_index, read_object, shard_names
 

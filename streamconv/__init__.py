@@ -27,12 +27,12 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.system.resources import cores
 from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
+from streamconv.system.resources import cores
 from streamconv.target import PER_EXPERT
 from streamconv.verify import Verification
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from streamconv.checkpoint import natural_key
 from streamconv.errors import PlanRefused, quoted
-from streamconv.formats.archive import TORCH_DTYPES, archive_of_value, around_tensor
-from streamconv.formats.dcp import DATA_SUFFIX, METADATA_FILE, build_metadata
-from streamconv.formats.stored import Chunk, StoredBytes, StoredTensor
+from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
+from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
+from streamconv.formats.torch_archive import TORCH_DTYPES, archive_of_value, around_tensor
 from streamconv.keys import Prefixes, Preset
 from streamconv.shards import Frame, Part, Shard, at_offsets, segments, unit_segments
 from streamconv.steps import Step

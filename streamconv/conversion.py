@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 
 from streamconv.command import Command, read_command
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
-from streamconv.system.resources import peak_bytes, rank
 from streamconv.options import Location, Options, preset_of
 from streamconv.plan import Plan
 from streamconv.planning import plan_of, take_in
@@ -18,6 +17,7 @@ from streamconv.shares import Part, parse_part, share
 from streamconv.sources import Source
 from streamconv.sources.opening import is_url, opened
 from streamconv.system.cancellation import Stop
+from streamconv.system.resources import peak_bytes, rank
 from streamconv.units import parse_rate
 from streamconv.verify import Verification
 

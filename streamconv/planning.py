@@ -7,14 +7,6 @@ from pathlib import Path
 from streamconv.casts import cast_checkpoint, parse_casting
 from streamconv.errors import UsageError
 from streamconv.families import HUB_NAMES, add_families
-from streamconv.system.resources import (
-    cores,
-    default_max_memory,
-    peak_bytes,
-    rank,
-    ranks_on_host,
-    resident_bytes,
-)
 from streamconv.keys import Prefixes
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
 from streamconv.options import (
@@ -31,6 +23,14 @@ from streamconv.recognise import recognise
 from streamconv.records import Record
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.sources import Source
+from streamconv.system.resources import (
+    cores,
+    default_max_memory,
+    peak_bytes,
+    rank,
+    ranks_on_host,
+    resident_bytes,
+)
 from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_size
 

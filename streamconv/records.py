@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.strict import parse_json
+from streamconv.formats.strict_json import parse_json
 from streamconv.layouts import Row, layouts, namings
 
 METADATA_KEY = "streamconv"

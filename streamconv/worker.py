@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from xxhash import xxh3_128
 
 from streamconv.checkpoint import TensorInfo
-from streamconv.system.file_ops import new_buffer
 from streamconv.moves import Rearrangement
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger
@@ -15,6 +14,7 @@ from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source
 from streamconv.system.cancellation import Stop
+from streamconv.system.file_ops import new_buffer
 
 
 class Worker:

@@ -19,8 +19,8 @@ from streamconv.casts import AS_STORED, Casting, cast_checkpoint, kept_as, parse
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.system.resources import peak_bytes
 from streamconv.manifest import fingerprint
+from streamconv.system.resources import peak_bytes
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ROUTERS = (

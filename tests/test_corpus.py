@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats import strict
+from streamconv.formats import strict_json as strict
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
@@ -28,7 +28,7 @@ from streamconv.formats.safetensors import (
     header_length,
     parse_header,
 )
-from streamconv.formats.strict import parse_json
+from streamconv.formats.strict_json import parse_json
 from streamconv.sources import Read
 from streamconv.sources.assembly import read_index, shard_names
 from streamconv.sources.local import open_folder

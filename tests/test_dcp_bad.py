@@ -22,11 +22,11 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 import streamconv
 from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.formats.archive import around_tensor, find_tensor
-from streamconv.formats.dcp import MAX_METADATA_BYTES, read_metadata
-from streamconv.formats.pickled import Global, Object
-from streamconv.formats.pickling import write_pickle
-from streamconv.formats.unpickling import read_pickle
+from streamconv.formats.dcp_metadata import MAX_METADATA_BYTES, read_metadata
+from streamconv.formats.pickle_reader import read_pickle
+from streamconv.formats.pickle_types import Global, Object
+from streamconv.formats.pickle_writer import write_pickle
+from streamconv.formats.torch_archive import around_tensor, find_tensor
 from streamconv.sources.opening import open_source
 
 RAN = "ran"

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 import streamconv
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.archive import TORCH_DTYPES
+from streamconv.formats.torch_archive import TORCH_DTYPES
 from streamconv.sources import Read
 from streamconv.sources.opening import open_source
 

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 
 import streamconv
 from streamconv.errors import PlanRefused, UsageError
-from streamconv.formats.archive import TORCH_DTYPES, around_tensor
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.formats.torch_archive import TORCH_DTYPES, around_tensor
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "internvl_chat": checkpoints.internvl_chat,

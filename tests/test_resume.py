@@ -25,7 +25,6 @@ import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
 from streamconv.execute import Event, PieceWritten, Prepared
-from streamconv.system.file_ops import Files
 from streamconv.journal import (
     Finished,
     difference,
@@ -34,10 +33,11 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.system.linux_file_ops import LinuxFiles, system_files
 from streamconv.shares import Part
 from streamconv.sinks.lock import LOCK_SUFFIX, Lock
 from streamconv.sinks.writing import Shards
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import LinuxFiles, system_files
 
 SHARD = 200
 SHARDS = 5

@@ -22,9 +22,7 @@ from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.families import HUB_NAMES
-from streamconv.system.file_ops import Files
 from streamconv.keys import Prefixes, find_preset
-from streamconv.system.linux_file_ops import LinuxFiles
 from streamconv.memory import Memory
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
@@ -35,6 +33,8 @@ from streamconv.sinks.place import PARTIAL_SUFFIX
 from streamconv.sinks.staging import Staging
 from streamconv.sinks.writing import OpenShard
 from streamconv.sources import Read
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import LinuxFiles
 from streamconv.target import Target
 
 KINDS = pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from folders import tree, write_sparse
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
-from streamconv.system.file_ops import Files
-from streamconv.system.linux_file_ops import system_files
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sources import Read
 from streamconv.sources.local import LocalSource
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

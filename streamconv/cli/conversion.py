@@ -91,9 +91,9 @@ def _show_plan(
 ) -> None:
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
-    from streamconv.system.resources import free_disk
     from streamconv.shares import parse_part
     from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate
 
     asked = rate or options.get("max_rate")

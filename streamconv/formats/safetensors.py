@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.strict import Cursor, told
+from streamconv.formats.strict_json import Cursor, told
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8

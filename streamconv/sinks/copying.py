@@ -7,11 +7,11 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from streamconv.system.readahead import Ahead
 from streamconv.checkpoint import OtherFile
-from streamconv.system.file_ops import Files
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop
+from streamconv.system.file_ops import Files
+from streamconv.system.readahead import Ahead
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.system.file_ops import Files
 from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.plan import Plan
 from streamconv.shares import Part
 from streamconv.sinks.journals import Journals
+from streamconv.system.file_ops import Files
 
 
 class Earlier:

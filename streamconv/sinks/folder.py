@@ -11,10 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.system.file_ops import Files
-from streamconv.system.resources import cores
 from streamconv.journal import Finished
-from streamconv.system.linux_file_ops import system_files
 from streamconv.manifest import closing_files
 from streamconv.plan import Piece, Plan
 from streamconv.shares import Part
@@ -27,6 +24,9 @@ from streamconv.sinks.place import PARTIAL_SUFFIX, check_location, check_room
 from streamconv.sinks.standing import Standing
 from streamconv.sinks.writing import Shards
 from streamconv.sources import Source
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
+from streamconv.system.resources import cores
 
 
 class CheckpointFolder:

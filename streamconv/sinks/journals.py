@@ -12,7 +12,6 @@ from pathlib import Path
 
 from streamconv.checkpoint import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
-from streamconv.system.file_ops import Files
 from streamconv.journal import (
     Finished,
     Journal,
@@ -20,10 +19,11 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.system.linux_file_ops import system_files
 from streamconv.plan import Plan
 from streamconv.sinks.failures import explained
 from streamconv.sinks.place import PARTIAL_SUFFIX
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 
 COMMAND = f"{JOURNAL_PREFIX}command.json"
 """What the parts of a run were asked for, as long as they are not closed."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
+from streamconv.shares import Part
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import started
-from streamconv.shares import Part
 
 LOCK_SUFFIX = ".streamconv-lock-"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -7,11 +7,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.system.file_ops import Files
 from streamconv.journal import Finished
 from streamconv.plan import Piece, Plan
 from streamconv.sinks.copying import make_folders
 from streamconv.sinks.journals import Journals
+from streamconv.system.file_ops import Files
 
 
 class OpenShard:

@@ -19,7 +19,7 @@ from streamconv.checkpoint import (
 )
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
-from streamconv.formats.strict import parse_json
+from streamconv.formats.strict_json import parse_json
 from streamconv.records import Record, read_record, record_in_metadata
 from streamconv.sources.others import travelling
 from streamconv.sources.paths import SHARD_SUFFIX, is_shard_name

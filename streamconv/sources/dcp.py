@@ -14,14 +14,13 @@ from pathlib import Path
 
 from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.system.file_ops import Files
-from streamconv.formats.archive import Stored, around_tensor, find_tensor
-from streamconv.formats.boxes import Box, Boxes, box_of
-from streamconv.formats.dcp import (
+from streamconv.formats.chunk_map import Box, Boxes, box_of
+from streamconv.formats.dcp_metadata import (
     MAX_METADATA_BYTES,
     METADATA_FILE,
     read_metadata,
 )
+from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
@@ -30,14 +29,15 @@ from streamconv.formats.safetensors import (
     is_safetensors,
     parse_header,
 )
-from streamconv.formats.stored import Chunk, StoredTensor, check_chunks
+from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
 from streamconv.keys import Prefixes
-from streamconv.system.linux_file_ops import system_files
 from streamconv.sources import Read
 from streamconv.sources.disk import Disk
 from streamconv.sources.local import json_object
 from streamconv.sources.others import other_files, travelling
 from streamconv.sources.training import left_out, model_tensors, read_own
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 
 SCRATCH_BYTES = 2**18
 """What runs of a chunk are read through that are too short to be read one by one."""

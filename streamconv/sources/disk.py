@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.system.file_ops import Files
 from streamconv.sources.paths import is_below, resolve_file
+from streamconv.system.file_ops import Files
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
-from streamconv.system.linux_file_ops import system_files
 from streamconv.sources import Source
 from streamconv.sources.local import open_folder
 from streamconv.sources.paths import is_below
@@ -29,6 +28,7 @@ from streamconv.sources.ranges import (
 )
 from streamconv.sources.remote import open_remote
 from streamconv.system.cancellation import Stop
+from streamconv.system.linux_file_ops import system_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

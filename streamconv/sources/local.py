@@ -11,9 +11,7 @@ from typing import Any
 
 from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.system.file_ops import Files
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
-from streamconv.system.linux_file_ops import system_files
 from streamconv.sources import Read
 from streamconv.sources.assembly import (
     CONFIG,
@@ -30,6 +28,8 @@ from streamconv.sources.assembly import (
 from streamconv.sources.disk import Disk, check_size
 from streamconv.sources.others import other_files
 from streamconv.sources.paths import looked_at, resolve_file
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 
 
 class LocalSource:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.system.file_ops import Files
 from streamconv.sources.paths import SHARD_SUFFIX, looked_at, resolve_file
+from streamconv.system.file_ops import Files
 
 WEIGHT_SUFFIXES = (
     SHARD_SUFFIX,

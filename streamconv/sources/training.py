@@ -12,14 +12,14 @@ from typing import Any
 
 from streamconv.checkpoint import OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.system.file_ops import Files
-from streamconv.formats.dcp import DATA_SUFFIX, METADATA_FILE, Metadata
-from streamconv.formats.stored import StoredTensor
-from streamconv.formats.strict import parse_json
+from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, Metadata
+from streamconv.formats.dcp_tensors import StoredTensor
+from streamconv.formats.strict_json import parse_json
 from streamconv.keys import Prefixes
-from streamconv.system.linux_file_ops import system_files
 from streamconv.records import Record, read_record
 from streamconv.sources.paths import looked_at, resolve_file
+from streamconv.system.file_ops import Files
+from streamconv.system.linux_file_ops import system_files
 
 TRACKER = "latest_checkpointed_iteration.txt"
 TRACKER_BYTES = 64

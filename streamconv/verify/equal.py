@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.system.file_ops import new_buffer
 from streamconv.sources import Read, Source
+from streamconv.system.file_ops import new_buffer
 from streamconv.verify.regions import Region
 
 BLOCK_BYTES = 4 * 2**20

@@ -15,11 +15,11 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from streamconv.system.readahead import Ahead
 from streamconv.checkpoint import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop
+from streamconv.system.readahead import Ahead
 from streamconv.verify import Checked, Checking, Difference, Event, Hashed
 from streamconv.verify.structure import has_files, read_manifest
 from streamconv.verify.workers import outcomes

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from streamconv.casts import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint import MANIFEST, natural_key
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
-from streamconv.system.resources import peak_bytes
 from streamconv.options import Reading, check_prefixes, prefixes_of
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.casting import CastSource
 from streamconv.sources.opening import open_source, opened
 from streamconv.system.cancellation import Stop
+from streamconv.system.resources import peak_bytes
 from streamconv.verify import (
     KEPT_DIFFERENCES,
     Checked,

@@ -6,7 +6,7 @@ from typing import Any
 from streamconv.casts import AS_STORED, DTYPES, Casting
 from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.strict import parse_json
+from streamconv.formats.strict_json import parse_json
 from streamconv.sources import Source
 from streamconv.verify import Difference
 

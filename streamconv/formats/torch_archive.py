@@ -19,11 +19,11 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.pickled import PERSISTENT, Global, Object
-from streamconv.formats.pickling import write_pickle
+from streamconv.formats.pickle_reader import read_pickle
+from streamconv.formats.pickle_types import PERSISTENT, Global, Object
+from streamconv.formats.pickle_writer import write_pickle
 from streamconv.formats.safetensors import DTYPE_BITS, MAX_DIMS, MAX_SIZE
-from streamconv.formats.unpickling import read_pickle
-from streamconv.formats.zipped import ReadAt, Window, around, members_of
+from streamconv.formats.zip_archive import ReadAt, Window, around, members_of
 
 MAX_PICKLE_BYTES = 65536
 

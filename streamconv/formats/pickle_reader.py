@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.pickled import PERSISTENT, Global, Object
+from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 
 
 def read_pickle(raw: bytes, admitted: Collection[str], what: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.formats.pickled import PERSISTENT, Global, Object
+from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.archive import TORCH_DTYPES, sizes
-from streamconv.formats.pickled import Global, Object
-from streamconv.formats.pickling import Pairs, write_pickle
-from streamconv.formats.stored import Chunk, StoredBytes, StoredTensor
-from streamconv.formats.unpickling import read_pickle
+from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
+from streamconv.formats.pickle_reader import read_pickle
+from streamconv.formats.pickle_types import Global, Object
+from streamconv.formats.pickle_writer import Pairs, write_pickle
+from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
 
 METADATA_FILE = ".metadata"
 DATA_SUFFIX = ".distcp"
