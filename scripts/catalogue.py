@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from streamconv.catalogue import family_rows, layout_rows
-from streamconv.families import FORMS
-from streamconv.layouts import layouts
+from streamconv.catalog.families import FORMS
+from streamconv.catalog.layouts import layouts
+from streamconv.catalog.listing import family_rows, layout_rows
 
 README = Path(__file__).parent.parent / "README.md"
 

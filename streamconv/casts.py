@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streamconv.catalog.toml_tables import read_table
 from streamconv.checkpoint import Cast, Checkpoint, TensorInfo, pattern_of
-from streamconv.datafiles import read_table
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 

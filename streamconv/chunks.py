@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.catalog.presets import Prefixes, Preset
 from streamconv.checkpoint import natural_key
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.torch_archive import TORCH_DTYPES, archive_of_value, around_tensor
-from streamconv.keys import Prefixes, Preset
 from streamconv.shards import Frame, Part, Shard, at_offsets, segments, unit_segments
 from streamconv.steps import Step
 

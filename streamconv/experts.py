@@ -8,11 +8,11 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from streamconv.axes import EXPERT, solve_sizes
+from streamconv.catalog.layouts import Naming, Row, bodies
+from streamconv.catalog.name_lookup import Role, roles
+from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.checkpoint import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.layouts import Naming, Row, bodies
-from streamconv.roles import Role, roles
 from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int | None, ...]

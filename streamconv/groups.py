@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from streamconv.axes import Template, solve_sizes
+from streamconv.catalog.families import Form, Group
+from streamconv.catalog.layouts import Row
+from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.checkpoint import TensorInfo, in_config, pattern_of
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.families import Form, Group
-from streamconv.layouts import Row
 from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int, ...]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamconv.casts import cast_rows
+from streamconv.catalog.layouts import Row
 from streamconv.checkpoint import Cast
-from streamconv.layouts import Row
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1

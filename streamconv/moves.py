@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.axes import EXPERT, Template
+from streamconv.catalog.templates import EXPERT, Template
 from streamconv.errors import UsageError
 
 

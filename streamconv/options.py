@@ -6,8 +6,8 @@ The same options for the command line and for Python; the texts in them are pars
 from os import PathLike
 from typing import TypedDict
 
+from streamconv.catalog.presets import Prefixes, Preset, find_preset
 from streamconv.errors import UsageError
-from streamconv.keys import Prefixes, Preset, find_preset
 
 Location = str | PathLike[str]
 """A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""

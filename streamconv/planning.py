@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamconv.casts import cast_checkpoint, parse_casting
+from streamconv.catalog.families import HUB_NAMES, add_families
+from streamconv.catalog.presets import Prefixes
 from streamconv.errors import UsageError
-from streamconv.families import HUB_NAMES, add_families
-from streamconv.keys import Prefixes
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
 from streamconv.options import (
     DEFAULT_SHARD_SIZE,

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamconv.casts import stated_block
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_of
+from streamconv.catalog.layouts import Row, find_layout
 from streamconv.checkpoint import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.experts import find_stacks
-from streamconv.families import FORMS, HUB_NAMES, Family, Form, family_of
 from streamconv.groups import Members, find_groups, groups_of
-from streamconv.layouts import Row, find_layout
 from streamconv.settle import Settle, check_count, counted
 from streamconv.stacks import Stack
 

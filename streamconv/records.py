@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.catalog.layouts import Row, layouts, namings
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.layouts import Row, layouts, namings
 
 METADATA_KEY = "streamconv"
 RECORD_VERSION = 1

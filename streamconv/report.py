@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from streamconv.casts import cast_rows, spared_rows
-from streamconv.catalogue import family_rows, layout_rows
+from streamconv.catalog.listing import family_rows, layout_rows
 from streamconv.checkpoint import Checkpoint, OtherFile, Template
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised

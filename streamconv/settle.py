@@ -8,10 +8,10 @@ is an error: a layout is never guessed.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
+from streamconv.catalog.layouts import Row, namings
 from streamconv.checkpoint import Checkpoint, in_config
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.families import COUNT_KEYS, FORMS, Family, Form
-from streamconv.layouts import Row, namings
 from streamconv.stacks import Stack
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")

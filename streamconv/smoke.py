@@ -16,10 +16,10 @@ import numpy.typing as npt
 from safetensors import deserialize
 
 from streamconv import convert, merge, plan
+from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form, families
+from streamconv.catalog.layouts import REQUIRED, find_layout
 from streamconv.errors import VerifyFailed
-from streamconv.families import COUNT_KEYS, HUB_NAMES, Family, Form, families
 from streamconv.formats.safetensors import Entry, build_header
-from streamconv.layouts import REQUIRED, find_layout
 from streamconv.target import PER_EXPERT
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10

@@ -7,9 +7,9 @@ prefixes differ only in numbers and that share a layout.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from streamconv.catalog.layouts import Row
 from streamconv.checkpoint import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.layouts import Row
 
 
 @dataclass(frozen=True, slots=True)

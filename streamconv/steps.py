@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from streamconv.axes import EXPERT
+from streamconv.catalog.layouts import Row
+from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint import TensorInfo, layer_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.layouts import Row
 from streamconv.moves import Rearrangement, copy_of, rearrange
 from streamconv.recognise import Recognised
 from streamconv.stacks import Module, Stack

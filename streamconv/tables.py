@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streamconv.casts import cast_rows, spared_rows
+from streamconv.catalog.families import FORMS
 from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
-from streamconv.families import FORMS
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.report import inspection_fields, stack_fields

@@ -8,12 +8,12 @@ has no place for, or would cut a block of scales in two, is refused or stays as 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.axes import EXPERT, solve_sizes
+from streamconv.catalog.families import FORMS, HUB_NAMES, Form
+from streamconv.catalog.layouts import Row, find_layout
+from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.errors import PlanRefused, UsageError, quoted
-from streamconv.families import FORMS, HUB_NAMES, Form
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.groups import groups_of
-from streamconv.layouts import Row, find_layout
 from streamconv.moves import rearrange
 from streamconv.recognise import Recognised, form_of
 from streamconv.stacks import Stack, same_tensors

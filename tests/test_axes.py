@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import AXIS_SIZES, LAYOUTS, TOKENS, WEIGHTS, all_sizes, canonical, stored
 
-from streamconv.axes import Template, solve_sizes
+from streamconv.catalog.layouts import layouts
+from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.errors import UsageError
-from streamconv.layouts import layouts
 
 # --- templates ---------------------------------------------------------------------------------
 

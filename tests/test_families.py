@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import streamconv
+from streamconv.catalog.families import Family, families, family_of
+from streamconv.catalog.layouts import layouts
 from streamconv.cli import cli
-from streamconv.families import Family, families, family_of
-from streamconv.layouts import layouts
 
 EXPERTS = 11
 SMALL: dict[str, Any] = {

@@ -18,8 +18,8 @@ from folders import forget
 from safetensors.torch import save_file
 
 import streamconv
+from streamconv.catalog.families import families
 from streamconv.cli import cli
-from streamconv.families import families
 from streamconv.report import plan_fields
 
 ATTENTION = "model.layers.0.self_attn."

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Rename, families, family_of
+from streamconv.catalog.layouts import REQUIRED, Layout, Row, find_layout, layouts, namings
+from streamconv.catalog.name_lookup import roles
 from streamconv.errors import UsageError
-from streamconv.families import FORMS, HUB_NAMES, Family, Form, Rename, families, family_of
-from streamconv.layouts import REQUIRED, Layout, Row, find_layout, layouts, namings
-from streamconv.roles import roles
 
 LOOKALIKES = {frozenset({"fused-transposed", "fused-interleaved"})}
 """Layouts that have the same names and shapes, and other bytes: what has to be recorded."""

@@ -15,9 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stored import AXIS_SIZES, LAYOUTS, WEIGHTS, Array, Stored, all_sizes, canonical, stored
 
-from streamconv.axes import Template
+from streamconv.catalog.layouts import layouts
+from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
-from streamconv.layouts import layouts
 from streamconv.moves import Rearrangement, copy_of, rearrange
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from streamconv.catalog.families import families
 from streamconv.cli.convert import command as convert
-from streamconv.families import families
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamconv
-from streamconv.layouts import layouts
+from streamconv.catalog.layouts import layouts
 from streamconv.sinks import folder as sink
 from streamconv.sources import local
 from streamconv.system import file_ops as files

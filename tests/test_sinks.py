@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.catalog.families import HUB_NAMES
+from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.checkpoint import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
-from streamconv.families import HUB_NAMES
-from streamconv.keys import Prefixes, find_preset
 from streamconv.memory import Memory
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from streamconv import VerifyFailed, smoke
-from streamconv.families import families
+from streamconv.catalog.families import families
 from streamconv.moves import Rearrangement
 
 

@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
 
         print_json(families_fields())
     else:
-        from streamconv.catalogue import family_rows
+        from streamconv.catalog.listing import family_rows
         from streamconv.tables import families_table
 
         print_rich(families_table(list(family_rows())))

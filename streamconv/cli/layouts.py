@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
 
         print_json(layouts_fields())
     else:
-        from streamconv.catalogue import layout_rows
+        from streamconv.catalog.listing import layout_rows
         from streamconv.tables import layouts_table
 
         print_rich(layouts_table(list(layout_rows())))

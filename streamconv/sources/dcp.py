@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, Boxes, box_of
@@ -30,7 +31,6 @@ from streamconv.formats.safetensors import (
     parse_header,
 )
 from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
-from streamconv.keys import Prefixes
 from streamconv.sources import Read
 from streamconv.sources.disk import Disk
 from streamconv.sources.local import json_object

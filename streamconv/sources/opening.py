@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from streamconv.catalog.presets import Prefixes
 from streamconv.errors import UsageError
-from streamconv.keys import Prefixes
 from streamconv.options import Location, Reading, prefixes_of
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop

@@ -8,7 +8,7 @@ one weight where it is transposed, and two blocks of 4 MiB.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from streamconv.axes import EXPERT, Template
+from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint import OtherFile, layer_of
 from streamconv.sources import Source
 from streamconv.stacks import Module, Stack

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from streamconv.axes import EXPERT, Template
+from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 

@@ -49,7 +49,7 @@ def read_table(name: str) -> dict[str, Any]:
     """What a file of `data/` says."""
     from importlib import resources
 
-    text = resources.files("streamconv").joinpath("data", name).read_text(encoding="utf-8")
+    text = resources.files("streamconv.catalog").joinpath("data", name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.datafiles import read_table
+from streamconv.catalog.toml_tables import read_table
 from streamconv.errors import UsageError
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamconv.axes import Template
-from streamconv.families import FORMS, HUB_NAMES, Family, Form, families
-from streamconv.layouts import REQUIRED, Layout, layouts
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, families
+from streamconv.catalog.layouts import REQUIRED, Layout, layouts
+from streamconv.catalog.templates import Template
 
 SAMPLE = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
 """Sizes under which layouts look alike only if they always do."""

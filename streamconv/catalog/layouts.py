@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.axes import Template
-from streamconv.datafiles import read_table, rows, table
+from streamconv.catalog.templates import Template
+from streamconv.catalog.toml_tables import read_table, rows, table
 from streamconv.errors import UsageError
 
 REQUIRED = ("gate_up", "down")

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.axes import Template
-from streamconv.datafiles import add_tables, added_tables, read_table, table
+from streamconv.catalog.layouts import Layout, Naming, Row, find_layout, namings
+from streamconv.catalog.renames import Rename, read_rename
+from streamconv.catalog.templates import Template
+from streamconv.catalog.toml_tables import add_tables, added_tables, read_table, table
 from streamconv.errors import UsageError
-from streamconv.layouts import Layout, Naming, Row, find_layout, namings
-from streamconv.renames import Rename, read_rename
 
 FORMS = ("hub", "transformers", "mindspeed")
 """As published; as transformers v5 holds it in memory; as MindSpeed-MM trains it."""

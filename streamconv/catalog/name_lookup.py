@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from streamconv.datafiles import table
-from streamconv.layouts import Naming, Row, layouts, namings
+from streamconv.catalog.layouts import Naming, Row, layouts, namings
+from streamconv.catalog.toml_tables import table
 
 
 @dataclass(frozen=True, slots=True)

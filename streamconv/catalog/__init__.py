@@ -1,0 +1,1 @@
+"""Which layouts, families and presets are known."""
