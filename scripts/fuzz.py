@@ -21,11 +21,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["streamconv"]):
+    from streamconv.checkpoint.layout_record import read_record
     from streamconv.errors import BadCheckpoint
     from streamconv.formats.dcp_metadata import read_metadata
     from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
     from streamconv.formats.strict_json import parse_json
-    from streamconv.records import read_record
     from streamconv.sources.assembly import read_index, read_object, shard_names
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"

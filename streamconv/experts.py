@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from streamconv.catalog.layouts import Naming, Row, bodies
 from streamconv.catalog.name_lookup import Role, roles
 from streamconv.catalog.templates import EXPERT, solve_sizes
-from streamconv.checkpoint import TensorInfo, pattern_of
+from streamconv.checkpoint.types import TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.stacks import Module, Stack, check_alike
 

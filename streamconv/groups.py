@@ -15,7 +15,7 @@ from typing import Any
 from streamconv.catalog.families import Form, Group
 from streamconv.catalog.layouts import Row
 from streamconv.catalog.templates import Template, solve_sizes
-from streamconv.checkpoint import TensorInfo, in_config, pattern_of
+from streamconv.checkpoint.types import TensorInfo, in_config, pattern_of
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.stacks import Module, Stack, check_alike
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamconv.checkpoint import Checkpoint
+from streamconv.checkpoint.types import Checkpoint
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.recognise import recognise

@@ -1,7 +1,7 @@
 """That the steps of a conversion lose nothing, and that all of it could come back. Pure."""
 
 from streamconv.catalog.layouts import kinds
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.groups import Members, groups_of
 from streamconv.recognise import Recognised

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamconv.casts import cast_rows
 from streamconv.catalog.layouts import Row
-from streamconv.checkpoint import Cast
+from streamconv.checkpoint.casting import cast_rows
+from streamconv.checkpoint.types import Cast
 from streamconv.plan import Plan
 
 FORMAT_VERSION = 1

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from streamconv.casts import AS_STORED, Casting, buffer_bytes
-from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo, layer_of
+from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
+from streamconv.checkpoint.layout_record import Record
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
 from streamconv.errors import PlanRefused, quoted
 from streamconv.lossless import check_lossless
 from streamconv.memory import Limits, Memory, fit_memory
 from streamconv.recognise import Recognised
-from streamconv.records import Record
 from streamconv.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
 from streamconv.steps import Step, make_steps
 from streamconv.target import Target

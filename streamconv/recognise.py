@@ -7,10 +7,10 @@ layout a stack has is settled in `settle`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.casts import stated_block
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_of
 from streamconv.catalog.layouts import Row, find_layout
-from streamconv.checkpoint import Checkpoint, TensorInfo
+from streamconv.checkpoint.casting import stated_block
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.experts import find_stacks
 from streamconv.groups import Members, find_groups, groups_of

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from streamconv.casts import cast_rows, spared_rows
 from streamconv.catalog.listing import family_rows, layout_rows
-from streamconv.checkpoint import Checkpoint, OtherFile, Template
+from streamconv.checkpoint.casting import cast_rows, spared_rows
+from streamconv.checkpoint.types import Checkpoint, OtherFile, Template
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
 from streamconv.stacks import Stack

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
 from streamconv.catalog.layouts import Row, namings
-from streamconv.checkpoint import Checkpoint, in_config
+from streamconv.checkpoint.types import Checkpoint, in_config
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.stacks import Stack
 

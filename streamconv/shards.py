@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamconv.checkpoint import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
+from streamconv.checkpoint.layout_record import METADATA_KEY, Record
+from streamconv.checkpoint.types import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.moves import Rearrangement
-from streamconv.records import METADATA_KEY, Record
 from streamconv.steps import Step
 
 INDEX = f"model{INDEX_SUFFIX}"

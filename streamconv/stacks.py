@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.layouts import Row
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 
 

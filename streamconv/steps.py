@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from streamconv.catalog.layouts import Row
 from streamconv.catalog.templates import EXPERT
-from streamconv.checkpoint import TensorInfo, layer_of
+from streamconv.checkpoint.types import TensorInfo, layer_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.moves import Rearrangement, copy_of, rearrange

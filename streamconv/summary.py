@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from streamconv.casts import notes
-from streamconv.checkpoint import kinds
+from streamconv.checkpoint.casting import notes
+from streamconv.checkpoint.types import kinds
 from streamconv.plan import Plan
 from streamconv.target import Target
 

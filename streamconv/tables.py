@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streamconv.casts import cast_rows, spared_rows
 from streamconv.catalog.families import FORMS
-from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
+from streamconv.checkpoint.casting import cast_rows, spared_rows
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 from streamconv.errors import quoted
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised

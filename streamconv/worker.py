@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.moves import Rearrangement
 from streamconv.plan import Piece, Plan
 from streamconv.rearrange import Rearranger

@@ -15,8 +15,14 @@ from folders import tree
 from safetensors.torch import save_file
 
 import streamconv
-from streamconv.casts import AS_STORED, Casting, cast_checkpoint, kept_as, parse_casting
-from streamconv.checkpoint import Checkpoint, TensorInfo
+from streamconv.checkpoint.casting import (
+    AS_STORED,
+    Casting,
+    cast_checkpoint,
+    kept_as,
+    parse_casting,
+)
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.manifest import fingerprint

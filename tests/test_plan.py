@@ -22,7 +22,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.checkpoint import Checkpoint, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
 from streamconv.memory import STAGING_BYTES, Limits, Memory, fit_memory
 from streamconv.options import parse_layers

@@ -19,7 +19,7 @@ from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 from huggingface_hub import constants
 
 import streamconv
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.execute import Complete
 from streamconv.sources import Read

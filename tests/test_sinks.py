@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes, find_preset
-from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.checkpoint.layout_record import Record
+from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.memory import Memory
 from streamconv.plan import Plan
 from streamconv.recognise import Recognised
-from streamconv.records import Record
 from streamconv.shards import Safetensors, Shard, ShardFormat
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sinks.place import PARTIAL_SUFFIX

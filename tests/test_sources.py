@@ -20,7 +20,7 @@ from folders import (
 from hub_server import Hub, taken_for_the_hub
 
 import streamconv
-from streamconv.checkpoint import OtherFile
+from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
 from streamconv.options import Reading
 from streamconv.sources import Read, Source

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from streamconv.checkpoint import OtherFile
+from streamconv.checkpoint.types import OtherFile
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.file_ops import Files

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from streamconv.checkpoint import JOURNAL_PREFIX
+from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
 from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.plan import Plan

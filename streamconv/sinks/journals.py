@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.checkpoint import JOURNAL_PREFIX
+from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.journal import (
     Finished,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamconv.checkpoint import Checkpoint, OtherFile, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)

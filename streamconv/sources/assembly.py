@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.checkpoint import (
+from streamconv.checkpoint.layout_record import Record, read_record, record_in_metadata
+from streamconv.checkpoint.types import (
     INDEX_SUFFIX,
     MANIFEST,
     Checkpoint,
@@ -20,7 +21,6 @@ from streamconv.checkpoint import (
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
 from streamconv.formats.strict_json import parse_json
-from streamconv.records import Record, read_record, record_in_metadata
 from streamconv.sources.others import travelling
 from streamconv.sources.paths import SHARD_SUFFIX, is_shard_name
 

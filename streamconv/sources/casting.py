@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamconv.arithmetic import as_float32, cast, dequantize, grid_rows
-from streamconv.casts import PORTION_BYTES
-from streamconv.checkpoint import Cast, Checkpoint, OtherFile
+from streamconv.checkpoint.casting import PORTION_BYTES
+from streamconv.checkpoint.types import Cast, Checkpoint, OtherFile
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.sources import Read, Source
 

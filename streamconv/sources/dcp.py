@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint import Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, Boxes, box_of
 from streamconv.formats.dcp_metadata import (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile, SourceFile
+from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
 from streamconv.sources import Read

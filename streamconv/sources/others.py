@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
+from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.paths import SHARD_SUFFIX, looked_at, resolve_file
 from streamconv.system.file_ops import Files

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from streamconv.checkpoint import MANIFEST, Checkpoint, OtherFile
+from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
 from streamconv.sources import Read

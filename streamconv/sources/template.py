@@ -7,7 +7,7 @@ a run did not save, such as a talker that it did not train, is refused, or taken
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamconv.checkpoint import Checkpoint, OtherFile, Template, TensorInfo, kinds
+from streamconv.checkpoint.types import Checkpoint, OtherFile, Template, TensorInfo, kinds
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Read, Source

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from streamconv.checkpoint import Checkpoint, OtherFile
+from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.sources import Read, Source
 from streamconv.system.cancellation import Stop
 

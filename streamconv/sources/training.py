@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint import OtherFile
+from streamconv.checkpoint.layout_record import Record, read_record
+from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, Metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.strict_json import parse_json
-from streamconv.records import Record, read_record
 from streamconv.sources.paths import looked_at, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint import OtherFile, layer_of
+from streamconv.checkpoint.types import OtherFile, layer_of
 from streamconv.sources import Source
 from streamconv.stacks import Module, Stack
 from streamconv.system.cancellation import Stop

@@ -15,7 +15,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint import MANIFEST, OtherFile
+from streamconv.checkpoint.types import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop

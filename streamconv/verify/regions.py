@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
-from streamconv.casts import AS_STORED, Casting, cast_checkpoint
-from streamconv.checkpoint import MANIFEST, natural_key
+from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
+from streamconv.checkpoint.types import MANIFEST, natural_key
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of
 from streamconv.recognise import Recognised, recognise

@@ -4,7 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from streamconv.checkpoint import TensorInfo
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.recognise import Recognised
 from streamconv.sources import Source
 from streamconv.stacks import Module, Stack

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamconv.casts import AS_STORED, DTYPES, Casting
-from streamconv.checkpoint import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
+from streamconv.checkpoint.casting import AS_STORED, DTYPES, Casting
+from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.sources import Source

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.checkpoint.layout_record import Record
 from streamconv.errors import quoted
-from streamconv.records import Record
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MANIFEST = "streamconv.json"

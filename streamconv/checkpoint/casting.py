@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.checkpoint import Cast, Checkpoint, TensorInfo, pattern_of
+from streamconv.checkpoint.types import Cast, Checkpoint, TensorInfo, pattern_of
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 
