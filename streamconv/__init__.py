@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.command import Command, read_command
+from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -30,7 +31,6 @@ from streamconv.errors import (
 from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.plan import Plan
-from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.system.resources import cores
 from streamconv.target import PER_EXPERT

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.detect import recognise
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.recognise import recognise
 
 if TYPE_CHECKING:
     import torch

@@ -2,9 +2,9 @@
 
 from streamconv.catalog.layouts import kinds
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.detect import Recognised
+from streamconv.detection.tensor_groups import Members, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.groups import Members, groups_of
-from streamconv.recognise import Recognised
 from streamconv.steps import Step, Wanted
 from streamconv.target import Target
 

@@ -13,10 +13,10 @@ from typing import Any
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
+from streamconv.detection.detect import Recognised
 from streamconv.errors import PlanRefused, quoted
 from streamconv.lossless import check_lossless
 from streamconv.memory import Limits, Memory, fit_memory
-from streamconv.recognise import Recognised
 from streamconv.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
 from streamconv.steps import Step, make_steps
 from streamconv.target import Target

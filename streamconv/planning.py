@@ -8,6 +8,7 @@ from streamconv.catalog.families import HUB_NAMES, add_families
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
 from streamconv.checkpoint.layout_record import Record
+from streamconv.detection.detect import recognise
 from streamconv.errors import UsageError
 from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
 from streamconv.options import (
@@ -20,7 +21,6 @@ from streamconv.options import (
     preset_of,
 )
 from streamconv.plan import Plan, make_plan
-from streamconv.recognise import recognise
 from streamconv.shards import Safetensors, ShardFormat
 from streamconv.sources import Source
 from streamconv.system.resources import (

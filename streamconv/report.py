@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from streamconv.catalog.listing import family_rows, layout_rows
 from streamconv.checkpoint.casting import cast_rows, spared_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, Template
+from streamconv.detection.detect import Recognised
+from streamconv.detection.stacks import Stack
 from streamconv.plan import Plan
-from streamconv.recognise import Recognised
-from streamconv.stacks import Stack
 from streamconv.steps import Step
 from streamconv.summary import notes_of, passed_through, regrouped, renamed, renames
 from streamconv.verify import Verification

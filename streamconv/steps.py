@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from streamconv.catalog.layouts import Row
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.types import TensorInfo, layer_of
+from streamconv.detection.detect import Recognised
+from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.moves import Rearrangement, copy_of, rearrange
-from streamconv.recognise import Recognised
-from streamconv.stacks import Module, Stack
 from streamconv.target import Target
 
 

@@ -12,9 +12,9 @@ from rich.text import Text
 from streamconv.catalog.families import FORMS
 from streamconv.checkpoint.casting import cast_rows, spared_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
+from streamconv.detection.detect import Recognised
 from streamconv.errors import quoted
 from streamconv.plan import Plan
-from streamconv.recognise import Recognised
 from streamconv.report import inspection_fields, stack_fields
 from streamconv.steps import Step
 from streamconv.summary import (

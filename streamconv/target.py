@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from streamconv.catalog.families import FORMS, HUB_NAMES, Form
 from streamconv.catalog.layouts import Row, find_layout
 from streamconv.catalog.templates import EXPERT, solve_sizes
+from streamconv.detection.detect import Recognised, form_of
+from streamconv.detection.stacks import Stack, same_tensors
+from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.groups import groups_of
 from streamconv.moves import rearrange
-from streamconv.recognise import Recognised, form_of
-from streamconv.stacks import Stack, same_tensors
 
 PER_EXPERT = "per-expert"
 AXES = {"i": "the intermediate size", "h": "the hidden size"}

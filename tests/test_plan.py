@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
+from streamconv.detection.detect import recognise
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
 from streamconv.memory import STAGING_BYTES, Limits, Memory, fit_memory
 from streamconv.options import parse_layers
 from streamconv.plan import PIECE_BYTES, Piece, Plan, make_plan
-from streamconv.recognise import recognise
 from streamconv.shards import Frame, Part, Segment, Shard
 from streamconv.steps import Step
 from streamconv.target import resolve_target

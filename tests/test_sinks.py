@@ -23,10 +23,10 @@ from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.chunks import Dcp
+from streamconv.detection.detect import Recognised
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.memory import Memory
 from streamconv.plan import Plan
-from streamconv.recognise import Recognised
 from streamconv.shards import Safetensors, Shard, ShardFormat
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sinks.place import PARTIAL_SUFFIX

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile, Template, TensorInfo, kinds
+from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Read, Source
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import OtherFile, layer_of
+from streamconv.detection.stacks import Module, Stack
 from streamconv.sources import Source
-from streamconv.stacks import Module, Stack
 from streamconv.system.cancellation import Stop
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal

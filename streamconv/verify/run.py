@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint.types import MANIFEST, natural_key
+from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of
-from streamconv.recognise import Recognised, recognise
 from streamconv.sources import Source
 from streamconv.sources.casting import CastSource
 from streamconv.sources.opening import open_source, opened

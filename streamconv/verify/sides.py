@@ -5,9 +5,9 @@ import random
 from dataclasses import dataclass
 
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.recognise import Recognised
+from streamconv.detection.detect import Recognised
+from streamconv.detection.stacks import Module, Stack
 from streamconv.sources import Source
-from streamconv.stacks import Module, Stack
 
 
 @dataclass(frozen=True, slots=True)

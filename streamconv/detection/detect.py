@@ -11,11 +11,11 @@ from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_o
 from streamconv.catalog.layouts import Row, find_layout
 from streamconv.checkpoint.casting import stated_block
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
+from streamconv.detection.experts import find_stacks
+from streamconv.detection.resolve_layout import Settle, check_count, counted
+from streamconv.detection.stacks import Stack
+from streamconv.detection.tensor_groups import Members, find_groups, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.experts import find_stacks
-from streamconv.groups import Members, find_groups, groups_of
-from streamconv.settle import Settle, check_count, counted
-from streamconv.stacks import Stack
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
 from streamconv.catalog.layouts import Row, namings
 from streamconv.checkpoint.types import Checkpoint, in_config
+from streamconv.detection.stacks import Stack
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.stacks import Stack
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
 """Where the config of an unknown model type may describe its language model."""

@@ -12,8 +12,8 @@ from streamconv.catalog.layouts import Naming, Row, bodies
 from streamconv.catalog.name_lookup import Role, roles
 from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.checkpoint.types import TensorInfo, pattern_of
+from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int | None, ...]
 Alike = tuple[tuple[str, str], ...]

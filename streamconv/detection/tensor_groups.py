@@ -16,8 +16,8 @@ from streamconv.catalog.families import Form, Group
 from streamconv.catalog.layouts import Row
 from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.checkpoint.types import TensorInfo, in_config, pattern_of
+from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.stacks import Module, Stack, check_alike
 
 Position = tuple[int, ...]
 """Positions on the axes in a tensor's name."""

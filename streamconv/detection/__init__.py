@@ -1,0 +1,1 @@
+"""Which family and layout a checkpoint has."""
