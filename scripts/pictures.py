@@ -13,8 +13,8 @@ from rich.console import Console
 
 import streamconv
 from streamconv.execute import PieceWritten, Planned
-from streamconv.memory import Limits, fit_memory
-from streamconv.plan import Plan
+from streamconv.planning.memory import Limits, fit_memory
+from streamconv.planning.plan import Plan
 from streamconv.progress import Bar
 from streamconv.tables import plan_table
 

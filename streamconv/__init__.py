@@ -28,12 +28,12 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.memory import DEFAULT_JOBS
 from streamconv.options import Location, Options, Reading, check_prefixes
-from streamconv.plan import Plan
+from streamconv.planning.memory import DEFAULT_JOBS
+from streamconv.planning.plan import Plan
+from streamconv.planning.target import PER_EXPERT
 from streamconv.sources import Source
 from streamconv.system.resources import cores
-from streamconv.target import PER_EXPERT
 from streamconv.verify import Verification
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognis
 
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
-    from streamconv.planning import take_in
+    from streamconv.planning.build import take_in
     from streamconv.sources.opening import opened
 
     take_in(reading)
@@ -111,12 +111,12 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Raises StreamconvError.
     """
-    from streamconv.planning import plan_of, take_in
+    from streamconv.planning.build import plan_of, take_in
     from streamconv.sources.opening import opened
 
     take_in(options)
     with opened(src, options, casts=bool(options.get("dtype"))) as source:
-        return plan_of(source, to, options)
+        return plan_of(source.checkpoint, to, options)
 
 
 def merge(
@@ -204,7 +204,7 @@ def verify(
     """
     from random import SystemRandom
 
-    from streamconv.planning import take_in
+    from streamconv.planning.build import take_in
     from streamconv.verify.run import Asked
     from streamconv.verify.run import run as run_verification
     from streamconv.verify.sides import Sample

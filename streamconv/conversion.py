@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 from streamconv.command import Command, read_command
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
 from streamconv.options import Location, Options, preset_of
-from streamconv.plan import Plan
-from streamconv.planning import plan_of, take_in
-from streamconv.shares import Part, parse_part, share
+from streamconv.planning.build import plan_of, take_in
+from streamconv.planning.partition import Part, parse_part, share
+from streamconv.planning.plan import Plan
 from streamconv.sources import Source
 from streamconv.sources.opening import is_url, opened
 from streamconv.system.cancellation import Stop
@@ -81,7 +81,7 @@ def run(
             src = _begun_with(command.src, dst) if resume else command.src
             casts = bool(options.get("dtype"))
             with opened(src, options, casts=casts, stop=stop) as source:
-                plan = plan_of(source, command.to, options)
+                plan = plan_of(source.checkpoint, command.to, options)
                 command = _anywhere(command, source)
                 remembers = part.of > 1 or source.checkpoint.revision is not None
                 shards = share([shard.nbytes for shard in plan.shards], part)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import SourceChanged
-from streamconv.plan import Piece, Plan
+from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks import Sink
 from streamconv.sources import Source
 from streamconv.system.cancellation import Stop

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamconv.manifest import fingerprint_of, plan_facts
-from streamconv.plan import Plan
+from streamconv.planning.manifest import fingerprint_of, plan_facts
+from streamconv.planning.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from rich.progress import (
 )
 
 from streamconv.execute import Event, PieceWritten, Planned, Prepared
-from streamconv.plan import Plan
-from streamconv.shards import Segment
+from streamconv.planning.plan import Plan
+from streamconv.planning.shards import Segment
 from streamconv.units import show_duration, show_size
 from streamconv.verify import Checked, Checking
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvError, quoted
 from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared, ShareWritten
 from streamconv.liveness import CONNECT_SECONDS, Connection, Watch
-from streamconv.manifest import fingerprint
-from streamconv.shares import Part
+from streamconv.planning.manifest import fingerprint
+from streamconv.planning.partition import Part
 from streamconv.system.cancellation import Stop
 
 if TYPE_CHECKING:

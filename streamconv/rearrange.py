@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.moves import Rearrangement
+from streamconv.planning.rearrangement import Rearrangement
 
 PANEL_ROWS = 128
 """Rows of output in a panel: so many neighbouring elements are taken from each source row."""

@@ -8,8 +8,8 @@ from streamconv.checkpoint.casting import cast_rows, spared_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, Template
 from streamconv.detection.detect import Recognised
 from streamconv.detection.stacks import Stack
-from streamconv.plan import Plan
-from streamconv.steps import Step
+from streamconv.planning.plan import Plan
+from streamconv.planning.steps import Step
 from streamconv.summary import notes_of, passed_through, regrouped, renamed, renames
 from streamconv.verify import Verification
 

@@ -20,7 +20,7 @@ from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form, fam
 from streamconv.catalog.layouts import REQUIRED, find_layout
 from streamconv.errors import VerifyFailed
 from streamconv.formats.safetensors import Entry, build_header
-from streamconv.target import PER_EXPERT
+from streamconv.planning.target import PER_EXPERT
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10
 SHARD_BYTES = 20_000

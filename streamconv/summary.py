@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 
 from streamconv.checkpoint.casting import notes
 from streamconv.checkpoint.types import kinds
-from streamconv.plan import Plan
-from streamconv.target import Target
+from streamconv.planning.plan import Plan
+from streamconv.planning.target import Target
 
 
 def written(plan: Plan) -> str:

@@ -14,9 +14,9 @@ from streamconv.checkpoint.casting import cast_rows, spared_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Recognised
 from streamconv.errors import quoted
-from streamconv.plan import Plan
+from streamconv.planning.plan import Plan
+from streamconv.planning.steps import Step
 from streamconv.report import inspection_fields, stack_fields
-from streamconv.steps import Step
 from streamconv.summary import (
     notes_of,
     passed_through,

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from xxhash import xxh3_128
 
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.moves import Rearrangement
-from streamconv.plan import Piece, Plan
+from streamconv.planning.plan import Piece, Plan
+from streamconv.planning.rearrangement import Rearrangement
+from streamconv.planning.shards import Frame, Part, Segment
 from streamconv.rearrange import Rearranger
-from streamconv.shards import Frame, Part, Segment
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
 from streamconv.sources import Read, Source

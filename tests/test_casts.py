@@ -25,7 +25,7 @@ from streamconv.checkpoint.casting import (
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.manifest import fingerprint
+from streamconv.planning.manifest import fingerprint
 from streamconv.system.resources import peak_bytes
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -413,6 +413,6 @@ def test_the_same_bytes_however_it_is_run(
     source, _ = fp8
     streamconv.merge(source, tmp_path / "one", dequantize="bf16", jobs=1)
     least = peak_bytes() + 8 * 10**6
-    monkeypatch.setattr("streamconv.memory.STAGING_BYTES", 4096)
+    monkeypatch.setattr("streamconv.planning.memory.STAGING_BYTES", 4096)
     streamconv.merge(source, tmp_path / "two", dequantize="bf16", jobs=3, max_memory=least * 2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")

@@ -18,7 +18,7 @@ from stored import AXIS_SIZES, LAYOUTS, WEIGHTS, Array, Stored, all_sizes, canon
 from streamconv.catalog.layouts import layouts
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
-from streamconv.moves import Rearrangement, copy_of, rearrange
+from streamconv.planning.rearrangement import Rearrangement, copy_of, rearrange
 
 
 def inputs_of(source: Stored, fixed: dict[str, int]) -> list[Array]:

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import recognise
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
-from streamconv.memory import STAGING_BYTES, Limits, Memory, fit_memory
 from streamconv.options import parse_layers
-from streamconv.plan import PIECE_BYTES, Piece, Plan, make_plan
-from streamconv.shards import Frame, Part, Segment, Shard
-from streamconv.steps import Step
-from streamconv.target import resolve_target
+from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, fit_memory
+from streamconv.planning.plan import PIECE_BYTES, Piece, Plan, make_plan
+from streamconv.planning.shards import Frame, Part, Segment, Shard
+from streamconv.planning.steps import Step
+from streamconv.planning.target import resolve_target
 
 BITS = {"F4": 4, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "BF16": 16, "F32": 32, "I64": 64}
 Tensors = dict[str, tuple[str, tuple[int, ...]]]

@@ -30,7 +30,7 @@ from streamconv.errors import (
     VerifyFailed,
 )
 from streamconv.execute import Planned
-from streamconv.manifest import fingerprint
+from streamconv.planning.manifest import fingerprint
 from streamconv.ranks import RankFailed, Ranks
 from streamconv.system.cancellation import Stop
 

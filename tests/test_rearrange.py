@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.layouts import layouts
-from streamconv.memory import SCRATCH_BYTES, STAGING_BYTES
-from streamconv.moves import Rearrangement, rearrange
+from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
+from streamconv.planning.rearrangement import Rearrangement, rearrange
 from streamconv.rearrange import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Rearranger
 
 Array = npt.NDArray[Any]

@@ -33,7 +33,7 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.shares import Part
+from streamconv.planning.partition import Part
 from streamconv.sinks.lock import LOCK_SUFFIX, Lock
 from streamconv.sinks.writing import Shards
 from streamconv.system.file_ops import Files

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.shares import Part, parse_part, share
+from streamconv.planning.partition import Part, parse_part, share
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=60), st.integers(1, 9))

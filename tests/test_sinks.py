@@ -22,12 +22,13 @@ from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile
-from streamconv.chunks import Dcp
 from streamconv.detection.detect import Recognised
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
-from streamconv.memory import Memory
-from streamconv.plan import Plan
-from streamconv.shards import Safetensors, Shard, ShardFormat
+from streamconv.planning.dcp_shards import Dcp
+from streamconv.planning.memory import Memory
+from streamconv.planning.plan import Plan
+from streamconv.planning.shards import Safetensors, Shard, ShardFormat
+from streamconv.planning.target import Target
 from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sinks.place import PARTIAL_SUFFIX
 from streamconv.sinks.staging import Staging
@@ -35,7 +36,6 @@ from streamconv.sinks.writing import OpenShard
 from streamconv.sources import Read
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
-from streamconv.target import Target
 
 KINDS = pytest.mark.parametrize(
     "kind",

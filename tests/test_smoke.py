@@ -6,7 +6,7 @@ import pytest
 
 from streamconv import VerifyFailed, smoke
 from streamconv.catalog.families import families
-from streamconv.moves import Rearrangement
+from streamconv.planning.rearrangement import Rearrangement
 
 
 def test_every_family_comes_through(tmp_path: Path) -> None:

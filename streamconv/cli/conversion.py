@@ -91,7 +91,7 @@ def _show_plan(
 ) -> None:
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
-    from streamconv.shares import parse_part
+    from streamconv.planning.partition import parse_part
     from streamconv.sinks.folder import CheckpointFolder
     from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate

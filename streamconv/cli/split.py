@@ -17,6 +17,6 @@ def command(src: str, dst: str, **options: Any) -> None:
     What was merged comes back with every name, shape, dtype and byte.
     """
     from streamconv.cli.conversion import run
-    from streamconv.target import PER_EXPERT
+    from streamconv.planning.target import PER_EXPERT
 
     run(src, dst, PER_EXPERT, **options)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from streamconv.journal import Finished
-from streamconv.plan import Piece, Plan
+from streamconv.planning.plan import Piece, Plan
 from streamconv.sources import Source
 
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.journal import Finished
-from streamconv.manifest import closing_files
-from streamconv.plan import Piece, Plan
-from streamconv.shares import Part
+from streamconv.planning.manifest import closing_files
+from streamconv.planning.partition import Part
+from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.copying import copy_other, make_folders, sha256_of
 from streamconv.sinks.earlier import Earlier
 from streamconv.sinks.failures import explained

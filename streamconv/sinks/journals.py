@@ -19,7 +19,7 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.plan import Plan
+from streamconv.planning.plan import Plan
 from streamconv.sinks.failures import explained
 from streamconv.sinks.place import PARTIAL_SUFFIX
 from streamconv.system.file_ops import Files

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
-from streamconv.shares import Part
+from streamconv.planning.partition import Part
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import started
 

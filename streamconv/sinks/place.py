@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
-from streamconv.plan import Plan
+from streamconv.planning.plan import Plan
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import file_size_limit, free_disk, free_inodes, is_mount_point
 from streamconv.units import show_size

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.journal import Finished
-from streamconv.plan import Piece, Plan
+from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.copying import make_folders
 from streamconv.sinks.journals import Journals
 from streamconv.system.file_ops import Files

@@ -13,8 +13,8 @@ from typing import Protocol
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
 from streamconv.checkpoint.types import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
-from streamconv.moves import Rearrangement
-from streamconv.steps import Step
+from streamconv.planning.rearrangement import Rearrangement
+from streamconv.planning.steps import Step
 
 INDEX = f"model{INDEX_SUFFIX}"
 FILENAME_PATTERN = "model{suffix}.safetensors"

@@ -8,9 +8,9 @@ from streamconv.catalog.families import HUB_NAMES, add_families
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
 from streamconv.checkpoint.layout_record import Record
+from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import recognise
 from streamconv.errors import UsageError
-from streamconv.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
 from streamconv.options import (
     DEFAULT_SHARD_SIZE,
     Options,
@@ -20,9 +20,10 @@ from streamconv.options import (
     prefixes_of,
     preset_of,
 )
-from streamconv.plan import Plan, make_plan
-from streamconv.shards import Safetensors, ShardFormat
-from streamconv.sources import Source
+from streamconv.planning.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
+from streamconv.planning.plan import Plan, make_plan
+from streamconv.planning.shards import Safetensors, ShardFormat
+from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.system.resources import (
     cores,
     default_max_memory,
@@ -31,7 +32,6 @@ from streamconv.system.resources import (
     ranks_on_host,
     resident_bytes,
 )
-from streamconv.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.units import parse_size
 
 
@@ -42,8 +42,8 @@ def take_in(options: Reading) -> None:
         add_families(Path(family))
 
 
-def plan_of(source: Source, to: str | None, options: Options) -> Plan:
-    """The plan of converting `source` to `to`, or to what merging makes of it.
+def plan_of(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
+    """The plan of converting `checkpoint` to `to`, or to what merging makes of it.
 
     Raises UsageError for options that mean nothing, and what planning raises.
     """
@@ -52,7 +52,7 @@ def plan_of(source: Source, to: str | None, options: Options) -> Plan:
     )
     pass_through = options.get("pass_through", False)
     found = recognise(
-        cast_checkpoint(source.checkpoint, casting),
+        cast_checkpoint(checkpoint, casting),
         options.get("source_layout"),
         pass_through=pass_through,
     )
@@ -63,9 +63,9 @@ def plan_of(source: Source, to: str | None, options: Options) -> Plan:
         raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
     beside = ranks_on_host()
     here = max(cores() // beside, 1)
-    jobs = jobs or (LINK_JOBS if source.checkpoint.remote else min(here, DEFAULT_JOBS))
+    jobs = jobs or (LINK_JOBS if checkpoint.remote else min(here, DEFAULT_JOBS))
     return make_plan(
-        source.checkpoint,
+        checkpoint,
         found,
         resolve_target(found, asked, why, pass_through=pass_through),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
@@ -75,26 +75,28 @@ def plan_of(source: Source, to: str | None, options: Options) -> Plan:
             allowed=parse_size(max_memory) if max_memory else default_max_memory(beside),
         ),
         layers=parse_layers(layers) if layers else None,
-        written=_written(source, to, options),
+        written=_written(checkpoint, to, options),
         casting=casting,
     )
 
 
-def _written(source: Source, to: str | None, options: Options) -> Callable[[Record], ShardFormat]:
+def _written(
+    checkpoint: Checkpoint, to: str | None, options: Options
+) -> Callable[[Record], ShardFormat]:
     """The format of the output; a preset means DCP unless the target is the hub's layout."""
     preset = preset_of(options)
     name = options.get("format")
     if name is None:
         name = "dcp" if preset and to not in (PER_EXPERT, HUB_NAMES.name) else "safetensors"
-    check_prefixes(options, source.checkpoint.format, name)
+    check_prefixes(options, checkpoint.format, name)
     if name == "safetensors":
         return Safetensors
     if name != "dcp":
         raise UsageError(f"there is no format called {name!r}", "the formats are safetensors, dcp")
-    from streamconv.chunks import Dcp
+    from streamconv.planning.dcp_shards import Dcp
 
     prefixes = prefixes_of(options) or Prefixes()
-    return lambda _: Dcp(prefixes, preset, source.checkpoint.config)
+    return lambda _: Dcp(prefixes, preset, checkpoint.config)
 
 
 def _base_memory() -> int:

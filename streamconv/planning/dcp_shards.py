@@ -16,8 +16,8 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.torch_archive import TORCH_DTYPES, archive_of_value, around_tensor
-from streamconv.shards import Frame, Part, Shard, at_offsets, segments, unit_segments
-from streamconv.steps import Step
+from streamconv.planning.shards import Frame, Part, Shard, at_offsets, segments, unit_segments
+from streamconv.planning.steps import Step
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from streamconv.detection.detect import Recognised
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.moves import Rearrangement, copy_of, rearrange
-from streamconv.target import Target
+from streamconv.planning.rearrangement import Rearrangement, copy_of, rearrange
+from streamconv.planning.target import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Recognised
 from streamconv.detection.tensor_groups import Members, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.steps import Step, Wanted
-from streamconv.target import Target
+from streamconv.planning.steps import Step, Wanted
+from streamconv.planning.target import Target
 
 
 def check_lossless(

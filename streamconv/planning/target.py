@@ -16,7 +16,7 @@ from streamconv.detection.stacks import Stack, same_tensors
 from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.moves import rearrange
+from streamconv.planning.rearrangement import rearrange
 
 PER_EXPERT = "per-expert"
 AXES = {"i": "the intermediate size", "h": "the hidden size"}

@@ -15,11 +15,11 @@ from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
 from streamconv.detection.detect import Recognised
 from streamconv.errors import PlanRefused, quoted
-from streamconv.lossless import check_lossless
-from streamconv.memory import Limits, Memory, fit_memory
-from streamconv.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
-from streamconv.steps import Step, make_steps
-from streamconv.target import Target
+from streamconv.planning.lossless import check_lossless
+from streamconv.planning.memory import Limits, Memory, fit_memory
+from streamconv.planning.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
+from streamconv.planning.steps import Step, make_steps
+from streamconv.planning.target import Target
 
 PIECE_BYTES = 8 * 2**20
 """A piece ends with the first expert or tensor at which it has this many bytes."""

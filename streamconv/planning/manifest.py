@@ -10,7 +10,7 @@ from typing import Any
 from streamconv.catalog.layouts import Row
 from streamconv.checkpoint.casting import cast_rows
 from streamconv.checkpoint.types import Cast
-from streamconv.plan import Plan
+from streamconv.planning.plan import Plan
 
 FORMAT_VERSION = 1
 DIGEST = "xxh3-128"
