@@ -32,7 +32,7 @@ from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.planning.memory import DEFAULT_JOBS
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.resources import cores
 from streamconv.verify import Verification
 
@@ -85,7 +85,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognis
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
     from streamconv.planning.build import take_in
-    from streamconv.sources.opening import opened
+    from streamconv.sources.open import opened
 
     take_in(reading)
     with opened(src, reading) as source:
@@ -100,7 +100,7 @@ def check(src: Location) -> "Loading":
     know the model type.
     """
     from streamconv.loading import check_loading
-    from streamconv.sources.opening import opened
+    from streamconv.sources.open import opened
 
     with opened(src, {}) as source:
         return check_loading(source.checkpoint)
@@ -112,7 +112,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     Raises StreamconvError.
     """
     from streamconv.planning.build import plan_of, take_in
-    from streamconv.sources.opening import opened
+    from streamconv.sources.open import opened
 
     take_in(options)
     with opened(src, options, casts=bool(options.get("dtype"))) as source:

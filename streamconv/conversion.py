@@ -14,8 +14,8 @@ from streamconv.options import Location, Options, preset_of
 from streamconv.planning.build import plan_of, take_in
 from streamconv.planning.partition import Part, parse_part, share
 from streamconv.planning.plan import Plan
-from streamconv.sources import Source
-from streamconv.sources.opening import is_url, opened
+from streamconv.sources.base import Source
+from streamconv.sources.open import is_url, opened
 from streamconv.system.cancellation import Stop
 from streamconv.system.resources import peak_bytes, rank
 from streamconv.units import parse_rate
@@ -58,7 +58,7 @@ def run(
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
     from streamconv.execute import Complete, Prepared, execute
     from streamconv.ranks import join
-    from streamconv.sources.casting import CastSource
+    from streamconv.sources.wrappers.cast import CastSource
     from streamconv.verify.run import Asked
 
     begin = time.monotonic()
@@ -171,7 +171,7 @@ def _held_back(source: Source, options: Options, ranks: int, stop: Stop) -> Sour
     rate = options.get("max_rate")
     if rate is None:
         return source
-    from streamconv.sources.throttle import Throttle, ThrottledSource
+    from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 
     return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), stop))
 

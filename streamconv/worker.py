@@ -12,7 +12,7 @@ from streamconv.planning.shards import Frame, Part, Segment
 from streamconv.rearrange import Rearranger
 from streamconv.sinks import Sink
 from streamconv.sinks.staging import Staging
-from streamconv.sources import Read, Source
+from streamconv.sources.base import Read, Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.file_ops import new_buffer
 

@@ -192,8 +192,8 @@ def with_files(files: Files, call: Callable[[], Any]) -> Any:
     """Runs `call` with these file operations on both sides of a conversion."""
     import streamconv.sinks.folder
     import streamconv.sinks.journals
-    import streamconv.sources.dcp
-    import streamconv.sources.local
+    import streamconv.sources.dcp_folder
+    import streamconv.sources.safetensors_folder
 
     modules: tuple[Any, ...] = (
         streamconv.sinks.folder,

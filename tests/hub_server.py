@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from huggingface_hub import close_session, constants
 
-from streamconv.sources import ranges
+from streamconv.sources import http_ranges as ranges
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.arithmetic import CHUNK, as_float32, cast, dequantize, grid_rows
+from streamconv.sources.wrappers.dtype_kernels import CHUNK, as_float32, cast, dequantize, grid_rows
 
 TORCH = {
     "F64": torch.float64,

@@ -253,7 +253,7 @@ def test_narrowing_portion_by_portion(
     }
     save_file(tensors, source / "model.safetensors")
     (source / "config.json").write_text((original / "config.json").read_text())
-    monkeypatch.setattr("streamconv.sources.casting.PORTION_BYTES", 1000)
+    monkeypatch.setattr("streamconv.sources.wrappers.cast.PORTION_BYTES", 1000)
     streamconv.convert(source, tmp_path / "out", to=layout, dtype=dtype, max_shard_size="100KB")
     cast = {n: t if is_spared(n) else t.to(TORCH[dtype]) for n, t in tensors.items()}
     wanted = reference.to_layout(cast, layout)

@@ -27,7 +27,7 @@ from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global, Object
 from streamconv.formats.pickle_writer import write_pickle
 from streamconv.formats.torch_archive import around_tensor, find_tensor
-from streamconv.sources.opening import open_source
+from streamconv.sources.open import open_source
 
 RAN = "ran"
 """The file that appears where a pickle is run."""

@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 import streamconv
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.torch_archive import TORCH_DTYPES
-from streamconv.sources import Read
-from streamconv.sources.opening import open_source
+from streamconv.sources.base import Read
+from streamconv.sources.open import open_source
 
 Tensors = dict[str, torch.Tensor]
 

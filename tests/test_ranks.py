@@ -66,7 +66,7 @@ MEASURED = """
 import json, os, pathlib, sys
 import streamconv
 from streamconv.execute import PieceWritten
-from streamconv.sources.throttle import Throttle
+from streamconv.sources.wrappers.rate_limit import Throttle
 made, read, rates, take = [], [], set(), Throttle.take
 def hear(event):
     if isinstance(event, PieceWritten):

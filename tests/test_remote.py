@@ -22,9 +22,9 @@ import streamconv
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.execute import Complete
-from streamconv.sources import Read
-from streamconv.sources.opening import open_source
-from streamconv.sources.ranges import retry_after
+from streamconv.sources.base import Read
+from streamconv.sources.http_ranges import retry_after
+from streamconv.sources.open import open_source
 from streamconv.sources.remote import joined
 from streamconv.system.cancellation import Stop
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import streamconv
 from streamconv.catalog.layouts import layouts
 from streamconv.sinks import folder as sink
-from streamconv.sources import local
+from streamconv.sources import safetensors_folder as local
 from streamconv.system import file_ops as files
 
 DTYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E8M0", "U8")

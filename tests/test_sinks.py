@@ -33,7 +33,7 @@ from streamconv.sinks.folder import CheckpointFolder
 from streamconv.sinks.place import PARTIAL_SUFFIX
 from streamconv.sinks.staging import Staging
 from streamconv.sinks.writing import OpenShard
-from streamconv.sources import Read
+from streamconv.sources.base import Read
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
 

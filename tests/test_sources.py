@@ -23,10 +23,10 @@ import streamconv
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
 from streamconv.options import Reading
-from streamconv.sources import Read, Source
-from streamconv.sources.casting import CastSource
-from streamconv.sources.opening import open_source, opened
-from streamconv.sources.throttle import Throttle, ThrottledSource
+from streamconv.sources.base import Read, Source
+from streamconv.sources.open import open_source, opened
+from streamconv.sources.wrappers.cast import CastSource
+from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 from streamconv.system.cancellation import Stop
 
 

@@ -19,8 +19,8 @@ import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
 from streamconv.sinks.folder import CheckpointFolder
-from streamconv.sources import Read
-from streamconv.sources.local import LocalSource
+from streamconv.sources.base import Read
+from streamconv.sources.safetensors_folder import LocalSource
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 

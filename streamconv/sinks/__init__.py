@@ -6,7 +6,7 @@ from typing import Protocol
 
 from streamconv.journal import Finished
 from streamconv.planning.plan import Piece, Plan
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 
 
 class Sink(Protocol):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.file_ops import Files
 from streamconv.system.readahead import Ahead

@@ -23,7 +23,7 @@ from streamconv.sinks.lock import Lock
 from streamconv.sinks.place import PARTIAL_SUFFIX, check_location, check_room
 from streamconv.sinks.standing import Standing
 from streamconv.sinks.writing import Shards
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.resources import cores

@@ -21,8 +21,8 @@ from streamconv.checkpoint.types import (
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources.others import travelling
-from streamconv.sources.paths import SHARD_SUFFIX, is_shard_name
+from streamconv.sources.other_files import travelling
+from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
 MAX_JSON_BYTES = 256_000_000
 """No index or config is larger; that of a model with 140,000 tensors has 13.5 MB."""

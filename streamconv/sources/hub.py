@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
-from streamconv.sources import Source
-from streamconv.sources.local import open_folder
-from streamconv.sources.paths import is_below
-from streamconv.sources.ranges import (
+from streamconv.sources.base import Source
+from streamconv.sources.http_ranges import (
     PASSING_STATUS,
     TIMEOUT,
     Passing,
@@ -27,6 +25,8 @@ from streamconv.sources.ranges import (
     retry_after,
 )
 from streamconv.sources.remote import open_remote
+from streamconv.sources.safe_paths import is_below
+from streamconv.sources.safetensors_folder import open_folder
 from streamconv.system.cancellation import Stop
 from streamconv.system.linux_file_ops import system_files
 

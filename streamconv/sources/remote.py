@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
-from streamconv.sources import Read
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
@@ -25,7 +24,8 @@ from streamconv.sources.assembly import (
     read_shard_header,
     shard_names,
 )
-from streamconv.sources.paths import is_below
+from streamconv.sources.base import Read
+from streamconv.sources.safe_paths import is_below
 from streamconv.system.cancellation import Stop
 
 LINK_BYTES = 5 * 2**19

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import OtherFile, layer_of
 from streamconv.detection.stacks import Module, Stack
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 from streamconv.verify import Checked, Checking, Difference, Event
 from streamconv.verify.equal import Comparer, Unequal

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.sources import Read, Source
+from streamconv.sources.base import Read, Source
 from streamconv.system.file_ops import new_buffer
 from streamconv.verify.regions import Region
 

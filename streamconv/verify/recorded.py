@@ -17,7 +17,7 @@ from xxhash import xxh3_128
 
 from streamconv.checkpoint.types import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.readahead import Ahead
 from streamconv.verify import Checked, Checking, Difference, Event, Hashed

@@ -10,9 +10,9 @@ from streamconv.checkpoint.types import MANIFEST, natural_key
 from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of
-from streamconv.sources import Source
-from streamconv.sources.casting import CastSource
-from streamconv.sources.opening import open_source, opened
+from streamconv.sources.base import Source
+from streamconv.sources.open import open_source, opened
+from streamconv.sources.wrappers.cast import CastSource
 from streamconv.system.cancellation import Stop
 from streamconv.system.resources import peak_bytes
 from streamconv.verify import (

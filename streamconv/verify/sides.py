@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Recognised
 from streamconv.detection.stacks import Module, Stack
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from streamconv.checkpoint.casting import AS_STORED, DTYPES, Casting
 from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.verify import Difference
 
 INDEX = f"model{INDEX_SUFFIX}"

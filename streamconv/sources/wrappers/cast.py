@@ -8,11 +8,11 @@ of reads stays one. What narrows comes portion by portion.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamconv.arithmetic import as_float32, cast, dequantize, grid_rows
 from streamconv.checkpoint.casting import PORTION_BYTES
 from streamconv.checkpoint.types import Cast, Checkpoint, OtherFile
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.sources import Read, Source
+from streamconv.sources.base import Read, Source
+from streamconv.sources.wrappers.dtype_kernels import as_float32, cast, dequantize, grid_rows
 
 
 class CastSource:

@@ -17,7 +17,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, Metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources.paths import looked_at, resolve_file
+from streamconv.sources.safe_paths import looked_at, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 

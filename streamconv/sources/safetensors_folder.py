@@ -12,7 +12,6 @@ from typing import Any
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
-from streamconv.sources import Read
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
@@ -25,9 +24,10 @@ from streamconv.sources.assembly import (
     read_shard_header,
     shard_names,
 )
-from streamconv.sources.disk import Disk, check_size
-from streamconv.sources.others import other_files
-from streamconv.sources.paths import looked_at, resolve_file
+from streamconv.sources.base import Read
+from streamconv.sources.local_files import Disk, check_size
+from streamconv.sources.other_files import other_files
+from streamconv.sources.safe_paths import looked_at, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 

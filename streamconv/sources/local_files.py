@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.sources.paths import is_below, resolve_file
+from streamconv.sources.safe_paths import is_below, resolve_file
 from streamconv.system.file_ops import Files
 
 

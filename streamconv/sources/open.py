@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from streamconv.catalog.presets import Prefixes
 from streamconv.errors import UsageError
 from streamconv.options import Location, Reading, prefixes_of
-from streamconv.sources import Source
+from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 
 
@@ -28,12 +28,12 @@ def open_source(
 
         return open_repository(location, stop or Stop())
     if is_url(location):
-        from streamconv.sources.filesystem import open_url
+        from streamconv.sources.fsspec_url import open_url
 
         return open_url(location, stop or Stop())
-    from streamconv.sources.dcp import open_dcp
-    from streamconv.sources.local import open_folder
-    from streamconv.sources.training import find_dcp
+    from streamconv.sources.dcp_folder import open_dcp
+    from streamconv.sources.safetensors_folder import open_folder
+    from streamconv.sources.training_state import find_dcp
 
     folder = find_dcp(location)
     return open_dcp(location, folder, prefixes) if folder else open_folder(location)
@@ -56,7 +56,7 @@ def opened(
         if location is None:
             yield source
             return
-        from streamconv.sources.template import with_template
+        from streamconv.sources.wrappers.template import with_template
 
         with closing(open_source(str(location), stop=stop)) as template:
             stated = reading.get("source_layout")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from streamconv.checkpoint.types import Checkpoint, OtherFile, Template, TensorInfo, kinds
 from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources import Read, Source
+from streamconv.sources.base import Read, Source
 
 
 class TemplatedSource:

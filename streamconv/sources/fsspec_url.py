@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
-from streamconv.sources import Source
-from streamconv.sources.ranges import Passing, patiently
+from streamconv.sources.base import Source
+from streamconv.sources.http_ranges import Passing, patiently
 from streamconv.sources.remote import open_remote
 from streamconv.system.cancellation import Stop
 

@@ -31,11 +31,11 @@ from streamconv.formats.safetensors import (
     parse_header,
 )
 from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
-from streamconv.sources import Read
-from streamconv.sources.disk import Disk
-from streamconv.sources.local import json_object
-from streamconv.sources.others import other_files, travelling
-from streamconv.sources.training import left_out, model_tensors, read_own
+from streamconv.sources.base import Read
+from streamconv.sources.local_files import Disk
+from streamconv.sources.other_files import other_files, travelling
+from streamconv.sources.safetensors_folder import json_object
+from streamconv.sources.training_state import left_out, model_tensors, read_own
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 

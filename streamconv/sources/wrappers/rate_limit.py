@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile
-from streamconv.sources import Read, Source
+from streamconv.sources.base import Read, Source
 from streamconv.system.cancellation import Stop
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources.paths import SHARD_SUFFIX, looked_at, resolve_file
+from streamconv.sources.safe_paths import SHARD_SUFFIX, looked_at, resolve_file
 from streamconv.system.file_ops import Files
 
 WEIGHT_SUFFIXES = (

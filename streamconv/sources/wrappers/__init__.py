@@ -1,0 +1,1 @@
+"""What is put around any source: casts, a rate limit, a template."""
