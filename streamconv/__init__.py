@@ -236,7 +236,7 @@ def finish(
     missing with the shards that are.
     """
     from streamconv.conversion import run
-    from streamconv.sinks.journals import remembered
+    from streamconv.sinks.journal_files import remembered
 
     command = read_command(*remembered(Path(dst)))
     return run(command, dst, True, verify, on_event, closing_only=True)

@@ -24,7 +24,7 @@ from streamconv.verify import Verification
 if TYPE_CHECKING:
     from streamconv.execute import Event
     from streamconv.ranks import Ranks
-    from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.verify import Checked, Checking
     from streamconv.verify.run import Asked
 
@@ -127,7 +127,7 @@ def _share_of(options: Options, team: "Ranks | None") -> tuple[Part, bool]:
 
 
 def _sink(command: Command, dst: Location, part: Part, *, resume: bool) -> "CheckpointFolder":
-    from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.sinks.checkpoint_folder import CheckpointFolder
 
     options = cast(Options, command.options)
     preset = preset_of(options)
@@ -157,7 +157,7 @@ def _anywhere(command: Command, source: Source) -> Command:
 
 def _begun_with(src: str, dst: Location) -> str:
     """The source of the run that is gone on with, at the commit that it was begun with."""
-    from streamconv.sinks.journals import remembered
+    from streamconv.sinks.journal_files import remembered
 
     with suppress(StreamconvError):
         begun = read_command(*remembered(Path(dst))).src

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamconv.errors import SourceChanged
 from streamconv.planning.plan import Piece, Plan
-from streamconv.sinks import Sink
+from streamconv.sinks.base import Sink
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 from streamconv.worker import Worker

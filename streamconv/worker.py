@@ -10,8 +10,8 @@ from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import Frame, Part, Segment
 from streamconv.rearrange import Rearranger
-from streamconv.sinks import Sink
-from streamconv.sinks.staging import Staging
+from streamconv.sinks.base import Sink
+from streamconv.sinks.write_buffer import Staging
 from streamconv.sources.base import Read, Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.file_ops import new_buffer

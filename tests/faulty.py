@@ -190,8 +190,8 @@ class Watch(LinuxFiles):
 
 def with_files(files: Files, call: Callable[[], Any]) -> Any:
     """Runs `call` with these file operations on both sides of a conversion."""
-    import streamconv.sinks.folder
-    import streamconv.sinks.journals
+    import streamconv.sinks.checkpoint_folder
+    import streamconv.sinks.journal_files
     import streamconv.sources.dcp_folder
     import streamconv.sources.safetensors_folder
 

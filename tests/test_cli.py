@@ -557,7 +557,7 @@ def test_a_signal_leaves_nothing_behind(
 IMPATIENT = """
 import os, signal, sys, time
 from streamconv.cli import main
-from streamconv.sinks.folder import CheckpointFolder
+from streamconv.sinks.checkpoint_folder import CheckpointFolder
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 number, pause = int(sys.argv.pop(1)), float(sys.argv.pop(1))

@@ -273,7 +273,7 @@ def test_a_disk_that_fills_up(
         run(src, place / "dst")
     assert list(place.iterdir()) == []
     with monkeypatch.context() as blind:
-        blind.setattr("streamconv.sinks.place.free_disk", lambda folder: None)
+        blind.setattr("streamconv.sinks.preflight.free_disk", lambda folder: None)
         with pytest.raises(
             NoSpace, match=r"No space left on device; .* to be written, .* free"
         ) as e:

@@ -40,7 +40,7 @@ SIZE = "4kB"
 FAULTY = """
 import errno, os, signal, sys
 rank, restart = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
-from streamconv.sinks.writing import OpenShard
+from streamconv.sinks.shard_files import OpenShard
 finish, how, finished = OpenShard.finish, os.environ["FAULT"], []
 def faulty(self):
     if rank == "1" and restart == "0" and len(finished) == 2:
@@ -312,7 +312,7 @@ def test_ranks_share_the_rate_that_is_allowed(replaced: Path) -> None:
 
 HOST = """
 import os, signal, sys
-from streamconv.sinks.writing import OpenShard
+from streamconv.sinks.shard_files import OpenShard
 finish, finished = OpenShard.finish, []
 def faulty(self):
     if os.environ["FAULT"] and len(finished) == 2:

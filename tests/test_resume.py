@@ -25,7 +25,8 @@ import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
 from streamconv.execute import Event, PieceWritten, Prepared
-from streamconv.journal import (
+from streamconv.planning.partition import Part
+from streamconv.sinks.journal import (
     Finished,
     difference,
     finished_line,
@@ -33,9 +34,8 @@ from streamconv.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.planning.partition import Part
-from streamconv.sinks.lock import LOCK_SUFFIX, Lock
-from streamconv.sinks.writing import Shards
+from streamconv.sinks.run_lock import LOCK_SUFFIX, Lock
+from streamconv.sinks.shard_files import Shards
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles, system_files
 
@@ -481,7 +481,7 @@ def test_the_second_of_two_runs_is_refused(
     kind: type[Files],
 ) -> None:
     """With the process that is at work; that one is not disturbed."""
-    monkeypatch.setattr("streamconv.sinks.folder.system_files", kind)
+    monkeypatch.setattr("streamconv.sinks.checkpoint_folder.system_files", kind)
     with pytest.raises(OutputExists) as caught:
         streamconv.merge(src, dst, **options)
     assert f"process {other_run.pid} on {platform.node()}" in caught.value.message
@@ -502,7 +502,7 @@ def test_a_dead_run_holds_nothing(
     other_run: "subprocess.Popen[str]",
     kind: type[Files],
 ) -> None:
-    monkeypatch.setattr("streamconv.sinks.folder.system_files", kind)
+    monkeypatch.setattr("streamconv.sinks.checkpoint_folder.system_files", kind)
     other_run.kill()
     other_run.wait()
     assert (tmp_path / LOCK).exists()
@@ -610,7 +610,7 @@ def test_no_more_shards_are_open_than_there_are_workers(
             opened.append(len(self._open))
             return done
 
-    monkeypatch.setattr("streamconv.sinks.folder.Shards", Watching)
+    monkeypatch.setattr("streamconv.sinks.checkpoint_folder.Shards", Watching)
     for jobs in (1, 2, 3):
         streamconv.merge(src, dst, max_shard_size=SHARD, jobs=jobs, overwrite=True)
         assert max(opened) <= jobs

@@ -29,10 +29,10 @@ from streamconv.planning.memory import Memory
 from streamconv.planning.plan import Plan
 from streamconv.planning.shards import Safetensors, Shard, ShardFormat
 from streamconv.planning.target import Target
-from streamconv.sinks.folder import CheckpointFolder
-from streamconv.sinks.place import PARTIAL_SUFFIX
-from streamconv.sinks.staging import Staging
-from streamconv.sinks.writing import OpenShard
+from streamconv.sinks.checkpoint_folder import CheckpointFolder
+from streamconv.sinks.preflight import PARTIAL_SUFFIX
+from streamconv.sinks.shard_files import OpenShard
+from streamconv.sinks.write_buffer import Staging
 from streamconv.sources.base import Read
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles

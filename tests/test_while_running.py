@@ -18,7 +18,7 @@ from folders import tree, write_sparse
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
 from streamconv.execute import PieceWritten
-from streamconv.sinks.folder import CheckpointFolder
+from streamconv.sinks.checkpoint_folder import CheckpointFolder
 from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import LocalSource
 from streamconv.system.file_ops import Files
@@ -33,11 +33,11 @@ def test_too_little_disk_is_told_before_the_first_byte(
     if overwrite:
         filled(tmp_path / "dst")
     before = tree(tmp_path)
-    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 5000)
+    monkeypatch.setattr("streamconv.sinks.preflight.free_disk", lambda folder: 5000)
     with pytest.raises(NoSpace, match=r"5\.\d\d kB needed, 5\.00 kB free"):
         streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
     assert tree(tmp_path) == before
-    monkeypatch.setattr("streamconv.sinks.place.free_disk", lambda folder: 6000)
+    monkeypatch.setattr("streamconv.sinks.preflight.free_disk", lambda folder: 6000)
     streamconv.merge(tmp_path / "src", tmp_path / "dst", overwrite=overwrite)
 
 

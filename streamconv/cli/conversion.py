@@ -92,7 +92,7 @@ def _show_plan(
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
     from streamconv.planning.partition import parse_part
-    from streamconv.sinks.folder import CheckpointFolder
+    from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate
 

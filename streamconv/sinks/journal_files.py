@@ -12,16 +12,16 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists
-from streamconv.journal import (
+from streamconv.planning.plan import Plan
+from streamconv.sinks.journal import (
     Finished,
     Journal,
     finished_line,
     opening_line,
     read_journal,
 )
-from streamconv.planning.plan import Plan
-from streamconv.sinks.failures import explained
-from streamconv.sinks.place import PARTIAL_SUFFIX
+from streamconv.sinks.os_errors import explained
+from streamconv.sinks.preflight import PARTIAL_SUFFIX
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.journal import Finished, Journal, difference, finished_shards
 from streamconv.planning.partition import Part
 from streamconv.planning.plan import Plan
-from streamconv.sinks.journals import Journals
+from streamconv.sinks.journal import Finished, Journal, difference, finished_shards
+from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
 

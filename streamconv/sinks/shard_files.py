@@ -7,10 +7,10 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.journal import Finished
 from streamconv.planning.plan import Piece, Plan
-from streamconv.sinks.copying import make_folders
-from streamconv.sinks.journals import Journals
+from streamconv.sinks.file_copy import make_folders
+from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
 

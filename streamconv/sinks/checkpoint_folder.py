@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.journal import Finished
 from streamconv.planning.manifest import closing_files
 from streamconv.planning.partition import Part
 from streamconv.planning.plan import Piece, Plan
-from streamconv.sinks.copying import copy_other, make_folders, sha256_of
-from streamconv.sinks.earlier import Earlier
-from streamconv.sinks.failures import explained
-from streamconv.sinks.journals import Journals
-from streamconv.sinks.lock import Lock
-from streamconv.sinks.place import PARTIAL_SUFFIX, check_location, check_room
-from streamconv.sinks.standing import Standing
-from streamconv.sinks.writing import Shards
+from streamconv.sinks.file_copy import copy_other, make_folders, sha256_of
+from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.os_errors import explained
+from streamconv.sinks.preflight import PARTIAL_SUFFIX, check_location, check_room
+from streamconv.sinks.replace import Standing
+from streamconv.sinks.resume import Earlier
+from streamconv.sinks.run_lock import Lock
+from streamconv.sinks.shard_files import Shards
 from streamconv.sources.base import Source
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
