@@ -34,13 +34,13 @@ from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
-from streamconv.verify import Verification
+from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.conversion import Result
     from streamconv.execute import Event
-    from streamconv.loading import Loading
-    from streamconv.verify import Checked, Checking
+    from streamconv.verification.result import Checked, Checking
+    from streamconv.verification.transformers_load import Loading
 
 __version__ = "0.1.0"
 __all__ = [
@@ -99,8 +99,8 @@ def check(src: Location) -> "Loading":
     Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
     know the model type.
     """
-    from streamconv.loading import check_loading
     from streamconv.sources.open import opened
+    from streamconv.verification.transformers_load import check_loading
 
     with opened(src, {}) as source:
         return check_loading(source.checkpoint)
@@ -205,9 +205,9 @@ def verify(
     from random import SystemRandom
 
     from streamconv.planning.build import take_in
-    from streamconv.verify.run import Asked
-    from streamconv.verify.run import run as run_verification
-    from streamconv.verify.sides import Sample
+    from streamconv.verification.run import Asked
+    from streamconv.verification.run import run as run_verification
+    from streamconv.verification.sides import Sample
 
     if not 0 < sample <= 1:
         raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")

@@ -19,14 +19,14 @@ from streamconv.sources.open import is_url, opened
 from streamconv.system.cancellation import Stop
 from streamconv.system.resources import peak_bytes, rank
 from streamconv.units import parse_rate
-from streamconv.verify import Verification
+from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.execute import Event
     from streamconv.ranks import Ranks
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
-    from streamconv.verify import Checked, Checking
-    from streamconv.verify.run import Asked
+    from streamconv.verification.result import Checked, Checking
+    from streamconv.verification.run import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def run(
     from streamconv.execute import Complete, Prepared, execute
     from streamconv.ranks import join
     from streamconv.sources.wrappers.cast import CastSource
-    from streamconv.verify.run import Asked
+    from streamconv.verification.run import Asked
 
     begin = time.monotonic()
     options = cast(Options, command.options)
@@ -181,7 +181,7 @@ def _verified(folder: Path, src: str, place: Path, asked: "Asked") -> Verificati
 
     Raises VerifyFailed where it is not its conversion.
     """
-    from streamconv.verify.run import run as run_verification
+    from streamconv.verification.run import run as run_verification
 
     verification = run_verification(str(folder), src, asked)
     same = ", with the same --template," if asked.reading.get("template") else ""

@@ -8,11 +8,11 @@ from rich.console import RenderableType
 from streamconv.errors import quoted
 from streamconv.tables import counted, facts_table
 from streamconv.units import show_duration, show_size
-from streamconv.verify import KEPT_DIFFERENCES, Verification
+from streamconv.verification.result import KEPT_DIFFERENCES, Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
-    from streamconv.loading import Loading
+    from streamconv.verification.transformers_load import Loading
 
 MANY_KEYS = 20
 """Of keys that would not load, so many of a kind are shown."""

@@ -19,7 +19,7 @@ from streamconv.execute import Event, PieceWritten, Planned, Prepared
 from streamconv.planning.plan import Plan
 from streamconv.planning.shards import Segment
 from streamconv.units import show_duration, show_size
-from streamconv.verify import Checked, Checking
+from streamconv.verification.result import Checked, Checking
 
 LINE_SECONDS = 30.0
 """How often a line is written where there is no terminal."""

@@ -11,11 +11,11 @@ from streamconv.detection.stacks import Stack
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
 from streamconv.summary import notes_of, passed_through, regrouped, renamed, renames
-from streamconv.verify import Verification
+from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv import Result
-    from streamconv.loading import Loading
+    from streamconv.verification.transformers_load import Loading
 
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes; new fields come without notice."""

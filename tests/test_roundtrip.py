@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import streamconv
 from streamconv.catalog.layouts import layouts
-from streamconv.sinks.base import folder as sink
+from streamconv.sinks import checkpoint_folder as sink
 from streamconv.sources import safetensors_folder as local
 from streamconv.system import file_ops as files
 

@@ -48,7 +48,7 @@ def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     before = tree(tmp_path)
     limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (4500,) * 2); "
     if not seen:
-        limited += "import streamconv.sinks.place as p; p.file_size_limit = lambda: None; "
+        limited += "import streamconv.sinks.preflight as p; p.file_size_limit = lambda: None; "
     done = subprocess.run(
         [
             *(sys.executable, "-c", f"{limited} from streamconv.cli import main; main()"),

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from streamconv import Result
     from streamconv.progress import Listener
-    from streamconv.verify import Verification
+    from streamconv.verification.result import Verification
 
 
 def run(

@@ -13,12 +13,12 @@ from streamconv.checkpoint.types import OtherFile, layer_of
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
-from streamconv.verify import Checked, Checking, Difference, Event
-from streamconv.verify.equal import Comparer, Unequal
-from streamconv.verify.regions import Region, expert_region, whole
-from streamconv.verify.sides import EVERYTHING, Sample, Side
-from streamconv.verify.structure import has_files, is_description
-from streamconv.verify.workers import outcomes
+from streamconv.verification.compare import Comparer, Unequal
+from streamconv.verification.metadata_files import has_files, is_description
+from streamconv.verification.regions import Region, expert_region, whole
+from streamconv.verification.result import Checked, Checking, Difference, Event
+from streamconv.verification.sides import EVERYTHING, Sample, Side
+from streamconv.verification.worker_threads import outcomes
 
 FILE_BYTES = 2**18
 """What is read at once of files that hold no tensors."""

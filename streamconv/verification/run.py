@@ -15,7 +15,15 @@ from streamconv.sources.open import open_source, opened
 from streamconv.sources.wrappers.cast import CastSource
 from streamconv.system.cancellation import Stop
 from streamconv.system.resources import peak_bytes
-from streamconv.verify import (
+from streamconv.verification.against_manifest import check
+from streamconv.verification.against_source import compare
+from streamconv.verification.metadata_files import (
+    has_files,
+    index_differences,
+    read_casting,
+    read_manifest,
+)
+from streamconv.verification.result import (
     KEPT_DIFFERENCES,
     Checked,
     Checking,
@@ -24,10 +32,7 @@ from streamconv.verify import (
     Hashed,
     Verification,
 )
-from streamconv.verify.conversion import compare
-from streamconv.verify.recorded import check
-from streamconv.verify.sides import EVERYTHING, Sample, Side
-from streamconv.verify.structure import has_files, index_differences, read_casting, read_manifest
+from streamconv.verification.sides import EVERYTHING, Sample, Side
 
 Hear = Callable[[Checking | Checked], None]
 

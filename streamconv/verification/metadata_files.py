@@ -8,7 +8,7 @@ from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.sources.base import Source
-from streamconv.verify import Difference
+from streamconv.verification.result import Difference
 
 INDEX = f"model{INDEX_SUFFIX}"
 MAX_JSON_BYTES = 256_000_000

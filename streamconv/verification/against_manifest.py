@@ -20,9 +20,9 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
 from streamconv.system.readahead import Ahead
-from streamconv.verify import Checked, Checking, Difference, Event, Hashed
-from streamconv.verify.structure import has_files, read_manifest
-from streamconv.verify.workers import outcomes
+from streamconv.verification.metadata_files import has_files, read_manifest
+from streamconv.verification.result import Checked, Checking, Difference, Event, Hashed
+from streamconv.verification.worker_threads import outcomes
 
 BLOCK_BYTES = 4 * 2**20
 DIGEST = "xxh3-128"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from streamconv.sources.base import Read, Source
 from streamconv.system.file_ops import new_buffer
-from streamconv.verify.regions import Region
+from streamconv.verification.regions import Region
 
 BLOCK_BYTES = 4 * 2**20
 """What is read of the output at once; a multiple of every element."""
