@@ -12,7 +12,7 @@ import truesize
 from rich.console import Console
 
 import streamconv
-from streamconv.execute import PieceWritten, Planned
+from streamconv.execution.executor import PieceWritten, Planned
 from streamconv.planning.memory import Limits, fit_memory
 from streamconv.planning.plan import Plan
 from streamconv.progress import Bar

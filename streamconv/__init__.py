@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from streamconv.command import Command, read_command
 from streamconv.detection.detect import Recognised, recognise
 from streamconv.errors import (
     BadCheckpoint,
@@ -28,6 +27,7 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
+from streamconv.execution.request import Command, read_command
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.planning.memory import DEFAULT_JOBS
 from streamconv.planning.plan import Plan
@@ -37,8 +37,8 @@ from streamconv.system.resources import cores
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.conversion import Result
-    from streamconv.execute import Event
+    from streamconv.execution.executor import Event
+    from streamconv.execution.pipeline import Result
     from streamconv.verification.result import Checked, Checking
     from streamconv.verification.transformers_load import Loading
 
@@ -73,7 +73,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """The one name of the API that is not needed to call it: help has to come at once."""
     if name == "Result":
-        from streamconv.conversion import Result
+        from streamconv.execution.pipeline import Result
 
         return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -134,7 +134,7 @@ def merge(
 
     `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
     """
-    from streamconv.conversion import run
+    from streamconv.execution.pipeline import run
 
     return run(Command(str(src), layout, overwrite, options), dst, resume, verify, on_event)
 
@@ -153,7 +153,7 @@ def split(
 
     Raises StreamconvError; see `convert`.
     """
-    from streamconv.conversion import run
+    from streamconv.execution.pipeline import run
 
     return run(Command(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event)
 
@@ -179,7 +179,7 @@ def convert(
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """
-    from streamconv.conversion import run
+    from streamconv.execution.pipeline import run
 
     return run(Command(str(src), to, overwrite, options), dst, resume, verify, on_event)
 
@@ -235,7 +235,7 @@ def finish(
     `verify` holds all of it against the source before. Raises StreamconvError, where a part is
     missing with the shards that are.
     """
-    from streamconv.conversion import run
+    from streamconv.execution.pipeline import run
     from streamconv.sinks.journal_files import remembered
 
     command = read_command(*remembered(Path(dst)))

@@ -21,7 +21,7 @@ from test_dcp_write import FAMILIES, modes
 
 import streamconv
 from streamconv.errors import BadCheckpoint, UsageError, VerifyFailed
-from streamconv.rearrange import Panel
+from streamconv.execution.transpose import Panel
 
 Tensors = dict[str, torch.Tensor]
 

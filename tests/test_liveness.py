@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from streamconv.liveness import Connection, Watch
+from streamconv.execution.liveness import Connection, Watch
 
 # --- the connection ----------------------------------------------------------------------------
 

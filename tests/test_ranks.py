@@ -20,7 +20,6 @@ from hub_server import Hub, serving
 from torch._C._distributed_c10d import HashStore
 
 import streamconv
-from streamconv import liveness, ranks
 from streamconv.errors import (
     Interrupted,
     IOFailed,
@@ -29,9 +28,10 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.execute import Planned
+from streamconv.execution import liveness, ranks
+from streamconv.execution.executor import Planned
+from streamconv.execution.ranks import RankFailed, Ranks
 from streamconv.planning.manifest import fingerprint
-from streamconv.ranks import RankFailed, Ranks
 from streamconv.system.cancellation import Stop
 
 SIZE = "4kB"
@@ -65,7 +65,7 @@ main()
 MEASURED = """
 import json, os, pathlib, sys
 import streamconv
-from streamconv.execute import PieceWritten
+from streamconv.execution.executor import PieceWritten
 from streamconv.sources.wrappers.rate_limit import Throttle
 made, read, rates, take = [], [], set(), Throttle.take
 def hear(event):

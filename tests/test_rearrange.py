@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.layouts import layouts
+from streamconv.execution.transpose import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Rearranger
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
 from streamconv.planning.rearrangement import Rearrangement, rearrange
-from streamconv.rearrange import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Rearranger
 
 Array = npt.NDArray[Any]
 UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

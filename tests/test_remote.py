@@ -21,7 +21,7 @@ from huggingface_hub import constants
 import streamconv
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
-from streamconv.execute import Complete
+from streamconv.execution.executor import Complete
 from streamconv.sources.base import Read
 from streamconv.sources.http_ranges import retry_after
 from streamconv.sources.open import open_source

@@ -986,7 +986,7 @@ def test_a_conversion_that_goes_wrong_is_found_out(
 ) -> None:
     """The writer's own mistakes do not pass: what verifies shares nothing with it. What the result
     was to replace stays, and the result lies beside it until it is made anew."""
-    from streamconv.rearrange import Panel
+    from streamconv.execution.transpose import Panel
 
     write = Panel.write_into
 

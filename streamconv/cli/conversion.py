@@ -114,7 +114,7 @@ def _show_plan(
 
 
 def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:
-    from streamconv.execute import Prepared
+    from streamconv.execution.executor import Prepared
 
     if isinstance(event, Prepared):
         done, shards = len(event.finished), len(event.plan.shards)

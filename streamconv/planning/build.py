@@ -106,5 +106,5 @@ def _base_memory() -> int:
         import torch.distributed  # noqa: F401 - that by which ranks meet, in a dry run too
 
         meeting = RANKS_BYTES
-    imported = "streamconv.execute" in sys.modules
+    imported = "streamconv.execution.executor" in sys.modules
     return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES)) + meeting

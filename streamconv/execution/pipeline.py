@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from streamconv.command import Command, read_command
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
+from streamconv.execution.request import Command, read_command
 from streamconv.options import Location, Options, preset_of
 from streamconv.planning.build import plan_of, take_in
 from streamconv.planning.partition import Part, parse_part, share
@@ -22,8 +22,8 @@ from streamconv.units import parse_rate
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.execute import Event
-    from streamconv.ranks import Ranks
+    from streamconv.execution.executor import Event
+    from streamconv.execution.ranks import Ranks
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.verification.result import Checked, Checking
     from streamconv.verification.run import Asked
@@ -56,8 +56,8 @@ def run(
     closing_only: bool = False,
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
-    from streamconv.execute import Complete, Prepared, execute
-    from streamconv.ranks import join
+    from streamconv.execution.executor import Complete, Prepared, execute
+    from streamconv.execution.ranks import join
     from streamconv.sources.wrappers.cast import CastSource
     from streamconv.verification.run import Asked
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import SourceChanged
+from streamconv.execution.worker import Worker
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import Sink
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import Stop
-from streamconv.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvError, quoted
-from streamconv.execute import Committed, Event, PieceWritten, Planned, Prepared, ShareWritten
-from streamconv.liveness import CONNECT_SECONDS, Connection, Watch
+from streamconv.execution.executor import (
+    Committed,
+    Event,
+    PieceWritten,
+    Planned,
+    Prepared,
+    ShareWritten,
+)
+from streamconv.execution.liveness import CONNECT_SECONDS, Connection, Watch
 from streamconv.planning.manifest import fingerprint
 from streamconv.planning.partition import Part
 from streamconv.system.cancellation import Stop

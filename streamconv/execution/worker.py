@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from xxhash import xxh3_128
 
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.execution.transpose import Rearranger
 from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import Frame, Part, Segment
-from streamconv.rearrange import Rearranger
 from streamconv.sinks.base import Sink
 from streamconv.sinks.write_buffer import Staging
 from streamconv.sources.base import Read, Source

@@ -1,0 +1,1 @@
+"""Who runs a plan, and how."""
