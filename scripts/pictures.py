@@ -15,8 +15,8 @@ import streamconv
 from streamconv.execution.executor import PieceWritten, Planned
 from streamconv.planning.memory import Limits, fit_memory
 from streamconv.planning.plan import Plan
-from streamconv.progress import Bar
-from streamconv.tables import plan_table
+from streamconv.report.progress import Bar
+from streamconv.report.tables import plan_table
 
 PICTURES = Path(__file__).parent / "pictures"
 WIDTH = 112

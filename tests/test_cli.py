@@ -34,7 +34,7 @@ import streamconv
 from streamconv.cli import VERBS, cli, main
 from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused
 from streamconv.execution.executor import Event
-from streamconv.progress import Bar, Lines, Silence
+from streamconv.report.progress import Bar, Lines, Silence
 
 CONVERSIONS = ("merge", "split", "convert")
 OMNI = {"model_type": "qwen3_omni_moe"}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import streamconv
 from streamconv.catalog.families import families
 from streamconv.cli import cli
-from streamconv.report import plan_fields
+from streamconv.report.json_output import plan_fields
 
 ATTENTION = "model.layers.0.self_attn."
 EXPERTS, ROWS = 11, 6

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 import streamconv
 from streamconv.errors import BadCheckpoint, PlanRefused
-from streamconv.outcomes import loading_table
+from streamconv.report.messages import loading_table
 
 FAMILIES = [name for name in checkpoints.BUILDERS if name != "internvl_chat"]
-SCHEMA = json.loads((Path(streamconv.__file__).parent / "data" / "schema.json").read_text())
+SCHEMA = json.loads((Path(streamconv.__file__).parent / "report" / "schema.json").read_text())
 
 
 @pytest.fixture(scope="module")

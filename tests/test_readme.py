@@ -105,7 +105,7 @@ def test_the_tree_is_the_tree() -> None:
     named = set(re.findall(r"^  (\S+?)/?\s", tree, re.MULTILINE))
     package = ROOT / "streamconv"
     modules = {path.name for path in package.glob("*.py")} - {"__main__.py"}
-    folders = {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__", "data"}
+    folders = {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"}
     assert named == modules | folders
 
 

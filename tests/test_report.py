@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 import streamconv
-from streamconv.report import (
+from streamconv.report.json_output import (
     families_fields,
     inspection_fields,
     layouts_fields,
@@ -21,7 +21,7 @@ from streamconv.report import (
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    text = resources.files("streamconv").joinpath("data", "schema.json").read_text()
+    text = resources.files("streamconv.report").joinpath("schema.json").read_text()
     loaded: dict[str, Any] = json.loads(text)
     jsonschema.Draft202012Validator.check_schema(loaded)
     return loaded

@@ -898,7 +898,7 @@ def attempt(*words: object) -> Any:
     return CliRunner().invoke(cli, ["verify", *map(str, words)], standalone_mode=False)
 
 
-SCHEMA = json.loads((Path(streamconv.__file__).parent / "data" / "schema.json").read_text())
+SCHEMA = json.loads((Path(streamconv.__file__).parent / "report" / "schema.json").read_text())
 
 
 def test_what_is_printed(converted: Callable[[str], Path], source: Path, tmp_path: Path) -> None:

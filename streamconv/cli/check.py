@@ -2,7 +2,7 @@
 
 import click
 
-from streamconv.cli.options import json_option
+from streamconv.cli._options import json_option
 
 
 @click.command("check")
@@ -16,16 +16,16 @@ def command(dst: str, as_json: bool) -> None:
     5 where it would not load cleanly.
     """
     from streamconv import VerifyFailed, check
-    from streamconv.cli.conversion import print_json, print_rich
+    from streamconv.cli._run import print_json, print_rich
     from streamconv.errors import quoted
 
     found = check(dst)
     if as_json:
-        from streamconv.report import loading_fields
+        from streamconv.report.json_output import loading_fields
 
         print_json(loading_fields(dst, found))
     else:
-        from streamconv.outcomes import loading_table
+        from streamconv.report.messages import loading_table
 
         print_rich(loading_table(dst, found))
     if not found.is_clean:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from streamconv.cli.options import conversion_options, option, source_argument, target_argument
+from streamconv.cli._options import conversion_options, option, source_argument, target_argument
 
 
 @click.command("convert")
@@ -19,6 +19,6 @@ from streamconv.cli.options import conversion_options, option, source_argument, 
 @conversion_options
 def command(src: str, dst: str, to: str, **options: Any) -> None:
     """Convert SRC to any layout or form, into a new checkpoint DST."""
-    from streamconv.cli.conversion import run
+    from streamconv.cli._run import run
 
     run(src, dst, to, **options)

@@ -2,21 +2,21 @@
 
 import click
 
-from streamconv.cli.options import json_option
+from streamconv.cli._options import json_option
 
 
 @click.command("families")
 @json_option
 def command(as_json: bool) -> None:
     """Show the model families there are, their forms, and what they convert to."""
-    from streamconv.cli.conversion import print_json, print_rich
+    from streamconv.cli._run import print_json, print_rich
 
     if as_json:
-        from streamconv.report import families_fields
+        from streamconv.report.json_output import families_fields
 
         print_json(families_fields())
     else:
         from streamconv.catalog.listing import family_rows
-        from streamconv.tables import families_table
+        from streamconv.report.tables import families_table
 
         print_rich(families_table(list(family_rows())))

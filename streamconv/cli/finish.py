@@ -2,7 +2,7 @@
 
 import click
 
-from streamconv.cli.options import json_option, quiet_option, target_argument, verify_option
+from streamconv.cli._options import json_option, quiet_option, target_argument, verify_option
 
 
 @click.command("finish")
@@ -16,6 +16,6 @@ def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
     Copies the other files, writes index and manifest, and moves the result to its place.
     """
     from streamconv import finish
-    from streamconv.cli.conversion import show_result
+    from streamconv.cli._run import show_result
 
     show_result(finish(dst, verify=verify), as_json=as_json, quiet=quiet)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from streamconv.cli.options import json_option, reading_options, source_argument
+from streamconv.cli._options import json_option, reading_options, source_argument
 
 
 @click.command("inspect")
@@ -17,14 +17,14 @@ def command(src: str, as_json: bool, **reading: Any) -> None:
     Reads headers and JSON only.
     """
     from streamconv import inspect
-    from streamconv.cli.conversion import print_json, print_rich
+    from streamconv.cli._run import print_json, print_rich
 
     source, found = inspect(src, **reading)
     if as_json:
-        from streamconv.report import inspection_fields
+        from streamconv.report.json_output import inspection_fields
 
         print_json(inspection_fields(source.checkpoint, found))
         return
-    from streamconv.tables import inspection_table
+    from streamconv.report.tables import inspection_table
 
     print_rich(inspection_table(source.checkpoint, found))

@@ -2,21 +2,21 @@
 
 import click
 
-from streamconv.cli.options import json_option
+from streamconv.cli._options import json_option
 
 
 @click.command("layouts")
 @json_option
 def command(as_json: bool) -> None:
     """Show the layouts there are: where each axis of the expert weights lives."""
-    from streamconv.cli.conversion import print_json, print_rich
+    from streamconv.cli._run import print_json, print_rich
 
     if as_json:
-        from streamconv.report import layouts_fields
+        from streamconv.report.json_output import layouts_fields
 
         print_json(layouts_fields())
     else:
         from streamconv.catalog.listing import layout_rows
-        from streamconv.tables import layouts_table
+        from streamconv.report.tables import layouts_table
 
         print_rich(layouts_table(list(layout_rows())))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from streamconv.cli.options import conversion_options, option, source_argument, target_argument
+from streamconv.cli._options import conversion_options, option, source_argument, target_argument
 
 
 @click.command("merge")
@@ -18,6 +18,6 @@ def command(src: str, dst: str, layout: str | None, **options: Any) -> None:
     Makes what the model's training framework expects: MindSpeed-MM's form for InternVL3.5,
     GLM-4.5V and Qwen3-Omni, transformers' for other known families, `fused` for unknown ones.
     """
-    from streamconv.cli.conversion import run
+    from streamconv.cli._run import run
 
     run(src, dst, layout, **options)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from streamconv.cli.options import conversion_options, source_argument, target_argument
+from streamconv.cli._options import conversion_options, source_argument, target_argument
 
 
 @click.command("split")
@@ -16,7 +16,7 @@ def command(src: str, dst: str, **options: Any) -> None:
 
     What was merged comes back with every name, shape, dtype and byte.
     """
-    from streamconv.cli.conversion import run
+    from streamconv.cli._run import run
     from streamconv.planning.target import PER_EXPERT
 
     run(src, dst, PER_EXPERT, **options)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from streamconv.cli.options import (
+from streamconv.cli._options import (
     jobs_option,
     json_option,
     no_progress_option,
@@ -65,7 +65,7 @@ def command(
     expert.
     """
     from streamconv import verify
-    from streamconv.cli.conversion import listener, show_verification
+    from streamconv.cli._run import listener, show_verification
 
     with listener(quiet or no_progress) as hear:
         verification = verify(

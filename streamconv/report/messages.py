@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from streamconv.errors import quoted
-from streamconv.tables import counted, facts_table
+from streamconv.report.tables import counted, facts_table
 from streamconv.units import show_duration, show_size
 from streamconv.verification.result import KEPT_DIFFERENCES, Verification
 

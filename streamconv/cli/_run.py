@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from streamconv import Result
-    from streamconv.progress import Listener
+    from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
 
 
@@ -57,7 +57,7 @@ def run(
     if result.closed and result.part.number == 1:
         show_result(result, as_json=as_json, quiet=quiet)
     elif not result.closed and not quiet:
-        from streamconv.outcomes import part_line
+        from streamconv.report.messages import part_line
 
         click.echo(part_line(result), err=as_json)
 
@@ -65,12 +65,12 @@ def run(
 def show_result(result: "Result", *, as_json: bool, quiet: bool) -> None:
     """What has been done, on stdout."""
     if as_json:
-        from streamconv.report import result_fields
+        from streamconv.report.json_output import result_fields
 
         print_json(result_fields(result))
     elif not quiet:
-        from streamconv.outcomes import result_line
-        from streamconv.summary import notes_of
+        from streamconv.report.messages import result_line
+        from streamconv.report.plan_notes import notes_of
 
         click.echo(result_line(result))
         for note in notes_of(result.plan):
@@ -101,11 +101,11 @@ def _show_plan(
     planned = plan(src, to=to, **options)
     free = free_disk(Path(dst).absolute().parent)
     if as_json:
-        from streamconv.report import plan_fields
+        from streamconv.report.json_output import plan_fields
 
         print_json(plan_fields(planned, free, bytes_per_second))
     elif not quiet:
-        from streamconv.tables import plan_table
+        from streamconv.report.tables import plan_table
 
         print_rich(plan_table(planned, free, bytes_per_second, verbose=verbose))
     part = parse_part(options.get("part") or "1/1")
@@ -128,11 +128,11 @@ def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:
 def show_verification(verification: "Verification", *, as_json: bool, quiet: bool) -> None:
     """What was found on stdout; then fails where something differs."""
     if as_json:
-        from streamconv.report import verification_fields
+        from streamconv.report.json_output import verification_fields
 
         print_json(verification_fields(verification))
     elif not quiet:
-        from streamconv.outcomes import verification_lines
+        from streamconv.report.messages import verification_lines
 
         for line in verification_lines(verification):
             click.echo(line)
@@ -143,7 +143,7 @@ def listener(silent: bool) -> "Listener":
     """What hears events: a bar, lines, or nothing."""
     from rich.console import Console
 
-    from streamconv.progress import Bar, Lines, Silence
+    from streamconv.report.progress import Bar, Lines, Silence
 
     console = Console(stderr=True)
     if silent:

@@ -16,8 +16,8 @@ from streamconv.detection.detect import Recognised
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
-from streamconv.report import inspection_fields, stack_fields
-from streamconv.summary import (
+from streamconv.report.json_output import inspection_fields, stack_fields
+from streamconv.report.plan_notes import (
     notes_of,
     passed_through,
     regrouped,

@@ -1,4 +1,4 @@
-"""A plan, an inspection and a result as JSON fields. Pure. The schema is `data/schema.json`."""
+"""A plan, an inspection and a result as JSON fields. Pure. The schema is `schema.json`, beside this file."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from streamconv.detection.detect import Recognised
 from streamconv.detection.stacks import Stack
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
-from streamconv.summary import notes_of, passed_through, regrouped, renamed, renames
+from streamconv.report.plan_notes import notes_of, passed_through, regrouped, renamed, renames
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
