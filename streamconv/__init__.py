@@ -11,11 +11,10 @@
 The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `convert`.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
-from streamconv.detection.detect import Recognised, recognise
+from streamconv.api import check, convert, finish, inspect, merge, plan, split, verify
+from streamconv.detection.detect import Recognised
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -27,20 +26,12 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.execution.request import Command, read_command
-from streamconv.options import Location, Options, Reading, check_prefixes
-from streamconv.planning.memory import DEFAULT_JOBS
+from streamconv.options import Options, Reading
 from streamconv.planning.plan import Plan
-from streamconv.planning.target import PER_EXPERT
-from streamconv.sources.base import Source
-from streamconv.system.resources import cores
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.executor import Event
     from streamconv.execution.pipeline import Result
-    from streamconv.verification.result import Checked, Checking
-    from streamconv.verification.transformers_load import Loading
 
 __version__ = "0.1.0"
 __all__ = [
@@ -77,166 +68,3 @@ def __getattr__(name: str) -> object:
 
         return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognised]:
-    """What is in a checkpoint: its tensors and files, its family and expert stacks.
-
-    The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
-    """
-    from streamconv.planning.build import take_in
-    from streamconv.sources.open import opened
-
-    take_in(reading)
-    with opened(src, reading) as source:
-        check_prefixes(reading, source.checkpoint.format)
-        return source, recognise(source.checkpoint, reading.get("source_layout"))
-
-
-def check(src: Location) -> "Loading":
-    """Whether transformers would load a checkpoint: on the meta device, from headers alone.
-
-    Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
-    know the model type.
-    """
-    from streamconv.sources.open import opened
-    from streamconv.verification.transformers_load import check_loading
-
-    with opened(src, {}) as source:
-        return check_loading(source.checkpoint)
-
-
-def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:
-    """The plan of a conversion, from headers alone; `to` is what `merge` would do unless given.
-
-    Raises StreamconvError.
-    """
-    from streamconv.planning.build import plan_of, take_in
-    from streamconv.sources.open import opened
-
-    take_in(options)
-    with opened(src, options, casts=bool(options.get("dtype"))) as source:
-        return plan_of(source.checkpoint, to, options)
-
-
-def merge(
-    src: Location,
-    dst: Location,
-    *,
-    layout: str | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
-    **options: Unpack[Options],
-) -> "Result":
-    """Merge the experts of each layer as the model's training framework expects them.
-
-    `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
-    """
-    from streamconv.execution.pipeline import run
-
-    return run(Command(str(src), layout, overwrite, options), dst, resume, verify, on_event)
-
-
-def split(
-    src: Location,
-    dst: Location,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
-    **options: Unpack[Options],
-) -> "Result":
-    """Split merged experts into one tensor each, under their names on the hub.
-
-    Raises StreamconvError; see `convert`.
-    """
-    from streamconv.execution.pipeline import run
-
-    return run(Command(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event)
-
-
-def convert(
-    src: Location,
-    dst: Location,
-    *,
-    to: str,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
-    **options: Unpack[Options],
-) -> "Result":
-    """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
-
-    `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
-    `resume` goes on where an earlier run of the same conversion stopped, if one did; a note of
-    the exception says whether that can be done.
-    `on_event` hears what happens, from the calling thread. `verify` holds the result against the
-    source before it takes its place, and raises VerifyFailed where it is not its conversion. Raises
-    StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
-    failing disks apart.
-    """
-    from streamconv.execution.pipeline import run
-
-    return run(Command(str(src), to, overwrite, options), dst, resume, verify, on_event)
-
-
-def verify(
-    src: Location,
-    dst: Location | None = None,
-    *,
-    target_layout: str | None = None,
-    sample: float = 1.0,
-    sha256: bool = False,
-    jobs: int | None = None,
-    on_event: "Callable[[Checking | Checked], None] | None" = None,
-    **reading: Unpack[Reading],
-) -> Verification:
-    """Whether `dst` is the true conversion of `src`, bit for bit; what is not so is in the result.
-
-    With one location alone, whether that checkpoint's files are what its manifest says was
-    written. `sample` is the share of each layer's experts, and of the other tensors, to look at;
-    `sha256` adds that of each file of the checkpoint that is verified. `target_layout` is for a
-    `dst` that does not say its own. Raises StreamconvError where `src` or a disk is at fault.
-    """
-    from random import SystemRandom
-
-    from streamconv.planning.build import take_in
-    from streamconv.verification.run import Asked
-    from streamconv.verification.run import run as run_verification
-    from streamconv.verification.sides import Sample
-
-    if not 0 < sample <= 1:
-        raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
-    take_in(reading)
-    asked = Asked(
-        jobs=jobs or min(cores(), DEFAULT_JOBS),
-        sample=Sample(sample, SystemRandom()),
-        sha256=sha256,
-        reading=reading,
-        target_layout=target_layout,
-        hear=on_event,
-    )
-    what, against = (src, None) if dst is None else (dst, str(src))
-    return run_verification(str(what), against, asked)
-
-
-def finish(
-    dst: Location,
-    *,
-    verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
-) -> "Result":
-    """Close an output whose parts are all there (`part`): index, manifest, and its place.
-
-    `verify` holds all of it against the source before. Raises StreamconvError, where a part is
-    missing with the shards that are.
-    """
-    from streamconv.execution.pipeline import run
-    from streamconv.sinks.journal_files import remembered
-
-    command = read_command(*remembered(Path(dst)))
-    return run(command, dst, True, verify, on_event, closing_only=True)

@@ -32,6 +32,7 @@ ORDER = (
     "verification",
     "execution",
     "report",
+    "api",
     API,
     "smoke",
     "cli",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from streamconv import Result
+    from streamconv.execution.pipeline import Result
     from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
 

@@ -1,4 +1,4 @@
-"""A plan, an inspection and a result as JSON fields. Pure. The schema is `schema.json`, beside this file."""
+"""A plan, an inspection and a result as JSON fields, as `schema.json` describes them. Pure."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from streamconv.report.plan_notes import notes_of, passed_through, regrouped, re
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv import Result
+    from streamconv.execution.pipeline import Result
     from streamconv.verification.transformers_load import Loading
 
 SCHEMA_VERSION = 1
