@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.formats.strict_json import parse_json
     from streamconv.sources.assembly import read_index, read_object, shard_names
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "helpers"
 
 
 def fuzz_header(raw: bytes) -> None:

@@ -1,7 +1,7 @@
 """What each rank of a process group does with torch.distributed.checkpoint, by torch alone.
 
-    python -m torch.distributed.run --nproc-per-node 2 tests/dcp_ranks.py load FOLDER EXPECTED
-    python -m torch.distributed.run --nproc-per-node 2 tests/dcp_ranks.py save FOLDER TENSORS
+    torchrun --nproc-per-node 2 tests/helpers/dcp_ranks.py load FOLDER EXPECTED
+    torchrun --nproc-per-node 2 tests/helpers/dcp_ranks.py save FOLDER TENSORS
 
 `load` reads every tensor of EXPECTED (a safetensors file) from a DCP, sharded on the first axis,
 on the last, replicated, and as parameters under FSDP2, and compares bytes. `save` writes the

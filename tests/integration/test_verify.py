@@ -34,8 +34,8 @@ from folders import (
     write_shard,
     write_sparse,
 )
+from import_graph import graph
 from safetensors.torch import save_file
-from test_imports import graph
 
 import streamconv
 from streamconv.cli import cli

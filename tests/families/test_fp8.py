@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import family_models
 import pytest
 import reference
-import test_families
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config
@@ -26,7 +26,7 @@ SPARED = ("embed", "lm_head", "norm", "gate.weight", "router")
 def fp8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model as published in FP8: random codes, a scale for each block of 4 by 4."""
     folder = tmp_path_factory.mktemp(request.param)
-    test_families.build(request.param).save_pretrained(folder)
+    family_models.build(request.param).save_pretrained(folder)
     torch.manual_seed(4)
     tensors: reference.Tensors = {}
     for name, tensor in reference.read(folder).items():

@@ -14,10 +14,10 @@ import pytest
 import reference
 import torch
 import torch.distributed.checkpoint as dcp
+from dcp_jobs import FAMILIES, modes
 from folders import tree
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_dcp_write import FAMILIES, modes
 
 import streamconv
 from streamconv.errors import BadCheckpoint, UsageError, VerifyFailed

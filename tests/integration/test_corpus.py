@@ -61,7 +61,7 @@ def theirs(raw: bytes) -> dict[str, Any] | None:
 def test_the_corpus_has_no_number_twice() -> None:
     """And as many malformed files as the README says."""
     assert len({case.number for case in CORPUS}) == len(CORPUS)
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert f"one of {sum(not case.legal for case in CORPUS)} malformed files" in readme
 
 

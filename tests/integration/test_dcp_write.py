@@ -3,9 +3,6 @@
 import math
 import os
 import pickle
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 import reference
 import torch
 from dcp_folders import stock
+from dcp_jobs import FAMILIES, modes, run_ranks
 from folders import tensor, write_checkpoint
 from safetensors.torch import save_file
 
@@ -22,35 +20,6 @@ import streamconv
 from streamconv.errors import PlanRefused, UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.formats.torch_archive import TORCH_DTYPES, around_tensor
-
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "internvl_chat": checkpoints.internvl_chat,
-    "glm4v_moe": checkpoints.glm4v_moe,
-    "qwen3_omni_moe": checkpoints.qwen3_omni_moe,
-}
-RANKS = Path(__file__).with_name("dcp_ranks.py")
-
-
-def run_ranks(*arguments: str | Path) -> None:
-    """`dcp_ranks.py` in two processes that find one another over loopback."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RANKS)]
-    done = subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def modes(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_mode & 0o777
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

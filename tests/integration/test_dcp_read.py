@@ -15,11 +15,11 @@ import reference
 import torch
 import torch.distributed.checkpoint as dcp
 from dcp_folders import write_dcp
+from dcp_jobs import FAMILIES, modes, run_ranks
 from folders import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_dcp_write import FAMILIES, modes, run_ranks
 from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 import streamconv

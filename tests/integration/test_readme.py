@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from streamconv.catalog.families import families
 from streamconv.cli.convert import command as convert
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
@@ -112,7 +112,7 @@ def test_the_tree_is_the_tree() -> None:
 def test_the_tests_it_names_are_there() -> None:
     """Every fault is shown by a test, which has that name."""
     named = set(re.findall(r"`(test_\w+)`", README))
-    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 20
     assert {test for test in named if f"def {test}(" not in tests} == set()
 
