@@ -214,7 +214,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
         "--experts-only",
     )
     nbytes = size(source)
-    merge = ["--layout", "fused-transposed", "-q"]
+    merge = ["--to", "fused-transposed", "-q"]
     # the source of split; and with it the tool has been imported once
     run(*streamconv("merge", source, merged, *merge))
     whole = python("whole_model.py", source, out)
@@ -223,7 +223,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
         # what the disk takes at most: nothing is read, nothing is computed
         Side(DISK, source, [sys.executable, "-c", ONLY_WRITE, out, str(nbytes)], rounds),
         Side(
-            "merge --layout fused-transposed",
+            "merge --to fused-transposed",
             source,
             streamconv("merge", source, out, *merge),
             rounds,
@@ -258,7 +258,7 @@ def kimi_layer(work: Path) -> Samples:
     # layer 0 is dense, so two layers hold the experts of one
     run(*python("truesize.py", "kimi-k2", source, "--layers", "2", "--experts-only"))
     settle(work, OWN_BYTES)
-    command = streamconv("merge", source, out, "--layout", "fused-transposed", "-q")
+    command = streamconv("merge", source, out, "--to", "fused-transposed", "-q")
     sample = run(*command, sync=True)
     remove(out)
     remove(source)
@@ -301,7 +301,7 @@ def targets(samples: Samples) -> list[Target]:
     def peak(*names: str) -> float:
         return max(sample.peak for name in names for sample in samples[name]) / 1e6
 
-    cp, merge, fused = "cp -r", "merge --layout fused-transposed", "convert --to fused"
+    cp, merge, fused = "cp -r", "merge --to fused-transposed", "convert --to fused"
     transposed, plain = "whole model, transposed", "whole model, fused"
     freed = "whole model, transposed, freed"
     layer = "merge, one layer of Kimi-K2"

@@ -29,7 +29,7 @@ def conversions(
     source, trained, out = work / "source", work / "dcp", work / "out"
     model = bench.python("truesize.py", "qwen3-30b-a3b", source, "--layers", str(layers))
     bench.run(*model, "--random", "--experts-only")
-    to_dcp = ["--layout", "fused", "--format", "dcp", "-q"]
+    to_dcp = ["--to", "fused", "--format", "dcp", "-q"]
     bench.run(*bench.streamconv("merge", source, trained, *to_dcp))
     nbytes = bench.size(source)
     whole = {way: bench.python("whole_dcp.py", way) for way in ("to", "from")}

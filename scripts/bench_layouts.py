@@ -90,8 +90,8 @@ def fp8(work: Path) -> list[str]:
     sides: dict[str, list[str | Path]] = {
         "cp -r": ["cp", "-r", source, out],
         "convert --to fused": bench.streamconv("convert", source, out, "-q", "--to", "fused"),
-        "merge --layout fused-transposed": bench.streamconv(
-            *("merge", source, out, "-q", "--layout", "fused-transposed")
+        "merge --to fused-transposed": bench.streamconv(
+            *("merge", source, out, "-q", "--to", "fused-transposed")
         ),
     }
     samples = in_turns(work, source, sides, {"cp -r": nbytes})

@@ -43,7 +43,7 @@ def draw_plan(plan: Plan, source: Path) -> None:
     limits = Limits(base=45_000_000, allowed=16_000_000_000)
     plan = replace(plan, memory=fit_memory(limits, step.buffer_bytes, step.name))
     console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
-    console.print("$ streamconv merge Qwen3-30B-A3B merged --layout fused-transposed --dry-run")
+    console.print("$ streamconv merge Qwen3-30B-A3B merged --to fused-transposed --dry-run")
     console.print(plan_table(plan, FREE_DISK))
     svg = console.export_svg(title="streamconv").replace(str(source), source.name)
     (PICTURES / "plan.svg").write_text(svg)
@@ -62,7 +62,7 @@ def draw_progress(plan: Plan) -> None:
             break
         now = written / BYTES_PER_SECOND
         bar(PieceWritten(piece, ""))
-    console.print("$ streamconv merge Qwen3-30B-A3B merged --layout fused-transposed")
+    console.print("$ streamconv merge Qwen3-30B-A3B merged --to fused-transposed")
     console.print(bar)
     (PICTURES / "progress.svg").write_text(console.export_svg(title="streamconv"))
 

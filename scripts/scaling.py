@@ -75,7 +75,7 @@ def write_little(folder: Path) -> None:
 def side(ranks: int, workers: int, source: Path, out: Path, rounds: int) -> bench.Side:
     """A conversion with transposes by so many ranks, each with so many workers."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    tool = ["-m", "streamconv", "merge", source, out, "--layout", "fused-transposed", "-q"]
+    tool = ["-m", "streamconv", "merge", source, out, "--to", "fused-transposed", "-q"]
     options = ["-j", str(workers), "--max-shard-size", "1GB"]
     command = [*launch, "--nproc-per-node", str(ranks), *tool, *options]
     return bench.Side(shown(ranks, workers), source, command, rounds, ranks * bench.OWN_BYTES)

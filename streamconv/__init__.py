@@ -14,7 +14,7 @@ The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `c
 from typing import TYPE_CHECKING
 
 from streamconv.api import check, convert, finish, inspect, merge, plan, split, verify
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BadCheckpoint",
+    "Detected",
     "IOFailed",
     "Interrupted",
     "NoSpace",
@@ -44,7 +45,6 @@ __all__ = [
     "Plan",
     "PlanRefused",
     "Reading",
-    "Recognised",
     "Result",
     "StreamconvError",
     "UsageError",

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from streamconv.detection.detect import Recognised, recognise
+from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
-from streamconv.execution.request import Command, read_command
+from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.options import Location, Options, Reading, check_prefixes
 from streamconv.planning.memory import DEFAULT_JOBS
 from streamconv.planning.plan import Plan
@@ -18,22 +18,22 @@ from streamconv.verification.result import Verification
 if TYPE_CHECKING:
     from streamconv.execution.executor import Event
     from streamconv.execution.pipeline import Result
-    from streamconv.verification.result import Checked, Checking
+    from streamconv.verification.result import VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 
 
-def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Recognised]:
+def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected]:
     """What is in a checkpoint: its tensors and files, its family and expert stacks.
 
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
-    from streamconv.planning.build import take_in
-    from streamconv.sources.open import opened
+    from streamconv.planning.build import register_families
+    from streamconv.sources.open import open_with_template
 
-    take_in(reading)
-    with opened(src, reading) as source:
+    register_families(reading)
+    with open_with_template(src, reading) as source:
         check_prefixes(reading, source.checkpoint.format)
-        return source, recognise(source.checkpoint, reading.get("source_layout"))
+        return source, detect(source.checkpoint, reading.get("source_layout"))
 
 
 def check(src: Location) -> "Loading":
@@ -42,10 +42,10 @@ def check(src: Location) -> "Loading":
     Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
     know the model type.
     """
-    from streamconv.sources.open import opened
+    from streamconv.sources.open import open_with_template
     from streamconv.verification.transformers_load import check_loading
 
-    with opened(src, {}) as source:
+    with open_with_template(src, {}) as source:
         return check_loading(source.checkpoint)
 
 
@@ -54,32 +54,32 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Raises StreamconvError.
     """
-    from streamconv.planning.build import plan_of, take_in
-    from streamconv.sources.open import opened
+    from streamconv.planning.build import build_plan, register_families
+    from streamconv.sources.open import open_with_template
 
-    take_in(options)
-    with opened(src, options, casts=bool(options.get("dtype"))) as source:
-        return plan_of(source.checkpoint, to, options)
+    register_families(options)
+    with open_with_template(src, options, casts=bool(options.get("dtype"))) as source:
+        return build_plan(source.checkpoint, to, options)
 
 
 def merge(
     src: Location,
     dst: Location,
     *,
-    layout: str | None = None,
+    to: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
+    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
     """Merge the experts of each layer as the model's training framework expects them.
 
-    `layout` makes every stack that instead. Raises StreamconvError; see `convert`.
+    `to` makes every stack that form or layout instead. Raises StreamconvError; see `convert`.
     """
     from streamconv.execution.pipeline import run
 
-    return run(Command(str(src), layout, overwrite, options), dst, resume, verify, on_event)
+    return run(ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event)
 
 
 def split(
@@ -89,7 +89,7 @@ def split(
     overwrite: bool = False,
     resume: bool = False,
     verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
+    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
     """Split merged experts into one tensor each, under their names on the hub.
@@ -98,7 +98,9 @@ def split(
     """
     from streamconv.execution.pipeline import run
 
-    return run(Command(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event)
+    return run(
+        ConversionRequest(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event
+    )
 
 
 def convert(
@@ -109,7 +111,7 @@ def convert(
     overwrite: bool = False,
     resume: bool = False,
     verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
+    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
     """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
@@ -124,7 +126,7 @@ def convert(
     """
     from streamconv.execution.pipeline import run
 
-    return run(Command(str(src), to, overwrite, options), dst, resume, verify, on_event)
+    return run(ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event)
 
 
 def verify(
@@ -135,7 +137,7 @@ def verify(
     sample: float = 1.0,
     sha256: bool = False,
     jobs: int | None = None,
-    on_event: "Callable[[Checking | Checked], None] | None" = None,
+    on_event: "Callable[[VerifyStarted | VerifyProgress], None] | None" = None,
     **reading: Unpack[Reading],
 ) -> Verification:
     """Whether `dst` is the true conversion of `src`, bit for bit; what is not so is in the result.
@@ -147,21 +149,21 @@ def verify(
     """
     from random import SystemRandom
 
-    from streamconv.planning.build import take_in
-    from streamconv.verification.run import Asked
+    from streamconv.planning.build import register_families
+    from streamconv.verification.run import VerifyOptions
     from streamconv.verification.run import run as run_verification
     from streamconv.verification.sides import Sample
 
     if not 0 < sample <= 1:
         raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
-    take_in(reading)
-    asked = Asked(
+    register_families(reading)
+    asked = VerifyOptions(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         sample=Sample(sample, SystemRandom()),
         sha256=sha256,
         reading=reading,
         target_layout=target_layout,
-        hear=on_event,
+        on_event=on_event,
     )
     what, against = (src, None) if dst is None else (dst, str(src))
     return run_verification(str(what), against, asked)
@@ -171,7 +173,7 @@ def finish(
     dst: Location,
     *,
     verify: bool = False,
-    on_event: "Callable[[Event | Checking | Checked], None] | None" = None,
+    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
 ) -> "Result":
     """Close an output whose parts are all there (`part`): index, manifest, and its place.
 
@@ -179,7 +181,7 @@ def finish(
     missing with the shards that are.
     """
     from streamconv.execution.pipeline import run
-    from streamconv.sinks.journal_files import remembered
+    from streamconv.sinks.journal_files import load_request
 
-    command = read_command(*remembered(Path(dst)))
+    command = read_request(*load_request(Path(dst)))
     return run(command, dst, True, verify, on_event, closing_only=True)

@@ -61,7 +61,7 @@ STACKED: Mapping[str, Callable[[list[Weight], Weight], list[Weight]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class VerifyProgress:
     """One family that came through."""
 
     family: str
@@ -70,7 +70,7 @@ class Checked:
     merged_tensors: int
 
 
-def run_smoke(folder: Path) -> Iterator[Checked]:
+def run_smoke(folder: Path) -> Iterator[VerifyProgress]:
     """Convert a small checkpoint of every family below `folder`, yielding those that are right.
 
     Raises VerifyFailed where what comes out is not what it should be.
@@ -91,7 +91,7 @@ def run_smoke(folder: Path) -> Iterator[Checked]:
             raise VerifyFailed(f"{family.name}: the plan names other tensors than the run wrote")
         convert(merged, again, to=HUB_NAMES.name)
         _compare(f"{family.name}, as on the hub again", original, _read(again))
-        yield Checked(family.name, family.merge, len(original), len(wanted))
+        yield VerifyProgress(family.name, family.merge, len(original), len(wanted))
 
 
 def _modules(family: Family) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.catalog.layouts import Layout, Naming, Row, find_layout, namings
+from streamconv.catalog.layouts import Layout, NamedLayout, Naming, find_layout, namings
 from streamconv.catalog.renames import Rename, read_rename
 from streamconv.catalog.templates import Template
 from streamconv.catalog.toml_tables import add_tables, added_tables, read_table, table
@@ -37,8 +37,8 @@ class Group:
 
     where: str
     """Pattern of the modules' prefixes, in plain names."""
-    plain: Row
-    here: Row
+    hub_layout: NamedLayout
+    form_layout: NamedLayout
     """A weight of the layout is a part, called by its number."""
     sizes: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
     """Sizes of axes that shapes leave open, or where in config.json they may stand."""
@@ -46,7 +46,7 @@ class Group:
     @property
     def what(self) -> str:
         """What it is called in messages, below the prefix of its module."""
-        return ", ".join(dict.fromkeys(t.name for t in self.plain.layout.templates.values()))
+        return ", ".join(dict.fromkeys(t.name for t in self.hub_layout.layout.templates.values()))
 
     @property
     def asks(self) -> str:
@@ -69,25 +69,25 @@ class Form:
         """The layout of the stack at this pattern of hub names; None where it stays as it is."""
         return next((lay for glob, lay in self.layouts if fnmatchcase(stack, glob)), None)
 
-    def row_of(self, group: Group) -> Row:
+    def layout_for(self, group: Group) -> NamedLayout:
         """How a group of the family is stored here: plainly, unless the form has it."""
-        return group.here if group in self.groups else group.plain
+        return group.form_layout if group in self.groups else group.hub_layout
 
     def apply(self, name: str) -> str:
         """The name here of what is plainly called `name`: by one rename after the other."""
         for rename in self.renames:
-            new = rename.apply(name) if rename.mark in name else None
+            new = rename.apply(name) if rename.hub_name_mark in name else None
             name = name if new is None else new
         return name
 
     def undo(self, name: str) -> str:
         """The plain name of what is called `name` here: by the same renames, the last one first."""
         for rename in reversed(self.renames):
-            old = rename.undo(name) if rename.mark_here in name else None
+            old = rename.undo(name) if rename.form_name_mark in name else None
             name = name if old is None else old
         return name
 
-    def holds(self, hub_name: str) -> bool:
+    def is_reversible(self, hub_name: str) -> bool:
         """Whether the name comes back from here as it was."""
         return self.undo(self.apply(hub_name)) == hub_name
 
@@ -108,13 +108,13 @@ class Family:
     """Forms that its ecosystem has and rows cannot describe, to the reason."""
     refused: str = ""
     """Why its experts cannot be converted, where they cannot."""
-    held_as: str = ""
+    transformers_model_type: str = ""
     """The model type whose class in transformers holds it, where there is none of its own name."""
 
-    def row_of(self, stack: str, form: Form) -> Row | None:
+    def layout_for(self, stack: str, form: Form) -> NamedLayout | None:
         """The layout and naming of a stack in one of the forms; None where it stays as it is."""
         layout = form.layout_of(stack)
-        return None if layout is None else Row(layout, self.naming)
+        return None if layout is None else NamedLayout(layout, self.naming)
 
 
 HUB_NAMES = Form("hub", ())
@@ -162,7 +162,7 @@ def _family(name: str, row: dict[str, Any]) -> Family:
         merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
         without=MappingProxyType(dict(row.get("without", {}))),
         refused=row.get("refused", ""),
-        held_as=row.get("held_as", ""),
+        transformers_model_type=row.get("transformers_model_type", ""),
     )
 
 
@@ -183,11 +183,11 @@ def _group(row: dict[str, Any]) -> Group:
         axis: size if isinstance(size, int) else (size,) if isinstance(size, str) else tuple(size)
         for axis, size in row.get("sizes", {}).items()
     }
-    plain, here = (
+    in_hub, in_form = (
         {str(k): Template.parse(part[side]) for k, part in enumerate(parts)}
-        for side in ("plain", "here")
+        for side in ("hub_name", "form_name")
     )
-    for one, other in zip(plain.values(), here.values(), strict=True):
+    for one, other in zip(in_hub.values(), in_form.values(), strict=True):
         unnamed = {*one.name_axes, *other.name_axes} - {*lists, *sizes}
         if {*one.name_axes, *one.axes} != {*other.name_axes, *other.axes} or unnamed:
             raise UsageError(
@@ -197,8 +197,8 @@ def _group(row: dict[str, Any]) -> Group:
             )
     return Group(
         where=row["where"],
-        plain=Row(Layout("plain", "", MappingProxyType(plain)), naming),
-        here=Row(Layout("here", "", MappingProxyType(here)), naming),
+        hub_layout=NamedLayout(Layout("hub", "", MappingProxyType(in_hub)), naming),
+        form_layout=NamedLayout(Layout("form", "", MappingProxyType(in_form)), naming),
         sizes=tuple(sizes.items()),
     )
 

@@ -1,7 +1,7 @@
 """The layouts and namings there are: rows of `data/layouts.toml`. Pure.
 
-A layout is axes only. `Row` is a layout together with what the projections are called, which is
-all that is needed to write a stack's tensor names and shapes, or to recognise them.
+A layout is axes only. `NamedLayout` is a layout together with what the projections are called,
+which is all that is needed to write a stack's tensor names and shapes, or to recognise them.
 """
 
 import itertools
@@ -30,12 +30,12 @@ class Naming:
 
     name: str
     tokens: Mapping[str, tuple[str, ...]]
-    anywhere: bool = True
+    auto_detect: bool = True
     """Whether it is looked for in checkpoints of families that do not name it, too."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class WeightKind:
     """A kind of weight that an expert may have of each projection: itself, its bias, its scales."""
 
     suffix: str
@@ -76,7 +76,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Row:
+class NamedLayout:
     """A layout under a naming."""
 
     layout: Layout
@@ -111,7 +111,7 @@ class Row:
 
 
 @table
-def kinds() -> Mapping[str, Kind]:
+def weight_kinds() -> Mapping[str, WeightKind]:
     """Every kind of weight by its name."""
     found = {}
     for name, row in read_table("layouts.toml")["weights"].items():
@@ -121,14 +121,14 @@ def kinds() -> Mapping[str, Kind]:
         }
         blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
         body = row.get("body", False)
-        found[name] = Kind(row.get("suffix", ""), row["part"], axes, body, blocks, packed)
+        found[name] = WeightKind(row.get("suffix", ""), row["part"], axes, body, blocks, packed)
     return MappingProxyType(found)
 
 
 @table
-def bodies() -> tuple[tuple[str, str], ...]:
+def required_weight_pairs() -> tuple[tuple[str, str], ...]:
     """The weights of gate_up and down of which a stack has to have one pair."""
-    suffixes = [kind.suffix for kind in kinds().values() if kind.body]
+    suffixes = [kind.suffix for kind in weight_kinds().values() if kind.body]
     return tuple((REQUIRED[0] + suffix, REQUIRED[1] + suffix) for suffix in suffixes)
 
 
@@ -145,7 +145,7 @@ def _layout(name: str, row: Mapping[str, Any]) -> Layout:
     stated = {weight: Template.parse(text) for weight, text in texts.items()}
     templates: dict[str, Template] = {}
     whole: dict[str, Mapping[str, str]] = {}
-    for kind, weight in itertools.product(kinds().values(), REQUIRED):
+    for kind, weight in itertools.product(weight_kinds().values(), REQUIRED):
         key = weight + kind.suffix
         template = stated.get(key) or _companion(stated[weight], kind, kind.axes[weight])
         if template is not None:
@@ -160,7 +160,7 @@ def _layout(name: str, row: Mapping[str, Any]) -> Layout:
 
 
 def _companion(
-    template: Template, kind: Kind, axes: Mapping[str, tuple[str, ...]]
+    template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
 ) -> Template | None:
     """The template of a kind of weight beside the matrix itself; None where it has no place."""
     dims: list[tuple[str, ...]] = []
@@ -181,7 +181,7 @@ def _companion(
 
 
 def _whole(
-    template: Template, kind: Kind, axes: Mapping[str, tuple[str, ...]]
+    template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
 ) -> Mapping[str, str]:
     counted = {own: axis for axis, owns in axes.items() for own in owns if own in kind.blocks}
     return {
@@ -208,7 +208,7 @@ def _naming(name: str, row: Mapping[str, Any]) -> Naming:
             f"naming {name!r} has to list what the projections p and d are called",
             'write p = ["gate_proj", "up_proj"] and d = ["down_proj"]',
         )
-    return Naming(name, MappingProxyType(tokens), row.get("anywhere", True) is True)
+    return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True) is True)
 
 
 def find_layout(name: str) -> Layout:

@@ -71,4 +71,8 @@ def tested_against(family: Family) -> str:
         return "transformers, the experts"
     if "transformers" not in family.forms:
         return "formulas"
-    return f"transformers' {family.held_as}" if family.held_as else "transformers"
+    return (
+        f"transformers' {family.transformers_model_type}"
+        if family.transformers_model_type
+        else "transformers"
+    )

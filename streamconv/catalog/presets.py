@@ -25,7 +25,7 @@ class Prefixes:
         """The name of what has the key."""
         return self.hf + key[len(self.dcp) :] if key.startswith(self.dcp) else key
 
-    def holds(self, name: str) -> bool:
+    def is_reversible(self, name: str) -> bool:
         """Whether a name comes back from its key as it was."""
         return self.undo(self.apply(name)) == name
 

@@ -13,28 +13,30 @@ from streamconv.errors import UsageError
 class Rename:
     """A two-sided rename: `*` stands for the same text on both sides."""
 
-    plain: str
-    here: str
+    hub_name: str
+    form_name: str
     unless: tuple[str, ...] = ()
     """What names here begin with that the rename did not make."""
 
     @cached_property
-    def mark(self) -> str:
+    def hub_name_mark(self) -> str:
         """A text that every name has that `apply` is about: a look for it is cheaper."""
-        return max(self.plain.split("*"), key=len)
+        return max(self.hub_name.split("*"), key=len)
 
     @cached_property
-    def mark_here(self) -> str:
+    def form_name_mark(self) -> str:
         """The same of `undo`."""
-        return max(self.here.split("*"), key=len)
+        return max(self.form_name.split("*"), key=len)
 
     def apply(self, name: str) -> str | None:
         """The form's name of what is plainly called `name`; None where this is not about it."""
-        return _replace(self.plain, self.here, name)
+        return _replace(self.hub_name, self.form_name, name)
 
     def undo(self, name: str) -> str | None:
         """The plain name of what the form calls `name`; None where this is not about it."""
-        return None if name.startswith(self.unless) else _replace(self.here, self.plain, name)
+        return (
+            None if name.startswith(self.unless) else _replace(self.form_name, self.hub_name, name)
+        )
 
 
 def _replace(pattern: str, replacement: str, name: str) -> str | None:
@@ -57,10 +59,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def read_rename(row: dict[str, Any]) -> Rename:
     """What a row of the table says. Raises UsageError for one that could not be undone."""
-    plain, here = row["plain"], row["here"]
-    if plain.count("*") != here.count("*"):
+    hub_name, form_name = row["hub_name"], row["form_name"]
+    if hub_name.count("*") != form_name.count("*"):
         raise UsageError(
-            f"the rename of {plain!r} to {here!r} could not be undone: "
+            f"the rename of {hub_name!r} to {form_name!r} could not be undone: "
             "there have to be as many * on both sides"
         )
-    return Rename(plain, here, tuple(row.get("unless", ())))
+    return Rename(hub_name, form_name, tuple(row.get("unless", ())))

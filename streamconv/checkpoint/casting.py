@@ -98,14 +98,14 @@ def _is_cast(info: TensorInfo, casting: Casting) -> bool:
     """Whether `--dtype` changes a tensor."""
     if info.cast is not None or info.dtype not in FLOATS or info.dtype == casting.dtype:
         return False
-    kept = kept_as(info.name)
+    kept = protected_kind(info.name)
     return kept is None or (casting.everything and kept not in _table()["never"])
 
 
 # --- what is spared ----------------------------------------------------------------------------
 
 
-def kept_as(name: str) -> str | None:
+def protected_kind(name: str) -> str | None:
     """`router`, `norm` or `scale` where a tensor is spared from casts for that; else None."""
     return next((kind for kind, fits in _spared().items() if fits.fullmatch(name)), None)
 
@@ -207,13 +207,13 @@ def _block(
 # --- what a plan says of them ------------------------------------------------------------------
 
 
-def buffer_bytes(inputs: Iterable[TensorInfo], at_once: int) -> int:
-    """What one worker holds to cast any of `inputs`, of which it reads `at_once` at a time."""
+def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
+    """What one worker holds to cast any of `inputs`, `concurrent_inputs` read at a time."""
     most = 0
     for info in inputs:
         if info.cast is not None:
             scales = math.prod(info.cast.scales.shape) if info.cast.scales else 0
-            most = max(most, SCRATCH_BYTES + PORTION_BYTES + at_once * scales * 8)
+            most = max(most, SCRATCH_BYTES + PORTION_BYTES + concurrent_inputs * scales * 8)
     return most
 
 
@@ -229,12 +229,12 @@ def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     return [dict(zip(fields, (*key, count), strict=True)) for key, count in sorted(rows.items())]
 
 
-def spared_rows(inputs: Iterable[TensorInfo], casting: Casting) -> dict[str, int]:
+def protected_rows(inputs: Iterable[TensorInfo], casting: Casting) -> dict[str, int]:
     """How many tensors a cast would have changed, were they not what they are, by kind."""
     found: dict[str, int] = {}
     for info in inputs if casting.dtype else ():
         if info.cast is None and info.dtype in FLOATS and info.dtype != casting.dtype:
-            kind = kept_as(info.name) or "other"
+            kind = protected_kind(info.name) or "other"
             found[kind] = found.get(kind, 0) + 1
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.catalog.layouts import Row, layouts, namings
+from streamconv.catalog.layouts import NamedLayout, layouts, namings
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 
@@ -26,7 +26,7 @@ class Record:
     """The form whose names the tensors have: `hub`, or one whose renames are in effect."""
     form: str | None
     """The form that the whole checkpoint has, or None where the layouts are nobody's form."""
-    stacks: Mapping[str, Row]
+    stacks: Mapping[str, NamedLayout]
     """Pattern of each stack, in the names of this checkpoint, to its layout and naming."""
     layers: str | None = None
     """The range of layers that a partial checkpoint was cut to."""
@@ -62,7 +62,7 @@ def read_record(fields: Any, what: str) -> Record:
                 "use a newer streamconv, or remove the record and name the layout with --from",
             )
         stacks = {
-            str(pattern): Row(layouts()[row["layout"]], namings()[row["naming"]])
+            str(pattern): NamedLayout(layouts()[row["layout"]], namings()[row["naming"]])
             for pattern, row in fields["stacks"].items()
         }
         texts = (fields["names"], fields["form"], fields["layers"])

@@ -71,11 +71,11 @@ class OtherFile:
     name: str
     """Path below the checkpoint, with slashes."""
     size: int
-    left_behind: str = ""
+    skip_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class ReferenceCheckpoint:
     """A checkpoint that completes another one, and what it gives."""
 
     location: str
@@ -108,13 +108,13 @@ class Checkpoint:
     """What its tensors are stored in, as `--format` calls it."""
     revision: str | None = None
     """The commit that it is read from, where it comes from a repository."""
-    scratch: int = 0
+    read_scratch_bytes: int = 0
     """Bytes that reading takes beside where it reads to, of each worker."""
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine, so that reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """What it says of how it was written, where no file of its own says that, as in a DCP."""
-    template: Template | None = None
+    template: ReferenceCheckpoint | None = None
     """Where config and other files come from, where that is elsewhere."""
 
 
@@ -142,7 +142,7 @@ def pattern_of(prefix: str) -> str:
     return _NUMBER.sub("*", prefix)
 
 
-def kinds(names: Iterable[str]) -> str:
+def summarize_names(names: Iterable[str]) -> str:
     """Names in a line, those that differ in numbers once, each with how many there are."""
     counts = Counter(map(pattern_of, names))
     shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(SHOWN_KINDS)]

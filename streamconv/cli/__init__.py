@@ -19,7 +19,7 @@ VERBS = (
 )
 
 NOTHING_LEFT = "nothing is left at the target, the source is as it was"
-SAME_WISH_SECONDS = 0.5
+SIGNAL_DEBOUNCE_SECONDS = 0.5
 
 EPILOG = """\b
 Examples:
@@ -81,7 +81,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     begin = time.monotonic()
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if time.monotonic() - begin > SAME_WISH_SECONDS:
+        if time.monotonic() - begin > SIGNAL_DEBOUNCE_SECONDS:
             os._exit(128 + number)
 
     for each in (signal.SIGINT, signal.SIGTERM):

@@ -91,7 +91,7 @@ def _show_plan(
 ) -> None:
     """The plan on stdout; then fails where carrying it out would fail."""
     from streamconv import plan
-    from streamconv.planning.partition import parse_part
+    from streamconv.planning.partition import parse_partition
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate
@@ -108,7 +108,7 @@ def _show_plan(
         from streamconv.report.tables import plan_table
 
         print_rich(plan_table(planned, free, bytes_per_second, verbose=verbose))
-    part = parse_part(options.get("part") or "1/1")
+    part = parse_partition(options.get("part") or "1/1")
     resume = resume or part.of > 1  # as other parts may have begun
     CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part).check(planned, src)
 

@@ -10,9 +10,9 @@ from streamconv.cli._options import conversion_options, option, source_argument,
 @click.command("merge")
 @source_argument
 @target_argument
-@option("--layout", metavar="LAYOUT", help="Give every expert stack this layout instead.")
+@option("--to", metavar="LAYOUT", help="Form or layout of every expert stack of DST instead.")
 @conversion_options
-def command(src: str, dst: str, layout: str | None, **options: Any) -> None:
+def command(src: str, dst: str, to: str | None, **options: Any) -> None:
     """Merge the experts of each layer of SRC into a new checkpoint DST.
 
     Makes what the model's training framework expects: MindSpeed-MM's form for InternVL3.5,
@@ -20,4 +20,4 @@ def command(src: str, dst: str, layout: str | None, **options: Any) -> None:
     """
     from streamconv.cli._run import run
 
-    run(src, dst, layout, **options)
+    run(src, dst, to, **options)

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_of
-from streamconv.catalog.layouts import Row, find_layout
+from streamconv.catalog.layouts import NamedLayout, find_layout
 from streamconv.checkpoint.casting import stated_block
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.experts import find_stacks
 from streamconv.detection.resolve_layout import Settle, check_count, counted
 from streamconv.detection.stacks import Stack
-from streamconv.detection.tensor_groups import Members, find_groups, groups_of
+from streamconv.detection.tensor_groups import GroupTensors, find_groups, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
 @dataclass(frozen=True, slots=True)
-class Recognised:
+class Detected:
     """A checkpoint in terms of the tables."""
 
     family: Family | None
@@ -33,7 +33,7 @@ class Recognised:
     """Every tensor by its plain name, in the checkpoint's order."""
     block: tuple[int, int] | None = None
     """Rows and columns that a block scale is for, where the config says so."""
-    untold: tuple[str, ...] = ()
+    undescribed: tuple[str, ...] = ()
     """Patterns of modules that no layout describes, and that stay as they are."""
     counted: frozenset[str] = frozenset()
     """Patterns of stacks whose experts the config counts."""
@@ -41,23 +41,23 @@ class Recognised:
     """Other tensors that some form of the family stores otherwise than another."""
 
 
-def recognise(
-    checkpoint: Checkpoint, stated: str | None = None, *, pass_through: bool = False
-) -> Recognised:
-    """What `checkpoint` is; `stated` is the form or layout that the user says it has.
+def detect(
+    checkpoint: Checkpoint, declared_layout: str | None = None, *, pass_through: bool = False
+) -> Detected:
+    """What `checkpoint` is; `declared_layout` is the form or layout that the user says it has.
 
     Experts that no layout describes are refused, or left as they are with `pass_through`. Raises
     BadCheckpoint where experts are incomplete or contradict the config, PlanRefused where a
-    layout cannot be told, UsageError for a `stated` that does not exist.
+    layout cannot be told, UsageError for a `declared_layout` that does not exist.
     """
     model_type = checkpoint.config.get("model_type")
     family = family_of(model_type)
-    if stated is not None and stated not in FORMS:
-        find_layout(stated)
-    names = _names(checkpoint, family, stated)
+    if declared_layout is not None and declared_layout not in FORMS:
+        find_layout(declared_layout)
+    names = _names(checkpoint, family, declared_layout)
     hub_names = _undo(names, checkpoint)
-    settle = Settle(checkpoint, family, names, stated)
-    untold: list[str] = []
+    settle = Settle(checkpoint, family, names, declared_layout)
+    undescribed: list[str] = []
     if family is not None and family.refused:
         if not pass_through:
             raise PlanRefused(
@@ -65,21 +65,21 @@ def recognise(
                 "--pass-through copies its experts as they are",
             )
         stacks: tuple[Stack, ...] = ()
-        untold += family.stacks
+        undescribed += family.stacks
     else:
         stacks = find_stacks(
             hub_names.items(),
             settle,
             lambda pattern: counted(checkpoint.config, family, pattern),
-            family.naming if family and not family.naming.anywhere else None,
-            untold if pass_through else None,
+            family.naming if family and not family.naming.auto_detect else None,
+            undescribed if pass_through else None,
         )
     settle.check_stated()
     alone = len({stack.pattern for stack in stacks}) == 1
     for stack in stacks:
         check_count(checkpoint.config, family, stack, alone=alone)
     rows = {stack.pattern: stack.row for stack in stacks}
-    return Recognised(
+    return Detected(
         family=family,
         model_type=model_type if isinstance(model_type, str) else "",
         names=names,
@@ -87,7 +87,7 @@ def recognise(
         stacks=stacks,
         hub_names=hub_names,
         block=stated_block(checkpoint.config),
-        untold=tuple(untold),
+        undescribed=tuple(undescribed),
         counted=frozenset(
             pattern for pattern in rows if counted(checkpoint.config, family, pattern) is not None
         ),
@@ -112,23 +112,25 @@ def _groups(
         stack
         for form, tensors in held
         for stack in find_groups(
-            tensors, {group: form.row_of(group) for group in groups_of(forms)}, checkpoint.config
+            tensors,
+            {group: form.layout_for(group) for group in groups_of(forms)},
+            checkpoint.config,
         )
     )
 
 
-def form_of(family: Family | None, names: Form, rows: Mapping[str, Row]) -> str | None:
+def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout]) -> str | None:
     """The form of the family that has these names and rows, or None."""
     if family is None or not rows:
         return None
     for form in family.forms.values():
-        as_here = (family.row_of(pattern, form) in (row, None) for pattern, row in rows.items())
+        as_here = (family.layout_for(pattern, form) in (row, None) for pattern, row in rows.items())
         if (form.renames, form.groups) == (names.renames, names.groups) and all(as_here):
             return form.name
     return None
 
 
-def _names(checkpoint: Checkpoint, family: Family | None, stated: str | None) -> Form:
+def _names(checkpoint: Checkpoint, family: Family | None, declared_layout: str | None) -> Form:
     """The form whose names the tensors have."""
     forms = family.forms if family else {}
     record = checkpoint.record
@@ -140,10 +142,12 @@ def _names(checkpoint: Checkpoint, family: Family | None, stated: str | None) ->
         )
     if record is not None:
         return forms.get(record.names, HUB_NAMES)
-    if stated in FORMS:
-        if stated not in forms:
-            raise PlanRefused(_no_form(stated, checkpoint.config.get("model_type"), family))
-        return forms[stated]
+    if declared_layout in FORMS:
+        if declared_layout not in forms:
+            raise PlanRefused(
+                _no_form(declared_layout, checkpoint.config.get("model_type"), family)
+            )
+        return forms[declared_layout]
     held = {form.name: _renamed(form, checkpoint) for form in forms.values()}
     likely = max(held, key=lambda name: held[name], default=HUB_NAMES.name)
     return forms.get(likely, HUB_NAMES)
@@ -157,8 +161,8 @@ def _renamed(form: Form, checkpoint: Checkpoint) -> int:
     undone = {name: form.undo(name) for name in checkpoint.tensors}
     if any(form.apply(plain) != name for name, plain in undone.items()):
         return -1
-    made = Members({group: group.here for group in form.groups})
-    unmade = Members({group: group.plain for group in form.groups})
+    made = GroupTensors({group: group.form_layout for group in form.groups})
+    unmade = GroupTensors({group: group.hub_layout for group in form.groups})
     return sum(
         plain != name or (made.find(plain) is not None and unmade.find(plain) is None)
         for name, plain in undone.items()

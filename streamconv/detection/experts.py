@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from streamconv.catalog.layouts import Naming, Row, bodies
-from streamconv.catalog.name_lookup import Role, roles
+from streamconv.catalog.layouts import NamedLayout, Naming, required_weight_pairs
+from streamconv.catalog.name_lookup import NameMatch, names_to_weights
 from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.checkpoint.types import TensorInfo, pattern_of
 from streamconv.detection.stacks import Module, Stack, check_alike
@@ -18,7 +18,7 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 Position = tuple[int | None, ...]
 Alike = tuple[tuple[str, str], ...]
 """The weights of a module and their dtypes, which all modules of a stack share."""
-Settle = Callable[[str, tuple[Row, ...], str], Row]
+Settle = Callable[[str, tuple[NamedLayout, ...], str], NamedLayout]
 """Decides between the rows that fit the modules of a pattern; the text says what they look like."""
 Counted = Callable[[str], int | None]
 """How many experts the config counts in the modules of a pattern; None where it does not."""
@@ -28,7 +28,7 @@ Counted = Callable[[str], int | None]
 class _Found:
     """What stands below one prefix, while names are being read."""
 
-    roles: dict[str, tuple[Role, ...]]
+    matches: dict[str, tuple[NameMatch, ...]]
     tensors: dict[str, dict[int | None, TensorInfo]]
     """By name below the prefix, with * for the expert's number, and by that number."""
 
@@ -42,18 +42,18 @@ def find_stacks(
     settle: Settle,
     counted: Counted,
     naming: Naming | None = None,
-    untold: list[str] | None = None,
+    undescribed: list[str] | None = None,
 ) -> tuple[Stack, ...]:
     """Every expert stack among tensors given with their hub names, in the order of their names.
 
     `naming` is the only one looked for, where one is given. Modules with expert tensors that no
-    layout describes are left out and their patterns added to `untold`, where that is a list.
+    layout describes are left out and their patterns added to `undescribed`, where that is a list.
     Raises BadCheckpoint for experts that are missing, unequal or cannot be told apart, and
     PlanRefused for expert tensors that no layout describes.
     """
-    stacks: dict[tuple[str, Row, Alike], list[tuple[Module, dict[str, int]]]] = {}
+    stacks: dict[tuple[str, NamedLayout, Alike], list[tuple[Module, dict[str, int]]]] = {}
     modules, unknown = _modules(names, naming)
-    left_out = _untold(unknown, naming, untold)
+    left_out = _untold(unknown, naming, undescribed)
     for prefix, found in modules.items():
         pattern = pattern_of(prefix)
         if pattern in left_out:
@@ -74,7 +74,7 @@ def _modules(
     names: Iterable[tuple[str, TensorInfo]], naming: Naming | None
 ) -> tuple[dict[str, _Found], list[str]]:
     """What stands below each prefix that has tensors of experts, and names that say no more."""
-    known = roles(naming)
+    known = names_to_weights(naming)
     found: dict[str, _Found] = {}
     unknown: list[str] = []
     keys: dict[str, str | None] = {}
@@ -92,14 +92,14 @@ def _modules(
         tail = parts[-depth:]
         prefix = ".".join([*parts[:-depth], ""])
         module = found.setdefault(prefix, _Found({}, {}))
-        module.roles[key] = known[key]
+        module.matches[key] = known[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
         number = None if digits is None else _expert_number(name, digits)
         module.tensors.setdefault(key, {})[number] = info
     return found, unknown
 
 
-def _key(pattern: str, known: Mapping[str, tuple[Role, ...]]) -> str | None:
+def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]]) -> str | None:
     """The end of `pattern` that the table of layouts knows, or None."""
     parts = pattern.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
@@ -114,42 +114,42 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _untold(unknown: list[str], naming: Naming | None, untold: list[str] | None) -> set[str]:
+def _untold(unknown: list[str], naming: Naming | None, undescribed: list[str] | None) -> set[str]:
     """The patterns of modules that hold tensors of an expert or an expert weight which no layout
     moves; raises PlanRefused at the first one unless there is a list for them."""
-    weights = tuple(key for key in roles(naming) if "*" not in key)
+    weights = tuple(key for key in names_to_weights(naming) if "*" not in key)
     found: dict[str, None] = {}
     for name in unknown:
         prefix, _, below = f".{name}".rpartition(".experts.")
         if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
-            if untold is None:
+            if undescribed is None:
                 raise PlanRefused(
                     f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
                     "--pass-through leaves such experts as they are; --family FILE describes them",
                 )
             found[pattern_of(f"{prefix}.".lstrip("."))] = None
-    if untold is not None:
-        untold += found
+    if undescribed is not None:
+        undescribed += found
     return {*found}
 
 
 def _fitting(
     prefix: str, found: _Found, count: int | None
-) -> Iterable[tuple[Row, Module, dict[str, int]]]:
+) -> Iterable[tuple[NamedLayout, Module, dict[str, int]]]:
     """The rows whose names and shapes the module has, with its tensors in that row's order.
 
     `count` is how many experts there are where shapes do not tell.
     """
     rows = dict.fromkeys(
         role.row
-        for options in found.roles.values()
+        for options in found.matches.values()
         for role in options
-        if all(any(r.row == role.row for r in other) for other in found.roles.values())
+        if all(any(r.row == role.row for r in other) for other in found.matches.values())
     )
     if not rows:
         raise BadCheckpoint(
             f"{quoted(prefix)}experts holds tensors of more than one layout: "
-            f"{quoted(', '.join(found.roles))}"
+            f"{quoted(', '.join(found.matches))}"
         )
     for row in rows:
         tensors = _complete(prefix, found, row)
@@ -164,17 +164,20 @@ def _fitting(
             yield row, Module(prefix, tensors), sizes
 
 
-def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInfo, ...]]:
+def _complete(prefix: str, found: _Found, row: NamedLayout) -> dict[str, tuple[TensorInfo, ...]]:
     """The tensors of each weight of `row`, none missing, all alike."""
     weights: dict[str, dict[Position, str]] = {}
-    for key, options in found.roles.items():
+    for key, options in found.matches.items():
         role = next(r for r in options if r.row == row)
         weights.setdefault(role.weight, {})[role.position] = key
-    body = next((pair for pair in bodies() if any(w in weights for w in pair)), bodies()[0])
+    body = next(
+        (pair for pair in required_weight_pairs() if any(w in weights for w in pair)),
+        required_weight_pairs()[0],
+    )
     for weight in body:
         if weight not in weights:
             raise BadCheckpoint(
-                f"{quoted(prefix)}experts has {quoted(', '.join(found.roles))}, "
+                f"{quoted(prefix)}experts has {quoted(', '.join(found.matches))}, "
                 f"but no {_missing_name(row, weight)}"
             )
     numbers = found.numbers()
@@ -203,14 +206,14 @@ def _complete(prefix: str, found: _Found, row: Row) -> dict[str, tuple[TensorInf
 
 
 def _missing(
-    prefix: str, row: Row, weight: str, position: tuple[int, ...], count: int
+    prefix: str, row: NamedLayout, weight: str, position: tuple[int, ...], count: int
 ) -> BadCheckpoint:
     name = prefix + row.name(row.layout.templates[weight], position)
     there = f"there are experts 0 to {count - 1} here" if count else "its pair is here"
     return BadCheckpoint(f"tensor {quoted(name)} is missing: {there}")
 
 
-def _missing_name(row: Row, weight: str) -> str:
+def _missing_name(row: NamedLayout, weight: str) -> str:
     """What the first tensor of a weight would be called, with * for the expert's number."""
     return next(name for name, _ in row.names(row.layout.templates[weight]))
 

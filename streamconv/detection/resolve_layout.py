@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
-from streamconv.catalog.layouts import Row, namings
+from streamconv.catalog.layouts import NamedLayout, namings
 from streamconv.checkpoint.types import Checkpoint, in_config
 from streamconv.detection.stacks import Stack
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -22,22 +22,28 @@ class Settle:
     """Decides for each stack of a checkpoint, in the terms of `experts.Settle`."""
 
     def __init__(
-        self, checkpoint: Checkpoint, family: Family | None, names: Form, stated: str | None
+        self,
+        checkpoint: Checkpoint,
+        family: Family | None,
+        names: Form,
+        declared_layout: str | None,
     ) -> None:
         self._checkpoint = checkpoint
         self._family = family
         self._names = names
-        self._stated = stated
+        self._stated = declared_layout
         self._settled: dict[str, str] = {}
 
-    def __call__(self, pattern: str, fits: tuple[Row, ...], looks: str) -> Row:
+    def __call__(self, pattern: str, fits: tuple[NamedLayout, ...], looks: str) -> NamedLayout:
         where = f"{quoted(pattern)}experts ({quoted(looks)})"
         if not fits:
             raise BadCheckpoint(f"{where} fits no layout: the shapes of its weights disagree")
         by_layout = {row.layout.name: row for row in fits}
         layout = self._layout(pattern, where, tuple(by_layout))
         self._settled[pattern] = layout
-        return Row(by_layout[layout].layout, self._naming(pattern, by_layout[layout]).naming)
+        return NamedLayout(
+            by_layout[layout].layout, self._naming(pattern, by_layout[layout]).naming
+        )
 
     def check_stated(self) -> None:
         """Refuse what `--from` says where the checkpoint itself says something else."""
@@ -70,7 +76,7 @@ class Settle:
             f"say which with --from {fits[0]}",
         )
 
-    def _recorded(self, pattern: str) -> Row | None:
+    def _recorded(self, pattern: str) -> NamedLayout | None:
         record = self._checkpoint.record
         return record.stacks.get(pattern) if record else None
 
@@ -81,14 +87,14 @@ class Settle:
         layout = form.layout_of(pattern) if form else None
         return layout.name if layout else None
 
-    def _naming(self, pattern: str, fit: Row) -> Row:
+    def _naming(self, pattern: str, fit: NamedLayout) -> NamedLayout:
         """The row under the naming that its names, the record or the family tell."""
         recorded = self._recorded(pattern)
         if fit.names_projections():
             return fit
         if recorded is not None:
             return recorded
-        return Row(
+        return NamedLayout(
             fit.layout, self._family.naming if self._family else next(iter(namings().values()))
         )
 

@@ -7,7 +7,7 @@ prefixes differ only in numbers and that share a layout.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.catalog.layouts import Row
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -28,7 +28,7 @@ class Stack:
 
     pattern: str
     """Their prefix with * for numbers."""
-    row: Row
+    row: NamedLayout
     sizes: Mapping[str, int]
     """Size of each axis, those of block scales and packed elements among them."""
     modules: tuple[Module, ...]
@@ -54,7 +54,7 @@ def check_alike(infos: list[TensorInfo], what: str = "experts of a layer") -> No
             )
 
 
-def same_tensors(one: Row, other: Row, stack: Stack) -> bool:
+def same_tensors(one: NamedLayout, other: NamedLayout, stack: Stack) -> bool:
     """Whether the two rows store a stack under the same names in the same shapes."""
     return all(
         one.layout.templates[weight].name == other.layout.templates[weight].name

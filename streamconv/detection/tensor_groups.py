@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from streamconv.catalog.families import Form, Group
-from streamconv.catalog.layouts import Row
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.checkpoint.types import TensorInfo, in_config, pattern_of
 from streamconv.detection.stacks import Module, Stack, check_alike
@@ -24,7 +24,7 @@ Position = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class GroupTensor:
     """What a tensor's name makes it: one of the tensors of a group in a module."""
 
     group: Group
@@ -39,21 +39,21 @@ def groups_of(forms: Mapping[str, Form]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for form in forms.values() for group in form.groups))
 
 
-class Members:
+class GroupTensors:
     """The tensors of groups that are stored in these rows, by their plain names."""
 
-    def __init__(self, stored: Mapping[Group, Row]) -> None:
+    def __init__(self, stored: Mapping[Group, NamedLayout]) -> None:
         self._ends = [(group, end) for group, row in stored.items() for end in _ends(row)]
         self._lasts = tuple({end.last for _, end in self._ends})
 
-    def find(self, name: str) -> Member | None:
+    def find(self, name: str) -> GroupTensor | None:
         """What `name` is; None where it is of none of the groups."""
         for group, end in self._ends if name.endswith(self._lasts) else ():
             match = end.pattern.search(name) if name.endswith(end.last) else None
             if match and fnmatchcase(name[: match.start()], group.where):
                 numbers = map(int, match.groups())
                 position = tuple(next(numbers) if k is None else k for k in end.position)
-                return Member(group, name[: match.start()], end.template, position)
+                return GroupTensor(group, name[: match.start()], end.template, position)
         return None
 
 
@@ -73,7 +73,7 @@ _NUMBER = r"(0|[1-9][0-9]{0,8})"
 
 
 @functools.cache
-def _ends(row: Row) -> tuple[_End, ...]:
+def _ends(row: NamedLayout) -> tuple[_End, ...]:
     ends = []
     for template in _tensors(row):
         for text, position in row.names(template):
@@ -82,13 +82,15 @@ def _ends(row: Row) -> tuple[_End, ...]:
     return tuple(ends)
 
 
-def _tensors(row: Row) -> Iterator[Template]:
+def _tensors(row: NamedLayout) -> Iterator[Template]:
     """A template of each name: several parts may have it."""
     yield from {template.name: template for template in row.layout.templates.values()}.values()
 
 
 def find_groups(
-    hub_names: Mapping[str, TensorInfo], stored: Mapping[Group, Row], config: Mapping[str, Any]
+    hub_names: Mapping[str, TensorInfo],
+    stored: Mapping[Group, NamedLayout],
+    config: Mapping[str, Any],
 ) -> tuple[Stack, ...]:
     """The groups among tensors by their plain names, each stored in its row of `stored`.
 
@@ -96,7 +98,7 @@ def find_groups(
     tensor of one is missing, or shapes contradict its templates.
     """
     found: dict[tuple[Group, str], dict[tuple[str, Position], TensorInfo]] = {}
-    ours = Members(stored)
+    ours = GroupTensors(stored)
     for name, info in hub_names.items():
         member = ours.find(name)
         if member is not None:
@@ -121,7 +123,7 @@ def find_groups(
 
 
 def _complete(
-    row: Row,
+    row: NamedLayout,
     known: Mapping[str, int],
     prefix: str,
     members: Mapping[tuple[str, Position], TensorInfo],
@@ -150,7 +152,7 @@ def _complete(
     return complete
 
 
-def _known(group: Group, row: Row, config: Mapping[str, Any]) -> dict[str, int] | None:
+def _known(group: Group, row: NamedLayout, config: Mapping[str, Any]) -> dict[str, int] | None:
     """The sizes of axes that no shape is needed for; None where the config lacks one."""
     known = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
     for axis, size in group.sizes:
@@ -163,7 +165,7 @@ def _known(group: Group, row: Row, config: Mapping[str, Any]) -> dict[str, int] 
 
 
 def _sizes(
-    row: Row, known: Mapping[str, int], infos: Mapping[str, tuple[TensorInfo, ...]]
+    row: NamedLayout, known: Mapping[str, int], infos: Mapping[str, tuple[TensorInfo, ...]]
 ) -> dict[str, int]:
     """The sizes of all axes, from those that are known and the shapes."""
     parts = row.layout.templates.values()

@@ -11,7 +11,7 @@ from streamconv.execution.worker import Worker
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import Sink
 from streamconv.sources.base import Source
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ShareWritten:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
+class Completed:
     """All of the result is durable, and nothing of it at its place yet."""
 
     folder: Path
@@ -62,7 +62,7 @@ class Committed:
     """The result stands at its place."""
 
 
-Event = Planned | Prepared | PieceWritten | ShareWritten | Complete | Committed
+Event = Planned | Prepared | PieceWritten | ShareWritten | Completed | Committed
 
 
 def execute(
@@ -72,7 +72,7 @@ def execute(
     shards: Sequence[int] | None = None,
     *,
     commits: bool = True,
-    stop: Stop | None = None,
+    cancel: CancelToken | None = None,
 ) -> Generator[Event]:
     """Convert; yields what has happened. The result appears before the last event, or not at all.
 
@@ -81,7 +81,7 @@ def execute(
     `shards` are those to make, all unless given; without `commits` another process closes the
     output, and the last event is that these are written.
     Raises what source and sink raise. Where the caller stops listening, the run stops, and so it
-    does when `stop` is set, with Interrupted; the run sets it for all who wait when it ends early.
+    does when `cancel` is set, with Interrupted; the run sets it when it ends early.
     Then, and where something fails, finished shards are all that is left.
     """
     yield Planned(plan)
@@ -90,12 +90,12 @@ def execute(
         wanted = range(len(plan.shards)) if shards is None else shards
         missing = tuple(number for number in wanted if number not in finished)
         yield Prepared(plan, finished, missing)
-        yield from _written(plan, missing, source, sink, stop or Stop())
+        yield from _written(plan, missing, source, sink, cancel or CancelToken())
         if not commits:
-            sink.leave()
+            sink.release()
         yield ShareWritten()
         if commits:
-            yield Complete(sink.complete(source))
+            yield Completed(sink.complete(source))
             sink.commit()
     except SourceChanged:
         sink.abort(keep=False)
@@ -108,7 +108,7 @@ def execute(
 
 
 def _written(
-    plan: Plan, shards: Iterable[int], source: Source, sink: Sink, stop: Stop
+    plan: Plan, shards: Iterable[int], source: Source, sink: Sink, cancel: CancelToken
 ) -> Iterator[PieceWritten]:
     pieces = plan.pieces(shards)
     taking = threading.Lock()
@@ -116,8 +116,8 @@ def _written(
 
     def work() -> None:
         try:
-            worker = Worker(plan, source, sink, stop)
-            while not stop.is_set():
+            worker = Worker(plan, source, sink, cancel)
+            while not cancel.is_set():
                 with taking:
                     piece = next(pieces, None)
                 if piece is None:
@@ -126,10 +126,10 @@ def _written(
             events.put(None)
         except BaseException as error:
             events.put(error)
-            stop.set()
+            cancel.set()
 
     workers = [threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)]
-    with stop.during(*workers):
+    with cancel.cancels_on_exit(*workers):
         for _ in workers:
             while (event := events.get()) is not None:
                 if isinstance(event, BaseException):

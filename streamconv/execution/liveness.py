@@ -29,7 +29,7 @@ HELD, NEVER = 0, 1
 FOR_EVER = timedelta(days=3650)
 
 
-class Watch:
+class Heartbeat:
     """What the beats of a rank say of it, seen from time to time. Pure: the time is given."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Watch:
         self._broken = False
         self._patience = SILENT_SECONDS
 
-    def death(
+    def failure_reason(
         self, now: float, beats: int, *, left: bool, broken: bool, told_to_end: bool
     ) -> str | None:
         """Why a rank counts as dead that has beaten so often; None where it does not.

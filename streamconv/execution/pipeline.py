@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
-from streamconv.execution.request import Command, read_command
+from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.options import Location, Options, preset_of
-from streamconv.planning.build import plan_of, take_in
-from streamconv.planning.partition import Part, parse_part, share
+from streamconv.planning.build import build_plan, register_families
+from streamconv.planning.partition import Partition, assign_shards, parse_partition
 from streamconv.planning.plan import Plan
 from streamconv.sources.base import Source
-from streamconv.sources.open import is_url, opened
-from streamconv.system.cancellation import Stop
+from streamconv.sources.open import is_url, open_with_template
+from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes, rank
 from streamconv.units import parse_rate
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.executor import Event
-    from streamconv.execution.ranks import Ranks
+    from streamconv.execution.ranks import RankGroup
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
-    from streamconv.verification.result import Checked, Checking
-    from streamconv.verification.run import Asked
+    from streamconv.verification.result import VerifyProgress, VerifyStarted
+    from streamconv.verification.run import VerifyOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,99 +34,101 @@ class Result:
     """A conversion that is done."""
 
     plan: Plan
-    place: Path
+    path: Path
     seconds: float
     peak_memory: int
     """Bytes that the process held at most, since it was started."""
     verification: Verification | None = None
     """What comes out of holding the result against its source, where that was asked for."""
-    part: Part = Part()  # noqa: RUF009 - frozen
+    part: Partition = Partition()  # noqa: RUF009 - frozen
     """Which part of the conversion this process has done."""
     closed: bool = True
     """Whether the output stands at its place; else other parts, and then `finish`, are to come."""
 
 
 def run(
-    command: Command,
+    command: ConversionRequest,
     dst: Location,
     resume: bool,
     verify: bool,
-    on_event: "Callable[[Event | Checking | Checked], None] | None",
+    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None",
     *,
     closing_only: bool = False,
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
-    from streamconv.execution.executor import Complete, Prepared, execute
-    from streamconv.execution.ranks import join
+    from streamconv.execution.executor import Completed, Prepared, execute
+    from streamconv.execution.ranks import connect
     from streamconv.sources.wrappers.cast import CastSource
-    from streamconv.verification.run import Asked
+    from streamconv.verification.run import VerifyOptions
 
     begin = time.monotonic()
     options = cast(Options, command.options)
-    stop = Stop()
-    team = None if closing_only or rank() is None else join(stop)
-    part, commits = _share_of(options, team)
-    if verify and part.of > 1 and not team:
+    cancel = CancelToken()
+    ranks = None if closing_only or rank() is None else connect(cancel)
+    part, commits = _share_of(options, ranks)
+    if verify and part.of > 1 and not ranks:
         raise UsageError(
             "a part is not verified by itself",
             f"`streamconv finish {dst} --verify` verifies the whole, when all parts are there",
         )
     # of parts that begin at any time each finds what the others have begun
-    resume = resume or (part.number > 1 or team.restarted if team else part.of > 1)
+    resume = resume or (part.number > 1 or ranks.restarted if ranks else part.of > 1)
     sink = _sink(command, dst, part, resume=resume)
     verification = None
-    with team or nullcontext():
+    with ranks or nullcontext():
         try:
-            take_in(options)
-            src = _begun_with(command.src, dst) if resume else command.src
+            register_families(options)
+            src = _pinned_source(command.src, dst) if resume else command.src
             casts = bool(options.get("dtype"))
-            with opened(src, options, casts=casts, stop=stop) as source:
-                plan = plan_of(source.checkpoint, command.to, options)
-                command = _anywhere(command, source)
+            with open_with_template(src, options, casts=casts, cancel=cancel) as source:
+                plan = build_plan(source.checkpoint, command.to, options)
+                command = _with_absolute_paths(command, source)
                 remembers = part.of > 1 or source.checkpoint.revision is not None
-                shards = share([shard.nbytes for shard in plan.shards], part)
+                shards = assign_shards([shard.nbytes for shard in plan.shards], part)
                 running = execute(
                     plan,
-                    CastSource(_held_back(source, options, part.of if team else 1, stop)),
+                    CastSource(_rate_limited(source, options, part.of if ranks else 1, cancel)),
                     sink,
                     () if closing_only else shards,
                     commits=commits,
-                    stop=stop,
+                    cancel=cancel,
                 )
                 with closing(running) as events:
                     for event in events:
                         if remembers and isinstance(event, Prepared):
-                            sink.remember(command.to_json())
-                        if team is not None:
-                            team(event)
+                            sink.save_request(command.to_json())
+                        if ranks is not None:
+                            ranks(event)
                         if on_event is not None:
                             on_event(event)
-                        if verify and isinstance(event, Complete):
-                            asked = Asked(
-                                plan.memory.jobs, reading=options, hear=on_event, stop=stop
+                        if verify and isinstance(event, Completed):
+                            asked = VerifyOptions(
+                                plan.memory.jobs, reading=options, on_event=on_event, cancel=cancel
                             )
-                            verification = _verified(event.folder, command.src, sink.place, asked)
+                            verification = _verified(event.folder, command.src, sink.target, asked)
         except BaseException as error:
-            if sink.remains and not isinstance(error, VerifyFailed):
-                error.add_note(sink.remains)
-            if team is not None and (behind := team.failed(error)) is not error:
+            if sink.leftover_note and not isinstance(error, VerifyFailed):
+                error.add_note(sink.leftover_note)
+            if ranks is not None and (behind := ranks.failed(error)) is not error:
                 raise behind from error
             raise
     seconds = time.monotonic() - begin
-    closed = commits or team is not None
-    return Result(plan, sink.place, seconds, peak_bytes(), verification, part, closed)
+    closed = commits or ranks is not None
+    return Result(plan, sink.target, seconds, peak_bytes(), verification, part, closed)
 
 
-def _share_of(options: Options, team: "Ranks | None") -> tuple[Part, bool]:
+def _share_of(options: Options, ranks: "RankGroup | None") -> tuple[Partition, bool]:
     """The part of the conversion that this process does, and whether it closes the output."""
-    if team is not None:
-        return team.part, team.part.number == 1
+    if ranks is not None:
+        return ranks.part, ranks.part.number == 1
     asked = options.get("part")
-    part = parse_part(asked) if asked else Part()
+    part = parse_partition(asked) if asked else Partition()
     return part, part.of == 1
 
 
-def _sink(command: Command, dst: Location, part: Part, *, resume: bool) -> "CheckpointFolder":
+def _sink(
+    command: ConversionRequest, dst: Location, part: Partition, *, resume: bool
+) -> "CheckpointFolder":
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
 
     options = cast(Options, command.options)
@@ -141,7 +143,7 @@ def _sink(command: Command, dst: Location, part: Part, *, resume: bool) -> "Chec
     )
 
 
-def _anywhere(command: Command, source: Source) -> Command:
+def _with_absolute_paths(command: ConversionRequest, source: Source) -> ConversionRequest:
     """The command as it means the same in any folder, and wherever a branch goes."""
     location, revision = source.checkpoint.location, source.checkpoint.revision
     src = location if is_url(location) else os.path.abspath(location)
@@ -155,29 +157,29 @@ def _anywhere(command: Command, source: Source) -> Command:
     return replace(command, src=src, options={**command.options, **own})
 
 
-def _begun_with(src: str, dst: Location) -> str:
+def _pinned_source(src: str, dst: Location) -> str:
     """The source of the run that is gone on with, at the commit that it was begun with."""
-    from streamconv.sinks.journal_files import remembered
+    from streamconv.sinks.journal_files import load_request
 
     with suppress(StreamconvError):
-        begun = read_command(*remembered(Path(dst))).src
+        begun = read_request(*load_request(Path(dst))).src
         if is_url(src) and begun.rpartition("@")[0] == src.rstrip("/").removesuffix("@main"):
             return begun
     return src
 
 
-def _held_back(source: Source, options: Options, ranks: int, stop: Stop) -> Source:
+def _rate_limited(source: Source, options: Options, ranks: int, cancel: CancelToken) -> Source:
     """The source, read at this rank's share of the rate that is allowed."""
     rate = options.get("max_rate")
     if rate is None:
         return source
     from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 
-    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), stop))
+    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), cancel))
 
 
-def _verified(folder: Path, src: str, place: Path, asked: "Asked") -> Verification:
-    """What comes of holding a result in `folder` against its source, before it goes to `place`.
+def _verified(folder: Path, src: str, place: Path, asked: "VerifyOptions") -> Verification:
+    """What comes of holding a result in `folder` against its source, before it goes to `target`.
 
     Raises VerifyFailed where it is not its conversion.
     """
@@ -189,4 +191,4 @@ def _verified(folder: Path, src: str, place: Path, asked: "Asked") -> Verificati
         f"{place} is as it was: the result was not moved there. `streamconv verify {src} "
         f"{folder}`{same} shows all that differs; --overwrite without --resume makes it anew"
     )
-    return replace(verification, place=str(place))
+    return replace(verification, path=str(place))

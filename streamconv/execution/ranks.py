@@ -30,10 +30,10 @@ from streamconv.execution.executor import (
     Prepared,
     ShareWritten,
 )
-from streamconv.execution.liveness import CONNECT_SECONDS, Connection, Watch
+from streamconv.execution.liveness import CONNECT_SECONDS, Connection, Heartbeat
 from streamconv.planning.manifest import fingerprint
-from streamconv.planning.partition import Part
-from streamconv.system.cancellation import Stop
+from streamconv.planning.partition import Partition
+from streamconv.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -48,8 +48,8 @@ KILLED_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
 
-def join(stop: Stop) -> "Ranks":
-    """Meet the other ranks; `stop` is set when one fails.
+def connect(cancel: CancelToken) -> "RankGroup":
+    """Meet the other ranks; `cancel` is set when one fails.
 
     Raises IOFailed where their store cannot be reached.
     """
@@ -60,7 +60,7 @@ def join(stop: Stop) -> "Ranks":
         raise IOFailed(f"the other ranks cannot be met: {error}") from error
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     another = functools.partial(_met, CONNECT_SECONDS)
-    return Ranks(store, rank, size, stop, another=another, restarted=started > 0)
+    return RankGroup(store, rank, size, cancel, another=another, restarted=started > 0)
 
 
 def _met(seconds: float) -> "Store":
@@ -73,7 +73,7 @@ def _met(seconds: float) -> "Store":
     return PrefixStore(f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}", store)
 
 
-class Ranks:
+class RankGroup:
     """This process among the others. Used as a context; hears the events of its run."""
 
     def __init__(
@@ -81,19 +81,19 @@ class Ranks:
         store: "Store",
         rank: int,
         size: int,
-        stop: Stop,
+        cancel: CancelToken,
         *,
         another: "Callable[[], Store] | None" = None,
         restarted: bool = False,
     ) -> None:
         """`another` opens the same store for another thread, where one client cannot serve two."""
-        self.part = Part(rank + 1, size)
+        self.part = Partition(rank + 1, size)
         self.restarted = restarted
         """Whether the launcher has started all ranks anew after a failure."""
         self._store = store
         self._rank = rank
         self._size = size
-        self._stop = stop
+        self._cancel = cancel
         self._next = (rank + 1) % size
         self._connection = Connection(another or (lambda: store), rank, size, self._next)
         self._told_to_end = False
@@ -101,7 +101,7 @@ class Ranks:
         self._over = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
-    def __enter__(self) -> "Ranks":
+    def __enter__(self) -> "RankGroup":
         me = f"process {os.getpid()} on {quoted(platform.node())}"
         with _store_reached():
             self._store.set(f"who/{self._rank}", me)
@@ -236,7 +236,7 @@ class Ranks:
 
     def _beat(self) -> None:
         """Beat, watch that the next rank does, and end this one's work where any has failed."""
-        watch = Watch()
+        watch = Heartbeat()
         while not self._over.wait(BEAT_SECONDS):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
@@ -244,11 +244,11 @@ class Ranks:
                 failed = self._store.check(["failed"])
             except RuntimeError as error:
                 self._lost = error
-                self._stop.set()
+                self._cancel.set()
                 return
             if failed:
-                self._stop.set()
-            death = watch.death(
+                self._cancel.set()
+            death = watch.failure_reason(
                 time.monotonic(),
                 beats,
                 left=left > 0,

@@ -12,7 +12,7 @@ OF_A_PROCESS = ("part", "jobs", "max_memory", "max_rate")
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ConversionRequest:
     """A conversion as it was asked for."""
 
     src: str
@@ -27,10 +27,12 @@ class Command:
         return json.dumps(fields, sort_keys=True).encode("ascii")
 
 
-def read_command(raw: bytes, what: str) -> Command:
+def read_request(raw: bytes, what: str) -> ConversionRequest:
     """What `to_json` wrote; `what` names the file. Raises BadCheckpoint."""
     try:
         fields = json.loads(raw)
-        return Command(fields["src"], fields["to"], fields["overwrite"], dict(fields["options"]))
+        return ConversionRequest(
+            fields["src"], fields["to"], fields["overwrite"], dict(fields["options"])
+        )
     except (ValueError, KeyError, TypeError):
         raise BadCheckpoint(f"{what}: not a command that streamconv wrote") from None

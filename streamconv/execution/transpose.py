@@ -34,7 +34,7 @@ _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Array = npt.NDArray[Any]
 
 
-class Rearranger:
+class Transposer:
     """Rearranges units of one shape; keeps the memory and the views for it from unit to unit."""
 
     def __init__(self, how: Rearrangement, source: memoryview) -> None:

@@ -73,7 +73,7 @@ def box_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class ChunkMap:
     """The boxes of one tensor."""
 
     boxes: tuple[Box, ...]
@@ -83,7 +83,7 @@ class Boxes:
     """Of each box, the furthest end of it and those before it."""
 
     @classmethod
-    def of(cls, boxes: list[Box]) -> "Boxes":
+    def of(cls, boxes: list[Box]) -> "ChunkMap":
         ordered = tuple(sorted(boxes, key=lambda box: box.first))
         reach, furthest = [], 0
         for box in ordered:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.strict_json import Cursor, told
+from streamconv.formats.strict_json import Cursor, as_bad_checkpoint
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
@@ -91,7 +91,7 @@ def parse_header(raw: bytes, file_size: int, what: str) -> Header:
     metadata: Mapping[str, str] = {}
     entries = []
     shared: dict[object, Any] = {}
-    with told(what):
+    with as_bad_checkpoint(what):
         cursor = Cursor(raw.decode("utf-8"))
         for name in cursor.members():
             if name == "__metadata__":

@@ -48,7 +48,7 @@ def parse_json(raw: bytes, what: str) -> Any:
     """The value that `raw` is. `what` names the file in errors. Raises BadCheckpoint."""
     if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
         raise BadCheckpoint(f"{what}: more than {MOST_VALUES:,} values; no such file has so many")
-    with told(what):
+    with as_bad_checkpoint(what):
         text = raw.decode("utf-8")
         parsed = _DECODER.decode(text)
         if _HALF.search(text):
@@ -57,7 +57,7 @@ def parse_json(raw: bytes, what: str) -> Any:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def as_bad_checkpoint(what: str) -> Iterator[None]:
     """Turns what is wrong with a text as JSON into BadCheckpoint; `what` names its file."""
     try:
         yield

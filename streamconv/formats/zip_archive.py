@@ -103,7 +103,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     local: int
     size: int
 
@@ -120,7 +120,7 @@ class Member:
         return begin, self.size
 
 
-def members_of(window: Window) -> dict[str, Member]:
+def members_of(window: Window) -> dict[str, ZipMember]:
     """The files in an archive, by name below its folder."""
     if window.nbytes < _END.size:
         raise window.refusal(f"{window.nbytes} bytes are too few")
@@ -135,7 +135,7 @@ def members_of(window: Window) -> dict[str, Member]:
     if count > MAX_ENTRIES:
         raise window.refusal(f"it holds {count} files")
     raw = window.bytes_at(at, size)
-    members: dict[str, Member] = {}
+    members: dict[str, ZipMember] = {}
     position = 0
     for _ in range(count):
         if len(raw) - position < _ENTRY.size:
@@ -148,7 +148,7 @@ def members_of(window: Window) -> dict[str, Member]:
         extra = raw[name_at + name_bytes :][:extra_bytes]
         if fields[0] != b"PK\1\2" or method or flags & 1 or stored != length or name in members:
             raise window.refusal(f"{quoted(name)} in it is compressed, encrypted or there twice")
-        members[name] = Member(*_wide(window, fields[16], length, extra))
+        members[name] = ZipMember(*_wide(window, fields[16], length, extra))
         position = name_at + name_bytes + extra_bytes + note_bytes
     return members
 

@@ -9,7 +9,7 @@ from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.detection.detect import recognise
+from streamconv.detection.detect import detect
 from streamconv.errors import UsageError
 from streamconv.options import (
     DEFAULT_SHARD_SIZE,
@@ -20,7 +20,7 @@ from streamconv.options import (
     prefixes_of,
     preset_of,
 )
-from streamconv.planning.memory import DEFAULT_JOBS, IMPORT_BYTES, LINK_JOBS, RANKS_BYTES, Limits
+from streamconv.planning.memory import DEFAULT_JOBS, IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.shards import Safetensors, ShardFormat
 from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target
@@ -35,14 +35,14 @@ from streamconv.system.resources import (
 from streamconv.units import parse_size
 
 
-def take_in(options: Reading) -> None:
+def register_families(options: Reading) -> None:
     """The user's own families, before anything is read that could name them."""
     family = options.get("family")
     if family is not None:
         add_families(Path(family))
 
 
-def plan_of(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
+def build_plan(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
     """The plan of converting `checkpoint` to `to`, or to what merging makes of it.
 
     Raises UsageError for options that mean nothing, and what planning raises.
@@ -51,7 +51,7 @@ def plan_of(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
         options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
     )
     pass_through = options.get("pass_through", False)
-    found = recognise(
+    found = detect(
         cast_checkpoint(checkpoint, casting),
         options.get("source_layout"),
         pass_through=pass_through,
@@ -63,7 +63,7 @@ def plan_of(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
         raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
     beside = ranks_on_host()
     here = max(cores() // beside, 1)
-    jobs = jobs or (LINK_JOBS if checkpoint.remote else min(here, DEFAULT_JOBS))
+    jobs = jobs or (REMOTE_JOBS if checkpoint.remote else min(here, DEFAULT_JOBS))
     return make_plan(
         checkpoint,
         found,

@@ -16,7 +16,14 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.torch_archive import TORCH_DTYPES, archive_of_value, around_tensor
-from streamconv.planning.shards import Frame, Part, Shard, at_offsets, segments, unit_segments
+from streamconv.planning.shards import (
+    FramingBytes,
+    Shard,
+    ShardPart,
+    at_offsets,
+    segments,
+    unit_segments,
+)
 from streamconv.planning.steps import Step
 
 
@@ -77,7 +84,7 @@ class Dcp:
                     f"{quoted(key)}",
                     "choose other prefixes",
                 )
-            if not self.prefixes.holds(step.name):
+            if not self.prefixes.is_reversible(step.name):
                 raise PlanRefused(
                     f"tensor {quoted(step.name)} would have the key {quoted(key)} and come back "
                     f"from it as {quoted(self.prefixes.undo(key))}",
@@ -88,19 +95,19 @@ class Dcp:
             if extra in keys:
                 raise PlanRefused(f"tensor {quoted(keys[extra])} would have the key {extra!r}")
 
-    def parts(self, shard: Shard) -> Iterator[Part]:
+    def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Of each step, the archives of its chunks; in the first file, those of the extras."""
         for number, step in enumerate(shard.steps):
             shape, count = _chunk_shape(step)
             head, tail = around_tensor(step.dtype, shape)
             for unit in range(count):
-                yield Frame(2 * number, len(head))
+                yield FramingBytes(2 * number, len(head))
                 yield from segments(step) if count == 1 else unit_segments(step, unit)
-                yield Frame(2 * number + 1, len(tail))
+                yield FramingBytes(2 * number + 1, len(tail))
         for number, extra in enumerate(self._extras_in(shard).values()):
-            yield Frame(2 * len(shard.steps) + number, len(extra))
+            yield FramingBytes(2 * len(shard.steps) + number, len(extra))
 
-    def frame(self, shard: Shard, number: int) -> bytes:
+    def framing_bytes(self, shard: Shard, number: int) -> bytes:
         which, end = divmod(number, 2)
         if which < len(shard.steps):
             step = shard.steps[which]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamconv.catalog.layouts import Row
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.casting import cast_rows
 from streamconv.checkpoint.types import Cast
 from streamconv.planning.plan import Plan
@@ -49,7 +49,7 @@ def fingerprint(plan: Plan) -> str:
     return fingerprint_of(plan_facts(plan))
 
 
-def _layouts(rows: Mapping[str, Row]) -> dict[str, Any]:
+def _layouts(rows: Mapping[str, NamedLayout]) -> dict[str, Any]:
     """Layouts as they are, not as they are called: a user's own may have been edited meanwhile."""
     return {
         f"{pattern}experts": {

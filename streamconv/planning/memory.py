@@ -15,7 +15,7 @@ from streamconv.units import show_size
 
 DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
-LINK_JOBS = 8
+REMOTE_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
 STAGING_BYTES = 2**20
 """Of a worker: has room for a panel, stays in a core's cache on its way to the page cache."""
@@ -25,7 +25,7 @@ IMPORT_BYTES = 14 * 10**6
 """What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
 """What a rank grows by besides when it meets the others: the store's client, gloo's threads."""
-SLACK_BYTES = 4 * 10**6
+OVERHEAD_BYTES = 4 * 10**6
 """What the interpreter grows by while it runs: the allocator's, threads', the progress bar's."""
 
 
@@ -59,16 +59,16 @@ class Memory:
 
 
 def fit_memory(
-    limits: Limits, source_buffer: int, widest: str, casts: int = 0, scratch: int = 0
+    limits: Limits, source_buffer: int, widest: str, casts: int = 0, read_scratch_bytes: int = 0
 ) -> Memory:
     """The most workers that stay within `limits`.
 
     `widest` names the tensor that `source_buffer` is for; `casts` and `scratch` are what casts and
     reading take of a worker besides. Raises PlanRefused where one worker is still too much.
     """
-    worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + scratch
+    worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + read_scratch_bytes
     for jobs in range(limits.jobs, 0, -1):
-        peak = limits.base + SLACK_BYTES + jobs * worker
+        peak = limits.base + OVERHEAD_BYTES + jobs * worker
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(
                 limits.base, jobs, source_buffer, STAGING_BYTES, peak, limits.allowed, casts

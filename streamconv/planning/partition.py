@@ -10,22 +10,22 @@ _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Partition:
     """Which share of a conversion a run does: part `number`, counting from 1, of `of`."""
 
     number: int = 1
     of: int = 1
 
 
-def parse_part(text: str) -> Part:
+def parse_partition(text: str) -> Partition:
     """The part meant by `2/4`. Raises UsageError."""
     match = _PART.fullmatch(text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"{text!r} is no part", "write 1/4 for the first of four")
-    return Part(int(match[1]), int(match[2]))
+    return Partition(int(match[1]), int(match[2]))
 
 
-def share(sizes: Sequence[int], part: Part) -> tuple[int, ...]:
+def assign_shards(sizes: Sequence[int], part: Partition) -> tuple[int, ...]:
     """The numbers of the shards that a part makes, in order; `sizes` are every shard's bytes.
 
     The largest shard left goes to the part that has the fewest bytes, the first one of equals. So

@@ -13,11 +13,18 @@ from typing import Any
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import Limits, Memory, fit_memory
-from streamconv.planning.shards import Frame, Part, Safetensors, Segment, Shard, ShardFormat
+from streamconv.planning.shards import (
+    FramingBytes,
+    Safetensors,
+    Shard,
+    ShardFormat,
+    ShardPart,
+    StepBytes,
+)
 from streamconv.planning.steps import Step, make_steps
 from streamconv.planning.target import Target
 
@@ -32,7 +39,7 @@ class Piece:
     shard: int
     offset: int
     nbytes: int
-    parts: tuple[Part, ...]
+    parts: tuple[ShardPart, ...]
     """What it consists of, in order."""
 
 
@@ -42,7 +49,7 @@ class Plan:
 
     checkpoint: Checkpoint
     """As it is stored."""
-    source: Recognised
+    source: Detected
     """What it is with all casts done."""
     target: Target
     format: ShardFormat
@@ -60,13 +67,13 @@ class Plan:
     @cached_property
     def copied(self) -> tuple[OtherFile, ...]:
         """The other files that travel along."""
-        return tuple(other for other in self.others if not other.left_behind)
+        return tuple(other for other in self.others if not other.skip_reason)
 
     @cached_property
     def others(self) -> tuple[OtherFile, ...]:
         """The source's other files, with why those that do not travel along stay."""
         why = self.format.leaves_behind
-        return tuple(replace(o, left_behind=o.left_behind or why) for o in self.checkpoint.others)
+        return tuple(replace(o, skip_reason=o.skip_reason or why) for o in self.checkpoint.others)
 
     @cached_property
     def write_bytes(self) -> int:
@@ -121,14 +128,14 @@ class Plan:
         for number in range(len(self.shards)) if shards is None else shards:
             yield from _pieces(number, self.format.parts(self.shards[number]))
 
-    def frame(self, piece: Piece, frame: Frame) -> bytes:
+    def framing_bytes(self, piece: Piece, frame: FramingBytes) -> bytes:
         """The bytes of a frame of a piece."""
-        return self.format.frame(self.shards[piece.shard], frame.number)
+        return self.format.framing_bytes(self.shards[piece.shard], frame.number)
 
 
 def make_plan(
     checkpoint: Checkpoint,
-    source: Recognised,
+    source: Detected,
     target: Target,
     *,
     max_shard_bytes: int,
@@ -143,14 +150,14 @@ def make_plan(
     `layers` keeps only these layers and what belongs to no layer. Raises PlanRefused where the
     checkpoint has no experts, two tensors would get one name, or memory does not suffice.
     """
-    if not source.stacks and not source.untold:
+    if not source.stacks and not source.undescribed:
         raise PlanRefused(
             f"{checkpoint.location} holds no expert stack, so there is nothing to convert",
             "`streamconv inspect` shows what is in there",
         )
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
-    casts = max(buffer_bytes(step.inputs, step.at_once) for step in steps)
+    casts = max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.buffer_bytes)
     record = Record(target.names.name, target.form, target.rows, partial)
@@ -166,7 +173,9 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, widest.buffer_bytes, widest.name, casts, checkpoint.scratch),
+        memory=fit_memory(
+            limits, widest.buffer_bytes, widest.name, casts, checkpoint.read_scratch_bytes
+        ),
         casting=casting,
     )
 
@@ -175,7 +184,7 @@ def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
     """Refuse other files that would lie where a shard has to be."""
     names = {shard.name for shard in shards}
     for other in checkpoint.others:
-        if other.name.partition("/")[0] in names and not other.left_behind:
+        if other.name.partition("/")[0] in names and not other.skip_reason:
             raise PlanRefused(
                 f"{quoted(other.name)} of {checkpoint.location} lies where an output shard of that "
                 "name has to be",
@@ -183,7 +192,7 @@ def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
             )
 
 
-def _partial(source: Recognised, layers: range | None) -> str | None:
+def _partial(source: Detected, layers: range | None) -> str | None:
     """The wanted layers as text; a range without an end ends after the last layer there is."""
     if layers is None:
         return None
@@ -192,13 +201,13 @@ def _partial(source: Recognised, layers: range | None) -> str | None:
     return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
 
 
-def _pieces(number: int, parts: Iterator[Part]) -> Iterator[Piece]:
+def _pieces(number: int, parts: Iterator[ShardPart]) -> Iterator[Piece]:
     """A shard's parts grouped into pieces; the tensors of one expert stay together."""
-    held: list[Part] = []
+    held: list[ShardPart] = []
     begin = position = 0
     owner: tuple[str, Any] = ("", None)
     for part in parts:
-        next_owner = (part.step.module, part.step.expert) if isinstance(part, Segment) else owner
+        next_owner = (part.step.module, part.step.expert) if isinstance(part, StepBytes) else owner
         together = next_owner == owner and owner[1] is not None
         if position - begin >= PIECE_BYTES and not together:
             yield Piece(number, begin, position - begin, tuple(held))

@@ -70,7 +70,7 @@ def copy_of(nbytes: int) -> Rearrangement:
     return Rearrangement(1, 1, False, 0, 0, nbytes, 0, (nbytes,), (1,), 1)
 
 
-def rearrange(
+def plan_rearrangement(
     source: Template,
     target: Template,
     sizes: Mapping[str, int],

@@ -20,12 +20,12 @@ INDEX = f"model{INDEX_SUFFIX}"
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
 """Where a shard's data begins, in bytes: on a page, so that it can be read past the page cache."""
-SEGMENT_BYTES = 8 * 2**20
+COPY_BYTES = 8 * 2**20
 """A copy is cut into segments of this size; what is rearranged comes in whole units."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class FramingBytes:
     """Bytes of the file format itself, such as a header."""
 
     number: int
@@ -34,7 +34,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class StepBytes:
     """Bytes `begin` to `end` of one unit of a section of a step."""
 
     step: Step
@@ -58,7 +58,7 @@ class Segment:
         return self.step.inputs_of(self.section)
 
 
-Part = Frame | Segment
+ShardPart = FramingBytes | StepBytes
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class ShardFormat(Protocol):
     def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
         """Steps laid out in files of at most `max_shard_bytes` of data, each at its offset."""
 
-    def parts(self, shard: Shard) -> Iterator[Part]:
+    def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """What the file consists of, without gaps, in order."""
 
-    def frame(self, shard: Shard, number: int) -> bytes:
+    def framing_bytes(self, shard: Shard, number: int) -> bytes:
         """The bytes of one of the shard's frames."""
 
     def closing_files(
@@ -135,12 +135,12 @@ class Safetensors:
             data_bytes = sum(step.nbytes for step in placed)
             yield Shard(file, placed, len(self._header(placed)) + data_bytes, data_bytes)
 
-    def parts(self, shard: Shard) -> Iterator[Part]:
-        yield Frame(0, shard.nbytes - shard.data_bytes)
+    def parts(self, shard: Shard) -> Iterator[ShardPart]:
+        yield FramingBytes(0, shard.nbytes - shard.data_bytes)
         for step in shard.steps:
             yield from segments(step)
 
-    def frame(self, shard: Shard, number: int) -> bytes:
+    def framing_bytes(self, shard: Shard, number: int) -> bytes:
         return self._header(shard.steps)
 
     def closing_files(
@@ -180,17 +180,17 @@ def at_offsets(steps: Iterable[Step]) -> Iterator[Step]:
         offset += step.nbytes
 
 
-def segments(step: Step) -> Iterator[Segment]:
+def segments(step: Step) -> Iterator[StepBytes]:
     """A step's whole units, but for copies, which are cut wherever a piece may be full."""
     for section, how in enumerate(step.sections):
         for unit in range(how.units):
             yield from unit_segments(step, unit, section)
 
 
-def unit_segments(step: Step, unit: int, section: int = 0) -> Iterator[Segment]:
+def unit_segments(step: Step, unit: int, section: int = 0) -> Iterator[StepBytes]:
     """One unit of a section of a step: whole, or a copy cut into segments."""
     how = step.sections[section]
     size = how.unit_bytes
-    cut = SEGMENT_BYTES if how.is_copy else max(size, 1)
+    cut = COPY_BYTES if how.is_copy else max(size, 1)
     for begin in range(0, size, cut):
-        yield Segment(step, section, unit, begin, min(begin + cut, size))
+        yield StepBytes(step, section, unit, begin, min(begin + cut, size))

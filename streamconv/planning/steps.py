@@ -5,14 +5,14 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from streamconv.catalog.layouts import Row
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.types import TensorInfo, layer_of
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import Rearrangement, copy_of, rearrange
+from streamconv.planning.rearrangement import Rearrangement, copy_of, plan_rearrangement
 from streamconv.planning.target import Target
 
 
@@ -50,7 +50,7 @@ class Step:
         return max(how.buffer_bytes for how in self.sections)
 
     @property
-    def at_once(self) -> int:
+    def concurrent_inputs(self) -> int:
         """Inputs that are read at once."""
         return max(how.inputs for how in self.sections)
 
@@ -60,27 +60,27 @@ class Step:
         return self.inputs[first : first + self.sections[section].takes]
 
 
-def make_steps(source: Recognised, target: Target, layers: range | None) -> list[Step]:
+def make_steps(source: Detected, target: Target, layers: range | None) -> list[Step]:
     """A step for every tensor of the output, at no offset yet.
 
     `layers` keeps only these layers and what belongs to no layer of an expert stack. Raises
     PlanRefused where there is nothing in them, or elements of less than a byte would be moved.
     """
-    wanted = Wanted(source.stacks, layers)
+    wanted = LayerFilter(source.stacks, layers)
     if layers and wanted.nothing(source.hub_names):
         raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
     return list(_steps(source, target, wanted))
 
 
-def _steps(source: Recognised, target: Target, wanted: "Wanted") -> Iterator[Step]:
+def _steps(source: Detected, target: Target, wanted: "LayerFilter") -> Iterator[Step]:
     moved: set[str] = set()
     for stack in (*source.stacks, *source.groups):
-        row = target.row_of(stack)
+        row = target.layout_for(stack)
         if row == stack.row:
             continue
         for module in stack.modules:
             moved.update(info.name for infos in module.tensors.values() for info in infos)
-        relaid = _Relaid(stack, row)
+        relaid = _StackSteps(stack, row)
         for module in filter(wanted.prefix, stack.modules):
             for step in relaid.steps(module):
                 yield replace(step, name=target.names.apply(step.name))
@@ -95,7 +95,7 @@ def _copied(nbytes: int) -> tuple[Rearrangement, ...]:
     return (copy_of(nbytes),)
 
 
-class Wanted:
+class LayerFilter:
     """Whether a tensor belongs to the wanted layers, or to no layer of an expert stack."""
 
     def __init__(self, stacks: Iterable[Stack], layers: range | None) -> None:
@@ -124,10 +124,10 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _OutputTensor:
     """An output tensor of every module of a stack."""
 
-    below: str
+    suffix: str
     """Its name below the module's prefix."""
     shape: tuple[int, ...]
     sections: tuple[Rearrangement, ...]
@@ -135,30 +135,30 @@ class _Made:
     """Its inputs: a weight, and the number of a tensor of it."""
     expert: int | None
 
-    def and_then(self, other: "_Made") -> "_Made":
+    def concat(self, other: "_OutputTensor") -> "_OutputTensor":
         """Both in one tensor, one behind the other."""
         shape = (self.shape[0] + other.shape[0], *self.shape[1:])
         sections, chosen = self.sections + other.sections, self.chosen + other.chosen
         return replace(self, shape=shape, sections=sections, chosen=chosen)
 
 
-class _Relaid:
+class _StackSteps:
     """One stack on its way from its layout to another: the same for each of its modules."""
 
-    def __init__(self, stack: Stack, row: Row) -> None:
+    def __init__(self, stack: Stack, row: NamedLayout) -> None:
         self._stack = stack
         self._row = row
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, _OutputTensor] = {}
         for weight, infos in stack.first.items():
             for made in self._weight(weight, infos):
-                first = self._made.get(made.below)
-                self._made[made.below] = first.and_then(made) if first else made
+                first = self._made.get(made.suffix)
+                self._made[made.suffix] = first.concat(made) if first else made
 
     def steps(self, module: Module) -> Iterator[Step]:
         for made in self._made.values():
             inputs = tuple(module.tensors[weight][k] for weight, k in made.chosen)
             yield Step(
-                module.prefix + made.below,
+                module.prefix + made.suffix,
                 inputs[0].dtype,
                 made.shape,
                 0,
@@ -168,7 +168,7 @@ class _Relaid:
                 made.expert,
             )
 
-    def _weight(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[_Made]:
+    def _weight(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[_OutputTensor]:
         """Each output tensor of a weight, or what it has of one."""
         sizes = self._stack.sizes
         layout = self._stack.row.layout
@@ -181,7 +181,7 @@ class _Relaid:
             name = self._row.name(target, position)
             try:
                 bits = DTYPE_BITS[infos[0].dtype]
-                how = rearrange(source, target, sizes, fixed, bits, before)
+                how = plan_rearrangement(source, target, sizes, fixed, bits, before)
             except UsageError as error:
                 raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
             chosen = tuple(
@@ -191,4 +191,4 @@ class _Relaid:
                 )
                 if all(fixed.get(a, k) == k for a, k in zip(source.name_axes, at, strict=True))
             )
-            yield _Made(name, shape, (how,), chosen, fixed.get(EXPERT))
+            yield _OutputTensor(name, shape, (how,), chosen, fixed.get(EXPERT))

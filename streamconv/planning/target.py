@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Form
-from streamconv.catalog.layouts import Row, find_layout
+from streamconv.catalog.layouts import NamedLayout, find_layout
 from streamconv.catalog.templates import EXPERT, solve_sizes
-from streamconv.detection.detect import Recognised, form_of
+from streamconv.detection.detect import Detected, form_of
 from streamconv.detection.stacks import Stack, same_tensors
 from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import rearrange
+from streamconv.planning.rearrangement import plan_rearrangement
 
 PER_EXPERT = "per-expert"
 AXES = {"i": "the intermediate size", "h": "the hidden size"}
@@ -33,21 +33,21 @@ class Target:
     why: str
     """Why this one, for the person who reads the plan."""
     names: Form
-    rows: Mapping[str, Row]
+    rows: Mapping[str, NamedLayout]
     """Pattern of each stack, in hub names, to the layout and naming it gets."""
     form: str | None
     """The form that the whole result has, or None."""
     kept: Mapping[str, str]
     """Pattern of each stack that stays as it is because it cannot become that, to the reason."""
-    groups: Mapping[Row, Row] = field(default_factory=dict)
+    groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """How the source stores each group, and how the target does."""
 
-    def row_of(self, stack: Stack) -> Row:
+    def layout_for(self, stack: Stack) -> NamedLayout:
         """The row that a stack or a group of the source gets."""
         return self.groups.get(stack.row) or self.rows[stack.pattern]
 
 
-def merge_target(source: Recognised) -> tuple[str, str]:
+def merge_target(source: Detected) -> tuple[str, str]:
     """The form or layout that merging makes of `source`, and why."""
     family = source.family
     if family is None:
@@ -56,9 +56,7 @@ def merge_target(source: Recognised) -> tuple[str, str]:
     return family.merge, f"what merging makes of {quoted(source.model_type)}"
 
 
-def resolve_target(
-    source: Recognised, asked: str, why: str, *, pass_through: bool = False
-) -> Target:
+def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool = False) -> Target:
     """The target called `asked`, in terms of the stacks of `source`.
 
     Raises UsageError where no form or layout has that name, PlanRefused where the family does
@@ -77,22 +75,22 @@ def resolve_target(
             rows[stack.pattern] = stack.row
             kept[stack.pattern] = refusal.message
     groups = {
-        row: names.row_of(group)
+        row: names.layout_for(group)
         for group in groups_of(source.family.forms if source.family else {})
-        for row in (group.plain, group.here)
+        for row in (group.hub_layout, group.form_layout)
     }
     return Target(asked, why, names, rows, form_of(source.family, names, rows), kept, groups)
 
 
-def _layout_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]:
+def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
     layout = find_layout(asked)
     names = source.names
     if asked == PER_EXPERT:
         names = source.family.forms[HUB_NAMES.name] if source.family else HUB_NAMES
-    return names, {stack.pattern: Row(layout, stack.row.naming) for stack in source.stacks}
+    return names, {stack.pattern: NamedLayout(layout, stack.row.naming) for stack in source.stacks}
 
 
-def _form_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]:
+def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
     family = source.family
     if family is None or asked not in family.forms:
         known = f"only {', '.join(family.forms)}" if family else "no forms"
@@ -104,11 +102,12 @@ def _form_rows(source: Recognised, asked: str) -> tuple[Form, Mapping[str, Row]]
         )
     form = family.forms[asked]
     return form, {
-        stack.pattern: family.row_of(stack.pattern, form) or stack.row for stack in source.stacks
+        stack.pattern: family.layout_for(stack.pattern, form) or stack.row
+        for stack in source.stacks
     }
 
 
-def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -> None:
+def _check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | None) -> None:
     """Refuse a row that a stack cannot have; `names` are those that a bare layout would get."""
     if row == stack.row:
         return
@@ -127,7 +126,7 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
                 _check_blocks(source, stack, where, infos[0].name, axis, count)
         fixed = dict.fromkeys(new.name_axes, 0)
         try:
-            rearrange(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
+            plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
         except UsageError as error:
             raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
     if stack.pattern not in source.counted and not _tells_count(stack, row):
@@ -141,7 +140,7 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
     if (
         names
         and meant not in (None, row.layout)
-        and same_tensors(Row(meant, row.naming), row, stack)
+        and same_tensors(NamedLayout(meant, row.naming), row, stack)
     ):
         raise PlanRefused(
             f"{where} as {row.layout.name} has the names and shapes that are {meant.name} in the "
@@ -150,7 +149,7 @@ def _check_row(source: Recognised, stack: Stack, row: Row, names: Form | None) -
         )
 
 
-def _tells_count(stack: Stack, row: Row) -> bool:
+def _tells_count(stack: Stack, row: NamedLayout) -> bool:
     """Whether names and shapes under a row settle the size of every axis again."""
     templates = [row.layout.templates[weight] for weight in stack.first]
     shapes = [((template,), template.shape(stack.sizes)) for template in templates]
@@ -160,7 +159,7 @@ def _tells_count(stack: Stack, row: Row) -> bool:
 
 
 def _check_blocks(
-    source: Recognised, stack: Stack, where: str, name: str, axis: str, count: str
+    source: Detected, stack: Stack, where: str, name: str, axis: str, count: str
 ) -> None:
     """Refuse to put experts or projections side by side where blocks of scales do not end there."""
     sizes = stack.sizes

@@ -4,9 +4,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from streamconv.catalog.listing import family_rows, layout_rows
-from streamconv.checkpoint.casting import cast_rows, spared_rows
-from streamconv.checkpoint.types import Checkpoint, OtherFile, Template
-from streamconv.detection.detect import Recognised
+from streamconv.checkpoint.casting import cast_rows, protected_rows
+from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint
+from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from streamconv.execution.pipeline import Result
     from streamconv.verification.transformers_load import Loading
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Grows when a field changes its meaning or goes; new fields come without notice."""
 
 
-def inspection_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
+def inspection_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
     """What `inspect --json` prints."""
     return {"schema": SCHEMA_VERSION, "kind": "inspection", **_source_fields(checkpoint, found)}
 
@@ -75,7 +75,7 @@ def result_fields(result: "Result") -> dict[str, Any]:
     return {
         "schema": SCHEMA_VERSION,
         "kind": "result",
-        "place": str(result.place),
+        "path": str(result.path),
         "target": _target_fields(plan),
         "shards": _shard_fields(plan),
         "tensors": sum(len(shard.steps) for shard in plan.shards),
@@ -92,17 +92,17 @@ def verification_fields(verification: Verification) -> dict[str, Any]:
     return {
         "schema": SCHEMA_VERSION,
         "kind": "verification",
-        "place": verification.place,
+        "path": verification.path,
         "source": verification.source,
         "ok": verification.ok,
         "checked_bytes": verification.checked_bytes,
-        "found": verification.found,
+        "difference_count": verification.difference_count,
         "differences": [
             {
-                "what": difference.what,
+                "subject": difference.subject,
                 "expert": difference.expert,
                 "projection": difference.projection or None,
-                "fact": difference.fact,
+                "detail": difference.detail,
             }
             for difference in verification.differences
         ],
@@ -163,7 +163,7 @@ def _shard_fields(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _source_fields(checkpoint: Checkpoint, found: Recognised) -> dict[str, Any]:
+def _source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
     stacked = {
         stored.name
         for stack in found.stacks
@@ -230,7 +230,7 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
             f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
         },
         "casts": cast_rows(plan.inputs),
-        "spared": spared_rows(plan.inputs, plan.casting),
+        "not_cast": protected_rows(plan.inputs, plan.casting),
         "notes": list(notes_of(plan)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),
@@ -241,11 +241,11 @@ def _target_fields(plan: Plan) -> dict[str, Any]:
             if target.rows[stack.pattern] == stack.row
         ],
         "passed_through": passed_through(plan),
-        "left_behind": [_file_fields(o) for o in plan.others if o.left_behind],
+        "left_behind": [_file_fields(o) for o in plan.others if o.skip_reason],
     }
 
 
-def _template_fields(template: Template | None) -> dict[str, Any] | None:
+def _template_fields(template: ReferenceCheckpoint | None) -> dict[str, Any] | None:
     if template is None:
         return None
     return {
@@ -257,4 +257,4 @@ def _template_fields(template: Template | None) -> dict[str, Any] | None:
 
 
 def _file_fields(other: OtherFile) -> dict[str, Any]:
-    return {"name": other.name, "bytes": other.size, "left_behind": other.left_behind or None}
+    return {"name": other.name, "bytes": other.size, "left_behind": other.skip_reason or None}

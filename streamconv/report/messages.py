@@ -26,7 +26,7 @@ def result_line(result: "Result") -> str:
     shards = counted(len(result.plan.shards), "shard")
     verified = ", verified bit for bit" if result.verification else ""
     return (
-        f"{result.place}: {show_size(result.plan.write_bytes)} in {shards}, "
+        f"{result.path}: {show_size(result.plan.write_bytes)} in {shards}, "
         f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
         f"peak memory {show_size(result.peak_memory)}{verified}"
     )
@@ -36,16 +36,16 @@ def part_line(result: "Result") -> str:
     """What one part of a conversion has done, in a line."""
     number, of = result.part.number, result.part.of
     return (
-        f"{result.place}: part {number} of {of} is done, {show_duration(result.seconds)}; when all "
-        f"are, `streamconv finish {result.place}` puts them together"
+        f"{result.path}: part {number} of {of} is done, {show_duration(result.seconds)}; when all "
+        f"are, `streamconv finish {result.path}` puts them together"
     )
 
 
 def verification_lines(verification: Verification) -> Iterator[str]:
     """What was found, for people; the first differences only."""
     for difference in verification.differences[:MANY_DIFFERENCES]:
-        yield f"{quoted(difference.where)} {quoted(difference.fact, 400)}"
-    more = verification.found - MANY_DIFFERENCES
+        yield f"{quoted(difference.where)} {quoted(difference.detail, 400)}"
+    more = verification.difference_count - MANY_DIFFERENCES
     if more > 0:
         yield f"... {more:,} more (--json has up to {KEPT_DIFFERENCES:,})"
     for name, digest in verification.sha256.items():
@@ -58,7 +58,7 @@ def verification_lines(verification: Verification) -> Iterator[str]:
         is_what = is_what if verification.source or verification.checked_bytes else "sound"
         rate = verification.checked_bytes / max(verification.seconds, 1e-9)
         yield (
-            f"{quoted(verification.place)}: {is_what}; {show_size(verification.checked_bytes)} "
+            f"{quoted(verification.path)}: {is_what}; {show_size(verification.checked_bytes)} "
             f"checked, {show_duration(verification.seconds)} ({show_size(rate)}/s), "
             f"peak memory {show_size(verification.peak_memory)}"
         )

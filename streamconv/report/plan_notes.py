@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from streamconv.checkpoint.casting import notes
-from streamconv.checkpoint.types import kinds
+from streamconv.checkpoint.types import summarize_names
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import Target
 
@@ -20,14 +20,16 @@ def notes_of(plan: Plan) -> Iterator[str]:
     if template and template.unknown:
         yield (
             f"the template does not have {len(template.unknown):,} of the tensors, "
-            f"which are converted all the same: {kinds(template.unknown)}"
+            f"which are converted all the same: {summarize_names(template.unknown)}"
         )
 
 
 def passed_through(plan: Plan) -> dict[str, str]:
     """The stacks that stay as they are because they cannot be converted, each with the reason."""
-    untold = dict.fromkeys(plan.source.untold, "no layout describes them")
-    return {f"{pattern}experts": why for pattern, why in {**plan.target.kept, **untold}.items()}
+    undescribed = dict.fromkeys(plan.source.undescribed, "no layout describes them")
+    return {
+        f"{pattern}experts": why for pattern, why in {**plan.target.kept, **undescribed}.items()
+    }
 
 
 def renames(plan: Plan) -> list[str]:
@@ -35,8 +37,8 @@ def renames(plan: Plan) -> list[str]:
     source, target = plan.source.names, plan.target.names
     if source.renames == target.renames:
         return []
-    undone = [f"{rename.here} -> {rename.plain}" for rename in source.renames]
-    return undone + [f"{rename.plain} -> {rename.here}" for rename in target.renames]
+    undone = [f"{rename.form_name} -> {rename.hub_name}" for rename in source.renames]
+    return undone + [f"{rename.hub_name} -> {rename.form_name}" for rename in target.renames]
 
 
 def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
@@ -50,7 +52,7 @@ def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
 def regrouped(plan: Plan) -> Iterator[str]:
     """The tensors beside the experts that are joined, split or turned: from what to what."""
     for stack in plan.source.groups:
-        row = plan.target.row_of(stack)
+        row = plan.target.layout_for(stack)
         if row != stack.row:
             for weight, template in stack.row.layout.templates.items():
                 yield f"{stack.pattern}{template} -> {row.layout.templates[weight]}"

@@ -17,9 +17,9 @@ from rich.progress import (
 
 from streamconv.execution.executor import Event, PieceWritten, Planned, Prepared
 from streamconv.planning.plan import Plan
-from streamconv.planning.shards import Segment
+from streamconv.planning.shards import StepBytes
 from streamconv.units import show_duration, show_size
-from streamconv.verification.result import Checked, Checking
+from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 LINE_SECONDS = 30.0
 """How often a line is written where there is no terminal."""
@@ -28,7 +28,7 @@ LINE_SECONDS = 30.0
 class Listener(Protocol):
     """Hears events; used as a context so that a terminal is left as it was found."""
 
-    def __call__(self, event: Event | Checking | Checked) -> None: ...
+    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None: ...
 
     def say(self, text: str) -> None:
         """Print a line that stays, above what moves."""
@@ -60,7 +60,7 @@ class Bar:
         self._plan: Plan | None = None
         self._task = self._progress.add_task("planning", total=None)
 
-    def __call__(self, event: Event | Checking | Checked) -> None:
+    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         if isinstance(event, Planned):
             self._plan = event.plan
             total = sum(shard.nbytes for shard in event.plan.shards)
@@ -73,9 +73,9 @@ class Bar:
                 advance=event.piece.nbytes,
                 description=_layer(self._plan, event) or "writing",
             )
-        elif isinstance(event, Checking):
+        elif isinstance(event, VerifyStarted):
             self._progress.reset(self._task, total=event.total, description="verifying")
-        elif isinstance(event, Checked):
+        elif isinstance(event, VerifyProgress):
             self._progress.update(self._task, advance=event.nbytes)
         else:
             self._progress.update(self._task, description="done")
@@ -109,7 +109,7 @@ class Lines:
         self._total = self._done = 0
         self._begin = self._said = time.monotonic()
 
-    def __call__(self, event: Event | Checking | Checked) -> None:
+    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         if isinstance(event, Planned):
             self._plan = event.plan
             self._total = sum(shard.nbytes for shard in event.plan.shards)
@@ -117,10 +117,10 @@ class Lines:
             self._total = event.left_bytes
         elif isinstance(event, PieceWritten):
             self._advance(event.piece.nbytes, _layer(self._plan, event))
-        elif isinstance(event, Checking):
+        elif isinstance(event, VerifyStarted):
             self._total, self._done = event.total, 0
             self._begin = time.monotonic()
-        elif isinstance(event, Checked):
+        elif isinstance(event, VerifyProgress):
             self._advance(event.nbytes, "verifying")
 
     def _advance(self, nbytes: int, where: str) -> None:
@@ -156,7 +156,7 @@ class Lines:
 class Silence(Lines):
     """Nothing but what is said."""
 
-    def __call__(self, event: Event | Checking | Checked) -> None:
+    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         return None
 
 
@@ -166,6 +166,6 @@ def _print(console: Console, text: str) -> None:
 
 def _layer(plan: Plan | None, event: PieceWritten) -> str:
     """The layer that a piece ends in, as text."""
-    steps = [part.step for part in event.piece.parts if isinstance(part, Segment)]
+    steps = [part.step for part in event.piece.parts if isinstance(part, StepBytes)]
     layer = plan.layer(steps[-1]) if plan and steps else None
     return f"{layer[0]}{layer[1]}" if layer else ""

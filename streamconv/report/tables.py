@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streamconv.catalog.families import FORMS
-from streamconv.checkpoint.casting import cast_rows, spared_rows
+from streamconv.checkpoint.casting import cast_rows, protected_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
@@ -32,7 +32,7 @@ MANY_SHARDS = 12
 """With more shards than this, a plan shows the first and the last few unless asked for all."""
 
 
-def inspection_table(checkpoint: Checkpoint, found: Recognised) -> RenderableType:
+def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     """What is in a checkpoint."""
     fields = inspection_fields(checkpoint, found)
     facts = facts_table()
@@ -93,8 +93,8 @@ def plan_table(
         facts.add_row("passed through", f"{quoted(stack)}: {reason}")
     facts.add_row("other files", _files(plan.others))
     for other in plan.others:
-        if other.left_behind:
-            facts.add_row("left behind", f"{quoted(other.name)}: {other.left_behind}")
+        if other.skip_reason:
+            facts.add_row("left behind", f"{quoted(other.name)}: {other.skip_reason}")
     stacks, layers = _stacks(plan.source, plan), _layers(plan, verbose)
     return Group(facts, Text(), stacks, Text(), layers, Text(), _shards(plan, verbose))
 
@@ -135,7 +135,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _stacks(found: Recognised, plan: Plan | None = None) -> Table:
+def _stacks(found: Detected, plan: Plan | None = None) -> Table:
     """The stacks of a source: with their shapes, or with what a plan makes of them."""
     table = _table("expert stacks", "stack", "layers x experts", "hidden x inter", "dtype")
     table.add_column("layout", no_wrap=True)
@@ -206,10 +206,12 @@ def _casts(plan: Plan) -> Iterator[str]:
         counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
     for what, count in counts.items():
         yield f"{counted(count, 'tensor')}, {what}"
-    spared = spared_rows(plan.inputs, plan.casting)
-    if spared:
-        kinds = ", ".join(counted(count, kind) for kind, count in sorted(spared.items()))
-        yield f"not cast: {kinds}"
+    protected = protected_rows(plan.inputs, plan.casting)
+    if protected:
+        summarize_names = ", ".join(
+            counted(count, kind) for kind, count in sorted(protected.items())
+        )
+        yield f"not cast: {summarize_names}"
 
 
 def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:
@@ -218,15 +220,15 @@ def _inputs(steps: Iterable[Step]) -> Iterator[TensorInfo]:
 
 
 def _files(others: Iterable[OtherFile]) -> str:
-    copied = [other for other in others if not other.left_behind]
+    copied = [other for other in others if not other.skip_reason]
     return f"{counted(len(copied), 'file')} copied, {show_size(sum(o.size for o in copied))}"
 
 
-def _family(found: Recognised) -> str:
+def _family(found: Detected) -> str:
     return f" (family {found.family.name})" if found.family else " (no family of the table)"
 
 
-def _form(found: Recognised) -> str:
+def _form(found: Detected) -> str:
     return f"{quoted(found.model_type or 'no model type')}, form {found.form or 'unknown'}"
 
 

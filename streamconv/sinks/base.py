@@ -19,7 +19,7 @@ class Sink(Protocol):
         IOFailed.
         """
 
-    def note(self, piece: Piece, digest: str) -> None:
+    def record_digest(self, piece: Piece, digest: str) -> None:
         """The digest of a piece; told before the last of its bytes is written."""
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
@@ -28,7 +28,7 @@ class Sink(Protocol):
         The shard is finished then: durable, and known to be. Raises NoSpace or IOFailed.
         """
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let go of the place with what is finished in it: another part of the run commits it."""
 
     def complete(self, source: Source) -> Path:

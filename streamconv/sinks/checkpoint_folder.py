@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.planning.manifest import closing_files
-from streamconv.planning.partition import Part
+from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.file_copy import copy_other, make_folders, sha256_of
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import Journals
-from streamconv.sinks.os_errors import explained
+from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.preflight import PARTIAL_SUFFIX, check_location, check_room
-from streamconv.sinks.replace import Standing
-from streamconv.sinks.resume import Earlier
+from streamconv.sinks.replace import TargetReplacement
+from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.shard_files import Shards
 from streamconv.sources.base import Source
@@ -30,7 +30,7 @@ from streamconv.system.resources import cores
 
 
 class CheckpointFolder:
-    """The folder at `place`.
+    """The folder at `target`.
 
     `overwrite` replaces one that is not empty, `resume` goes on where an earlier run stopped.
     `modes` are the permissions of its folders and files, where the umask's are not wanted;
@@ -39,28 +39,28 @@ class CheckpointFolder:
 
     def __init__(
         self,
-        place: str | Path,
+        target: str | Path,
         *,
         overwrite: bool = False,
         resume: bool = False,
         modes: tuple[int, int] | None = None,
         sha256: bool = False,
-        part: Part | None = None,
+        part: Partition | None = None,
         files: Files | None = None,
     ) -> None:
-        self.place = Path(os.path.abspath(place))
-        self.partial = self.place.with_name(self.place.name + PARTIAL_SUFFIX)
-        self.remains = ""
+        self.target = Path(os.path.abspath(target))
+        self.partial = self.target.with_name(self.target.name + PARTIAL_SUFFIX)
+        self.leftover_note = ""
         """After `abort`: what is finished, and how to go on; empty where nothing is left."""
         self._resume = resume
         self._modes = modes
         self._sha256 = sha256
-        self._part = part or Part()
+        self._part = part or Partition()
         self._files = files or system_files()
-        self._standing = Standing(self.place, overwrite, self._files)
-        self._lock = Lock(self.place, self._part, self._files)
-        self._journals = Journals(self.place, self.partial, self._part.number, self._files)
-        self._earlier = Earlier(
+        self._standing = TargetReplacement(self.target, overwrite, self._files)
+        self._lock = Lock(self.target, self._part, self._files)
+        self._journals = Journals(self.target, self.partial, self._part.number, self._files)
+        self._earlier = ResumeState(
             self.partial,
             self._journals,
             self._part,
@@ -80,13 +80,13 @@ class CheckpointFolder:
 
         Returns the shards that are finished already. Raises OutputExists, NoSpace or IOFailed.
         """
-        with explained(self.place):
-            check_location(self.place, source, self._files)
+        with map_os_errors(self.target):
+            check_location(self.target, source, self._files)
             self._lock.check()
             self._standing.check(self._result_stands())
             finished = self._earlier.finished(plan)
             left = _bytes_left(plan, finished)
-            check_room(plan, left, self.place.parent, self._earlier.reclaimed(finished))
+            check_room(plan, left, self.target.parent, self._earlier.reclaimed(finished))
         return finished
 
     def _result_stands(self) -> bool:
@@ -96,13 +96,13 @@ class CheckpointFolder:
     def prepare(self, plan: Plan) -> Mapping[int, Finished]:
         self._plan = plan
         try:
-            with explained(self.place):
-                check_location(self.place, plan.checkpoint.location, self._files)
+            with map_os_errors(self.target):
+                check_location(self.target, plan.checkpoint.location, self._files)
                 self._standing.make_parents()
                 self._lock.take()
-                self._standing.put_right(self._result_stands())
+                self._standing.recover(self._result_stands())
             self._finished = dict(self.check(plan, plan.checkpoint.location))
-            with explained(self.partial, self._bytes_left):
+            with map_os_errors(self.partial, self._bytes_left):
                 if self._files.exists(self.partial) and not self._resume:
                     self._files.remove_tree(self.partial)
                 self._building = True
@@ -131,12 +131,12 @@ class CheckpointFolder:
 
     # the shards
 
-    def note(self, piece: Piece, digest: str) -> None:
-        self._started().note(piece, digest)
+    def record_digest(self, piece: Piece, digest: str) -> None:
+        self._started().record_digest(piece, digest)
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
         shards = self._started()
-        with explained(self.partial / shards.name(shard), self._bytes_left):
+        with map_os_errors(self.partial / shards.name(shard), self._bytes_left):
             return shards.write(shard, offset, data)
 
     def _started(self) -> Shards:
@@ -149,16 +149,16 @@ class CheckpointFolder:
 
     # the end
 
-    def remember(self, command: bytes) -> None:
+    def save_request(self, command: bytes) -> None:
         """Keep what this conversion was asked for, until it is committed, for who closes it."""
-        with explained(self.partial):
-            self._journals.remember(command)
+        with map_os_errors(self.partial):
+            self._journals.save_request(command)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         assert self._plan is not None, "prepare comes first"
         self._journals.close()
         self._lock.release()
-        self.remains = (
+        self.leftover_note = (
             f"{len(self._finished)} of {len(self._plan.shards)} shards are finished, in "
             f"{self.partial}"
         )
@@ -166,15 +166,15 @@ class CheckpointFolder:
     def complete(self, source: Source) -> Path:
         assert self._plan is not None, "prepare comes first"
         plan = self._plan
-        with explained(self.partial, self._bytes_left):
+        with map_os_errors(self.partial, self._bytes_left):
             rows = self._earlier.pieces(plan)
             self._clear(range(len(plan.shards)))
         files = {}
         for other in plan.copied:
-            with explained(self.partial / other.name, self._bytes_left):
+            with map_os_errors(self.partial / other.name, self._bytes_left):
                 files[other.name] = copy_other(self._files, self.partial, source, other)
         source.check_unchanged()
-        with explained(self.partial, self._bytes_left):
+        with map_os_errors(self.partial, self._bytes_left):
             written = [*(shard.name for shard in plan.shards), *files]
             jobs = min(plan.memory.jobs, cores())
             sha256 = sha256_of(self._files, self.partial, written, jobs) if self._sha256 else None
@@ -188,14 +188,14 @@ class CheckpointFolder:
         return self.partial
 
     def commit(self) -> None:
-        with explained(self.place):
+        with map_os_errors(self.target):
             try:
-                self._standing.replace_by(self.partial)
+                self._standing.commit(self.partial)
                 self._building = False
             except BaseException:
                 self._building = self._files.exists(self.partial)
                 raise
-            self.remains = f"the result stands complete at {self.place}"
+            self.leftover_note = f"the result stands complete at {self.target}"
             self._standing.clear()
             self._journals.remove()
         self._lock.release()
@@ -230,7 +230,7 @@ class CheckpointFolder:
     def _leave(self, plan: Plan, keep: bool) -> None:
         """Keep what is finished and say so; where that is nothing, remove the partial folder."""
         if keep and self._finished:
-            self.remains = (
+            self.leftover_note = (
                 f"{len(self._finished)} of {len(plan.shards)} shards are finished, in "
                 f"{self.partial}; the same command with --resume goes on"
             )

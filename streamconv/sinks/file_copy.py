@@ -9,9 +9,9 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import OtherFile
 from streamconv.sources.base import Source
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 from streamconv.system.file_ops import Files
-from streamconv.system.readahead import Ahead
+from streamconv.system.readahead import ReadAhead
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22
@@ -46,16 +46,16 @@ def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> 
 
 def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> dict[str, str]:
     """The SHA-256 of files in `folder`, by name, as they are read back, `jobs` of them at once."""
-    stop = Stop()
+    cancel = CancelToken()
 
     def digest_of(name: str) -> str:
         digest = hashlib.sha256()
         fd = files.open_read(folder / name)
         try:
             block = min(files.stat(fd).st_size + 1, HASH_BYTES)
-            with closing(Ahead(partial(files.read_into, fd), block, readers)) as ahead:
-                while data := ahead.some(block):
-                    stop.check()
+            with closing(ReadAhead(partial(files.read_into, fd), block, readers)) as ahead:
+                while data := ahead.read(block):
+                    cancel.check()
                     digest.update(data)
         finally:
             files.close(fd)
@@ -65,5 +65,5 @@ def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> di
         try:
             return dict(zip(names, pool.map(digest_of, names), strict=True))
         except BaseException:
-            stop.set()
+            cancel.set()
             raise

@@ -20,7 +20,7 @@ from streamconv.sinks.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.sinks.os_errors import explained
+from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.preflight import PARTIAL_SUFFIX
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
@@ -30,10 +30,10 @@ COMMAND = f"{JOURNAL_PREFIX}command.json"
 
 
 class Journals:
-    """The journals of the run that builds `place` in `folder`, one of which is its part's."""
+    """The journals of the run that builds `target` in `folder`, one of which is its part's."""
 
-    def __init__(self, place: Path, folder: Path, part: int, files: Files) -> None:
-        self._place = place
+    def __init__(self, target: Path, folder: Path, part: int, files: Files) -> None:
+        self._target = target
         self._folder = folder
         self._path = folder / f"{JOURNAL_PREFIX}{part}.jsonl"
         self._files = files
@@ -54,7 +54,7 @@ class Journals:
         except FileNotFoundError:
             return None
 
-    def remember(self, command: bytes) -> None:
+    def save_request(self, command: bytes) -> None:
         """Keep a command beside the journals: it goes when they go."""
         fresh = self._path.with_suffix(".command")
         self._files.unlink(fresh)
@@ -69,9 +69,9 @@ class Journals:
 
     def moved(self) -> list[Path]:
         """Those beside the place."""
-        names = self._files.names(self._place.parent)
-        prefix = f"{self._place.name}.{JOURNAL_PREFIX}"
-        return [self._place.with_name(name) for name in names if name.startswith(prefix)]
+        names = self._files.names(self._target.parent)
+        prefix = f"{self._target.name}.{JOURNAL_PREFIX}"
+        return [self._target.with_name(name) for name in names if name.startswith(prefix)]
 
     def begin(self, plan: Plan, finished: Mapping[int, Finished]) -> None:
         """Write this run's journal anew, with what is finished before it begins.
@@ -113,14 +113,14 @@ class Journals:
         """Move all of them to beside the place; nothing is added any more."""
         self.close()
         for path in self.paths():
-            self._files.rename(path, self._place.with_name(f"{self._place.name}.{path.name}"))
-        self._files.sync_folder(self._place.parent)
+            self._files.rename(path, self._target.with_name(f"{self._target.name}.{path.name}"))
+        self._files.sync_folder(self._target.parent)
         self._files.sync_folder(self._folder)
 
     def move_back(self) -> None:
         """Into the folder again, where it was not moved after all."""
         for path in self.moved():
-            name = path.name.removeprefix(f"{self._place.name}.")
+            name = path.name.removeprefix(f"{self._target.name}.")
             self._files.rename(path, self._folder / name)
 
     def remove(self) -> None:
@@ -129,19 +129,19 @@ class Journals:
             self._files.unlink(path)
 
 
-def remembered(place: Path) -> tuple[bytes, str]:
-    """What the parts of a run at work on `place` were asked for, and the file that says so.
+def load_request(target: Path) -> tuple[bytes, str]:
+    """What the parts of a run at work on `target` were asked for, and the file that says so.
 
     Raises OutputExists where the place is closed already, IOFailed where there are no parts.
     """
-    place = Path(os.path.abspath(place))
-    path = place.with_name(place.name + PARTIAL_SUFFIX) / COMMAND
+    target = Path(os.path.abspath(target))
+    path = target.with_name(target.name + PARTIAL_SUFFIX) / COMMAND
     files = system_files()
-    with explained(path):
+    with map_os_errors(path):
         if files.exists(path):
             return files.read_file(path), str(path)
-        if files.exists(place):
-            raise OutputExists(f"{place} is there already, and no part of a run beside it")
+        if files.exists(target):
+            raise OutputExists(f"{target} is there already, and no part of a run beside it")
     raise IOFailed(
         f"{path.parent}: there is no part of a run",
         "finish closes what was made with --part; the target is the one that was named there",

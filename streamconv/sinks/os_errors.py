@@ -11,7 +11,7 @@ from streamconv.units import show_size
 
 
 @contextmanager
-def explained(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def map_os_errors(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
     """Turns the errors about `path`, or a file that they name themselves; `left` tells the bytes
     that a full disk would have to take.
 

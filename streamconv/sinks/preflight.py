@@ -17,21 +17,21 @@ SPARE_FILES = 16
 """How many more files than the planned ones have to fit: index, manifest, journal, folders."""
 
 
-def check_location(place: Path, source: str, files: Files) -> None:
+def check_location(target: Path, source: str, files: Files) -> None:
     """Refuse a place where no folder can be moved to. Raises OutputExists, IOFailed or OSError."""
-    real, origin = Path(os.path.realpath(place)), Path(os.path.realpath(source))
+    real, origin = Path(os.path.realpath(target)), Path(os.path.realpath(source))
     if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
-        raise OutputExists(f"{place} and the source {origin} lie in one another")
-    above = next(folder for folder in place.parents if files.exists(folder))
+        raise OutputExists(f"{target} and the source {origin} lie in one another")
+    above = next(folder for folder in target.parents if files.exists(folder))
     if not files.is_folder(above) or not os.access(above, os.W_OK | os.X_OK):
-        raise IOFailed(f"{place} cannot be made: {above} is no folder to write to")
-    if files.is_link(place):
-        raise OutputExists(f"{place} is a link", f"name the folder itself: {real}")
-    if files.exists(place) and not files.is_folder(place):
-        raise OutputExists(f"{place} is a file", "name a folder that is not there yet")
-    if is_mount_point(place):
+        raise IOFailed(f"{target} cannot be made: {above} is no folder to write to")
+    if files.is_link(target):
+        raise OutputExists(f"{target} is a link", f"name the folder itself: {real}")
+    if files.exists(target) and not files.is_folder(target):
+        raise OutputExists(f"{target} is a file", "name a folder that is not there yet")
+    if is_mount_point(target):
         raise OutputExists(
-            f"{place} is a mount point, and the result is moved to its place whole",
+            f"{target} is a mount point, and the result is moved to its place whole",
             "name a folder inside of it",
         )
 

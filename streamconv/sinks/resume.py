@@ -5,21 +5,21 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.planning.partition import Part
+from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, Journal, difference, finished_shards
 from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
 
-class Earlier:
+class ResumeState:
     """What stands in `folder` by its journals; used with `resume`, made anew with `overwrite`."""
 
     def __init__(
         self,
         folder: Path,
         journals: Journals,
-        part: Part,
+        part: Partition,
         files: Files,
         *,
         overwrite: bool,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
-from streamconv.planning.partition import Part
+from streamconv.planning.partition import Partition
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import started
 
@@ -27,7 +27,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockOwner:
     """Who holds a lock."""
 
     number: int
@@ -37,23 +37,23 @@ class Holder:
     since: str | None
     """When the process was started, as its system says it: pids are used again."""
 
-    def may_live(self) -> bool:
+    def is_possibly_alive(self) -> bool:
         """Whether it may still be at work; false where it is known to be gone."""
         return self.host != platform.node() or started(self.pid) == self.since is not None
 
 
 class Lock:
-    """The lock of one part of the run that builds `place`.
+    """The lock of one part of the run that builds `target`.
 
     Parts of the same number of parts work side by side; any other two runs exclude each other.
     """
 
-    def __init__(self, place: Path, part: Part, files: Files) -> None:
-        self._place = place
+    def __init__(self, target: Path, part: Partition, files: Files) -> None:
+        self._target = target
         self._part = part
         self._files = files
-        self._prefix = place.name + LOCK_SUFFIX
-        self._path = place.with_name(f"{self._prefix}{part.number}")
+        self._prefix = target.name + LOCK_SUFFIX
+        self._path = target.with_name(f"{self._prefix}{part.number}")
         self._fd: int | None = None
 
     def check(self) -> None:
@@ -80,7 +80,7 @@ class Lock:
             except BlockingIOError:
                 self._refuse(self._path)
         pid = os.getpid()
-        holder = Holder(self._part.number, self._part.of, platform.node(), pid, started(pid))
+        holder = LockOwner(self._part.number, self._part.of, platform.node(), pid, started(pid))
         try:
             self._files.truncate(self._fd, 0)
             self._files.append(self._fd, json.dumps(asdict(holder)).encode("ascii"))
@@ -110,7 +110,7 @@ class Lock:
 
     def _others(self) -> list[Path]:
         """The locks that are there, but for our own where we hold it."""
-        folder = self._place.parent
+        folder = self._target.parent
         try:
             names = self._files.names(folder)
         except FileNotFoundError:
@@ -128,7 +128,7 @@ class Lock:
                 if error.errno not in NO_LOCKS:
                     raise
                 holder = self._holder(path)
-                if holder is not None and holder.may_live():
+                if holder is not None and holder.is_possibly_alive():
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             # its last holder may have removed it since it was opened
             if not os.path.samestat(self._files.stat(fd), self._files.stat(path)):
@@ -138,10 +138,10 @@ class Lock:
             raise
         return fd
 
-    def _holder(self, path: Path) -> Holder | None:
+    def _holder(self, path: Path) -> LockOwner | None:
         """Who holds a lock; None where that is not written yet."""
         try:
-            return Holder(**json.loads(self._files.read_file(path)))
+            return LockOwner(**json.loads(self._files.read_file(path)))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -159,6 +159,6 @@ class Lock:
         holder = self._holder(path)
         who = f"process {holder.pid} on {quoted(holder.host)}" if holder else "a process"
         raise OutputExists(
-            f"{self._place}: another run is at work on it, {who}",
+            f"{self._target}: another run is at work on it, {who}",
             f"wait for it; if it is surely gone, remove {path}",
         )

@@ -66,7 +66,7 @@ class Shards:
         """The file of a shard."""
         return self._plan.shards[number].name
 
-    def note(self, piece: Piece, digest: str) -> None:
+    def record_digest(self, piece: Piece, digest: str) -> None:
         """See `Sink`."""
         with self._lock:
             rows = self._rows.setdefault(piece.shard, {})

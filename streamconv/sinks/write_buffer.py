@@ -8,8 +8,8 @@ Write = Callable[[int, memoryview], object]
 """Writes bytes at an offset of the file."""
 
 
-class Staging:
-    """The buffer of one worker. A run is begun, filled by `room` or `reserve`, and ended.
+class WriteBuffer:
+    """The buffer of one worker. A run is begun, filled by `next` or `exactly`, and ended.
 
     Each of its bytes is written when its place in the buffer is needed, at the end at the latest;
     any call but `begin` raises what `write` does.
@@ -27,19 +27,19 @@ class Staging:
         self._offset = offset
         self._filled = 0
 
-    def room(self, limit: int) -> memoryview:
+    def next(self, limit: int) -> memoryview:
         """Memory for the next bytes of the run, to be filled: at least one, at most `limit`."""
         if self._filled == len(self._buffer):
-            self.end()
+            self.flush()
         return self._take(min(limit, len(self._buffer) - self._filled))
 
-    def reserve(self, nbytes: int) -> memoryview:
+    def exactly(self, nbytes: int) -> memoryview:
         """Memory for exactly the next `nbytes` of the run, which the buffer has room for."""
         if self._filled + nbytes > len(self._buffer):
-            self.end()
+            self.flush()
         return self._take(nbytes)
 
-    def end(self) -> None:
+    def flush(self) -> None:
         """Write what is left; what follows is the next bytes of the run, or another run."""
         data = self._buffer[: self._filled]
         if data:

@@ -21,7 +21,7 @@ from streamconv.checkpoint.types import (
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources.other_files import travelling
+from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
 MAX_JSON_BYTES = 256_000_000
@@ -176,7 +176,7 @@ def assemble(
         location=location,
         tensors=infos,
         files=tuple(files),
-        others=tuple(travelling(list(others), sum(file.size for file in files))),
+        others=tuple(select_copied_files(list(others), sum(file.size for file in files))),
         config=objects.get(CONFIG, {}),
         record=_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in infos.values()),

@@ -15,7 +15,7 @@ from pathlib import Path
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.chunk_map import Box, Boxes, box_of
+from streamconv.formats.chunk_map import Box, ChunkMap, box_of
 from streamconv.formats.dcp_metadata import (
     MAX_METADATA_BYTES,
     METADATA_FILE,
@@ -32,8 +32,8 @@ from streamconv.formats.safetensors import (
 )
 from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
 from streamconv.sources.base import Read
-from streamconv.sources.local_files import Disk
-from streamconv.sources.other_files import other_files, travelling
+from streamconv.sources.local_files import LocalFiles
+from streamconv.sources.other_files import other_files, select_copied_files
 from streamconv.sources.safetensors_folder import json_object
 from streamconv.sources.training_state import left_out, model_tensors, read_own
 from streamconv.system.file_ops import Files
@@ -47,7 +47,9 @@ SHORT_RUN = 2**16
 class DcpSource:
     """A folder, opened. The descriptors of its files are kept until it is closed."""
 
-    def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Boxes], disk: Disk) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, tensors: Mapping[str, ChunkMap], disk: LocalFiles
+    ) -> None:
         self.checkpoint = checkpoint
         self._tensors = tensors
         self._disk = disk
@@ -66,14 +68,14 @@ class DcpSource:
                 at = box.position(run) - read.start
                 skip = max(-at, 0)
                 target = read.buffer[at + skip : at + box.run]
-                self._disk.fill(box.file, box.begin + run * box.run + skip, target)
+                self._disk.read_exact(box.file, box.begin + run * box.run + skip, target)
             return
-        scratch = self._scratch()
+        read_scratch_bytes = self._scratch()
         most = SCRATCH_BYTES // box.run
         for first in range(runs.start, runs.stop, most):
             batch = range(first, min(first + most, runs.stop))
-            held = scratch[: len(batch) * box.run]
-            self._disk.fill(box.file, box.begin + first * box.run, held)
+            held = read_scratch_bytes[: len(batch) * box.run]
+            self._disk.read_exact(box.file, box.begin + first * box.run, held)
             for number, run in enumerate(batch):
                 at = box.position(run) - read.start
                 skip = max(-at, 0)
@@ -83,9 +85,9 @@ class DcpSource:
 
     def _scratch(self) -> memoryview:
         if not hasattr(self._own, "scratch"):
-            self._own.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        scratch: memoryview = self._own.scratch
-        return scratch
+            self._own.read_scratch_bytes = memoryview(bytearray(SCRATCH_BYTES))
+        read_scratch_bytes: memoryview = self._own.read_scratch_bytes
+        return read_scratch_bytes
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._disk.read(other.name, start, buffer)
@@ -106,7 +108,7 @@ def open_dcp(
     where something is malformed, missing or contradicts itself.
     """
     files = files or system_files()
-    disk = Disk(folder, files)
+    disk = LocalFiles(folder, files)
     collecting = gc.isenabled()
     # nothing of what is read becomes garbage, and to look for some is to walk all of it each time
     gc.disable()
@@ -121,7 +123,7 @@ def open_dcp(
 
 
 def _opened(
-    location: str, folder: Path, disk: Disk, prefixes: Prefixes | None, files: Files
+    location: str, folder: Path, disk: LocalFiles, prefixes: Prefixes | None, files: Files
 ) -> DcpSource:
     from xxhash import xxh3_128_hexdigest
 
@@ -136,7 +138,7 @@ def _opened(
     names = dict(model_tensors(metadata, prefixes or own.prefixes))
     headers: _Headers = {}
     infos: dict[str, TensorInfo] = {}
-    tensors: dict[str, Boxes] = {}
+    tensors: dict[str, ChunkMap] = {}
     for name, stored in names.items():
         tensors[name] = _boxes(stored, disk, headers)
         nbytes = math.prod(stored.shape) * DTYPE_BITS[stored.dtype] // 8
@@ -152,13 +154,16 @@ def _opened(
         location=location,
         tensors=infos,
         files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
-        others=(*left_out(metadata), *travelling(list(other_files(folder, there, files)), total)),
+        others=(
+            *left_out(metadata),
+            *select_copied_files(list(other_files(folder, there, files)), total),
+        ),
         config=json_object(folder, "config.json", files) or own.config,
         record=own.record,
         manifest=own.manifest,
         total_bytes=total,
         format="dcp",
-        scratch=SCRATCH_BYTES if cut else 0,
+        read_scratch_bytes=SCRATCH_BYTES if cut else 0,
     )
     return DcpSource(checkpoint, tensors, disk)
 
@@ -167,7 +172,7 @@ _Headers = dict[tuple[str, int], tuple[int, Mapping[str, Entry]]]
 """Of each place in a file where safetensors begin: their first byte of data, and what they hold."""
 
 
-def _boxes(stored: StoredTensor, disk: Disk, headers: _Headers) -> Boxes:
+def _boxes(stored: StoredTensor, disk: LocalFiles, headers: _Headers) -> ChunkMap:
     """Where a tensor's bytes are; refuses chunks that are not what the metadata says."""
     if stored.dtype not in DTYPE_BITS:
         raise BadCheckpoint(
@@ -199,10 +204,12 @@ def _boxes(stored: StoredTensor, disk: Disk, headers: _Headers) -> Boxes:
         raise BadCheckpoint(
             f"tensor {quoted(stored.key)}: two of its chunks are said to be the same bytes"
         )
-    return Boxes.of(boxes)
+    return ChunkMap.of(boxes)
 
 
-def _found(stored: StoredTensor, chunk: Chunk, disk: Disk, headers: _Headers, what: str) -> Stored:
+def _found(
+    stored: StoredTensor, chunk: Chunk, disk: LocalFiles, headers: _Headers, what: str
+) -> Stored:
     """What is there as a chunk: an archive of its own, or a tensor among others in safetensors."""
 
     def read(offset: int, count: int) -> bytes:
@@ -226,7 +233,7 @@ def _found(stored: StoredTensor, chunk: Chunk, disk: Disk, headers: _Headers, wh
     return Stored(entry.dtype, entry.shape, start + entry.begin)
 
 
-def _header_at(file: str, offset: int, disk: Disk) -> tuple[int, Mapping[str, Entry]]:
+def _header_at(file: str, offset: int, disk: LocalFiles) -> tuple[int, Mapping[str, Entry]]:
     """What the safetensors say that fill a file from `offset` on."""
     size = disk.size(file) - offset
     length = header_length(disk.bytes_at(file, offset, LENGTH_BYTES), size, quoted(file))

@@ -5,15 +5,15 @@ from typing import Any
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.sources.base import Source
-from streamconv.sources.http_ranges import Passing, patiently
+from streamconv.sources.http_ranges import TransientError, retry
 from streamconv.sources.remote import open_remote
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 RANGE_BYTES = 2 * 2**20
 """The most that is asked for at once: fsspec hands bytes over in memory of its own."""
 
 
-def open_url(location: str, stop: Stop) -> Source:
+def open_url(location: str, cancel: CancelToken) -> Source:
     """The checkpoint at a URL.
 
     Raises UsageError where nothing here opens such a URL, BadCheckpoint and IOFailed as any
@@ -28,7 +28,7 @@ def open_url(location: str, stop: Stop) -> Source:
             f"{quoted(location)} cannot be opened: {quoted(str(error))}",
             "pip install 'streamconv[fsspec]', and what fsspec needs for this kind of URL",
         ) from error
-    return open_remote(UrlFiles(location, filesystem, root, stop), stop)
+    return open_remote(UrlFiles(location, filesystem, root, cancel), cancel)
 
 
 class UrlFiles:
@@ -36,11 +36,11 @@ class UrlFiles:
 
     revision = None
 
-    def __init__(self, location: str, filesystem: Any, root: str, stop: Stop) -> None:
+    def __init__(self, location: str, filesystem: Any, root: str, cancel: CancelToken) -> None:
         self.location = location
         self._filesystem = filesystem
         self._root = root.rstrip("/")
-        self._stop = stop
+        self._cancel = cancel
         self._found = self._find()
         if not self._found:
             raise BadCheckpoint(f"{self.location}: there are no files")
@@ -57,7 +57,7 @@ class UrlFiles:
             for path, facts in found.items()
         }
 
-    def is_at_hand(self, name: str) -> bool:
+    def is_cached(self, name: str) -> bool:
         return False
 
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -87,11 +87,11 @@ class UrlFiles:
             except PermissionError as error:
                 raise IOFailed(f"{quoted(name)}: may not be read: {error}") from error
             except Exception as error:  # each file system has errors of its own
-                raise Passing(str(error) or type(error).__name__) from error
+                raise TransientError(str(error) or type(error).__name__) from error
             return bytes(data)
 
         path = f"{self._root}/{name}"
-        data = patiently(f"{quoted(name)}: reading failed", attempt, self._stop)
+        data = retry(f"{quoted(name)}: reading failed", attempt, self._cancel)
         if len(data) != len(part):
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: of {len(part)} bytes at "

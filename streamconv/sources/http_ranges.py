@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,7 +33,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 T = TypeVar("T")
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """What may go better next time."""
 
     def __init__(self, fact: str, *, wait: float | None = None, progress: bool = False) -> None:
@@ -44,24 +44,24 @@ class Passing(Exception):
         """Whether something has come of the attempt all the same."""
 
 
-def patiently(what: str, attempt: Callable[[], T], stop: Stop) -> T:
+def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
     """What `attempt` returns, made again while it raises Passing.
 
     Raises IOFailed in the end, Interrupted when the run ends before.
     """
     failed = 0
     while True:
-        stop.check()
+        cancel.check()
         try:
             return attempt()
-        except Passing as error:
+        except TransientError as error:
             failed = 1 if error.progress else failed + 1
             wait = min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT)
             wait = wait if error.wait is None else error.wait
             if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
                 raise IOFailed(f"{what}: {error}{asked}; tried {failed} times") from error
-            stop.wait(wait)
+            cancel.wait(wait)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -76,7 +76,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RangeLocation:
     """Where a file's bytes are to be asked for now; such addresses expire."""
 
     url: str
@@ -87,13 +87,16 @@ class Ranges:
     """Files that a server sends parts of; safe to use from several threads at once."""
 
     def __init__(
-        self, client: Callable[[], "httpx2.Client"], locate: Callable[[str], Target], stop: Stop
+        self,
+        client: Callable[[], "httpx2.Client"],
+        locate: Callable[[str], RangeLocation],
+        cancel: CancelToken,
     ) -> None:
-        """`locate` finds a file's target; it may raise Passing. `stop` ends all reads."""
+        """`locate` finds a file's target; it may raise Passing. `cancel` ends all reads."""
         self._client = client
         self._locate = locate
-        self._stop = stop
-        self._targets: dict[str, Target] = {}
+        self._cancel = cancel
+        self._targets: dict[str, RangeLocation] = {}
         self._etags: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -103,7 +106,7 @@ class Ranges:
         Raises IOFailed where it cannot be read, SourceChanged where it is another.
         """
         wanted = _Wanted(name, size, offset, [buffer for buffer in buffers if buffer])
-        patiently(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted), self._stop)
+        retry(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted), self._cancel)
 
     def _go_on(self, wanted: "_Wanted") -> None:
         """Ask for what is missing yet."""
@@ -124,20 +127,22 @@ class Ranges:
             ) as response:
                 self._check(response, wanted)
                 for chunk in response.iter_raw():
-                    self._stop.check()
+                    self._cancel.check()
                     wanted.take(chunk)
         except httpx2.TransportError as error:
             self._forget(wanted.name)
             fact = str(error) or type(error).__name__
-            raise Passing(fact, progress=wanted.missing < before) from error
+            raise TransientError(fact, progress=wanted.missing < before) from error
         if wanted.missing:
-            raise Passing(f"{wanted.missing} bytes did not come", progress=wanted.missing < before)
+            raise TransientError(
+                f"{wanted.missing} bytes did not come", progress=wanted.missing < before
+            )
 
     def _check(self, response: "httpx2.Response", wanted: "_Wanted") -> None:
         """Whether the answer is what was asked for, of the file that was planned from."""
         status = response.status_code
         if status in PASSING_STATUS:
-            raise Passing(f"the server answers {status}", wait=retry_after(response.headers))
+            raise TransientError(f"the server answers {status}", wait=retry_after(response.headers))
         if status == 416:
             raise _changed(wanted.name, f"it has no bytes {wanted.position} and on")
         if status == 200 and wanted.missing == wanted.size:
@@ -146,13 +151,15 @@ class Ranges:
         if status != 206:
             self._forget(wanted.name)
             whole = ", the whole file, to a request for a part of it" if status == 200 else ""
-            raise Passing(f"the server answers {status}{whole}")
+            raise TransientError(f"the server answers {status}{whole}")
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         begin, end, size = (int(text) for text in match.groups()) if match else (-1, -1, -1)
         if size not in (wanted.size, -1):
             raise _changed(wanted.name, f"it had {wanted.size} bytes, it has {size}")
         if (begin, end) != (wanted.position, wanted.position + wanted.missing - 1):
-            raise Passing(f"the server sends bytes {begin} to {end}, others than were asked for")
+            raise TransientError(
+                f"the server sends bytes {begin} to {end}, others than were asked for"
+            )
         self._check_etag(response, wanted.name)
 
     def _check_etag(self, response: "httpx2.Response", name: str) -> None:
@@ -164,7 +171,7 @@ class Ranges:
         if etag != first:
             raise _changed(name, f"its ETag was {quoted(first)}, it is {quoted(etag)}")
 
-    def _target(self, name: str) -> Target:
+    def _target(self, name: str) -> RangeLocation:
         with self._lock:
             target = self._targets.get(name)
         if target is None:
@@ -191,7 +198,9 @@ class _Wanted:
     def take(self, chunk: bytes) -> None:
         """The next bytes of the range."""
         if len(chunk) > self.missing:
-            raise Passing(f"the server sends {len(chunk) - self.missing} bytes more than asked for")
+            raise TransientError(
+                f"the server sends {len(chunk) - self.missing} bytes more than asked for"
+            )
         data = memoryview(chunk)
         while data:
             room = self._buffers[0]

@@ -18,16 +18,16 @@ from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import (
     PASSING_STATUS,
     TIMEOUT,
-    Passing,
+    RangeLocation,
     Ranges,
-    Target,
-    patiently,
+    TransientError,
+    retry,
     retry_after,
 )
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.safetensors_folder import open_folder
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 from streamconv.system.linux_file_ops import system_files
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ DEFAULT_REVISION = "main"
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
 
-def open_repository(location: str, stop: Stop) -> Source:
+def open_repository(location: str, cancel: CancelToken) -> Source:
     """The checkpoint in a repository, at the commit that its revision is now.
 
     Raises UsageError where `location` names none, BadCheckpoint where there is none or it may
@@ -57,14 +57,14 @@ def open_repository(location: str, stop: Stop) -> Source:
         return open_folder(location, folder=folder, revision=folder.name)
     with _explained(repo, revision):
         what = f"{location}: asking the hub failed"
-        info = patiently(what, lambda: _info(repo, revision), stop)
-    return open_remote(RepositoryFiles(location, repo, info, stop), stop)
+        info = retry(what, lambda: _info(repo, revision), cancel)
+    return open_remote(RepositoryFiles(location, repo, info, cancel), cancel)
 
 
 class RepositoryFiles:
     """The files of one commit."""
 
-    def __init__(self, location: str, repo: str, info: "ModelInfo", stop: Stop) -> None:
+    def __init__(self, location: str, repo: str, info: "ModelInfo", cancel: CancelToken) -> None:
         from huggingface_hub import get_session
 
         if info.sha is None:
@@ -81,12 +81,12 @@ class RepositoryFiles:
             for file in info.siblings or ()
         }
         self._cached = {name: path for name in self.sizes if (path := self._in_cache(name))}
-        self._ranges = Ranges(get_session, self._locate, stop)
+        self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def is_at_hand(self, name: str) -> bool:
+    def is_cached(self, name: str) -> bool:
         return name in self._cached
 
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -130,7 +130,7 @@ class RepositoryFiles:
                 self._open[str(path)] = self._files.open_read(path)
             return self._open[str(path)]
 
-    def _locate(self, name: str) -> Target:
+    def _locate(self, name: str) -> RangeLocation:
         """Where the hub says that a file's bytes are: on itself, or on a storage it signs for."""
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
@@ -145,7 +145,7 @@ class RepositoryFiles:
                 f"{quoted(known)}, it sends {quoted(metadata.etag)}"
             )
         own = urlsplit(metadata.location)[:2] == urlsplit(constants.ENDPOINT)[:2]
-        return Target(metadata.location, build_hf_headers() if own else {})
+        return RangeLocation(metadata.location, build_hf_headers() if own else {})
 
 
 def _info(repo: str, revision: str) -> "ModelInfo":
@@ -182,9 +182,9 @@ def _passing() -> Iterator[None]:
         if error.response.status_code not in PASSING_STATUS:
             raise
         wait = retry_after(error.response.headers)
-        raise Passing(f"the hub answers {error.response.status_code}", wait=wait) from error
+        raise TransientError(f"the hub answers {error.response.status_code}", wait=wait) from error
     except httpx2.TransportError as error:
-        raise Passing(f"the hub cannot be reached: {error}") from error
+        raise TransientError(f"the hub cannot be reached: {error}") from error
 
 
 @contextmanager

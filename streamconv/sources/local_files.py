@@ -12,22 +12,22 @@ from streamconv.system.file_ops import Files
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileStat:
     """What tells that an open file has been written to."""
 
     size: int
     mtime_ns: int
 
     @classmethod
-    def of(cls, files: Files, fd: int) -> "Stamp":
+    def of(cls, files: Files, fd: int) -> "FileStat":
         stat = files.stat(fd)
         return cls(stat.st_size, stat.st_mtime_ns)
 
 
-def check_stamp(files: Files, fd: int, name: str, stamp: Stamp) -> None:
+def check_stamp(files: Files, fd: int, name: str, stamp: FileStat) -> None:
     """Raises SourceChanged where an open file has been written to since its stamp was taken."""
     try:
-        same = Stamp.of(files, fd) == stamp
+        same = FileStat.of(files, fd) == stamp
     except OSError as error:
         raise IOFailed(f"{quoted(name)}: looking at it failed: {error.strerror}") from error
     if not same:
@@ -43,7 +43,7 @@ def check_size(name: str, planned: int, size: int) -> None:
         )
 
 
-class Disk:
+class LocalFiles:
     """The files of a folder, each opened once and held against what it was then.
 
     `check` is given name, descriptor and size of each as it is opened, and raises SourceChanged
@@ -58,7 +58,7 @@ class Disk:
         self._check = check or self._check_size
         self._open: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
-        self._stamps: dict[str, Stamp] = {}
+        self._stamps: dict[str, FileStat] = {}
         self._lock = threading.Lock()
 
     def size(self, name: str) -> int:
@@ -72,7 +72,7 @@ class Disk:
             self._sizes[name] = resolve_file(self._folder, name, self._files)[1].st_size
         return self._sizes[name]
 
-    def fill(self, name: str, offset: int, buffer: memoryview) -> None:
+    def read_exact(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; refuses a file that has become shorter."""
         if self.read(name, offset, buffer) < len(buffer):
             raise SourceChanged(f"{quoted(name)} has become shorter since it was planned")
@@ -98,7 +98,7 @@ class Disk:
             if name not in self._open:
                 fd = self._files.open_read(self._folder / name)
                 try:
-                    self._stamps[name] = Stamp.of(self._files, fd)
+                    self._stamps[name] = FileStat.of(self._files, fd)
                     self._check(name, fd, self._stamps[name].size)
                 except BaseException:
                     self._files.close(fd)

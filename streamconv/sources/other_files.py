@@ -6,7 +6,7 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources.safe_paths import SHARD_SUFFIX, looked_at, resolve_file
+from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 
 WEIGHT_SUFFIXES = (
@@ -39,10 +39,10 @@ def other_files(
     `below` is the path in it to begin at, with a slash at its end. Raises BadCheckpoint, IOFailed.
     """
     folders = []
-    with looked_at(quoted(below) if below else str(folder)):
+    with convert_os_errors(quoted(below) if below else str(folder)):
         names = files.names(folder / below)
     for name in (f"{below}{name}" for name in names):
-        with looked_at(quoted(name)):
+        with convert_os_errors(quoted(name)):
             is_folder = files.is_folder(folder / name)
             if is_folder and files.is_link(folder / name):
                 raise BadCheckpoint(f"{quoted(name)} is a link to a folder")
@@ -56,7 +56,7 @@ def other_files(
         yield from other_files(folder, shards, files, name)
 
 
-def travelling(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
+def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
     """The other files of a checkpoint, each with whether it travels along. Pure."""
     copies = _second_copies(others, weight_bytes)
     for other in others:

@@ -26,7 +26,7 @@ from streamconv.sources.assembly import (
 )
 from streamconv.sources.base import Read
 from streamconv.sources.safe_paths import is_below
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 LINK_BYTES = 5 * 2**19
 """What each worker takes to read: its connection's buffers, or a range on its way through."""
@@ -49,7 +49,7 @@ class RemoteFiles(Protocol):
     def sizes(self) -> Mapping[str, int]:
         """Bytes of every file there is, by its path with slashes."""
 
-    def is_at_hand(self, name: str) -> bool:
+    def is_cached(self, name: str) -> bool:
         """Whether a file is on this machine already."""
 
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -107,8 +107,8 @@ def joined(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memoryview]]]
         yield name, begin, buffers
 
 
-def open_remote(files: RemoteFiles, stop: Stop) -> RemoteSource:
-    """The checkpoint that the files are; `stop` is what ends their reads.
+def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
+    """The checkpoint that the files are; `cancel` is what ends their reads.
 
     Raises BadCheckpoint where something is malformed, missing or contradicts itself.
     """
@@ -119,7 +119,7 @@ def open_remote(files: RemoteFiles, stop: Stop) -> RemoteSource:
     found = index_name(top, files.location)
     index = None if found is None else read_index(_object(files, found), found)
     names = shard_names(index, top, files.location)
-    with ThreadPoolExecutor(HEADERS_AT_ONCE, "header") as pool, stop.during():
+    with ThreadPoolExecutor(HEADERS_AT_ONCE, "header") as pool, cancel.cancels_on_exit():
         headers = list(pool.map(lambda name: _read_header(files, name), names))
     checkpoint = assemble(
         files.location,
@@ -128,9 +128,10 @@ def open_remote(files: RemoteFiles, stop: Stop) -> RemoteSource:
         {name: _object(files, name) for name in (CONFIG, MANIFEST)},
         _others(files.sizes, set(names)),
     )
-    remote = frozenset(name for name in files.sizes if not files.is_at_hand(name))
+    remote = frozenset(name for name in files.sizes if not files.is_cached(name))
     return RemoteSource(
-        files, replace(checkpoint, revision=files.revision, scratch=LINK_BYTES, remote=remote)
+        files,
+        replace(checkpoint, revision=files.revision, read_scratch_bytes=LINK_BYTES, remote=remote),
     )
 
 

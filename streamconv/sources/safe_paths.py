@@ -42,7 +42,7 @@ def is_below(name: str) -> bool:
 
 
 @contextmanager
-def looked_at(what: str) -> Iterator[None]:
+def convert_os_errors(what: str) -> Iterator[None]:
     """Turns what the system refuses about a path, `what` in messages, into IOFailed."""
     try:
         yield
@@ -55,7 +55,7 @@ def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_r
 
     Raises BadCheckpoint, or IOFailed where the system does not tell.
     """
-    with looked_at(quoted(name)):
+    with convert_os_errors(quoted(name)):
         try:
             real = files.real_path(folder / name)
             info = files.stat(real)

@@ -25,9 +25,9 @@ from streamconv.sources.assembly import (
     shard_names,
 )
 from streamconv.sources.base import Read
-from streamconv.sources.local_files import Disk, check_size
+from streamconv.sources.local_files import LocalFiles, check_size
 from streamconv.sources.other_files import other_files
-from streamconv.sources.safe_paths import looked_at, resolve_file
+from streamconv.sources.safe_paths import convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -42,7 +42,7 @@ class LocalSource:
             **{other.name: other for other in checkpoint.others},
             **{file.name: file for file in checkpoint.files},
         }
-        self._disk = Disk(folder, files, self._check_as_planned)
+        self._disk = LocalFiles(folder, files, self._check_as_planned)
 
     def read(self, reads: Sequence[Read]) -> None:
         for read in reads:
@@ -91,7 +91,7 @@ def open_folder(
     """
     folder = folder or Path(location)
     files = files or system_files()
-    with looked_at(location):
+    with convert_os_errors(location):
         if not files.is_folder(folder):
             fact = "is a file" if files.exists(folder) else "does not exist"
             raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
@@ -136,7 +136,7 @@ def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
 
 def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
     """A JSON object in the folder; empty where there is no such file."""
-    with looked_at(quoted(name)):
+    with convert_os_errors(quoted(name)):
         if not files.exists(folder / name, follow=False):
             return {}
     path, info = resolve_file(folder, name, files)

@@ -17,7 +17,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, Metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources.safe_paths import looked_at, resolve_file
+from streamconv.sources.safe_paths import convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -35,7 +35,7 @@ def find_dcp(location: str, files: Files | None = None) -> Path | None:
 
     Raises BadCheckpoint for one that is not complete, or a tracker that leads nowhere.
     """
-    with looked_at(location):
+    with convert_os_errors(location):
         return _find_dcp(location, Path(location), files or system_files())
 
 
@@ -75,7 +75,7 @@ def _tracked(folder: Path, files: Files) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class StreamconvMetadata:
     """What a DCP says of itself that this package wrote; nothing in one of another's."""
 
     record: Record | None = None
@@ -84,16 +84,16 @@ class Own:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_own(metadata: Metadata) -> Own:
+def read_own(metadata: Metadata) -> StreamconvMetadata:
     """What this package wrote into it. Raises BadCheckpoint where that is something else."""
     if metadata.own is None:
-        return Own()
+        return StreamconvMetadata()
     said = parse_json(metadata.own.encode("utf-8", "surrogatepass"), METADATA_FILE)
     try:
         keys = said["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
         record = read_record(said["manifest"]["record"], METADATA_FILE)
-        return Own(record, prefixes, dict(said["config"]), dict(said["manifest"]))
+        return StreamconvMetadata(record, prefixes, dict(said["config"]), dict(said["manifest"]))
     except (KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"{METADATA_FILE}: what it says of its own layouts is not what streamconv wrote"

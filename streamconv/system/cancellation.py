@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from streamconv.errors import Interrupted
 
 
-class Stop:
+class CancelToken:
     """One for each run, handed to all that may wait in it; set by whoever ends it."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Stop:
         self.wait(0)
 
     @contextmanager
-    def during(self, *threads: threading.Thread) -> Iterator[None]:
+    def cancels_on_exit(self, *threads: threading.Thread) -> Iterator[None]:
         """Threads at work for as long as the context; left by an exception, it tells them to end.
 
         Raises Interrupted at its end where another has told them so.

@@ -7,7 +7,7 @@ Fill = Callable[[memoryview, int], int]
 """Fills a buffer from an offset of the file; returns the bytes read, fewer only at its end."""
 
 
-class Ahead:
+class ReadAhead:
     """Reads a file from its beginning to its end. Of its two blocks, one is read into by `reader`
     while the other one is used, so that disk and processor are at work together."""
 
@@ -19,7 +19,7 @@ class Ahead:
         self._rest = memoryview(b"")
         self._coming = self._read(memoryview(bytearray(block_bytes)))
 
-    def some(self, most: int) -> memoryview:
+    def read(self, most: int) -> memoryview:
         """The next bytes, at most `most`, none at the end of the file; good until the next call.
 
         Raises what reading raises.

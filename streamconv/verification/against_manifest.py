@@ -18,11 +18,17 @@ from xxhash import xxh3_128
 from streamconv.checkpoint.types import MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
-from streamconv.system.cancellation import Stop
-from streamconv.system.readahead import Ahead
+from streamconv.system.cancellation import CancelToken
+from streamconv.system.readahead import ReadAhead
 from streamconv.verification.metadata_files import has_files, read_manifest
-from streamconv.verification.result import Checked, Checking, Difference, Event, Hashed
-from streamconv.verification.worker_threads import outcomes
+from streamconv.verification.result import (
+    Difference,
+    FileHashed,
+    VerifyEvent,
+    VerifyProgress,
+    VerifyStarted,
+)
+from streamconv.verification.worker_threads import map_unordered
 
 BLOCK_BYTES = 4 * 2**20
 DIGEST = "xxh3-128"
@@ -89,7 +95,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def check(source: Source, *, jobs: int, sha256: bool, stop: Stop) -> Iterator[Event]:
+def check(source: Source, *, jobs: int, sha256: bool, cancel: CancelToken) -> Iterator[VerifyEvent]:
     """What is not as it was written; with `sha256` the SHA-256 of every file as well.
 
     Where there is no manifest, only the structure is looked at, and what was asked for is hashed.
@@ -113,14 +119,16 @@ def check(source: Source, *, jobs: int, sha256: bool, stop: Stop) -> Iterator[Ev
             yield Difference(file.name, f"has {file.size} bytes, {MANIFEST} says {said.size}")
         elif said is not None or sha256:
             tasks.append((file, said))
-    yield Checking(sum(file.size for file, _ in tasks))
+    yield VerifyStarted(sum(file.size for file, _ in tasks))
 
     with ThreadPoolExecutor(jobs, "reader") as readers:
 
-        def look_at(readers: Executor, task: tuple[OtherFile, Recorded | None]) -> Iterator[Event]:
+        def look_at(
+            readers: Executor, task: tuple[OtherFile, Recorded | None]
+        ) -> Iterator[VerifyEvent]:
             return _read(source, *task, sha256, readers)
 
-        yield from outcomes(iter(tasks), jobs, lambda: readers, look_at, stop)
+        yield from map_unordered(iter(tasks), jobs, lambda: readers, look_at, cancel)
 
 
 def _files(source: Source) -> list[OtherFile]:
@@ -138,17 +146,17 @@ def _read(
     said: Recorded | None,
     sha256: bool,
     reader: Executor,
-) -> Iterator[Event]:
+) -> Iterator[VerifyEvent]:
     """Read a file to its end, piece by piece."""
     block = min(file.size + 1, BLOCK_BYTES)
-    ahead = Ahead(lambda data, offset: source.read_other(file, data, offset), block, reader)
+    ahead = ReadAhead(lambda data, offset: source.read_other(file, data, offset), block, reader)
     with closing(ahead):
         yield from _pieces(source, file, said, sha256, ahead)
 
 
 def _pieces(
-    source: Source, file: OtherFile, said: Recorded | None, sha256: bool, ahead: Ahead
-) -> Iterator[Event]:
+    source: Source, file: OtherFile, said: Recorded | None, sha256: bool, ahead: ReadAhead
+) -> Iterator[VerifyEvent]:
     whole = hashlib.sha256() if sha256 or (said and said.sha256) else None
     pieces = said.pieces if said else ((file.size, ""),)
     position = 0
@@ -157,7 +165,7 @@ def _pieces(
         end = position + nbytes
         begin = position
         while position < end:
-            data = ahead.some(end - position)
+            data = ahead.read(end - position)
             if not data:
                 raise BadCheckpoint(
                     f"{quoted(file.name)} has become shorter: it had {file.size} bytes"
@@ -170,13 +178,13 @@ def _pieces(
             inside = _tensors(source, file.name, begin, end)
             fact = f"bytes {begin} to {end} are not those that were written"
             yield Difference(file.name, f"{fact}: {inside}" if inside else fact)
-        yield Checked(nbytes, file.name)
+        yield VerifyProgress(nbytes, file.name)
     if whole is not None:
         if said and said.sha256 and whole.hexdigest() != said.sha256:
             yield Difference(
                 file.name, f"has SHA-256 {whole.hexdigest()}, {MANIFEST} says {said.sha256}"
             )
-        yield Hashed(file.name, whole.hexdigest())
+        yield FileHashed(file.name, whole.hexdigest())
 
 
 def _tensors(source: Source, file: str, begin: int, end: int) -> str:

@@ -12,13 +12,13 @@ from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import OtherFile, layer_of
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 from streamconv.verification.compare import Comparer, Unequal
 from streamconv.verification.metadata_files import has_files, is_description
 from streamconv.verification.regions import Region, expert_region, whole
-from streamconv.verification.result import Checked, Checking, Difference, Event
+from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
 from streamconv.verification.sides import EVERYTHING, Sample, Side
-from streamconv.verification.worker_threads import outcomes
+from streamconv.verification.worker_threads import map_unordered
 
 FILE_BYTES = 2**18
 """What is read at once of files that hold no tensors."""
@@ -49,23 +49,23 @@ _Task = Difference | _Pair | _Files
 
 
 def compare(
-    source: Side, output: Side, *, jobs: int, stop: Stop, sample: Sample = EVERYTHING
-) -> Iterator[Event]:
+    source: Side, output: Side, *, jobs: int, cancel: CancelToken, sample: Sample = EVERYTHING
+) -> Iterator[VerifyEvent]:
     """What differs in `output` from the conversion of `source`, and what has been looked at.
 
     Raises IOFailed where reading fails, BadCheckpoint where a file changes meanwhile.
     """
     checkpoint = output.source.checkpoint
-    others = sum(other.size for other in checkpoint.others if not other.left_behind)
+    others = sum(other.size for other in checkpoint.others if not other.skip_reason)
     total = int(checkpoint.total_bytes * sample.share) + others
 
-    yield Checking(total)
-    yield from outcomes(
+    yield VerifyStarted(total)
+    yield from map_unordered(
         _tasks(source, output, sample),
         jobs,
         lambda: _Worker(source.source, output.source),
         _Worker.look_at,
-        stop,
+        cancel,
     )
 
 
@@ -181,13 +181,13 @@ def _plain(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
 
 def _files(source: Source, output: Source) -> Iterator[_Task]:
     """The files without tensors: those of the source that travel along, and nothing else."""
-    theirs = {o.name: o for o in source.checkpoint.others if not o.left_behind}
+    theirs = {o.name: o for o in source.checkpoint.others if not o.skip_reason}
     ours = {o.name: o for o in output.checkpoint.others if not is_description(o)}
     for name in theirs.keys() - ours.keys():
         yield Difference(name, "is missing: the source has this file")
     for name, other in ours.items():
         if name not in theirs:
-            fact = f" ({other.left_behind})" if other.left_behind else ""
+            fact = f" ({other.skip_reason})" if other.skip_reason else ""
             yield Difference(name, f"is not in the source{fact}")
         elif other.size != theirs[name].size:
             yield Difference(name, f"has {other.size} bytes, the source's has {theirs[name].size}")
@@ -204,18 +204,18 @@ class _Worker:
         self._comparer = Comparer(source, output)
         self._buffers = [memoryview(bytearray(FILE_BYTES)) for _ in range(2)]
 
-    def look_at(self, task: _Task) -> Iterator[Event]:
+    def look_at(self, task: _Task) -> Iterator[VerifyEvent]:
         if isinstance(task, Difference):
             yield task
         elif isinstance(task, _Pair):
             unequal = self._comparer.compare(task.source, task.output, task.split)
             if unequal is not None:
                 yield from _described(task, unequal)
-            yield Checked(task.output.nbytes, task.output.runs[0].info.name)
+            yield VerifyProgress(task.output.nbytes, task.output.runs[0].info.name)
         else:
             if not self._same(task):
                 yield Difference(task.output.name, "differs from the source's file of that name")
-            yield Checked(task.output.size, task.output.name)
+            yield VerifyProgress(task.output.size, task.output.name)
 
     def _same(self, files: _Files) -> bool:
         """Whether two files have the same bytes."""

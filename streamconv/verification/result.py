@@ -19,9 +19,9 @@ DEFAULT_JOBS = 2
 class Difference:
     """One thing that is not as it should be."""
 
-    what: str
+    subject: str
     """A tensor, module or file of the output, as it is called there."""
-    fact: str
+    detail: str
     """How it differs, and from what."""
     expert: int | None = None
     """Number of the expert, where one tensor holds several."""
@@ -32,14 +32,14 @@ class Difference:
     def where(self) -> str:
         """Tensor, expert and projection in a few words; untrusted text."""
         expert = "" if self.expert is None else f", expert {self.expert}"
-        return f"{self.what}{expert}{f', {self.projection}' if self.projection else ''}"
+        return f"{self.subject}{expert}{f', {self.projection}' if self.projection else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
     """What was compared, and what came out. Sizes in bytes."""
 
-    place: str
+    path: str
     """The checkpoint that was verified."""
     source: str | None
     """What it was compared with; None where it was held against its own manifest."""
@@ -47,7 +47,7 @@ class Verification:
     """Bytes of the output that were looked at."""
     differences: tuple[Difference, ...]
     """The first of them, in the order of their names."""
-    found: int
+    difference_count: int
     """How many there are."""
     unchecked: tuple[str, ...]
     """What has not been looked at, and why."""
@@ -60,7 +60,7 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether nothing differs."""
-        return self.found == 0
+        return self.difference_count == 0
 
     def require(self, hint: str = "") -> None:
         """Raise VerifyFailed, with the first difference, where there is one."""
@@ -68,15 +68,15 @@ class Verification:
             against = "its manifest" if self.source is None else f"the conversion of {self.source}"
             first = self.differences[0]
             raise VerifyFailed(
-                f"{quoted(self.place)} is not {quoted(against)}: "
-                f"{self.found:,} difference{'' if self.found == 1 else 's'}, "
-                f"the first: {quoted(first.where)} {quoted(first.fact, 300)}",
+                f"{quoted(self.path)} is not {quoted(against)}: "
+                f"{self.difference_count:,} difference{'' if self.difference_count == 1 else 's'}, "
+                f"the first: {quoted(first.where)} {quoted(first.detail, 300)}",
                 hint,
             )
 
 
 @dataclass(frozen=True, slots=True)
-class Checking:
+class VerifyStarted:
     """Looking begins."""
 
     total: int
@@ -84,7 +84,7 @@ class Checking:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class VerifyProgress:
     """Some bytes have been looked at."""
 
     nbytes: int
@@ -93,11 +93,11 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Hashed:
+class FileHashed:
     """The SHA-256 of a file."""
 
     name: str
     sha256: str
 
 
-Event = Difference | Checking | Checked | Hashed
+VerifyEvent = Difference | VerifyStarted | VerifyProgress | FileHashed

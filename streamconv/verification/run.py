@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint.types import MANIFEST, natural_key
-from streamconv.detection.detect import Recognised, recognise
+from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of
 from streamconv.sources.base import Source
-from streamconv.sources.open import open_source, opened
+from streamconv.sources.open import open_source, open_with_template
 from streamconv.sources.wrappers.cast import CastSource
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.verification.against_manifest import check
 from streamconv.verification.against_source import compare
@@ -25,20 +25,20 @@ from streamconv.verification.metadata_files import (
 )
 from streamconv.verification.result import (
     KEPT_DIFFERENCES,
-    Checked,
-    Checking,
     Difference,
-    Event,
-    Hashed,
+    FileHashed,
     Verification,
+    VerifyEvent,
+    VerifyProgress,
+    VerifyStarted,
 )
 from streamconv.verification.sides import EVERYTHING, Sample, Side
 
-Hear = Callable[[Checking | Checked], None]
+OnEvent = Callable[[VerifyStarted | VerifyProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VerifyOptions:
     """How to verify."""
 
     jobs: int
@@ -47,8 +47,8 @@ class Asked:
     reading: Reading = field(default_factory=Reading)
     """How the source is to be understood, and alone what is verified; prefixes are of both."""
     target_layout: str | None = None
-    hear: Hear | None = None
-    stop: Stop = field(default_factory=Stop)
+    on_event: OnEvent | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
     """Ends it, with Interrupted."""
 
 
@@ -56,68 +56,70 @@ class Asked:
 class _Tally:
     """Counts; keeps the first differences."""
 
-    hear: Hear | None
+    on_event: OnEvent | None
     differences: list[Difference] = field(default_factory=list)
     found: int = 0
     checked: int = 0
     unchecked: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
-    def take(self, events: Iterable[Event]) -> None:
+    def take(self, events: Iterable[VerifyEvent]) -> None:
         for event in events:
             if isinstance(event, Difference):
                 self.found += 1
                 if len(self.differences) < KEPT_DIFFERENCES:
                     self.differences.append(event)
-            elif isinstance(event, Hashed):
+            elif isinstance(event, FileHashed):
                 self.sha256[event.name] = event.sha256
             else:
-                self.checked += event.nbytes if isinstance(event, Checked) else 0
-                if self.hear is not None:
-                    self.hear(event)
+                self.checked += event.nbytes if isinstance(event, VerifyProgress) else 0
+                if self.on_event is not None:
+                    self.on_event(event)
 
 
-def run(place: str, source: str | None, asked: Asked) -> Verification:
-    """Whether the checkpoint at `place` is the conversion of `source`, or what its manifest says.
+def run(path: str, source: str | None, asked: VerifyOptions) -> Verification:
+    """Whether the checkpoint at `path` is the conversion of `source`, or what its manifest says.
 
-    What is wrong with `place` is in the result; what is wrong with `source`, and disks that fail,
+    What is wrong with `path` is in the result; what is wrong with `source`, and disks that fail,
     is raised as StreamconvError.
     """
     begin = time.monotonic()
     reading = asked.reading
     if source is None and reading.get("template") is not None:
         raise UsageError(
-            f"{place} alone is held against its manifest, not against a template",
+            f"{path} alone is held against its manifest, not against a template",
             "name what it was made from, too: verify SRC DST --template HF_DIR",
         )
-    tally = _Tally(asked.hear)
+    tally = _Tally(asked.on_event)
     with ExitStack() as stack:
         # which dtypes are wanted is for the output to say
-        opening = opened(source, reading, casts=True, stop=asked.stop) if source else None
+        opening = (
+            open_with_template(source, reading, casts=True, cancel=asked.cancel) if source else None
+        )
         origin = stack.enter_context(opening) if opening else None
         try:
             output = stack.enter_context(
-                closing(open_source(place, prefixes_of(reading), asked.stop))
+                closing(open_source(path, prefixes_of(reading), asked.cancel))
             )
             check_prefixes(
                 reading, output.checkpoint.format, *([origin.checkpoint.format] if origin else [])
             )
             found = _recognised(output, origin, asked, tally)
         except BadCheckpoint as error:
-            tally.take([Difference(place, error.message)])
+            tally.take([Difference(path, error.message)])
         else:
             tally.take(index_differences(output))
             if origin is not None and found is not None:
                 tally.take(_beside(origin, Side(output, found), asked, tally))
             if origin is None or asked.sha256:
-                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256, stop=asked.stop))
-    differences = sorted(tally.differences, key=lambda d: (natural_key(d.what), d.expert or 0))
+                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256, cancel=asked.cancel))
+    differences = sorted(tally.differences, key=lambda d: (natural_key(d.subject), d.expert or 0))
     return Verification(
-        place=place,
+        path=path,
         source=source,
         checked_bytes=tally.checked,
         differences=tuple(differences),
-        found=tally.found,
+        difference_count=tally.found,
         unchecked=tuple(tally.unchecked),
         sha256=dict(sorted(tally.sha256.items())),
         seconds=time.monotonic() - begin,
@@ -126,12 +128,12 @@ def run(place: str, source: str | None, asked: Asked) -> Verification:
 
 
 def _recognised(
-    output: Source, origin: Source | None, asked: Asked, tally: _Tally
-) -> Recognised | None:
+    output: Source, origin: Source | None, asked: VerifyOptions, tally: _Tally
+) -> Detected | None:
     """What the output is; None where nobody can tell and nothing depends on it."""
     alone = origin is None
     try:
-        found = recognise(
+        found = detect(
             output.checkpoint,
             asked.reading.get("source_layout") if alone else asked.target_layout,
             pass_through=True,
@@ -146,7 +148,9 @@ def _recognised(
     return found
 
 
-def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterator[Event]:
+def _beside(
+    origin: Source, output: Side, asked: VerifyOptions, tally: _Tally
+) -> Iterator[VerifyEvent]:
     """The output beside its source, whose tensors are read as the output says they were cast."""
     try:
         casting = read_casting(output.source)
@@ -160,13 +164,13 @@ def _beside(origin: Source, output: Side, asked: Asked, tally: _Tally) -> Iterat
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
         return
-    stated = asked.reading.get("source_layout")
-    source = Side(CastSource(origin), recognise(checkpoint, stated, pass_through=True))
+    declared_layout = asked.reading.get("source_layout")
+    source = Side(CastSource(origin), detect(checkpoint, declared_layout, pass_through=True))
     if not (has_files(origin) and has_files(output.source)):
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:
         tally.unchecked.append(f"all bytes but a sample of {100 * asked.sample.share:.3g}% of them")
-    yield from compare(source, output, jobs=asked.jobs, stop=asked.stop, sample=asked.sample)
+    yield from compare(source, output, jobs=asked.jobs, cancel=asked.cancel, sample=asked.sample)
 
 
 def _shown(casting: Casting) -> str:

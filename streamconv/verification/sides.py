@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
 
@@ -15,7 +15,7 @@ class Side:
     """One of the two checkpoints, opened and recognised."""
 
     source: Source
-    found: Recognised
+    found: Detected
 
     def modules(self) -> dict[str, tuple[Stack, Module]]:
         """The experts of each layer, and every group of tensors that are re-laid, by what they are

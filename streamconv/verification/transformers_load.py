@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.detection.detect import recognise
+from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 
@@ -86,7 +86,7 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
 
 def _damage(checkpoint: Checkpoint) -> str:
     try:
-        recognise(checkpoint)
+        detect(checkpoint)
     except BadCheckpoint as error:
         return error.message
     except StreamconvError:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")
@@ -13,19 +13,19 @@ Outcome = TypeVar("Outcome")
 _Done = queue.Queue[tuple[Outcome] | BaseException | None]
 
 
-def outcomes(
+def map_unordered(
     tasks: Iterator[Task],
     jobs: int,
     make_worker: Callable[[], Worker],
     work: Callable[[Worker, Task], Iterable[Outcome]],
-    stop: Stop,
+    cancel: CancelToken,
 ) -> Iterator[Outcome]:
     """All that `work` makes of the tasks, in any order; each of `jobs` threads has its own worker.
 
     Raises what a task raises; no further ones are begun then, nor when the caller stops listening.
-    `stop` is set then for all who wait; set by another, it ends the tasks with Interrupted.
+    `cancel` is set then for all who wait; set by another, it ends the tasks with Interrupted.
     """
-    taken = _Taken(tasks, stop)
+    taken = _Taken(tasks, cancel)
     done: _Done[Outcome] = queue.Queue()
 
     def run() -> None:
@@ -39,7 +39,7 @@ def outcomes(
             done.put(error)
 
     threads = [threading.Thread(target=run, name=f"verify-{k}") for k in range(jobs)]
-    with stop.during(*threads):
+    with cancel.cancels_on_exit(*threads):
         for _ in threads:
             yield from _until_done(done)
 
@@ -55,13 +55,13 @@ def _until_done(done: "_Done[Outcome]") -> Iterator[Outcome]:
 class _Taken(Iterator[Task]):
     """The tasks that are left, for whichever thread asks next."""
 
-    def __init__(self, tasks: Iterator[Task], stop: Stop) -> None:
+    def __init__(self, tasks: Iterator[Task], cancel: CancelToken) -> None:
         self._tasks = tasks
-        self._stop = stop
+        self._cancel = cancel
         self._lock = threading.Lock()
 
     def __next__(self) -> Task:
         with self._lock:
-            if self._stop.is_set():
+            if self._cancel.is_set():
                 raise StopIteration
             return next(self._tasks)

@@ -50,11 +50,11 @@ def saved(model_type: str, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     folder = tmp_path_factory.mktemp(model_type)
     family = family_of(model_type)
     assert family is not None
-    assert not family.held_as or model_type not in CONFIG_MAPPING
-    model = build(family.held_as or model_type)
+    assert not family.transformers_model_type or model_type not in CONFIG_MAPPING
+    model = build(family.transformers_model_type or model_type)
     model.save_pretrained(folder / "memory", save_original_format=False)
     save_as_published(model, folder / "hub")
-    for path in folder.glob("*/config.json") if family.held_as else ():
+    for path in folder.glob("*/config.json") if family.transformers_model_type else ():
         path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": model_type}))
     return folder / "hub", folder / "memory"
 
@@ -299,7 +299,7 @@ def test_scales_of_inkling_2_go_with_their_weights(tmp_path: Path) -> None:
         ("[namings.x]\np = ['a']", "has to list"),
         (
             "[families.x]\nmodel_types = ['x']\nmerge = 'hub'\nstacks = {'m.*.' = ''}\n"
-            "hub.layouts = {'*' = 'fused'}\nhub.renames = [{plain = '*.a', here = 'b'}]",
+            "hub.layouts = {'*' = 'fused'}\nhub.renames = [{hub_name = '*.a', form_name = 'b'}]",
             "could not be undone",
         ),
         (

@@ -56,7 +56,6 @@ PLACES = [
 
 REQUESTS = [
     row("an unknown layout", UsageError, sound, "fuzed", "fused", options={"to": "fuzed"}),
-    row("an unknown layout to merge to", UsageError, sound, "fuzed", options={"layout": "fuzed"}),
     row("an unknown layout of the source", UsageError, sound, "fuzed", "per-expert",
         options={"source_layout": "fuzed"}),
     row("a layout that the source has not", PlanRefused, sound, "src", "stacked",

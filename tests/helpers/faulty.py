@@ -130,7 +130,7 @@ FAULTS = {
 """What goes wrong, by name."""
 
 
-class Watch(LinuxFiles):
+class Heartbeat(LinuxFiles):
     """Knows what a loss of power would lose: bytes and names that no fsync has made durable."""
 
     def __init__(self) -> None:
@@ -196,10 +196,10 @@ def with_files(files: Files, call: Callable[[], Any]) -> Any:
     import streamconv.sources.safetensors_folder
 
     modules: tuple[Any, ...] = (
-        streamconv.sinks.folder,
-        streamconv.sinks.journals,
-        streamconv.sources.dcp,
-        streamconv.sources.local,
+        streamconv.sinks.checkpoint_folder,
+        streamconv.sinks.journal_files,
+        streamconv.sources.dcp_folder,
+        streamconv.sources.safetensors_folder,
     )
     kept = [module.system_files for module in modules]
     for module in modules:

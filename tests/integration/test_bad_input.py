@@ -11,7 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from broken import EXPERTS_1, SECOND, Row, arguments, check_error, row, rows, sound, with_tensor
+from broken import (
+    EXPERTS_1,
+    SECOND,
+    Row,
+    arguments,
+    check_error,
+    row,
+    rows,
+    sound,
+    with_tensor,
+)
 from broken_experts import EXPERTS
 from broken_folders import FILES
 from broken_requests import PLACES, REQUESTS
@@ -20,7 +30,14 @@ from folders import tree
 
 import streamconv
 from streamconv.cli import cli
-from streamconv.errors import BadCheckpoint, IOFailed, OutputExists, PlanRefused, StreamconvError
+from streamconv.errors import (
+    BadCheckpoint,
+    IOFailed,
+    OutputExists,
+    PlanRefused,
+    StreamconvError,
+    UsageError,
+)
 from streamconv.system.file_ops import Files
 
 ROWS = [*EXPERTS, *FILES, *PLACES, *REQUESTS]
@@ -35,6 +52,12 @@ def test_is_refused(bad: Row, tmp_path: Path) -> None:
         run(f"{tmp_path}/{bad.src}", f"{tmp_path}/{bad.dst}", **bad.options)
     assert tree(tmp_path) == before
     check_error(caught.value, bad)
+
+
+def test_an_unknown_layout_to_merge_to_is_refused(tmp_path: Path) -> None:
+    sound(tmp_path / "src")
+    with pytest.raises(UsageError, match="fuzed"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", to="fuzed")
 
 
 @rows(ROWS)

@@ -19,8 +19,8 @@ from streamconv.checkpoint.casting import (
     AS_STORED,
     Casting,
     cast_checkpoint,
-    kept_as,
     parse_casting,
+    protected_kind,
 )
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
@@ -69,7 +69,7 @@ OTHERS = (
 )
 def test_routers_and_norms_are_told_by_name(names: tuple[str, ...], kind: str | None) -> None:
     """And a projection called gate is no router."""
-    assert {name: kept_as(name) for name in names} == dict.fromkeys(names, kind)
+    assert {name: protected_kind(name) for name in names} == dict.fromkeys(names, kind)
 
 
 def info(name: str, dtype: str = "F32", *shape: int) -> TensorInfo:
@@ -89,13 +89,13 @@ def test_only_floats_are_cast_and_what_is_spared_is_not() -> None:
     """Integers, and floats that mean something only with their scales, stay."""
     dtypes_here = ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "F8_E8M0")
     names = {f"a.{dtype}": dtype for dtype in dtypes_here}
-    spared = {"a.norm.weight": "F32", "a.gate.weight": "F32", "a.w_scale_inv": "F32"}
-    checkpoint = stored(*(info(name, dtype, 8) for name, dtype in (names | spared).items()))
-    assert dtypes(checkpoint, AS_STORED) == names | spared
+    protected = {"a.norm.weight": "F32", "a.gate.weight": "F32", "a.w_scale_inv": "F32"}
+    checkpoint = stored(*(info(name, dtype, 8) for name, dtype in (names | protected).items()))
+    assert dtypes(checkpoint, AS_STORED) == names | protected
     floats = {f"a.{dtype}": "BF16" for dtype in ("F64", "F32", "F16", "BF16")}
-    assert dtypes(checkpoint, Casting("BF16")) == names | spared | floats
+    assert dtypes(checkpoint, Casting("BF16")) == names | protected | floats
     everything = floats | {"a.norm.weight": "BF16", "a.gate.weight": "BF16"}
-    assert dtypes(checkpoint, Casting("BF16", everything=True)) == names | spared | everything
+    assert dtypes(checkpoint, Casting("BF16", everything=True)) == names | protected | everything
 
 
 def test_a_cast_tensor_has_its_new_size_and_knows_its_old_one() -> None:

@@ -128,9 +128,9 @@ def test_it_runs_as_a_module_and_as_a_script() -> None:
         ["merge", "a", "b", "--jobs", "0"],
         ["merge", "a", "b", "--jobs", "many"],
         ["merge", "a", "b", "--max-shard-size"],
-        ["merge", "a", "b", "--to", "fused"],
+        ["merge", "a", "b", "--layout", "fused"],
         ["convert", "a", "b"],
-        ["split", "a", "b", "--layout", "fused"],
+        ["split", "a", "b", "--to", "fused"],
         ["inspect", "a", "--dry-run"],
     ],
 )
@@ -166,7 +166,7 @@ def test_inspect_json_is_one_document(src: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     fields = json.loads(done.stdout)
     assert (fields["schema"], fields["kind"], fields["model_type"]) == (
-        1,
+        2,
         "inspection",
         "qwen3_moe",
     )
@@ -231,11 +231,11 @@ def test_a_dry_run_in_json_is_what_a_run_does(src: Path, dst: Path) -> None:
     done = process(*words, "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)
-    assert (plan["schema"], plan["kind"]) == (1, "plan")
+    assert (plan["schema"], plan["kind"]) == (2, "plan")
     done = process(*words)
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
-    assert (result["schema"], result["kind"], result["place"]) == (1, "result", str(dst))
+    assert (result["schema"], result["kind"], result["path"]) == (2, "result", str(dst))
     files = {path.name: path.stat().st_size for path in dst.glob("*.safetensors")}
     for fields in (plan, result):
         assert {shard["name"]: shard["bytes"] for shard in fields["shards"]} == files
@@ -336,7 +336,7 @@ def test_more_options_from_the_environment(src: Path, dst: Path) -> None:
     )
     assert isinstance(attempt("inspect", src, STREAMCONV_FROM="stacked").exception, PlanRefused)
     assert json.loads(invoke("inspect", src, STREAMCONV_JSON="1").stdout)["kind"] == "inspection"
-    assert invoke("merge", src, dst, STREAMCONV_QUIET="1", STREAMCONV_LAYOUT="stacked").output == ""
+    assert invoke("merge", src, dst, STREAMCONV_QUIET="1", STREAMCONV_TO="stacked").output == ""
     assert "model.layers.0.mlp.experts.gate_proj" in read_checkpoint(dst)
     assert isinstance(attempt("convert", src, dst, STREAMCONV_TO="fused").exception, OutputExists)
     invoke("convert", src, dst, STREAMCONV_TO="fused", STREAMCONV_OVERWRITE="1")
@@ -344,8 +344,8 @@ def test_more_options_from_the_environment(src: Path, dst: Path) -> None:
 
 
 def test_the_command_line_counts_more_than_the_environment(src: Path, dst: Path) -> None:
-    words = ("merge", src, dst, "-n", "--json", "--max-shard-size", "4GB", "--layout", "fused")
-    environment = {"STREAMCONV_MAX_SHARD_SIZE": "400", "STREAMCONV_LAYOUT": "stacked"}
+    words = ("merge", src, dst, "-n", "--json", "--max-shard-size", "4GB", "--to", "fused")
+    environment = {"STREAMCONV_MAX_SHARD_SIZE": "400", "STREAMCONV_TO": "stacked"}
     plan = json.loads(invoke(*words, **environment).stdout)
     assert len(plan["shards"]) == 1
     assert plan["target"]["asked"] == "fused"

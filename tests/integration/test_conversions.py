@@ -140,8 +140,8 @@ def test_any_two_conversions_and_back(
 def test_merge_with_a_layout_takes_every_stack(
     source: Path, original: reference.Tensors, layout: str, tmp_path: Path
 ) -> None:
-    """`merge --layout L` is `convert --to L`."""
-    streamconv.merge(source, tmp_path / "out", layout=layout)
+    """`merge --to L` is `convert --to L`."""
+    streamconv.merge(source, tmp_path / "out", to=layout)
     want = reference.to_layout(original, layout)
     assert reference.same_bytes(want, reference.read(tmp_path / "out")) == []
 

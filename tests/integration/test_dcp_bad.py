@@ -27,6 +27,7 @@ from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global, Object
 from streamconv.formats.pickle_writer import write_pickle
 from streamconv.formats.torch_archive import around_tensor, find_tensor
+from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 
 RAN = "ran"
@@ -370,7 +371,7 @@ def test_stale_files_are_named(folder: Path, metadata: Metadata) -> None:
     opened = open_source(str(folder))
     opened.close()
     (stale,) = opened.checkpoint.others
-    assert (stale.name, stale.left_behind) == ("__4_0.distcp", "not in .metadata")
+    assert (stale.name, stale.skip_reason) == ("__4_0.distcp", "not in .metadata")
 
 
 def test_values_are_never_opened(folder: Path) -> None:
@@ -467,7 +468,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     opened = open_source(str(folder))
     os.truncate(folder / "__0_0.distcp", 900)
     info = opened.checkpoint.tensors["weight"]
-    read = streamconv.sources.Read(info, 0, memoryview(bytearray(4000)))
+    read = Read(info, 0, memoryview(bytearray(4000)))
     with pytest.raises(BadCheckpoint, match="has become shorter"):
         opened.read([read])
     opened.close()

@@ -102,7 +102,7 @@ def test_ranks_leave_what_is_read(tmp_path: Path) -> None:
         assert reference.same_bytes(reference.read(tmp_path / how), original) == []
     opened = open_source(str(tmp_path / "dcp" / "each-its-way"))
     opened.close()
-    left = {other.name: other.left_behind for other in opened.checkpoint.others}
+    left = {other.name: other.skip_reason for other in opened.checkpoint.others}
     assert left["optimizer"].endswith("values of the training run, not of the model")
     assert left["iteration"] == "1 value of the training run, not of the model"
 
@@ -178,7 +178,7 @@ def test_long_and_short_runs(tmp_path: Path, axis: int) -> None:
     source = open_source(str(tmp_path))
     info = source.checkpoint.tensors["t"]
     whole = tensor.numpy().tobytes()
-    assert source.checkpoint.scratch == (0 if axis == 0 else 2**18)
+    assert source.checkpoint.read_scratch_bytes == (0 if axis == 0 else 2**18)
     for begin, end in ((0, len(whole)), (333, len(whole) - 777), (1_000_001, 1_000_100)):
         buffer = bytearray(end - begin)
         source.read([Read(info, begin, memoryview(buffer))])
@@ -225,7 +225,7 @@ def test_the_model_is_taken_and_the_rest_is_named(
     source.close()
     assert source.checkpoint.tensors.keys() == fused.keys()
     assert {other.name for other in source.checkpoint.others} == left
-    assert all(other.left_behind for other in source.checkpoint.others)
+    assert all(other.skip_reason for other in source.checkpoint.others)
 
 
 def test_a_state_dict_that_was_not_flattened(tmp_path: Path, fused: Tensors) -> None:
@@ -288,7 +288,7 @@ def test_memory_is_what_the_plan_says(tmp_path: Path) -> None:
         for name, tensor in merged.items()
     }
     write_dcp(tmp_path / "cut", cuts)
-    for location, options in (("hub", "format='dcp'"), ("cut", "layout='per-expert'")):
+    for location, options in (("hub", "format='dcp'"), ("cut", "to='per-expert'")):
         code = f"""
 import streamconv
 done = streamconv.merge({location!r}, "out-{location}", {options})

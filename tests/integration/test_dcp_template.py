@@ -203,7 +203,7 @@ def test_each_tensor_is_verified_against_where_it_came_from(
         flip(shard, name)
     (tmp_path / "back" / "tokenizer.json").write_bytes(b"{}")
     found = streamconv.verify(thinker, tmp_path / "back", **options)
-    assert {d.what for d in found.differences} == {trained, filled, "tokenizer.json"}
+    assert {d.subject for d in found.differences} == {trained, filled, "tokenizer.json"}
 
 
 def test_what_goes_wrong_with_a_template_is_found_out(
@@ -224,7 +224,7 @@ def test_what_goes_wrong_with_a_template_is_found_out(
     assert not (tmp_path / "back").exists()
     found = streamconv.verify(thinker, tmp_path / "back.streamconv-partial", **options)
     assert found.differences
-    assert all(difference.what.startswith("thinker.") for difference in found.differences)
+    assert all(difference.subject.startswith("thinker.") for difference in found.differences)
 
 
 def test_what_was_not_filled_in_is_seen(tmp_path: Path, omni: Path, thinker: Path) -> None:
@@ -234,8 +234,8 @@ def test_what_was_not_filled_in_is_seen(tmp_path: Path, omni: Path, thinker: Pat
     save_file(kept, alone / "model.safetensors")
     options: Any = {"template": omni, "fill_from_template": True}
     found = streamconv.verify(thinker, alone, **options)
-    assert {d.what.partition(".")[0] for d in found.differences} == {"talker"}
-    assert {d.fact.partition(":")[0] for d in found.differences} >= {"is missing"}
+    assert {d.subject.partition(".")[0] for d in found.differences} == {"talker"}
+    assert {d.detail.partition(":")[0] for d in found.differences} >= {"is missing"}
     with pytest.raises(BadCheckpoint, match="lacks"):
         streamconv.verify(thinker, alone, template=omni)
     with pytest.raises(UsageError, match="not against a template"):

@@ -138,7 +138,7 @@ def test_other_files_stay(tmp_path: Path) -> None:
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     plan = streamconv.plan(source, format="dcp")
     assert plan.copied == ()
-    assert {o.left_behind for o in plan.others if o.name == "tokenizer.json"} == {
+    assert {o.skip_reason for o in plan.others if o.name == "tokenizer.json"} == {
         "a DCP folder holds nothing but weights"
     }
     assert plan.write_bytes == sum(shard.nbytes for shard in plan.shards)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import DEATH, FAULTS, OPERATIONS, Fault, Twin, Watch, in_a_child, with_files
+from faulty import DEATH, FAULTS, OPERATIONS, Fault, Heartbeat, Twin, in_a_child, with_files
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
 import streamconv
@@ -228,7 +228,7 @@ def test_what_is_relied_on_is_durable(src: Path, tmp_path: Path, overwrite: bool
     dst = tmp_path / "dst"
     if overwrite:
         old(dst)
-    files = Watch()
+    files = Heartbeat()
     with_files(files, lambda: run(src, dst, overwrite=overwrite))
     lock = tmp_path / "dst.streamconv-lock-1"
     names = [what for what, _, _ in files.seen]

@@ -30,9 +30,9 @@ from streamconv.errors import (
 )
 from streamconv.execution import liveness, ranks
 from streamconv.execution.executor import Planned
-from streamconv.execution.ranks import RankFailed, Ranks
+from streamconv.execution.ranks import RankFailed, RankGroup
 from streamconv.planning.manifest import fingerprint
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 SIZE = "4kB"
 """Of output shards: some twenty of them."""
@@ -383,7 +383,10 @@ def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
     """Before anything is written."""
     store = HashStore()
     plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
-    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
+    with (
+        RankGroup(store, 0, 2, CancelToken()) as first,
+        RankGroup(store, 1, 2, CancelToken()) as second,
+    ):
         store.set("plan/1", fingerprint(plans[1]))
         with pytest.raises(
             PlanRefused, match=r"rank 1 .* would make another conversion than rank 0"
@@ -400,7 +403,10 @@ def test_a_rank_that_cannot_plan_ends_the_others(
     monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
     store = HashStore()
     plan = streamconv.plan(src)
-    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
+    with (
+        RankGroup(store, 0, 2, CancelToken()) as first,
+        RankGroup(store, 1, 2, CancelToken()) as second,
+    ):
         second.failed(IOFailed("there is no such folder", "mount it"))
         with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
             first(Planned(plan))
@@ -413,7 +419,7 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
     store = HashStore()
-    team = [Ranks(store, rank, 3, Stop()) for rank in range(3)]
+    team = [RankGroup(store, rank, 3, CancelToken()) for rank in range(3)]
     for rank in team:
         rank.__enter__()
     time.sleep(0.1)
@@ -432,9 +438,9 @@ def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
     """Also of a rank from which no event comes meanwhile, and of one given up though it lives."""
     monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.02)
     store = HashStore()
-    stops = [Stop() for _ in range(3)]
+    stops = [CancelToken() for _ in range(3)]
     with ExitStack() as working:
-        team = [working.enter_context(Ranks(store, k, 3, stop)) for k, stop in enumerate(stops)]
+        team = [working.enter_context(RankGroup(store, k, 3, stop)) for k, stop in enumerate(stops)]
         team[0]._say(2, "it has been silent")
         for rank, stop in zip(team, stops, strict=True):
             begin = time.monotonic()
@@ -451,7 +457,10 @@ def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
     monkeypatch.setattr(ranks, "KILLED_SECONDS", 0.2)
     store = HashStore()
-    with Ranks(store, 0, 2, Stop()) as first, Ranks(store, 1, 2, Stop()) as second:
+    with (
+        RankGroup(store, 0, 2, CancelToken()) as first,
+        RankGroup(store, 1, 2, CancelToken()) as second,
+    ):
         stopped = Interrupted("terminated", signal=15)
         assert first.failed(stopped) is stopped
         broken = IOFailed("the disk is gone", "look at it")
@@ -468,7 +477,7 @@ def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ranks, "JOIN_SECONDS", 0.2)
     plan = streamconv.plan(src)
     with (
-        Ranks(HashStore(), 0, 2, Stop()) as alone,
+        RankGroup(HashStore(), 0, 2, CancelToken()) as alone,
         pytest.raises(IOFailed, match=r"the ranks \[1\]"),
     ):
         alone(Planned(plan))

@@ -21,12 +21,12 @@ from huggingface_hub import constants
 import streamconv
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
-from streamconv.execution.executor import Complete
+from streamconv.execution.executor import Completed
 from streamconv.sources.base import Read
 from streamconv.sources.http_ranges import retry_after
 from streamconv.sources.open import open_source
 from streamconv.sources.remote import joined
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 REPO = "org/tiny-moe"
 LOCATION = f"hf://{REPO}"
@@ -112,7 +112,7 @@ def test_what_was_made_of_a_repository_is_verified_against_it(hub: Hub, tmp_path
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
-    assert streamconv.verify(LOCATION, dst).found == 1
+    assert streamconv.verify(LOCATION, dst).difference_count == 1
 
 
 def test_no_more_is_transferred_than_planned(hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
     """Though the branch moves on when the result is there."""
 
     def move_on(event: object) -> None:
-        if isinstance(event, Complete):
+        if isinstance(event, Completed):
             hub.head = "f" * 40
 
     result = streamconv.convert(
@@ -280,7 +280,7 @@ def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
     source = open_source(LOCATION)
     info = next(iter(source.checkpoint.tensors.values()))
     waits: list[float] = []
-    monkeypatch.setattr(Stop, "wait", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(CancelToken, "wait", lambda _, seconds: waits.append(seconds))
     hub.fault = once(Fault(429, {"Retry-After": "7"}))
     source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
     assert max(waits) == 7.0

@@ -25,7 +25,7 @@ import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
 from streamconv.execution.executor import Event, PieceWritten, Prepared
-from streamconv.planning.partition import Part
+from streamconv.planning.partition import Partition
 from streamconv.sinks.journal import (
     Finished,
     difference,
@@ -144,7 +144,7 @@ def test_other_keys_of_a_dcp_are_another_conversion(
     prefix = "dcp_prefix"
     if side == "source":
         streamconv.merge(src, tmp_path / "elsewhere", format="dcp")
-        src, options = tmp_path / "elsewhere", {"dcp_prefix": "model.", "layout": "per-expert"}
+        src, options = tmp_path / "elsewhere", {"dcp_prefix": "model.", "to": "per-expert"}
         prefix = "hf_prefix"
     stopped(src, dst, pieces=2, **options, **{prefix: "net."})
     with pytest.raises(OutputExists, match="was begun otherwise"):
@@ -290,7 +290,7 @@ def other_size(src: Path) -> dict[str, Any]:
 
 
 def other_target(src: Path) -> dict[str, Any]:
-    return {"layout": "stacked"}
+    return {"to": "stacked"}
 
 
 def other_headers(src: Path) -> dict[str, Any]:
@@ -388,14 +388,16 @@ def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> N
     fused = fused_tensors((3, 4, 12), (3, 6, 4))
     config = {"model_type": "qwen3_moe", "num_experts": 3}
     src = write_checkpoint(tmp_path / "src", two_shards(fused), config)
-    stated = "fused-transposed"
-    stopped(src, dst, pieces=2, layout="per-expert", source_layout=stated)
+    declared_layout = "fused-transposed"
+    stopped(src, dst, pieces=2, layout="per-expert", source_layout=declared_layout)
     with pytest.raises(OutputExists) as caught:
         resumed(src, dst, layout="per-expert", source_layout="fused-interleaved")
     stack = "source layouts: model.layers.*.mlp.experts"
-    assert f'{stack}: layout: "{stated}" there, "fused-inter' in caught.value.message
+    assert f'{stack}: layout: "{declared_layout}" there, "fused-inter' in caught.value.message
 
-    plan = streamconv.plan(src, to="per-expert", source_layout=stated, max_shard_size=SHARD)
+    plan = streamconv.plan(
+        src, to="per-expert", source_layout=declared_layout, max_shard_size=SHARD
+    )
     journal = read_journal(opening_line(plan))
     assert journal is not None
     assert difference(plan, journal) == ""
@@ -515,18 +517,18 @@ def test_without_locks_another_host_cannot_be_asked(tmp_path: Path) -> None:
     lock = tmp_path / LOCK
     lock.write_text(json.dumps({"number": 1, "of": 1, "host": "elsewhere", "pid": 7, "since": "1"}))
     with pytest.raises(OutputExists, match="process 7 on elsewhere") as caught:
-        Lock(tmp_path / "dst", Part(), Lockless()).take()
+        Lock(tmp_path / "dst", Partition(), Lockless()).take()
     assert str(lock) in caught.value.hint
-    Lock(tmp_path / "dst", Part(), LinuxFiles()).take()
+    Lock(tmp_path / "dst", Partition(), LinuxFiles()).take()
 
 
 def test_parts_work_side_by_side(tmp_path: Path) -> None:
     """Those of one run; parts of another one, or a whole run, are refused."""
     files = system_files()
-    first, second = (Lock(tmp_path / "dst", Part(k, 2), files) for k in (1, 2))
+    first, second = (Lock(tmp_path / "dst", Partition(k, 2), files) for k in (1, 2))
     first.take()
     second.take()
-    for other in (Part(1, 2), Part(2, 3), Part(3, 3), Part(1, 1)):
+    for other in (Partition(1, 2), Partition(2, 3), Partition(3, 3), Partition(1, 1)):
         with pytest.raises(OutputExists):
             Lock(tmp_path / "dst", other, files).take()
     second.release()
@@ -547,7 +549,7 @@ def test_a_lock_whose_file_was_just_removed_is_taken_anew(
                 (tmp_path / LOCK).unlink()
             super().lock(fd)
 
-    lock = Lock(tmp_path / "dst", Part(), Racing())
+    lock = Lock(tmp_path / "dst", Partition(), Racing())
     lock.take()
     with (tmp_path / LOCK).open("a") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

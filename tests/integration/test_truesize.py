@@ -56,7 +56,7 @@ def dry_run(source: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """A plan of transposing `source`, in a process of its own; ends with 7 on a small disk."""
     command = [sys.executable, "-m", "streamconv", "merge", str(source), str(source) + "-merged"]
     return subprocess.run(
-        [*command, "--dry-run", "--layout", "fused-transposed", *options],
+        [*command, "--dry-run", "--to", "fused-transposed", *options],
         check=False,
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_measured_memory_is_what_the_plan_projects(memory: str | None, tmp_path:
     limit = ["--max-memory", memory] if memory else []
     command = [sys.executable, "-m", "streamconv", "merge", "source", "out", "--json", *limit]
     done = subprocess.run(
-        [*command, "--layout", "fused-transposed"],
+        [*command, "--to", "fused-transposed"],
         cwd=tmp_path,
         check=True,
         capture_output=True,
@@ -88,7 +88,7 @@ def test_a_dcp_of_true_size_takes_no_more(tmp_path: Path) -> None:
     """To one and back from it: within the projection, and below what is promised of Qwen3-30B."""
     truesize.write("qwen3-30b-a3b", tmp_path / "source", layers=1, only="experts")
     for words in (
-        ["merge", "source", "dcp", "--format", "dcp", "--layout", "fused-transposed"],
+        ["merge", "source", "dcp", "--format", "dcp", "--to", "fused-transposed"],
         ["split", "dcp", "back"],
     ):
         done = subprocess.run(

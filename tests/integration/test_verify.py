@@ -372,9 +372,9 @@ def relabelled(dst: Path, layout: str) -> None:
 
 def differing(found: Verification, dst: Path) -> set[str]:
     """Where there are differences; the checkpoint as a whole is DST."""
-    assert found.found == len(found.differences)
+    assert found.difference_count == len(found.differences)
     assert found.ok == (not found.differences)
-    return {"DST" if d.what == str(dst) else d.where for d in found.differences}
+    return {"DST" if d.subject == str(dst) else d.where for d in found.differences}
 
 
 @pytest.fixture(params=["blocks of 4 MiB", "blocks of 64 bytes"])
@@ -482,7 +482,7 @@ def test_forms_with_other_names_are_true(family: str, tmp_path: Path) -> None:
         name = next(n for p in (tmp_path / to).glob("*.safetensors") for n in read_shard(p)[0])
         bit_flipped(name, 0)(tmp_path / to)
         found = streamconv.verify(src, tmp_path / to)
-        assert {d.what for d in found.differences} == {name}
+        assert {d.subject for d in found.differences} == {name}
 
 
 def test_any_changed_byte_is_found(
@@ -500,8 +500,8 @@ def test_any_changed_byte_is_found(
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         there.write(bytes(data))
         found = streamconv.verify(source, dst)
-        assert [d.what for d in found.differences] == [name]
-        assert "(1 of " in found.differences[0].fact
+        assert [d.subject for d in found.differences] == [name]
+        assert "(1 of " in found.differences[0].detail
         there.write(sound)
     assert streamconv.verify(source, dst).ok
 
@@ -513,7 +513,7 @@ def test_a_fact_names_both_sides(
     bit_flipped(f"{LAYER}.gate_up_proj")(dst)
     (difference,) = streamconv.verify(source, dst).differences
     assert difference.expert == 11
-    assert f"{LAYER}.11.up_proj.weight of the source" in difference.fact
+    assert f"{LAYER}.11.up_proj.weight of the source" in difference.detail
 
 
 def test_elements_of_half_a_byte(tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ def test_a_cast_is_held_against_the_source_cast(source: Path, dtype: str, tmp_pa
     bit_flipped(f"{LAYER}.down_proj")(dst)
     assert differing(streamconv.verify(source, dst), dst) == {f"{LAYER}.down_proj, expert 11"}
     (dst / "streamconv.json").unlink()
-    facts = [d.fact for d in streamconv.verify(source, dst).differences]
+    facts = [d.detail for d in streamconv.verify(source, dst).differences]
     assert facts
     assert all("BF16" in fact for fact in facts)
 
@@ -563,7 +563,7 @@ def test_a_dcp_is_held_against_its_source(
     path.write_bytes(raw)
     assert differing(streamconv.verify(source, dst), dst) == {NORM}
     (difference,) = streamconv.verify(dst).differences
-    assert difference.what == path.name
+    assert difference.subject == path.name
 
 
 @pytest.mark.parametrize("options", [{"format": "dcp"}, {"preset": "mindspeed"}], ids=str)
@@ -646,8 +646,8 @@ def test_a_whole_output_is_no_partial_one(source: Path, tmp_path: Path) -> None:
     streamconv.merge(source, tmp_path / "part", layers="0:1")
     streamconv.merge(source, tmp_path / "whole")
     found = streamconv.verify(tmp_path / "part", tmp_path / "whole")
-    assert f"{LAYER}" in {d.what for d in found.differences}
-    assert all(d.fact == "is not in the source" for d in found.differences)
+    assert f"{LAYER}" in {d.subject for d in found.differences}
+    assert all(d.detail == "is not in the source" for d in found.differences)
 
 
 def test_a_sample_finds_what_is_wrong_everywhere(source: Path, tmp_path: Path) -> None:
@@ -662,7 +662,7 @@ def test_a_sample_finds_what_is_wrong_everywhere(source: Path, tmp_path: Path) -
     tensors_swapped(f"{LAYER}.gate_proj", f"{LAYER}.up_proj")(dst)
     for _ in range(5):
         found = streamconv.verify(source, dst, sample=0.1)
-        assert {d.what for d in found.differences} == {f"{LAYER}.gate_proj", f"{LAYER}.up_proj"}
+        assert {d.subject for d in found.differences} == {f"{LAYER}.gate_proj", f"{LAYER}.up_proj"}
 
 
 @pytest.mark.parametrize("sample", [0.0, 1.5, -1, float("nan")])
@@ -768,7 +768,7 @@ def test_damage_shows_against_the_manifest(
     names = {"SHARD" if name in shards else name for name in differing(found, dst)}
     assert names == set(where)
     if names == {"SHARD"}:
-        assert "bytes " in found.differences[0].fact
+        assert "bytes " in found.differences[0].detail
 
 
 def test_the_tensors_of_a_damaged_piece_are_named(tmp_path: Path) -> None:
@@ -781,7 +781,7 @@ def test_the_tensors_of_a_damaged_piece_are_named(tmp_path: Path) -> None:
             file.seek(there.start + there.nbytes - 1)
             file.write(b"1")
     pieces = json.loads((dst / "streamconv.json").read_text())["shards"]["model.safetensors"]
-    facts = [difference.fact for difference in streamconv.verify(dst).differences]
+    facts = [difference.detail for difference in streamconv.verify(dst).differences]
     assert len(facts) == len(pieces["pieces"]) == 2
     assert all("experts.gate_up_proj" in f or "experts.down_proj" in f for f in facts)
 
@@ -805,7 +805,7 @@ def test_without_a_manifest_the_structure_is_looked_at(source: Path, tmp_path: P
     assert differing(streamconv.verify(src), src) == {INDEX}
     drop(src, f"{LAYER}.3.up_proj.weight")
     (difference,) = streamconv.verify(src).differences
-    assert f"{LAYER}.3.up_proj.weight is missing" in difference.fact.replace("tensor ", "")
+    assert f"{LAYER}.3.up_proj.weight is missing" in difference.detail.replace("tensor ", "")
 
 
 def test_sha256_is_that_of_the_files(converted: Callable[[str], Path], source: Path) -> None:
@@ -839,8 +839,8 @@ def test_sha256_is_noted_and_checked(source: Path, options: dict[str, Any], tmp_
         manifest = dst / "streamconv.json"
         manifest.write_text(manifest.read_text().replace(hashed[INDEX], "0" * 64))
         (difference,) = streamconv.verify(dst).differences
-        assert difference.what == INDEX
-        assert hashed[INDEX] in difference.fact
+        assert difference.subject == INDEX
+        assert hashed[INDEX] in difference.detail
 
 
 # --- what cannot be verified -------------------------------------------------------------------
@@ -922,7 +922,7 @@ def test_what_is_printed(converted: Callable[[str], Path], source: Path, tmp_pat
     assert isinstance(result.exception, VerifyFailed)
     fields = json.loads(result.stdout)
     jsonschema.validate(fields, SCHEMA)
-    assert fields["found"] == 25
+    assert fields["difference_count"] == 25
     assert attempt(source, dst, "--quiet").stdout == ""
     assert isinstance(attempt(source, dst, "--sample", "x").exception, Exception)
 
@@ -997,7 +997,7 @@ def test_a_conversion_that_goes_wrong_is_found_out(
     dst, partial = tmp_path / "dst", tmp_path / "dst.streamconv-partial"
     dst.mkdir()
     (dst / "precious").write_text("keep this")
-    options: Any = {"layout": "fused-transposed", "format": form, "verify": True}
+    options: Any = {"to": "fused-transposed", "format": form, "verify": True}
     with monkeypatch.context() as broken:
         broken.setattr(Panel, "write_into", wrong)
         with pytest.raises(VerifyFailed, match=r"expert") as caught:
@@ -1013,5 +1013,5 @@ def test_a_conversion_that_goes_wrong_is_found_out(
         streamconv.merge(source, dst, overwrite=True, resume=True, **options)
     result = streamconv.merge(source, dst, overwrite=True, **options)
     assert result.verification is not None
-    assert (result.verification.ok, result.verification.place) == (True, str(dst))
+    assert (result.verification.ok, result.verification.path) == (True, str(dst))
     assert [path.name for path in tmp_path.glob("dst*")] == [dst.name]

@@ -117,13 +117,13 @@ def _bands(
     """`begin` to `end` cut into whole rows of one row of blocks each, and parts of a row."""
     while begin < end:
         row = begin // columns
-        stop = min(end, (row + 1) * columns)
-        if begin % columns == 0 and stop % columns == 0:
+        cancel = min(end, (row + 1) * columns)
+        if begin % columns == 0 and cancel % columns == 0:
             within = row % rows
             left = min(block_rows - within % block_rows, rows - within)
-            stop = min(row + left, end // columns) * columns
-        yield begin, stop
-        begin = stop
+            cancel = min(row + left, end // columns) * columns
+        yield begin, cancel
+        begin = cancel
 
 
 def _widen(source: Array, dtype: str, values: Array) -> None:

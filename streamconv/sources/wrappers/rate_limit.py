@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.sources.base import Read, Source
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 
 class Throttle:
@@ -15,11 +15,11 @@ class Throttle:
     def __init__(
         self,
         rate: int,
-        stop: Stop,
+        cancel: CancelToken,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rate = rate
-        self._stop = stop
+        self._cancel = cancel
         self._clock = clock
         self._due = 0.0
         self._lock = threading.Lock()
@@ -30,7 +30,7 @@ class Throttle:
             now = self._clock()
             self._due = max(self._due, now) + nbytes / self._rate
             wait = self._due - now
-        self._stop.wait(wait)
+        self._cancel.wait(wait)
 
 
 class ThrottledSource:

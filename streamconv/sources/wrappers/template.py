@@ -7,8 +7,14 @@ a run did not save, such as a talker that it did not train, is refused, or taken
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile, Template, TensorInfo, kinds
-from streamconv.detection.detect import Recognised, recognise
+from streamconv.checkpoint.types import (
+    Checkpoint,
+    OtherFile,
+    ReferenceCheckpoint,
+    TensorInfo,
+    summarize_names,
+)
+from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Read, Source
 
@@ -46,18 +52,18 @@ def with_template(
     template: Source,
     *,
     fill: bool = False,
-    stated: str | None = None,
+    declared_layout: str | None = None,
     casts: bool = False,
 ) -> Source:
     """`source` with config and other files of `template`, and the tensors that it lacks if `fill`.
 
-    `stated` is the layout or form of the source where it does not say so itself; where it `casts`,
-    its dtypes need not be the template's. Raises BadCheckpoint where tensors are missing, or are
-    others than the template's.
+    `declared_layout` is the layout or form of the source where it does not say so itself; where it
+    `casts`, its dtypes need not be the template's. Raises BadCheckpoint where tensors are missing,
+    or are others than the template's.
     """
     kept, original = source.checkpoint, template.checkpoint
-    trained = _Holdings.of(recognise(replace(kept, config=original.config), stated))
-    expected = _Holdings.of(recognise(original))
+    trained = _Holdings.of(detect(replace(kept, config=original.config), declared_layout))
+    expected = _Holdings.of(detect(original))
     where = f"{kept.location}, whose template is {original.location}"
     for what, infos in expected.held.items():
         have, want = trained.facts.get(what), expected.facts[what]
@@ -74,9 +80,9 @@ def with_template(
         info.name for w in trained.held if w not in expected.held for info in trained.held[w]
     )
     if missing and (not fill or unknown):
-        besides = f"; the template does not know {kinds(unknown)}" if unknown else ""
+        besides = f"; the template does not know {summarize_names(unknown)}" if unknown else ""
         raise BadCheckpoint(
-            f"{where}, lacks {len(missing):,} of its tensors: {kinds(missing)}{besides}",
+            f"{where}, lacks {len(missing):,} of its tensors: {summarize_names(missing)}{besides}",
             "is it a matter of --dcp-prefix or --preset?"
             if unknown
             else "take them from the template with --fill-from-template",
@@ -94,7 +100,7 @@ def with_template(
         others=(*_left(kept.others), *original.others),
         config=original.config,
         total_bytes=kept.total_bytes + nbytes,
-        template=Template(
+        template=ReferenceCheckpoint(
             original.location, expected.found.names.name, frozenset(filled), nbytes, unknown
         ),
     )
@@ -104,7 +110,7 @@ def with_template(
 def _left(others: Iterable[OtherFile]) -> Iterable[OtherFile]:
     """The other files of the trained checkpoint, all of them left behind."""
     for other in others:
-        yield replace(other, left_behind=other.left_behind or "the template has the other files")
+        yield replace(other, skip_reason=other.skip_reason or "the template has the other files")
 
 
 Facts = tuple[str, Mapping[str, int] | tuple[int, ...]]
@@ -118,14 +124,14 @@ class _Holdings:
     By hub name: a weight of the experts of a layer or of a group, or any other tensor.
     """
 
-    found: Recognised
+    found: Detected
     held: Mapping[str, Sequence[TensorInfo]]
     facts: Mapping[str, Facts]
     hub_names: Mapping[str, str]
     """Of each tensor."""
 
     @classmethod
-    def of(cls, found: Recognised) -> "_Holdings":
+    def of(cls, found: Detected) -> "_Holdings":
         held: dict[str, Sequence[TensorInfo]] = {}
         facts: dict[str, Facts] = {}
         stacked: set[str] = set()

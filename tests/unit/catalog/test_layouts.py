@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Rename, families, family_of
-from streamconv.catalog.layouts import REQUIRED, Layout, Row, find_layout, layouts, namings
-from streamconv.catalog.name_lookup import roles
+from streamconv.catalog.layouts import REQUIRED, Layout, NamedLayout, find_layout, layouts, namings
+from streamconv.catalog.name_lookup import names_to_weights
 from streamconv.errors import UsageError
 
 LOOKALIKES = {frozenset({"fused-transposed", "fused-interleaved"})}
@@ -93,7 +93,7 @@ def test_layouts_differ_in_names_or_shapes(e: int, i: int, h: int, alike: str) -
         assert same == (frozenset({one.name, other.name}) in LOOKALIKES)
 
 
-# --- namings and roles -------------------------------------------------------------------------
+# --- namings and what names can mean -----------------------------------------------------------
 
 
 def test_the_table_of_namings() -> None:
@@ -101,17 +101,17 @@ def test_the_table_of_namings() -> None:
     assert next(iter(namings())) == "qwen"
     assert namings()["qwen"].tokens == {"p": ("gate_proj", "up_proj"), "d": ("down_proj",)}
     assert namings()["mixtral"].tokens == {"p": ("w1", "w3"), "d": ("w2",)}
-    anywhere = [naming for naming in namings().values() if naming.anywhere]
-    everything = [t for naming in anywhere for ts in naming.tokens.values() for t in ts]
-    assert len(everything) == len(set(everything)) == 3 * len(anywhere)
+    auto_detect = [naming for naming in namings().values() if naming.auto_detect]
+    everything = [t for naming in auto_detect for ts in naming.tokens.values() for t in ts]
+    assert len(everything) == len(set(everything)) == 3 * len(auto_detect)
 
 
 def test_roles_map_every_name_back() -> None:
     """Each name that a row can write means that row's weight and position, among few others."""
     seen = set()
-    anywhere = [naming for naming in namings().values() if naming.anywhere]
-    for layout, naming in itertools.product(layouts().values(), anywhere):
-        row = Row(layout, naming)
+    auto_detect = [naming for naming in namings().values() if naming.auto_detect]
+    for layout, naming in itertools.product(layouts().values(), auto_detect):
+        row = NamedLayout(layout, naming)
         told_by_names = layout.name in ("per-expert", "stacked", "stacked-flat")
         assert row.names_projections() == told_by_names
         for weight, template in layout.templates.items():
@@ -123,19 +123,19 @@ def test_roles_map_every_name_back() -> None:
                 }
                 name = template.tensor_name(tokens)
                 seen.add(name)
-                found = [r for r in roles()[name] if r.row.layout is layout]
+                found = [r for r in names_to_weights()[name] if r.row.layout is layout]
                 assert len(found) == 1, name
                 assert (found[0].weight, found[0].position) == (weight, position)
                 expected = naming if told_by_names else namings()["qwen"]
-                assert found[0].row == Row(layout, expected)
-    assert seen == set(roles())
+                assert found[0].row == NamedLayout(layout, expected)
+    assert seen == set(names_to_weights())
 
 
 def test_roles_of_well_known_names() -> None:
     """What the names of real checkpoints mean."""
 
     def meaning(name: str) -> set[tuple[str, str, tuple[int | None, ...]]]:
-        return {(r.row.layout.name, r.weight, r.position) for r in roles()[name]}
+        return {(r.row.layout.name, r.weight, r.position) for r in names_to_weights()[name]}
 
     assert meaning("experts.*.up_proj.weight") == {("per-expert", "gate_up", (None, 1))}
     assert meaning("experts.*.w3.weight") == {("per-expert", "gate_up", (None, 1))}
@@ -157,12 +157,12 @@ def test_roles_of_well_known_names() -> None:
         "nemo",
     }
     for name in ("shared_expert.up_proj.weight", "up_proj.weight", "experts.*.weight"):
-        assert name not in roles()
+        assert name not in names_to_weights()
 
 
 def test_experts_are_numbered_and_projections_named() -> None:
     """Tokens of the axes in a name."""
-    row = Row(layouts()["per-expert"], namings()["fc"])
+    row = NamedLayout(layouts()["per-expert"], namings()["fc"])
     assert [row.token("e", k) for k in (9, 10)] == ["9", "10"]
     assert [row.token(*at) for at in (("p", 0), ("p", 1), ("d", 0))] == ["fc1", "fc3", "fc2"]
     assert row.sizes() == {"p": 2, "d": 1}
@@ -188,7 +188,7 @@ def test_the_table_of_families(family: Family) -> None:
         assert form.name == name
         assert any(form.layout_of(stack) for stack in family.stacks)
     for stack in family.stacks:
-        assert family.row_of(stack, family.forms["hub"])
+        assert family.layout_for(stack, family.forms["hub"])
 
 
 def test_model_types_are_of_one_family() -> None:
@@ -206,7 +206,7 @@ def test_what_merging_makes_of_the_three_first_models() -> None:
         family = family_of(model_type)
         assert family is not None
         for stack in family.stacks:
-            row = family.row_of(stack, family.forms[family.merge])
+            row = family.layout_for(stack, family.forms[family.merge])
             merged[stack] = row.layout.name if row else None
     assert merged == {
         "language_model.model.layers.*.mlp.": "fused-flat",
@@ -290,7 +290,7 @@ def test_renames_are_two_sided(model_type: str, form_name: str, hub: str, here: 
     form = form_of(model_type, form_name)
     assert form.apply(hub) == here
     assert form.undo(here) == hub
-    assert form.holds(hub)
+    assert form.is_reversible(hub)
 
 
 @OF_FAMILY
@@ -298,10 +298,10 @@ def test_expert_names_come_back_from_every_form(family: Family) -> None:
     """The experts' own names do, in each of the family's forms; no two of them become one."""
     for stack, form in itertools.product(family.stacks, family.forms.values()):
         prefix = stack.replace("*", "3")
-        hub = [f"{prefix}{name.replace('*', '12')}" for name in roles(family.naming)]
-        here = [form.apply(name) for name in hub]
-        assert [form.undo(name) for name in here] == hub
-        assert len(set(here)) == len(hub)
+        hub = [f"{prefix}{name.replace('*', '12')}" for name in names_to_weights(family.naming)]
+        form_name = [form.apply(name) for name in hub]
+        assert [form.undo(name) for name in form_name] == hub
+        assert len(set(form_name)) == len(hub)
 
 
 @settings(deadline=None, max_examples=100)
@@ -315,14 +315,14 @@ def test_what_loses_its_prefix_gets_it_back_or_is_known_not_to(first: str, rest:
     thinker = f"thinker.{first}{rest}"
     assert form.apply(thinker) == first + rest
     lost = first in ("thinker.", "talker.", "code2wav.")
-    assert form.holds(thinker) == (not lost)
+    assert form.is_reversible(thinker) == (not lost)
     assert form.undo(form.apply(thinker)) == (first + rest if lost else thinker)
     if first in ("talker.", "code2wav."):
         assert form.apply(first + rest) == first + rest
-        assert form.holds(first + rest)
+        assert form.is_reversible(first + rest)
     if first in ("lm_head.", "other."):
         assert form.apply(first + rest) == first + rest
-        assert not form.holds(first + rest)
+        assert not form.is_reversible(first + rest)
 
 
 def test_renames_are_done_in_order_and_undone_in_reverse() -> None:

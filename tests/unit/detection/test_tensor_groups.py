@@ -134,7 +134,7 @@ def test_what_is_exchanged_in_a_joined_tensor_is_found(tmp_path: Path) -> None:
     raw[at : at + 2 * len(wanted[0])] = wanted[1] + wanted[0]
     shard.write_bytes(raw)
     found = streamconv.verify(hub, tmp_path / "out")
-    assert [(d.what, d.projection) for d in found.differences] == [
+    assert [(d.subject, d.projection) for d in found.differences] == [
         (f"{ATTENTION}conv1d.weight", "q"),
         (f"{ATTENTION}conv1d.weight", "k"),
     ], found.differences
@@ -219,7 +219,8 @@ stacks = { "model.layers.*.mlp." = "" }
 hub.layouts = { "*" = "per-expert" }
 transformers.layouts = { "*" = "fused" }
 transformers.groups = [
-    { where = "vision.*.", plain = "wq : (n x r) h", here = "wq : (n r x) h", sizes = {HEADS} },
+    { where = "vision.*.", hub_name = "wq : (n x r) h", form_name = "wq : (n r x) h",
+      sizes = {HEADS} },
 ]
 """.replace("{HEADS}", '{ n = "vision.heads", r = 2 }')
     )
@@ -330,8 +331,8 @@ def test_what_is_exchanged_among_parts_is_found(tmp_path: Path) -> None:
     assert query + key + value in raw
     shard.write_bytes(raw.replace(query + key + value, query + value + key))
     found = streamconv.verify(memory, out).differences
-    assert [difference.what for difference in found] == [QKV, QKV]
-    assert {re.sub(r".*\.(._proj).*", r"\1", d.fact) for d in found} == {"k_proj", "v_proj"}
+    assert [difference.subject for difference in found] == [QKV, QKV]
+    assert {re.sub(r".*\.(._proj).*", r"\1", d.detail) for d in found} == {"k_proj", "v_proj"}
 
 
 def test_rows_turned_within_some_parts(tmp_path: Path) -> None:
@@ -428,11 +429,12 @@ def test_other_than_the_config_says(
 @pytest.mark.parametrize(
     "group",
     [
-        "{ where = '*.', parts = [{ plain = 'a : c', here = 'b : c' }, { plain = 'a : d' }] }",
-        "{ where = '*.', parts = [{ plain = 'a : c', here = 'b : d' }] }",
-        "{ where = '*.', plain = '{q}_a : c', here = 'a : (q c)' }",
-        "{ where = '*.', q = ['x', 'y'], plain = '{q}_a : c', here = 'a : (q d)' }",
-        "{ plain = 'a : c', here = 'b : c' }",
+        "{ where = '*.', parts = [{ hub_name = 'a : c', form_name = 'b : c' }, "
+        "{ hub_name = 'a : d' }] }",
+        "{ where = '*.', parts = [{ hub_name = 'a : c', form_name = 'b : d' }] }",
+        "{ where = '*.', hub_name = '{q}_a : c', form_name = 'a : (q c)' }",
+        "{ where = '*.', q = ['x', 'y'], hub_name = '{q}_a : c', form_name = 'a : (q d)' }",
+        "{ hub_name = 'a : c', form_name = 'b : c' }",
     ],
 )
 def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
@@ -443,7 +445,7 @@ def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     done = command("merge", tmp_path, tmp_path / "out", "--family", tmp_path / "mine.toml")
     assert done.returncode == 2
-    assert re.search("is not told by its row|lacks '(where|here)'", done.stderr)
+    assert re.search("is not told by its row|lacks '(where|form_name)'", done.stderr)
 
 
 def test_no_form_of_the_hub_has_groups() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from streamconv.execution.liveness import Connection, Watch
+from streamconv.execution.liveness import Connection, Heartbeat
 
 # --- the connection ----------------------------------------------------------------------------
 
@@ -68,15 +68,15 @@ def test_without_a_way_to_the_others(
 # --- beats -------------------------------------------------------------------------------------
 
 
-def seen(watch: Watch, now: float, beats: int, **facts: bool) -> str | None:
-    return watch.death(
+def seen(watch: Heartbeat, now: float, beats: int, **facts: bool) -> str | None:
+    return watch.failure_reason(
         now, beats, **{"left": False, "broken": False, "told_to_end": False, **facts}
     )
 
 
 def test_who_beats_lives() -> None:
     """And who has not come yet, or has left, is not dead."""
-    watch = Watch()
+    watch = Heartbeat()
     assert seen(watch, 1000, 0) is None
     for now in range(1000, 2000, 29):
         assert seen(watch, now, now) is None
@@ -86,7 +86,7 @@ def test_who_beats_lives() -> None:
 
 def test_who_is_silent_is_dead() -> None:
     """After half a minute; after seconds where this process is told to end."""
-    watch = Watch()
+    watch = Heartbeat()
     assert seen(watch, 100, 7) is None
     assert seen(watch, 102, 7, told_to_end=True) is None
     assert seen(watch, 103, 7, told_to_end=True) == "it has been silent for 3 s; was it killed?"
@@ -96,7 +96,7 @@ def test_who_is_silent_is_dead() -> None:
 
 def test_who_is_silent_when_its_connection_breaks_is_dead_soon() -> None:
     """A second later: what it had been silent before does not count."""
-    watch = Watch()
+    watch = Heartbeat()
     assert seen(watch, 100, 7) is None
     assert seen(watch, 120, 7, broken=True) is None
     assert seen(watch, 120.9, 7, broken=True) is None
@@ -107,7 +107,7 @@ def test_who_is_silent_when_its_connection_breaks_is_dead_soon() -> None:
 
 def test_who_beats_after_its_connection_is_broken_lives() -> None:
     """A network has broken it; from then on only the beats count."""
-    watch = Watch()
+    watch = Heartbeat()
     assert seen(watch, 100, 7, broken=True) is None
     assert seen(watch, 100.5, 8, broken=True) is None
     assert seen(watch, 130, 8, broken=True) is None

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.layouts import layouts
-from streamconv.execution.transpose import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Rearranger
+from streamconv.execution.transpose import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Transposer
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
-from streamconv.planning.rearrangement import Rearrangement, rearrange
+from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
 
 Array = npt.NDArray[Any]
 UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -33,7 +33,7 @@ def described(memory: Array, view: Array) -> Rearrangement:
     return Rearrangement(1, 1, False, 0, 0, memory.nbytes, begin // size, view.shape, strides, size)
 
 
-def rearranged(ranger: Rearranger) -> list[bytes]:
+def rearranged(ranger: Transposer) -> list[bytes]:
     """The panels, each written to an address that is no multiple of anything."""
     results = []
     for panel in ranger.panels:
@@ -50,7 +50,7 @@ def check(memory: Array, view: Array) -> list[bytes]:
     """All panels in the order of the output, and nothing but them."""
     how = described(memory, view)
     before = memory.tobytes()
-    panels = rearranged(Rearranger(how, memory.data))
+    panels = rearranged(Transposer(how, memory.data))
     assert b"".join(panels) == view.tobytes()
     assert sum(map(len, panels)) == how.unit_bytes
     assert memory.tobytes() == before
@@ -151,7 +151,7 @@ def test_used_again_for_every_unit() -> None:
     """Nothing of one unit is left over in the next that is read to its place."""
     units = noise(3 * 50 * 70 * 2).view(np.uint16).reshape(3, 50, 70)
     memory = np.empty(50 * 70 * 2, np.uint8)
-    ranger = Rearranger(described(memory, memory.view(np.uint16).reshape(50, 70).T), memory.data)
+    ranger = Transposer(described(memory, memory.view(np.uint16).reshape(50, 70).T), memory.data)
     for unit in (0, 2, 1, 2):
         memory[:] = units[unit].reshape(-1).view(np.uint8)
         assert b"".join(rearranged(ranger)) == units[unit].T.tobytes()
@@ -163,7 +163,7 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
     """Panels of gate_up and down together stay within what the plan counts for a worker."""
     sizes = {"e": 4, "p": 2, "d": 1, "i": i, "h": h}
     hows = [
-        rearrange(
+        plan_rearrangement(
             layouts()["per-expert"].templates[weight],
             layouts()[target].templates[weight],
             sizes,
@@ -175,7 +175,7 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
     source = memoryview(bytearray(max(how.buffer_bytes for how in hows)))
     tracemalloc.start()
     try:
-        rangers = [Rearranger(how, source) for how in hows]
+        rangers = [Transposer(how, source) for how in hows]
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

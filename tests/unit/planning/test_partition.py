@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.planning.partition import Part, parse_part, share
+from streamconv.planning.partition import Partition, assign_shards, parse_partition
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=60), st.integers(1, 9))
 def test_every_shard_is_made_once(sizes: list[int], of: int) -> None:
     """No part has more than the largest shard more than another."""
-    parts = [share(sizes, Part(number, of)) for number in range(1, of + 1)]
+    parts = [assign_shards(sizes, Partition(number, of)) for number in range(1, of + 1)]
     assert sorted(number for part in parts for number in part) == list(range(len(sizes)))
     loads = [sum(sizes[number] for number in part) for part in parts]
     assert max(loads) - min(loads) <= max(sizes, default=0)
@@ -20,12 +20,12 @@ def test_every_shard_is_made_once(sizes: list[int], of: int) -> None:
 
 def test_large_shards_are_spread() -> None:
     """However they lie."""
-    assert [share([9, 1, 9, 1, 1], Part(k, 2)) for k in (1, 2)] == [(0, 1, 4), (2, 3)]
+    assert [assign_shards([9, 1, 9, 1, 1], Partition(k, 2)) for k in (1, 2)] == [(0, 1, 4), (2, 3)]
 
 
 def test_parse_part() -> None:
     """Counted from 1."""
-    assert parse_part("2/4") == Part(2, 4)
+    assert parse_partition("2/4") == Partition(2, 4)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
         with pytest.raises(UsageError, match="is no part"):
-            parse_part(text)
+            parse_partition(text)

@@ -23,12 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
-from streamconv.detection.detect import recognise
+from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
 from streamconv.options import parse_layers
 from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, fit_memory
 from streamconv.planning.plan import PIECE_BYTES, Piece, Plan, make_plan
-from streamconv.planning.shards import Frame, Part, Segment, Shard
+from streamconv.planning.shards import FramingBytes, Shard, ShardPart, StepBytes
 from streamconv.planning.steps import Step
 from streamconv.planning.target import resolve_target
 
@@ -118,14 +118,14 @@ def planned(
     tensors: Tensors,
     to: str = "fused",
     *,
-    stated: str | None = None,
+    declared_layout: str | None = None,
     model_type: str = "qwen3_moe",
     max_shard_bytes: int = 10**12,
     limits: Limits = LIMITS,
     layers: range | None = None,
 ) -> Plan:
     checkpoint = checkpoint_of(tensors, model_type)
-    found = recognise(checkpoint, stated)
+    found = detect(checkpoint, declared_layout)
     return make_plan(
         checkpoint,
         found,
@@ -161,7 +161,7 @@ def plan_from(drawn: Mapping[str, Any], limits: Limits = LIMITS) -> Plan:
     return planned(
         model(**drawn["sizes"], layout=drawn["source"]),
         drawn["target"],
-        stated=drawn["source"],
+        declared_layout=drawn["source"],
         max_shard_bytes=drawn["max_shard_bytes"],
         limits=limits,
     )
@@ -235,7 +235,7 @@ def test_every_source_tensor_is_consumed(drawn: Mapping[str, Any]) -> None:
 def test_names_and_shapes_of_the_output(source: str, target: str) -> None:
     """Every layout becomes every other one, tensor by tensor, whatever was in between."""
     sizes: dict[str, Any] = {"layers": 2, "e": 12, "i": 3, "h": 5}
-    plan = planned(model(**sizes, layout=source), target, stated=source)
+    plan = planned(model(**sizes, layout=source), target, declared_layout=source)
     found = {step.name: (step.dtype, step.shape) for step in steps_of(plan)}
     assert found == model(**sizes, layout=target)
 
@@ -284,8 +284,8 @@ def header_bytes(shard: Shard) -> int:
     return shard.nbytes - shard.data_bytes
 
 
-def segments_of(piece: Piece) -> list[Segment]:
-    return [part for part in piece.parts if isinstance(part, Segment)]
+def segments_of(piece: Piece) -> list[StepBytes]:
+    return [part for part in piece.parts if isinstance(part, StepBytes)]
 
 
 def check_pieces(plan: Plan) -> None:
@@ -294,18 +294,18 @@ def check_pieces(plan: Plan) -> None:
     assert list(by_shard) == list(range(len(plan.shards)))
     for number, shard in enumerate(plan.shards):
         position = 0
-        parts: list[Part] = []
+        parts: list[ShardPart] = []
         for piece in by_shard[number]:
             assert piece.offset == position
             assert piece.nbytes == sum(part.nbytes for part in piece.parts) > 0
             position += piece.nbytes
             parts += piece.parts
         assert position == shard.nbytes
-        assert parts[0] == Frame(0, header_bytes(shard))
+        assert parts[0] == FramingBytes(0, header_bytes(shard))
         segments = parts[1:]
         place = 0
         for segment in segments:
-            assert isinstance(segment, Segment)
+            assert isinstance(segment, StepBytes)
             assert segment.step in shard.steps
             assert segment.step.offset + segment.unit * segment.how.unit_bytes == (
                 place - segment.begin
@@ -333,7 +333,10 @@ TRUE_SIZE: dict[str, Any] = {"layers": 2, "e": 12, "i": 768, "h": 2048}
 def test_pieces_of_true_size(source: str, target: str, max_shard_bytes: int) -> None:
     """They tile the shards, end where an expert or tensor does, and no later than they need."""
     plan = planned(
-        model(**TRUE_SIZE, layout=source), target, stated=source, max_shard_bytes=max_shard_bytes
+        model(**TRUE_SIZE, layout=source),
+        target,
+        declared_layout=source,
+        max_shard_bytes=max_shard_bytes,
     )
     check_pieces(plan)
     an_expert = 3 * 768 * 2048 * 2
@@ -343,8 +346,8 @@ def test_pieces_of_true_size(source: str, target: str, max_shard_bytes: int) -> 
     for piece, after in itertools.pairwise(pieces):
         first, last = after.parts[0], piece.parts[-1]
         if piece.shard == after.shard:
-            assert isinstance(first, Segment)
-            assert isinstance(last, Segment)
+            assert isinstance(first, StepBytes)
+            assert isinstance(last, StepBytes)
             assert piece.nbytes >= PIECE_BYTES
             assert first.begin % PIECE_BYTES == 0
             assert first.step.expert is None or first.begin == 0
@@ -468,7 +471,7 @@ def test_headers_are_as_long_as_planned(drawn: Mapping[str, Any]) -> None:
     """And say of every tensor where it is, and of the file what is in it."""
     plan = plan_from(drawn)
     for shard in plan.shards:
-        raw = plan.format.frame(shard, 0)
+        raw = plan.format.framing_bytes(shard, 0)
         assert len(raw) == header_bytes(shard)
         assert int.from_bytes(raw[:8], "little") == len(raw) - 8
         fields = json.loads(raw[8:])
@@ -531,7 +534,7 @@ OMNI = "qwen3_omni_moe"
 def test_names_that_would_not_come_back_are_refused(name: str, fact: str) -> None:
     """Two tensors of one name, and one that would get another name on the way back."""
     with pytest.raises(PlanRefused, match=re.escape(fact)):
-        planned(omni(**{name: ("BF16", (2,))}), "mindspeed", stated="hub", model_type=OMNI)
+        planned(omni(**{name: ("BF16", (2,))}), "mindspeed", declared_layout="hub", model_type=OMNI)
 
 
 def test_nothing_to_convert_is_refused() -> None:
@@ -727,7 +730,7 @@ def test_a_plan_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, name, touched)
     plan = planned(model(layers=3), "fused-transposed", max_shard_bytes=1000)
     pieces = list(plan.pieces())
-    headers = [plan.format.frame(shard, 0) for shard in plan.shards]
+    headers = [plan.format.framing_bytes(shard, 0) for shard in plan.shards]
     monkeypatch.undo()
     assert len(headers) > 1
     assert len(pieces) >= len(headers)

@@ -18,7 +18,7 @@ from stored import AXIS_SIZES, LAYOUTS, WEIGHTS, Array, Stored, all_sizes, canon
 from streamconv.catalog.layouts import layouts
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
-from streamconv.planning.rearrangement import Rearrangement, copy_of, rearrange
+from streamconv.planning.rearrangement import Rearrangement, copy_of, plan_rearrangement
 
 
 def inputs_of(source: Stored, fixed: dict[str, int]) -> list[Array]:
@@ -81,7 +81,7 @@ def _check_pair(
         end += tensor.nbytes
     uses = np.zeros(end, np.int64)
     for _, fixed, expected in stored(target, weight, values):
-        how = rearrange(
+        how = plan_rearrangement(
             layouts()[source].templates[weight],
             layouts()[target].templates[weight],
             sizes,
@@ -106,7 +106,7 @@ def test_experts_are_streamed(sizes: dict[str, int]) -> None:
         values = canonical(weight, sizes, "u2")
         for _, fixed, expected in stored(target, weight, values):
             have, want = (layouts()[name].templates[weight] for name in (source, target))
-            how = rearrange(have, want, all_sizes(sizes), fixed, 16)
+            how = plan_rearrangement(have, want, all_sizes(sizes), fixed, 16)
             holds_all = "e" not in fixed
             assert how.units == (sizes["e"] if holds_all else 1)
             assert how.unit_bytes * how.units == expected.nbytes
@@ -155,7 +155,7 @@ def test_axes_anywhere(
     have = stored_anyhow(*source, values)
     used = []
     for _, fixed, expected in stored_anyhow(*target, values):
-        how = rearrange(template_of(*source), template_of(*target), sizes, fixed, 16)
+        how = plan_rearrangement(template_of(*source), template_of(*target), sizes, fixed, 16)
         result = moved(how, inputs_of(have, fixed))
         assert result == expected.tobytes(), how
         used.append(np.frombuffer(result, np.uint16))
@@ -167,9 +167,9 @@ def test_experts_that_are_not_outermost_are_one_unit() -> None:
     values = np.arange(2 * 3 * 4 * 5, dtype=np.uint16).reshape(2, 3, 4, 5)
     source, target = Template.parse("x : p e i h"), Template.parse("y : e (p i) h")
     for have, want in ((source, target), (target, source)):
-        how = rearrange(have, want, {"p": 2, "e": 3, "i": 4, "h": 5}, {}, 16)
+        how = plan_rearrangement(have, want, {"p": 2, "e": 3, "i": 4, "h": 5}, {}, 16)
         assert (how.units, how.inputs, how.buffer_bytes) == (1, 1, values.nbytes)
-    how = rearrange(source, target, {"p": 2, "e": 3, "i": 4, "h": 5}, {}, 16)
+    how = plan_rearrangement(source, target, {"p": 2, "e": 3, "i": 4, "h": 5}, {}, 16)
     assert moved(how, [values]) == np.concatenate([values[0], values[1]], axis=1).tobytes()
 
 
@@ -177,10 +177,10 @@ def test_axes_of_one_side_alone() -> None:
     """An axis may be missing on one side where its size is one, and nowhere else."""
     source, target = Template.parse("x : e h i"), Template.parse("x.{d} : e i h")
     values = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
-    how = rearrange(source, target, {"e": 2, "h": 3, "i": 4, "d": 1}, {"d": 0}, 16)
+    how = plan_rearrangement(source, target, {"e": 2, "h": 3, "i": 4, "d": 1}, {"d": 0}, 16)
     assert moved(how, [values]) == values.swapaxes(1, 2).tobytes()
     with pytest.raises(UsageError, match="only one of them has d"):
-        rearrange(source, target, {"e": 2, "h": 3, "i": 4, "d": 2}, {"d": 0}, 16)
+        plan_rearrangement(source, target, {"e": 2, "h": 3, "i": 4, "d": 2}, {"d": 0}, 16)
 
 
 @settings(deadline=None, max_examples=25)
@@ -197,7 +197,7 @@ def test_elements_that_are_no_whole_bytes(sizes: dict[str, int], bits: int) -> N
         for _, fixed, expected in stored(target, weight, values):
             inputs = inputs_of(have, fixed)
             try:
-                how = rearrange(for_all[0], for_all[1], all_sizes(sizes), fixed, bits)
+                how = plan_rearrangement(for_all[0], for_all[1], all_sizes(sizes), fixed, bits)
             except UsageError:
                 assert source != target
                 assert _keeps_no_order(inputs, expected)
@@ -238,7 +238,7 @@ def test_a_part_behind_another() -> None:
         ("k : (n r x) h", part.transpose(0, 2, 1, 3)),
         ("k : (n x r) h", part),
     ):
-        how = rearrange(source, Template.parse(text), sizes, {}, 16, before=16)
+        how = plan_rearrangement(source, Template.parse(text), sizes, {}, 16, before=16)
         assert moved(how, [whole]) == expected.tobytes()
         assert how.takes == 1
         assert how.is_copy == (expected is part)

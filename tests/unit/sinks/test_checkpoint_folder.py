@@ -22,7 +22,7 @@ from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile
-from streamconv.detection.detect import Recognised
+from streamconv.detection.detect import Detected
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError
 from streamconv.planning.dcp_shards import Dcp
 from streamconv.planning.memory import Memory
@@ -32,7 +32,7 @@ from streamconv.planning.target import Target
 from streamconv.sinks.checkpoint_folder import CheckpointFolder
 from streamconv.sinks.preflight import PARTIAL_SUFFIX
 from streamconv.sinks.shard_files import OpenShard
-from streamconv.sinks.write_buffer import Staging
+from streamconv.sinks.write_buffer import WriteBuffer
 from streamconv.sources.base import Read
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
@@ -81,14 +81,14 @@ def works(draw: st.DrawFn) -> Work:
     )
 
 
-def fill(staging: Staging, work: Work, run: Run) -> None:
+def fill(staging: WriteBuffer, work: Work, run: Run) -> None:
     """The bytes of a run, asked for in turn as much as there is room, and all of a chunk."""
     data = work.content[run[0] : run[1]]
     exactly = False
     while data:
         wanted = min(work.chunk, len(data))
         exactly = not exactly and wanted <= work.staging
-        room = (staging.reserve if exactly else staging.room)(wanted)
+        room = (staging.exactly if exactly else staging.next)(wanted)
         assert 0 < len(room) <= wanted
         assert not exactly or len(room) == wanted
         room[:] = data[: len(room)]
@@ -101,7 +101,7 @@ def carry_out(work: Work, write: Callable[[int, memoryview], object]) -> None:
     taking = threading.Lock()
 
     def worker(_: int) -> None:
-        staging = Staging(work.staging)
+        staging = WriteBuffer(work.staging)
         while True:
             with taking:
                 run = next(runs, None)
@@ -109,7 +109,7 @@ def carry_out(work: Work, write: Callable[[int, memoryview], object]) -> None:
                 break
             staging.begin(run[0], write)
             fill(staging, work, run)
-            staging.end()
+            staging.flush()
 
     with ThreadPoolExecutor(work.workers) as workers:
         list(workers.map(worker, range(work.workers)))
@@ -139,12 +139,12 @@ def test_staging_hands_on_every_byte_once(work: Work) -> None:
 def test_writes_are_long_ones() -> None:
     """Of a run that comes in little pieces, what fits into the buffer goes at once."""
     written = []
-    staging = Staging(100)
+    staging = WriteBuffer(100)
     staging.begin(7, lambda offset, data: written.append((offset, len(data))))
     for _ in range(21):
-        staging.room(10)
-    staging.reserve(95)
-    staging.end()
+        staging.next(10)
+    staging.exactly(95)
+    staging.flush()
     assert written == [(7, 100), (107, 100), (207, 10), (217, 95)]
 
 
@@ -158,12 +158,12 @@ def test_each_run_goes_to_its_own_file() -> None:
 
         return write
 
-    staging = Staging(PAGE)
+    staging = WriteBuffer(PAGE)
     for name in "abc":
         content = name.encode() * 5000
         staging.begin(3, writes_to(name))
         fill(staging, Work(content, [], 1, PAGE, 4000), (0, 5000))
-        staging.end()
+        staging.flush()
     assert files == {name: name.encode() * 5000 for name in "abc"}
 
 
@@ -259,7 +259,7 @@ def plan_of(sizes: list[int], location: Path, written: str = "safetensors") -> P
     shards = [Shard(pattern.format(k), (), size, size) for k, size in enumerate(sizes)]
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
-        source=Recognised(None, "", HUB_NAMES, None, (), {}),
+        source=Detected(None, "", HUB_NAMES, None, (), {}),
         target=Target("hub", "", HUB_NAMES, {}, None, {}),
         format=format_,
         shards=tuple(shards),
@@ -307,7 +307,7 @@ def test_several_shards_at_once(
     assert sorted(complete) == [0, 1]
     for shard, work in zip(plan.shards, works_, strict=True):
         assert (sink.partial / shard.name).read_bytes() == work.content
-    assert not sink.place.exists()
+    assert not sink.target.exists()
     sink.abort(keep=False)
     assert not sink.partial.exists()
 
@@ -341,18 +341,20 @@ def test_a_commit_shows_the_result_whole(
     sink = CheckpointFolder(tmp_path / "out", files=kind())
     sink.prepare(plan)
     for number in (1, 0):
-        assert not sink.place.exists()
+        assert not sink.target.exists()
         content = memoryview(bytes([number + 1]) * PAGE)
         for piece in plan.pieces([number]):
-            sink.note(piece, "0" * 32)
+            sink.record_digest(piece, "0" * 32)
         assert sink.write(number, 0, content)
     assert sink.complete(Unread(plan.checkpoint)) == sink.partial
-    assert not sink.place.exists()
+    assert not sink.target.exists()
     sink.commit()
-    found = {str(path.relative_to(sink.place)) for path in sink.place.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(sink.target)) for path in sink.target.rglob("*") if path.is_file()
+    }
     assert found == {*(shard.name for shard in plan.shards), *FORMATS[written][2]}
     for number, shard in enumerate(plan.shards):
-        assert (sink.place / shard.name).read_bytes() == bytes([number + 1]) * PAGE
+        assert (sink.target / shard.name).read_bytes() == bytes([number + 1]) * PAGE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 

@@ -24,10 +24,10 @@ from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
 from streamconv.options import Reading
 from streamconv.sources.base import Read, Source
-from streamconv.sources.open import open_source, opened
+from streamconv.sources.open import open_source, open_with_template
 from streamconv.sources.wrappers.cast import CastSource
 from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
-from streamconv.system.cancellation import Stop
+from streamconv.system.cancellation import CancelToken
 
 
 def open_on_hub(folder: Path, stack: ExitStack) -> Source:
@@ -50,11 +50,11 @@ def as_dcp(folder: Path, tensors: Tensors) -> Path:
     return place
 
 
-def open_with_template(folder: Path, stack: ExitStack) -> Source:
+def trained_with_template(folder: Path, stack: ExitStack) -> Source:
     """The first shard as a training run has left it, the second from where the run began."""
     place = as_dcp(folder, read_shard(folder / SHARDS[0])[0])
     reading: Reading = {"template": folder, "fill_from_template": True}
-    return stack.enter_context(opened(place, reading))
+    return stack.enter_context(open_with_template(place, reading))
 
 
 KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
@@ -62,9 +62,9 @@ KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
     "hub": open_on_hub,
     "url": lambda folder, _: open_source(folder.as_uri()),
     "dcp": lambda folder, _: open_source(str(as_dcp(folder, read_checkpoint(folder)))),
-    "template": open_with_template,
+    "template": trained_with_template,
     "throttled": lambda folder, _: ThrottledSource(
-        open_source(str(folder)), Throttle(10**12, Stop())
+        open_source(str(folder)), Throttle(10**12, CancelToken())
     ),
     "casting": lambda folder, _: CastSource(open_source(str(folder))),
 }
@@ -96,8 +96,8 @@ def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
     assert {file.name for file in checkpoint.files} == {
         info.file for info in checkpoint.tensors.values()
     }
-    travelling = {other.name for other in checkpoint.others if not other.left_behind}
-    assert travelling == {"config.json", "vocab/merges.txt"}
+    select_copied_files = {other.name for other in checkpoint.others if not other.skip_reason}
+    assert select_copied_files == {"config.json", "vocab/merges.txt"}
     assert checkpoint.config == {"model_type": "qwen3_moe"}
 
 
@@ -149,7 +149,7 @@ def test_a_file_that_changes_meanwhile(
 # --- a rate that is kept to --------------------------------------------------------------------
 
 
-class Noted(Stop):
+class Noted(CancelToken):
     """Notes how long it would wait."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv.system.readahead import Ahead
+from streamconv.system.readahead import ReadAhead
 
 
 def filling(content: bytes, buffer: memoryview, offset: int) -> int:
@@ -23,10 +23,10 @@ def test_bytes_come_whole_and_in_order(content: bytes, block: int, most: list[in
     found = b""
     with (
         ThreadPoolExecutor(1) as reader,
-        closing(Ahead(lambda b, o: filling(content, b, o), block, reader)) as ahead,
+        closing(ReadAhead(lambda b, o: filling(content, b, o), block, reader)) as ahead,
     ):
         for limit in most:
-            data = ahead.some(limit)
+            data = ahead.read(limit)
             assert len(data) <= limit
             assert data or found == content
             found += bytes(data)
@@ -44,8 +44,8 @@ def test_the_next_block_is_read_while_one_is_used() -> None:
         began.release()
         return len(buffer)
 
-    with ThreadPoolExecutor(1) as reader, closing(Ahead(fill, 4, reader)) as ahead:
-        data = ahead.some(4)
+    with ThreadPoolExecutor(1) as reader, closing(ReadAhead(fill, 4, reader)) as ahead:
+        data = ahead.read(4)
         for _ in range(2):
             assert began.acquire(timeout=10)
         assert (bytes(data), offsets) == (b"\0\0\0\0", [0, 4])
@@ -59,7 +59,7 @@ def test_what_reading_raises() -> None:
             raise OSError(5, "Input/output error")
         return len(buffer)
 
-    with ThreadPoolExecutor(1) as reader, closing(Ahead(fill, 4, reader)) as ahead:
-        assert len(ahead.some(8)) == 4
+    with ThreadPoolExecutor(1) as reader, closing(ReadAhead(fill, 4, reader)) as ahead:
+        assert len(ahead.read(8)) == 4
         with pytest.raises(OSError, match="Input/output error"):
-            ahead.some(8)
+            ahead.read(8)
