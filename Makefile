@@ -32,17 +32,17 @@ format: setup ## put the code into shape
 demo: setup ## show the main job on a small checkpoint that transformers writes
 	$(RUN) scripts/demo.py
 
-bench: setup ## measure speed and memory side by side with cp and the whole-model way
-	$(RUN) scripts/bench.py
-	$(RUN) scripts/bench_layouts.py
-	$(RUN) scripts/bench_verify.py
-	$(RUN) scripts/bench_dcp.py
+bench: setup ## measure speed and memory next to cp and the whole-model way
+	$(RUN) benchmarks/bench.py
+	$(RUN) benchmarks/bench_layouts.py
+	$(RUN) benchmarks/bench_verify.py
+	$(RUN) benchmarks/bench_dcp.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
-	$(RUN) scripts/inject.py
+	$(RUN) scripts/inject_faults.py
 
-tables: setup ## write the README's tables of layouts and families anew
-	$(RUN) scripts/catalogue.py
+tables: setup ## generate the tables of layouts and families in the documents
+	$(RUN) scripts/generate_docs.py
 
 pictures: setup ## make the pictures in the README anew
 	$(RUN) scripts/pictures.py
