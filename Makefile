@@ -25,7 +25,7 @@ lint: setup ## check types and style
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-format: setup ## put the code into shape
+format: setup ## format the code and fix what ruff can fix
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
@@ -44,7 +44,7 @@ faults: setup ## let each system call of a conversion fail in turn (strace, Linu
 tables: setup ## generate the tables of layouts and families in the documents
 	$(RUN) scripts/generate_docs.py
 
-pictures: setup ## make the pictures in the README anew
+pictures: setup ## draw the pictures in the README
 	$(RUN) scripts/pictures.py
 
 clean: ## remove the virtual environment and caches
