@@ -25,26 +25,26 @@ lint: setup ## check types and style
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-format: setup ## put the code into shape
+format: setup ## format the code and fix what ruff can fix
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
 demo: setup ## show the main job on a small checkpoint that transformers writes
 	$(RUN) scripts/demo.py
 
-bench: setup ## measure speed and memory side by side with cp and the whole-model way
-	$(RUN) scripts/bench.py
-	$(RUN) scripts/bench_layouts.py
-	$(RUN) scripts/bench_verify.py
-	$(RUN) scripts/bench_dcp.py
+bench: setup ## measure speed and memory next to cp and the whole-model way
+	$(RUN) benchmarks/bench.py
+	$(RUN) benchmarks/bench_layouts.py
+	$(RUN) benchmarks/bench_verify.py
+	$(RUN) benchmarks/bench_dcp.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
-	$(RUN) scripts/inject.py
+	$(RUN) scripts/inject_faults.py
 
-tables: setup ## write the README's tables of layouts and families anew
-	$(RUN) scripts/catalogue.py
+tables: setup ## generate the tables of layouts and families in the documents
+	$(RUN) scripts/generate_docs.py
 
-pictures: setup ## make the pictures in the README anew
+pictures: setup ## draw the pictures in the README
 	$(RUN) scripts/pictures.py
 
 clean: ## remove the virtual environment and caches

@@ -4,11 +4,11 @@ Made from the headers of Qwen3-30B-A3B, by rich's own export; no data is read or
 """
 
 import io
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import truesize
 from rich.console import Console
 
 import streamconv
@@ -17,6 +17,10 @@ from streamconv.planning.memory import Limits, fit_memory
 from streamconv.planning.plan import Plan
 from streamconv.report.progress import Bar
 from streamconv.report.tables import plan_table
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import truesize
 
 PICTURES = Path(__file__).parent / "pictures"
 WIDTH = 112

@@ -1,7 +1,8 @@
 """Every file operation goes wrong once, in every way: each ends in the right bytes, or in an error
 after which nothing is lost and `--resume` ends in the right bytes.
 
-`scripts/inject.py` does the same to the system calls themselves, all of them; a sample is here.
+`scripts/inject_faults.py` does the same to the system calls themselves, all of them; a sample
+is here.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The tables of layouts and families in the README, written anew from the package's own."""
+"""Generate the tables of layouts and families in the documents from the package's own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +8,37 @@ from streamconv.catalog.families import FORMS
 from streamconv.catalog.layouts import layouts
 from streamconv.catalog.listing import family_rows, layout_rows
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Put both tables in the place of those that are there."""
-    README.write_text(written(README.read_text()))
+    """Write both tables in every document that has them."""
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if (written := with_tables(text)) != text:
+            path.write_text(written, encoding="utf-8")
 
 
-def written(readme: str) -> str:
-    """The README with both tables as they have to be."""
-    for name, lines in (("layouts", _layouts()), ("families", _families())):
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-        before, _, rest = readme.partition(begin)
-        _, _, after = rest.partition(end)
-        readme = before + begin + "".join(f"{line}\n" for line in lines) + end + after
-    return readme
+def documents() -> list[Path]:
+    """Return what people read: the Markdown files of the root, and those below docs/."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def with_tables(document: str) -> str:
+    """Return the document with its tables as they have to be, if it has their marks."""
+    for name, lines in (("layouts", _layouts), ("families", _families)):
+        begin, end = marks(name)
+        before, mark, rest = document.partition(begin)
+        if mark:
+            _, _, after = rest.partition(end)
+            table = "".join(f"{line}\n" for line in lines())
+            document = f"{before}{begin}{table}{end}{after}"
+    return document
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return the lines before and after a table."""
+    return f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
 
 
 def _layouts() -> Iterator[str]:

@@ -1,0 +1,216 @@
+"""The documents are true: commands run, tables and tree are the package's, links lead somewhere."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import click
+import pytest
+import torch
+from generate_docs import ROOT, documents, marks, with_tables
+from import_graph import API, PACKAGE, graph
+from safetensors.torch import load_file, save_file
+
+from streamconv.catalog.families import families
+from streamconv.cli.convert import command as convert
+
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in documents()}
+EVERYTHING = "\n".join(TEXTS.values())
+ADDING = "docs/guides/adding-families.md"
+ARCHITECTURE = "docs/architecture.md"
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXTS[document], re.MULTILINE | re.DOTALL)
+
+
+def having(language: str) -> list[str]:
+    """Return the documents with a fenced block of a language."""
+    return [document for document in TEXTS if blocks(document, language)]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small checkpoints under the names that the documents use."""
+    place = tmp_path_factory.mktemp("documents")
+    source = checkpoints.qwen3_moe(place / "Qwen3-30B-A3B", layers=3)
+    checkpoints.quantized(source, place / "Qwen3-30B-A3B-FP8")
+    (place / "mine.toml").write_text(blocks(ADDING, "toml")[0])
+    mine = place / "my-checkpoint"
+    mine.mkdir()
+    (mine / "config.json").write_text(
+        json.dumps({"model_type": "my_moe", "text_config": {"num_experts": 3}})
+    )
+    bank = "model.layers.0.moe.bank"
+    tensors = {
+        f"{bank}.gate_up_proj": torch.randn(10, 3, 4),
+        f"{bank}.down_proj": torch.randn(4, 3, 5),
+    }
+    save_file(tensors, mine / "model.safetensors")
+    return place
+
+
+@pytest.fixture
+def folder(sources: Path, tmp_path: Path) -> Path:
+    """A place with the checkpoints and nothing else: no document needs another one's outputs."""
+    return shutil.copytree(sources, tmp_path / "place")
+
+
+def run(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def run_console(folder: Path, document: str) -> None:
+    """Run every `$ streamconv` line in order, as a new user would type them."""
+    for line in "".join(blocks(document, "console")).splitlines():
+        prompt, tool, *arguments = shlex.split(line)
+        assert (prompt, tool) == ("$", "streamconv")
+        run(folder, "-m", "streamconv", *arguments)
+
+
+@pytest.mark.parametrize("document", [name for name in having("console") if name != ADDING])
+def test_commands_run(document: str, folder: Path) -> None:
+    run_console(folder, document)
+
+
+def test_there_are_commands() -> None:
+    """They have not been lost by a change of the fences."""
+    assert {"README.md", ADDING} < {*having("console")}
+    assert len("".join(blocks("README.md", "console")).splitlines()) > 5
+
+
+def test_the_example_of_a_family_moves_the_bytes(folder: Path) -> None:
+    """What `--family` made of the user's own layout, by a formula of its own."""
+    run_console(folder, ADDING)
+    source, made = (
+        load_file(folder / name / "model.safetensors") for name in ("my-checkpoint", "my-merged")
+    )
+    moved = source["model.layers.0.moe.bank.gate_up_proj"].permute(1, 0, 2)
+    assert made["model.layers.0.moe.experts.gate_up_proj"].equal(moved)
+    assert made["model.layers.0.moe.experts.down_proj"].equal(
+        source["model.layers.0.moe.bank.down_proj"].permute(1, 0, 2)
+    )
+
+
+def test_python_runs(folder: Path) -> None:
+    """The example of the API."""
+    (document,) = having("python")
+    (block,) = blocks(document, "python")
+    run(folder, "-c", block)
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_tables_are_those_of_the_package(document: str) -> None:
+    """`make tables` would change nothing."""
+    assert with_tables(TEXTS[document]) == TEXTS[document]
+
+
+def test_there_are_tables() -> None:
+    """Each in one document, with every model type."""
+    for name in ("layouts", "families"):
+        assert all(EVERYTHING.count(mark) == 1 for mark in marks(name))
+    assert all(f"`{name}`" in EVERYTHING for f in families().values() for name in f.model_types)
+
+
+def test_options_are_all_named() -> None:
+    """Every option of a conversion stands in one of the documents."""
+    for parameter in convert.params:
+        names = [*parameter.opts, *parameter.secondary_opts]
+        if isinstance(parameter, click.Option) and "--to" not in names:
+            assert any(f"`{name}" in EVERYTHING for name in names), names
+
+
+def tree() -> str:
+    """Return the annotated tree of rooms."""
+    (found,) = (text for text in blocks(ARCHITECTURE, "text") if text.startswith("streamconv/"))
+    return found
+
+
+def listed(indent: int) -> list[str]:
+    """Return what stands in the tree at one depth, in its order."""
+    return re.findall(rf"^ {{{indent}}}([^\s/]+)/?\s", tree(), re.MULTILINE)
+
+
+def test_the_tree_is_the_tree() -> None:
+    """Every room of the package is in it, with the modules beside the rooms, and nothing else."""
+    package = ROOT / PACKAGE
+    modules = {path.name for path in package.glob("*.py")}
+    assert sorted(listed(2)) == sorted(modules | folders(package))
+    inside = {inner for room in folders(package) for inner in folders(package / room)}
+    assert sorted(listed(4)) == sorted(inside)
+    assert all((ROOT / name).is_dir() for name in listed(0))
+
+
+def folders(place: Path) -> set[str]:
+    """Return the names of the folders in a folder."""
+    return {path.name for path in place.iterdir() if path.is_dir()} - {"__pycache__"}
+
+
+def test_imports_run_down_the_tree() -> None:
+    """As the page says, of each module of the package."""
+    order = [name.removesuffix(".py") for name in listed(2)]
+
+    def place(module: str) -> int:
+        return order.index(API if module == PACKAGE else module.split(".")[1])
+
+    up = {
+        (module, name)
+        for module, names in graph().items()
+        for name in names - {"", PACKAGE}
+        if place(name) < place(module)
+    }
+    assert len(graph()) > 50
+    assert up == set()
+
+
+def test_the_tests_they_name_are_there() -> None:
+    """Every fault is shown by a test, which has that name."""
+    named = set(re.findall(r"`(test_\w+)`", EVERYTHING))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert {test for test in named if f"def {test}(" not in tests} == set()
+
+
+def test_the_files_they_name_are_there() -> None:
+    """Paths from the root of the repository, as in `scripts/fuzz.py`."""
+    named = set(
+        re.findall(r"`((?:benchmarks|docs|scripts|streamconv|tests)/[\w./-]*)`", EVERYTHING)
+    )
+    assert len(named) > 5
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def links(document: str) -> list[tuple[str, str]]:
+    """Return file and heading of each link that stays in the repository; either may be empty."""
+    return re.findall(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)", TEXTS[document])
+
+
+def headings(text: str) -> set[str]:
+    """Return the anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_links_lead_somewhere(document: str) -> None:
+    """Links and pictures are files of the repository, and headings of a document are there."""
+    for target, heading in links(document):
+        path = (ROOT / document).parent / target if target else ROOT / document
+        assert path.exists(), target
+        assert not heading or heading in headings(path.read_text()), heading
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    """Nothing is written that nobody finds."""
+    linked = {(ROOT / target).resolve() for target, _ in links("README.md")}
+    own = {"README.md", "CHANGELOG.md"}
+    assert {name for name in TEXTS if name not in own and (ROOT / name) not in linked} == set()
