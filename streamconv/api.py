@@ -77,9 +77,11 @@ def merge(
 
     `to` makes every stack that form or layout instead. Raises StreamconvError; see `convert`.
     """
-    from streamconv.execution.pipeline import run
+    from streamconv.execution.pipeline import run_conversion
 
-    return run(ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event)
+    return run_conversion(
+        ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event
+    )
 
 
 def split(
@@ -96,9 +98,9 @@ def split(
 
     Raises StreamconvError; see `convert`.
     """
-    from streamconv.execution.pipeline import run
+    from streamconv.execution.pipeline import run_conversion
 
-    return run(
+    return run_conversion(
         ConversionRequest(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event
     )
 
@@ -124,9 +126,11 @@ def convert(
     StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
     failing disks apart.
     """
-    from streamconv.execution.pipeline import run
+    from streamconv.execution.pipeline import run_conversion
 
-    return run(ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event)
+    return run_conversion(
+        ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event
+    )
 
 
 def verify(
@@ -150,8 +154,7 @@ def verify(
     from random import SystemRandom
 
     from streamconv.planning.build import register_families
-    from streamconv.verification.run import VerifyOptions
-    from streamconv.verification.run import run as run_verification
+    from streamconv.verification.run import VerifyOptions, run_verification
     from streamconv.verification.sides import Sample
 
     if not 0 < sample <= 1:
@@ -180,8 +183,8 @@ def finish(
     `verify` holds all of it against the source before. Raises StreamconvError, where a part is
     missing with the shards that are.
     """
-    from streamconv.execution.pipeline import run
+    from streamconv.execution.pipeline import run_conversion
     from streamconv.sinks.journal_files import load_request
 
     command = read_request(*load_request(Path(dst)))
-    return run(command, dst, True, verify, on_event, closing_only=True)
+    return run_conversion(command, dst, True, verify, on_event, closing_only=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streamconv.verification.result import Verification
 
 
-def run(
+def run_command(
     src: str,
     dst: str,
     to: str | None,

@@ -19,6 +19,6 @@ from streamconv.cli._options import conversion_options, option, source_argument,
 @conversion_options
 def command(src: str, dst: str, to: str, **options: Any) -> None:
     """Convert SRC to any layout or form, into a new checkpoint DST."""
-    from streamconv.cli._run import run
+    from streamconv.cli._run import run_command
 
-    run(src, dst, to, **options)
+    run_command(src, dst, to, **options)

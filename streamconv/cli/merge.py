@@ -18,6 +18,6 @@ def command(src: str, dst: str, to: str | None, **options: Any) -> None:
     Makes what the model's training framework expects: MindSpeed-MM's form for InternVL3.5,
     GLM-4.5V and Qwen3-Omni, transformers' for other known families, `fused` for unknown ones.
     """
-    from streamconv.cli._run import run
+    from streamconv.cli._run import run_command
 
-    run(src, dst, to, **options)
+    run_command(src, dst, to, **options)

@@ -16,7 +16,7 @@ def command(src: str, dst: str, **options: Any) -> None:
 
     What was merged comes back with every name, shape, dtype and byte.
     """
-    from streamconv.cli._run import run
+    from streamconv.cli._run import run_command
     from streamconv.planning.target import PER_EXPERT
 
-    run(src, dst, PER_EXPERT, **options)
+    run_command(src, dst, PER_EXPERT, **options)

@@ -46,7 +46,7 @@ class Result:
     """Whether the output stands at its place; else other parts, and then `finish`, are to come."""
 
 
-def run(
+def run_conversion(
     command: ConversionRequest,
     dst: Location,
     resume: bool,
@@ -183,7 +183,7 @@ def _verified(folder: Path, src: str, place: Path, asked: "VerifyOptions") -> Ve
 
     Raises VerifyFailed where it is not its conversion.
     """
-    from streamconv.verification.run import run as run_verification
+    from streamconv.verification.run import run_verification
 
     verification = run_verification(str(folder), src, asked)
     same = ", with the same --template," if asked.reading.get("template") else ""

@@ -77,7 +77,7 @@ class _Tally:
                     self.on_event(event)
 
 
-def run(path: str, source: str | None, asked: VerifyOptions) -> Verification:
+def run_verification(path: str, source: str | None, asked: VerifyOptions) -> Verification:
     """Whether the checkpoint at `path` is the conversion of `source`, or what its manifest says.
 
     What is wrong with `path` is in the result; what is wrong with `source`, and disks that fail,
