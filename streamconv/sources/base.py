@@ -1,4 +1,8 @@
-"""Where checkpoints come from. A source is opened into a Checkpoint and then read by offset."""
+"""The contract of a source: a checkpoint that is opened once and then read by offset.
+
+Opening reads headers and JSON, never tensor data. `tests/unit/sources/test_sources.py` checks the
+contract for every kind of source.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,31 +13,67 @@ from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A tensor's bytes from `start`, as many as `buffer` has room for."""
+    """A request for the bytes of a tensor from `start` on, as many as `buffer` holds."""
 
     info: TensorInfo
+    """A tensor of the source's checkpoint."""
     start: int
+    """Bytes from the first byte of the tensor. `start + len(buffer)` is at most `info.nbytes`."""
     buffer: memoryview
+    """Writable and contiguous, one byte an item."""
 
 
 class Source(Protocol):
-    """What a conversion reads from; safe to use from several threads at once."""
+    """A checkpoint that can be read.
+
+    Several threads may call `read` and `read_other` at the same time. `check_unchanged` and
+    `close` are called by one thread, when no read is under way.
+    """
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint as its headers describe it."""
+        """The checkpoint as its headers describe it; still there after `close`."""
 
     def read(self, reads: Sequence[Read]) -> None:
-        """Fill the buffers. Reads of one batch may be done in any order, and neighbours at once.
+        """Fill the buffer of every read.
 
-        Raises IOFailed where reading fails, SourceChanged where the source is another.
+        The reads of a batch may be done in any order, and adjacent ones as one. If an error is
+        raised, the content of all buffers of the batch is undefined.
+
+        Raises:
+            SourceChanged: A file is no longer what it was when the source was opened.
+            BadCheckpoint: The files may no longer be read, or contradict what their headers said.
+            IOFailed: Reading failed, for a remote source after all retries.
+            Interrupted: The run was canceled.
         """
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
-        """Read a file without tensors from `start`; returns the bytes read, 0 at its end."""
+        """Read bytes of a file that holds no tensors.
+
+        Args:
+            other: One of `checkpoint.others` that is a file.
+            buffer: Filled from its beginning.
+            start: Bytes from the beginning of the file.
+
+        Returns:
+            The number of bytes read: `len(buffer)`, fewer at the end of the file, 0 after it.
+
+        Raises:
+            SourceChanged, BadCheckpoint, IOFailed, Interrupted: As `read` does.
+        """
 
     def check_unchanged(self) -> None:
-        """Raises SourceChanged where a file that was read is not what it was when planned."""
+        """Check that every file that was read is still what it was when the source was opened.
+
+        A source that cannot change, such as a commit of a repository, has nothing to check.
+
+        Raises:
+            SourceChanged: A file was changed, replaced or removed.
+            IOFailed: The file system or the server does not answer.
+        """
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Release all files and connections. Closing twice is allowed, reading afterward is not.
+
+        Never raises.
+        """

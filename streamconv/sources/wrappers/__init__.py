@@ -1,1 +1,1 @@
-"""What is put around any source: casts, a rate limit, a template."""
+"""What any source can be put in: casts, a rate limit, a template."""

@@ -1,127 +1,113 @@
-"""A source whose tensors are cast as they are read, as their `cast` says.
+"""A source whose tensors are cast as they are read, as `TensorInfo.cast` says.
 
-The stored bytes of a read go to the end of the very buffer that the result fills from its
-beginning, so that a cast takes no memory of its own where the result is no narrower, and a batch
-of reads stays one. What narrows comes portion by portion.
+If the result is at least as wide as what is stored, the stored bytes are read into the end of the
+result's own buffer, which is then filled from its beginning: a cast from BF16 to F32 reads 2 MB
+into the upper half of 4 MB. So it takes no memory of its own, and a batch of reads stays one
+batch. If the result is narrower, it is made in portions of `PORTION_BYTES`, in memory of its own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamconv.checkpoint.casting import PORTION_BYTES
-from streamconv.checkpoint.types import Cast, Checkpoint, OtherFile
+from streamconv.checkpoint.types import Cast
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.sources.base import Read, Source
-from streamconv.sources.wrappers.dtype_kernels import as_float32, cast, dequantize, grid_rows
+from streamconv.sources.base import Read
+from streamconv.sources.wrappers import dtype_kernels
+from streamconv.sources.wrappers.base import SourceWrapper
 
 
-class CastSource:
-    """`source`, with casts done. A read begins and ends between elements of what it makes."""
+class CastSource(SourceWrapper):
+    """A source that makes the casts of the tensors that it is asked for.
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint as it is stored."""
-        return self._source.checkpoint
+    A read begins and ends between two elements of the result.
+    """
 
     def read(self, reads: Sequence[Read]) -> None:
-        """See `Source`."""
         batch: list[Read] = []
-        making: list[_Making] = []
+        pending: list[_PendingCast] = []
         for read in reads:
             if read.info.cast is None:
                 batch.append(read)
-            elif _width(read.info.cast.stored.dtype) <= _width(read.info.dtype):
-                making.append(_Making.of(read, read.info.cast, read.buffer))
-                batch += making[-1].reads()
+            elif _itemsize(read.info.cast.stored.dtype) <= _itemsize(read.info.dtype):
+                pending.append(_PendingCast.of(read, read.info.cast, read.buffer))
+                batch += pending[-1].stored_reads()
             else:
-                self._read_portions(read, read.info.cast)
+                self._read_in_portions(read, read.info.cast)
         self._source.read(batch)
-        for made in making:
-            made.finish()
+        for each in pending:
+            each.finish()
 
-    def _read_portions(self, read: Read, how: Cast) -> None:
-        """A read that becomes narrower, by way of a portion's own memory."""
-        width, stored = _width(read.info.dtype), _width(how.stored.dtype)
-        room = memoryview(bytearray(min(PORTION_BYTES, len(read.buffer) // width * stored)))
-        portion = len(room) // stored * width
+    def _read_in_portions(self, read: Read, cast: Cast) -> None:
+        """Fill the buffer of a read whose result is narrower than what is stored."""
+        itemsize, stored_itemsize = _itemsize(read.info.dtype), _itemsize(cast.stored.dtype)
+        stored_bytes = len(read.buffer) // itemsize * stored_itemsize
+        room = memoryview(bytearray(min(PORTION_BYTES, stored_bytes)))
+        portion = len(room) // stored_itemsize * itemsize
         for begin in range(0, len(read.buffer), max(portion, 1)):
             out = read.buffer[begin : begin + portion]
-            made = _Making.of(Read(read.info, read.start + begin, out), how, room)
-            self._source.read(made.reads())
-            made.finish()
-
-    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
-        """See `Source`."""
-        return self._source.read_other(other, buffer, start)
-
-    def check_unchanged(self) -> None:
-        """See `Source`."""
-        self._source.check_unchanged()
-
-    def close(self) -> None:
-        """See `Source`."""
-        self._source.close()
+            pending = _PendingCast.of(Read(read.info, read.start + begin, out), cast, room)
+            self._source.read(pending.stored_reads())
+            pending.finish()
 
 
 @dataclass(frozen=True, slots=True)
-class _Making:
-    """A read under way: what has been stored for it, and the rows of scales that it takes."""
+class _PendingCast:
+    """A read of a cast tensor, with the memory that the stored bytes for it are read into."""
 
     read: Read
-    how: Cast
+    cast: Cast
     first: int
-    """Number of its first element."""
-    raw: memoryview
-    rows: range
-    grid: bytearray
+    """Number of its first element in the tensor."""
+    stored: memoryview
+    """The stored elements."""
+    grid_rows: range
+    """The rows of the grid of scales that it needs; empty without scales."""
+    scales: bytearray
+    """These rows, as they are stored."""
 
     @classmethod
-    def of(cls, read: Read, how: Cast, room: memoryview) -> "_Making":
-        """The read whose stored bytes go to the end of `room`."""
-        count = len(read.buffer) // _width(read.info.dtype)
-        first = read.start // _width(read.info.dtype)
-        raw = room[len(room) - count * _width(how.stored.dtype) :]
-        if how.scales is None or not count:
-            return cls(read, how, first, raw, range(0), bytearray())
-        rows = grid_rows(first, count, read.info.shape, how.block)
-        grid = bytearray(len(rows) * _columns(read, how) * _width(how.scales.dtype))
-        return cls(read, how, first, raw, rows, grid)
+    def of(cls, read: Read, cast: Cast, room: memoryview) -> "_PendingCast":
+        """Return the pending cast whose stored elements are read into the end of `room`."""
+        itemsize = _itemsize(read.info.dtype)
+        first, count = read.start // itemsize, len(read.buffer) // itemsize
+        stored = room[len(room) - count * _itemsize(cast.stored.dtype) :]
+        if cast.scales is None or not count:
+            return cls(read, cast, first, stored, range(0), bytearray())
+        rows = dtype_kernels.grid_rows(first, count, read.info.shape, cast.block)
+        columns = -(-read.info.shape[-1] // cast.block[1])
+        scales = bytearray(len(rows) * columns * _itemsize(cast.scales.dtype))
+        return cls(read, cast, first, stored, rows, scales)
 
-    def reads(self) -> list[Read]:
-        """What is to be read for it."""
-        reads = [Read(self.how.stored, self.first * _width(self.how.stored.dtype), self.raw)]
-        if self.how.scales is not None and self.rows:
-            offset = self.rows.start * (len(self.grid) // len(self.rows))
-            reads.append(Read(self.how.scales, offset, memoryview(self.grid)))
+    def stored_reads(self) -> list[Read]:
+        """Return the reads of stored tensors that have to be done before `finish`."""
+        start = self.first * _itemsize(self.cast.stored.dtype)
+        reads = [Read(self.cast.stored, start, self.stored)]
+        if self.cast.scales is not None and self.grid_rows:
+            row_bytes = len(self.scales) // len(self.grid_rows)
+            start = self.grid_rows.start * row_bytes
+            reads.append(Read(self.cast.scales, start, memoryview(self.scales)))
         return reads
 
     def finish(self) -> None:
-        """Make the result of what has been read."""
-        info, out, stored = self.read.info, self.read.buffer, self.how.stored.dtype
-        if self.how.scales is None or not self.rows:
-            cast(self.raw, stored, out, info.dtype)
+        """Fill the buffer of the read from the stored bytes."""
+        info, out, stored_dtype = self.read.info, self.read.buffer, self.cast.stored.dtype
+        if self.cast.scales is None or not self.grid_rows:
+            dtype_kernels.cast(self.stored, stored_dtype, out, info.dtype)
             return
-        scales = as_float32(self.grid, self.how.scales.dtype)
-        dequantize(
-            self.raw,
-            stored,
+        scales = dtype_kernels.as_float32(self.scales, self.cast.scales.dtype)
+        dtype_kernels.dequantize(
+            self.stored,
+            stored_dtype,
             out,
             info.dtype,
             start=self.first,
             shape=info.shape,
-            block=self.how.block,
-            scales=scales.reshape(len(self.rows), -1),
+            block=self.cast.block,
+            scales=scales.reshape(len(self.grid_rows), -1),
         )
 
 
-def _width(dtype: str) -> int:
-    """Bytes of an element."""
+def _itemsize(dtype: str) -> int:
+    """Return the bytes of an element."""
     return DTYPE_BITS[dtype] // 8
-
-
-def _columns(read: Read, how: Cast) -> int:
-    """Scales in a row of blocks."""
-    return -(-read.info.shape[-1] // how.block[1])

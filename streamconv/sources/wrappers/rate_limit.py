@@ -1,16 +1,17 @@
-"""A source that is read no faster than at a given rate, however many workers read it."""
+"""A limit of the rate at which a source is read, shared by all threads that read it."""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile
+from streamconv.checkpoint.types import OtherFile
 from streamconv.sources.base import Read, Source
+from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.system.cancellation import CancelToken
 
 
 class Throttle:
-    """Bytes come due one behind the other, at `rate` a second; nothing is saved up while idle."""
+    """A clock that lets `rate` bytes pass a second. Idle time is not saved up for later."""
 
     def __init__(
         self,
@@ -22,10 +23,14 @@ class Throttle:
         self._cancel = cancel
         self._clock = clock
         self._due = 0.0
+        """When all bytes taken so far have passed, in seconds of the clock."""
         self._lock = threading.Lock()
 
     def take(self, nbytes: int) -> None:
-        """Wait until `nbytes` more may have been read. Raises Interrupted when the run ends."""
+        """Wait until `nbytes` more may have passed.
+
+        Raises Interrupted if the run is canceled meanwhile.
+        """
         with self._lock:
             now = self._clock()
             self._due = max(self._due, now) + nbytes / self._rate
@@ -33,28 +38,18 @@ class Throttle:
         self._cancel.wait(wait)
 
 
-class ThrottledSource:
-    """`source`, held back."""
+class ThrottledSource(SourceWrapper):
+    """A source whose reads return only when the rate limit allows for their bytes."""
 
     def __init__(self, source: Source, throttle: Throttle) -> None:
-        self._source = source
+        super().__init__(source)
         self._throttle = throttle
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self._source.checkpoint
-
     def read(self, reads: Sequence[Read]) -> None:
-        self._source.read(reads)
+        super().read(reads)
         self._throttle.take(sum(len(read.buffer) for read in reads))
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
-        count = self._source.read_other(other, buffer, start)
+        count = super().read_other(other, buffer, start)
         self._throttle.take(count)
         return count
-
-    def check_unchanged(self) -> None:
-        self._source.check_unchanged()
-
-    def close(self) -> None:
-        self._source.close()

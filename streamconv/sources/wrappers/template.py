@@ -1,10 +1,12 @@
-"""A checkpoint as a training run left it, with the hub checkpoint that it came from beside it.
+"""A checkpoint that a training run left, completed by the hub checkpoint that it came from.
 
-The template gives the config and all other files, and says which tensors there have to be. What
-a run did not save, such as a talker that it did not train, is refused, or taken from there.
+The template gives the config and all files without tensors, and says which tensors there have to
+be. Tensors that the run did not save, such as those of a talker that was not trained, are taken
+from the template if the user asks for that, and refused otherwise.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from streamconv.checkpoint.types import (
@@ -17,34 +19,40 @@ from streamconv.checkpoint.types import (
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Read, Source
+from streamconv.sources.wrappers.base import SourceWrapper
 
 
-class TemplatedSource:
-    """Two sources as one: tensors of the first, and from the second what that does not have."""
+class TemplatedSource(SourceWrapper):
+    """A source with the files of its template, and those of its tensors that `checkpoint` has."""
 
     def __init__(self, source: Source, template: Source, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self._source = source
+        super().__init__(source)
         self._template = template
-        self._files = {file.name for file in template.checkpoint.files}
+        self._checkpoint = checkpoint
+        self._template_files = {file.name for file in template.checkpoint.files}
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._checkpoint
 
     def read(self, reads: Sequence[Read]) -> None:
-        trained = [read for read in reads if read.info.file not in self._files]
-        filled = [read for read in reads if read.info.file in self._files]
-        for source, wanted in ((self._source, trained), (self._template, filled)):
-            if wanted:
-                source.read(wanted)
+        trained = [read for read in reads if read.info.file not in self._template_files]
+        filled = [read for read in reads if read.info.file in self._template_files]
+        if trained:
+            super().read(trained)
+        if filled:
+            self._template.read(filled)
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._template.read_other(other, buffer, start)
 
     def check_unchanged(self) -> None:
-        self._source.check_unchanged()
+        super().check_unchanged()
         self._template.check_unchanged()
 
     def close(self) -> None:
-        self._source.close()
-        self._template.close()
+        with closing(self._template):
+            super().close()
 
 
 def with_template(
@@ -55,106 +63,166 @@ def with_template(
     declared_layout: str | None = None,
     casts: bool = False,
 ) -> Source:
-    """`source` with config and other files of `template`, and the tensors that it lacks if `fill`.
+    """Complete a source by its template.
 
-    `declared_layout` is the layout or form of the source where it does not say so itself; where it
-    `casts`, its dtypes need not be the template's. Raises BadCheckpoint where tensors are missing,
-    or are others than the template's.
+    Args:
+        source: What a training run left.
+        template: The hub checkpoint that training began with.
+        fill: Take tensors that the source lacks from the template.
+        declared_layout: The layout or form of the source, if it does not record one.
+        casts: Allow dtypes that differ from those of the template.
+
+    Raises:
+        BadCheckpoint: A tensor is missing and not filled, or is not as in the template.
+        PlanRefused: The layout of either checkpoint cannot be detected.
+        UsageError: There is no such `declared_layout`.
     """
-    kept, original = source.checkpoint, template.checkpoint
-    trained = _Holdings.of(detect(replace(kept, config=original.config), declared_layout))
-    expected = _Holdings.of(detect(original))
-    where = f"{kept.location}, whose template is {original.location}"
-    for what, infos in expected.held.items():
-        have, want = trained.facts.get(what), expected.facts[what]
-        if have is not None and have[casts:] != want[casts:]:
-            raise BadCheckpoint(
-                f"{where}: {quoted(infos[0].name)} is {_shown(want)} in the template, "
-                f"{_shown(have)} in the checkpoint",
-                "is it the template of another model? dtypes may differ where --dtype casts them",
-            )
-    missing = {
-        n: info for w in expected.held if w not in trained.held for n, info in expected.named(w)
-    }
-    unknown = tuple(
-        info.name for w in trained.held if w not in expected.held for info in trained.held[w]
-    )
-    if missing and (not fill or unknown):
-        besides = f"; the template does not know {summarize_names(unknown)}" if unknown else ""
-        raise BadCheckpoint(
-            f"{where}, lacks {len(missing):,} of its tensors: {summarize_names(missing)}{besides}",
-            "is it a matter of --dcp-prefix or --preset?"
-            if unknown
-            else "take them from the template with --fill-from-template",
-        )
-    names = trained.found.names
-    filled = {
-        names.apply(hub): replace(info, name=names.apply(hub)) for hub, info in missing.items()
-    }
-    used = {info.file for info in filled.values()}
-    nbytes = sum(info.nbytes for info in filled.values())
-    checkpoint = replace(
-        kept,
-        tensors={**kept.tensors, **filled},
-        files=(*kept.files, *(file for file in original.files if file.name in used)),
-        others=(*_left(kept.others), *original.others),
-        config=original.config,
-        total_bytes=kept.total_bytes + nbytes,
-        template=ReferenceCheckpoint(
-            original.location, expected.found.names.name, frozenset(filled), nbytes, unknown
-        ),
-    )
-    return TemplatedSource(source, template, checkpoint)
-
-
-def _left(others: Iterable[OtherFile]) -> Iterable[OtherFile]:
-    """The other files of the trained checkpoint, all of them left behind."""
-    for other in others:
-        yield replace(other, skip_reason=other.skip_reason or "the template has the other files")
-
-
-Facts = tuple[str, Mapping[str, int] | tuple[int, ...]]
-"""The dtypes of something, and its axes or its shape."""
+    comparison = _compare(source.checkpoint, template.checkpoint, declared_layout)
+    _check(comparison, fill=fill, casts=casts)
+    return TemplatedSource(source, template, _fill(comparison))
 
 
 @dataclass(frozen=True, slots=True)
-class _Holdings:
-    """What a checkpoint holds, in terms that do not depend on its layout.
+class _Item:
+    """What two checkpoints of one model share, whatever their layouts.
 
-    By hub name: a weight of the experts of a layer or of a group, or any other tensor.
+    A weight of the experts of a layer, a weight of another group of tensors, or a single tensor.
     """
 
-    found: Detected
-    held: Mapping[str, Sequence[TensorInfo]]
-    facts: Mapping[str, Facts]
-    hub_names: Mapping[str, str]
-    """Of each tensor."""
+    tensors: Sequence[TensorInfo]
+    dtype: str
+    extent: Mapping[str, int] | tuple[int, ...]
+    """The sizes by axis of a weight of a group, the shape of a single tensor."""
 
-    @classmethod
-    def of(cls, found: Detected) -> "_Holdings":
-        held: dict[str, Sequence[TensorInfo]] = {}
-        facts: dict[str, Facts] = {}
-        stacked: set[str] = set()
-        for stack in (*found.stacks, *found.groups):
-            for module in stack.modules:
-                for weight, infos in module.tensors.items():
-                    what = f"{module.prefix}{stack.what}: {weight}"
-                    held[what] = infos
-                    facts[what] = (infos[0].dtype, stack.sizes)
-                    stacked.update(info.name for info in infos)
-        for hub, info in found.hub_names.items():
-            if info.name not in stacked:
-                held[hub] = (info,)
-                facts[hub] = (info.dtype, info.shape)
-        return cls(found, held, facts, {info.name: hub for hub, info in found.hub_names.items()})
-
-    def named(self, what: str) -> Iterable[tuple[str, TensorInfo]]:
-        """The tensors of something, by their hub names."""
-        return ((self.hub_names[info.name], info) for info in self.held[what])
+    def __str__(self) -> str:
+        if isinstance(self.extent, Mapping):
+            sizes = ", ".join(f"{axis} {size}" for axis, size in sorted(self.extent.items()))
+            return f"{self.dtype} of {sizes}"
+        return f"{self.dtype} {list(self.extent)}"
 
 
-def _shown(facts: Facts) -> str:
-    dtype, extent = facts
-    if isinstance(extent, Mapping):
-        return f"{dtype} of {', '.join(f'{axis} {n}' for axis, n in sorted(extent.items()))}"
-    return f"{dtype} {list(extent)}"
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A trained checkpoint and its template, item by item."""
+
+    trained: Checkpoint
+    template: Checkpoint
+    detected: Detected
+    """The trained checkpoint, detected."""
+    template_names: str
+    """The form whose names the tensors of the template have."""
+    pairs: Sequence[tuple[_Item, _Item]]
+    """The items of both: the trained one, and the template's."""
+    missing: Mapping[str, TensorInfo]
+    """The template's tensors that the trained checkpoint lacks, by hub name."""
+    unknown: tuple[str, ...]
+    """The names of the trained tensors that the template lacks."""
+
+
+def _compare(trained: Checkpoint, template: Checkpoint, declared_layout: str | None) -> _Comparison:
+    """Match what a trained checkpoint and its template hold, by hub names.
+
+    Raises what `detect` raises for either.
+    """
+    detected = detect(replace(trained, config=template.config), declared_layout)
+    expected = detect(template)
+    items, expected_items = dict(_items(detected)), dict(_items(expected))
+    hub_names = {info.name: hub for hub, info in expected.hub_names.items()}
+    return _Comparison(
+        trained=trained,
+        template=template,
+        detected=detected,
+        template_names=expected.names.name,
+        pairs=[(items[key], item) for key, item in expected_items.items() if key in items],
+        missing={
+            hub_names[info.name]: info
+            for key, item in expected_items.items()
+            if key not in items
+            for info in item.tensors
+        },
+        unknown=tuple(
+            info.name
+            for key, item in items.items()
+            if key not in expected_items
+            for info in item.tensors
+        ),
+    )
+
+
+def _items(detected: Detected) -> Iterator[tuple[str, _Item]]:
+    """List the items of a checkpoint, each with a key that does not depend on the layout."""
+    grouped: set[str] = set()
+    for stack in (*detected.stacks, *detected.groups):
+        for module in stack.modules:
+            for weight, infos in module.tensors.items():
+                grouped.update(info.name for info in infos)
+                key = f"{module.prefix}{stack.what}: {weight}"
+                yield key, _Item(infos, infos[0].dtype, stack.sizes)
+    for hub_name, info in detected.hub_names.items():
+        if info.name not in grouped:
+            yield hub_name, _Item((info,), info.dtype, info.shape)
+
+
+def _check(comparison: _Comparison, *, fill: bool, casts: bool) -> None:
+    """Refuse items that differ, and missing tensors that may not be filled.
+
+    Missing tensors are never filled if there are unknown ones: with a wrong prefix every trained
+    tensor is unknown, and filling would return the untrained model.
+    """
+    trained, template = comparison.trained.location, comparison.template.location
+    for have, want in comparison.pairs:
+        if have.extent != want.extent or (have.dtype != want.dtype and not casts):
+            raise BadCheckpoint(
+                f"cannot use {template} as the template of {trained}: "
+                f"{quoted(want.tensors[0].name)} is {want} in the template and {have} in the "
+                "checkpoint",
+                "name the hub checkpoint that training began with; "
+                "if only the dtype differs, add --dtype",
+            )
+    missing, unknown = comparison.missing, comparison.unknown
+    if missing and unknown:
+        raise BadCheckpoint(
+            f"cannot use {template} as the template of {trained}: the checkpoint lacks "
+            f"{len(missing):,} of its tensors: {summarize_names(missing)}; "
+            f"the template does not know {summarize_names(unknown)}",
+            "check --dcp-prefix and --preset, which say what the keys of the DCP begin with",
+        )
+    if missing and not fill:
+        raise BadCheckpoint(
+            f"cannot use {template} as the template of {trained}: the checkpoint lacks "
+            f"{len(missing):,} of its tensors: {summarize_names(missing)}",
+            "add --fill-from-template to take them from the template",
+        )
+
+
+def _fill(comparison: _Comparison) -> Checkpoint:
+    """Return the trained checkpoint with all that it lacks of the template."""
+    trained, template = comparison.trained, comparison.template
+    names = comparison.detected.names
+    filled = {
+        names.apply(hub): replace(info, name=names.apply(hub))
+        for hub, info in comparison.missing.items()
+    }
+    files = {info.file for info in filled.values()}
+    nbytes = sum(info.nbytes for info in filled.values())
+    return replace(
+        trained,
+        tensors={**trained.tensors, **filled},
+        files=(*trained.files, *(file for file in template.files if file.name in files)),
+        others=(*_skipped(trained.others), *template.others),
+        config=template.config,
+        total_bytes=trained.total_bytes + nbytes,
+        template=ReferenceCheckpoint(
+            template.location,
+            comparison.template_names,
+            frozenset(filled),
+            nbytes,
+            comparison.unknown,
+        ),
+    )
+
+
+def _skipped(others: Iterable[OtherFile]) -> Iterator[OtherFile]:
+    """Mark the other files of the trained checkpoint, none of which is copied."""
+    for other in others:
+        yield replace(other, skip_reason=other.skip_reason or "the template has the other files")

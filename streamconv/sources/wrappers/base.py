@@ -1,0 +1,32 @@
+"""The base of everything that is put around a source."""
+
+from collections.abc import Sequence
+
+from streamconv.checkpoint.types import Checkpoint, OtherFile
+from streamconv.sources.base import Read, Source
+
+
+class SourceWrapper:
+    """A source that forwards every call to the source that it wraps.
+
+    A subclass overrides only what it changes. Closing the wrapper closes the wrapped source.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._source.checkpoint
+
+    def read(self, reads: Sequence[Read]) -> None:
+        self._source.read(reads)
+
+    def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+        return self._source.read_other(other, buffer, start)
+
+    def check_unchanged(self) -> None:
+        self._source.check_unchanged()
+
+    def close(self) -> None:
+        self._source.close()
