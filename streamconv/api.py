@@ -28,7 +28,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
     The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
     """
     from streamconv.planning.build import register_families
-    from streamconv.sources.open import open_with_template
+    from streamconv.sources.wrappers.open_with_template import open_with_template
 
     register_families(reading)
     with open_with_template(src, reading) as source:
@@ -42,7 +42,7 @@ def check(src: Location) -> "Loading":
     Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
     know the model type.
     """
-    from streamconv.sources.open import open_with_template
+    from streamconv.sources.wrappers.open_with_template import open_with_template
     from streamconv.verification.transformers_load import check_loading
 
     with open_with_template(src, {}) as source:
@@ -55,7 +55,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     Raises StreamconvError.
     """
     from streamconv.planning.build import build_plan, register_families
-    from streamconv.sources.open import open_with_template
+    from streamconv.sources.wrappers.open_with_template import open_with_template
 
     register_families(options)
     with open_with_template(src, options, casts=bool(options.get("dtype"))) as source:

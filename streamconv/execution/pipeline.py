@@ -15,7 +15,8 @@ from streamconv.planning.build import build_plan, register_families
 from streamconv.planning.partition import Partition, assign_shards, parse_partition
 from streamconv.planning.plan import Plan
 from streamconv.sources.base import Source
-from streamconv.sources.open import is_url, open_with_template
+from streamconv.sources.open import is_url
+from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes, rank
 from streamconv.units import parse_rate

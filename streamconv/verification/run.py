@@ -11,8 +11,9 @@ from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of
 from streamconv.sources.base import Source
-from streamconv.sources.open import open_source, open_with_template
+from streamconv.sources.open import open_source
 from streamconv.sources.wrappers.cast import CastSource
+from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.verification.against_manifest import check

@@ -162,7 +162,7 @@ def test_another_layout_than_the_templates(tmp_path: Path, omni: Path) -> None:
 def test_a_template_is_needed_to_fill(tmp_path: Path, omni: Path) -> None:
     """And has to be a checkpoint."""
     run = save(tmp_path / "dcp", reference.read(omni))
-    with pytest.raises(UsageError, match="no template to fill from"):
+    with pytest.raises(UsageError, match="cannot fill from a template"):
         streamconv.split(run, tmp_path / "back", fill_from_template=True)
     with pytest.raises(BadCheckpoint, match="does not exist"):
         streamconv.split(run, tmp_path / "back", template=tmp_path / "nowhere")

@@ -24,8 +24,9 @@ from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
 from streamconv.options import Reading
 from streamconv.sources.base import Read, Source
-from streamconv.sources.open import open_source, open_with_template
+from streamconv.sources.open import open_source
 from streamconv.sources.wrappers.cast import CastSource
+from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 from streamconv.system.cancellation import CancelToken
 
