@@ -9,6 +9,7 @@
     |-- OutputExists           6   the target is there already, or another run is at work on it
     |-- NoSpace                7   the target has no room: disk full or quota
     |-- IOFailed               8   reading or writing failed
+    |   `-- RankFailed         8   another rank of the run failed
     `-- Interrupted          130   SIGINT (143 for SIGTERM)
 
 Every message names the file or tensor, the fact, and what it was held against.
@@ -60,6 +61,10 @@ class NoSpace(StreamconvError):
 
 class IOFailed(StreamconvError):
     exit_code = 8
+
+
+class RankFailed(IOFailed):
+    """Another rank of the run has failed; the message names it and repeats its reason."""
 
 
 class Interrupted(StreamconvError):

@@ -30,7 +30,7 @@ def run_command(
     **options: Any,
 ) -> None:
     """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
-    from streamconv.system.resources import rank
+    from streamconv.system.launcher import rank
 
     beside = bool(rank())
     if dry_run:

@@ -18,7 +18,8 @@ from streamconv.sources.base import Source
 from streamconv.sources.open import is_url
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.resources import peak_bytes, rank
+from streamconv.system.launcher import rank
+from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
 from streamconv.verification.result import Verification
 

@@ -21,7 +21,14 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from streamconv.errors import Interrupted, IOFailed, PlanRefused, StreamconvError, quoted
+from streamconv.errors import (
+    Interrupted,
+    IOFailed,
+    PlanRefused,
+    RankFailed,
+    StreamconvError,
+    quoted,
+)
 from streamconv.execution.executor import (
     Committed,
     Event,
@@ -33,6 +40,7 @@ from streamconv.execution.executor import (
 from streamconv.execution.liveness import CONNECT_SECONDS, Connection, Heartbeat
 from streamconv.planning.manifest import fingerprint
 from streamconv.planning.partition import Partition
+from streamconv.system import launcher
 from streamconv.system.cancellation import CancelToken
 
 if TYPE_CHECKING:
@@ -53,14 +61,19 @@ def connect(cancel: CancelToken) -> "RankGroup":
 
     Raises IOFailed where their store cannot be reached.
     """
-    started = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
         store = _met(JOIN_SECONDS)
     except Exception as error:
         raise IOFailed(f"the other ranks cannot be met: {error}") from error
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     another = functools.partial(_met, CONNECT_SECONDS)
-    return RankGroup(store, rank, size, cancel, another=another, restarted=started > 0)
+    return RankGroup(
+        store,
+        launcher.rank() or 0,
+        launcher.world_size(),
+        cancel,
+        another=another,
+        restarted=launcher.restart_count() > 0,
+    )
 
 
 def _met(seconds: float) -> "Store":
@@ -69,8 +82,7 @@ def _met(seconds: float) -> "Store":
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=seconds))))
-    started = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"streamconv/{os.environ['TORCHELASTIC_RUN_ID']}/{started}", store)
+    return PrefixStore(f"streamconv/{launcher.run_id()}/{launcher.restart_count()}", store)
 
 
 class RankGroup:
@@ -206,7 +218,7 @@ class RankGroup:
         if failure is not None:
             raise failure
 
-    def _failure(self) -> "RankFailed | None":
+    def _failure(self) -> RankFailed | None:
         """What a rank has failed of, where one has: another, or this one as others have found."""
         try:
             with _store_reached():
@@ -259,10 +271,6 @@ class RankGroup:
                 self._say(self._next, death)
 
 
-class RankFailed(IOFailed):
-    """Another rank has failed, and with it the run."""
-
-
 @contextmanager
 def _store_reached() -> Iterator[None]:
     """Turns what the store raises when the launcher that keeps it is gone."""
@@ -270,8 +278,7 @@ def _store_reached() -> Iterator[None]:
         yield
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
-        keeper = os.environ.get("MASTER_ADDR", "rank 0's host")
         raise RankFailed(
             f"the store that the ranks share is lost: {first}",
-            f"{keeper} keeps it; has torchrun ended there, or the host gone?",
+            f"{launcher.store_host()} keeps it; has torchrun ended there, or the host gone?",
         ) from error

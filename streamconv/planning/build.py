@@ -24,12 +24,11 @@ from streamconv.planning.memory import DEFAULT_JOBS, IMPORT_BYTES, RANKS_BYTES, 
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.shards import Safetensors, ShardFormat
 from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target
+from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
     cores,
     default_max_memory,
     peak_bytes,
-    rank,
-    ranks_on_host,
     resident_bytes,
 )
 from streamconv.units import parse_size

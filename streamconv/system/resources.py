@@ -43,19 +43,6 @@ def free_memory() -> int | None:
     return min(free, default=None)
 
 
-def rank() -> int | None:
-    """Number of this process among those that torchrun has started as one run; None if alone."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return int(os.environ["RANK"])
-    return None
-
-
-def ranks_on_host() -> int:
-    """How many processes of one run share this host, as their launcher (torchrun) says."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(int(text), 1) if text.isdecimal() else 1
-
-
 def default_max_memory(beside: int = 1) -> int | None:
     """What a run may take unless it is told: what it has already, and a share of what is free.
 

@@ -30,7 +30,8 @@ from streamconv.errors import (
 )
 from streamconv.execution import liveness, ranks
 from streamconv.execution.executor import Planned
-from streamconv.execution.ranks import RankFailed, RankGroup
+from streamconv.errors import RankFailed
+from streamconv.execution.ranks import RankGroup
 from streamconv.planning.manifest import fingerprint
 from streamconv.system.cancellation import CancelToken
 

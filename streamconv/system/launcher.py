@@ -1,0 +1,48 @@
+"""What torchrun says, in environment variables, to the processes of one run.
+
+    RANK, WORLD_SIZE                  this process and how many there are
+    LOCAL_WORLD_SIZE                  how many of them share this host
+    TORCHELASTIC_RUN_ID               the run, the same for all of them
+    TORCHELASTIC_RESTART_COUNT        how often they were started again after a failure
+    MASTER_ADDR                       the host that keeps their store
+
+Source: `torch/distributed/elastic/agent/server/local_elastic_agent.py`.
+"""
+
+import os
+
+
+def rank() -> int | None:
+    """Return the number of this process in its run, or None if it runs alone.
+
+    Other launchers set RANK too. Only torchrun, which keeps a store for the ranks, counts.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and world_size() > 1:
+        return int(os.environ["RANK"])
+    return None
+
+
+def world_size() -> int:
+    """Return how many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def ranks_on_host() -> int:
+    """Return how many processes of the run share this host."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(int(text), 1) if text.isdecimal() else 1
+
+
+def run_id() -> str:
+    """Return the name of the run. Raises KeyError if torchrun did not start this process."""
+    return os.environ["TORCHELASTIC_RUN_ID"]
+
+
+def restart_count() -> int:
+    """Return how often torchrun has started all ranks again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def store_host() -> str:
+    """Return the host that keeps the store of the ranks, in words if its address is unknown."""
+    return os.environ.get("MASTER_ADDR", "rank 0's host")
