@@ -5,9 +5,9 @@ from typing import Any
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.sources.base import Source
-from streamconv.sources.http_ranges import TransientError, retry
 from streamconv.sources.remote import open_remote
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.retry import TransientError, retry
 
 RANGE_BYTES = 2 * 2**20
 """The most that is asked for at once: fsspec hands bytes over in memory of its own."""

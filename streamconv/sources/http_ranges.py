@@ -6,73 +6,21 @@ that was planned from: status 206, the range, the size, and an ETag that stays t
 
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from streamconv.errors import IOFailed, SourceChanged, quoted
+from streamconv.errors import SourceChanged, quoted
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.retry import TransientError, retry, retry_after
 
 if TYPE_CHECKING:
     import httpx2
 
-ATTEMPTS = 6
-"""How often in a row something may fail without a byte being gained."""
-FIRST_WAIT = 0.5
-"""Seconds before the second attempt; each further wait is twice as long."""
-LONGEST_WAIT = 30.0
-LONGEST_ASKED_WAIT = 600.0
-"""Seconds: a server that asks for more (`Retry-After`) is not waited for."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dead."""
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-
-T = TypeVar("T")
-
-
-class TransientError(Exception):
-    """What may go better next time."""
-
-    def __init__(self, fact: str, *, wait: float | None = None, progress: bool = False) -> None:
-        super().__init__(fact)
-        self.wait = wait
-        """Seconds that the server asks for."""
-        self.progress = progress
-        """Whether something has come of the attempt all the same."""
-
-
-def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
-    """What `attempt` returns, made again while it raises Passing.
-
-    Raises IOFailed in the end, Interrupted when the run ends before.
-    """
-    failed = 0
-    while True:
-        cancel.check()
-        try:
-            return attempt()
-        except TransientError as error:
-            failed = 1 if error.progress else failed + 1
-            wait = min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT)
-            wait = wait if error.wait is None else error.wait
-            if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
-                asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
-                raise IOFailed(f"{what}: {error}{asked}; tried {failed} times") from error
-            cancel.wait(wait)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: `Retry-After`, a number or a date (RFC 9110), or None."""
-    text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

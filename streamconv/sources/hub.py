@@ -20,15 +20,13 @@ from streamconv.sources.http_ranges import (
     TIMEOUT,
     RangeLocation,
     Ranges,
-    TransientError,
-    retry,
-    retry_after,
 )
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.safetensors_folder import open_folder
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.linux_file_ops import system_files
+from streamconv.system.retry import TransientError, retry, retry_after
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

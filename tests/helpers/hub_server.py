@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from huggingface_hub import close_session, constants
 
-from streamconv.sources import http_ranges as ranges
+from streamconv.system import retry
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 
@@ -104,7 +104,7 @@ def taken_for_the_hub(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
-        monkeypatch.setattr(ranges, "FIRST_WAIT", 0.001)
+        monkeypatch.setattr(retry, "FIRST_WAIT", 0.001)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))

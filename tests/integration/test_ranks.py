@@ -25,12 +25,12 @@ from streamconv.errors import (
     IOFailed,
     OutputExists,
     PlanRefused,
+    RankFailed,
     UsageError,
     VerifyFailed,
 )
 from streamconv.execution import liveness, ranks
 from streamconv.execution.executor import Planned
-from streamconv.errors import RankFailed
 from streamconv.execution.ranks import RankGroup
 from streamconv.planning.manifest import fingerprint
 from streamconv.system.cancellation import CancelToken

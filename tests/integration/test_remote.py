@@ -23,10 +23,10 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.execution.executor import Completed
 from streamconv.sources.base import Read
-from streamconv.sources.http_ranges import retry_after
 from streamconv.sources.open import open_source
 from streamconv.sources.remote import joined
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.retry import retry_after
 
 REPO = "org/tiny-moe"
 LOCATION = f"hf://{REPO}"

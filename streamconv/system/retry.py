@@ -1,0 +1,74 @@
+"""Retries of what may fail for a moment: how often, and how long to wait in between."""
+
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from streamconv.errors import IOFailed
+from streamconv.system.cancellation import CancelToken
+
+ATTEMPTS = 6
+"""How many attempts in a row may fail without any progress."""
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt. Each further wait is twice as long."""
+LONGEST_WAIT = 30.0
+"""Seconds to which these waits grow."""
+LONGEST_ASKED_WAIT = 600.0
+"""Seconds. If a server asks for a longer wait (`Retry-After`), the attempt was the last one."""
+
+T = TypeVar("T")
+
+
+class TransientError(Exception):
+    """A failure after which the next attempt may succeed."""
+
+    def __init__(self, reason: str, *, wait: float | None = None, progress: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        """Seconds that the server asks to wait, or None if it does not ask."""
+        self.progress = progress
+        """True if the attempt got a part of what it was for."""
+
+
+def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
+    """Call `attempt` until it raises no TransientError, and return its result.
+
+    Args:
+        what: Begins the message of the last error: "hf://org/name: asking the hub failed".
+        attempt: Raises TransientError if it should be called again.
+        cancel: Ends the waiting.
+
+    Raises:
+        IOFailed: ATTEMPTS attempts in a row failed without progress.
+        Interrupted: The run was cancelled.
+    """
+    failed = 0
+    while True:
+        cancel.check()
+        try:
+            return attempt()
+        except TransientError as error:
+            failed = 1 if error.progress else failed + 1
+            if error.wait is None:
+                wait = min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT)
+            else:
+                wait = error.wait
+            if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
+                asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
+                raise IOFailed(f"{what}: {error}{asked}; tried {failed} times") from error
+            cancel.wait(wait)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait, or None if it does not ask.
+
+    The header `Retry-After` holds a number or a date (RFC 9110, 10.2.3).
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
