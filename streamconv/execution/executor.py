@@ -1,7 +1,5 @@
 """Runs a plan. Decides nothing: what, where and with how much memory stands in the plan."""
 
-import queue
-import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import Sink
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.worker_threads import map_unordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def execute(
         wanted = range(len(plan.shards)) if shards is None else shards
         missing = tuple(number for number in wanted if number not in finished)
         yield Prepared(plan, finished, missing)
-        yield from _written(plan, missing, source, sink, cancel or CancelToken())
+        yield from _write_pieces(plan, missing, source, sink, cancel or CancelToken())
         if not commits:
             sink.release()
         yield ShareWritten()
@@ -107,31 +106,15 @@ def execute(
         yield Committed()
 
 
-def _written(
+def _write_pieces(
     plan: Plan, shards: Iterable[int], source: Source, sink: Sink, cancel: CancelToken
 ) -> Iterator[PieceWritten]:
-    pieces = plan.pieces(shards)
-    taking = threading.Lock()
-    events: queue.Queue[PieceWritten | BaseException | None] = queue.Queue()
+    """Write the pieces of these shards by as many workers as the plan has jobs."""
 
-    def work() -> None:
-        try:
-            worker = Worker(plan, source, sink, cancel)
-            while not cancel.is_set():
-                with taking:
-                    piece = next(pieces, None)
-                if piece is None:
-                    break
-                events.put(PieceWritten(piece, worker.write(piece)))
-            events.put(None)
-        except BaseException as error:
-            events.put(error)
-            cancel.set()
+    def write(worker: Worker, piece: Piece) -> Iterator[PieceWritten]:
+        yield PieceWritten(piece, worker.write(piece))
 
-    workers = [threading.Thread(target=work, name=f"worker-{k}") for k in range(plan.memory.jobs)]
-    with cancel.cancels_on_exit(*workers):
-        for _ in workers:
-            while (event := events.get()) is not None:
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
+    def make_worker() -> Worker:
+        return Worker(plan, source, sink, cancel)
+
+    return map_unordered(plan.pieces(shards), plan.memory.jobs, make_worker, write, cancel)

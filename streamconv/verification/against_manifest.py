@@ -20,6 +20,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.readahead import ReadAhead
+from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.metadata_files import has_files, read_manifest
 from streamconv.verification.result import (
     Difference,
@@ -28,7 +29,6 @@ from streamconv.verification.result import (
     VerifyProgress,
     VerifyStarted,
 )
-from streamconv.verification.worker_threads import map_unordered
 
 BLOCK_BYTES = 4 * 2**20
 DIGEST = "xxh3-128"

@@ -13,12 +13,12 @@ from streamconv.checkpoint.types import OtherFile, layer_of
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.compare import Comparer, Unequal
 from streamconv.verification.metadata_files import has_files, is_description
 from streamconv.verification.regions import Region, expert_region, whole
 from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
 from streamconv.verification.sides import EVERYTHING, Sample, Side
-from streamconv.verification.worker_threads import map_unordered
 
 FILE_BYTES = 2**18
 """What is read at once of files that hold no tensors."""
