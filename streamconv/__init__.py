@@ -1,14 +1,13 @@
-"""streamconv: MoE checkpoints from one expert layout to another, streamed.
+"""Convert Mixture-of-Experts checkpoints from one expert layout to another, as a stream.
 
-    source = open_source(src)                           headers only: no tensor data is read
-    stored = cast_checkpoint(source.checkpoint, casting) as it will be read
-    found = recognise(stored)                           its family, its expert stacks
-    target = resolve_target(found, "fused", why)        a layout for each stack, and names
-    plan = make_plan(source.checkpoint, found, target)  every output byte has its place
-    for event in execute(plan, source, sink):           bytes are moved, nothing is decided
-        ...                                             the result appears whole, at the end
+    inspect(src)       family, expert stacks and their layouts, from headers alone
+    plan(src)          every output byte has its place before any is written
+    merge(src, dst)    experts of a layer in one tensor; `split` for one tensor each,
+                       `convert` for any layout; `finish` after all parts of a run
+    verify(src, dst)   bit for bit, independent of the code that converts
+    check(src)         if transformers would load it
 
-The functions below do that in one call: `inspect`, `plan`, `merge`, `split`, `convert`.
+Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are StreamconvErrors.
 """
 
 from typing import TYPE_CHECKING
@@ -62,7 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The one name of the API that is not needed to call it: help has to come at once."""
+    """Import Result when it is asked for: no call needs it, and `--help` has to come at once."""
     if name == "Result":
         from streamconv.execution.pipeline import Result
 

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from streamconv.api_options import takes
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.options import Location, Options, Reading, check_prefixes
-from streamconv.planning.memory import DEFAULT_JOBS
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
-from streamconv.verification.result import Verification
+from streamconv.verification.result import DEFAULT_JOBS, Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.executor import Event
@@ -22,10 +22,23 @@ if TYPE_CHECKING:
     from streamconv.verification.transformers_load import Loading
 
 
+@takes(Reading)
 def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected]:
-    """What is in a checkpoint: its tensors and files, its family and expert stacks.
+    """Detect the family and the expert stacks of a checkpoint, from its headers.
 
-    The source comes back closed; its `checkpoint` stays. Raises StreamconvError.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        {options}
+
+    Returns:
+        The source, closed: its `checkpoint` has the tensors and files. And what they are: family,
+        form, and the layout of each expert stack.
+
+    Raises:
+        UsageError: An option makes no sense.
+        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
+        PlanRefused: Several layouts fit; name one with `source_layout`.
+        IOFailed: Reading failed.
     """
     from streamconv.planning.build import register_families
     from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -36,11 +49,22 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
         return source, detect(source.checkpoint, reading.get("source_layout"))
 
 
+@takes()
 def check(src: Location) -> "Loading":
-    """Whether transformers would load a checkpoint: on the meta device, from headers alone.
+    """Check if transformers would load a checkpoint, on the meta device and from headers alone.
 
-    Imports torch and transformers. Raises StreamconvError; PlanRefused where transformers does not
-    know the model type.
+    Imports torch and transformers.
+
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+
+    Returns:
+        The missing, unexpected and mismatched keys. `is_clean` is True if there are none.
+
+    Raises:
+        BadCheckpoint: The checkpoint is malformed, or transformers does not accept its config.json.
+        PlanRefused: transformers is not installed, or does not know the model type.
+        IOFailed: Reading failed.
     """
     from streamconv.sources.wrappers.open_with_template import open_with_template
     from streamconv.verification.transformers_load import check_loading
@@ -49,10 +73,23 @@ def check(src: Location) -> "Loading":
         return check_loading(source.checkpoint)
 
 
+@takes(Options)
 def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:
-    """The plan of a conversion, from headers alone; `to` is what `merge` would do unless given.
+    """Plan a conversion from headers alone; write nothing.
 
-    Raises StreamconvError.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        to: Form or layout of the output. Default: what `merge` makes of `src`.
+        {options}
+
+    Returns:
+        The output shards with every tensor, and the memory that the conversion needs.
+
+    Raises:
+        UsageError: An option makes no sense.
+        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
+        PlanRefused: This conversion is not possible, or needs more memory than is allowed.
+        IOFailed: Reading failed.
     """
     from streamconv.planning.build import build_plan, register_families
     from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -62,6 +99,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
         return build_plan(source.checkpoint, to, options)
 
 
+@takes(Options)
 def merge(
     src: Location,
     dst: Location,
@@ -75,15 +113,29 @@ def merge(
 ) -> "Result":
     """Merge the experts of each layer as the model's training framework expects them.
 
-    `to` makes every stack that form or layout instead. Raises StreamconvError; see `convert`.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        dst: Folder to write. It appears complete or not at all.
+        to: Form or layout of every expert stack instead.
+        overwrite: True to replace `dst` after its replacement is complete.
+        resume: True to resume an earlier run of this conversion, if there was one.
+        verify: True to verify the result against `src` before it is moved to `dst`.
+        on_event: Called with each event of the run, in the calling thread.
+        {options}
+
+    Returns:
+        The plan, the path of the output, time and memory, and the verification if any.
+
+    Raises:
+        StreamconvError: One of its subclasses, as for `convert`.
     """
     from streamconv.execution.pipeline import run_conversion
 
-    return run_conversion(
-        ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event
-    )
+    request = ConversionRequest(str(src), to, overwrite, options)
+    return run_conversion(request, dst, resume, verify, on_event)
 
 
+@takes(Options)
 def split(
     src: Location,
     dst: Location,
@@ -94,17 +146,30 @@ def split(
     on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
-    """Split merged experts into one tensor each, under their names on the hub.
+    """Split merged experts into one tensor for each expert, under their names on the hub.
 
-    Raises StreamconvError; see `convert`.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        dst: Folder to write. It appears complete or not at all.
+        overwrite: True to replace `dst` after its replacement is complete.
+        resume: True to resume an earlier run of this conversion, if there was one.
+        verify: True to verify the result against `src` before it is moved to `dst`.
+        on_event: Called with each event of the run, in the calling thread.
+        {options}
+
+    Returns:
+        The plan, the path of the output, time and memory, and the verification if any.
+
+    Raises:
+        StreamconvError: One of its subclasses, as for `convert`.
     """
     from streamconv.execution.pipeline import run_conversion
 
-    return run_conversion(
-        ConversionRequest(str(src), PER_EXPERT, overwrite, options), dst, resume, verify, on_event
-    )
+    request = ConversionRequest(str(src), PER_EXPERT, overwrite, options)
+    return run_conversion(request, dst, resume, verify, on_event)
 
 
+@takes(Options)
 def convert(
     src: Location,
     dst: Location,
@@ -116,23 +181,38 @@ def convert(
     on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
-    """Convert the checkpoint at `src` to the form or layout `to`, into the folder `dst`.
+    """Convert a checkpoint to a form or layout, in a new folder.
 
-    `dst` appears whole or not at all; one that is not empty is refused unless `overwrite`.
-    `resume` goes on where an earlier run of the same conversion stopped, if one did; a note of
-    the exception says whether that can be done.
-    `on_event` hears what happens, from the calling thread. `verify` holds the result against the
-    source before it takes its place, and raises VerifyFailed where it is not its conversion. Raises
-    StreamconvError, whose subclasses tell bad input, a refused plan, a target that is there, and
-    failing disks apart.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        dst: Folder to write. It appears complete or not at all.
+        to: Form (`hub`, `transformers`, `mindspeed`), or a layout for every expert stack.
+        overwrite: True to replace `dst` after its replacement is complete.
+        resume: True to resume an earlier run of this conversion, if there was one. An error
+            has a note if the run that it ended can be resumed.
+        verify: True to verify the result against `src` before it is moved to `dst`.
+        on_event: Called with each event of the run, in the calling thread.
+        {options}
+
+    Returns:
+        The plan, the path of the output, time and memory, and the verification if any.
+
+    Raises:
+        UsageError: An option makes no sense.
+        BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
+        PlanRefused: This conversion is not possible, or needs more memory than is allowed.
+        VerifyFailed: The result is not the conversion of `src`; `dst` is as it was.
+        OutputExists: `dst` is not empty, or another run is writing it.
+        NoSpace: The disk or a quota is full.
+        IOFailed: Reading or writing failed.
     """
     from streamconv.execution.pipeline import run_conversion
 
-    return run_conversion(
-        ConversionRequest(str(src), to, overwrite, options), dst, resume, verify, on_event
-    )
+    request = ConversionRequest(str(src), to, overwrite, options)
+    return run_conversion(request, dst, resume, verify, on_event)
 
 
+@takes(Reading)
 def verify(
     src: Location,
     dst: Location | None = None,
@@ -144,12 +224,28 @@ def verify(
     on_event: "Callable[[VerifyStarted | VerifyProgress], None] | None" = None,
     **reading: Unpack[Reading],
 ) -> Verification:
-    """Whether `dst` is the true conversion of `src`, bit for bit; what is not so is in the result.
+    """Verify that `dst` is the conversion of `src`, bit for bit, whatever program made it.
 
-    With one location alone, whether that checkpoint's files are what its manifest says was
-    written. `sample` is the share of each layer's experts, and of the other tensors, to look at;
-    `sha256` adds that of each file of the checkpoint that is verified. `target_layout` is for a
-    `dst` that does not say its own. Raises StreamconvError where `src` or a disk is at fault.
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        dst: Checkpoint to verify. If it is missing, `src` is verified against its manifest.
+        target_layout: Layout or form of `dst`, if `dst` does not record its own.
+        sample: Fraction of each layer's experts and of the other tensors to compare, above 0 and
+            at most 1. They are chosen at random.
+        sha256: True to compute the SHA-256 of each file of the checkpoint that is verified.
+        jobs: Number of workers, at least 1. Default: 2.
+        on_event: Called with the progress, in the calling thread.
+        {options}
+
+    Returns:
+        The differences, what was not checked and why, and the checksums. `ok` is True if nothing
+        differs; defects of the checkpoint that is verified are differences, too.
+
+    Raises:
+        UsageError: An option makes no sense.
+        BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
+        PlanRefused: Several layouts fit; name one with `source_layout` or `target_layout`.
+        IOFailed: Reading failed.
     """
     from random import SystemRandom
 
@@ -158,9 +254,13 @@ def verify(
     from streamconv.verification.sides import Sample
 
     if not 0 < sample <= 1:
-        raise UsageError(f"a sample of {sample} is none", "give a share such as 5%, or 0.05")
+        raise UsageError(
+            f"sample must be above 0 and at most 1, got {sample}", "give 0.05 for 5% of the tensors"
+        )
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs must be at least 1, got {jobs}")
     register_families(reading)
-    asked = VerifyOptions(
+    options = VerifyOptions(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         sample=Sample(sample, SystemRandom()),
         sha256=sha256,
@@ -168,23 +268,34 @@ def verify(
         target_layout=target_layout,
         on_event=on_event,
     )
-    what, against = (src, None) if dst is None else (dst, str(src))
-    return run_verification(str(what), against, asked)
+    if dst is None:
+        return run_verification(str(src), None, options)
+    return run_verification(str(dst), str(src), options)
 
 
+@takes()
 def finish(
     dst: Location,
     *,
     verify: bool = False,
     on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
 ) -> "Result":
-    """Close an output whose parts are all there (`part`): index, manifest, and its place.
+    """Commit an output whose parts are all complete: copy other files, write index and manifest.
 
-    `verify` holds all of it against the source before. Raises StreamconvError, where a part is
-    missing with the shards that are.
+    Args:
+        dst: Folder that was given to each run with `part`.
+        verify: True to verify the result against its source before it is moved to `dst`.
+        on_event: Called with each event of the run, in the calling thread.
+
+    Returns:
+        The plan, the path of the output, time and memory, and the verification if any.
+
+    Raises:
+        StreamconvError: One of its subclasses, as for `convert`. If a part is missing, the message
+            names its shards.
     """
     from streamconv.execution.pipeline import run_conversion
     from streamconv.sinks.journal_files import load_request
 
-    command = read_request(*load_request(Path(dst)))
-    return run_conversion(command, dst, True, verify, on_event, closing_only=True)
+    request = read_request(*load_request(Path(dst)))
+    return run_conversion(request, dst, True, verify, on_event, closing_only=True)

@@ -32,10 +32,14 @@ class StreamconvError(Exception):
 
 
 class UsageError(StreamconvError):
+    """An option or argument makes no sense."""
+
     exit_code = 2
 
 
 class BadCheckpoint(StreamconvError):
+    """A checkpoint is malformed, incomplete or contradicts itself."""
+
     exit_code = 3
 
 
@@ -44,22 +48,32 @@ class SourceChanged(BadCheckpoint):
 
 
 class PlanRefused(StreamconvError):
+    """The checkpoint is sound, but this conversion of it cannot be planned."""
+
     exit_code = 4
 
 
 class VerifyFailed(StreamconvError):
+    """The output is not the conversion of its source."""
+
     exit_code = 5
 
 
 class OutputExists(StreamconvError):
+    """The target exists already, or another run is writing it."""
+
     exit_code = 6
 
 
 class NoSpace(StreamconvError):
+    """The target has no room: the disk or a quota is full."""
+
     exit_code = 7
 
 
 class IOFailed(StreamconvError):
+    """Reading or writing failed."""
+
     exit_code = 8
 
 
@@ -68,6 +82,8 @@ class RankFailed(IOFailed):
 
 
 class Interrupted(StreamconvError):
+    """SIGINT or SIGTERM ended the run."""
+
     exit_code = 130
 
     def __init__(self, message: str, hint: str = "", *, signal: int = 2) -> None:

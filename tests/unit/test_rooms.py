@@ -25,6 +25,7 @@ ORDER = (
     "verification",
     "execution",
     "report",
+    "api_options",
     "api",
     API,
     "smoke",
@@ -32,6 +33,10 @@ ORDER = (
     "__main__",
 )
 """The modules and packages right below the package. A new one is put where its imports allow."""
+
+NEVER = {"verification": {"planning", "execution"}}
+"""Rooms that a room never imports, though the order would allow it: what verifies a conversion is
+written apart from what makes it."""
 
 HEAVY = {"torch", "transformers", "numpy", "rich", "huggingface_hub", "safetensors", "xxhash"}
 
@@ -81,6 +86,15 @@ def test_imports_come_from_above(module: str) -> None:
     allowed = ORDER[: ORDER.index(place(module)) + 1]
     below = {name for name in graph()[module] if place(name) not in allowed}
     assert below == set()
+
+
+def test_rooms_that_are_kept_apart() -> None:
+    """No module of one imports the other."""
+    for room, others in NEVER.items():
+        mine = {name: names for name, names in graph().items() if place(name) == room}
+        assert len(mine) > 1
+        for module, names in mine.items():
+            assert {name for name in names if name and place(name) in others} == set(), module
 
 
 def test_no_module_is_imported_by_what_it_imports() -> None:
