@@ -1,7 +1,7 @@
-"""What a checkpoint is: its family, the form whose names it has, its expert stacks. Pure.
+"""Detect the family, form and expert stacks of a checkpoint.
 
-The form is what the source's record says, else the one whose own names its tensors have. Which
-layout a stack has is settled in `settle`.
+The form is that of the checkpoint's record, else the one whose own names the tensors have. Which
+layout a stack has is decided in `resolve_layout`.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,12 @@ from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_o
 from streamconv.catalog.layouts import NamedLayout, find_layout
 from streamconv.checkpoint.casting import stated_block
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
-from streamconv.detection.experts import find_stacks
-from streamconv.detection.resolve_layout import Settle, check_count, counted
+from streamconv.detection.experts import find_experts, stack_experts
+from streamconv.detection.resolve_layout import (
+    LayoutResolver,
+    check_expert_count,
+    expert_counts_from_config,
+)
 from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import GroupTensors, find_groups, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -20,65 +24,66 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """A checkpoint in terms of the tables."""
+    """A checkpoint in the terms of the catalog."""
 
     family: Family | None
     model_type: str
     names: Form
     """The form whose names the tensors have."""
     form: str | None
-    """The form that all of it has, or None."""
+    """The form of the whole checkpoint, or None if it has none."""
     stacks: tuple[Stack, ...]
     hub_names: Mapping[str, TensorInfo]
-    """Every tensor by its plain name, in the checkpoint's order."""
+    """Every tensor by its hub name, in the checkpoint's order."""
     block: tuple[int, int] | None = None
-    """Rows and columns that a block scale is for, where the config says so."""
+    """Rows and columns of a block of scales, if config.json gives them."""
     undescribed: tuple[str, ...] = ()
-    """Patterns of modules that no layout describes, and that stay as they are."""
+    """Patterns of modules whose experts no layout describes, and that stay as they are."""
     counted: frozenset[str] = frozenset()
-    """Patterns of stacks whose experts the config counts."""
+    """Patterns of stacks whose experts are counted in config.json."""
     groups: tuple[Stack, ...] = ()
-    """Other tensors that some form of the family stores otherwise than another."""
+    """Tensors next to the experts that the family's forms store in different ways."""
 
 
 def detect(
     checkpoint: Checkpoint, declared_layout: str | None = None, *, pass_through: bool = False
 ) -> Detected:
-    """What `checkpoint` is; `declared_layout` is the form or layout that the user says it has.
+    """Detect the family, form and expert stacks of `checkpoint`.
 
-    Experts that no layout describes are refused, or left as they are with `pass_through`. Raises
-    BadCheckpoint where experts are incomplete or contradict the config, PlanRefused where a
-    layout cannot be told, UsageError for a `declared_layout` that does not exist.
+    Args:
+        checkpoint: Its headers.
+        declared_layout: The form or layout that the user says it has.
+        pass_through: Leave experts that no layout describes as they are.
+
+    Raises:
+        BadCheckpoint: Experts are incomplete or contradict config.json.
+        PlanRefused: The layout is ambiguous, or no layout describes some experts, without
+            `pass_through`.
+        UsageError: There is no form or layout called `declared_layout`.
     """
-    model_type = checkpoint.config.get("model_type")
-    family = family_of(model_type)
+    family = family_of(checkpoint.config.get("model_type"))
     if declared_layout is not None and declared_layout not in FORMS:
         find_layout(declared_layout)
     names = _names(checkpoint, family, declared_layout)
-    hub_names = _undo(names, checkpoint)
-    settle = Settle(checkpoint, family, names, declared_layout)
-    undescribed: list[str] = []
+    hub_names = _undo_renames(names, checkpoint)
+    counts = expert_counts_from_config(checkpoint.config, family)
     if family is not None and family.refused:
-        if not pass_through:
-            raise PlanRefused(
-                f"model type {quoted(str(model_type))} is not converted: {family.refused}",
-                "--pass-through copies its experts as they are",
-            )
-        stacks: tuple[Stack, ...] = ()
-        undescribed += family.stacks
+        stacks, undescribed = _refused(family, checkpoint, pass_through=pass_through)
     else:
-        stacks = find_stacks(
+        experts, undescribed = find_experts(
             hub_names.items(),
-            settle,
-            lambda pattern: counted(checkpoint.config, family, pattern),
+            counts,
             family.naming if family and not family.naming.auto_detect else None,
-            undescribed if pass_through else None,
+            pass_through=pass_through,
         )
-    settle.check_stated()
-    alone = len({stack.pattern for stack in stacks}) == 1
-    for stack in stacks:
-        check_count(checkpoint.config, family, stack, alone=alone)
+        resolver = LayoutResolver(checkpoint, family, names, declared_layout)
+        choices = [resolver.choose(module) for module in experts]
+        stacks = stack_experts(choices)
+        resolver.check_declared(choices)
     rows = {stack.pattern: stack.row for stack in stacks}
+    for stack in stacks:
+        check_expert_count(checkpoint.config, family, stack, is_only_stack=len(rows) == 1)
+    model_type = checkpoint.config.get("model_type")
     return Detected(
         family=family,
         model_type=model_type if isinstance(model_type, str) else "",
@@ -87,12 +92,26 @@ def detect(
         stacks=stacks,
         hub_names=hub_names,
         block=stated_block(checkpoint.config),
-        undescribed=tuple(undescribed),
-        counted=frozenset(
-            pattern for pattern in rows if counted(checkpoint.config, family, pattern) is not None
-        ),
+        undescribed=undescribed,
+        counted=frozenset(rows.keys() & counts.keys()),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
     )
+
+
+def _refused(
+    family: Family, checkpoint: Checkpoint, *, pass_through: bool
+) -> tuple[tuple[Stack, ...], tuple[str, ...]]:
+    """Return no stacks, and the patterns of a family whose experts are never converted.
+
+    Raises PlanRefused without `pass_through`.
+    """
+    if not pass_through:
+        raise PlanRefused(
+            f"cannot convert model type {quoted(str(checkpoint.config.get('model_type')))}: "
+            f"{family.refused}",
+            "add --pass-through to copy its experts as they are",
+        )
+    return (), tuple(family.stacks)
 
 
 def _groups(
@@ -101,16 +120,20 @@ def _groups(
     names: Form,
     hub_names: Mapping[str, TensorInfo],
 ) -> tuple[Stack, ...]:
-    """Every group, stored as the names tell; what a template has filled in, as it is there."""
+    """Return every group, stored as in the form whose names its tensors have.
+
+    That is the form `names`, except for tensors filled in from a template: they have the
+    template's form.
+    """
     template = checkpoint.template
-    held = [(names, hub_names)]
+    by_form = [(names, hub_names)]
     if template is not None:
         filled = {name: info for name, info in hub_names.items() if info.name in template.filled}
         own = {name: info for name, info in hub_names.items() if name not in filled}
-        held = [(names, own), (forms.get(template.names, HUB_NAMES), filled)]
+        by_form = [(names, own), (forms.get(template.names, HUB_NAMES), filled)]
     return tuple(
         stack
-        for form, tensors in held
+        for form, tensors in by_form
         for stack in find_groups(
             tensors,
             {group: form.layout_for(group) for group in groups_of(forms)},
@@ -120,7 +143,7 @@ def _groups(
 
 
 def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout]) -> str | None:
-    """The form of the family that has these names and rows, or None."""
+    """Return the form of the family that has these names and layouts, or None."""
     if family is None or not rows:
         return None
     for form in family.forms.values():
@@ -131,58 +154,59 @@ def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout])
 
 
 def _names(checkpoint: Checkpoint, family: Family | None, declared_layout: str | None) -> Form:
-    """The form whose names the tensors have."""
+    """Return the form whose names the tensors have.
+
+    It comes from the record, or from the form that the user declares, or from the form with the
+    most tensors that carry its own names.
+    """
     forms = family.forms if family else {}
+    model_type = quoted(str(checkpoint.config.get("model_type")))
     record = checkpoint.record
     if record is not None and record.names != HUB_NAMES.name and record.names not in forms:
         raise BadCheckpoint(
             f"{checkpoint.location}: its record says that it has the names of the form "
-            f"{quoted(record.names)}, and model type "
-            f"{quoted(str(checkpoint.config.get('model_type')))} has no such form"
+            f"{quoted(record.names)}, and model type {model_type} has no such form"
         )
     if record is not None:
         return forms.get(record.names, HUB_NAMES)
     if declared_layout in FORMS:
         if declared_layout not in forms:
-            raise PlanRefused(
-                _no_form(declared_layout, checkpoint.config.get("model_type"), family)
-            )
+            known = f"only {', '.join(forms)}" if family else "no forms"
+            raise PlanRefused(f"model type {model_type} has no form {declared_layout!r}, {known}")
         return forms[declared_layout]
-    held = {form.name: _renamed(form, checkpoint) for form in forms.values()}
-    likely = max(held, key=lambda name: held[name], default=HUB_NAMES.name)
+    counts = {form.name: _count_own_names(form, checkpoint) for form in forms.values()}
+    likely = max(counts, key=lambda name: counts[name], default=HUB_NAMES.name)
     return forms.get(likely, HUB_NAMES)
 
 
-def _renamed(form: Form, checkpoint: Checkpoint) -> int:
-    """How many names are the form's own: those that it has renamed, and those of what its groups
-    become; -1 where there are some that it would not give."""
+def _count_own_names(form: Form, checkpoint: Checkpoint) -> int:
+    """Return the number of tensors whose names only this form has.
+
+    Those are the names that it renames, and those of the tensors that it makes of groups. The
+    result is -1 if some tensor has a name that the form would not give.
+    """
     if not form.renames and not form.groups:
         return 0
-    undone = {name: form.undo(name) for name in checkpoint.tensors}
-    if any(form.apply(plain) != name for name, plain in undone.items()):
+    hub_names = {name: form.undo(name) for name in checkpoint.tensors}
+    if any(form.apply(hub_name) != name for name, hub_name in hub_names.items()):
         return -1
-    made = GroupTensors({group: group.form_layout for group in form.groups})
-    unmade = GroupTensors({group: group.hub_layout for group in form.groups})
+    in_form = GroupTensors({group: group.form_layout for group in form.groups})
+    in_hub = GroupTensors({group: group.hub_layout for group in form.groups})
     return sum(
-        plain != name or (made.find(plain) is not None and unmade.find(plain) is None)
-        for name, plain in undone.items()
+        hub_name != name or (in_form.find(hub_name) is not None and in_hub.find(hub_name) is None)
+        for name, hub_name in hub_names.items()
     )
 
 
-def _undo(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
-    """The tensors by their hub names; refuses names that the form would not have given."""
+def _undo_renames(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
+    """Return the tensors by hub name; raise BadCheckpoint for a name that the form never gives."""
     if not names.renames:
         return checkpoint.tensors
     hub_names = {names.undo(name): info for name, info in checkpoint.tensors.items()}
-    for hub, info in hub_names.items():
-        if names.apply(hub) != info.name:
+    for hub_name, info in hub_names.items():
+        if names.apply(hub_name) != info.name:
             raise BadCheckpoint(
-                f"tensor {quoted(info.name)} would be {quoted(hub)} on the hub, "
-                f"and that is {quoted(names.apply(hub))} in the form {names.name!r}"
+                f"tensor {quoted(info.name)} would be {quoted(hub_name)} on the hub, "
+                f"and that is {quoted(names.apply(hub_name))} in the form {names.name!r}"
             )
     return hub_names
-
-
-def _no_form(form: str, model_type: object, family: Family | None) -> str:
-    known = f"only {', '.join(family.forms)}" if family else "no forms"
-    return f"model type {quoted(str(model_type))} has no form {form!r} here, {known}"

@@ -1,12 +1,13 @@
-"""The expert stacks of a checkpoint, found in its headers, and what is wrong with them. Pure.
+"""Find the experts of a checkpoint by the names of its tensors.
 
-Experts are found by the names of the layout table, ordered by number, and have to be complete: 0
-to E-1 for every projection, equal in shape and dtype.
+The names come from the catalog of layouts. Experts are ordered by their numbers and have to be
+complete: 0 to E-1 for every projection, equal in shape and dtype. Which layouts fit them follows
+from names and shapes; which one of these it is, `resolve_layout` decides.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from streamconv.catalog.layouts import NamedLayout, Naming, required_weight_pairs
 from streamconv.catalog.name_lookup import NameMatch, names_to_weights
@@ -15,70 +16,109 @@ from streamconv.checkpoint.types import TensorInfo, pattern_of
 from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
-Position = tuple[int | None, ...]
-Alike = tuple[tuple[str, str], ...]
-"""The weights of a module and their dtypes, which all modules of a stack share."""
-Settle = Callable[[str, tuple[NamedLayout, ...], str], NamedLayout]
-"""Decides between the rows that fit the modules of a pattern; the text says what they look like."""
-Counted = Callable[[str], int | None]
-"""How many experts the config counts in the modules of a pattern; None where it does not."""
+Position = tuple[int, ...]
+"""Positions on the axes in a tensor's name."""
 
 
-@dataclass(slots=True)
-class _Found:
-    """What stands below one prefix, while names are being read."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layout that the experts of one layer can have, and the experts in its terms."""
 
-    matches: dict[str, tuple[NameMatch, ...]]
-    tensors: dict[str, dict[int | None, TensorInfo]]
-    """By name below the prefix, with * for the expert's number, and by that number."""
+    row: NamedLayout
+    module: Module
+    sizes: Mapping[str, int]
+    """Size of each axis."""
 
-    def numbers(self) -> set[int]:
-        """The numbers of all experts."""
-        return {k for infos in self.tensors.values() for k in infos if k is not None}
+    @property
+    def pattern(self) -> str:
+        """The module's prefix, with * for numbers."""
+        return pattern_of(self.module.prefix)
 
 
-def find_stacks(
-    names: Iterable[tuple[str, TensorInfo]],
-    settle: Settle,
-    counted: Counted,
+@dataclass(frozen=True, slots=True)
+class ModuleExperts:
+    """The experts of one layer, with every layout that their names and shapes fit."""
+
+    pattern: str
+    """Prefix of the layer's module, with * for numbers."""
+    shapes: str
+    """Names and shapes of its tensors, as messages show them."""
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedTensors:
+    """The tensors of one module whose names are in the catalog."""
+
+    matches: dict[str, tuple[NameMatch, ...]] = field(default_factory=dict)
+    """Meanings of each name below the prefix, with * for the expert's number."""
+    tensors: dict[str, dict[int | None, TensorInfo]] = field(default_factory=dict)
+    """Tensors by the same name, and by the expert's number."""
+
+    def expert_numbers(self) -> set[int]:
+        return {number for infos in self.tensors.values() for number in infos if number is not None}
+
+
+def find_experts(
+    tensors: Iterable[tuple[str, TensorInfo]],
+    expert_counts: Mapping[str, int],
     naming: Naming | None = None,
-    undescribed: list[str] | None = None,
-) -> tuple[Stack, ...]:
-    """Every expert stack among tensors given with their hub names, in the order of their names.
+    *,
+    pass_through: bool = False,
+) -> tuple[Iterator[ModuleExperts], tuple[str, ...]]:
+    """Find the modules that hold experts.
 
-    `naming` is the only one looked for, where one is given. Modules with expert tensors that no
-    layout describes are left out and their patterns added to `undescribed`, where that is a list.
-    Raises BadCheckpoint for experts that are missing, unequal or cannot be told apart, and
-    PlanRefused for expert tensors that no layout describes.
+    Args:
+        tensors: Every tensor with its hub name.
+        expert_counts: By the pattern of a module, the number of experts in config.json. It settles
+            the sizes if the shapes alone do not.
+        naming: The only naming to look for; None for all.
+        pass_through: Skip modules with experts that no layout describes.
+
+    Returns:
+        The experts of each module, in the order of the names, and the patterns of the skipped
+        modules. The iterator raises BadCheckpoint if experts are missing, unequal, or belong to
+        more than one layout.
+
+    Raises:
+        BadCheckpoint: An expert is not numbered 0, 1, 2 and so on.
+        PlanRefused: No layout describes some experts, without `pass_through`.
     """
-    stacks: dict[tuple[str, NamedLayout, Alike], list[tuple[Module, dict[str, int]]]] = {}
-    modules, unknown = _modules(names, naming)
-    left_out = _untold(unknown, naming, undescribed)
-    for prefix, found in modules.items():
-        pattern = pattern_of(prefix)
-        if pattern in left_out:
-            continue
-        count = counted(pattern)
-        fits = {row: (module, sizes) for row, module, sizes in _fitting(prefix, found, count)}
-        row = settle(pattern, tuple(fits), _looks(found))
-        module, sizes = fits[next(fit for fit in fits if fit.layout is row.layout)]
-        alike = tuple((weight, infos[0].dtype) for weight, infos in module.tensors.items())
-        stacks.setdefault((pattern, row, alike), []).append((module, sizes))
+    modules, unknown = _modules(tensors, naming)
+    undescribed = _undescribed(unknown, naming, pass_through)
+    return (
+        ModuleExperts(
+            pattern, _shapes(found), tuple(_candidates(prefix, found, expert_counts.get(pattern)))
+        )
+        for prefix, found in modules.items()
+        if (pattern := pattern_of(prefix)) not in undescribed
+    ), undescribed
+
+
+def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
+    """Group modules into stacks: those of one pattern, one layout, and the same dtypes.
+
+    Raises BadCheckpoint if the sizes in a stack differ.
+    """
+    stacks: dict[tuple[str, NamedLayout, tuple[tuple[str, str], ...]], list[Candidate]] = {}
+    for choice in choices:
+        dtypes = tuple((weight, infos[0].dtype) for weight, infos in choice.module.tensors.items())
+        stacks.setdefault((choice.pattern, choice.row, dtypes), []).append(choice)
     return tuple(
-        Stack(pattern, row, _equal_sizes(found), tuple(module for module, _ in found))
-        for (pattern, row, _), found in stacks.items()
+        Stack(pattern, row, _equal_sizes(alike), tuple(choice.module for choice in alike))
+        for (pattern, row, _), alike in stacks.items()
     )
 
 
 def _modules(
-    names: Iterable[tuple[str, TensorInfo]], naming: Naming | None
-) -> tuple[dict[str, _Found], list[str]]:
-    """What stands below each prefix that has tensors of experts, and names that say no more."""
+    tensors: Iterable[tuple[str, TensorInfo]], naming: Naming | None
+) -> tuple[dict[str, _NamedTensors], list[str]]:
+    """Return the tensors of each module by its prefix, and the unknown names below `experts.`."""
     known = names_to_weights(naming)
-    found: dict[str, _Found] = {}
+    modules: dict[str, _NamedTensors] = {}
     unknown: list[str] = []
     keys: dict[str, str | None] = {}
-    for name, info in names:
+    for name, info in tensors:
         pattern = pattern_of(name)
         if pattern not in keys:
             keys[pattern] = _key(pattern, known)
@@ -91,16 +131,16 @@ def _modules(
         parts = name.split(".")
         tail = parts[-depth:]
         prefix = ".".join([*parts[:-depth], ""])
-        module = found.setdefault(prefix, _Found({}, {}))
+        module = modules.setdefault(prefix, _NamedTensors())
         module.matches[key] = known[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
         number = None if digits is None else _expert_number(name, digits)
         module.tensors.setdefault(key, {})[number] = info
-    return found, unknown
+    return modules, unknown
 
 
 def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]]) -> str | None:
-    """The end of `pattern` that the table of layouts knows, or None."""
+    """Return the longest end of `pattern` that is a known name, or None."""
     parts = pattern.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((end for end in ends if end in known), None)
@@ -114,37 +154,37 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _untold(unknown: list[str], naming: Naming | None, undescribed: list[str] | None) -> set[str]:
-    """The patterns of modules that hold tensors of an expert or an expert weight which no layout
-    moves; raises PlanRefused at the first one unless there is a list for them."""
+def _undescribed(unknown: list[str], naming: Naming | None, pass_through: bool) -> tuple[str, ...]:
+    """Return the patterns of modules with an expert tensor that no layout describes.
+
+    Such a tensor is numbered like an expert's, or its name begins like that of a weight. Raises
+    PlanRefused at the first one without `pass_through`.
+    """
     weights = tuple(key for key in names_to_weights(naming) if "*" not in key)
-    found: dict[str, None] = {}
+    patterns: dict[str, None] = {}
     for name in unknown:
         prefix, _, below = f".{name}".rpartition(".experts.")
         if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
-            if undescribed is None:
+            if not pass_through:
                 raise PlanRefused(
-                    f"tensor {quoted(name)} belongs to an expert, and no layout says where it goes",
-                    "--pass-through leaves such experts as they are; --family FILE describes them",
+                    f"tensor {quoted(name)} belongs to an expert, and no layout describes it",
+                    "add --pass-through to leave such experts as they are, "
+                    "or describe them with --family FILE",
                 )
-            found[pattern_of(f"{prefix}.".lstrip("."))] = None
-    if undescribed is not None:
-        undescribed += found
-    return {*found}
+            patterns[pattern_of(f"{prefix}.".lstrip("."))] = None
+    return tuple(patterns)
 
 
-def _fitting(
-    prefix: str, found: _Found, count: int | None
-) -> Iterable[tuple[NamedLayout, Module, dict[str, int]]]:
-    """The rows whose names and shapes the module has, with its tensors in that row's order.
+def _candidates(prefix: str, found: _NamedTensors, count: int | None) -> Iterator[Candidate]:
+    """Yield each layout whose names and shapes the module has.
 
-    `count` is how many experts there are where shapes do not tell.
+    `count` is the number of experts if shapes alone do not settle it.
     """
     rows = dict.fromkeys(
-        role.row
-        for options in found.matches.values()
-        for role in options
-        if all(any(r.row == role.row for r in other) for other in found.matches.values())
+        match.row
+        for matches in found.matches.values()
+        for match in matches
+        if all(any(m.row == match.row for m in other) for other in found.matches.values())
     )
     if not rows:
         raise BadCheckpoint(
@@ -156,84 +196,101 @@ def _fitting(
         shapes = [((row.layout.templates[w],), infos[0].shape) for w, infos in tensors.items()]
         known = row.sizes()
         if any(EXPERT in row.layout.templates[weight].name_axes for weight in tensors):
-            known[EXPERT] = 1 + max(found.numbers())
+            known[EXPERT] = 1 + max(found.expert_numbers())
         sizes = solve_sizes(shapes, known)
         if sizes is None and count is not None and EXPERT not in known:
             sizes = solve_sizes(shapes, {**known, EXPERT: count})
         if sizes is not None:
-            yield row, Module(prefix, tensors), sizes
+            yield Candidate(row, Module(prefix, tensors), sizes)
 
 
-def _complete(prefix: str, found: _Found, row: NamedLayout) -> dict[str, tuple[TensorInfo, ...]]:
-    """The tensors of each weight of `row`, none missing, all alike."""
-    weights: dict[str, dict[Position, str]] = {}
-    for key, options in found.matches.items():
-        role = next(r for r in options if r.row == row)
-        weights.setdefault(role.weight, {})[role.position] = key
-    body = next(
-        (pair for pair in required_weight_pairs() if any(w in weights for w in pair)),
+def _complete(
+    prefix: str, found: _NamedTensors, row: NamedLayout
+) -> dict[str, tuple[TensorInfo, ...]]:
+    """Return the tensors of each weight of `row`, in order.
+
+    Raises BadCheckpoint if an expected weight, expert or tensor is not among those found, or if
+    the tensors of a weight are not alike.
+    """
+    by_weight = _by_position(found, row)
+    required = next(
+        (pair for pair in required_weight_pairs() if any(w in by_weight for w in pair)),
         required_weight_pairs()[0],
     )
-    for weight in body:
-        if weight not in weights:
+    for weight in required:
+        if weight not in by_weight:
             raise BadCheckpoint(
                 f"{quoted(prefix)}experts has {quoted(', '.join(found.matches))}, "
-                f"but no {_missing_name(row, weight)}"
+                f"but no {_any_name(row, weight)}"
             )
-    numbers = found.numbers()
+    numbers = found.expert_numbers()
     count = 1 + max(numbers, default=-1)
-    if len(numbers) < count:
-        gap = next(number for number in range(count) if number not in numbers)
-        at = tuple(gap if a == EXPERT else 0 for a in row.layout.templates[body[0]].name_axes)
-        raise _missing(prefix, row, body[0], at, count)
+    gap = next((number for number in range(count) if number not in numbers), None)
+    if gap is not None:
+        axes = row.layout.templates[required[0]].name_axes
+        position = tuple(gap if axis == EXPERT else 0 for axis in axes)
+        raise _missing(prefix, row, required[0], position, count)
     complete = {}
-    for weight, keys in weights.items():
-        axes = row.layout.templates[weight].name_axes
-        spans = [range(count) if a == EXPERT else range(row.sizes()[a]) for a in axes]
-        infos = []
-        for position in itertools.product(*spans):
-            number = position[axes.index(EXPERT)] if EXPERT in axes else None
-            unnumbered = tuple(
-                None if a == EXPERT else k for a, k in zip(axes, position, strict=True)
-            )
-            info = found.tensors.get(keys.get(unnumbered, ""), {}).get(number)
-            if info is None:
-                raise _missing(prefix, row, weight, position, count)
-            infos.append(info)
-        check_alike(infos)
-        complete[weight] = tuple(infos)
+    for weight, infos in by_weight.items():
+        expected = _positions(row, weight, count)
+        missing = next((position for position in expected if position not in infos), None)
+        if missing is not None:
+            raise _missing(prefix, row, weight, missing, count)
+        complete[weight] = tuple(infos[position] for position in expected)
+        check_alike(list(complete[weight]))
     return complete
 
 
+def _by_position(
+    found: _NamedTensors, row: NamedLayout
+) -> dict[str, dict[tuple[int | None, ...], TensorInfo]]:
+    """Return the tensors by weight of `row`, and by position on the axes in their names."""
+    by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
+    for key, matches in found.matches.items():
+        match = next(m for m in matches if m.row == row)
+        for number, info in found.tensors[key].items():
+            position = tuple(number if at is None else at for at in match.position)
+            by_weight.setdefault(match.weight, {})[position] = info
+    return by_weight
+
+
+def _positions(row: NamedLayout, weight: str, count: int) -> list[Position]:
+    """Return all positions on the axes in the name of a weight, for `count` experts."""
+    sizes = {**row.sizes(), EXPERT: count}
+    axes = row.layout.templates[weight].name_axes
+    return list(itertools.product(*(range(sizes[axis]) for axis in axes)))
+
+
 def _missing(
-    prefix: str, row: NamedLayout, weight: str, position: tuple[int, ...], count: int
+    prefix: str, row: NamedLayout, weight: str, position: Position, count: int
 ) -> BadCheckpoint:
-    name = prefix + row.name(row.layout.templates[weight], position)
-    there = f"there are experts 0 to {count - 1} here" if count else "its pair is here"
-    return BadCheckpoint(f"tensor {quoted(name)} is missing: {there}")
+    name = quoted(prefix + row.name(row.layout.templates[weight], position))
+    if count:
+        return BadCheckpoint(f"tensor {name} is missing: there are experts 0 to {count - 1} here")
+    return BadCheckpoint(f"tensor {name} is missing: its pair is here")
 
 
-def _missing_name(row: NamedLayout, weight: str) -> str:
-    """What the first tensor of a weight would be called, with * for the expert's number."""
+def _any_name(row: NamedLayout, weight: str) -> str:
+    """Return the name of a weight's first tensor, with * for the expert's number."""
     return next(name for name, _ in row.names(row.layout.templates[weight]))
 
 
-def _equal_sizes(found: list[tuple[Module, dict[str, int]]]) -> dict[str, int]:
-    first, sizes = found[0]
-    for module, other in found:
-        if other != sizes:
+def _equal_sizes(choices: list[Candidate]) -> Mapping[str, int]:
+    first = choices[0]
+    for choice in choices:
+        if choice.sizes != first.sizes:
             raise BadCheckpoint(
-                f"{quoted(module.prefix)}experts has {_show_sizes(other)}, "
-                f"{quoted(first.prefix)}experts has {_show_sizes(sizes)}: "
+                f"{quoted(choice.module.prefix)}experts has {_show_sizes(choice.sizes)}, "
+                f"{quoted(first.module.prefix)}experts has {_show_sizes(first.sizes)}: "
                 "the layers of a stack have to be alike"
             )
-    return sizes
+    return first.sizes
 
 
 def _show_sizes(sizes: Mapping[str, int]) -> str:
     return f"{sizes['e']} experts, intermediate {sizes['i']}, hidden {sizes['h']}"
 
 
-def _looks(found: _Found) -> str:
+def _shapes(found: _NamedTensors) -> str:
     firsts = {key: next(iter(infos.values())) for key, infos in found.tensors.items()}
     return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))

@@ -1,110 +1,125 @@
-"""Which of the layouts that fit a stack it has, and how many experts its config counts. Pure.
+"""Resolve which of the layouts that fit some experts is theirs.
 
-A layout comes from what the source's record says; else from names and shapes, where exactly one
-row fits; else from the form whose renames the names show; else from `--from`. What is still open
-is an error: a layout is never guessed.
+Sources of the answer, in this order:
+
+1. the record that the checkpoint carries;
+2. names and shapes, if exactly one layout fits them;
+3. the form whose names the tensors have;
+4. `--from`.
+
+If none of them answers, that is an error: a layout is never guessed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
-from streamconv.catalog.layouts import NamedLayout, namings
+from streamconv.catalog.layouts import NamedLayout, Naming, namings
 from streamconv.checkpoint.types import Checkpoint, in_config
+from streamconv.detection.experts import Candidate, ModuleExperts
 from streamconv.detection.stacks import Stack
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
-"""Where the config of an unknown model type may describe its language model."""
+"""Sections of config.json that may describe the language model of an unknown model type."""
 
 
-class Settle:
-    """Decides for each stack of a checkpoint, in the terms of `experts.Settle`."""
+@dataclass(frozen=True, slots=True)
+class LayoutResolver:
+    """Chooses between candidates by everything that is known of a checkpoint."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        family: Family | None,
-        names: Form,
-        declared_layout: str | None,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._family = family
-        self._names = names
-        self._stated = declared_layout
-        self._settled: dict[str, str] = {}
+    checkpoint: Checkpoint
+    family: Family | None
+    names: Form
+    """The form whose names the tensors have."""
+    declared_layout: str | None
+    """The form or layout that the user says the checkpoint has."""
 
-    def __call__(self, pattern: str, fits: tuple[NamedLayout, ...], looks: str) -> NamedLayout:
-        where = f"{quoted(pattern)}experts ({quoted(looks)})"
-        if not fits:
-            raise BadCheckpoint(f"{where} fits no layout: the shapes of its weights disagree")
-        by_layout = {row.layout.name: row for row in fits}
-        layout = self._layout(pattern, where, tuple(by_layout))
-        self._settled[pattern] = layout
-        return NamedLayout(
-            by_layout[layout].layout, self._naming(pattern, by_layout[layout]).naming
-        )
+    def choose(self, experts: ModuleExperts) -> Candidate:
+        """Return the candidate whose layout and naming these experts have.
 
-    def check_stated(self) -> None:
-        """Refuse what `--from` says where the checkpoint itself says something else."""
-        said = {pattern: self._stated_layout(pattern) for pattern in self._settled}
-        wrong = {p: layout for p, layout in said.items() if layout not in (None, self._settled[p])}
-        if wrong and (self._stated in FORMS or len(wrong) == len(said)):
-            pattern, layout = next(iter(wrong.items()))
+        Raises:
+            BadCheckpoint: No layout fits, or none that the record allows.
+            PlanRefused: Several layouts fit, and nothing tells which it is.
+        """
+        by_layout = {candidate.row.layout.name: candidate for candidate in experts.candidates}
+        subject = f"{quoted(experts.pattern)}experts ({quoted(experts.shapes)})"
+        if not by_layout:
+            raise BadCheckpoint(f"{subject} fits no layout: the shapes of its weights disagree")
+        chosen = by_layout[self._layout_name(experts.pattern, subject, tuple(by_layout))]
+        naming = self._naming(experts.pattern, chosen.row)
+        return replace(chosen, row=NamedLayout(chosen.row.layout, naming))
+
+    def check_declared(self, choices: Sequence[Candidate]) -> None:
+        """Raise PlanRefused if `--from` contradicts what the checkpoint itself says."""
+        chosen = {choice.pattern: choice.row.layout.name for choice in choices}
+        declared = {pattern: self._declared_for(pattern) for pattern in chosen}
+        wrong = {p: name for p, name in declared.items() if name not in (None, chosen[p])}
+        if wrong and (self.declared_layout in FORMS or len(wrong) == len(declared)):
+            pattern, name = next(iter(wrong.items()))
             raise PlanRefused(
-                f"{quoted(pattern)}experts of {self._checkpoint.location} is "
-                f"{self._settled[pattern]}, --from says {layout}"
+                f"{quoted(pattern)}experts of {self.checkpoint.location} is {chosen[pattern]}, "
+                f"--from says {name}"
             )
 
-    def _layout(self, pattern: str, where: str, fits: tuple[str, ...]) -> str:
+    def _layout_name(self, pattern: str, subject: str, fitting: tuple[str, ...]) -> str:
         recorded = self._recorded(pattern)
         if recorded is not None:
-            if recorded.layout.name not in fits:
+            if recorded.layout.name not in fitting:
                 raise BadCheckpoint(
-                    f"{where} is {recorded.layout.name} by its record, "
-                    f"its shapes fit {' and '.join(fits)}"
+                    f"{subject} is {recorded.layout.name} by its record, "
+                    f"its shapes fit {' and '.join(fitting)}"
                 )
             return recorded.layout.name
-        if len(fits) == 1:
-            return fits[0]
-        evident = self._names.layout_of(pattern)
-        for known in (evident.name if evident else None, self._stated_layout(pattern)):
-            if known in fits:
-                return str(known)
+        if len(fitting) == 1:
+            return fitting[0]
+        by_names = self.names.layout_of(pattern)
+        for name in (by_names.name if by_names else None, self._declared_for(pattern)):
+            if name in fitting:
+                return str(name)
         raise PlanRefused(
-            f"{where} fits {' and '.join(fits)} alike, and nothing in the checkpoint says which",
-            f"say which with --from {fits[0]}",
+            f"{subject} fits {' and '.join(fitting)} alike, and nothing in the checkpoint says "
+            "which",
+            f"say which with --from {fitting[0]}",
         )
 
     def _recorded(self, pattern: str) -> NamedLayout | None:
-        record = self._checkpoint.record
+        record = self.checkpoint.record
         return record.stacks.get(pattern) if record else None
 
-    def _stated_layout(self, pattern: str) -> str | None:
-        if self._stated not in FORMS:
-            return self._stated
-        form = self._family.forms.get(self._stated) if self._family else None
+    def _declared_for(self, pattern: str) -> str | None:
+        """Return the layout that `--from` means for a stack, or None if it means none."""
+        if self.declared_layout not in FORMS:
+            return self.declared_layout
+        form = self.family.forms.get(self.declared_layout) if self.family else None
         layout = form.layout_of(pattern) if form else None
         return layout.name if layout else None
 
-    def _naming(self, pattern: str, fit: NamedLayout) -> NamedLayout:
-        """The row under the naming that its names, the record or the family tell."""
+    def _naming(self, pattern: str, fitting: NamedLayout) -> Naming:
+        """Return the naming by tensor names, the record, the family, or the default."""
+        if fitting.names_projections():
+            return fitting.naming
         recorded = self._recorded(pattern)
-        if fit.names_projections():
-            return fit
         if recorded is not None:
-            return recorded
-        return NamedLayout(
-            fit.layout, self._family.naming if self._family else next(iter(namings().values()))
-        )
+            return recorded.naming
+        return self.family.naming if self.family else next(iter(namings().values()))
 
 
-def check_count(
-    config: Mapping[str, Any], family: Family | None, stack: Stack, alone: bool
+def check_expert_count(
+    config: Mapping[str, Any], family: Family | None, stack: Stack, *, is_only_stack: bool
 ) -> None:
-    """Hold the experts found against what the config counts, where it does."""
+    """Raise BadCheckpoint if config.json counts other experts than `stack` holds.
+
+    For an unknown model type, config.json is only compared if the checkpoint has no other stack:
+    it does not say which of several it describes.
+    """
     section = family.stacks.get(stack.pattern) if family else None
-    for path in (section,) if section is not None else TEXT_SECTIONS if alone else ():
+    if section is not None:
+        sections: tuple[str, ...] = (section,)
+    else:
+        sections = TEXT_SECTIONS if is_only_stack else ()
+    for path in sections:
         for key, count in _counts(config, path):
             if count != stack.sizes["e"]:
                 raise BadCheckpoint(
@@ -113,16 +128,21 @@ def check_count(
                 )
 
 
-def counted(config: Mapping[str, Any], family: Family | None, pattern: str) -> int | None:
-    """How many experts the config counts in the modules of a pattern, where the family tells."""
-    section = family.stacks.get(pattern) if family else None
-    counts = _counts(config, section) if section is not None else ()
-    return next((count for _, count in counts), None)
+def expert_counts_from_config(config: Mapping[str, Any], family: Family | None) -> dict[str, int]:
+    """Return the number of experts by the pattern of each stack that the family describes.
+
+    A stack whose section of config.json counts no experts is left out.
+    """
+    counts: dict[str, int] = {}
+    for pattern, section in family.stacks.items() if family else ():
+        for _, count in _counts(config, section):
+            counts.setdefault(pattern, count)
+    return counts
 
 
-def _counts(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
-    """The numbers of experts in a section of the config, by what they are called there."""
-    fields = in_config(config, path)
+def _counts(config: Mapping[str, Any], section: str) -> Iterator[tuple[str, int]]:
+    """Yield each key of a section of config.json that counts experts, and its value."""
+    fields = in_config(config, section)
     for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
         count = fields.get(key)
         if type(count) is int:

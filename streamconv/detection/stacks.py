@@ -1,6 +1,6 @@
-"""Stacks: tensors of a checkpoint that belong together and are stored alike. Pure.
+"""Stacks: tensors of a checkpoint that belong together and are stored alike.
 
-A module is the experts of one layer, or one group of other tensors; a stack is the modules whose
+A module is the experts of one layer, or one group of other tensors. A stack is all modules whose
 prefixes differ only in numbers and that share a layout.
 """
 
@@ -17,9 +17,9 @@ class Module:
     """The experts of one layer, or one group of other tensors."""
 
     prefix: str
-    """What the names of its tensors begin with, in hub names: `model.layers.3.mlp.`"""
+    """Start of its tensors' names, in hub names: `model.layers.3.mlp.`"""
     tensors: Mapping[str, tuple[TensorInfo, ...]]
-    """Of each weight, its tensors in the order of the axes in their names."""
+    """Tensors by weight, in the order of the axes in their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +27,38 @@ class Stack:
     """Modules that are stored alike."""
 
     pattern: str
-    """Their prefix with * for numbers."""
+    """Prefix of its modules, with * for numbers."""
     row: NamedLayout
     sizes: Mapping[str, int]
-    """Size of each axis, those of block scales and packed elements among them."""
+    """Size of each axis, also of those that count blocks of scales and packed elements."""
     modules: tuple[Module, ...]
-    what: str = "experts"
-    """What its modules hold, in messages."""
+    contents: str = "experts"
+    """What a module holds, as messages call it."""
 
     @property
     def first(self) -> Mapping[str, tuple[TensorInfo, ...]]:
-        """The tensors of the first module, weights in the order of the layout's table."""
+        """The tensors of the first module, by weight in the order of the layout."""
         tensors = self.modules[0].tensors
         return {w: tensors[w] for w in self.row.layout.templates if w in tensors}
 
 
-def check_alike(infos: list[TensorInfo], what: str = "experts of a layer") -> None:
-    """Refuse tensors that belong together and are not of one shape and dtype."""
+def check_alike(infos: list[TensorInfo], subject: str = "experts of a layer") -> None:
+    """Raise BadCheckpoint unless all tensors have one shape and dtype.
+
+    `subject` names in the error what the tensors are.
+    """
     first = infos[0]
     for info in infos:
         if info.shape != first.shape or info.dtype != first.dtype:
             raise BadCheckpoint(
                 f"tensor {quoted(info.name)} is {info.dtype} {list(info.shape)}, "
-                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: {what} "
+                f"{quoted(first.name)} is {first.dtype} {list(first.shape)}: {subject} "
                 "have to be alike"
             )
 
 
 def same_tensors(one: NamedLayout, other: NamedLayout, stack: Stack) -> bool:
-    """Whether the two rows store a stack under the same names in the same shapes."""
+    """Return True if both layouts give a stack's tensors the same names and shapes."""
     return all(
         one.layout.templates[weight].name == other.layout.templates[weight].name
         and one.layout.templates[weight].shape(stack.sizes)

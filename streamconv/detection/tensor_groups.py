@@ -1,7 +1,7 @@
-"""Tensors beside the experts that a form joins, splits or turns, found in a checkpoint. Pure.
+"""Find the tensors next to the experts that a form joins, splits or transposes.
 
-What is found is a stack whose weights are the parts of a group, so that everything that moves
-experts moves it as well.
+A group is found as a stack whose weights are the parts of the group. So everything that moves
+experts moves groups as well.
 """
 
 import functools
@@ -25,31 +25,31 @@ Position = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class GroupTensor:
-    """What a tensor's name makes it: one of the tensors of a group in a module."""
+    """One of the tensors of a group in a module, as its name says."""
 
     group: Group
     prefix: str
     template: str
-    """The name of the templates of its parts."""
+    """Name in the templates of its parts."""
     position: Position
 
 
 def groups_of(forms: Mapping[str, Form]) -> tuple[Group, ...]:
-    """Every group that one of the forms has, once."""
+    """Return every group of the forms once."""
     return tuple(dict.fromkeys(group for form in forms.values() for group in form.groups))
 
 
 class GroupTensors:
-    """The tensors of groups that are stored in these rows, by their plain names."""
+    """Finds the tensors of groups by hub name, given the layout that each group is stored in."""
 
-    def __init__(self, stored: Mapping[Group, NamedLayout]) -> None:
-        self._ends = [(group, end) for group, row in stored.items() for end in _ends(row)]
-        self._lasts = tuple({end.last for _, end in self._ends})
+    def __init__(self, layouts: Mapping[Group, NamedLayout]) -> None:
+        self._endings = [(group, end) for group, row in layouts.items() for end in _endings(row)]
+        self._tails = tuple({end.tail for _, end in self._endings})
 
     def find(self, name: str) -> GroupTensor | None:
-        """What `name` is; None where it is of none of the groups."""
-        for group, end in self._ends if name.endswith(self._lasts) else ():
-            match = end.pattern.search(name) if name.endswith(end.last) else None
+        """Return the tensor of a group that `name` is, or None."""
+        for group, end in self._endings if name.endswith(self._tails) else ():
+            match = end.pattern.search(name) if name.endswith(end.tail) else None
             if match and fnmatchcase(name[: match.start()], group.where):
                 numbers = map(int, match.groups())
                 position = tuple(next(numbers) if k is None else k for k in end.position)
@@ -58,134 +58,163 @@ class GroupTensors:
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
-    """How names of a group's tensors end."""
+class _Ending:
+    """How the names of a group's tensors end."""
 
     template: str
     position: tuple[int | None, ...]
-    """None on axes whose positions are numbers."""
+    """Positions on the axes in the name; None for those that are numbers."""
     pattern: re.Pattern[str]
-    last: str
-    """What stands behind the last number: looking for it is cheaper than matching."""
+    tail: str
+    """The text after the last number: comparing it is cheaper than matching the pattern."""
 
 
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 
 
 @functools.cache
-def _ends(row: NamedLayout) -> tuple[_End, ...]:
-    ends = []
-    for template in _tensors(row):
+def _endings(row: NamedLayout) -> tuple[_Ending, ...]:
+    endings = []
+    for template in _templates(row):
         for text, position in row.names(template):
             pattern = re.compile(_NUMBER.join(map(re.escape, text.split("*"))) + r"\Z")
-            ends.append(_End(template.name, position, pattern, text.rpartition("*")[2]))
-    return tuple(ends)
+            endings.append(_Ending(template.name, position, pattern, text.rpartition("*")[2]))
+    return tuple(endings)
 
 
-def _tensors(row: NamedLayout) -> Iterator[Template]:
-    """A template of each name: several parts may have it."""
+def _templates(row: NamedLayout) -> Iterator[Template]:
+    """Yield one template for each name: parts of one tensor share a name."""
     yield from {template.name: template for template in row.layout.templates.values()}.values()
 
 
 def find_groups(
     hub_names: Mapping[str, TensorInfo],
-    stored: Mapping[Group, NamedLayout],
+    layouts: Mapping[Group, NamedLayout],
     config: Mapping[str, Any],
 ) -> tuple[Stack, ...]:
-    """The groups among tensors by their plain names, each stored in its row of `stored`.
+    """Return the groups among tensors, as stacks.
 
-    One of which the config does not say what it has to is left out. Raises BadCheckpoint where a
-    tensor of one is missing, or shapes contradict its templates.
+    A group is left out if config.json lacks a size that its templates need.
+
+    Args:
+        hub_names: Every tensor by its hub name.
+        layouts: The layout that each group is stored in.
+        config: The content of config.json.
+
+    Raises:
+        BadCheckpoint: A tensor of a group is missing, or its shape contradicts the templates.
     """
-    found: dict[tuple[Group, str], dict[tuple[str, Position], TensorInfo]] = {}
-    ours = GroupTensors(stored)
-    for name, info in hub_names.items():
-        member = ours.find(name)
-        if member is not None:
-            members = found.setdefault((member.group, member.prefix), {})
-            members[member.template, member.position] = info
     stacks: dict[tuple[Group, str, str, tuple[tuple[str, int], ...]], list[Module]] = {}
-    for (group, prefix), members in found.items():
-        row = stored[group]
-        known = _known(group, row, config)
+    for (group, prefix), tensors in _modules(hub_names, layouts).items():
+        row = layouts[group]
+        known = _known_sizes(group, row, config)
         if known is None:
             continue
-        infos = _complete(row, known, prefix, members)
-        sizes = _sizes(row, known, infos)
-        parts = {part: infos[t.name] for part, t in row.layout.templates.items()}
+        complete = _complete(row, known, prefix, tensors)
+        sizes = _solve(row, known, complete)
+        parts = {part: complete[t.name] for part, t in row.layout.templates.items()}
         dtype = next(iter(parts.values()))[0].dtype
         alike = (group, pattern_of(prefix), dtype, tuple(sizes.items()))
         stacks.setdefault(alike, []).append(Module(prefix, parts))
     return tuple(
-        Stack(pattern, stored[group], dict(sizes), tuple(modules), group.what)
+        Stack(pattern, layouts[group], dict(sizes), tuple(modules), group.what)
         for (group, pattern, _, sizes), modules in stacks.items()
     )
 
 
+_Tensors = dict[tuple[str, Position], TensorInfo]
+"""The tensors of a group in one module, by the name in their template and by position."""
+
+
+def _modules(
+    hub_names: Mapping[str, TensorInfo], layouts: Mapping[Group, NamedLayout]
+) -> dict[tuple[Group, str], _Tensors]:
+    """Return the tensors of groups by group and by the prefix of their module."""
+    modules: dict[tuple[Group, str], _Tensors] = {}
+    group_tensors = GroupTensors(layouts)
+    for name, info in hub_names.items():
+        found = group_tensors.find(name)
+        if found is not None:
+            tensors = modules.setdefault((found.group, found.prefix), {})
+            tensors[found.template, found.position] = info
+    return modules
+
+
 def _complete(
-    row: NamedLayout,
-    known: Mapping[str, int],
-    prefix: str,
-    members: Mapping[tuple[str, Position], TensorInfo],
+    row: NamedLayout, known: Mapping[str, int], prefix: str, tensors: _Tensors
 ) -> dict[str, tuple[TensorInfo, ...]]:
-    """The tensors of a group in one module by their template, in order, none missing, all alike."""
+    """Return the tensors of a group in one module by the name in their template, in order.
+
+    Raises BadCheckpoint if a tensor is missing, unexpected, or not like the others of its name.
+    """
     complete = {}
-    left = {info.name: info for info in members.values()}
-    for template in _tensors(row):
-        infos = []
-        for position in itertools.product(*(range(known[axis]) for axis in template.name_axes)):
-            info = members.get((template.name, position))
-            if info is None:
-                name = prefix + row.name(template, position)
-                there = quoted(next(iter(members.values())).name)
-                raise BadCheckpoint(
-                    f"tensor {quoted(name)} is missing: {there}, of the same group, is here"
-                )
-            infos.append(info)
-            del left[info.name]
-        check_alike(infos, "tensors of one group")
-        complete[template.name] = tuple(infos)
-    for name in left:
-        raise BadCheckpoint(
-            f"tensor {quoted(name)} is one too many: its group has {_said(known)} in config.json"
+    for template in _templates(row):
+        positions = _positions(template, known)
+        missing = next((at for at in positions if (template.name, at) not in tensors), None)
+        if missing is not None:
+            name = quoted(prefix + row.name(template, missing))
+            present = quoted(next(iter(tensors.values())).name)
+            raise BadCheckpoint(f"tensor {name} is missing: {present}, of the same group, is here")
+        complete[template.name] = tuple(
+            tensors[template.name, at] for at in _positions(template, known)
         )
+        check_alike(list(complete[template.name]), "tensors of one group")
+    expected = {info.name for infos in complete.values() for info in infos}
+    for info in tensors.values():
+        if info.name not in expected:
+            raise BadCheckpoint(
+                f"unexpected tensor {quoted(info.name)}: config.json says {_show(known)}"
+            )
     return complete
 
 
-def _known(group: Group, row: NamedLayout, config: Mapping[str, Any]) -> dict[str, int] | None:
-    """The sizes of axes that no shape is needed for; None where the config lacks one."""
-    known = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
+def _positions(template: Template, sizes: Mapping[str, int]) -> Iterator[Position]:
+    """Yield all positions on the axes in a template's name.
+
+    One by one, because a size from config.json may be absurd.
+    """
+    return itertools.product(*(range(sizes[axis]) for axis in template.name_axes))
+
+
+def _known_sizes(
+    group: Group, row: NamedLayout, config: Mapping[str, Any]
+) -> dict[str, int] | None:
+    """Return the sizes given by the naming or config.json; None if config.json lacks one."""
+    sizes = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
     for axis, size in group.sizes:
-        found = [size] if isinstance(size, int) else [in_config(config, place) for place in size]
-        value = next((v for v in found if v is not None), None)
+        given = [size] if isinstance(size, int) else [in_config(config, path) for path in size]
+        value = next((v for v in given if v is not None), None)
         if type(value) is not int or value < 1:
             return None
-        known[axis] = value
-    return known
-
-
-def _sizes(
-    row: NamedLayout, known: Mapping[str, int], infos: Mapping[str, tuple[TensorInfo, ...]]
-) -> dict[str, int]:
-    """The sizes of all axes, from those that are known and the shapes."""
-    parts = row.layout.templates.values()
-    shapes = [
-        (tuple(part for part in parts if part.name == name), held[0].shape)
-        for name, held in infos.items()
-    ]
-    sizes = solve_sizes(shapes, known)
-    if sizes is None:
-        held = next(iter(infos.values()))[0]
-        raise BadCheckpoint(
-            f"tensor {quoted(held.name)} has the shape {list(held.shape)}, which is not that of "
-            f"its group where {_said(known)}"
-        )
-    dtypes = {held[0].dtype: held[0].name for held in infos.values()}
-    if len(dtypes) > 1:
-        said = ", ".join(f"{quoted(name)} is {dtype}" for dtype, name in dtypes.items())
-        raise BadCheckpoint(f"tensors of one group have to be of one dtype: {said}")
+        sizes[axis] = value
     return sizes
 
 
-def _said(known: Mapping[str, int]) -> str:
-    return ", ".join(f"{axis} = {size}" for axis, size in known.items())
+def _solve(
+    row: NamedLayout, known: Mapping[str, int], tensors: Mapping[str, tuple[TensorInfo, ...]]
+) -> dict[str, int]:
+    """Return the sizes of all axes, solved from the known ones and the shapes.
+
+    Raises BadCheckpoint if no sizes fit the shapes, or if the dtypes differ.
+    """
+    parts = row.layout.templates.values()
+    shapes = [
+        (tuple(part for part in parts if part.name == name), infos[0].shape)
+        for name, infos in tensors.items()
+    ]
+    sizes = solve_sizes(shapes, known)
+    if sizes is None:
+        info = next(iter(tensors.values()))[0]
+        raise BadCheckpoint(
+            f"tensor {quoted(info.name)} has the shape {list(info.shape)}, which is not that of "
+            f"its group if {_show(known)}"
+        )
+    dtypes = {infos[0].dtype: infos[0].name for infos in tensors.values()}
+    if len(dtypes) > 1:
+        listed = ", ".join(f"{quoted(name)} is {dtype}" for dtype, name in dtypes.items())
+        raise BadCheckpoint(f"tensors of one group have to be of one dtype: {listed}")
+    return sizes
+
+
+def _show(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} = {size}" for axis, size in sizes.items())

@@ -73,7 +73,7 @@ def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
     wanted = _wanted(source, output)
     theirs, ours = source.modules(), output.modules()
     for what in filter(wanted, theirs.keys() - ours.keys()):
-        held = theirs[what][0].what
+        held = theirs[what][0].contents
         yield Difference(what, f"is missing: the source has {held} there")
     for what, (stack, module) in ours.items():
         if what in theirs and wanted(what):

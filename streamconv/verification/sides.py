@@ -22,7 +22,7 @@ class Side:
         called in hub names, in the order of their bytes."""
         modules = [(stack, m) for stack in self._stacks() for m in stack.modules]
         modules.sort(key=lambda pair: _place(pair[1].tensors[next(iter(pair[1].tensors))][0]))
-        return {f"{module.prefix}{stack.what}": (stack, module) for stack, module in modules}
+        return {f"{module.prefix}{stack.contents}": (stack, module) for stack, module in modules}
 
     def plain(self) -> dict[str, TensorInfo]:
         """All other tensors by their hub names, in the order of their bytes."""

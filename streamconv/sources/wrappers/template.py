@@ -156,7 +156,7 @@ def _items(detected: Detected) -> Iterator[tuple[str, _Item]]:
         for module in stack.modules:
             for weight, infos in module.tensors.items():
                 grouped.update(info.name for info in infos)
-                key = f"{module.prefix}{stack.what}: {weight}"
+                key = f"{module.prefix}{stack.contents}: {weight}"
                 yield key, _Item(infos, infos[0].dtype, stack.sizes)
     for hub_name, info in detected.hub_names.items():
         if info.name not in grouped:

@@ -176,7 +176,7 @@ def take_the_name(held: Tensors) -> None:
     [
         (drop, "k_conv1d.weight is missing"),
         (widen, "tensors of one group have to be alike"),
-        (flatten, r"shape \[6, 4\], which is not that of its group where q = 3"),
+        (flatten, r"shape \[6, 4\], which is not that of its group if q = 3"),
         (scale, "weight_scale_inv belongs to one that the form 'transformers' joins, splits"),
         (scale_channels, "k_conv1d.weight_scale belongs to one that the form 'transformers'"),
         (pack, "weight_packed belongs to one .* which nothing quantized can be"),
@@ -219,10 +219,9 @@ stacks = { "model.layers.*.mlp." = "" }
 hub.layouts = { "*" = "per-expert" }
 transformers.layouts = { "*" = "fused" }
 transformers.groups = [
-    { where = "vision.*.", hub_name = "wq : (n x r) h", form_name = "wq : (n r x) h",
-      sizes = {HEADS} },
+    { where = "vision.*.", hub_name = "wq : (n x r) h", form_name = "wq : (n r x) h", {SIZES} },
 ]
-""".replace("{HEADS}", '{ n = "vision.heads", r = 2 }')
+""".replace("{SIZES}", 'sizes = { n = "vision.heads", r = 2 }')
     )
     folder = tmp_path / "hub"
     folder.mkdir()
@@ -407,7 +406,7 @@ def test_as_many_as_the_config_says(tmp_path: Path) -> None:
     ("count", "said", "message"),
     [
         (3, 4, "shard_3.weight is missing"),
-        (4, 3, "shard_3.weight is one too many: its group has s = 3"),
+        (4, 3, "unexpected tensor .*shard_3.weight: config.json says s = 3"),
         (3, None, "config.json has to say text_config.split_ngram_parts"),
     ],
 )
