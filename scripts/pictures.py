@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 import streamconv
-from streamconv.execution.executor import PieceWritten, Planned
+from streamconv.execution.events import PieceWritten, Planned
 from streamconv.planning.memory import Limits, fit_memory
 from streamconv.planning.plan import Plan
 from streamconv.report.progress import Bar

@@ -30,7 +30,7 @@ from streamconv.planning.plan import Plan
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.pipeline import Result
+    from streamconv.execution.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,7 +63,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import Result when it is asked for: no call needs it, and `--help` has to come at once."""
     if name == "Result":
-        from streamconv.execution.pipeline import Result
+        from streamconv.execution.result import Result
 
         return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

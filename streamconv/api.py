@@ -16,8 +16,8 @@ from streamconv.system.resources import cores
 from streamconv.verification.result import DEFAULT_JOBS, Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.executor import Event
-    from streamconv.execution.pipeline import Result
+    from streamconv.execution.events import Event
+    from streamconv.execution.result import Result
     from streamconv.verification.result import VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 

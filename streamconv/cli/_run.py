@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from streamconv.execution.pipeline import Result
+    from streamconv.execution.result import Result
     from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
 
@@ -114,7 +114,7 @@ def _show_plan(
 
 
 def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:
-    from streamconv.execution.executor import Prepared
+    from streamconv.execution.events import Prepared
 
     if isinstance(event, Prepared):
         done, shards = len(event.finished), len(event.plan.shards)

@@ -1,67 +1,23 @@
 """Runs a plan. Decides nothing: what, where and with how much memory stands in the plan."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from streamconv.errors import SourceChanged
+from streamconv.execution.events import (
+    Committed,
+    Completed,
+    Event,
+    PieceWritten,
+    Planned,
+    Prepared,
+    ShareWritten,
+)
 from streamconv.execution.worker import Worker
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import Sink
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.worker_threads import map_unordered
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """The plan is made; nothing has been written yet."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The place is taken; shards that an earlier run has finished are not made again."""
-
-    plan: Plan
-    finished: frozenset[int]
-    missing: tuple[int, ...]
-    """Numbers of the shards that are to be made."""
-
-    @property
-    def left_bytes(self) -> int:
-        """Their bytes."""
-        return sum(self.plan.shards[number].nbytes for number in self.missing)
-
-
-@dataclass(frozen=True, slots=True)
-class PieceWritten:
-    """A piece has been written; it is durable when its shard is."""
-
-    piece: Piece
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShareWritten:
-    """Every shard that this process makes is durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """All of the result is durable, and nothing of it at its place yet."""
-
-    folder: Path
-    """Where it lies until it is moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """The result stands at its place."""
-
-
-Event = Planned | Prepared | PieceWritten | ShareWritten | Completed | Committed
 
 
 def execute(

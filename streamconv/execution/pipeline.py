@@ -4,16 +4,16 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
 from streamconv.execution.request import ConversionRequest, read_request
+from streamconv.execution.result import Result
 from streamconv.options import Location, Options, preset_of
 from streamconv.planning.build import build_plan, register_families
 from streamconv.planning.partition import Partition, assign_shards, parse_partition
-from streamconv.planning.plan import Plan
 from streamconv.sources.base import Source
 from streamconv.sources.open import is_url
 from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -24,28 +24,11 @@ from streamconv.units import parse_rate
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.executor import Event
+    from streamconv.execution.events import Event
     from streamconv.execution.ranks import RankGroup
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.verification.result import VerifyProgress, VerifyStarted
     from streamconv.verification.run import VerifyOptions
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A conversion that is done."""
-
-    plan: Plan
-    path: Path
-    seconds: float
-    peak_memory: int
-    """Bytes that the process held at most, since it was started."""
-    verification: Verification | None = None
-    """What comes out of holding the result against its source, where that was asked for."""
-    part: Partition = Partition()  # noqa: RUF009 - frozen
-    """Which part of the conversion this process has done."""
-    closed: bool = True
-    """Whether the output stands at its place; else other parts, and then `finish`, are to come."""
 
 
 def run_conversion(
@@ -58,7 +41,8 @@ def run_conversion(
     closing_only: bool = False,
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
-    from streamconv.execution.executor import Completed, Prepared, execute
+    from streamconv.execution.events import Completed, Prepared
+    from streamconv.execution.executor import execute
     from streamconv.execution.ranks import connect
     from streamconv.sources.wrappers.cast import CastSource
     from streamconv.verification.run import VerifyOptions

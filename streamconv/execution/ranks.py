@@ -29,7 +29,7 @@ from streamconv.errors import (
     StreamconvError,
     quoted,
 )
-from streamconv.execution.executor import (
+from streamconv.execution.events import (
     Committed,
     Event,
     PieceWritten,

@@ -14,7 +14,7 @@ from streamconv.report.plan_notes import notes_of, passed_through, regrouped, re
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.pipeline import Result
+    from streamconv.execution.result import Result
     from streamconv.verification.transformers_load import Loading
 
 SCHEMA_VERSION = 2

@@ -11,7 +11,7 @@ from streamconv.units import show_duration, show_size
 from streamconv.verification.result import KEPT_DIFFERENCES, Verification
 
 if TYPE_CHECKING:
-    from streamconv.execution.pipeline import Result
+    from streamconv.execution.result import Result
     from streamconv.verification.transformers_load import Loading
 
 MANY_KEYS = 20

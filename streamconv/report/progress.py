@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from streamconv.execution.executor import Event, PieceWritten, Planned, Prepared
+from streamconv.execution.events import Event, PieceWritten, Planned, Prepared
 from streamconv.planning.plan import Plan
 from streamconv.planning.shards import StepBytes
 from streamconv.units import show_duration, show_size

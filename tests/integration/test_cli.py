@@ -33,7 +33,7 @@ from rich.console import Console
 import streamconv
 from streamconv.cli import VERBS, cli, main
 from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused
-from streamconv.execution.executor import Event
+from streamconv.execution.events import Event
 from streamconv.report.progress import Bar, Lines, Silence
 
 CONVERSIONS = ("merge", "split", "convert")

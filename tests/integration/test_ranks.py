@@ -30,7 +30,7 @@ from streamconv.errors import (
     VerifyFailed,
 )
 from streamconv.execution import liveness, ranks
-from streamconv.execution.executor import Planned
+from streamconv.execution.events import Planned
 from streamconv.execution.ranks import RankGroup
 from streamconv.planning.manifest import fingerprint
 from streamconv.system.cancellation import CancelToken
@@ -66,7 +66,7 @@ main()
 MEASURED = """
 import json, os, pathlib, sys
 import streamconv
-from streamconv.execution.executor import PieceWritten
+from streamconv.execution.events import PieceWritten
 from streamconv.sources.wrappers.rate_limit import Throttle
 made, read, rates, take = [], [], set(), Throttle.take
 def hear(event):

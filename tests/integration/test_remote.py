@@ -21,7 +21,7 @@ from huggingface_hub import constants
 import streamconv
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
-from streamconv.execution.executor import Completed
+from streamconv.execution.events import Completed
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 from streamconv.sources.remote import joined

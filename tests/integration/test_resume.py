@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
-from streamconv.execution.executor import Event, PieceWritten, Prepared
+from streamconv.execution.events import Event, PieceWritten, Prepared
 from streamconv.planning.partition import Partition
 from streamconv.sinks.journal import (
     Finished,

@@ -17,7 +17,7 @@ from folders import tree, write_sparse
 
 import streamconv
 from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
-from streamconv.execution.executor import PieceWritten
+from streamconv.execution.events import PieceWritten
 from streamconv.sinks.checkpoint_folder import CheckpointFolder
 from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import LocalSource

@@ -1,0 +1,58 @@
+"""The events of a conversion, in the order in which they happen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamconv.planning.plan import Piece, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan is made; nothing has been written yet."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The target is locked; finished shards of an earlier run are kept."""
+
+    plan: Plan
+    finished: frozenset[int]
+    """Numbers of the shards that an earlier run has finished."""
+    missing: tuple[int, ...]
+    """Numbers of the shards that this process writes."""
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of the missing shards."""
+        return sum(self.plan.shards[number].nbytes for number in self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWritten:
+    """A piece is written; it is durable once its shard is finished."""
+
+    piece: Piece
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShareWritten:
+    """Every shard that this process writes is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The whole result is durable, but not yet at the target."""
+
+    folder: Path
+    """The folder that the commit moves to the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The result is at the target."""
+
+
+Event = Planned | Prepared | PieceWritten | ShareWritten | Completed | Committed
