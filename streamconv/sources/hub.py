@@ -21,6 +21,7 @@ from streamconv.sources.http_ranges import (
     RangeLocation,
     Ranges,
 )
+from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.safetensors_folder import open_folder
@@ -53,7 +54,7 @@ def open_repository(location: str, cancel: CancelToken) -> Source:
     if is_offline_mode():
         folder = _snapshot(repo, revision)
         return open_folder(location, folder=folder, revision=folder.name)
-    with _explained(repo, revision):
+    with explain_refusals(repo, revision):
         what = f"{location}: asking the hub failed"
         info = retry(what, lambda: _info(repo, revision), cancel)
     return open_remote(RepositoryFiles(location, repo, info, cancel), cancel)
@@ -134,7 +135,7 @@ class RepositoryFiles:
         from huggingface_hub.utils._headers import build_hf_headers
 
         url = hf_hub_url(self._repo, name, revision=self._commit)
-        with _explained(self._repo, self._commit), _passing():
+        with explain_refusals(self._repo, self._commit), _passing():
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT)
         known = self._etags.get(name)
         if known and metadata.etag and metadata.etag != known:
@@ -183,49 +184,3 @@ def _passing() -> Iterator[None]:
         raise TransientError(f"the hub answers {error.response.status_code}", wait=wait) from error
     except httpx2.TransportError as error:
         raise TransientError(f"the hub cannot be reached: {error}") from error
-
-
-@contextmanager
-def _explained(repo: str, revision: str) -> Iterator[None]:
-    """Turns the hub's refusals into errors that say which one it is."""
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import (
-        DisabledRepoError,
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    known = "the token that is set" if get_token() else "no token is set, so nobody"
-    name = quoted(repo)
-    try:
-        yield
-    except HFValidationError as error:
-        raise UsageError(f"{name} is no name of a repository: {quoted(str(error))}") from error
-    except GatedRepoError as error:
-        raise BadCheckpoint(
-            f"{name} is gated: {known} has no access to it",
-            f"ask for access at {constants.ENDPOINT}/{repo}, then log in with `hf auth login`",
-        ) from error
-    except DisabledRepoError as error:
-        raise BadCheckpoint(f"{name}: the hub has disabled it") from error
-    except RevisionNotFoundError as error:
-        raise BadCheckpoint(f"{name} has no revision {quoted(revision)}") from error
-    except RepositoryNotFoundError as error:
-        raise BadCheckpoint(
-            f"{name}: there is no such repository at {constants.ENDPOINT}, or it is private and "
-            f"{known} has access to it",
-            "look at the name; for a private one log in with `hf auth login` or set HF_TOKEN",
-        ) from error
-    except EntryNotFoundError as error:
-        raise BadCheckpoint(f"{name}: a file is gone: {quoted(str(error))}") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        fact = {
-            401: "the token that is set is not accepted" if get_token() else "a token is needed",
-            403: f"{known} has the right to read it",
-        }.get(status, f"the hub answers {status}")
-        raise BadCheckpoint(f"{name}: {fact}", "`hf auth whoami` shows who you are") from error

@@ -47,8 +47,6 @@ class Hub:
     """Method, path and range of a request to what goes wrong with it."""
     token: str | None = None
     """What has to be shown to the hub; the storage must never see it."""
-    refusal: dict[str, str] = field(default_factory=dict)
-    """The hub's headers of a 401 or 403 where the token is missing."""
     commit: str = COMMIT
     head: str = COMMIT
     """What the branch `main` is at."""
@@ -157,9 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         authorized = self.headers.get("Authorization") == f"Bearer {self.server.hub.token}"
         if self.server.hub.token and not self.server.is_storage and not authorized:
-            self.reply(
-                int(self.server.hub.refusal.get("status", 401)), self.server.hub.refusal, b""
-            )
+            self.reply(401, {}, b"")
         elif self.path.startswith("/api/models/"):
             self.listing()
         else:

@@ -438,59 +438,6 @@ def test_a_token_is_shown_to_the_hub_alone(
     assert hub.leaked == []
 
 
-@pytest.mark.parametrize(
-    ("location", "refusal", "said"),
-    [
-        (LOCATION, {"X-Error-Code": "GatedRepo", "status": "403"}, "is gated: no token is set"),
-        (LOCATION, {"X-Error-Code": "RepoNotFound", "status": "401"}, "no such repository"),
-        (LOCATION, {"status": "403"}, "no token is set, so nobody has the right to read it"),
-        ("hf://org/other", None, "no such repository at http.*, or it is private"),
-        (f"{LOCATION}@v9", None, "has no revision v9"),
-    ],
-    ids=["gated", "private", "forbidden", "not there", "no revision"],
-)
-def test_a_refusal_says_which(
-    hub: Hub, location: str, refusal: dict[str, str] | None, said: str
-) -> None:
-    """Gated, private, not there: each by its name."""
-    if refusal is not None:
-        hub.token, hub.refusal = "hf_secret", refusal
-    with pytest.raises(BadCheckpoint, match=said):
-        streamconv.inspect(location)
-
-
-@pytest.mark.parametrize(
-    ("refusal", "said"),
-    [
-        ({"X-Error-Code": "GatedRepo", "status": "403"}, "the token that is set has no access"),
-        ({"X-Error-Code": "RepoNotFound", "status": "401"}, "the token that is set has access"),
-        (
-            {"X-Error-Message": "Invalid credentials in Authorization header", "status": "401"},
-            "the token that is set is not accepted",
-        ),
-    ],
-    ids=["gated", "private", "wrong"],
-)
-def test_a_token_that_does_not_help(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, refusal: dict[str, str], said: str
-) -> None:
-    """Is not taken for none."""
-    hub.token, hub.refusal = "hf_secret", refusal
-    monkeypatch.setenv("HF_TOKEN", "hf_other")
-    with pytest.raises(BadCheckpoint, match=said) as refused:
-        streamconv.inspect(LOCATION)
-    assert "hf_other" not in refused.value.message + refused.value.hint
-
-
-def test_a_gated_repository_that_anyone_may_list(hub: Hub) -> None:
-    """As on the hub, which refuses its files alone."""
-    gated = Fault(401, {"X-Error-Code": "GatedRepo"})
-    hub.fault = lambda method, path, span: gated if "/resolve/" in path else None
-    with pytest.raises(BadCheckpoint, match="is gated: no token is set") as refused:
-        streamconv.inspect(LOCATION)
-    assert f"{hub.url}/{REPO}" in refused.value.hint
-
-
 @pytest.mark.parametrize("location", ["hf://", "hf://a/b/c", "hf://org/a@", "hf://org/na--me..x"])
 def test_what_names_no_repository(hub: Hub, location: str) -> None:
     """Is a mistake of who asks."""
