@@ -35,7 +35,11 @@ from streamconv.sources.base import Read
 from streamconv.sources.local_files import LocalFiles
 from streamconv.sources.other_files import other_files, select_copied_files
 from streamconv.sources.safetensors_folder import json_object
-from streamconv.sources.training_state import left_out, model_tensors, read_own
+from streamconv.sources.training_state import (
+    model_tensors,
+    read_streamconv_metadata,
+    skipped_entries,
+)
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -84,7 +88,7 @@ class DcpSource:
                 target[:] = held[begin : begin + len(target)]
 
     def _scratch(self) -> memoryview:
-        if not hasattr(self._own, "scratch"):
+        if not hasattr(self._own, "read_scratch_bytes"):
             self._own.read_scratch_bytes = memoryview(bytearray(SCRATCH_BYTES))
         read_scratch_bytes: memoryview = self._own.read_scratch_bytes
         return read_scratch_bytes
@@ -134,7 +138,7 @@ def _opened(
         )
     raw = disk.bytes_at(METADATA_FILE, 0, disk.size(METADATA_FILE))
     metadata = read_metadata(raw, METADATA_FILE)
-    own = read_own(metadata)
+    own = read_streamconv_metadata(metadata)
     names = dict(model_tensors(metadata, prefixes or own.prefixes))
     headers: _Headers = {}
     infos: dict[str, TensorInfo] = {}
@@ -155,7 +159,7 @@ def _opened(
         tensors=infos,
         files=tuple(SourceFile(name, disk.size(name), digest) for name in sorted(used)),
         others=(
-            *left_out(metadata),
+            *skipped_entries(metadata),
             *select_copied_files(list(other_files(folder, there, files)), total),
         ),
         config=json_object(folder, "config.json", files) or own.config,

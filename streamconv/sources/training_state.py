@@ -1,7 +1,29 @@
-"""What a training run leaves in a DCP: the model in its state dict, its names, and the rest.
+"""Finds the DCP in the folder of a training run, and the model in the state dict of the DCP.
 
-A tracker file may lead to the checkpoint. The state dict may have an entry `model`, and then that
-is the model; else it is what does not belong to the run. Pure, but for `find_dcp`.
+A location is the folder of one save, or of a run whose tracker file names the last save:
+
+    run/                                        run/
+      latest_checkpointed_iteration.txt: 7        latest_checkpointed_iteration.txt: release
+      iter_0000007/                               release/
+        .metadata                                   .metadata
+        __0_0.distcp                                __0_0.distcp
+
+The state dict in it may have an entry for the model, as that of Megatron and MindSpeed-MM has, or
+the tensors of the model may lie next to what belongs to the run:
+
+    {                                           {
+      "model": {                                  "layers.0.mlp.gate.weight": tensor,
+        "layers.0.mlp.gate.weight": tensor,       "lm_head.weight": tensor,
+        "lm_head.weight": tensor,                 "optimizer": {"exp_avg": tensor, ...},
+      },                                          "iteration": 7,
+      "optimizer": {"exp_avg": tensor, ...},    }
+      "iteration": 7,
+    }
+
+With an entry `model`, the tensors below it are the model. Without one, all tensors are, except
+those below an entry of `RUN_STATE`. The rest is listed and not converted.
+
+Only `find_dcp` reads files.
 """
 
 from collections import Counter
@@ -22,61 +44,81 @@ from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
 TRACKER = "latest_checkpointed_iteration.txt"
-TRACKER_BYTES = 64
-"""So much of it is read."""
+"""The file in which a training framework notes its last save: `release`, or an iteration."""
+MAX_TRACKER_BYTES = 64
+RELEASE = "release"
 MODEL = "model"
 """The entry of a training run's state dict that holds the model."""
 RUN_STATE = ("optimizer", "optim", "lr_scheduler", "scheduler", "rng_state", "args")
-"""Entries that belong to the training run where the model has no entry of its own."""
+"""Entries that belong to the training run if the model has no entry of its own."""
+
+
+# --- the folder --------------------------------------------------------------------------------
 
 
 def find_dcp(location: str, files: Files | None = None) -> Path | None:
-    """The folder of the DCP at `location`, which may lie below it; None where there is none.
+    """Return the folder of the DCP at `location` or below it, or None if there is none.
 
-    Raises BadCheckpoint for one that is not complete, or a tracker that leads nowhere.
+    Raises:
+        BadCheckpoint: A save was not finished, or the tracker does not lead to one.
+        IOFailed: The file system refuses to answer.
     """
+    files = files or system_files()
+    folder = Path(location)
     with convert_os_errors(location):
-        return _find_dcp(location, Path(location), files or system_files())
-
-
-def _find_dcp(location: str, folder: Path, files: Files) -> Path | None:
-    if files.exists(folder / METADATA_FILE):
-        return folder
-    if files.exists(folder / TRACKER):
-        text = _tracked(folder, files)
-        name = f"iter_{int(text):07d}" if text.isdecimal() and text.isascii() else text
-        if name != text or text == "release":
-            if not files.exists(folder / name / METADATA_FILE):
-                raise BadCheckpoint(
-                    f"{location}: {TRACKER} says {quoted(text)}, "
-                    f"and {name} holds no {METADATA_FILE}"
-                )
-            return folder / name
-        raise BadCheckpoint(
-            f"{location}: {TRACKER} says {quoted(text)}, neither `release` nor a number"
-        )
-    if files.is_folder(folder) and any(n.endswith(DATA_SUFFIX) for n in files.names(folder)):
-        raise BadCheckpoint(
-            f"{location}: files of a DCP, but no {METADATA_FILE}: it was not saved to its end"
-        )
+        if files.exists(folder / METADATA_FILE):
+            return folder
+        if files.exists(folder / TRACKER):
+            return _last_save(location, folder, files)
+        if files.is_folder(folder) and any(n.endswith(DATA_SUFFIX) for n in files.names(folder)):
+            raise BadCheckpoint(
+                f"cannot read {location}: it has files of a DCP and no {METADATA_FILE}, so saving "
+                "it was not finished",
+                "use an earlier save of the run",
+            )
     return None
 
 
-def _tracked(folder: Path, files: Files) -> str:
-    """What the file says that a training framework notes its last save in."""
+def _last_save(location: str, folder: Path, files: Files) -> Path:
+    """Return the folder that the tracker in `folder` names. Raises BadCheckpoint."""
+    text = _read_tracker(folder, files)
+    if text == RELEASE:
+        name = RELEASE
+    elif text.isascii() and text.isdecimal():
+        name = f"iter_{int(text):07d}"
+    else:
+        raise BadCheckpoint(
+            f"cannot read {location}: {TRACKER} says {quoted(text)}, neither `{RELEASE}` nor a "
+            "number",
+            f"give the folder of one save, which holds {METADATA_FILE}",
+        )
+    if not files.exists(folder / name / METADATA_FILE):
+        raise BadCheckpoint(
+            f"cannot read {location}: {TRACKER} says {quoted(text)}, and {name} holds no "
+            f"{METADATA_FILE}",
+            f"give the folder of one save, which holds {METADATA_FILE}",
+        )
+    return folder / name
+
+
+def _read_tracker(folder: Path, files: Files) -> str:
+    """Return the text of the tracker, at most `MAX_TRACKER_BYTES` of it."""
     path, _ = resolve_file(folder, TRACKER, files)
-    first = memoryview(bytearray(TRACKER_BYTES))
+    buffer = memoryview(bytearray(MAX_TRACKER_BYTES))
     fd = files.open_read(path)
     try:
-        count = files.read_into(fd, first, 0)
+        count = files.read_into(fd, buffer, 0)
     finally:
         files.close(fd)
-    return bytes(first[:count]).decode("ascii", "replace").strip()
+    return bytes(buffer[:count]).decode("ascii", "replace").strip()
+
+
+# --- the state dict ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StreamconvMetadata:
-    """What a DCP says of itself that this package wrote; nothing in one of another's."""
+    """What streamconv records in a DCP that it writes; all of it empty in any other DCP."""
 
     record: Record | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
@@ -84,67 +126,80 @@ class StreamconvMetadata:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_own(metadata: Metadata) -> StreamconvMetadata:
-    """What this package wrote into it. Raises BadCheckpoint where that is something else."""
+def read_streamconv_metadata(metadata: Metadata) -> StreamconvMetadata:
+    """Return what streamconv recorded. Raises BadCheckpoint if that is malformed."""
     if metadata.own is None:
         return StreamconvMetadata()
-    said = parse_json(metadata.own.encode("utf-8", "surrogatepass"), METADATA_FILE)
+    fields = parse_json(metadata.own.encode("utf-8", "surrogatepass"), METADATA_FILE)
     try:
-        keys = said["keys"]
+        keys = fields["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
-        record = read_record(said["manifest"]["record"], METADATA_FILE)
-        return StreamconvMetadata(record, prefixes, dict(said["config"]), dict(said["manifest"]))
+        record = read_record(fields["manifest"]["record"], METADATA_FILE)
+        return StreamconvMetadata(
+            record, prefixes, dict(fields["config"]), dict(fields["manifest"])
+        )
     except (KeyError, TypeError, ValueError):
         raise BadCheckpoint(
-            f"{METADATA_FILE}: what it says of its own layouts is not what streamconv wrote"
+            f"cannot read {METADATA_FILE}: the layouts recorded in it are not as streamconv "
+            "writes them"
         ) from None
 
 
-def _of_model(path: tuple[str, ...], wrapped: bool) -> bool:
-    """Whether an entry of a state dict, in which the model has one of its own or not, is of it."""
-    return path[0] == MODEL if wrapped else len(path) == 1 or path[0] not in RUN_STATE
-
-
-def _is_wrapped(metadata: Metadata) -> bool:
-    return any(len(t.path) > 1 and t.path[0] == MODEL for t in metadata.tensors)
-
-
 def model_tensors(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str, StoredTensor]]:
-    """The model's tensors by their names outside of the DCP."""
-    wrapped = _is_wrapped(metadata)
-    seen: dict[str, str] = {}
+    """Yield the tensors of the model, each with its name outside of the DCP.
+
+    Raises BadCheckpoint if there are none, if a key lacks the prefix, or if two get one name.
+    """
+    wrapped = _has_model_entry(metadata)
+    keys: dict[str, str] = {}
     for stored in metadata.tensors:
-        if not _of_model(stored.path, wrapped):
+        if not _is_of_model(stored.path, wrapped):
             continue
         key = ".".join(stored.path[1:] if wrapped else stored.path)
         name = prefixes.undo(key)
         if prefixes.apply(name) != key:
             raise BadCheckpoint(
                 f"key {quoted(key)} does not begin with {quoted(prefixes.dcp)}, as all keys would",
-                "say what they begin with: --dcp-prefix, '' for nothing",
+                "set --dcp-prefix to what the keys begin with, or to '' for nothing",
             )
-        if name in seen:
+        if name in keys:
             raise BadCheckpoint(
-                f"the keys {quoted(seen[name])} and {quoted(key)} are both {quoted(name)}"
+                f"the keys {quoted(keys[name])} and {quoted(key)} both become {quoted(name)}"
             )
-        seen[name] = key
+        keys[name] = key
         yield name, stored
-    if not seen:
-        raise BadCheckpoint(f"{METADATA_FILE}: there is no tensor in it that is a model's")
+    if not keys:
+        raise BadCheckpoint(f"{METADATA_FILE}: no tensor in it belongs to a model")
 
 
-def left_out(metadata: Metadata) -> Iterator[OtherFile]:
-    """What belongs to the training run, an entry of the state dict each."""
-    wrapped = _is_wrapped(metadata)
+def skipped_entries(metadata: Metadata) -> Iterator[OtherFile]:
+    """Yield the entries of the state dict that belong to the training run, as skipped files."""
+    wrapped = _has_model_entry(metadata)
     counts: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for tensor in metadata.tensors:
-        if not _of_model(tensor.path, wrapped):
+        if not _is_of_model(tensor.path, wrapped):
             counts[tensor.path[0]] += 1
             nbytes[tensor.path[0]] += sum(chunk.nbytes for chunk in tensor.chunks)
-    for other in metadata.others:
-        counts[other.path[0]] += 1
-        nbytes[other.path[0]] += other.nbytes
+    for value in metadata.others:
+        counts[value.path[0]] += 1
+        nbytes[value.path[0]] += value.nbytes
     for entry, count in counts.items():
-        things = "1 value" if count == 1 else f"{count:,} values"
-        yield OtherFile(entry, nbytes[entry], f"{things} of the training run, not of the model")
+        reason = (
+            "1 value of the training run, not of the model"
+            if count == 1
+            else f"{count:,} values of the training run, not of the model"
+        )
+        yield OtherFile(entry, nbytes[entry], reason)
+
+
+def _has_model_entry(metadata: Metadata) -> bool:
+    return any(len(t.path) > 1 and t.path[0] == MODEL for t in metadata.tensors)
+
+
+def _is_of_model(path: tuple[str, ...], wrapped: bool) -> bool:
+    """Return True if the tensor at `path` of the state dict belongs to the model.
+
+    `wrapped` says that the model has an entry of its own.
+    """
+    return path[0] == MODEL if wrapped else len(path) == 1 or path[0] not in RUN_STATE

@@ -362,7 +362,7 @@ def test_a_save_that_did_not_end(folder: Path, metadata: Metadata, left: str) ->
         (folder / ".metadata").rename(folder / left)
     else:
         (folder / ".metadata").unlink()
-    refused(folder, "it was not saved to its end")
+    refused(folder, "saving it was not finished")
 
 
 def test_stale_files_are_named(folder: Path, metadata: Metadata) -> None:
