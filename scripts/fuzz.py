@@ -25,8 +25,8 @@ with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.errors import BadCheckpoint
     from streamconv.formats.dcp_metadata import read_metadata
     from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
-    from streamconv.formats.strict_json import parse_json
-    from streamconv.sources.assembly import read_index, read_object, shard_names
+    from streamconv.formats.strict_json import parse_json, parse_json_object
+    from streamconv.sources.assembly import read_index, shard_names
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "helpers"
 
@@ -51,7 +51,7 @@ def fuzz_header(raw: bytes) -> None:
 
 def fuzz_index(raw: bytes) -> None:
     """An index, and the files that it names."""
-    index = read_index(read_object(raw, "index"), "index")
+    index = read_index(parse_json_object(raw, "index"), "index")
     for name in shard_names(index, [], "folder"):
         assert ".." not in Path(name).parts
         assert not Path(name).is_absolute()

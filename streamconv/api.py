@@ -8,12 +8,12 @@ from streamconv.api_options import takes
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
 from streamconv.execution.request import ConversionRequest, read_request
-from streamconv.options import Location, Options, Reading, check_prefixes
+from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_prefixes
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
-from streamconv.verification.result import DEFAULT_JOBS, Verification
+from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Event

@@ -13,6 +13,8 @@ Location = str | PathLike[str]
 """A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""
 
 DEFAULT_SHARD_SIZE = "4GB"
+DEFAULT_JOBS = 2
+"""Two workers rearrange about 5 GB/s, more than most disks write."""
 
 
 class Reading(TypedDict, total=False):

@@ -10,7 +10,10 @@ from streamconv.checkpoint.layout_record import Record
 from streamconv.errors import quoted
 
 INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = f"model{INDEX_SUFFIX}"
 MANIFEST = "streamconv.json"
+DIGEST = "xxh3-128"
+"""The checksum of every piece and file, as the manifest names it."""
 JOURNAL_PREFIX = "streamconv-journal-"
 """Files of a run that is not finished: in no checkpoint, and so never copied from one."""
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
 
+MAX_JSON_BYTES = 256_000_000
+"""No index, config or manifest is larger. An index of 140,000 tensors has 13.5 MB."""
 LONGEST = 2**16
 """Characters of a value that is to be small."""
 MOST_VALUES = 4_000_000
@@ -54,6 +56,20 @@ def parse_json(raw: bytes, what: str) -> Any:
         if _HALF.search(text):
             json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     return parsed
+
+
+def parse_json_object(raw: bytes, what: str) -> dict[str, Any]:
+    """Return the JSON object in `raw`. Raises BadCheckpoint; `what` names the file in it."""
+    parsed = parse_json(raw, what)
+    if not isinstance(parsed, dict):
+        raise BadCheckpoint(f"{what}: not a JSON object")
+    return parsed
+
+
+def check_json_size(nbytes: int, what: str) -> None:
+    """Refuse a file that is too large to be read whole. Raises BadCheckpoint."""
+    if nbytes > MAX_JSON_BYTES:
+        raise BadCheckpoint(f"{what}: {nbytes} bytes, no such file has over {MAX_JSON_BYTES}")
 
 
 @contextmanager

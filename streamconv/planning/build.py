@@ -12,6 +12,7 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import UsageError
 from streamconv.options import (
+    DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
     Options,
     Reading,
@@ -20,7 +21,7 @@ from streamconv.options import (
     prefixes_of,
     preset_of,
 )
-from streamconv.planning.memory import DEFAULT_JOBS, IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
+from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.shards import Safetensors, ShardFormat
 from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target

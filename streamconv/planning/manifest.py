@@ -9,11 +9,10 @@ from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.casting import cast_rows
-from streamconv.checkpoint.types import Cast
+from streamconv.checkpoint.types import DIGEST, Cast
 from streamconv.planning.plan import Plan
 
 FORMAT_VERSION = 1
-DIGEST = "xxh3-128"
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:

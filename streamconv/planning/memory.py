@@ -11,10 +11,9 @@ number of layers or experts.
 from dataclasses import dataclass
 
 from streamconv.errors import PlanRefused, quoted
+from streamconv.options import DEFAULT_JOBS
 from streamconv.units import show_size
 
-DEFAULT_JOBS = 2
-"""Two workers rearrange about 5 GB/s, more than most disks write."""
 REMOTE_JOBS = 8
 """Workers where the source is read over a network: most of the time they wait for it."""
 STAGING_BYTES = 2**20

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
-from streamconv.checkpoint.types import INDEX_SUFFIX, MANIFEST, TensorInfo, natural_key
+from streamconv.checkpoint.types import INDEX, MANIFEST, TensorInfo, natural_key
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.steps import Step
 
-INDEX = f"model{INDEX_SUFFIX}"
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
 """Where a shard's data begins, in bytes: on a page, so that it can be read past the page cache."""

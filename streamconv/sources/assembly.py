@@ -11,6 +11,7 @@ from typing import Any
 
 from streamconv.checkpoint.layout_record import Record, read_record, record_in_metadata
 from streamconv.checkpoint.types import (
+    INDEX,
     INDEX_SUFFIX,
     MANIFEST,
     Checkpoint,
@@ -20,12 +21,9 @@ from streamconv.checkpoint.types import (
 )
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
-from streamconv.formats.strict_json import parse_json
 from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
-MAX_JSON_BYTES = 256_000_000
-"""No index or config is larger; that of a model with 140,000 tensors has 13.5 MB."""
 CONFIG = "config.json"
 SINGLE = f"model{SHARD_SUFFIX}"
 """The file that some readers take before they look for an index."""
@@ -56,27 +54,12 @@ def header_digest(raw: bytes) -> str:
     return str(xxh3_128_hexdigest(raw))
 
 
-def read_object(raw: bytes, name: str) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises BadCheckpoint."""
-    parsed = parse_json(raw, quoted(name))
-    if not isinstance(parsed, dict):
-        raise BadCheckpoint(f"{quoted(name)}: not a JSON object")
-    return parsed
-
-
-def check_json_size(name: str, size: int) -> None:
-    """Refuse to read more than any such file has."""
-    if size > MAX_JSON_BYTES:
-        raise BadCheckpoint(f"{quoted(name)}: {size} bytes, no such file has over {MAX_JSON_BYTES}")
-
-
 def index_name(names: Iterable[str], location: str) -> str | None:
     """Which of the files at the top level is the index; None where there is none."""
     found = sorted(name for name in names if name.endswith(INDEX_SUFFIX))
-    preferred = f"model{INDEX_SUFFIX}"
-    if len(found) > 1 and preferred not in found:
+    if len(found) > 1 and INDEX not in found:
         raise BadCheckpoint(f"{location}: several indexes: {quoted(', '.join(found))}")
-    return preferred if preferred in found else next(iter(found), None)
+    return INDEX if INDEX in found else next(iter(found), None)
 
 
 def read_index(fields: Mapping[str, Any], name: str) -> Index:

@@ -31,6 +31,7 @@ from streamconv.formats.safetensors import (
     parse_header,
 )
 from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
+from streamconv.sources.assembly import CONFIG
 from streamconv.sources.base import Read
 from streamconv.sources.local_files import LocalFiles
 from streamconv.sources.other_files import other_files, select_copied_files
@@ -162,7 +163,7 @@ def _opened(
             *skipped_entries(metadata),
             *select_copied_files(list(other_files(folder, there, files)), total),
         ),
-        config=json_object(folder, "config.json", files) or own.config,
+        config=json_object(folder, CONFIG, files) or own.config,
         record=own.record,
         manifest=own.manifest,
         total_bytes=total,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
 from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 
 WEIGHT_SUFFIXES = (
     SHARD_SUFFIX,
-    *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".distcp"),
+    *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", DATA_SUFFIX),
 )
 """What second copies of the weights are stored in."""
 SECOND_COPIES = ("original",)
@@ -21,8 +22,8 @@ LEFT_BEHIND = {
     f"{JOURNAL_PREFIX}*": "the journal of a run that was not finished",
     f"*{INDEX_SUFFIX}": "the index of the source's shards",
     f"*{SHARD_SUFFIX}": "not in the index",
-    "*.distcp": "not in .metadata",
-    ".metadata*": "describes chunks of tensors",
+    f"*{DATA_SUFFIX}": "not in .metadata",
+    f"{METADATA_FILE}*": "describes chunks of tensors",
     "pytorch_model*.bin": "the weights in a legacy format",
     "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
 }

@@ -13,14 +13,13 @@ from typing import Any, Protocol
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
+from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
-    check_json_size,
     index_name,
     read_index,
-    read_object,
     read_shard_header,
     shard_names,
 )
@@ -158,8 +157,8 @@ def _object(files: RemoteFiles, name: str) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     if name not in files.sizes:
         return {}
-    check_json_size(name, files.sizes[name])
-    return read_object(_bytes(files, name, 0, files.sizes[name]), name)
+    check_json_size(files.sizes[name], quoted(name))
+    return parse_json_object(_bytes(files, name, 0, files.sizes[name]), quoted(name))
 
 
 def _bytes(files: RemoteFiles, name: str, offset: int, nbytes: int) -> bytes:

@@ -12,15 +12,14 @@ from typing import Any
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, header_length
+from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
-    check_json_size,
     header_digest,
     index_name,
     read_index,
-    read_object,
     read_shard_header,
     shard_names,
 )
@@ -140,9 +139,9 @@ def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
         if not files.exists(folder / name, follow=False):
             return {}
     path, info = resolve_file(folder, name, files)
-    check_json_size(name, info.st_size)
+    check_json_size(info.st_size, quoted(name))
     try:
         raw = files.read_file(path)
     except OSError as error:
         raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
-    return read_object(raw, name)
+    return parse_json_object(raw, quoted(name))

@@ -15,7 +15,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint.types import MANIFEST, OtherFile
+from streamconv.checkpoint.types import DIGEST, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
@@ -31,7 +31,6 @@ from streamconv.verification.result import (
 )
 
 BLOCK_BYTES = 4 * 2**20
-DIGEST = "xxh3-128"
 SHOWN = 3
 """So many tensors of a piece are named."""
 _PIECE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{32})")

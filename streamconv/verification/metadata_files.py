@@ -4,14 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.checkpoint.casting import AS_STORED, DTYPES, Casting
-from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
+from streamconv.checkpoint.types import INDEX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.strict_json import parse_json
+from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.base import Source
 from streamconv.verification.result import Difference
-
-INDEX = f"model{INDEX_SUFFIX}"
-MAX_JSON_BYTES = 256_000_000
 
 
 def is_description(other: OtherFile) -> bool:
@@ -67,11 +64,7 @@ def read_casting(output: Source) -> Casting:
 
 def read_json(source: Source, other: OtherFile) -> dict[str, Any]:
     """A JSON object beside the tensors. Raises BadCheckpoint where it is none."""
-    if other.size > MAX_JSON_BYTES:
-        raise BadCheckpoint(f"{quoted(other.name)}: {other.size} bytes are too many")
+    check_json_size(other.size, quoted(other.name))
     buffer = memoryview(bytearray(other.size))
     count = source.read_other(other, buffer, 0)
-    parsed = parse_json(bytes(buffer[:count]), quoted(other.name))
-    if not isinstance(parsed, dict):
-        raise BadCheckpoint(f"{quoted(other.name)}: not a JSON object")
-    return parsed
+    return parse_json_object(bytes(buffer[:count]), quoted(other.name))

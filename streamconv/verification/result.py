@@ -12,7 +12,6 @@ from streamconv.errors import VerifyFailed, quoted
 
 KEPT_DIFFERENCES = 1000
 """So many differences are kept; all are counted."""
-DEFAULT_JOBS = 2
 
 
 @dataclass(frozen=True, slots=True)
