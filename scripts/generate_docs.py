@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import FORMS
-from streamconv.catalog.layouts import layouts
 from streamconv.catalog.listing import family_rows, layout_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def marks(name: str) -> tuple[str, str]:
 def _layouts() -> Iterator[str]:
     yield "| layout | gate and up | down | who uses it |"
     yield "|---|---|---|---|"
-    for row in layout_rows():
+    for row in layout_rows(default_catalog()):
         gate_up, down = row["templates"]["gate_up"], row["templates"]["down"]
         yield f"| `{row['layout']}` | `{gate_up}` | `{down}` | {row['used_by']} |"
 
@@ -52,10 +52,10 @@ def _layouts() -> Iterator[str]:
 def _families() -> Iterator[str]:
     yield "| `model_type` | `hub` | `transformers` | `mindspeed` | not to | tested against |"
     yield "|---|---|---|---|---|---|"
-    for row in family_rows():
+    for row in family_rows(default_catalog()):
         forms = (_form(row, form) for form in FORMS)
         types = ", ".join(f"`{name}`" for name in row["model_types"])
-        missing = [name for name in layouts() if name not in row["layouts"]]
+        missing = [name for name in default_catalog().layouts if name not in row["layouts"]]
         never = "any" if row["refused"] else ", ".join(missing)
         yield f"| {types} | {' | '.join(forms)} | {never} | {row['tested_against']} |"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api_options import takes
+from streamconv.catalog.catalog import default_catalog, load_catalog
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
 from streamconv.execution.request import ConversionRequest, read_request
@@ -40,13 +41,12 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
         PlanRefused: Several layouts fit; name one with `source_layout`.
         IOFailed: Reading failed.
     """
-    from streamconv.planning.build import register_families
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
-    register_families(reading)
-    with open_with_template(src, reading) as source:
+    catalog = load_catalog(reading.get("family"))
+    with open_with_template(src, catalog, reading) as source:
         check_prefixes(reading, source.checkpoint.format)
-        return source, detect(source.checkpoint, reading.get("source_layout"))
+        return source, detect(source.checkpoint, catalog, reading.get("source_layout"))
 
 
 @takes()
@@ -69,7 +69,7 @@ def check(src: Location) -> "Loading":
     from streamconv.sources.wrappers.open_with_template import open_with_template
     from streamconv.verification.transformers_load import check_loading
 
-    with open_with_template(src, {}) as source:
+    with open_with_template(src, default_catalog(), {}) as source:
         return check_loading(source.checkpoint)
 
 
@@ -91,12 +91,12 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
         PlanRefused: This conversion is not possible, or needs more memory than is allowed.
         IOFailed: Reading failed.
     """
-    from streamconv.planning.build import build_plan, register_families
+    from streamconv.planning.build import build_plan
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
-    register_families(options)
-    with open_with_template(src, options, casts=bool(options.get("dtype"))) as source:
-        return build_plan(source.checkpoint, to, options)
+    catalog = load_catalog(options.get("family"))
+    with open_with_template(src, catalog, options, casts=bool(options.get("dtype"))) as source:
+        return build_plan(source.checkpoint, catalog, to, options)
 
 
 @takes(Options)
@@ -249,7 +249,6 @@ def verify(
     """
     from random import SystemRandom
 
-    from streamconv.planning.build import register_families
     from streamconv.verification.run import VerifyOptions, run_verification
     from streamconv.verification.sides import Sample
 
@@ -259,9 +258,9 @@ def verify(
         )
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
-    register_families(reading)
     options = VerifyOptions(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
+        catalog=load_catalog(reading.get("family")),
         sample=Sample(sample, SystemRandom()),
         sha256=sha256,
         reading=reading,

@@ -28,7 +28,7 @@ class Reading(TypedDict, total=False):
     """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
     dcp_prefix: str | None
     family: str | PathLike[str] | None
-    """A file of families, layouts and namings besides those of the table, for this process."""
+    """A file of families, layouts and namings to add to the shipped tables for this call."""
     template: Location | None
     """The hub checkpoint that a DCP was trained from: its config, its other files, its names."""
     fill_from_template: bool

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from safetensors import deserialize
 
 from streamconv import convert, merge, plan
-from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form, families
-from streamconv.catalog.layouts import REQUIRED, find_layout
+from streamconv.catalog.catalog import default_catalog
+from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form
+from streamconv.catalog.layouts import REQUIRED
 from streamconv.errors import VerifyFailed
 from streamconv.formats.safetensors import Entry, build_header
 from streamconv.planning.target import PER_EXPERT
@@ -75,7 +76,7 @@ def run_smoke(folder: Path) -> Iterator[VerifyProgress]:
 
     Raises VerifyFailed where what comes out is not what it should be.
     """
-    for number, family in enumerate(families().values()):
+    for number, family in enumerate(default_catalog().families.values()):
         if family.refused:
             continue
         source, again = folder / family.name, folder / f"{family.name}-again"
@@ -121,7 +122,7 @@ def _merged(family: Family) -> Form:
     """The form that merging makes; where that is a bare layout, names stay the hub's."""
     if family.merge in family.forms:
         return family.forms[family.merge]
-    layouts = (("*", find_layout(family.merge)),)
+    layouts = (("*", default_catalog().find_layout(family.merge)),)
     return Form(family.merge, layouts, family.forms[HUB_NAMES.name].renames)
 
 

@@ -9,14 +9,12 @@ its own form has renames as well. Whatever a form does not mention stays as it i
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.catalog.layouts import Layout, NamedLayout, Naming, find_layout, namings
+from streamconv.catalog.layouts import Layout, NamedLayout, Naming, find_layout
 from streamconv.catalog.renames import Rename, read_rename
 from streamconv.catalog.templates import Template
-from streamconv.catalog.toml_tables import add_tables, added_tables, read_table, table
 from streamconv.errors import UsageError
 
 FORMS = ("hub", "transformers", "mindspeed")
@@ -121,42 +119,23 @@ HUB_NAMES = Form("hub", ())
 """The form of a checkpoint of no known family: nothing is renamed, nothing is mentioned."""
 
 
-@table
-def families() -> Mapping[str, Family]:
-    """Every family by its name, those of added files first. Raises UsageError for a bad row."""
-    rows: dict[str, Family] = {}
-    for path, added in added_tables("families"):
-        for name, row in added.items():
-            rows[name] = _checked(f"{path}: family {name!r}", name, row)
-    for name, row in read_table("families.toml").items():
-        rows.setdefault(name, _family(name, row))
-    return MappingProxyType(rows)
+def read_family(
+    name: str,
+    row: Mapping[str, Any],
+    layouts: Mapping[str, Layout],
+    namings: Mapping[str, Naming],
+) -> Family:
+    """Read a row of the table `families`, which may name any of the layouts and namings.
 
-
-def add_families(path: Path) -> None:
-    """Take in the rows of a user's file, for the rest of the process. Raises UsageError."""
-    add_tables(path)
-    families()
-
-
-def _checked(what: str, name: str, row: Any) -> Family:
-    try:
-        return _family(name, row)
-    except KeyError as error:
-        raise UsageError(
-            f"{what} lacks {error} or names one that is not there",
-            "a family has model_types, stacks, and a form with its layouts",
-        ) from None
-    except (TypeError, AttributeError, ValueError, StopIteration):
-        raise UsageError(f"{what} is not written like a row of the table of families") from None
-
-
-def _family(name: str, row: dict[str, Any]) -> Family:
-    forms = {form: _form(form, row[form]) for form in FORMS if form in row}
+    Raises UsageError for an unknown layout and for a rename or group that could not be undone,
+    KeyError for a missing field or an unknown naming, and TypeError, AttributeError, ValueError or
+    StopIteration if a field has another type than it has to have.
+    """
+    forms = {form: _form(form, row[form], layouts) for form in FORMS if form in row}
     return Family(
         name=name,
         model_types=tuple(row["model_types"]),
-        naming=namings()[row["naming"]] if "naming" in row else next(iter(namings().values())),
+        naming=namings[row["naming"]] if "naming" in row else next(iter(namings.values())),
         stacks=MappingProxyType(dict(row["stacks"])),
         forms=MappingProxyType(forms),
         merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
@@ -166,10 +145,10 @@ def _family(name: str, row: dict[str, Any]) -> Family:
     )
 
 
-def _form(name: str, row: dict[str, Any]) -> Form:
+def _form(name: str, row: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Form:
     return Form(
         name=name,
-        layouts=tuple((glob, find_layout(layout)) for glob, layout in row["layouts"].items()),
+        layouts=tuple((glob, find_layout(layouts, name)) for glob, name in row["layouts"].items()),
         renames=tuple(read_rename(r) for r in row.get("renames", ())),
         groups=tuple(_group(g) for g in row.get("groups", ())),
     )
@@ -201,8 +180,3 @@ def _group(row: dict[str, Any]) -> Group:
         form_layout=NamedLayout(Layout("form", "", MappingProxyType(in_form)), naming),
         sizes=tuple(sizes.items()),
     )
-
-
-def family_of(model_type: object) -> Family | None:
-    """The family that has this `model_type`, or None."""
-    return next((f for f in families().values() if model_type in f.model_types), None)

@@ -6,13 +6,12 @@ which is all that is needed to write a stack's tensor names and shapes, or to re
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.templates import Template
-from streamconv.catalog.toml_tables import read_table, rows, table
 from streamconv.errors import UsageError
 
 REQUIRED = ("gate_up", "down")
@@ -110,42 +109,30 @@ class NamedLayout:
         return any(axis in axes for axis in self.naming.tokens)
 
 
-@table
-def weight_kinds() -> Mapping[str, WeightKind]:
-    """Every kind of weight by its name."""
-    found = {}
-    for name, row in read_table("layouts.toml")["weights"].items():
-        axes = {
-            weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
-            for weight in REQUIRED
-        }
-        blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
-        body = row.get("body", False)
-        found[name] = WeightKind(row.get("suffix", ""), row["part"], axes, body, blocks, packed)
-    return MappingProxyType(found)
+def read_weight_kind(row: Mapping[str, Any]) -> WeightKind:
+    """Read a row of the table `weights`."""
+    axes = {
+        weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
+        for weight in REQUIRED
+    }
+    blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
+    return WeightKind(
+        row.get("suffix", ""), row["part"], axes, row.get("body", False), blocks, packed
+    )
 
 
-@table
-def required_weight_pairs() -> tuple[tuple[str, str], ...]:
-    """The weights of gate_up and down of which a stack has to have one pair."""
-    suffixes = [kind.suffix for kind in weight_kinds().values() if kind.body]
-    return tuple((REQUIRED[0] + suffix, REQUIRED[1] + suffix) for suffix in suffixes)
+def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:
+    """Read a row of the table `layouts`, and derive a template for each kind of weight.
 
-
-@table
-def layouts() -> Mapping[str, Layout]:
-    """Every layout by its name, in the order of the table. Raises UsageError for a bad row."""
-    return MappingProxyType({name: _layout(name, row) for name, row in rows("layouts").items()})
-
-
-def _layout(name: str, row: Mapping[str, Any]) -> Layout:
+    Raises UsageError if the row is not a layout.
+    """
     texts = {weight: text for weight, text in row.items() if weight != "used_by"}
     if not all(isinstance(text, str) for text in texts.values()) or not {*REQUIRED} <= {*texts}:
         raise UsageError(f"layout {name!r} needs a template of {' and of '.join(REQUIRED)}")
     stated = {weight: Template.parse(text) for weight, text in texts.items()}
     templates: dict[str, Template] = {}
     whole: dict[str, Mapping[str, str]] = {}
-    for kind, weight in itertools.product(weight_kinds().values(), REQUIRED):
+    for kind, weight in itertools.product(kinds, REQUIRED):
         key = weight + kind.suffix
         template = stated.get(key) or _companion(stated[weight], kind, kind.axes[weight])
         if template is not None:
@@ -193,13 +180,8 @@ def _whole(
     }
 
 
-@table
-def namings() -> Mapping[str, Naming]:
-    """Every naming by its name; the first one is what is used where nothing else is known."""
-    return MappingProxyType({name: _naming(name, row) for name, row in rows("namings").items()})
-
-
-def _naming(name: str, row: Mapping[str, Any]) -> Naming:
+def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
+    """Read a row of the table `namings`. Raises UsageError if it does not name each projection."""
     tokens = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list)}
     if {*tokens} != {"p", "d"} or not all(
         isinstance(token, str) and token for names in tokens.values() for token in names
@@ -211,11 +193,11 @@ def _naming(name: str, row: Mapping[str, Any]) -> Naming:
     return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True) is True)
 
 
-def find_layout(name: str) -> Layout:
-    """The layout called `name`; raises UsageError that lists those there are."""
+def find_layout(layouts: Mapping[str, Layout], name: str) -> Layout:
+    """Return the layout called `name`. Raises UsageError that lists the layouts."""
     try:
-        return layouts()[name]
+        return layouts[name]
     except KeyError:
         raise UsageError(
-            f"there is no layout called {name!r}", f"the layouts are {', '.join(layouts())}"
+            f"there is no layout called {name!r}", f"choose from {', '.join(layouts)}"
         ) from None

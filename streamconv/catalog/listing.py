@@ -3,17 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, families
-from streamconv.catalog.layouts import REQUIRED, Layout, layouts
+from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.layouts import REQUIRED, Layout
 from streamconv.catalog.templates import Template
 
 SAMPLE = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
 """Sizes under which layouts look alike only if they always do."""
 
 
-def layout_rows() -> Iterator[dict[str, Any]]:
+def layout_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
     """Each layout: its templates by weight, and who uses it."""
-    for layout in layouts().values():
+    for layout in catalog.layouts.values():
         yield {
             "layout": layout.name,
             "templates": {w: str(t) for w, t in layout.templates.items()},
@@ -21,16 +22,16 @@ def layout_rows() -> Iterator[dict[str, Any]]:
         }
 
 
-def family_rows() -> Iterator[dict[str, Any]]:
+def family_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
     """Each family: its model types, its layouts in every form, what it converts to."""
-    for family in families().values():
+    for family in catalog.families.values():
         yield {
             "family": family.name,
             "model_types": list(family.model_types),
             "forms": {form: layouts_of(family, form) for form in FORMS if form in family.forms},
             "without": dict(family.without),
             "merge": family.merge,
-            "layouts": [] if family.refused else converts_to(family),
+            "layouts": [] if family.refused else converts_to(family, catalog),
             "refused": family.refused or None,
             "tested_against": tested_against(family),
         }
@@ -42,12 +43,12 @@ def layouts_of(family: Family, form: str) -> dict[str, str]:
     return {stack: layout.name for stack, layout in found if layout}
 
 
-def converts_to(family: Family) -> list[str]:
+def converts_to(family: Family, catalog: Catalog) -> list[str]:
     """The layouts that the experts of the hub's checkpoint can become."""
     hub = family.forms[HUB_NAMES.name]
     return [
         name
-        for name, layout in layouts().items()
+        for name, layout in catalog.layouts.items()
         if not any(_alike(hub, stack, layout) for stack in family.stacks)
     ]
 

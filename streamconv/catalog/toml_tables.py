@@ -1,64 +1,44 @@
-"""The files that tables are written in: those of `data/`, and a user's like them."""
+"""The files in which tables are written: those of `data/`, and a file of the user's like them."""
 
-import functools
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from streamconv.errors import UsageError
 
-Load = TypeVar("Load", bound=Callable[..., Any])
+Rows = dict[str, Mapping[str, Any]]
+"""The rows of a table by their names."""
 
-_added: list[Path] = []
-"""A user's files, in the order in which they were added."""
-_forget: list[Callable[[], None]] = []
-"""What makes each table that was read be read again."""
-
-
-def table(load: Load) -> Load:
-    """`load`, once: again only where rows have been added since."""
-    cached = functools.cache(load)
-    _forget.append(cached.cache_clear)
-    return cast("Load", cached)
-
-
-def add_tables(path: Path) -> None:
-    """Take in the rows of a file written like the tables here, for the rest of the process.
-
-    Its tables are `namings`, `layouts` and `families`; a row that has the name of one that is
-    there stands in its place. Raises UsageError where the file cannot be read or is no TOML.
-    """
-    try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no table of families: {error}") from None
-    if path not in _added:
-        _added.append(path)
-    for forget in _forget:
-        forget()
-
-
-def added_tables(name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The tables called `name` of the files that were added, in their order."""
-    for path in _added:
-        yield path, tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
+USER_TABLES = ("namings", "layouts", "families")
+"""The tables that a user's file may add to."""
 
 
 def read_table(name: str) -> dict[str, Any]:
-    """What a file of `data/` says."""
+    """Read a file of `data/`."""
     from importlib import resources
 
     text = resources.files("streamconv.catalog").joinpath("data", name).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
-def rows(name: str) -> dict[str, Any]:
-    """The rows of a table of layouts.toml, and of what was added to it. Raises UsageError."""
-    found = dict(read_table("layouts.toml")[name])
-    for path, added in added_tables(name):
-        for row, fields in added.items():
+def read_user_tables(path: Path) -> dict[str, Rows]:
+    """Read the tables of a user's file; those that it leaves out are empty.
+
+    Raises UsageError if the file cannot be read, is not TOML, or has something else in the place
+    of a table.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read the tables of {path}: {error}") from None
+    found: dict[str, Rows] = {}
+    for name in USER_TABLES:
+        rows = tables.get(name, {})
+        if not isinstance(rows, dict):
+            raise UsageError(f"cannot read {name} of {path}: it has to be a table")
+        for row, fields in rows.items():
             if not isinstance(fields, dict):
-                raise UsageError(f"{path}: {name}.{row} is no row: it has to be a table")
-            found[row] = fields
+                raise UsageError(f"cannot read {name}.{row} of {path}: it has to be a table")
+        found[name] = rows
     return found

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.catalog.layouts import NamedLayout, layouts, namings
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 
@@ -18,15 +18,32 @@ RECORD_VERSION = 1
 LAYERS = re.compile("[0-9]{1,9}:[0-9]{1,9}")
 
 
+@dataclass(frozen=True, slots=True)
+class LayoutNames:
+    """What a record calls the layout and the naming of a stack."""
+
+    layout: str
+    naming: str
+
+    @classmethod
+    def of(cls, row: NamedLayout) -> "LayoutNames":
+        """Return the names of a layout and its naming."""
+        return cls(row.layout.name, row.naming.name)
+
+
 @dataclass(frozen=True)
 class Record:
-    """What was written: which form's names, and the layout and naming of each expert stack."""
+    """What was written: which form's names, and the layout and naming of each expert stack.
+
+    It holds names only, so that a checkpoint can be opened before anybody knows which catalog
+    they are looked up in.
+    """
 
     names: str
     """The form whose names the tensors have: `hub`, or one whose renames are in effect."""
     form: str | None
     """The form that the whole checkpoint has, or None where the layouts are nobody's form."""
-    stacks: Mapping[str, NamedLayout]
+    stacks: Mapping[str, LayoutNames]
     """Pattern of each stack, in the names of this checkpoint, to its layout and naming."""
     layers: str | None = None
     """The range of layers that a partial checkpoint was cut to."""
@@ -45,8 +62,8 @@ class Record:
             "form": self.form,
             "names": self.names,
             "stacks": {
-                pattern: {"layout": row.layout.name, "naming": row.naming.name}
-                for pattern, row in sorted(self.stacks.items())
+                pattern: {"layout": names.layout, "naming": names.naming}
+                for pattern, names in sorted(self.stacks.items())
             },
             "layers": self.layers,
         }
@@ -62,11 +79,13 @@ def read_record(fields: Any, what: str) -> Record:
                 "use a newer streamconv, or remove the record and name the layout with --from",
             )
         stacks = {
-            str(pattern): NamedLayout(layouts()[row["layout"]], namings()[row["naming"]])
+            str(pattern): LayoutNames(row["layout"], row["naming"])
             for pattern, row in fields["stacks"].items()
         }
         texts = (fields["names"], fields["form"], fields["layers"])
         if any(not isinstance(text, str | None) for text in texts):
+            raise TypeError
+        if any(type(name) is not str for s in stacks.values() for name in (s.layout, s.naming)):
             raise TypeError
         if fields["layers"] is not None and not LAYERS.fullmatch(fields["layers"]):
             raise TypeError

@@ -16,7 +16,8 @@ def command(as_json: bool) -> None:
 
         print_json(families_fields())
     else:
+        from streamconv.catalog.catalog import default_catalog
         from streamconv.catalog.listing import family_rows
         from streamconv.report.tables import families_table
 
-        print_rich(families_table(list(family_rows())))
+        print_rich(families_table(list(family_rows(default_catalog()))))

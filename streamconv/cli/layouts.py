@@ -16,7 +16,8 @@ def command(as_json: bool) -> None:
 
         print_json(layouts_fields())
     else:
+        from streamconv.catalog.catalog import default_catalog
         from streamconv.catalog.listing import layout_rows
         from streamconv.report.tables import layouts_table
 
-        print_rich(layouts_table(list(layout_rows())))
+        print_rich(layouts_table(list(layout_rows(default_catalog()))))

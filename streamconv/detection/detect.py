@@ -7,8 +7,9 @@ layout a stack has is decided in `resolve_layout`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, family_of
-from streamconv.catalog.layouts import NamedLayout, find_layout
+from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.casting import stated_block
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.experts import find_experts, stack_experts
@@ -16,6 +17,7 @@ from streamconv.detection.resolve_layout import (
     LayoutResolver,
     check_expert_count,
     expert_counts_from_config,
+    recorded_layouts,
 )
 from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import GroupTensors, find_groups, groups_of
@@ -24,8 +26,9 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """A checkpoint in the terms of the catalog."""
+    """A checkpoint in the terms of a catalog."""
 
+    catalog: Catalog
     family: Family | None
     model_type: str
     names: Form
@@ -46,25 +49,32 @@ class Detected:
 
 
 def detect(
-    checkpoint: Checkpoint, declared_layout: str | None = None, *, pass_through: bool = False
+    checkpoint: Checkpoint,
+    catalog: Catalog,
+    declared_layout: str | None = None,
+    *,
+    pass_through: bool = False,
 ) -> Detected:
     """Detect the family, form and expert stacks of `checkpoint`.
 
     Args:
         checkpoint: Its headers.
+        catalog: The layouts and families to look for.
         declared_layout: The form or layout that the user says it has.
         pass_through: Leave experts that no layout describes as they are.
 
     Raises:
-        BadCheckpoint: Experts are incomplete or contradict config.json.
+        BadCheckpoint: Experts are incomplete or contradict config.json, or the checkpoint records
+            a layout that is not in the catalog.
         PlanRefused: The layout is ambiguous, or no layout describes some experts, without
             `pass_through`.
         UsageError: There is no form or layout called `declared_layout`.
     """
-    family = family_of(checkpoint.config.get("model_type"))
+    family = catalog.find_family(checkpoint.config.get("model_type"))
     if declared_layout is not None and declared_layout not in FORMS:
-        find_layout(declared_layout)
+        catalog.find_layout(declared_layout)
     names = _names(checkpoint, family, declared_layout)
+    recorded = recorded_layouts(checkpoint, catalog)
     hub_names = _undo_renames(names, checkpoint)
     counts = expert_counts_from_config(checkpoint.config, family)
     if family is not None and family.refused:
@@ -72,11 +82,12 @@ def detect(
     else:
         experts, undescribed = find_experts(
             hub_names.items(),
+            catalog,
             counts,
             family.naming if family and not family.naming.auto_detect else None,
             pass_through=pass_through,
         )
-        resolver = LayoutResolver(checkpoint, family, names, declared_layout)
+        resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
         choices = [resolver.choose(module) for module in experts]
         stacks = stack_experts(choices)
         resolver.check_declared(choices)
@@ -85,6 +96,7 @@ def detect(
         check_expert_count(checkpoint.config, family, stack, is_only_stack=len(rows) == 1)
     model_type = checkpoint.config.get("model_type")
     return Detected(
+        catalog=catalog,
         family=family,
         model_type=model_type if isinstance(model_type, str) else "",
         names=names,

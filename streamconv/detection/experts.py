@@ -6,16 +6,19 @@ from names and shapes; which one of these it is, `resolve_layout` decides.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streamconv.catalog.layouts import NamedLayout, Naming, required_weight_pairs
-from streamconv.catalog.name_lookup import NameMatch, names_to_weights
+from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.layouts import NamedLayout, Naming
+from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.checkpoint.types import TensorInfo, pattern_of
 from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
+WeightPair = tuple[str, str]
+"""The weights of gate_up and down."""
 Position = tuple[int, ...]
 """Positions on the axes in a tensor's name."""
 
@@ -61,6 +64,7 @@ class _NamedTensors:
 
 def find_experts(
     tensors: Iterable[tuple[str, TensorInfo]],
+    catalog: Catalog,
     expert_counts: Mapping[str, int],
     naming: Naming | None = None,
     *,
@@ -70,6 +74,7 @@ def find_experts(
 
     Args:
         tensors: Every tensor with its hub name.
+        catalog: The layouts to look for.
         expert_counts: By the pattern of a module, the number of experts in config.json. It settles
             the sizes if the shapes alone do not.
         naming: The only naming to look for; None for all.
@@ -84,11 +89,18 @@ def find_experts(
         BadCheckpoint: An expert is not numbered 0, 1, 2 and so on.
         PlanRefused: No layout describes some experts, without `pass_through`.
     """
-    modules, unknown = _modules(tensors, naming)
-    undescribed = _undescribed(unknown, naming, pass_through)
+    known = catalog.names_to_weights(naming)
+    modules, unknown = _modules(tensors, known)
+    undescribed = _undescribed(unknown, known, pass_through)
     return (
         ModuleExperts(
-            pattern, _shapes(found), tuple(_candidates(prefix, found, expert_counts.get(pattern)))
+            pattern,
+            _shapes(found),
+            tuple(
+                _candidates(
+                    prefix, found, catalog.required_weight_pairs, expert_counts.get(pattern)
+                )
+            ),
         )
         for prefix, found in modules.items()
         if (pattern := pattern_of(prefix)) not in undescribed
@@ -111,10 +123,9 @@ def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
 
 
 def _modules(
-    tensors: Iterable[tuple[str, TensorInfo]], naming: Naming | None
+    tensors: Iterable[tuple[str, TensorInfo]], known: Mapping[str, tuple[NameMatch, ...]]
 ) -> tuple[dict[str, _NamedTensors], list[str]]:
     """Return the tensors of each module by its prefix, and the unknown names below `experts.`."""
-    known = names_to_weights(naming)
     modules: dict[str, _NamedTensors] = {}
     unknown: list[str] = []
     keys: dict[str, str | None] = {}
@@ -154,13 +165,13 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _undescribed(unknown: list[str], naming: Naming | None, pass_through: bool) -> tuple[str, ...]:
+def _undescribed(unknown: list[str], known: Iterable[str], pass_through: bool) -> tuple[str, ...]:
     """Return the patterns of modules with an expert tensor that no layout describes.
 
     Such a tensor is numbered like an expert's, or its name begins like that of a weight. Raises
     PlanRefused at the first one without `pass_through`.
     """
-    weights = tuple(key for key in names_to_weights(naming) if "*" not in key)
+    weights = tuple(key for key in known if "*" not in key)
     patterns: dict[str, None] = {}
     for name in unknown:
         prefix, _, below = f".{name}".rpartition(".experts.")
@@ -175,10 +186,13 @@ def _undescribed(unknown: list[str], naming: Naming | None, pass_through: bool) 
     return tuple(patterns)
 
 
-def _candidates(prefix: str, found: _NamedTensors, count: int | None) -> Iterator[Candidate]:
+def _candidates(
+    prefix: str, found: _NamedTensors, pairs: Sequence[WeightPair], count: int | None
+) -> Iterator[Candidate]:
     """Yield each layout whose names and shapes the module has.
 
-    `count` is the number of experts if shapes alone do not settle it.
+    `pairs` are the weights of which one pair is required; `count` is the number of experts if
+    shapes alone do not settle it.
     """
     rows = dict.fromkeys(
         match.row
@@ -192,7 +206,7 @@ def _candidates(prefix: str, found: _NamedTensors, count: int | None) -> Iterato
             f"{quoted(', '.join(found.matches))}"
         )
     for row in rows:
-        tensors = _complete(prefix, found, row)
+        tensors = _complete(prefix, found, row, pairs)
         shapes = [((row.layout.templates[w],), infos[0].shape) for w, infos in tensors.items()]
         known = row.sizes()
         if any(EXPERT in row.layout.templates[weight].name_axes for weight in tensors):
@@ -205,7 +219,7 @@ def _candidates(prefix: str, found: _NamedTensors, count: int | None) -> Iterato
 
 
 def _complete(
-    prefix: str, found: _NamedTensors, row: NamedLayout
+    prefix: str, found: _NamedTensors, row: NamedLayout, pairs: Sequence[WeightPair]
 ) -> dict[str, tuple[TensorInfo, ...]]:
     """Return the tensors of each weight of `row`, in order.
 
@@ -213,10 +227,7 @@ def _complete(
     the tensors of a weight are not alike.
     """
     by_weight = _by_position(found, row)
-    required = next(
-        (pair for pair in required_weight_pairs() if any(w in by_weight for w in pair)),
-        required_weight_pairs()[0],
-    )
+    required = next((pair for pair in pairs if any(w in by_weight for w in pair)), pairs[0])
     for weight in required:
         if weight not in by_weight:
             raise BadCheckpoint(

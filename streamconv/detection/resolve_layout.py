@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
-from streamconv.catalog.layouts import NamedLayout, Naming, namings
+from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.types import Checkpoint, in_config
 from streamconv.detection.experts import Candidate, ModuleExperts
 from streamconv.detection.stacks import Stack
@@ -30,6 +31,9 @@ class LayoutResolver:
     """Chooses between candidates by everything that is known of a checkpoint."""
 
     checkpoint: Checkpoint
+    catalog: Catalog
+    recorded: Mapping[str, NamedLayout]
+    """The layouts by the record of the checkpoint, by the pattern of each stack."""
     family: Family | None
     names: Form
     """The form whose names the tensors have."""
@@ -64,7 +68,7 @@ class LayoutResolver:
             )
 
     def _layout_name(self, pattern: str, subject: str, fitting: tuple[str, ...]) -> str:
-        recorded = self._recorded(pattern)
+        recorded = self.recorded.get(pattern)
         if recorded is not None:
             if recorded.layout.name not in fitting:
                 raise BadCheckpoint(
@@ -84,10 +88,6 @@ class LayoutResolver:
             f"say which with --from {fitting[0]}",
         )
 
-    def _recorded(self, pattern: str) -> NamedLayout | None:
-        record = self.checkpoint.record
-        return record.stacks.get(pattern) if record else None
-
     def _declared_for(self, pattern: str) -> str | None:
         """Return the layout that `--from` means for a stack, or None if it means none."""
         if self.declared_layout not in FORMS:
@@ -100,10 +100,30 @@ class LayoutResolver:
         """Return the naming by tensor names, the record, the family, or the default."""
         if fitting.names_projections():
             return fitting.naming
-        recorded = self._recorded(pattern)
+        recorded = self.recorded.get(pattern)
         if recorded is not None:
             return recorded.naming
-        return self.family.naming if self.family else next(iter(namings().values()))
+        return self.family.naming if self.family else self.catalog.default_naming
+
+
+def recorded_layouts(checkpoint: Checkpoint, catalog: Catalog) -> dict[str, NamedLayout]:
+    """Look up the layouts that a checkpoint records, by the pattern of each stack.
+
+    Raises BadCheckpoint if the catalog has no such layout or naming.
+    """
+    found: dict[str, NamedLayout] = {}
+    for pattern, names in checkpoint.record.stacks.items() if checkpoint.record else ():
+        layout, naming = catalog.layouts.get(names.layout), catalog.namings.get(names.naming)
+        if layout is None or naming is None:
+            unknown = names.layout if layout is None else names.naming
+            raise BadCheckpoint(
+                f"{checkpoint.location}: its record of layouts names {quoted(unknown)}, which is "
+                "not known",
+                "give the file that describes it with --family, use a newer streamconv, or remove "
+                "the record and name the layout with --from",
+            )
+        found[pattern] = NamedLayout(layout, naming)
+    return found
 
 
 def check_expert_count(

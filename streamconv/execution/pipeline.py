@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from streamconv.catalog.catalog import load_catalog
 from streamconv.errors import StreamconvError, UsageError, VerifyFailed
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
 from streamconv.options import Location, Options, preset_of
-from streamconv.planning.build import build_plan, register_families
+from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards, parse_partition
 from streamconv.sources.base import Source
 from streamconv.sources.open import is_url
@@ -63,11 +64,11 @@ def run_conversion(
     verification = None
     with ranks or nullcontext():
         try:
-            register_families(options)
+            catalog = load_catalog(options.get("family"))
             src = _pinned_source(command.src, dst) if resume else command.src
             casts = bool(options.get("dtype"))
-            with open_with_template(src, options, casts=casts, cancel=cancel) as source:
-                plan = build_plan(source.checkpoint, command.to, options)
+            with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
+                plan = build_plan(source.checkpoint, catalog, command.to, options)
                 command = _with_absolute_paths(command, source)
                 remembers = part.of > 1 or source.checkpoint.revision is not None
                 shards = assign_shards([shard.nbytes for shard in plan.shards], part)
@@ -89,7 +90,11 @@ def run_conversion(
                             on_event(event)
                         if verify and isinstance(event, Completed):
                             asked = VerifyOptions(
-                                plan.memory.jobs, reading=options, on_event=on_event, cancel=cancel
+                                plan.memory.jobs,
+                                catalog,
+                                reading=options,
+                                on_event=on_event,
+                                cancel=cancel,
                             )
                             verification = _verified(event.folder, command.src, sink.target, asked)
         except BaseException as error:

@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from streamconv.catalog.families import HUB_NAMES, add_families
+from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
 from streamconv.checkpoint.layout_record import Record
@@ -15,7 +15,6 @@ from streamconv.options import (
     DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
     Options,
-    Reading,
     check_prefixes,
     parse_layers,
     prefixes_of,
@@ -35,14 +34,7 @@ from streamconv.system.resources import (
 from streamconv.units import parse_size
 
 
-def register_families(options: Reading) -> None:
-    """The user's own families, before anything is read that could name them."""
-    family = options.get("family")
-    if family is not None:
-        add_families(Path(family))
-
-
-def build_plan(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan:
+def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options: Options) -> Plan:
     """The plan of converting `checkpoint` to `to`, or to what merging makes of it.
 
     Raises UsageError for options that mean nothing, and what planning raises.
@@ -53,6 +45,7 @@ def build_plan(checkpoint: Checkpoint, to: str | None, options: Options) -> Plan
     pass_through = options.get("pass_through", False)
     found = detect(
         cast_checkpoint(checkpoint, casting),
+        catalog,
         options.get("source_layout"),
         pass_through=pass_through,
     )

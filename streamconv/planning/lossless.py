@@ -1,6 +1,5 @@
 """That the steps of a conversion lose nothing, and that all of it could come back. Pure."""
 
-from streamconv.catalog.layouts import weight_kinds
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.tensor_groups import GroupTensors, groups_of
@@ -53,7 +52,7 @@ def _check_groups(source: Detected, target: Target) -> None:
     stored = {group: source.names.layout_for(group) for group in groups_of(forms)}
     moving = {group: row for group, row in stored.items() if target.groups[row] != row}
     undescribed = GroupTensors(moving)
-    suffixes = [kind.suffix for kind in weight_kinds().values() if kind.suffix]
+    suffixes = [kind.suffix for kind in source.catalog.weight_kinds.values() if kind.suffix]
     for name, info in source.hub_names.items() if moving else ():
         member = None if info.name in members else undescribed.find(name)
         if member is not None:

@@ -26,7 +26,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "file format": [plan.format.name, *plan.format.facts],
         "target": plan.record.to_json(),
         "source layouts": _layouts({stack.pattern: stack.row for stack in plan.source.stacks}),
-        "target layouts": _layouts(plan.record.stacks),
+        "target layouts": _layouts(plan.target.rows),
         "casts": {i.name: [i.dtype, *_made(i.cast)] for i in plan.inputs if i.cast},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},

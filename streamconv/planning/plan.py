@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
-from streamconv.checkpoint.layout_record import Record
+from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
@@ -160,7 +160,8 @@ def make_plan(
     casts = max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
     partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.buffer_bytes)
-    record = Record(target.names.name, target.form, target.rows, partial)
+    names = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
+    record = Record(target.names.name, target.form, names, partial)
     file_format = written(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.leaves_behind:

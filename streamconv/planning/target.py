@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Form
-from streamconv.catalog.layouts import NamedLayout, find_layout
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.detection.detect import Detected, form_of
 from streamconv.detection.stacks import Stack, same_tensors
@@ -83,7 +83,7 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
 
 
 def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
-    layout = find_layout(asked)
+    layout = source.catalog.find_layout(asked)
     names = source.names
     if asked == PER_EXPERT:
         names = source.family.forms[HUB_NAMES.name] if source.family else HUB_NAMES

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.listing import family_rows, layout_rows
 from streamconv.checkpoint.casting import cast_rows, protected_rows
 from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint
@@ -28,12 +29,20 @@ def inspection_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]
 
 def families_fields() -> dict[str, Any]:
     """What `families --json` prints."""
-    return {"schema": SCHEMA_VERSION, "kind": "families", "families": list(family_rows())}
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "families",
+        "families": list(family_rows(default_catalog())),
+    }
 
 
 def layouts_fields() -> dict[str, Any]:
     """What `layouts --json` prints."""
-    return {"schema": SCHEMA_VERSION, "kind": "layouts", "layouts": list(layout_rows())}
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "layouts",
+        "layouts": list(layout_rows(default_catalog())),
+    }
 
 
 def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
+from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
 from streamconv.checkpoint.types import MANIFEST, natural_key
 from streamconv.detection.detect import Detected, detect
@@ -43,6 +44,7 @@ class VerifyOptions:
     """How to verify."""
 
     jobs: int
+    catalog: Catalog
     sample: Sample = EVERYTHING
     sha256: bool = False
     reading: Reading = field(default_factory=Reading)
@@ -95,7 +97,9 @@ def run_verification(path: str, source: str | None, asked: VerifyOptions) -> Ver
     with ExitStack() as stack:
         # which dtypes are wanted is for the output to say
         opening = (
-            open_with_template(source, reading, casts=True, cancel=asked.cancel) if source else None
+            open_with_template(source, asked.catalog, reading, casts=True, cancel=asked.cancel)
+            if source
+            else None
         )
         origin = stack.enter_context(opening) if opening else None
         try:
@@ -136,6 +140,7 @@ def _recognised(
     try:
         found = detect(
             output.checkpoint,
+            asked.catalog,
             asked.reading.get("source_layout") if alone else asked.target_layout,
             pass_through=True,
         )
@@ -166,7 +171,8 @@ def _beside(
         yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
         return
     declared_layout = asked.reading.get("source_layout")
-    source = Side(CastSource(origin), detect(checkpoint, declared_layout, pass_through=True))
+    found = detect(checkpoint, asked.catalog, declared_layout, pass_through=True)
+    source = Side(CastSource(origin), found)
     if not (has_files(origin) and has_files(output.source)):
         tally.unchecked.append("files beside the tensors: a DCP has none")
     if asked.sample.share < 1:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
@@ -86,7 +87,7 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
 
 def _damage(checkpoint: Checkpoint) -> str:
     try:
-        detect(checkpoint)
+        detect(checkpoint, default_catalog())
     except BadCheckpoint as error:
         return error.message
     except StreamconvError:

@@ -182,7 +182,7 @@ FILES = [
     row("record of a later release", BadCheckpoint,
         recorded(record(version=2), record(version=2)), FIRST, "version 2", "reads 1"),
     row("record of a layout that there is not", BadCheckpoint,
-        recorded(record("novel"), record("novel")), FIRST, "record of layouts"),
+        recorded(record("novel"), record("novel")), "record of layouts", "novel", "not known"),
     row("record of names that the model type has not", BadCheckpoint,
         recorded(*[record("per-expert", names="mindspeed\x1b[31m")] * 2), "mindspeed\\x1b[31m",
         "qwen3_moe"),

@@ -11,7 +11,8 @@ import transformers
 from safetensors.torch import save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from streamconv.catalog.families import Family, families
+from streamconv.catalog.catalog import default_catalog
+from streamconv.catalog.families import Family
 
 EXPERTS = 11
 SMALL: dict[str, Any] = {
@@ -383,7 +384,7 @@ def model_types() -> list[str]:
     """Those of families that have the form `transformers`."""
     return [
         model_type
-        for family in families().values()
+        for family in default_catalog().families.values()
         for model_type in family.model_types
         if "transformers" in family.forms and model_type not in ELSEWHERE
     ]

@@ -16,8 +16,10 @@ from generate_docs import ROOT, documents, marks, with_tables
 from import_graph import API, PACKAGE, graph
 from safetensors.torch import load_file, save_file
 
-from streamconv.catalog.families import families
+from streamconv.catalog.catalog import default_catalog
 from streamconv.cli.convert import command as convert
+
+CATALOG = default_catalog()
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in documents()}
 EVERYTHING = "\n".join(TEXTS.values())
@@ -118,7 +120,9 @@ def test_there_are_tables() -> None:
     """Each in one document, with every model type."""
     for name in ("layouts", "families"):
         assert all(EVERYTHING.count(mark) == 1 for mark in marks(name))
-    assert all(f"`{name}`" in EVERYTHING for f in families().values() for name in f.model_types)
+    assert all(
+        f"`{name}`" in EVERYTHING for f in CATALOG.families.values() for name in f.model_types
+    )
 
 
 def test_options_are_all_named() -> None:

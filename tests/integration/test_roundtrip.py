@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamconv
-from streamconv.catalog.layouts import layouts
+from streamconv.catalog.catalog import default_catalog
 from streamconv.sinks import checkpoint_folder as sink
 from streamconv.sources import safetensors_folder as local
 from streamconv.system import file_ops as files
+
+CATALOG = default_catalog()
 
 DTYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E8M0", "U8")
 
@@ -25,7 +27,7 @@ DTYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E8M0", "U8")
     hidden=st.integers(1, 40),
     intermediate=st.integers(1, 40),
     dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(list(layouts())),
+    layout=st.sampled_from(list(CATALOG.layouts)),
     shard_bytes=st.integers(1, 20_000),
     jobs=st.integers(1, 4),
     scatter=st.randoms(use_true_random=False),

@@ -604,24 +604,17 @@ down = "experts.{d}_all : i e h"
 
 
 def test_a_layout_of_the_users_own(source: Path, tmp_path: Path) -> None:
-    """Whose experts are not outermost, in a process that knows it and in one that does not."""
+    """Whose experts are not outermost, by those who know it and by those who do not."""
     dst, family = tmp_path / "dst", tmp_path / "family.toml"
     family.write_text(INNER)
-
-    def run(*words: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "streamconv", *map(str, words)]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-
-    done = run("convert", source, dst, "--to", "inner", "--family", family)
-    assert done.returncode == 0, done.stderr
-    done = run("verify", source, dst, "--family", family)
-    assert done.returncode == 0, done.stdout
+    streamconv.convert(source, dst, to="inner", family=family, verify=True)
+    assert streamconv.verify(source, dst, family=family).differences == ()
     at = 5 * 12 * place(dst, f"{LAYER}.up_proj_all").shape[2] * 2
     bit_flipped(f"{LAYER}.up_proj_all", at)(dst)
-    done = run("verify", source, dst, "--family", family)
-    assert done.returncode == 5
-    assert f"{LAYER}.up_proj_all, expert 0 differs from" in done.stdout
-    assert run("verify", source, dst).returncode == 5
+    found = streamconv.verify(source, dst, family=family)
+    assert differing(found, dst) == {f"{LAYER}.up_proj_all, expert 0"}
+    (unknown,) = streamconv.verify(source, dst).differences
+    assert "names inner, which is not known" in unknown.detail
 
 
 # --- partial, sampled, in bounded memory -------------------------------------------------------

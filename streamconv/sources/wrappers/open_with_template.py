@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from streamconv.catalog.catalog import Catalog
 from streamconv.errors import UsageError
 from streamconv.options import Location, Reading, prefixes_of
 from streamconv.sources.base import Source
@@ -12,12 +13,18 @@ from streamconv.system.cancellation import CancelToken
 
 @contextmanager
 def open_with_template(
-    src: Location, reading: Reading, *, casts: bool = False, cancel: CancelToken | None = None
+    src: Location,
+    catalog: Catalog,
+    reading: Reading,
+    *,
+    casts: bool = False,
+    cancel: CancelToken | None = None,
 ) -> Iterator[Source]:
     """Open the checkpoint at `src`, completed by its template if the options name one.
 
     Args:
         src: The location of the checkpoint.
+        catalog: The layouts and families that the checkpoints can have.
         reading: The options for its prefixes, layout and template.
         casts: Allow dtypes that differ from those of the template.
         cancel: Ends the waits of all reads.
@@ -45,5 +52,10 @@ def open_with_template(
         with closing(open_source(str(location), cancel=cancel)) as template:
             declared_layout = reading.get("source_layout")
             yield with_template(
-                source, template, fill=fill, declared_layout=declared_layout, casts=casts
+                source,
+                template,
+                catalog,
+                fill=fill,
+                declared_layout=declared_layout,
+                casts=casts,
             )

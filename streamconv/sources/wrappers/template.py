@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.types import (
     Checkpoint,
     OtherFile,
@@ -58,6 +59,7 @@ class TemplatedSource(SourceWrapper):
 def with_template(
     source: Source,
     template: Source,
+    catalog: Catalog,
     *,
     fill: bool = False,
     declared_layout: str | None = None,
@@ -68,6 +70,7 @@ def with_template(
     Args:
         source: What a training run left.
         template: The hub checkpoint that training began with.
+        catalog: The layouts and families that both can have.
         fill: Take tensors that the source lacks from the template.
         declared_layout: The layout or form of the source, if it does not record one.
         casts: Allow dtypes that differ from those of the template.
@@ -77,7 +80,7 @@ def with_template(
         PlanRefused: The layout of either checkpoint cannot be detected.
         UsageError: There is no such `declared_layout`.
     """
-    comparison = _compare(source.checkpoint, template.checkpoint, declared_layout)
+    comparison = _compare(source.checkpoint, template.checkpoint, catalog, declared_layout)
     _check(comparison, fill=fill, casts=casts)
     return TemplatedSource(source, template, _fill(comparison))
 
@@ -119,13 +122,15 @@ class _Comparison:
     """The names of the trained tensors that the template lacks."""
 
 
-def _compare(trained: Checkpoint, template: Checkpoint, declared_layout: str | None) -> _Comparison:
+def _compare(
+    trained: Checkpoint, template: Checkpoint, catalog: Catalog, declared_layout: str | None
+) -> _Comparison:
     """Match what a trained checkpoint and its template hold, by hub names.
 
     Raises what `detect` raises for either.
     """
-    detected = detect(replace(trained, config=template.config), declared_layout)
-    expected = detect(template)
+    detected = detect(replace(trained, config=template.config), catalog, declared_layout)
+    expected = detect(template, catalog)
     items, expected_items = dict(_items(detected)), dict(_items(expected))
     hub_names = {info.name: hub for hub, info in expected.hub_names.items()}
     return _Comparison(

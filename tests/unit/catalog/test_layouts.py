@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Rename, families, family_of
-from streamconv.catalog.layouts import REQUIRED, Layout, NamedLayout, find_layout, layouts, namings
-from streamconv.catalog.name_lookup import names_to_weights
+from streamconv.catalog.catalog import default_catalog
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Rename
+from streamconv.catalog.layouts import REQUIRED, Layout, NamedLayout
 from streamconv.errors import UsageError
+
+CATALOG = default_catalog()
 
 LOOKALIKES = {frozenset({"fused-transposed", "fused-interleaved"})}
 """Layouts that have the same names and shapes, and other bytes: what has to be recorded."""
@@ -39,12 +41,12 @@ def names_and_shapes(layout: Layout, sizes: dict[str, int]) -> set[tuple[str, tu
 
 def test_the_table_of_layouts() -> None:
     """The rows of the table, in its order; every one has both weights, and says who uses it."""
-    assert list(layouts()) == LAYOUT_NAMES
-    for name, layout in layouts().items():
+    assert list(CATALOG.layouts) == LAYOUT_NAMES
+    for name, layout in CATALOG.layouts.items():
         assert layout.name == name
         assert layout.used_by
         assert set(REQUIRED) <= set(layout.templates)
-        assert find_layout(name) is layout
+        assert CATALOG.find_layout(name) is layout
 
 
 def test_every_weight_has_its_axes() -> None:
@@ -67,7 +69,7 @@ def test_every_weight_has_its_axes() -> None:
         "gate_up_scales": set("epig"),
         "down_scales": set("ehq"),
     }
-    for layout in layouts().values():
+    for layout in CATALOG.layouts.values():
         for weight, template in layout.templates.items():
             axes = [*template.name_axes, *template.axes]
             assert len(axes) == len(set(axes))
@@ -77,7 +79,7 @@ def test_every_weight_has_its_axes() -> None:
 def test_an_unknown_layout_is_refused() -> None:
     """The error lists those there are."""
     with pytest.raises(UsageError) as caught:
-        find_layout("merged")
+        CATALOG.find_layout("merged")
     assert "merged" in caught.value.message
     assert all(name in caught.value.hint for name in LAYOUT_NAMES)
 
@@ -88,7 +90,7 @@ def test_layouts_differ_in_names_or_shapes(e: int, i: int, h: int, alike: str) -
     """Only the known pairs look alike, whatever the sizes: never are both weights square."""
     h = {"": h, "H = I": i, "H = 2 I": 2 * i}[alike]
     sizes = {"e": e, "p": 2, "d": 1, "i": i, "h": h}
-    for one, other in itertools.combinations(layouts().values(), 2):
+    for one, other in itertools.combinations(CATALOG.layouts.values(), 2):
         same = names_and_shapes(one, sizes) == names_and_shapes(other, sizes)
         assert same == (frozenset({one.name, other.name}) in LOOKALIKES)
 
@@ -98,10 +100,13 @@ def test_layouts_differ_in_names_or_shapes(e: int, i: int, h: int, alike: str) -
 
 def test_the_table_of_namings() -> None:
     """Two projections are fused in their order, one is not; no two namings share a name."""
-    assert next(iter(namings())) == "qwen"
-    assert namings()["qwen"].tokens == {"p": ("gate_proj", "up_proj"), "d": ("down_proj",)}
-    assert namings()["mixtral"].tokens == {"p": ("w1", "w3"), "d": ("w2",)}
-    auto_detect = [naming for naming in namings().values() if naming.auto_detect]
+    assert next(iter(CATALOG.namings)) == "qwen"
+    assert CATALOG.namings["qwen"].tokens == {
+        "p": ("gate_proj", "up_proj"),
+        "d": ("down_proj",),
+    }
+    assert CATALOG.namings["mixtral"].tokens == {"p": ("w1", "w3"), "d": ("w2",)}
+    auto_detect = [naming for naming in CATALOG.namings.values() if naming.auto_detect]
     everything = [t for naming in auto_detect for ts in naming.tokens.values() for t in ts]
     assert len(everything) == len(set(everything)) == 3 * len(auto_detect)
 
@@ -109,8 +114,8 @@ def test_the_table_of_namings() -> None:
 def test_roles_map_every_name_back() -> None:
     """Each name that a row can write means that row's weight and position, among few others."""
     seen = set()
-    auto_detect = [naming for naming in namings().values() if naming.auto_detect]
-    for layout, naming in itertools.product(layouts().values(), auto_detect):
+    auto_detect = [naming for naming in CATALOG.namings.values() if naming.auto_detect]
+    for layout, naming in itertools.product(CATALOG.layouts.values(), auto_detect):
         row = NamedLayout(layout, naming)
         told_by_names = layout.name in ("per-expert", "stacked", "stacked-flat")
         assert row.names_projections() == told_by_names
@@ -123,19 +128,19 @@ def test_roles_map_every_name_back() -> None:
                 }
                 name = template.tensor_name(tokens)
                 seen.add(name)
-                found = [r for r in names_to_weights()[name] if r.row.layout is layout]
+                found = [r for r in CATALOG.names_to_weights()[name] if r.row.layout is layout]
                 assert len(found) == 1, name
                 assert (found[0].weight, found[0].position) == (weight, position)
-                expected = naming if told_by_names else namings()["qwen"]
+                expected = naming if told_by_names else CATALOG.namings["qwen"]
                 assert found[0].row == NamedLayout(layout, expected)
-    assert seen == set(names_to_weights())
+    assert seen == set(CATALOG.names_to_weights())
 
 
 def test_roles_of_well_known_names() -> None:
     """What the names of real checkpoints mean."""
 
     def meaning(name: str) -> set[tuple[str, str, tuple[int | None, ...]]]:
-        return {(r.row.layout.name, r.weight, r.position) for r in names_to_weights()[name]}
+        return {(r.row.layout.name, r.weight, r.position) for r in CATALOG.names_to_weights()[name]}
 
     assert meaning("experts.*.up_proj.weight") == {("per-expert", "gate_up", (None, 1))}
     assert meaning("experts.*.w3.weight") == {("per-expert", "gate_up", (None, 1))}
@@ -157,12 +162,12 @@ def test_roles_of_well_known_names() -> None:
         "nemo",
     }
     for name in ("shared_expert.up_proj.weight", "up_proj.weight", "experts.*.weight"):
-        assert name not in names_to_weights()
+        assert name not in CATALOG.names_to_weights()
 
 
 def test_experts_are_numbered_and_projections_named() -> None:
     """Tokens of the axes in a name."""
-    row = NamedLayout(layouts()["per-expert"], namings()["fc"])
+    row = NamedLayout(CATALOG.layouts["per-expert"], CATALOG.namings["fc"])
     assert [row.token("e", k) for k in (9, 10)] == ["9", "10"]
     assert [row.token(*at) for at in (("p", 0), ("p", 1), ("d", 0))] == ["fc1", "fc3", "fc2"]
     assert row.sizes() == {"p": 2, "d": 1}
@@ -170,7 +175,7 @@ def test_experts_are_numbered_and_projections_named() -> None:
 
 # --- families ----------------------------------------------------------------------------------
 
-FAMILIES = list(families().values())
+FAMILIES = list(CATALOG.families.values())
 OF_FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -179,7 +184,7 @@ def test_the_table_of_families(family: Family) -> None:
     """A family is found by its model types, the hub's names are its own, merging has a form."""
     assert family.model_types
     for model_type in family.model_types:
-        assert family_of(model_type) is family
+        assert CATALOG.find_family(model_type) is family
     assert "hub" in family.forms
     assert set(family.forms) <= set(FORMS)
     assert family.merge in {*family.forms, "fused", "stacked"}
@@ -195,15 +200,15 @@ def test_model_types_are_of_one_family() -> None:
     """No model type stands in two rows; one that stands in none is of no family."""
     types = [model_type for family in FAMILIES for model_type in family.model_types]
     assert len(types) == len(set(types))
-    assert family_of("llama") is None
-    assert family_of(None) is None
+    assert CATALOG.find_family("llama") is None
+    assert CATALOG.find_family(None) is None
 
 
 def test_what_merging_makes_of_the_three_first_models() -> None:
     """InternVL3.5 and GLM-4.5V flat, the thinker of Qwen3-Omni transposed, its talker as it is."""
     merged = {}
     for model_type in ("internvl_chat", "glm4v_moe", "qwen3_omni_moe"):
-        family = family_of(model_type)
+        family = CATALOG.find_family(model_type)
         assert family is not None
         for stack in family.stacks:
             row = family.layout_for(stack, family.forms[family.merge])
@@ -276,7 +281,7 @@ RENAMED = {
 
 
 def form_of(model_type: str, name: str) -> Form:
-    family = family_of(model_type)
+    family = CATALOG.find_family(model_type)
     assert family is not None
     return family.forms[name]
 
@@ -298,7 +303,9 @@ def test_expert_names_come_back_from_every_form(family: Family) -> None:
     """The experts' own names do, in each of the family's forms; no two of them become one."""
     for stack, form in itertools.product(family.stacks, family.forms.values()):
         prefix = stack.replace("*", "3")
-        hub = [f"{prefix}{name.replace('*', '12')}" for name in names_to_weights(family.naming)]
+        hub = [
+            f"{prefix}{name.replace('*', '12')}" for name in CATALOG.names_to_weights(family.naming)
+        ]
         form_name = [form.apply(name) for name in hub]
         assert [form.undo(name) for name in form_name] == hub
         assert len(set(form_name)) == len(hub)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import AXIS_SIZES, LAYOUTS, TOKENS, WEIGHTS, all_sizes, canonical, stored
 
-from streamconv.catalog.layouts import layouts
+from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.errors import UsageError
+
+CATALOG = default_catalog()
 
 # --- templates ---------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ def test_shape_and_name() -> None:
 def test_names_and_shapes_of_the_table(layout: str, weight: str) -> None:
     """The table's templates give the names and shapes of the formulas."""
     sizes = {"e": 11, "i": 3, "h": 5}
-    template = layouts()[layout].templates[weight]
+    template = CATALOG.layouts[layout].templates[weight]
     for name, position, values in stored(layout, weight, canonical(weight, sizes, "u2")):
         tokens = {a: str(k) if a == "e" else TOKENS[a][k] for a, k in position.items()}
         assert tuple(position) == template.name_axes
@@ -102,7 +104,7 @@ def test_names_and_shapes_of_the_table(layout: str, weight: str) -> None:
 
 
 def solved(layout: str, gate_up: tuple[int, ...], down: tuple[int, ...], experts: int) -> Any:
-    templates = layouts()[layout].templates
+    templates = CATALOG.layouts[layout].templates
     known = {"p": 2, "d": 1, **({"e": experts} if layout == "per-expert" else {})}
     pair = [((templates["gate_up"],), gate_up), ((templates["down"],), down)]
     return solve_sizes(pair, known)

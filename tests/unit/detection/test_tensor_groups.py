@@ -4,9 +4,8 @@ refused.
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,9 @@ from folders import forget
 from safetensors.torch import save_file
 
 import streamconv
-from streamconv.catalog.families import families
+from streamconv.catalog.catalog import default_catalog
 from streamconv.cli import cli
+from streamconv.errors import BadCheckpoint, UsageError
 from streamconv.report.json_output import plan_fields
 
 ATTENTION = "model.layers.0.self_attn."
@@ -48,12 +48,6 @@ def write(folder: Path, held: Tensors) -> Path:
     config = {"model_type": "kimi_linear", "num_experts": EXPERTS}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
-
-
-def command(*args: object) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: a file of families is taken in for the rest of one."""
-    line = [sys.executable, "-m", "streamconv", *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
 def test_joined_and_taken_apart(tmp_path: Path) -> None:
@@ -232,26 +226,24 @@ transformers.groups = [
             held[key] = torch.randn((5, 4) if name != "down" else (4, 5))
     save_file(held, folder / "model.safetensors")
     config = {"model_type": "turned", "num_experts": EXPERTS}
-    for heads, form, code in (
-        (2, "transformers", 0),
-        (5, "transformers", 3),
-        ("two", "transformers", 3),
-        ("two", "stacked", 0),
+    for heads, form, error in (
+        (2, "transformers", None),
+        (5, "transformers", "wq"),
+        ("two", "transformers", "has to say vision.heads"),
+        ("two", "stacked", None),
     ):
         config["vision"] = {"heads": heads}
         (folder / "config.json").write_text(json.dumps(config))
-        args = ["convert", folder, tmp_path / f"out-{heads}", "--to", form, "--verify"]
-        done = command(*args, "--family", mine)
-        assert done.returncode == code, done.stderr
-        assert heads != "two" or code == 0 or "has to say vision.heads" in done.stderr
+        raised = nullcontext() if error is None else pytest.raises(BadCheckpoint, match=error)
+        with raised:
+            streamconv.convert(folder, tmp_path / f"out-{heads}", to=form, verify=True, family=mine)
     assert reference.read(tmp_path / "out-two")["vision.0.wq"].equal(held["vision.0.wq"])
     made = reference.read(tmp_path / "out-2")
     turned = held["vision.0.wq"].view(2, 3, 2, 5).transpose(1, 2).reshape(12, 5)
     assert made["vision.0.wq"].equal(turned)
     assert made["model.wq"].equal(held["model.wq"])
     back = tmp_path / "back"
-    done = command("convert", tmp_path / "out-2", back, "--to", "hub", "--family", mine)
-    assert done.returncode == 0, done.stderr
+    streamconv.convert(tmp_path / "out-2", back, to="hub", family=mine)
     assert reference.same_bytes(held, reference.read(back)) == []
 
 
@@ -442,11 +434,11 @@ def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
         f"hub.layouts = {{'*' = 'fused'}}\nhub.groups = [{group}]"
     )
     (tmp_path / "mine.toml").write_text(text)
-    done = command("merge", tmp_path, tmp_path / "out", "--family", tmp_path / "mine.toml")
-    assert done.returncode == 2
-    assert re.search("is not told by its row|lacks '(where|form_name)'", done.stderr)
+    said = "is not told by its row|'(where|form_name)' is missing"
+    with pytest.raises(UsageError, match=said):
+        streamconv.merge(tmp_path, tmp_path / "out", family=tmp_path / "mine.toml")
 
 
 def test_no_form_of_the_hub_has_groups() -> None:
     """Plain is the hub's: what a form says of `plain` is what is published."""
-    assert not any(family.forms["hub"].groups for family in families().values())
+    assert not any(family.forms["hub"].groups for family in default_catalog().families.values())

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamconv.catalog.layouts import layouts
+from streamconv.catalog.catalog import default_catalog
 from streamconv.execution.transpose import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Transposer
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
 from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
+
+CATALOG = default_catalog()
 
 Array = npt.NDArray[Any]
 UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -164,8 +166,8 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
     sizes = {"e": 4, "p": 2, "d": 1, "i": i, "h": h}
     hows = [
         plan_rearrangement(
-            layouts()["per-expert"].templates[weight],
-            layouts()[target].templates[weight],
+            CATALOG.layouts["per-expert"].templates[weight],
+            CATALOG.layouts[target].templates[weight],
             sizes,
             {},
             16,

@@ -22,6 +22,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused, StreamconvError, UsageError
@@ -125,7 +126,7 @@ def planned(
     layers: range | None = None,
 ) -> Plan:
     checkpoint = checkpoint_of(tensors, model_type)
-    found = detect(checkpoint, declared_layout)
+    found = detect(checkpoint, default_catalog(), declared_layout)
     return make_plan(
         checkpoint,
         found,

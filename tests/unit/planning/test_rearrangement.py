@@ -15,10 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stored import AXIS_SIZES, LAYOUTS, WEIGHTS, Array, Stored, all_sizes, canonical, stored
 
-from streamconv.catalog.layouts import layouts
+from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
 from streamconv.planning.rearrangement import Rearrangement, copy_of, plan_rearrangement
+
+CATALOG = default_catalog()
 
 
 def inputs_of(source: Stored, fixed: dict[str, int]) -> list[Array]:
@@ -82,8 +84,8 @@ def _check_pair(
     uses = np.zeros(end, np.int64)
     for _, fixed, expected in stored(target, weight, values):
         how = plan_rearrangement(
-            layouts()[source].templates[weight],
-            layouts()[target].templates[weight],
+            CATALOG.layouts[source].templates[weight],
+            CATALOG.layouts[target].templates[weight],
             sizes,
             fixed,
             8 * values.itemsize,
@@ -105,7 +107,7 @@ def test_experts_are_streamed(sizes: dict[str, int]) -> None:
     for weight, source, target in itertools.product(WEIGHTS, LAYOUTS, LAYOUTS):
         values = canonical(weight, sizes, "u2")
         for _, fixed, expected in stored(target, weight, values):
-            have, want = (layouts()[name].templates[weight] for name in (source, target))
+            have, want = (CATALOG.layouts[name].templates[weight] for name in (source, target))
             how = plan_rearrangement(have, want, all_sizes(sizes), fixed, 16)
             holds_all = "e" not in fixed
             assert how.units == (sizes["e"] if holds_all else 1)
@@ -192,7 +194,7 @@ def test_elements_that_are_no_whole_bytes(sizes: dict[str, int], bits: int) -> N
         # Codes of elements; 8 // bits of them, or parts of them, would share a byte.
         values = canonical(weight, sizes, "u2")
         have = stored(source, weight, values)
-        templates = (layouts()[name].templates[weight] for name in (source, target))
+        templates = (CATALOG.layouts[name].templates[weight] for name in (source, target))
         for_all = list(templates)
         for _, fixed, expected in stored(target, weight, values):
             inputs = inputs_of(have, fixed)

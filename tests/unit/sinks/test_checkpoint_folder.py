@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.checkpoint.layout_record import Record
@@ -259,7 +260,7 @@ def plan_of(sizes: list[int], location: Path, written: str = "safetensors") -> P
     shards = [Shard(pattern.format(k), (), size, size) for k, size in enumerate(sizes)]
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), (), {}, None, 0),
-        source=Detected(None, "", HUB_NAMES, None, (), {}),
+        source=Detected(default_catalog(), None, "", HUB_NAMES, None, (), {}),
         target=Target("hub", "", HUB_NAMES, {}, None, {}),
         format=format_,
         shards=tuple(shards),

@@ -20,6 +20,7 @@ from folders import (
 from hub_server import Hub, taken_for_the_hub
 
 import streamconv
+from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
 from streamconv.options import Reading
@@ -55,7 +56,7 @@ def trained_with_template(folder: Path, stack: ExitStack) -> Source:
     """The first shard as a training run has left it, the second from where the run began."""
     place = as_dcp(folder, read_shard(folder / SHARDS[0])[0])
     reading: Reading = {"template": folder, "fill_from_template": True}
-    return stack.enter_context(open_with_template(place, reading))
+    return stack.enter_context(open_with_template(place, default_catalog(), reading))
 
 
 KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
