@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
-from streamconv.sinks.run_lock import LOCK_SUFFIX
+from streamconv.sinks.run_paths import LOCK_SUFFIX
 
 CALLS = {
     "preadv,preadv2": ("EIO", "EINTR"),

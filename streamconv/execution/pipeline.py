@@ -42,7 +42,7 @@ def run_conversion(
     closing_only: bool = False,
 ) -> Result:
     """Carry a command out, or this process's part of it; or make no shard and only close it."""
-    from streamconv.execution.events import Completed, Prepared
+    from streamconv.execution.events import Completed
     from streamconv.execution.executor import execute
     from streamconv.execution.ranks import connect
     from streamconv.sources.wrappers.cast import CastSource
@@ -78,12 +78,11 @@ def run_conversion(
                     sink,
                     () if closing_only else shards,
                     commits=commits,
+                    request=command.to_json() if remembers else None,
                     cancel=cancel,
                 )
                 with closing(running) as events:
                     for event in events:
-                        if remembers and isinstance(event, Prepared):
-                            sink.save_request(command.to_json())
                         if ranks is not None:
                             ranks(event)
                         if on_event is not None:

@@ -10,7 +10,7 @@ from streamconv.execution.transpose import Transposer
 from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import FramingBytes, ShardPart, StepBytes
-from streamconv.sinks.base import Sink
+from streamconv.sinks.base import OpenOutput
 from streamconv.sinks.write_buffer import WriteBuffer
 from streamconv.sources.base import Read, Source
 from streamconv.system.cancellation import CancelToken
@@ -20,11 +20,11 @@ from streamconv.system.file_ops import new_buffer
 class Worker:
     """One thread's buffers, used again for every piece."""
 
-    def __init__(self, plan: Plan, source: Source, sink: Sink, cancel: CancelToken) -> None:
+    def __init__(self, plan: Plan, source: Source, output: OpenOutput, cancel: CancelToken) -> None:
         self._cancel = cancel
         self._plan = plan
         self._source = source
-        self._sink = sink
+        self._output = output
         self._staging = WriteBuffer(plan.memory.staging)
         self._buffer = new_buffer(plan.memory.source_buffer)
         self._holds: object = None
@@ -35,7 +35,7 @@ class Worker:
         digest = xxh3_128()
         staging = self._staging
         staging.begin(
-            piece.offset, lambda offset, data: self._sink.write(piece.shard, offset, data)
+            piece.offset, lambda offset, data: self._output.write(piece.shard, offset, data)
         )
         for is_copy, parts in itertools.groupby(piece.parts, _is_copy):
             if is_copy:
@@ -46,7 +46,7 @@ class Worker:
                     self._put(memoryview(self._plan.framing_bytes(piece, part)), digest)
                 else:
                     self._rearrange(part, digest)
-        self._sink.record_digest(piece, digest.hexdigest())
+        self._output.record_digest(piece, digest.hexdigest())
         staging.flush()
         return digest.hexdigest()
 

@@ -1,4 +1,8 @@
-"""Where conversions go. A sink is prepared, filled piece by piece in any order, and committed."""
+"""The two protocols of an output: a sink, and the open output that it returns.
+
+A sink only checks. `prepare` reserves the target and returns an open output, which workers fill
+piece by piece, in any order. It ends with one of `commit`, `release` and `abort`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,36 +13,79 @@ from streamconv.sinks.journal import Finished
 from streamconv.sources.base import Source
 
 
-class Sink(Protocol):
-    """What a conversion writes to. `write` is safe to use from several threads at once."""
+class OpenOutput(Protocol):
+    """An output that is being written. `write` and `record_digest` are safe to call from threads.
 
-    def prepare(self, plan: Plan) -> Mapping[int, Finished]:
-        """Check everything that can be known before the first byte, and take the place.
+    After `complete`, only `commit` and `abort` may follow.
+    """
 
-        Returns the shards that are finished already, by number. Raises OutputExists, NoSpace or
-        IOFailed.
+    @property
+    def finished(self) -> Mapping[int, Finished]:
+        """The shards that are durable, by number; at first those of earlier runs."""
+
+    def save_request(self, request: bytes) -> None:
+        """Save the request of the conversion, until the commit, for `streamconv finish`.
+
+        Raises NoSpace or IOFailed.
         """
 
     def record_digest(self, piece: Piece, digest: str) -> None:
-        """The digest of a piece; told before the last of its bytes is written."""
+        """Record the digest of a piece, before its last bytes are written.
+
+        Args:
+            piece: The piece, of which all bytes are known.
+            digest: Its XXH3-128, in hexadecimal.
+        """
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
-        """Write a run of a shard's bytes; true where it was the last one missing.
+        """Write contiguous bytes of a shard. No byte may be written twice.
 
-        The shard is finished then: durable, and known to be. Raises NoSpace or IOFailed.
+        Args:
+            shard: The number of the shard in the plan.
+            offset: Bytes from the start of its file.
+            data: The bytes; they may be reused on return.
+
+        Returns:
+            True if these were the last missing bytes: the shard is durable and recorded.
+
+        Raises:
+            NoSpace: The disk, the quota or the file size limit is exhausted.
+            IOFailed: Writing failed otherwise.
         """
 
     def release(self) -> None:
-        """Let go of the place with what is finished in it: another part of the run commits it."""
+        """Keep the finished shards and let go of the target: another part commits it."""
 
     def complete(self, source: Source) -> Path:
-        """Add all that is not a shard; returns the folder in which the result is whole, durable.
+        """Add everything that is not a shard: copied files, index, manifest.
 
-        Raises NoSpace, IOFailed, or SourceChanged.
+        Returns:
+            The folder that holds the complete and durable result.
+
+        Raises:
+            OutputExists: A shard is not finished.
+            SourceChanged: The source is not what it was when the plan was made.
+            NoSpace: The disk, the quota or the file size limit is exhausted.
+            IOFailed: Reading or writing failed.
         """
 
     def commit(self) -> None:
-        """Let the complete result appear at its place. Raises IOFailed."""
+        """Make the complete result appear at the target. Raises IOFailed."""
 
     def abort(self, *, keep: bool = True) -> None:
-        """Leave nothing behind but finished shards, and not even those unless `keep`."""
+        """Remove everything but finished shards; without `keep`, remove those too."""
+
+
+class Sink(Protocol):
+    """A place that a conversion can write to."""
+
+    def prepare(self, plan: Plan) -> OpenOutput:
+        """Check everything that can be known before the first byte, and reserve the target.
+
+        If this fails, nothing has to be aborted.
+
+        Raises:
+            OutputExists: The target may not be replaced, or another run is working on it.
+            NoSpace: The disk has too little room.
+            IOFailed: The target cannot be written to.
+        """

@@ -1,4 +1,8 @@
-"""Whole files of a result: those that travel along from the source, and all of them read back."""
+"""Whole files of the result: copies of the source's other files, and SHA-256 of all files.
+
+Copies are written after all shards and are not in the journal. A crash leaves some of them in the
+partial folder, whole or not; the next run removes them and copies all of them again.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,14 +22,30 @@ HASH_BYTES = 2**22
 
 
 def make_folders(files: Files, folder: Path, name: str) -> None:
-    """The folders between `folder` and the file that is called `name` below it."""
+    """Create the folders between `folder` and the file `name` in it, as far as they are missing.
+
+    Args:
+        files: The file operations.
+        folder: A folder that exists.
+        name: A relative path, such as `release/.metadata`.
+    """
     for above in reversed(Path(name).parents[:-1]):
         with suppress(FileExistsError):
             files.make_folder(folder / above)
 
 
 def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> tuple[int, str]:
-    """Copy a file that travels along into `folder`, durable; returns its bytes and digest."""
+    """Copy a file of the source into `folder`, durable on return.
+
+    Args:
+        files: The file operations.
+        folder: The partial folder.
+        source: The source that the file belongs to.
+        other: The file, which must not exist in `folder`.
+
+    Returns:
+        Its bytes, and its XXH3-128 in hexadecimal.
+    """
     from xxhash import xxh3_128
 
     buffer = memoryview(bytearray(COPY_BYTES))
@@ -45,7 +65,17 @@ def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> 
 
 
 def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> dict[str, str]:
-    """The SHA-256 of files in `folder`, by name, as they are read back, `jobs` of them at once."""
+    """Read files back and hash them, several at the same time.
+
+    Args:
+        files: The file operations.
+        folder: The partial folder.
+        names: The files, as relative paths.
+        jobs: How many are read at the same time; each takes two buffers of at most 4 MiB.
+
+    Returns:
+        The SHA-256 of each file in hexadecimal, by name.
+    """
     cancel = CancelToken()
 
     def digest_of(name: str) -> str:

@@ -1,9 +1,14 @@
-"""What a run writes down as it goes, so that another one can go on where it stopped. Pure.
+"""The journal: what a run records while it works, so that a later run can resume.
 
-A journal is text, a JSON array a line: a digest, and what it is the digest of. The first line
-says which conversion this is, each other one that a shard is finished, written once the shard is
-durable. A line whose digest does not fit was torn by a crash: it counts as not written, and so
-does everything behind it.
+A journal is text, with a JSON array `[digest, body]` in each line, where the digest is the
+XXH3-64 of the body's JSON with sorted keys. The first body is the conversion's facts, every other
+one a shard, written after the shard is durable:
+
+    ["1d0f...", {"facts": {"casts": {}, "file format": ["safetensors"], ...}}]
+    ["9a3c...", {"pieces": ["8388608 5f...", "912 c1..."], "shard": "model-...", "size": 8389520}]
+
+A crash can leave a line that was written in part. A line whose digest is wrong ends the journal:
+it and all lines after it count as not written.
 """
 
 import json
@@ -27,74 +32,25 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a journal says."""
+    """The content of a journal."""
 
     facts: Mapping[str, Any]
-    """Which conversion it is about."""
+    """The facts of the conversion, see `plan_facts`."""
     finished: Mapping[str, Finished] = field(default_factory=dict)
-    """By the name of the shard."""
+    """The finished shards, by file name."""
+
+
+# --- writing -----------------------------------------------------------------------------------
 
 
 def opening_line(plan: Plan) -> bytes:
-    """The first line of a journal."""
+    """Build the first line of a journal."""
     return _line({"facts": plan_facts(plan)})
 
 
 def finished_line(name: str, finished: Finished) -> bytes:
-    """The line that says that a shard is finished."""
+    """Build the line about a finished shard with the file name `name`."""
     return _line({"shard": name, "size": finished.size, "pieces": finished.pieces})
-
-
-def read_journal(raw: bytes) -> Journal | None:
-    """What the lines say up to the first torn one; None where that is the first one."""
-    lines = raw.split(b"\n")[:-1]
-    bodies = _untorn(lines)
-    opening = next(bodies, None)
-    if opening is None or not isinstance(opening.get("facts"), dict):
-        return None
-    finished = {body["shard"]: Finished(body["size"], tuple(body["pieces"])) for body in bodies}
-    return Journal(opening["facts"], finished)
-
-
-def finished_shards(plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
-    """By number, the plan's shards that any of the journals says are finished.
-
-    Only where size and pieces are as planned; a shard that is not is made again.
-    """
-    said = {name: done for journal in journals for name, done in journal.finished.items()}
-    found = {}
-    for number, shard in enumerate(plan.shards):
-        done = said.get(shard.name)
-        if done is None or done.size != shard.nbytes:
-            continue
-        sizes = [str(piece.nbytes) for piece in plan.pieces([number])]
-        if [row.partition(" ")[0] for row in done.pieces] == sizes:
-            found[number] = done
-    return found
-
-
-def difference(plan: Plan, journal: Journal) -> str:
-    """What another conversion's journal says otherwise than the plan, with both facts; or ""."""
-    ours = plan_facts(plan)
-    if fingerprint_of(journal.facts) == fingerprint_of(ours):
-        return ""
-    path, there, here = _first_difference((), journal.facts, ours)
-    return f"{': '.join(path)}: {_shown(there)} there, {_shown(here)} here"
-
-
-def _first_difference(
-    path: tuple[str, ...], there: Any, here: Any
-) -> tuple[tuple[str, ...], Any, Any]:
-    """The innermost fact that differs, what it is called, and both."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in dict.fromkeys((*here, *there)):
-            if there.get(key) != here.get(key):
-                return _first_difference((*path, key), there.get(key), here.get(key))
-    return path, there, here
-
-
-def _shown(fact: Any) -> str:
-    return "none" if fact is None else json.dumps(fact)
 
 
 def _line(body: Mapping[str, Any]) -> bytes:
@@ -102,7 +58,31 @@ def _line(body: Mapping[str, Any]) -> bytes:
     return f'["{_digest(text)}", {text}]\n'.encode("ascii")
 
 
-def _untorn(lines: Sequence[bytes]) -> Iterator[Any]:
+def _digest(text: str) -> str:
+    from xxhash import xxh3_64_hexdigest
+
+    return str(xxh3_64_hexdigest(text.encode()))
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def read_journal(raw: bytes) -> Journal | None:
+    """Read the whole lines of a journal, up to the first damaged one.
+
+    Returns:
+        The content; None if the first line is damaged or missing.
+    """
+    bodies = _whole_bodies(raw.split(b"\n")[:-1])
+    opening = next(bodies, None)
+    if opening is None or not isinstance(opening.get("facts"), dict):
+        return None
+    finished = {body["shard"]: Finished(body["size"], tuple(body["pieces"])) for body in bodies}
+    return Journal(opening["facts"], finished)
+
+
+def _whole_bodies(lines: Sequence[bytes]) -> Iterator[Any]:
+    """Read the bodies of the lines before the first damaged one."""
     for line in lines:
         try:
             digest, body = json.loads(line)
@@ -113,7 +93,66 @@ def _untorn(lines: Sequence[bytes]) -> Iterator[Any]:
         yield body
 
 
-def _digest(text: str) -> str:
-    from xxhash import xxh3_64_hexdigest
+# --- comparing with a plan ---------------------------------------------------------------------
 
-    return str(xxh3_64_hexdigest(text.encode()))
+
+def finished_shards(plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
+    """Find the shards of a plan that a journal calls finished.
+
+    A shard counts only if its size and the sizes of its pieces are as planned.
+
+    Args:
+        plan: The conversion.
+        journals: The journals of all its parts.
+
+    Returns:
+        The finished shards, by number.
+    """
+    recorded = {name: done for journal in journals for name, done in journal.finished.items()}
+    finished = {}
+    for number, shard in enumerate(plan.shards):
+        done = recorded.get(shard.name)
+        if done is None or done.size != shard.nbytes:
+            continue
+        sizes = [str(piece.nbytes) for piece in plan.pieces([number])]
+        if [row.partition(" ")[0] for row in done.pieces] == sizes:
+            finished[number] = done
+    return finished
+
+
+def difference(plan: Plan, journal: Journal) -> str:
+    """Describe the first difference between a plan and the conversion of a journal.
+
+    Args:
+        plan: The conversion of this run.
+        journal: A journal of an earlier run.
+
+    Returns:
+        Such as `shard size: 200 there, 300 here`; empty if it is the same conversion.
+    """
+    ours = plan_facts(plan)
+    if fingerprint_of(journal.facts) == fingerprint_of(ours):
+        return ""
+    path, there, here = _first_difference((), journal.facts, ours)
+    return f"{': '.join(path)}: {_shown(there)} there, {_shown(here)} here"
+
+
+def _first_difference(
+    path: tuple[str, ...], there: Any, here: Any
+) -> tuple[tuple[str, ...], Any, Any]:
+    """Find the innermost fact that differs; returns its keys and both values.
+
+    Args:
+        path: The keys that lead to `there` and `here`.
+        there: A fact of the journal.
+        here: The same fact of the plan; the two differ.
+    """
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in dict.fromkeys((*here, *there)):
+            if there.get(key) != here.get(key):
+                return _first_difference((*path, key), there.get(key), here.get(key))
+    return path, there, here
+
+
+def _shown(fact: Any) -> str:
+    return "none" if fact is None else json.dumps(fact)

@@ -1,7 +1,18 @@
-"""The journals in a folder that is being built: one for each part of the run, see `journal`.
+"""The journals of a run: one file for each part, and the request of the conversion.
 
-When all else is in the folder, they are moved to beside its place, so that at no moment a crash
-leaves it without them; they are removed when the folder has been moved to its place.
+Journals and request are in the partial folder while shards are written. When the result is
+complete, they are moved next to the target, as the result must not contain them. The commit then
+renames the partial folder to the target, and removes them. A crash leaves one of these states:
+
+    partial folder   in the folder       next to the target   recovery by the next run
+    incomplete       journals            -                    --resume keeps the finished shards
+    complete         some journals       the others           the same: all of them are read
+    complete         -                   journals             the same: every shard is finished
+    -                -                   journals             the target is the result: if the
+                                                              next run replaces it, they go
+
+A journal in the folder is written by its own part only. A new run writes its journal to a new
+file and renames it, because bytes must not be appended to a file whose fsync may have failed.
 """
 
 import os
@@ -21,128 +32,150 @@ from streamconv.sinks.journal import (
     read_journal,
 )
 from streamconv.sinks.os_errors import map_os_errors
-from streamconv.sinks.preflight import PARTIAL_SUFFIX
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
-COMMAND = f"{JOURNAL_PREFIX}command.json"
-"""What the parts of a run were asked for, as long as they are not closed."""
 
+class OpenJournal:
+    """The journal of this part, open for more lines. `add` is safe to call from any thread."""
 
-class Journals:
-    """The journals of the run that builds `target` in `folder`, one of which is its part's."""
-
-    def __init__(self, target: Path, folder: Path, part: int, files: Files) -> None:
-        self._target = target
-        self._folder = folder
-        self._path = folder / f"{JOURNAL_PREFIX}{part}.jsonl"
+    def __init__(self, path: Path, files: Files) -> None:
+        self._path = path
         self._files = files
-        self._fd: int | None = None
-        self._failed: OSError | None = None
+        self._fd = files.open_append(path, create=False)
+        self._is_open = True
+        self._error: OSError | None = None
         self._lock = threading.Lock()
 
-    def read(self) -> list[Journal]:
-        """What all of them say."""
-        paths = [*self.paths(), *self.moved()]
-        found = [self._read(path) for path in paths]
-        return [journal for journal in found if journal is not None]
-
-    def _read(self, path: Path) -> Journal | None:
-        """One journal; None where another part has just given it its name, or nothing is in it."""
-        try:
-            return read_journal(self._files.read_file(path))
-        except FileNotFoundError:
-            return None
-
-    def save_request(self, command: bytes) -> None:
-        """Keep a command beside the journals: it goes when they go."""
-        fresh = self._path.with_suffix(".command")
-        self._files.unlink(fresh)
-        self._files.write_file(fresh, command)
-        self._files.rename(fresh, self._folder / COMMAND)
-        self._files.sync_folder(self._folder)
-
-    def paths(self) -> list[Path]:
-        """Those in the folder."""
-        names = self._files.names(self._folder)
-        return [self._folder / name for name in names if name.startswith(JOURNAL_PREFIX)]
-
-    def moved(self) -> list[Path]:
-        """Those beside the place."""
-        names = self._files.names(self._target.parent)
-        prefix = f"{self._target.name}.{JOURNAL_PREFIX}"
-        return [self._target.with_name(name) for name in names if name.startswith(prefix)]
-
-    def begin(self, plan: Plan, finished: Mapping[int, Finished]) -> None:
-        """Write this run's journal anew, with what is finished before it begins.
-
-        In a new file: to one whose fsync may have failed, nothing is added.
-        """
-        lines = [opening_line(plan)]
-        lines += [finished_line(plan.shards[n].name, done) for n, done in finished.items()]
-        fresh = self._path.with_suffix(".new")
-        self._files.unlink(fresh)
-        self._files.write_file(fresh, b"".join(lines))
-        self._files.rename(fresh, self._path)
-        self._files.sync_folder(self._folder)
-        self.remove()
-        self._fd = self._files.open_append(self._path, create=False)
-
     def add(self, name: str, finished: Finished) -> None:
-        """Say that a shard is finished; durable on return. Raises OSError, and then for good."""
+        """Record that a shard is finished; the line is durable on return.
+
+        Args:
+            name: The file name of the shard.
+            finished: Its size and the digests of its pieces.
+
+        Raises:
+            OSError: The line was not written. Every later call raises the same error, since
+                the bytes of a file are unknown after a failed fsync.
+        """
         with self._lock:
-            if self._failed is not None:
-                raise self._failed
-            assert self._fd is not None, "begin comes first"
+            if self._error is not None:
+                raise self._error
+            assert self._is_open, "the journal is closed"
             try:
                 self._files.append(self._fd, finished_line(name, finished))
                 self._files.sync(self._fd)
             except OSError as error:
                 error.filename = str(self._path)
-                self._failed = error
+                self._error = error
                 raise
 
     def close(self) -> None:
+        """Close the file; further calls do nothing."""
         with self._lock:
-            fd, self._fd = self._fd, None
-            if fd is not None:
+            if self._is_open:
+                self._is_open = False
                 with suppress(OSError):
-                    self._files.close(fd)
+                    self._files.close(self._fd)
+
+
+class Journals:
+    """The journals of all parts of a run, and its request."""
+
+    def __init__(self, paths: RunPaths, part: int, files: Files) -> None:
+        """Use the journal number `part` for this part of the run."""
+        self._paths = paths
+        self._path = paths.journal(part)
+        self._files = files
+
+    def read(self) -> list[Journal]:
+        """Read every journal, in the partial folder and next to the target."""
+        paths = [*self.in_folder(), *self.moved()]
+        journals = [self._read(path) for path in paths]
+        return [journal for journal in journals if journal is not None]
+
+    def _read(self, path: Path) -> Journal | None:
+        """Read a journal; None if it has no whole line, or another part has just renamed it."""
+        try:
+            return read_journal(self._files.read_file(path))
+        except FileNotFoundError:
+            return None
+
+    def in_folder(self) -> list[Path]:
+        """List journals and request in the partial folder."""
+        names = self._files.names(self._paths.partial)
+        return [self._paths.partial / name for name in names if name.startswith(JOURNAL_PREFIX)]
+
+    def moved(self) -> list[Path]:
+        """List journals and request next to the target."""
+        parent, prefix = self._paths.parent, self._paths.moved_prefix
+        return [parent / name for name in self._files.names(parent) if name.startswith(prefix)]
+
+    def start(self, plan: Plan, finished: Mapping[int, Finished]) -> OpenJournal:
+        """Write a new journal for this part, and open it for more lines.
+
+        Args:
+            plan: The conversion, which the first line describes.
+            finished: The shards of earlier runs, by number; the new journal contains them.
+        """
+        lines = [opening_line(plan)]
+        lines += [finished_line(plan.shards[n].name, done) for n, done in finished.items()]
+        self._write_and_rename(self._path.with_suffix(".new"), self._path, b"".join(lines))
+        self.remove_moved()
+        return OpenJournal(self._path, self._files)
+
+    def save_request(self, request: bytes) -> None:
+        """Save the request of the conversion with the journals, until the commit."""
+        self._write_and_rename(self._path.with_suffix(".command"), self._paths.request, request)
+
+    def _write_and_rename(self, draft: Path, path: Path, content: bytes) -> None:
+        """Write a file whole: readers of `path` see the former content or the new one."""
+        self._files.unlink(draft)
+        self._files.write_file(draft, content)
+        self._files.rename(draft, path)
+        self._files.sync_folder(self._paths.partial)
 
     def move(self) -> None:
-        """Move all of them to beside the place; nothing is added any more."""
-        self.close()
-        for path in self.paths():
-            self._files.rename(path, self._target.with_name(f"{self._target.name}.{path.name}"))
-        self._files.sync_folder(self._target.parent)
-        self._files.sync_folder(self._folder)
+        """Move all files next to the target; this part's journal must be closed."""
+        for path in self.in_folder():
+            self._files.rename(path, self._paths.moved(path))
+        self._files.sync_folder(self._paths.parent)
+        self._files.sync_folder(self._paths.partial)
 
     def move_back(self) -> None:
-        """Into the folder again, where it was not moved after all."""
+        """Move all files back to the partial folder, if the commit has failed."""
         for path in self.moved():
-            name = path.name.removeprefix(f"{self._target.name}.")
-            self._files.rename(path, self._folder / name)
+            self._files.rename(path, self._paths.moved_back(path))
 
-    def remove(self) -> None:
-        """Remove those beside the place: they are not needed any more, or out of date."""
+    def remove_moved(self) -> None:
+        """Remove the files next to the target, after the commit or if they are outdated."""
         for path in self.moved():
             self._files.unlink(path)
 
 
 def load_request(target: Path) -> tuple[bytes, str]:
-    """What the parts of a run at work on `target` were asked for, and the file that says so.
+    """Read the request that an unfinished conversion to `target` has saved.
 
-    Raises OutputExists where the place is closed already, IOFailed where there are no parts.
+    Returns:
+        The content of the file, and its path for messages.
+
+    Raises:
+        OutputExists: The conversion is finished.
+        IOFailed: There is no unfinished conversion.
     """
-    target = Path(os.path.abspath(target))
-    path = target.with_name(target.name + PARTIAL_SUFFIX) / COMMAND
+    paths = RunPaths(Path(os.path.abspath(target)))
     files = system_files()
-    with map_os_errors(path):
-        if files.exists(path):
-            return files.read_file(path), str(path)
-        if files.exists(target):
-            raise OutputExists(f"{target} is there already, and no part of a run beside it")
+    with map_os_errors(paths.request):
+        if files.exists(paths.request):
+            return files.read_file(paths.request), str(paths.request)
+        if files.exists(paths.target):
+            raise OutputExists(
+                f"cannot finish {paths.target}: it exists already, and there is no unfinished "
+                f"conversion in {paths.partial}",
+                "look at it: another process may have finished it",
+            )
     raise IOFailed(
-        f"{path.parent}: there is no part of a run",
-        "finish closes what was made with --part; the target is the one that was named there",
+        f"cannot finish {paths.target}: there is no unfinished conversion in {paths.partial}",
+        "name the target that the runs with --part were given",
     )

@@ -1,4 +1,9 @@
-"""What the operating system refuses a target, in words and with an exit code."""
+"""Errors of the operating system about the output, as errors of the package.
+
+A full disk, an exhausted quota and a file size limit are NoSpace (exit code 7) and say how much is
+missing; everything else is IOFailed (exit code 8). Nothing is removed or retried here: the shards
+that are finished stay in the partial folder, see `workspace`.
+"""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -12,21 +17,47 @@ from streamconv.units import show_size
 
 @contextmanager
 def map_os_errors(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Turns the errors about `path`, or a file that they name themselves; `left` tells the bytes
-    that a full disk would have to take.
+    """Raise every OSError of the block as NoSpace or IOFailed.
 
-    Raises NoSpace or IOFailed.
+    Args:
+        path: The file or folder that the message names, if the error itself names none.
+        left: Returns the bytes that are still to be written, for the message about a full disk.
+
+    Raises:
+        NoSpace: The disk is full, or a quota or the file size limit is exhausted.
+        IOFailed: Any other OSError.
     """
     try:
         yield
     except OSError as error:
-        what = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
+        fact = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
         if error.errno == errno.EFBIG:
-            limit = file_size_limit()
-            allowed = f", {show_size(limit)} by the limit of this process" if limit else ""
-            raise NoSpace(f"{what}{allowed}", "`ulimit -f unlimited` lifts it") from error
+            raise _file_too_large(f"cannot write {fact}") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = free_disk(path.parent)
-            room = "" if free is None else f", {show_size(free)} free"
-            raise NoSpace(f"{what}; {show_size(left())} still to be written{room}") from error
-        raise IOFailed(what) from error
+            raise _disk_full(f"cannot write {fact}", free_disk(path.parent), left()) from error
+        raise IOFailed(f"cannot access {fact}") from error
+
+
+def _file_too_large(message: str) -> NoSpace:
+    """Build the error about a file that may not become larger."""
+    limit = file_size_limit()
+    hint = "lift the limit with `ulimit -f unlimited`"
+    if limit is None:
+        return NoSpace(message, hint)
+    return NoSpace(f"{message}, this process may write at most {show_size(limit)}", hint)
+
+
+def _disk_full(message: str, free: int | None, left: int) -> NoSpace:
+    """Build the error about a full disk.
+
+    Args:
+        message: The file and the error of the system.
+        free: Free bytes on the disk; None if unknown.
+        left: Bytes that are still to be written.
+    """
+    hint = "make room on the disk, then run again with --resume"
+    if free is None:
+        return NoSpace(f"{message}; {show_size(left)} still to be written", hint)
+    return NoSpace(
+        f"{message}; {show_size(left)} still to be written, {show_size(free)} free", hint
+    )

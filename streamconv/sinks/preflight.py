@@ -1,4 +1,9 @@
-"""What is refused about a target before anything is written."""
+"""Checks of the target before anything is written, so that a long run does not fail at its end.
+
+Nothing is changed on disk here, so a crash leaves nothing. A target is refused if the result
+cannot be renamed to it, if the disk has too little room, or if a shard is larger than the process
+may write. What changes after the check is met when it is written, see `os_errors`.
+"""
 
 import os
 from pathlib import Path
@@ -9,50 +14,87 @@ from streamconv.system.file_ops import Files
 from streamconv.system.resources import file_size_limit, free_disk, free_inodes, is_mount_point
 from streamconv.units import show_size
 
-PARTIAL_SUFFIX = ".streamconv-partial"
-"""Of the folder beside a place in which its result is built."""
 SPARE_SHARE = 0.01
-"""How much more than the planned bytes has to be free: index, manifest, the file system's own."""
+"""Free space beyond the planned bytes, as a share of them, for index, manifest and metadata."""
 SPARE_FILES = 16
-"""How many more files than the planned ones have to fit: index, manifest, journal, folders."""
+"""Free inodes beyond the planned files, for index, manifest, journals and folders."""
 
 
 def check_location(target: Path, source: str, files: Files) -> None:
-    """Refuse a place where no folder can be moved to. Raises OutputExists, IOFailed or OSError."""
+    """Check that a folder can be renamed to the target.
+
+    Args:
+        target: The absolute path of the target.
+        source: The location of the source; a path or a URL.
+        files: The file operations.
+
+    Raises:
+        OutputExists: The target overlaps the source, or is a link, a file or a mount point.
+        IOFailed: Nothing can be written next to the target.
+        OSError: The target cannot be looked at.
+    """
     real, origin = Path(os.path.realpath(target)), Path(os.path.realpath(source))
     if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
-        raise OutputExists(f"{target} and the source {origin} lie in one another")
-    above = next(folder for folder in target.parents if files.exists(folder))
-    if not files.is_folder(above) or not os.access(above, os.W_OK | os.X_OK):
-        raise IOFailed(f"{target} cannot be made: {above} is no folder to write to")
+        raise OutputExists(
+            f"cannot write to {target}: target and source {origin} overlap",
+            "name a folder outside the source",
+        )
+    parent = next(folder for folder in target.parents if files.exists(folder))
+    if not files.is_folder(parent):
+        raise IOFailed(
+            f"cannot create {target}: {parent} is not a folder", "name a folder below another one"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise IOFailed(
+            f"cannot create {target}: {parent} is not writable",
+            "change its permissions, or name another folder",
+        )
     if files.is_link(target):
-        raise OutputExists(f"{target} is a link", f"name the folder itself: {real}")
+        raise OutputExists(f"cannot write to {target}: it is a link", f"name the folder: {real}")
     if files.exists(target) and not files.is_folder(target):
-        raise OutputExists(f"{target} is a file", "name a folder that is not there yet")
+        raise OutputExists(
+            f"cannot write to {target}: it is a file", "name a folder that does not exist yet"
+        )
     if is_mount_point(target):
         raise OutputExists(
-            f"{target} is a mount point, and the result is moved to its place whole",
+            f"cannot write to {target}: it is a mount point, and the result is renamed to it whole",
             "name a folder inside of it",
         )
 
 
 def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
-    """Refuse a disk on which `left` bytes and the plan's files will not fit. Raises NoSpace.
+    """Check that the disk has room for the result.
 
-    `reclaimed` bytes are taken now by what is removed first. A quota shows where the system
-    counts it into what is free; else when it is met.
+    A quota counts only if the system includes it in the free space; else it is met later.
+
+    Args:
+        plan: The conversion.
+        left: Bytes that are still to be written.
+        folder: The folder that will hold the result.
+        reclaimed: Bytes that are freed before the first shard is written.
+
+    Raises:
+        NoSpace: Bytes or inodes do not suffice, or a shard is larger than the process may write.
     """
     largest = max((shard.nbytes for shard in plan.shards), default=0)
     limit = file_size_limit()
     if limit is not None and limit < largest:
         raise NoSpace(
-            f"{quoted(str(folder))}: the largest file has {show_size(largest)}, this process may "
-            f"write {show_size(limit)} to a file",
-            "`ulimit -f unlimited` lifts it; or choose another --max-shard-size",
+            f"cannot write to {quoted(str(folder))}: the largest file has {show_size(largest)}, "
+            f"but this process may write at most {show_size(limit)} to a file",
+            "lift the limit with `ulimit -f unlimited`, or choose a smaller --max-shard-size",
         )
     need, free = int(left * (1 + SPARE_SHARE)), free_disk(folder)
     if free is not None and free + reclaimed < need:
-        raise NoSpace(f"{folder}: {show_size(need)} needed, {show_size(free + reclaimed)} free")
+        raise NoSpace(
+            f"cannot write to {folder}: {show_size(need)} needed, "
+            f"{show_size(free + reclaimed)} free",
+            "make room on the disk, or name a folder on another one",
+        )
     files, inodes = len(plan.shards) + len(plan.copied) + SPARE_FILES, free_inodes(folder)
     if inodes is not None and inodes < files:
-        raise NoSpace(f"{folder}: {files} files needed, the file system has room for {inodes}")
+        raise NoSpace(
+            f"cannot write to {folder}: {files} files needed, the file system has room for "
+            f"{inodes}",
+            "remove files, or choose a larger --max-shard-size",
+        )

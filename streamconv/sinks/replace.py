@@ -1,86 +1,105 @@
-"""What stands at the place of a result, and how the result takes its place.
+"""The commit: the finished folder gets the name of the target, and replaces what had it.
 
-With leave to overwrite, what stands there is moved aside first and removed last. A run that dies
-in between is put right by the next one: before the result is there, what stood is moved back;
-after that, it is what has to go.
+With --overwrite, the former target is renamed to `out.streamconv-replaced` first and removed
+last. A crash leaves one of these states; the next run recovers it before it does anything else:
+
+    out       .streamconv-replaced   .streamconv-partial   recovery by the next run
+    former    -                      complete              none: --resume commits again
+    -         former                 complete              rename `replaced` back to `out`
+    result    former                 -                     remove `replaced` (with --overwrite;
+                                                           refuse without)
+    result    -                      -                     none: the commit is done
+
+Journals next to the target tell the result from the former target (`journal_files`). If both
+`out` and `replaced` exist and nothing proves that `out` is a result, the run is refused.
 """
 
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import OutputExists
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
-
-REPLACED_SUFFIX = ".streamconv-replaced"
 
 
 class TargetReplacement:
-    """What is at `target`, which only with `overwrite` may be anything."""
+    """The target of a run, and its replacement by the result."""
 
-    def __init__(self, target: Path, overwrite: bool, files: Files) -> None:
-        self._target = target
-        self._replaced = target.with_name(target.name + REPLACED_SUFFIX)
+    def __init__(self, paths: RunPaths, overwrite: bool, files: Files) -> None:
+        """Replace a target that is not empty only with `overwrite`."""
+        self._target = paths.target
+        self._replaced = paths.replaced
         self._overwrite = overwrite
         self._files = files
-        self._made: list[Path] = []
+        self._made_parents: list[Path] = []
 
-    def check(self, result_stands: bool) -> None:
-        """Refuse what is there, or was before a run died in the middle of replacing it.
+    def check(self, target_is_result: bool) -> None:
+        """Refuse a target that may not be replaced.
 
-        `result_stands` says that what is there is the result of such a run. Raises OutputExists.
+        Args:
+            target_is_result: The target is the result of a run that died right after its commit.
+
+        Raises:
+            OutputExists: The target is not empty, or it is unclear what an earlier run replaced.
         """
-        there = self._files.exists(self._target)
-        replaced = self._files.exists(self._replaced, follow=False)
-        if replaced and there and not (self._overwrite and result_stands):
+        has_target = self._files.exists(self._target)
+        has_replaced = self._files.exists(self._replaced, follow=False)
+        if has_replaced and has_target and not (self._overwrite and target_is_result):
             raise OutputExists(
-                f"{self._replaced} is there: what an earlier run was replacing",
+                f"cannot write to {self._target}: {self._replaced} exists, which an earlier run "
+                "was replacing",
                 "look at it, then remove it or move it away",
             )
-        standing = self._replaced if replaced else self._target
-        if not self._overwrite and self._files.is_folder(standing) and self._files.names(standing):
+        former = self._replaced if has_replaced else self._target
+        if not self._overwrite and self._files.is_folder(former) and self._files.names(former):
             raise OutputExists(
-                f"{standing} is not empty", "name another folder, or replace it with --overwrite"
+                f"cannot write to {self._target}: {former} is not empty",
+                "name another folder, or add --overwrite to replace it",
             )
 
     def make_parents(self) -> None:
-        """Make the folders above."""
+        """Create the missing folders above the target."""
         missing = [folder for folder in self._target.parents if not self._files.exists(folder)]
         for folder in reversed(missing):
             with suppress(FileExistsError):
                 self._files.make_folder(folder)
                 self._files.sync_folder(folder.parent)
-                self._made.append(folder)
+                self._made_parents.append(folder)
 
     def remove_parents(self) -> None:
-        """Remove those that were made here, and are empty."""
-        for folder in reversed(self._made):
+        """Remove the folders that `make_parents` created, if they are empty."""
+        for folder in reversed(self._made_parents):
             with suppress(OSError):
                 self._files.remove_folder(folder)
 
-    def recover(self, result_stands: bool) -> None:
-        """Finish what a run left that died in the middle of replacing what was there."""
+    def recover(self, target_is_result: bool) -> None:
+        """Recover from a run that died during its commit; see the table above.
+
+        Args:
+            target_is_result: As in `check`.
+        """
         if not self._files.exists(self._replaced, follow=False):
             return
         if not self._files.exists(self._target):
             self._files.rename(self._replaced, self._target)
             self._files.sync_folder(self._target.parent)
-        elif self._overwrite and result_stands:
+        elif self._overwrite and target_is_result:
             self._files.remove_tree(self._replaced)
 
     def commit(self, folder: Path) -> None:
-        """Move `folder` to the place; what was there is put back where that fails."""
-        replacing = self._overwrite and self._files.exists(self._target)
-        if replacing:
+        """Rename `folder` to the target; if that fails, the former target is put back."""
+        is_replacing = self._overwrite and self._files.exists(self._target)
+        if is_replacing:
             self._files.rename(self._target, self._replaced)
         try:
             self._files.rename(folder, self._target)
         except BaseException:
-            if replacing and not self._files.exists(self._target):
+            if is_replacing and not self._files.exists(self._target):
                 self._files.rename(self._replaced, self._target)
             raise
 
-    def clear(self) -> None:
-        """Make the result's name durable, and remove what it has replaced."""
+    def cleanup(self) -> None:
+        """Make the name of the result durable, then remove the former target."""
         self._files.sync_folder(self._target.parent)
         if self._files.exists(self._replaced):
             self._files.remove_tree(self._replaced)

@@ -1,4 +1,14 @@
-"""What runs before this one, and its other parts, have left in the folder that is being built."""
+"""The shards that earlier runs, and other parts of this run, have finished.
+
+A shard counts as finished if a journal says so and its file has the size that the journal says.
+Everything else that a crash leaves, such as a shard that was half written, is not used again:
+
+    partial folder                      without --resume         with --resume
+    none                                start                    start
+    journals of this conversion         refuse, or --overwrite   keep the finished shards
+    journals of another conversion      refuse, or --overwrite   refuse, with the difference
+    files but no journal                refuse, or --overwrite   refuse: they may be anybody's
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +21,13 @@ from streamconv.sinks.journal import Finished, Journal, difference, finished_sha
 from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
+START_OVER = "start over with --overwrite, without --resume"
+START_OVER_ALL = "remove that folder, and start over with all parts"
+"""A part cannot replace the folder, because other parts have shards in it."""
+
 
 class ResumeState:
-    """What stands in `folder` by its journals; used with `resume`, made anew with `overwrite`."""
+    """The partial folder as earlier runs have left it."""
 
     def __init__(
         self,
@@ -25,17 +39,25 @@ class ResumeState:
         overwrite: bool,
         resume: bool,
     ) -> None:
+        """Look at `folder`: with `resume` it is used again, with `overwrite` it may be removed."""
         self._folder = folder
         self._journals = journals
-        self._part = part
         self._files = files
         self._overwrite = overwrite
         self._resume = resume
+        self._start_over = START_OVER_ALL if part.of > 1 else START_OVER
 
     def finished(self, plan: Plan) -> dict[int, Finished]:
-        """The shards that are finished already; refused where what is there is not to be used.
+        """Find the shards that do not have to be written again.
 
-        Raises OutputExists.
+        Args:
+            plan: The conversion.
+
+        Returns:
+            The finished shards, by number.
+
+        Raises:
+            OutputExists: The folder exists and may not be used or removed.
         """
         if not self._files.exists(self._folder):
             return {}
@@ -43,63 +65,90 @@ class ResumeState:
             if self._overwrite:
                 return {}
             raise OutputExists(
-                f"{self._folder} is there: a run that was stopped",
-                "go on with --resume, or start over with --overwrite",
+                f"cannot start: an unfinished run has left {self._folder}",
+                "add --resume to continue it, or --overwrite to start over",
             )
         journals = self._journals.read()
         if not journals and any(
             not name.startswith(JOURNAL_PREFIX) for name in self._files.names(self._folder)
         ):
             raise OutputExists(
-                f"{self._folder}: there is no journal in it, so nothing tells what is finished",
-                self._anew(),
+                f"cannot resume in {self._folder}: it has no journal of the finished shards",
+                self._start_over,
             )
         for journal in journals:
-            if other := difference(plan, journal):
+            if facts := difference(plan, journal):
                 raise OutputExists(
-                    f"{self._folder} was begun otherwise: {other}",
-                    f"go on with what it was begun with, or {self._anew()}",
+                    f"cannot resume in {self._folder}: it belongs to another conversion: {facts}",
+                    f"run with the options of that conversion, or {self._start_over}",
                 )
-        return self._there(plan, journals)
-
-    def _anew(self) -> str:
-        """How to be rid of what is there: a part cannot tell it from what others have made."""
-        if self._part.of > 1:
-            return "remove that folder, and start over with all parts"
-        return "start over with --overwrite, without --resume"
-
-    def _there(self, plan: Plan, journals: Iterable[Journal]) -> dict[int, Finished]:
-        """The shards that the journals say are finished, where they are."""
-        said = finished_shards(plan, journals)
-        paths = {number: self._folder / plan.shards[number].name for number in said}
-        return {
-            number: done for number, done in said.items() if self._size(paths[number]) == done.size
-        }
+        return finished_on_disk(plan, journals, self._folder, self._files)
 
     def reclaimed(self, finished: Mapping[int, Finished]) -> int:
-        """Bytes on disk of what an earlier run left that will be made again."""
+        """Return the bytes on disk that are freed before the first shard is written.
+
+        Args:
+            finished: The shards that are kept, by number; everything else will be removed.
+        """
         if not self._files.exists(self._folder):
             return 0
         stats = [self._files.stat(path) for path in self._files.walk(self._folder)]
         taken = sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)
         return max(taken - sum(done.size for done in finished.values()), 0)
 
-    def pieces(self, plan: Plan) -> list[Sequence[str]]:
-        """Bytes and digests of every shard's pieces, as the journals of all parts have them.
 
-        Raises OutputExists where a shard is not finished.
-        """
-        finished = self._there(plan, self._journals.read())
-        missing = [shard.name for k, shard in enumerate(plan.shards) if k not in finished]
-        if missing:
-            raise OutputExists(
-                f"{self._folder}: {len(missing)} of {len(plan.shards)} shards are not finished, "
-                f"{missing[0]} the first of them"
-            )
-        return [finished[number].pieces for number in range(len(plan.shards))]
+def all_pieces(plan: Plan, journals: Journals, folder: Path, files: Files) -> list[Sequence[str]]:
+    """Read from the journals of all parts the digests of every shard.
 
-    def _size(self, path: Path) -> int | None:
-        try:
-            return self._files.stat(path).st_size
-        except FileNotFoundError:
-            return None
+    Args:
+        plan: The conversion.
+        journals: The journals of all parts.
+        folder: The partial folder.
+        files: The file operations.
+
+    Returns:
+        For each shard, bytes and digest of each piece, in order.
+
+    Raises:
+        OutputExists: A shard is not finished.
+    """
+    finished = finished_on_disk(plan, journals.read(), folder, files)
+    missing = [shard.name for number, shard in enumerate(plan.shards) if number not in finished]
+    if missing:
+        raise OutputExists(
+            f"cannot complete {folder}: {len(missing)} of {len(plan.shards)} shards are not "
+            f"finished, the first is {missing[0]}",
+            "run the parts that are missing, then try again",
+        )
+    return [finished[number].pieces for number in range(len(plan.shards))]
+
+
+def finished_on_disk(
+    plan: Plan, journals: Iterable[Journal], folder: Path, files: Files
+) -> dict[int, Finished]:
+    """Find the shards that a journal calls finished and whose file has the right size.
+
+    Args:
+        plan: The conversion.
+        journals: The journals of all parts.
+        folder: The partial folder.
+        files: The file operations.
+
+    Returns:
+        The finished shards, by number.
+    """
+    recorded = finished_shards(plan, journals)
+    paths = {number: folder / plan.shards[number].name for number in recorded}
+    return {
+        number: finished
+        for number, finished in recorded.items()
+        if _size(paths[number], files) == finished.size
+    }
+
+
+def _size(path: Path, files: Files) -> int | None:
+    """Return the bytes of a file; None if it does not exist."""
+    try:
+        return files.stat(path).st_size
+    except FileNotFoundError:
+        return None

@@ -1,10 +1,11 @@
-"""One run at a time: who is at work on a target.
+"""The lock of a run: no two runs work on the same target at the same time.
 
-A file beside the target says who, and is locked with `flock` for as long as the run is at work;
-so one that has died holds nothing, however it died. It lies beside the folder that is built, not
-in it, as that folder is moved away at the end with the lock still held. Where a file system has
-no locks, what the file says decides: its holder counts as at work unless its process is known
-to be gone, which only its own host can tell.
+Each part of a run holds a `flock` on the file `DST.streamconv-lock-N`, which names its process. The
+file is next to the partial folder, not in it, because that folder is renamed while the lock is
+held. A crash leaves the file; the kernel has dropped the lock, so the next run takes it over.
+
+On a file system without locks, the content decides: the owner counts as alive unless its process
+is known to have ended. Only its own host can know that.
 """
 
 import errno
@@ -18,59 +19,62 @@ from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
 from streamconv.planning.partition import Partition
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import started
 
-LOCK_SUFFIX = ".streamconv-lock-"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems without locks say."""
+"""The errors of file systems without locks."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who holds a lock."""
+    """The process that holds a lock; the content of its file, as JSON."""
 
     number: int
     of: int
+    """The part, and how many parts the run has."""
     host: str
     pid: int
     since: str | None
-    """When the process was started, as its system says it: pids are used again."""
+    """The start of the process as the kernel reports it, since pids are used again."""
 
     def is_possibly_alive(self) -> bool:
-        """Whether it may still be at work; false where it is known to be gone."""
+        """Return False if the process has surely ended, which only its own host can know."""
         return self.host != platform.node() or started(self.pid) == self.since is not None
 
 
 class Lock:
-    """The lock of one part of the run that builds `target`.
+    """The lock of one part of a run.
 
-    Parts of the same number of parts work side by side; any other two runs exclude each other.
+    Parts of the same run work at the same time; any other two runs exclude each other.
     """
 
-    def __init__(self, target: Path, part: Partition, files: Files) -> None:
-        self._target = target
+    def __init__(self, paths: RunPaths, part: Partition, files: Files) -> None:
+        """Describe the lock; it is taken by `take`."""
+        self._target = paths.target
+        self._prefix = paths.lock_prefix
+        self._path = paths.lock(part.number)
         self._part = part
         self._files = files
-        self._prefix = target.name + LOCK_SUFFIX
-        self._path = target.with_name(f"{self._prefix}{part.number}")
         self._fd: int | None = None
 
     def check(self) -> None:
-        """Raises OutputExists where another run is at work, with its pid and host."""
-        for path in self._others():
+        """Check that no other run works on the target. Raises OutputExists if one does."""
+        for path in self._other_locks():
             try:
                 self._files.close(self._acquire(path, create=False))
             except FileNotFoundError:
                 continue
             except BlockingIOError:
-                if not self._works_beside(path):
+                if not self._is_of_this_run(path):
                     self._refuse(path)
 
     def take(self) -> None:
-        """Take the lock. Raises OutputExists where another run is at work.
+        """Take the lock. Raises OutputExists if another run works on the target.
 
-        The others are looked at when it is taken: of two that begin at once, one is refused.
+        The other locks are checked after this one is taken. So if two runs start at the same
+        moment, at least one of them is refused.
         """
         while self._fd is None:
             try:
@@ -80,21 +84,21 @@ class Lock:
             except BlockingIOError:
                 self._refuse(self._path)
         pid = os.getpid()
-        holder = LockOwner(self._part.number, self._part.of, platform.node(), pid, started(pid))
+        owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, started(pid))
         try:
             self._files.truncate(self._fd, 0)
-            self._files.append(self._fd, json.dumps(asdict(holder)).encode("ascii"))
+            self._files.append(self._fd, json.dumps(asdict(owner)).encode("ascii"))
             self.check()
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Let go of it; its file goes, and those of runs that have died."""
+        """Release the lock, and remove its file and those of runs that have died."""
         if self._fd is None:
             return
         with suppress(OSError):
-            for path in self._others():
+            for path in self._other_locks():
                 with suppress(BlockingIOError, FileNotFoundError):
                     self._remove(path, self._acquire(path, create=False))
         fd, self._fd = self._fd, None
@@ -102,14 +106,14 @@ class Lock:
             self._remove(self._path, fd)
 
     def _remove(self, path: Path, fd: int) -> None:
-        """Remove the file of a lock while it is held, and let go of it."""
+        """Remove the file of a lock while it is held, then release it."""
         try:
             self._files.unlink(path)
         finally:
             self._files.close(fd)
 
-    def _others(self) -> list[Path]:
-        """The locks that are there, but for our own where we hold it."""
+    def _other_locks(self) -> list[Path]:
+        """List the locks on the target, without this one if it is held."""
         folder = self._target.parent
         try:
             names = self._files.names(folder)
@@ -119,7 +123,19 @@ class Lock:
         return [path for path in paths if self._fd is None or path != self._path]
 
     def _acquire(self, path: Path, *, create: bool) -> int:
-        """The locked file; BlockingIOError where it is another's, FileNotFoundError where gone."""
+        """Open and lock a file.
+
+        Args:
+            path: The file of the lock.
+            create: Create the file if it does not exist.
+
+        Returns:
+            Its descriptor, which holds the lock until it is closed.
+
+        Raises:
+            BlockingIOError: Another process holds the lock.
+            FileNotFoundError: The file does not exist, or was removed meanwhile.
+        """
         fd = self._files.open_append(path, create=create)
         try:
             try:
@@ -127,10 +143,10 @@ class Lock:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                holder = self._holder(path)
-                if holder is not None and holder.is_possibly_alive():
+                owner = self._owner(path)
+                if owner is not None and owner.is_possibly_alive():
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
-            # its last holder may have removed it since it was opened
+            # the last owner may have removed the file since it was opened
             if not os.path.samestat(self._files.stat(fd), self._files.stat(path)):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except BaseException:
@@ -138,27 +154,28 @@ class Lock:
             raise
         return fd
 
-    def _holder(self, path: Path) -> LockOwner | None:
-        """Who holds a lock; None where that is not written yet."""
+    def _owner(self, path: Path) -> LockOwner | None:
+        """Read the owner of a lock; None if it is not written yet."""
         try:
             return LockOwner(**json.loads(self._files.read_file(path)))
         except (OSError, ValueError, TypeError):
             return None
 
-    def _works_beside(self, path: Path) -> bool:
-        """Whether a lock is that of another part of this run.
+    def _is_of_this_run(self, path: Path) -> bool:
+        """Return True if a lock belongs to another part of this run.
 
-        One that has not said yet looks at ours when it has.
+        An owner that is not written yet counts as such: it checks this lock once it is.
         """
         if path == self._path or self._part.of == 1:
             return False
-        holder = self._holder(path)
-        return holder is None or holder.of == self._part.of
+        owner = self._owner(path)
+        return owner is None or owner.of == self._part.of
 
     def _refuse(self, path: Path) -> NoReturn:
-        holder = self._holder(path)
-        who = f"process {holder.pid} on {quoted(holder.host)}" if holder else "a process"
+        """Raise the OutputExists that names the owner of a lock."""
+        owner = self._owner(path)
+        process = f"process {owner.pid} on {quoted(owner.host)}" if owner else "a process"
         raise OutputExists(
-            f"{self._target}: another run is at work on it, {who}",
-            f"wait for it; if it is surely gone, remove {path}",
+            f"cannot write to {self._target}: another run is working on it, {process}",
+            f"wait until it ends; if it has surely ended, remove {path}",
         )

@@ -1,16 +1,19 @@
-"""Shards while they are written, by several workers and in any order.
+"""Shards while they are written, by several workers and in any order of their bytes.
 
-Each is opened at its first byte, and made durable at its last.
+A shard is created at its first byte, in its full size. At its last byte it is made durable, then
+recorded in the journal. A crash in between leaves a file that the journal does not know; the next
+run removes it, or writes it again.
 """
 
 import threading
+from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.file_copy import make_folders
 from streamconv.sinks.journal import Finished
-from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.journal_files import OpenJournal
 from streamconv.system.file_ops import Files
 
 
@@ -18,20 +21,21 @@ class OpenShard:
     """A shard that is being written."""
 
     def __init__(self, files: Files, fd: int, size: int) -> None:
+        """Write to the new file `fd`, which is complete with `size` bytes."""
         self._files = files
         self._fd = fd
         self._missing = size
         self._lock = threading.Lock()
 
     def write(self, offset: int, data: memoryview) -> bool:
-        """Write a run; true where nothing is missing any more."""
+        """Write `data` at `offset`; returns True if these were the last missing bytes."""
         self._files.write(self._fd, data, offset)
         with self._lock:
             self._missing -= len(data)
             return self._missing == 0
 
     def finish(self) -> None:
-        """Make the shard durable."""
+        """Make the shard durable, and close it."""
         try:
             self._files.sync(self._fd)
         finally:
@@ -42,64 +46,78 @@ class OpenShard:
 
 
 class Shards:
-    """The shards of `plan` in `folder`. What is finished is added to `finished` and the journal."""
+    """All shards that one part writes. Safe to use from several threads."""
 
     def __init__(
         self,
         plan: Plan,
         folder: Path,
-        journals: Journals,
-        finished: dict[int, Finished],
+        journal: OpenJournal,
+        finished: MutableMapping[int, Finished],
         files: Files,
     ) -> None:
+        """Write the shards of `plan` to `folder`.
+
+        Args:
+            plan: The conversion.
+            folder: The partial folder.
+            journal: Records every shard that is finished.
+            finished: The shards that are finished, by number; the new ones are added.
+            files: The file operations.
+        """
         self._plan = plan
         self._folder = folder
-        self._journals = journals
+        self._journal = journal
         self._finished = finished
         self._files = files
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
-        self._failed: dict[int, OSError] = {}
-        self._rows: dict[int, dict[int, str]] = {}
+        self._errors: dict[int, OSError] = {}
+        self._digests: dict[int, dict[int, str]] = {}
+        """For each open shard, by offset of the piece: its bytes and digest."""
 
     def name(self, number: int) -> str:
-        """The file of a shard."""
+        """Return the file name of a shard."""
         return self._plan.shards[number].name
 
     def record_digest(self, piece: Piece, digest: str) -> None:
-        """See `Sink`."""
+        """Record a digest, see `OpenOutput`."""
         with self._lock:
-            rows = self._rows.setdefault(piece.shard, {})
-            rows[piece.offset] = f"{piece.nbytes} {digest}"
+            digests = self._digests.setdefault(piece.shard, {})
+            digests[piece.offset] = f"{piece.nbytes} {digest}"
 
     def write(self, number: int, offset: int, data: memoryview) -> bool:
-        """See `Sink`; raises OSError."""
+        """Write contiguous bytes, see `OpenOutput`. Raises OSError."""
         with self._lock:
             if number not in self._open:
                 self._open[number] = self._create(number)
         if not self._open[number].write(offset, data):
             return False
         with self._lock:
-            full = self._open.pop(number)
-            rows = self._rows.pop(number, {})
+            shard = self._open.pop(number)
+            digests = self._digests.pop(number, {})
+        self._finish(number, shard, digests)
+        return True
+
+    def _finish(self, number: int, shard: OpenShard, digests: dict[int, str]) -> None:
+        """Make a shard durable and record it; on any error, remove its file."""
         path = self._folder / self.name(number)
         try:
-            full.finish()
+            shard.finish()
             self._files.sync_folder(path.parent)
             size = self._plan.shards[number].nbytes
-            done = Finished(size, tuple(rows[at] for at in sorted(rows)))
-            self._journals.add(self.name(number), done)
+            finished = Finished(size, tuple(digests[offset] for offset in sorted(digests)))
+            self._journal.add(self.name(number), finished)
         except BaseException:
             with suppress(OSError):
                 self._files.unlink(path)
             raise
-        self._finished[number] = done
-        return True
+        self._finished[number] = finished
 
     def _create(self, number: int) -> OpenShard:
-        """A new shard; where that has failed once, it fails alike for every worker."""
-        if number in self._failed:
-            raise self._failed[number]
+        """Create the file of a shard; if that has failed once, raise the same error again."""
+        if number in self._errors:
+            raise self._errors[number]
         try:
             make_folders(self._files, self._folder, self.name(number))
             path = self._folder / self.name(number)
@@ -107,11 +125,11 @@ class Shards:
             size = self._plan.shards[number].nbytes
             return OpenShard(self._files, self._files.create(path, size), size)
         except OSError as error:
-            self._failed[number] = error
+            self._errors[number] = error
             raise
 
     def close(self) -> list[Path]:
-        """Close what is open; returns the shards that are not finished."""
+        """Close the open shards; returns their paths, as they are not finished."""
         with self._lock:
             for shard in self._open.values():
                 with suppress(OSError):

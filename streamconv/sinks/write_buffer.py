@@ -1,4 +1,4 @@
-"""A contiguous run of output, gathered in one buffer so that every write is a long one."""
+"""A buffer that joins many short writes to a file into a few long ones."""
 
 from collections.abc import Callable
 
@@ -9,38 +9,45 @@ Write = Callable[[int, memoryview], object]
 
 
 class WriteBuffer:
-    """The buffer of one worker. A run is begun, filled by `next` or `exactly`, and ended.
+    """The buffer of one worker, for one contiguous run of bytes after another.
 
-    Each of its bytes is written when its place in the buffer is needed, at the end at the latest;
-    any call but `begin` raises what `write` does.
+    A run starts with `begin`. `next` and `exactly` give out memory, which the caller fills before
+    it asks for more. `flush` ends the run. Every call but `begin` may write, and raises the errors
+    of the write function.
     """
 
     def __init__(self, nbytes: int) -> None:
+        """Allocate a buffer of `nbytes`."""
         self._buffer = new_buffer(nbytes)
-        self._write: Write = _nowhere
+        self._write: Write = _refuse
         self._offset = 0
         self._filled = 0
 
     def begin(self, offset: int, write: Write) -> None:
-        """Begin a run at `offset` of a file that `write` writes to."""
+        """Start a run; bytes of an earlier one that were not flushed are dropped.
+
+        Args:
+            offset: Where the run starts in the file, in bytes.
+            write: Writes to that file.
+        """
         self._write = write
         self._offset = offset
         self._filled = 0
 
     def next(self, limit: int) -> memoryview:
-        """Memory for the next bytes of the run, to be filled: at least one, at most `limit`."""
+        """Return memory for the next bytes of the run: at least one, at most `limit`."""
         if self._filled == len(self._buffer):
             self.flush()
         return self._take(min(limit, len(self._buffer) - self._filled))
 
     def exactly(self, nbytes: int) -> memoryview:
-        """Memory for exactly the next `nbytes` of the run, which the buffer has room for."""
+        """Return memory for the next `nbytes` of the run; the whole buffer holds as many."""
         if self._filled + nbytes > len(self._buffer):
             self.flush()
         return self._take(nbytes)
 
     def flush(self) -> None:
-        """Write what is left; what follows is the next bytes of the run, or another run."""
+        """Write what the buffer holds; the run may go on after it."""
         data = self._buffer[: self._filled]
         if data:
             self._write(self._offset, data)
@@ -48,10 +55,11 @@ class WriteBuffer:
             self._filled = 0
 
     def _take(self, nbytes: int) -> memoryview:
-        room = self._buffer[self._filled : self._filled + nbytes]
+        memory = self._buffer[self._filled : self._filled + nbytes]
         self._filled += nbytes
-        return room
+        return memory
 
 
-def _nowhere(offset: int, data: memoryview) -> None:
-    raise AssertionError("no run has begun")
+def _refuse(offset: int, data: memoryview) -> None:
+    """Raise AssertionError: `begin` was not called."""
+    raise AssertionError("begin was not called")

@@ -25,7 +25,7 @@ PLACES = [
             f"DST is {what}, {'to be overwritten' if overwrite else 'not to be'}",
             OutputExists,
             breaks,
-            "in one another",
+            "overlap",
             dst=dst,
             options={"overwrite": overwrite},
         )
@@ -41,7 +41,7 @@ PLACES = [
         )
     ),
     row("DST is what SRC is a link to, to be overwritten", OutputExists,
-        lambda src: [sound(src.parent / "dst"), src.symlink_to("dst")], "in one another",
+        lambda src: [sound(src.parent / "dst"), src.symlink_to("dst")], "overlap",
         options={"overwrite": True}),
     row("a partial folder is left over", OutputExists,
         with_target(filled, "dst.streamconv-partial"), "dst.streamconv-partial", "--overwrite",

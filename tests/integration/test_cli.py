@@ -557,11 +557,11 @@ def test_a_signal_leaves_nothing_behind(
 IMPATIENT = """
 import os, signal, sys, time
 from streamconv.cli import main
-from streamconv.sinks.checkpoint_folder import CheckpointFolder
+from streamconv.sinks.open_folder import OpenFolder
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 number, pause = int(sys.argv.pop(1)), float(sys.argv.pop(1))
-abort = CheckpointFolder.abort
+abort = OpenFolder.abort
 
 def send(*args, **options):
     os.kill(os.getpid(), number)
@@ -572,8 +572,8 @@ def abort_impatiently(*args, **options):
     send()
     abort(*args, **options)
 
-CheckpointFolder.complete = send
-CheckpointFolder.abort = abort_impatiently
+OpenFolder.complete = send
+OpenFolder.abort = abort_impatiently
 main()
 """
 """A process that gets a signal just before the end, and another one while it tidies up."""

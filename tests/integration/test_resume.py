@@ -34,7 +34,8 @@ from streamconv.sinks.journal import (
     opening_line,
     read_journal,
 )
-from streamconv.sinks.run_lock import LOCK_SUFFIX, Lock
+from streamconv.sinks.run_lock import Lock
+from streamconv.sinks.run_paths import LOCK_SUFFIX, RunPaths
 from streamconv.sinks.shard_files import Shards
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles, system_files
@@ -147,7 +148,7 @@ def test_other_keys_of_a_dcp_are_another_conversion(
         src, options = tmp_path / "elsewhere", {"dcp_prefix": "model.", "to": "per-expert"}
         prefix = "hf_prefix"
     stopped(src, dst, pieces=2, **options, **{prefix: "net."})
-    with pytest.raises(OutputExists, match="was begun otherwise"):
+    with pytest.raises(OutputExists, match="belongs to another conversion"):
         resumed(src, dst, **options, **{prefix: "web."})
     assert resumed(src, dst, **options, **{prefix: "net."}) >= 1
 
@@ -428,7 +429,7 @@ def test_killed_while_replacing(
         assert resumed(src, dst, overwrite=True) == SHARDS
     else:
         assert tree(dst) == undisturbed
-        with pytest.raises(OutputExists, match="streamconv-replaced is there"):
+        with pytest.raises(OutputExists, match="streamconv-replaced exists"):
             resumed(src, dst)
         assert tree(tmp_path / "dst.streamconv-replaced") == {"precious": b"keep this"}
         resumed(src, dst, overwrite=True)
@@ -517,20 +518,20 @@ def test_without_locks_another_host_cannot_be_asked(tmp_path: Path) -> None:
     lock = tmp_path / LOCK
     lock.write_text(json.dumps({"number": 1, "of": 1, "host": "elsewhere", "pid": 7, "since": "1"}))
     with pytest.raises(OutputExists, match="process 7 on elsewhere") as caught:
-        Lock(tmp_path / "dst", Partition(), Lockless()).take()
+        Lock(RunPaths(tmp_path / "dst"), Partition(), Lockless()).take()
     assert str(lock) in caught.value.hint
-    Lock(tmp_path / "dst", Partition(), LinuxFiles()).take()
+    Lock(RunPaths(tmp_path / "dst"), Partition(), LinuxFiles()).take()
 
 
 def test_parts_work_side_by_side(tmp_path: Path) -> None:
     """Those of one run; parts of another one, or a whole run, are refused."""
     files = system_files()
-    first, second = (Lock(tmp_path / "dst", Partition(k, 2), files) for k in (1, 2))
+    first, second = (Lock(RunPaths(tmp_path / "dst"), Partition(k, 2), files) for k in (1, 2))
     first.take()
     second.take()
     for other in (Partition(1, 2), Partition(2, 3), Partition(3, 3), Partition(1, 1)):
         with pytest.raises(OutputExists):
-            Lock(tmp_path / "dst", other, files).take()
+            Lock(RunPaths(tmp_path / "dst"), other, files).take()
     second.release()
     first.release()
     assert list(tmp_path.iterdir()) == []
@@ -549,7 +550,7 @@ def test_a_lock_whose_file_was_just_removed_is_taken_anew(
                 (tmp_path / LOCK).unlink()
             super().lock(fd)
 
-    lock = Lock(tmp_path / "dst", Partition(), Racing())
+    lock = Lock(RunPaths(tmp_path / "dst"), Partition(), Racing())
     lock.take()
     with (tmp_path / LOCK).open("a") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -612,7 +613,7 @@ def test_no_more_shards_are_open_than_there_are_workers(
             opened.append(len(self._open))
             return done
 
-    monkeypatch.setattr("streamconv.sinks.checkpoint_folder.Shards", Watching)
+    monkeypatch.setattr("streamconv.sinks.open_folder.Shards", Watching)
     for jobs in (1, 2, 3):
         streamconv.merge(src, dst, max_shard_size=SHARD, jobs=jobs, overwrite=True)
         assert max(opened) <= jobs

@@ -80,11 +80,11 @@ def test_a_full_disk_is_told_alike_by_every_worker(
     sound(tmp_path / "src")
     monkeypatch.setattr(type(system_files()), "create", create)
     sink = CheckpointFolder(tmp_path / "dst")
-    sink.prepare(streamconv.plan(tmp_path / "src"))
+    output = sink.prepare(streamconv.plan(tmp_path / "src"))
     for offset in (0, 4096):
         with pytest.raises(NoSpace, match=r"model\.safetensors: No space"):
-            sink.write(0, offset, memoryview(bytes(4096)))
-    sink.abort()
+            output.write(0, offset, memoryview(bytes(4096)))
+    output.abort()
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 

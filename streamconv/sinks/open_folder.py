@@ -1,0 +1,140 @@
+"""A checkpoint folder while it is written: shards first, then all other files, then the commit."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from streamconv.planning.manifest import closing_files
+from streamconv.planning.plan import Piece, Plan
+from streamconv.sinks.file_copy import copy_other, sha256_of
+from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal_files import OpenJournal
+from streamconv.sinks.os_errors import map_os_errors
+from streamconv.sinks.resume import all_pieces
+from streamconv.sinks.shard_files import Shards
+from streamconv.sinks.workspace import Workspace
+from streamconv.sources.base import Source
+from streamconv.system.resources import cores
+
+
+class OpenFolder:
+    """The open output of a `CheckpointFolder`. See `OpenOutput` for what each method promises."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        finished: Mapping[int, Finished],
+        workspace: Workspace,
+        journal: OpenJournal,
+        *,
+        modes: tuple[int, int] | None,
+        sha256: bool,
+    ) -> None:
+        """Take over a prepared folder.
+
+        Args:
+            plan: The conversion.
+            finished: The shards of earlier runs, by number.
+            workspace: The partial folder and everything next to it; its lock is held.
+            journal: The journal of this part.
+            modes: Permissions of folders and files; None for those of the umask.
+            sha256: Add the SHA-256 of every file to the manifest.
+        """
+        self._plan = plan
+        self._finished = dict(finished)
+        self._workspace = workspace
+        self._partial = workspace.partial
+        self._files = workspace.files
+        self._journal = journal
+        self._shards = Shards(plan, self._partial, journal, self._finished, self._files)
+        self._modes = modes
+        self._sha256 = sha256
+        self._is_committed = False
+
+    @property
+    def finished(self) -> Mapping[int, Finished]:
+        return self._finished
+
+    def save_request(self, request: bytes) -> None:
+        with map_os_errors(self._partial):
+            self._workspace.journals.save_request(request)
+
+    def record_digest(self, piece: Piece, digest: str) -> None:
+        self._shards.record_digest(piece, digest)
+
+    def write(self, shard: int, offset: int, data: memoryview) -> bool:
+        with map_os_errors(self._partial / self._shards.name(shard), self._bytes_left):
+            return self._shards.write(shard, offset, data)
+
+    def release(self) -> None:
+        self._journal.close()
+        self._workspace.lock.release()
+        self._workspace.leftover_note = (
+            f"{len(self._finished)} of {len(self._plan.shards)} shards are finished in "
+            f"{self._partial}"
+        )
+
+    def complete(self, source: Source) -> Path:
+        plan = self._plan
+        with map_os_errors(self._partial, self._bytes_left):
+            pieces = all_pieces(plan, self._workspace.journals, self._partial, self._files)
+            self._workspace.keep_only(shard.name for shard in plan.shards)
+        copied = self._copy_others(source)
+        source.check_unchanged()
+        with map_os_errors(self._partial, self._bytes_left):
+            sha256 = self._sha256_of_all(copied) if self._sha256 else None
+            for name, content in closing_files(plan, pieces, copied, sha256):
+                self._workspace.write_file(name, content)
+            if self._modes is not None:
+                self._workspace.set_modes(*self._modes)
+            self._workspace.sync_folders()
+            self._journal.close()
+            self._workspace.journals.move()
+        return self._partial
+
+    def _copy_others(self, source: Source) -> dict[str, tuple[int, str]]:
+        """Copy the source's other files; returns size and digest of each, by name."""
+        copied = {}
+        for other in self._plan.copied:
+            with map_os_errors(self._partial / other.name, self._bytes_left):
+                copied[other.name] = copy_other(self._files, self._partial, source, other)
+        return copied
+
+    def _sha256_of_all(self, copied: Mapping[str, object]) -> dict[str, str]:
+        """Read shards and copied files back; returns the SHA-256 of each, by name."""
+        names = [*(shard.name for shard in self._plan.shards), *copied]
+        jobs = min(self._plan.memory.jobs, cores())
+        return sha256_of(self._files, self._partial, names, jobs)
+
+    def commit(self) -> None:
+        workspace = self._workspace
+        with map_os_errors(workspace.paths.target):
+            try:
+                workspace.replacement.commit(self._partial)
+                self._is_committed = True
+            except BaseException:
+                self._is_committed = not self._files.exists(self._partial)
+                raise
+            workspace.leftover_note = f"the result is complete at {workspace.paths.target}"
+            workspace.replacement.cleanup()
+            workspace.journals.remove_moved()
+        workspace.lock.release()
+
+    def abort(self, *, keep: bool = True) -> None:
+        unfinished = self._shards.close()
+        self._journal.close()
+        if not self._is_committed:
+            with suppress(OSError):
+                for path in unfinished:
+                    self._files.unlink(path)
+            self._workspace.leave(self._plan, self._finished, keep=keep)
+        self._workspace.replacement.remove_parents()
+        self._workspace.lock.release()
+
+    def _bytes_left(self) -> int:
+        return bytes_left(self._plan, self._finished)
+
+
+def bytes_left(plan: Plan, finished: Mapping[int, Finished]) -> int:
+    """Return the bytes that are still to be written."""
+    return plan.write_bytes - sum(done.size for done in finished.values())

@@ -1,0 +1,77 @@
+"""Names of the files that a run keeps next to its target.
+
+For the target `out`, part 1 of a run uses these names, all in the folder of `out`:
+
+    out.streamconv-partial/                 the result while it is built
+        streamconv-journal-1.jsonl          the shards that part 1 has finished
+        streamconv-journal-command.json     the request of the conversion
+    out.streamconv-journal-1.jsonl          the journal, moved here right before the commit
+    out.streamconv-journal-command.json     the request, moved here right before the commit
+    out.streamconv-replaced/                the former content of `out`, during the commit
+    out.streamconv-lock-1                   the lock of part 1
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamconv.checkpoint.types import JOURNAL_PREFIX
+
+PARTIAL_SUFFIX = ".streamconv-partial"
+REPLACED_SUFFIX = ".streamconv-replaced"
+LOCK_SUFFIX = ".streamconv-lock-"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The paths of a run that converts to `target`, which is absolute."""
+
+    target: Path
+
+    @property
+    def parent(self) -> Path:
+        """The folder that holds the target and everything next to it."""
+        return self.target.parent
+
+    @property
+    def partial(self) -> Path:
+        """The folder in which the result is built."""
+        return self._sibling(PARTIAL_SUFFIX)
+
+    @property
+    def replaced(self) -> Path:
+        """The former target while it is replaced."""
+        return self._sibling(REPLACED_SUFFIX)
+
+    @property
+    def lock_prefix(self) -> str:
+        """The start of the names of all locks on the target."""
+        return f"{self.target.name}{LOCK_SUFFIX}"
+
+    def lock(self, part: int) -> Path:
+        """Return the path of the lock of a part."""
+        return self._sibling(f"{LOCK_SUFFIX}{part}")
+
+    def journal(self, part: int) -> Path:
+        """Return the path of the journal of a part, in the partial folder."""
+        return self.partial / f"{JOURNAL_PREFIX}{part}.jsonl"
+
+    @property
+    def request(self) -> Path:
+        """The request of the conversion, in the partial folder."""
+        return self.partial / f"{JOURNAL_PREFIX}command.json"
+
+    @property
+    def moved_prefix(self) -> str:
+        """The start of the names of journals and request next to the target."""
+        return f"{self.target.name}.{JOURNAL_PREFIX}"
+
+    def moved(self, path: Path) -> Path:
+        """Return where a file of the partial folder goes when it is moved next to the target."""
+        return self._sibling(f".{path.name}")
+
+    def moved_back(self, path: Path) -> Path:
+        """Return where a file next to the target was in the partial folder."""
+        return self.partial / path.name.removeprefix(f"{self.target.name}.")
+
+    def _sibling(self, suffix: str) -> Path:
+        return self.target.with_name(self.target.name + suffix)

@@ -1,0 +1,92 @@
+"""Everything on disk that belongs to a run: partial folder, journals, lock, replaced target."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from streamconv.planning.partition import Partition
+from streamconv.planning.plan import Plan
+from streamconv.sinks.file_copy import make_folders
+from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.replace import TargetReplacement
+from streamconv.sinks.run_lock import Lock
+from streamconv.sinks.run_paths import RunPaths
+from streamconv.system.file_ops import Files
+
+
+class Workspace:
+    """The files of one part of the run that converts to a target."""
+
+    def __init__(self, paths: RunPaths, part: Partition, files: Files, *, overwrite: bool) -> None:
+        self.paths = paths
+        self.partial = paths.partial
+        self.part = part
+        self.files = files
+        self.lock = Lock(paths, part, files)
+        self.journals = Journals(paths, part.number, files)
+        self.replacement = TargetReplacement(paths, overwrite, files)
+        self.leftover_note = ""
+        """A sentence for the person at the terminal: what a run that ended early has left."""
+
+    def target_is_result(self) -> bool:
+        """Return True if the target is the result of a run that died right after its commit."""
+        return not self.files.exists(self.partial) and bool(self.journals.moved())
+
+    def make_partial(self) -> None:
+        """Create the partial folder, if it does not exist, and make its name durable."""
+        with suppress(FileExistsError):
+            self.files.make_folder(self.partial)
+        self.files.sync_folder(self.partial.parent)
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Remove every file of the partial folder but those with these names and the journals."""
+        kept = {self.partial / name for name in names}
+        kept.update(self.journals.in_folder())
+        for path in self.files.walk(self.partial):
+            if path not in kept:
+                self.files.unlink(path)
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a small file into the partial folder, durable on return."""
+        make_folders(self.files, self.partial, name)
+        self.files.write_file(self.partial / name, content)
+
+    def set_modes(self, folder_mode: int, file_mode: int) -> None:
+        """Set the permissions of the partial folder and of everything in it."""
+        for path in self.files.walk(self.partial):
+            self.files.set_mode(path, file_mode)
+        for folder in self._folders():
+            self.files.set_mode(folder, folder_mode)
+
+    def sync_folders(self) -> None:
+        """Make the names of all files in the partial folder durable."""
+        for folder in self._folders():
+            self.files.sync_folder(folder)
+
+    def _folders(self) -> list[Path]:
+        """List the folders that hold files of the result, the partial folder included."""
+        parents = {folder for path in self.files.walk(self.partial) for folder in path.parents}
+        return sorted(folder for folder in parents if folder.is_relative_to(self.partial))
+
+    def leave(self, plan: Plan, finished: Mapping[int, Finished], *, keep: bool = True) -> None:
+        """Keep the finished shards for a later run, or remove the partial folder.
+
+        Does as much as the disk allows: a failure is ignored, as another one ends the run.
+
+        Args:
+            plan: The conversion.
+            finished: The shards that are finished, by number.
+            keep: Keep them if there are any. Without it they are removed, unless other parts
+                have shards in the same folder.
+        """
+        with suppress(OSError):
+            if keep and finished:
+                self.leftover_note = (
+                    f"{len(finished)} of {len(plan.shards)} shards are finished in {self.partial}; "
+                    "run the same command with --resume to continue"
+                )
+                self.journals.move_back()
+            elif self.part.of == 1:
+                self.files.remove_tree(self.partial)
+                self.journals.remove_moved()
