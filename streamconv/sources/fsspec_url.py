@@ -10,14 +10,18 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.retry import TransientError, retry
 
 RANGE_BYTES = 2 * 2**20
-"""The most that is asked for at once: fsspec hands bytes over in memory of its own."""
+"""The most bytes in a request: fsspec returns bytes in memory of its own."""
+_CHANGE_KEYS = ("ETag", "etag", "mtime", "LastModified", "created")
+"""The fields of a listing that change with the file; each file system has other ones."""
 
 
 def open_url(location: str, cancel: CancelToken) -> Source:
-    """The checkpoint at a URL.
+    """Open the checkpoint at a URL.
 
-    Raises UsageError where nothing here opens such a URL, BadCheckpoint and IOFailed as any
-    source does.
+    Raises:
+        UsageError: Nothing that is installed opens such a URL.
+        BadCheckpoint: There is no checkpoint, or it is malformed or incomplete.
+        IOFailed: Reading failed.
     """
     try:
         from fsspec.core import url_to_fs
@@ -26,13 +30,13 @@ def open_url(location: str, cancel: CancelToken) -> Source:
     except (ImportError, ValueError) as error:
         raise UsageError(
             f"{quoted(location)} cannot be opened: {quoted(str(error))}",
-            "pip install 'streamconv[fsspec]', and what fsspec needs for this kind of URL",
+            "run pip install 'streamconv[fsspec]', and install what fsspec needs for such URLs",
         ) from error
     return open_remote(UrlFiles(location, filesystem, root, cancel), cancel)
 
 
 class UrlFiles:
-    """The files below a path of one of fsspec's file systems."""
+    """The files below a path of one of fsspec's file systems, as `RemoteFiles`."""
 
     revision = None
 
@@ -41,20 +45,23 @@ class UrlFiles:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._cancel = cancel
-        self._found = self._find()
-        if not self._found:
-            raise BadCheckpoint(f"{self.location}: there are no files")
-        self.sizes: Mapping[str, int] = {name: facts[0] for name, facts in self._found.items()}
+        self._listing = self._list()
+        if not self._listing:
+            raise BadCheckpoint(f"cannot read {self.location}: there are no files")
+        self.sizes: Mapping[str, int] = {name: size for name, (size, _) in self._listing.items()}
 
-    def _find(self) -> dict[str, tuple[int, str]]:
-        """Size of every file by its name, and whatever tells that it has changed."""
+    def _list(self) -> dict[str, tuple[int, str]]:
+        """Return the size of every file and a text that changes with the file, by name."""
         try:
             found = self._filesystem.find(self._root, detail=True)
         except OSError as error:
             raise IOFailed(f"{self.location}: listing it failed: {error}") from error
         return {
-            path.removeprefix(self._root).lstrip("/"): (int(facts["size"]), _stamp(facts))
-            for path, facts in found.items()
+            path.removeprefix(self._root).lstrip("/"): (
+                int(fields["size"]),
+                str([fields.get(key) for key in _CHANGE_KEYS]),
+            )
+            for path, fields in found.items()
         }
 
     def is_cached(self, name: str) -> bool:
@@ -63,43 +70,38 @@ class UrlFiles:
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
         for buffer in buffers:
             for begin in range(0, len(buffer), RANGE_BYTES):
-                part = buffer[begin : begin + RANGE_BYTES]
-                self._read(name, offset + begin, part)
+                self._read_range(name, offset + begin, buffer[begin : begin + RANGE_BYTES])
             offset += len(buffer)
 
     def check_unchanged(self) -> None:
-        """By what the file system says of each file: size, time or ETag, whichever it has."""
+        """Check every file against the listing that was made when the source was opened."""
         self._filesystem.invalidate_cache(self._root)
-        now = self._find()
-        for name, facts in self._found.items():
-            if now.get(name) != facts:
+        now = self._list()
+        for name, entry in self._listing.items():
+            if now.get(name) != entry:
                 raise SourceChanged(f"{quoted(name)} has changed since it was planned")
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: fsspec keeps no file open between reads."""
 
-    def _read(self, name: str, offset: int, part: memoryview) -> None:
+    def _read_range(self, name: str, offset: int, buffer: memoryview) -> None:
+        path = f"{self._root}/{name}"
+
         def attempt() -> bytes:
             try:
-                data = self._filesystem.cat_file(path, start=offset, end=offset + len(part))
+                data = self._filesystem.cat_file(path, start=offset, end=offset + len(buffer))
             except FileNotFoundError as error:
                 raise SourceChanged(f"{quoted(name)} has gone since it was planned") from error
             except PermissionError as error:
-                raise IOFailed(f"{quoted(name)}: may not be read: {error}") from error
+                raise IOFailed(f"{quoted(name)}: reading is not permitted: {error}") from error
             except Exception as error:  # each file system has errors of its own
                 raise TransientError(str(error) or type(error).__name__) from error
             return bytes(data)
 
-        path = f"{self._root}/{name}"
         data = retry(f"{quoted(name)}: reading failed", attempt, self._cancel)
-        if len(data) != len(part):
+        if len(data) != len(buffer):
             raise SourceChanged(
-                f"{quoted(name)} has changed since it was planned: of {len(part)} bytes at "
+                f"{quoted(name)} has changed since it was planned: of {len(buffer)} bytes at "
                 f"{offset} there are {len(data)}"
             )
-        part[:] = data
-
-
-def _stamp(facts: Mapping[str, Any]) -> str:
-    """What changes with a file, under the names that file systems have for it."""
-    return str([facts.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created")])
+        buffer[:] = data

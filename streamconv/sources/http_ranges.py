@@ -1,7 +1,8 @@
-"""Byte ranges over HTTP, into buffers, again and again until all of a range is there.
+"""Reads byte ranges over HTTP into buffers, and resumes a range until all of it has arrived.
 
-A range is asked for from where the last attempt stopped. What answers is held against the file
-that was planned from: status 206, the range, the size, and an ETag that stays the same.
+After a failure the range is requested from where the last attempt stopped. Every response is
+checked against the file that was planned from: status 206, the range, the size, and an ETag that
+never changes.
 """
 
 import re
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dead."""
-PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+"""Responses after which a request is made again."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class RangeLocation:
-    """Where a file's bytes are to be asked for now; such addresses expire."""
+    """The address at which ranges of a file can be requested; it may expire."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ranges:
-    """Files that a server sends parts of; safe to use from several threads at once."""
+    """Ranges of the files of a server. Several threads may read at the same time."""
 
     def __init__(
         self,
@@ -40,77 +42,100 @@ class Ranges:
         locate: Callable[[str], RangeLocation],
         cancel: CancelToken,
     ) -> None:
-        """`locate` finds a file's target; it may raise Passing. `cancel` ends all reads."""
+        """Prepare to read; nothing is requested yet.
+
+        Args:
+            client: Returns the client to send requests with.
+            locate: Returns the location of a file, by its name. Called again after a location has
+                failed. May raise TransientError.
+            cancel: Ends all reads.
+        """
         self._client = client
         self._locate = locate
         self._cancel = cancel
-        self._targets: dict[str, RangeLocation] = {}
+        self._locations: dict[str, RangeLocation] = {}
         self._etags: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def read_into(self, name: str, size: int, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers, one behind the other, from `offset` of the file of `size` bytes.
+        """Fill the buffers in turn with consecutive bytes of a file.
 
-        Raises IOFailed where it cannot be read, SourceChanged where it is another.
+        Args:
+            name: The name of the file, as `locate` knows it.
+            size: Bytes that the file must have.
+            offset: Bytes from the beginning of the file.
+            buffers: Filled one after the other.
+
+        Raises:
+            SourceChanged: The file has another size or ETag.
+            IOFailed: All retries failed.
+            Interrupted: The run was canceled.
         """
-        wanted = _Wanted(name, size, offset, [buffer for buffer in buffers if buffer])
-        retry(f"{quoted(name)}: reading failed", lambda: self._go_on(wanted), self._cancel)
+        pending = _PendingRange(name, size, offset, [buffer for buffer in buffers if buffer])
+        retry(f"{quoted(name)}: reading failed", lambda: self._request_rest(pending), self._cancel)
 
-    def _go_on(self, wanted: "_Wanted") -> None:
-        """Ask for what is missing yet."""
+    def _request_rest(self, pending: "_PendingRange") -> None:
+        """Request the bytes of a range that have not arrived yet."""
         import httpx2
 
-        if not wanted.missing:
+        if not pending.missing:
             return
-        target = self._target(wanted.name)
+        location = self._location(pending.name)
         headers = {
-            **target.headers,
-            "Range": f"bytes={wanted.position}-{wanted.position + wanted.missing - 1}",
+            **location.headers,
+            "Range": f"bytes={pending.position}-{pending.position + pending.missing - 1}",
             "Accept-Encoding": "identity",
         }
-        before = wanted.missing
+        before = pending.missing
         try:
             with self._client().stream(
-                "GET", target.url, headers=headers, timeout=TIMEOUT
+                "GET", location.url, headers=headers, timeout=TIMEOUT
             ) as response:
-                self._check(response, wanted)
+                self._check(response, pending)
                 for chunk in response.iter_raw():
                     self._cancel.check()
-                    wanted.take(chunk)
+                    pending.take(chunk)
         except httpx2.TransportError as error:
-            self._forget(wanted.name)
-            fact = str(error) or type(error).__name__
-            raise TransientError(fact, progress=wanted.missing < before) from error
-        if wanted.missing:
+            self._forget_location(pending.name)
+            reason = str(error) or type(error).__name__
+            raise TransientError(reason, progress=pending.missing < before) from error
+        if pending.missing:
             raise TransientError(
-                f"{wanted.missing} bytes did not come", progress=wanted.missing < before
+                f"the response ended {pending.missing} bytes early",
+                progress=pending.missing < before,
             )
 
-    def _check(self, response: "httpx2.Response", wanted: "_Wanted") -> None:
-        """Whether the answer is what was asked for, of the file that was planned from."""
+    def _check(self, response: "httpx2.Response", pending: "_PendingRange") -> None:
+        """Check that a response is the requested range of the file that was planned from."""
         status = response.status_code
-        if status in PASSING_STATUS:
+        if status in TRANSIENT_STATUS:
             raise TransientError(f"the server answers {status}", wait=retry_after(response.headers))
         if status == 416:
-            raise _changed(wanted.name, f"it has no bytes {wanted.position} and on")
-        if status == 200 and wanted.missing == wanted.size:
-            self._check_etag(response, wanted.name)
+            raise _changed(pending.name, f"it has no bytes from {pending.position} on")
+        if status == 200 and pending.missing == pending.size:
+            self._check_etag(response, pending.name)
             return
         if status != 206:
-            self._forget(wanted.name)
-            whole = ", the whole file, to a request for a part of it" if status == 200 else ""
-            raise TransientError(f"the server answers {status}{whole}")
+            # an expired location answers 403, and another one may work
+            self._forget_location(pending.name)
+            if status == 200:
+                raise TransientError(
+                    "the server answers 200, the whole file, to a request for a part of it"
+                )
+            raise TransientError(f"the server answers {status}")
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         begin, end, size = (int(text) for text in match.groups()) if match else (-1, -1, -1)
-        if size not in (wanted.size, -1):
-            raise _changed(wanted.name, f"it had {wanted.size} bytes, it has {size}")
-        if (begin, end) != (wanted.position, wanted.position + wanted.missing - 1):
+        if size not in (pending.size, -1):
+            raise _changed(pending.name, f"it had {pending.size} bytes, it has {size}")
+        first, last = pending.position, pending.position + pending.missing - 1
+        if (begin, end) != (first, last):
             raise TransientError(
-                f"the server sends bytes {begin} to {end}, others than were asked for"
+                f"the server sends bytes {begin} to {end} instead of {first} to {last}"
             )
-        self._check_etag(response, wanted.name)
+        self._check_etag(response, pending.name)
 
     def _check_etag(self, response: "httpx2.Response", name: str) -> None:
+        """Check that the ETag of a file, if there is one, is that of its first response."""
         etag = response.headers.get("etag")
         if etag is None:
             return
@@ -119,35 +144,38 @@ class Ranges:
         if etag != first:
             raise _changed(name, f"its ETag was {quoted(first)}, it is {quoted(etag)}")
 
-    def _target(self, name: str) -> RangeLocation:
+    def _location(self, name: str) -> RangeLocation:
         with self._lock:
-            target = self._targets.get(name)
-        if target is None:
-            target = self._locate(name)
+            location = self._locations.get(name)
+        if location is None:
+            location = self._locate(name)
             with self._lock:
-                self._targets[name] = target
-        return target
+                self._locations[name] = location
+        return location
 
-    def _forget(self, name: str) -> None:
+    def _forget_location(self, name: str) -> None:
         with self._lock:
-            self._targets.pop(name, None)
+            self._locations.pop(name, None)
 
 
-class _Wanted:
-    """A range on its way into buffers."""
+class _PendingRange:
+    """A range of a file, and the buffers for the bytes of it that have not arrived yet."""
 
     def __init__(self, name: str, size: int, offset: int, buffers: list[memoryview]) -> None:
         self.name = name
         self.size = size
+        """Bytes of the whole file."""
         self.position = offset
+        """Where in the file the next byte is."""
         self.missing = sum(map(len, buffers))
+        """Bytes that have not arrived yet."""
         self._buffers = buffers
 
     def take(self, chunk: bytes) -> None:
-        """The next bytes of the range."""
+        """Store the next bytes. Raises TransientError if there are too many."""
         if len(chunk) > self.missing:
             raise TransientError(
-                f"the server sends {len(chunk) - self.missing} bytes more than asked for"
+                f"the server sends {len(chunk) - self.missing} bytes more than requested"
             )
         data = memoryview(chunk)
         while data:

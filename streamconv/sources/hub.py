@@ -1,26 +1,21 @@
 """A repository of the Hugging Face hub: `hf://org/name` or `hf://org/name@revision`.
 
-Through huggingface_hub, so that tokens, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` mean what
-its users know. The commit is pinned when the repository is opened; files that lie in the local
-cache for that commit are read from there. Offline, the cached snapshot is the source.
+It is read through huggingface_hub, so tokens, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` have
+their usual meaning. The commit is pinned when the repository is opened. Files that the local cache
+holds for that commit are read from there. In offline mode the cached snapshot is the source.
 """
 
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.sources.base import Source
-from streamconv.sources.http_ranges import (
-    PASSING_STATUS,
-    TIMEOUT,
-    RangeLocation,
-    Ranges,
-)
+from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
 from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
@@ -38,36 +33,43 @@ _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\
 
 
 def open_repository(location: str, cancel: CancelToken) -> Source:
-    """The checkpoint in a repository, at the commit that its revision is now.
+    """Open the checkpoint in a repository, at the commit that its revision is at now.
 
-    Raises UsageError where `location` names none, BadCheckpoint where there is none or it may
-    not be read, IOFailed where the hub cannot be reached.
+    Raises:
+        UsageError: `location` does not name a repository.
+        BadCheckpoint: There is no such repository or revision, it may not be read, or it does not
+            hold a checkpoint.
+        IOFailed: The hub cannot be reached.
     """
     from huggingface_hub.constants import is_offline_mode
 
     match = _LOCATION.fullmatch(location)
     if match is None:
         raise UsageError(
-            f"{quoted(location)} names no repository", "write hf://org/name or hf://org/name@v1.0"
+            f"cannot read {quoted(location)}: it does not name a repository",
+            "write hf://org/name or hf://org/name@revision",
         )
     repo, revision = match["repo"], match["revision"] or DEFAULT_REVISION
     if is_offline_mode():
-        folder = _snapshot(repo, revision)
+        folder = _cached_snapshot(repo, revision)
         return open_folder(location, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
-        what = f"{location}: asking the hub failed"
-        info = retry(what, lambda: _info(repo, revision), cancel)
+        info = retry(
+            f"{location}: asking the hub failed", lambda: _model_info(repo, revision), cancel
+        )
     return open_remote(RepositoryFiles(location, repo, info, cancel), cancel)
 
 
 class RepositoryFiles:
-    """The files of one commit."""
+    """The files of one commit, as `RemoteFiles`."""
 
     def __init__(self, location: str, repo: str, info: "ModelInfo", cancel: CancelToken) -> None:
         from huggingface_hub import get_session
 
         if info.sha is None:
-            raise BadCheckpoint(f"{location}: the hub does not say which commit it is")
+            raise BadCheckpoint(
+                f"cannot read {location}: the hub does not say at which commit it is"
+            )
         self.location = location
         self.revision: str | None = info.sha
         self._repo = repo
@@ -75,11 +77,11 @@ class RepositoryFiles:
         self.sizes: Mapping[str, int] = {
             file.rfilename: file.size for file in info.siblings or () if file.size is not None
         }
-        self._etags = {
+        self._listed_etags = {
             file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
             for file in info.siblings or ()
         }
-        self._cached = {name: path for name in self.sizes if (path := self._in_cache(name))}
+        self._cached = {name: path for name in self.sizes if (path := self._cached_path(name))}
         self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
         self._open: dict[str, int] = {}
@@ -92,7 +94,10 @@ class RepositoryFiles:
         path = self._cached.get(name)
         if path is None:
             self._ranges.read_into(name, self.sizes[name], offset, buffers)
-            return
+        else:
+            self._read_cached(path, offset, buffers)
+
+    def _read_cached(self, path: Path, offset: int, buffers: Sequence[memoryview]) -> None:
         try:
             for buffer in buffers:
                 if self._files.read_into(self._descriptor(path), buffer, offset) < len(buffer):
@@ -104,16 +109,17 @@ class RepositoryFiles:
             raise IOFailed(f"{quoted(str(path))}: reading failed: {error.strerror}") from error
 
     def check_unchanged(self) -> None:
-        """A commit stays what it is; every answer has been held against it."""
+        """Do nothing: a commit never changes, and every response was checked against it."""
 
     def close(self) -> None:
         with self._lock:
             for fd in self._open.values():
-                self._files.close(fd)
+                with suppress(OSError):
+                    self._files.close(fd)
             self._open.clear()
 
-    def _in_cache(self, name: str) -> Path | None:
-        """The file in the local cache, where it lies there whole."""
+    def _cached_path(self, name: str) -> Path | None:
+        """Return the path of a file in the local cache, or None if it is not there completely."""
         from huggingface_hub import try_to_load_from_cache
 
         if not is_below(name):
@@ -130,32 +136,35 @@ class RepositoryFiles:
             return self._open[str(path)]
 
     def _locate(self, name: str) -> RangeLocation:
-        """Where the hub says that a file's bytes are: on itself, or on a storage it signs for."""
+        """Ask the hub where the bytes of a file are: on itself, or on a storage it signs for.
+
+        The storage is never shown the token. Raises SourceChanged if the hub has another file.
+        """
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
         url = hf_hub_url(self._repo, name, revision=self._commit)
-        with explain_refusals(self._repo, self._commit), _passing():
+        with explain_refusals(self._repo, self._commit), _transient_errors():
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT)
-        known = self._etags.get(name)
-        if known and metadata.etag and metadata.etag != known:
+        listed = self._listed_etags.get(name)
+        if listed and metadata.etag and metadata.etag != listed:
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: the hub listed it as "
-                f"{quoted(known)}, it sends {quoted(metadata.etag)}"
+                f"{quoted(listed)}, it sends {quoted(metadata.etag)}"
             )
-        own = urlsplit(metadata.location)[:2] == urlsplit(constants.ENDPOINT)[:2]
-        return RangeLocation(metadata.location, build_hf_headers() if own else {})
+        on_hub = urlsplit(metadata.location)[:2] == urlsplit(constants.ENDPOINT)[:2]
+        return RangeLocation(metadata.location, build_hf_headers() if on_hub else {})
 
 
-def _info(repo: str, revision: str) -> "ModelInfo":
+def _model_info(repo: str, revision: str) -> "ModelInfo":
     from huggingface_hub import HfApi
 
-    with _passing():
+    with _transient_errors():
         return HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
 
 
-def _snapshot(repo: str, revision: str) -> Path:
-    """The folder of a revision in the local cache."""
+def _cached_snapshot(repo: str, revision: str) -> Path:
+    """Return the folder of a revision in the local cache. Raises BadCheckpoint if it is missing."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -163,22 +172,22 @@ def _snapshot(repo: str, revision: str) -> Path:
         return Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         raise BadCheckpoint(
-            f"{quoted(repo)}: offline mode is on, and revision {quoted(revision)} is not in the "
-            f"cache {constants.HF_HUB_CACHE}",
-            "unset HF_HUB_OFFLINE, or download it first",
+            f"cannot read {quoted(repo)}: offline mode is on, and revision {quoted(revision)} is "
+            f"not in the cache {constants.HF_HUB_CACHE}",
+            "unset HF_HUB_OFFLINE, or download the repository first",
         ) from None
 
 
 @contextmanager
-def _passing() -> Iterator[None]:
-    """Turns the failures that another attempt may not meet into Passing."""
+def _transient_errors() -> Iterator[None]:
+    """Replace errors that may be gone at the next attempt by TransientError."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
     except HfHubHTTPError as error:
-        if error.response.status_code not in PASSING_STATUS:
+        if error.response.status_code not in TRANSIENT_STATUS:
             raise
         wait = retry_after(error.response.headers)
         raise TransientError(f"the hub answers {error.response.status_code}", wait=wait) from error
