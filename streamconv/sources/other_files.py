@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder that hold none of its tensors: what travels along."""
+"""The files of a checkpoint that hold none of its tensors, and which of them are copied."""
 
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
@@ -14,10 +14,10 @@ WEIGHT_SUFFIXES = (
     SHARD_SUFFIX,
     *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", DATA_SUFFIX),
 )
-"""What second copies of the weights are stored in."""
+"""The formats of second copies of the weights."""
 SECOND_COPIES = ("original",)
-"""Subfolders that hold the weights once more, whatever their size (gpt-oss, Llama)."""
-LEFT_BEHIND = {
+"""Subfolders that hold the weights again, whatever their size (gpt-oss, Llama)."""
+SKIPPED = {
     MANIFEST: "describes the source",
     f"{JOURNAL_PREFIX}*": "the journal of a run that was not finished",
     f"*{INDEX_SUFFIX}": "the index of the source's shards",
@@ -27,7 +27,7 @@ LEFT_BEHIND = {
     "pytorch_model*.bin": "the weights in a legacy format",
     "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
 }
-"""Files at the top level that describe or repeat the source's weights, and why they stay."""
+"""Patterns of top-level files that are not copied, and why: they describe or repeat the weights."""
 BOOKKEEPING = (".git", ".cache/huggingface")
 """Folders of tools that describe this copy of the files and no other."""
 
@@ -35,9 +35,20 @@ BOOKKEEPING = (".git", ".cache/huggingface")
 def other_files(
     folder: Path, shards: set[str], files: Files, below: str = ""
 ) -> Iterator[OtherFile]:
-    """Every file of a local folder that holds no tensor of this checkpoint: files, then folders.
+    """Walk through a local folder: in every folder its files, then its subfolders.
 
-    `below` is the path in it to begin at, with a slash at its end. Raises BadCheckpoint, IOFailed.
+    Args:
+        folder: The folder of the checkpoint.
+        shards: The files that are left out, as they hold tensors of the checkpoint.
+        files: The file operations to use.
+        below: The path in `folder` to start at, with a slash at its end.
+
+    Yields:
+        Every other file, without `skip_reason`. A folder of `BOOKKEEPING` is one entry.
+
+    Raises:
+        BadCheckpoint: There is a link to a folder or out of the checkpoint, or a special file.
+        IOFailed: The file system does not answer.
     """
     folders = []
     with convert_os_errors(quoted(below) if below else str(folder)):
@@ -58,14 +69,22 @@ def other_files(
 
 
 def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
-    """The other files of a checkpoint, each with whether it travels along. Pure."""
+    """Return the files, each with the reason for which it is not copied, if there is one.
+
+    Args:
+        others: All files of a checkpoint without tensors of it.
+        weight_bytes: Bytes of its tensors.
+    """
     copies = _second_copies(others, weight_bytes)
     for other in others:
-        yield OtherFile(other.name, other.size, _why_left_behind(other.name, copies))
+        yield OtherFile(other.name, other.size, _skip_reason(other.name, copies))
 
 
 def _second_copies(others: Collection[OtherFile], weight_bytes: int) -> set[str]:
-    """Subfolders with the weights once more: known ones, and those with half as many bytes."""
+    """Return the top-level folders that hold the weights again.
+
+    They are the known ones, and those with at least half as many bytes of weights.
+    """
     sizes: dict[str, int] = {}
     for other in others:
         top, slash, _ = other.name.partition("/")
@@ -74,12 +93,12 @@ def _second_copies(others: Collection[OtherFile], weight_bytes: int) -> set[str]
     return {top for top, size in sizes.items() if top in SECOND_COPIES or 2 * size >= weight_bytes}
 
 
-def _why_left_behind(name: str, copies: set[str]) -> str:
-    """The reason, or nothing where the file travels along."""
+def _skip_reason(name: str, copies: set[str]) -> str:
+    """Return why a file is not copied; empty if it is."""
     top, slash, _ = name.partition("/")
     if name.removesuffix("/") in BOOKKEEPING:
         return "bookkeeping of a tool, about this copy of the files"
     if slash:
-        weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
-        return "a second copy of the weights" if top in copies and weights else ""
-    return next((why for glob, why in LEFT_BEHIND.items() if fnmatchcase(name, glob)), "")
+        is_weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+        return "a second copy of the weights" if top in copies and is_weights else ""
+    return next((reason for glob, reason in SKIPPED.items() if fnmatchcase(name, glob)), "")

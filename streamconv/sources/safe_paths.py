@@ -1,7 +1,9 @@
 """Which paths of a checkpoint folder may be read.
 
-No name leads out of the folder, but for the links of the hub's cache, where a snapshot's files
-are links to blobs beside it.
+No name leads out of the folder. The one exception is the hub's cache, in which the files of a
+snapshot are links to blobs:
+
+    models--org--name/snapshots/COMMIT/model.safetensors -> ../../blobs/SHA256
 """
 
 import errno
@@ -15,17 +17,17 @@ from streamconv.errors import BadCheckpoint, IOFailed, quoted
 from streamconv.system.file_ops import Files
 
 SHARD_SUFFIX = ".safetensors"
-NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""What the system says of a name that is no file's, and not missing either."""
+NOT_A_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Errors of the system that are the fault of the name, and not of the disk."""
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file name from the index is one of a shard below the folder."""
+    """Return True if a name from an index is that of a shard below the folder."""
     return name.endswith(SHARD_SUFFIX) and is_below(name)
 
 
 def is_below(name: str) -> bool:
-    """Whether a file name from elsewhere stays below the folder on every system."""
+    """Return True if a name from an untrusted file stays below the folder on every system."""
     windows = PureWindowsPath(name)
     parts = PurePosixPath(name).parts
     return (
@@ -42,37 +44,39 @@ def is_below(name: str) -> bool:
 
 
 @contextmanager
-def convert_os_errors(what: str) -> Iterator[None]:
-    """Turns what the system refuses about a path, `what` in messages, into IOFailed."""
+def convert_os_errors(path: str) -> Iterator[None]:
+    """Replace an OSError by an IOFailed that names `path`."""
     try:
         yield
     except OSError as error:
-        raise IOFailed(f"{what}: looking at it failed: {error.strerror}") from error
+        raise IOFailed(f"{path}: looking at it failed: {error.strerror}") from error
 
 
 def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_result]:
-    """The regular file that `name` is; refuses links that lead out of the checkpoint.
+    """Return the path of a regular file, with links resolved, and its status.
 
-    Raises BadCheckpoint, or IOFailed where the system does not tell.
+    Raises:
+        BadCheckpoint: It is missing, not a regular file, or a link out of the checkpoint.
+        IOFailed: The file system does not answer.
     """
     with convert_os_errors(quoted(name)):
         try:
-            real = files.real_path(folder / name)
-            info = files.stat(real)
+            real_path = files.real_path(folder / name)
+            status = files.stat(real_path)
         except FileNotFoundError:
             raise BadCheckpoint(f"{quoted(name)} is missing from {folder}") from None
         except OSError as error:
-            if error.errno not in NO_FILE:
+            if error.errno not in NOT_A_FILE:
                 raise
             raise BadCheckpoint(f"{quoted(name)} cannot be opened: {error.strerror}") from None
         root = files.real_path(folder)
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
-    if not any(real.is_relative_to(allowed) for allowed in roots):
+    if not any(real_path.is_relative_to(allowed) for allowed in roots):
         raise BadCheckpoint(
-            f"{quoted(name)} is a link to {quoted(str(real))}, outside of the checkpoint"
+            f"{quoted(name)} is a link to {quoted(str(real_path))}, outside of the checkpoint"
         )
-    if not stat.S_ISREG(info.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise BadCheckpoint(f"{quoted(name)} is not a regular file")
-    return real, info
+    return real_path, status

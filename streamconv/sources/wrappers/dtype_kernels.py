@@ -1,10 +1,10 @@
-"""Numbers of one dtype as numbers of another, bit for bit as torch makes them. Pure on buffers.
+"""Casts between floating dtypes, bit for bit as torch does them.
 
-numpy knows neither BF16 nor the floats of 8 bits. Here everything passes through float32, which
-holds each of them exactly: BF16 is its upper half, a float of 8 bits one of 256 values, and what
-narrows is rounded once, to nearest, ties to even. A NaN stays a NaN of its sign; what is too
-large becomes infinite. Works on chunks that stay in cache, so it needs a few hundred kB whatever
-the size of a tensor.
+numpy knows neither BF16 nor the floats of 8 bits. Here every element passes through float32, which
+holds all of them exactly: BF16 is its upper half, a float of 8 bits is one of 256 values. A
+narrower result is rounded once, to nearest, ties to even. A NaN stays a NaN of its sign, and a
+number that is too large becomes infinite. The work is done in chunks that stay in the cache, so
+it needs a few hundred kB of memory for a tensor of any size.
 """
 
 import functools
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 CHUNK = 2**14
-"""Elements that are converted at once: 64 kB of float32, so that the few copies stay in cache."""
+"""Elements that are cast at once: 64 kB of float32, so that the few copies stay in the cache."""
 
 _FLOATS8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15), "F8_E4M3FNUZ": (3, 8), "F8_E5M2FNUZ": (2, 16)}
-"""Bits of the mantissa, and what the exponent is larger by than it means."""
+"""Bits of the mantissa, and the bias of the exponent."""
 _POWERS = ("F8_E8M0", "U8")
-"""A power of two, its exponent larger by 127; U8 is how it is stored where F8_E8M0 is unknown."""
+"""A power of two whose exponent has the bias 127. U8 holds the same bits under another name."""
 _STORED: dict[str, Any] = {
     **dict.fromkeys((*_FLOATS8, *_POWERS), np.uint8),
     "BF16": np.uint16,
@@ -30,9 +30,9 @@ _STORED: dict[str, Any] = {
 }
 
 _HALF_NORMAL = 113 << 23
-"""The bits of the smallest float32 that is a float16 of full precision."""
+"""The bits of the smallest float32 that is a normal float16."""
 _HALF_INFINITE = 143 << 23
-"""Those of the smallest power of two that is none at all."""
+"""The bits of the smallest power of two that is too large for a float16."""
 _INFINITE = 255 << 23
 
 Array = npt.NDArray[Any]
@@ -42,10 +42,15 @@ Bytes = memoryview | bytearray | bytes
 def cast(
     stored: Bytes, dtype: str, out: memoryview, target: str, factors: Array | None = None
 ) -> None:
-    """Fill `out` with the elements of `stored`, which are of `dtype`, as BF16, F16 or F32.
+    """Fill a buffer with the elements of another one, cast to another dtype.
 
-    `factors`, of float32, multiply each run of as many elements in float32. `stored` may lie at
-    the end of `out` itself, where the target is no narrower.
+    Args:
+        stored: The elements. It may be the end of `out` itself if the target is no narrower.
+        dtype: The dtype of `stored`, any floating one of safetensors.
+        out: The buffer for as many elements of the target.
+        target: BF16, F16 or F32.
+        factors: A row of float32. Each consecutive row of as many elements is multiplied by it, in
+            float32, before it is rounded.
     """
     source: Array = np.frombuffer(stored, _STORED[dtype])
     result: Array = np.frombuffer(out, _STORED[target])
@@ -65,7 +70,7 @@ def cast(
 
 
 def as_float32(stored: Bytes, dtype: str) -> Array:
-    """The elements of `stored`, which are of `dtype`, as an array of float32."""
+    """Return the elements of `stored`, which are of `dtype`, as an array of float32."""
     values = np.empty(len(stored) // np.dtype(_STORED[dtype]).itemsize, np.float32)
     cast(stored, dtype, values.data.cast("B"), "F32")
     return values
@@ -82,25 +87,45 @@ def dequantize(
     block: tuple[int, int],
     scales: Array,
 ) -> None:
-    """Fill `out` with `stored` times its blocks' scales, rounded once to `target`.
+    """Fill a buffer with elements times the scales of their blocks, rounded once.
 
-    `stored` holds the elements from number `start` of a tensor of `shape`, whose last two
-    dimensions are cut into blocks of `block` rows and columns. `scales`, of float32, are rows of
-    the grid of blocks, beginning with the one that `start` lies in (`grid_rows`).
+    Args:
+        stored: Consecutive elements of a tensor.
+        dtype: The dtype of `stored`.
+        out: The buffer for as many elements of the target.
+        target: BF16, F16 or F32.
+        start: The number of the first of these elements in the tensor.
+        shape: The shape of the tensor. Its last two dimensions are cut into blocks.
+        block: The rows and columns of a block.
+        scales: The rows of the grid of blocks that `grid_rows` returns for these elements, as
+            float32.
     """
-    unit, width = (np.dtype(_STORED[name]).itemsize for name in (dtype, target))
+    stored_itemsize, itemsize = (np.dtype(_STORED[name]).itemsize for name in (dtype, target))
     source = memoryview(stored)
     rows, columns = shape[-2:]
     first = grid_rows(start, 1, shape, block).start
-    for begin, end in _bands(start, start + len(source) // unit, rows, columns, block[0]):
+    for begin, end in _bands(
+        start, start + len(source) // stored_itemsize, rows, columns, block[0]
+    ):
         row = scales[grid_rows(begin, 1, shape, block).start - first]
         factors = np.repeat(row, block[1])[begin % columns :][: min(end - begin, columns)]
         a, b = begin - start, end - start
-        cast(source[a * unit : b * unit], dtype, out[a * width : b * width], target, factors)
+        elements = source[a * stored_itemsize : b * stored_itemsize]
+        cast(elements, dtype, out[a * itemsize : b * itemsize], target, factors)
 
 
 def grid_rows(start: int, count: int, shape: tuple[int, ...], block: tuple[int, int]) -> range:
-    """Rows of blocks, counted through all matrices, that `count` elements from `start` lie in."""
+    """Return the rows of the grid of blocks that some consecutive elements of a tensor are in.
+
+    Args:
+        start: The number of the first element.
+        count: How many elements, at least 1.
+        shape: The shape of the tensor, `[..., rows, columns]`.
+        block: The rows and columns of a block.
+
+    Returns:
+        Numbers of rows. They are counted through the grids of all matrices of the tensor.
+    """
     rows, columns = shape[-2:]
     per_matrix = -(-rows // block[0])
 
@@ -114,19 +139,23 @@ def grid_rows(start: int, count: int, shape: tuple[int, ...], block: tuple[int, 
 def _bands(
     begin: int, end: int, rows: int, columns: int, block_rows: int
 ) -> Iterator[tuple[int, int]]:
-    """`begin` to `end` cut into whole rows of one row of blocks each, and parts of a row."""
+    """Cut a range of elements so that each part has one row of factors.
+
+    A part is a piece of a row, or whole rows that are in one row of blocks.
+    """
     while begin < end:
         row = begin // columns
-        cancel = min(end, (row + 1) * columns)
-        if begin % columns == 0 and cancel % columns == 0:
-            within = row % rows
-            left = min(block_rows - within % block_rows, rows - within)
-            cancel = min(row + left, end // columns) * columns
-        yield begin, cancel
-        begin = cancel
+        stop = min(end, (row + 1) * columns)
+        if begin % columns == 0 and stop % columns == 0:
+            row_in_matrix = row % rows
+            left = min(block_rows - row_in_matrix % block_rows, rows - row_in_matrix)
+            stop = min(row + left, end // columns) * columns
+        yield begin, stop
+        begin = stop
 
 
 def _widen(source: Array, dtype: str, values: Array) -> None:
+    """Fill `values`, of float32, with the elements of `source`."""
     if source.dtype == np.uint8:
         np.take(_values(dtype), source, out=values, mode="clip")
     elif dtype == "BF16":
@@ -136,7 +165,7 @@ def _widen(source: Array, dtype: str, values: Array) -> None:
 
 
 def _narrow(values: Array, spare: Array, target: str, result: Array) -> None:
-    """Fill `result` with `values`; what is in them and in `spare` is lost."""
+    """Fill `result` with `values`, and overwrite both them and `spare`."""
     if target == "F32":
         np.copyto(result, values)
     elif target == "F16":
@@ -146,8 +175,11 @@ def _narrow(values: Array, spare: Array, target: str, result: Array) -> None:
 
 
 def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
-    """By its bits: numpy's own cast raises a flag of the processor for each number that is too
-    large or too small, which makes it 20 times slower where there are many."""
+    """Round to float16 by integer operations.
+
+    numpy's own cast sets a flag of the processor for every number that is too large or too small,
+    which makes it 20 times slower if there are many.
+    """
     bits = values.view(np.uint32)
     np.right_shift(bits, 16, out=spare)
     sign = np.bitwise_and(spare, 0x8000).astype(np.uint16)
@@ -161,7 +193,7 @@ def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
     np.subtract(spare, _HALF_NORMAL - (1 << 23), out=spare)
     np.right_shift(spare, 13, out=spare)
     if small.any():
-        # Beside a half, what a number has below the last bit of a subnormal one is rounded off.
+        # adding 0.5 rounds off everything below the last bit of a subnormal float16
         np.add(values, np.float32(0.5), out=values)
         np.subtract(bits, 0x3F000000, out=bits)
         np.copyto(spare, bits, where=small)
@@ -173,6 +205,7 @@ def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
 
 
 def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
+    """Round to bfloat16: add half of the last bit that stays, and cut off the lower half."""
     bits = values.view(np.uint32)
     np.right_shift(bits, 16, out=spare)
     np.bitwise_and(spare, 1, out=spare)
@@ -187,7 +220,7 @@ def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
 
 @functools.cache
 def _values(dtype: str) -> Array:
-    """What the 256 codes of a float of 8 bits stand for."""
+    """Return the 256 values of a float of 8 bits, as float32."""
     code = np.arange(256)
     if dtype in _POWERS:
         return np.append(np.ldexp(1.0, code[:-1] - 127), np.nan).astype(np.float32)
