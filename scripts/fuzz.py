@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.formats.dcp_metadata import read_metadata
     from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
     from streamconv.formats.strict_json import parse_json, parse_json_object
-    from streamconv.sources.assembly import read_index, shard_names
+    from streamconv.sources.shard_index import read_index, shard_names
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "helpers"
 

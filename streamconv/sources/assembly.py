@@ -1,18 +1,15 @@
-"""A checkpoint put together from what was read of its files, wherever they lie. Pure.
+"""Builds a checkpoint from its headers, its index and its list of files, wherever they are stored.
 
-The index's `weight_map` says which files count; where there is none, every `*.safetensors` at
-the top level does.
+Each tensor has to be in the shard that the index names, and all shards and the manifest have to
+record the same layouts. Nothing here reads a file.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamconv.checkpoint.layout_record import Record, read_record, record_in_metadata
 from streamconv.checkpoint.types import (
-    INDEX,
-    INDEX_SUFFIX,
     MANIFEST,
     Checkpoint,
     OtherFile,
@@ -22,111 +19,39 @@ from streamconv.checkpoint.types import (
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Header, parse_header
 from streamconv.sources.other_files import select_copied_files
-from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
+from streamconv.sources.shard_index import Index
 
 CONFIG = "config.json"
-SINGLE = f"model{SHARD_SUFFIX}"
-"""The file that some readers take before they look for an index."""
-_NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors", re.S)
-
-Index = dict[str, dict[str, str]]
-"""Each file's tensors, name to name: the infos share these strings, a third of their memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardHeader:
-    """One file's header, and the file."""
+    """The header of a file, and the file."""
 
     header: Header
     file: SourceFile
 
 
 def read_shard_header(name: str, raw: bytes, size: int) -> ShardHeader:
-    """The header whose JSON is `raw`, of the file `name` of `size` bytes. Raises BadCheckpoint."""
+    """Parse the header of a shard.
+
+    Args:
+        name: The name of the shard.
+        raw: The JSON of its header.
+        size: Bytes of the whole shard.
+
+    Raises:
+        BadCheckpoint: The header is malformed, or does not fit the size.
+    """
     header = parse_header(raw, size, quoted(name))
     return ShardHeader(header, SourceFile(name, size, header_digest(raw)))
 
 
 def header_digest(raw: bytes) -> str:
-    """xxh3-128 of a header, as hex digits."""
+    """Return the xxh3-128 of a header as hex digits."""
     from xxhash import xxh3_128_hexdigest
 
     return str(xxh3_128_hexdigest(raw))
-
-
-def index_name(names: Iterable[str], location: str) -> str | None:
-    """Which of the files at the top level is the index; None where there is none."""
-    found = sorted(name for name in names if name.endswith(INDEX_SUFFIX))
-    if len(found) > 1 and INDEX not in found:
-        raise BadCheckpoint(f"{location}: several indexes: {quoted(', '.join(found))}")
-    return INDEX if INDEX in found else next(iter(found), None)
-
-
-def read_index(fields: Mapping[str, Any], name: str) -> Index:
-    """The weight_map by file. Raises BadCheckpoint."""
-    weight_map = fields.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(
-            f"{quoted(name)}: weight_map is not an object that maps tensors to files"
-        )
-    index: Index = {}
-    for tensor, file in weight_map.items():
-        if not isinstance(file, str) or (file not in index and not is_shard_name(file)):
-            raise BadCheckpoint(
-                f"{quoted(name)}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
-                "which is not the name of a safetensors file below this folder"
-            )
-        index.setdefault(file, {})[tensor] = tensor
-    return index
-
-
-def shard_names(index: Index | None, names: Iterable[str], location: str) -> list[str]:
-    """The files that hold the tensors, of those at the top level or of the index."""
-    there = {name for name in names if name.endswith(SHARD_SUFFIX)}
-    found = sorted(there if index is None else index)
-    if not found:
-        raise BadCheckpoint(
-            f"{location}: no *.safetensors in it, and no index",
-            "other formats have to be converted to safetensors first",
-        )
-    if index is None:
-        _check_complete(found)
-    elif SINGLE in there and SINGLE not in index:
-        raise BadCheckpoint(
-            f"{location}: {SINGLE} is there, and an index of other files: readers differ in which "
-            "of them is the model",
-            f"move {SINGLE} or the index away",
-        )
-    _check_case(found)
-    return found
-
-
-def _check_complete(names: Iterable[str]) -> None:
-    """Refuse a part of a set of shards: without an index nothing else says what is missing."""
-    sets: dict[tuple[str, str], dict[int, str]] = {}
-    for name in names:
-        numbered = _NUMBERED.fullmatch(name)
-        if numbered is not None:
-            stem, number, count = numbered.groups()
-            sets.setdefault((stem, count), {})[int(number)] = name
-    for (_, count), shards in sets.items():
-        if len(shards) < int(count):
-            missing = next(k for k in range(1, int(count) + 1) if k not in shards)
-            raise BadCheckpoint(
-                f"number {missing} is missing: {quoted(min(shards.values()))} is one of "
-                f"{int(count)} files, of which {len(shards)} are here, and there is no index"
-            )
-
-
-def _check_case(names: Iterable[str]) -> None:
-    """Refuse names that some file systems take for one another."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise BadCheckpoint(
-                f"{quoted(other)} and {quoted(name)} are one file where case makes no difference"
-            )
 
 
 def assemble(
@@ -136,10 +61,17 @@ def assemble(
     objects: Mapping[str, Mapping[str, Any]],
     others: Iterable[OtherFile],
 ) -> Checkpoint:
-    """The checkpoint that the headers describe; the index is used up.
+    """Build the checkpoint that the headers describe.
 
-    `objects` are the config and the manifest, where they are there; `others` all files but the
-    shards, looked at last. Raises BadCheckpoint where they contradict one another.
+    Args:
+        location: What the user calls it.
+        headers: Those of all shards, read one after the other.
+        index: Emptied in the course, as each tensor is found.
+        objects: Config and manifest by their names, empty if there are none.
+        others: All files but the shards; iterated over last.
+
+    Raises:
+        BadCheckpoint: The headers, the index and the records contradict one another.
     """
     infos: dict[str, TensorInfo] = {}
     files = []
@@ -161,7 +93,7 @@ def assemble(
         files=tuple(files),
         others=tuple(select_copied_files(list(others), sum(file.size for file in files))),
         config=objects.get(CONFIG, {}),
-        record=_record(objects.get(MANIFEST, {}), records),
+        record=_common_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in infos.values()),
     )
 
@@ -169,7 +101,7 @@ def assemble(
 def _add_tensors(
     infos: dict[str, TensorInfo], file: str, header: Header, index: Index | None
 ) -> None:
-    """Take over a file's tensors, each struck off the index that it has to be in."""
+    """Add the tensors of a file to `infos`, and remove each from the index."""
     shared: dict[object, Any] = {}
     for entry in header.entries:
         name = entry.name if index is None else index[file].pop(entry.name, None)
@@ -188,27 +120,33 @@ def _add_tensors(
 def _misplaced(
     name: str, file: str, infos: Mapping[str, TensorInfo], index: Index
 ) -> BadCheckpoint:
-    """Why a tensor of a file cannot be taken over."""
+    """Return why a tensor of a file cannot be added."""
     if name in infos:
-        other = quoted(infos[name].file)
-        return BadCheckpoint(f"tensor {quoted(name)} is in two files: {other} and {quoted(file)}")
-    there = f"tensor {quoted(name)} is in {quoted(file)}"
-    said = next((other for other, names in index.items() if name in names), None)
-    if said is None:
-        return BadCheckpoint(f"{there}, the index does not list it")
-    return BadCheckpoint(f"{there}, the index says it is in {quoted(said)}")
+        return BadCheckpoint(
+            f"tensor {quoted(name)} is in two files: {quoted(infos[name].file)} and {quoted(file)}"
+        )
+    other_file = next((other for other, names in index.items() if name in names), None)
+    if other_file is None:
+        return BadCheckpoint(
+            f"tensor {quoted(name)} is in {quoted(file)}, the index does not list it"
+        )
+    return BadCheckpoint(
+        f"tensor {quoted(name)} is in {quoted(file)}, the index says it is in {quoted(other_file)}"
+    )
 
 
-def _record(manifest: Mapping[str, Any], in_shards: Mapping[str, Record | None]) -> Record | None:
-    """What the checkpoint says of its layouts, in its manifest and in every shard alike."""
-    said: dict[str, Record | None] = dict(in_shards)
+def _common_record(
+    manifest: Mapping[str, Any], in_shards: Mapping[str, Record | None]
+) -> Record | None:
+    """Return the record that the manifest and every shard have. Raises BadCheckpoint."""
+    records: dict[str, Record | None] = dict(in_shards)
     if manifest:
-        said[MANIFEST] = read_record(manifest.get("record"), MANIFEST)
-    first = next(iter(said))
-    for where, record in said.items():
-        if record != said[first]:
+        records[MANIFEST] = read_record(manifest.get("record"), MANIFEST)
+    first = next(iter(records))
+    for name, record in records.items():
+        if record != records[first]:
             raise BadCheckpoint(
-                f"{quoted(where)} and {quoted(first)} say different things of the layouts in them",
-                "were files of two checkpoints mixed?",
+                f"{quoted(name)} and {quoted(first)} say different things of the layouts in them",
+                "check whether files of two checkpoints were mixed",
             )
-    return said[first]
+    return records[first]

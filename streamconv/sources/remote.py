@@ -1,7 +1,7 @@
-"""A checkpoint that is not on this machine: headers by range, then tensors by range.
+"""A checkpoint on another machine: headers are read by range, then tensors are.
 
-Nothing is stored on the way. Reads of a batch go out in the order of their offsets, neighbours
-as one request; there are as many requests under way as there are workers.
+Nothing is stored locally. The reads of a batch are requested in the order of their offsets,
+adjacent ones in one request. There are as many requests at a time as there are workers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,61 +18,59 @@ from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
-    index_name,
-    read_index,
     read_shard_header,
-    shard_names,
 )
 from streamconv.sources.base import Read
 from streamconv.sources.safe_paths import is_below
+from streamconv.sources.shard_index import find_index, read_index, shard_names
 from streamconv.system.cancellation import CancelToken
 
-LINK_BYTES = 5 * 2**19
-"""What each worker takes to read: its connection's buffers, or a range on its way through."""
-HEADERS_AT_ONCE = 8
-"""How many headers are asked for at the same time."""
+REMOTE_SCRATCH_BYTES = 5 * 2**19
+"""What each worker needs to read: the buffers of its connection, or a range in transit."""
+CONCURRENT_HEADERS = 8
+"""How many headers are requested at a time."""
 
 
 class RemoteFiles(Protocol):
-    """Files that can be read by range; safe to use from several threads at once."""
+    """Files that can be read by range. Several threads may read at the same time."""
 
     @property
     def location(self) -> str:
-        """What the user calls them."""
+        """What the user calls the folder of the files."""
 
     @property
     def revision(self) -> str | None:
-        """The commit that they are read from, where there are commits."""
+        """The commit that they are read from; None if there are no commits."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of every file there is, by its path with slashes."""
+        """Bytes of every file, by its path with slashes."""
 
     def is_cached(self, name: str) -> bool:
-        """Whether a file is on this machine already."""
+        """Return True if a file is on this machine already."""
 
     def read_into(self, name: str, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers, one behind the other, from `offset` of a file.
+        """Fill the buffers in turn with consecutive bytes of a file, from `offset` on.
 
-        Raises IOFailed where it cannot be read, SourceChanged where it is another.
+        Raises what `Source.read` raises.
         """
 
     def check_unchanged(self) -> None:
-        """Raises SourceChanged where a file is not what it was when it was listed."""
+        """Check that every file is what it was when it was listed. Raises SourceChanged."""
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Release all files. Never raises."""
 
 
 class RemoteSource:
-    """Remote files, opened as a checkpoint."""
+    """A checkpoint whose files are read by range."""
 
     def __init__(self, files: RemoteFiles, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._files = files
 
     def read(self, reads: Sequence[Read]) -> None:
-        for name, offset, buffers in joined(reads):
+        for name, offset, buffers in merge_adjacent(reads):
             self._files.read_into(name, offset, buffers)
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
@@ -87,10 +85,11 @@ class RemoteSource:
         self._files.close()
 
 
-def joined(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memoryview]]]:
-    """The reads in the order of files and offsets, each with the neighbours that follow it. Pure.
+def merge_adjacent(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memoryview]]]:
+    """Merge reads of consecutive bytes of a file, in the order of files and offsets.
 
-    File, offset in it, and the buffers that its bytes go to.
+    Yields:
+        A file, an offset in it, and the buffers for the bytes from there on.
     """
     name, begin, end, buffers = "", 0, 0, list[memoryview]()
     for read in sorted(reads, key=lambda read: (read.info.file, read.info.offset + read.start)):
@@ -107,35 +106,48 @@ def joined(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memoryview]]]
 
 
 def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
-    """The checkpoint that the files are; `cancel` is what ends their reads.
+    """Open the checkpoint that consists of the files.
 
-    Raises BadCheckpoint where something is malformed, missing or contradicts itself.
+    Args:
+        files: All files of the checkpoint.
+        cancel: The token that ends their reads; set if one of several headers cannot be read.
+
+    Raises:
+        BadCheckpoint: Something is malformed, missing or contradicts itself.
+        IOFailed: Reading failed.
     """
     for name in files.sizes:
         if not is_below(name):
-            raise BadCheckpoint(f"{files.location}: {quoted(name)} is no name of a file below it")
-    top = [name for name in files.sizes if "/" not in name]
-    found = index_name(top, files.location)
-    index = None if found is None else read_index(_object(files, found), found)
-    names = shard_names(index, top, files.location)
-    with ThreadPoolExecutor(HEADERS_AT_ONCE, "header") as pool, cancel.cancels_on_exit():
-        headers = list(pool.map(lambda name: _read_header(files, name), names))
+            raise BadCheckpoint(
+                f"cannot read {files.location}: it lists {quoted(name)}, which is no name of a "
+                "file below it"
+            )
+    top_level = [name for name in files.sizes if "/" not in name]
+    index_name = find_index(top_level, files.location)
+    index = None if index_name is None else read_index(_json_object(files, index_name), index_name)
+    shards = shard_names(index, top_level, files.location)
+    with ThreadPoolExecutor(CONCURRENT_HEADERS, "header") as pool, cancel.cancels_on_exit():
+        headers = list(pool.map(lambda name: _read_header(files, name), shards))
     checkpoint = assemble(
         files.location,
         headers,
         index,
-        {name: _object(files, name) for name in (CONFIG, MANIFEST)},
-        _others(files.sizes, set(names)),
+        {name: _json_object(files, name) for name in (CONFIG, MANIFEST)},
+        _other_files(files.sizes, set(shards)),
     )
-    remote = frozenset(name for name in files.sizes if not files.is_cached(name))
     return RemoteSource(
         files,
-        replace(checkpoint, revision=files.revision, read_scratch_bytes=LINK_BYTES, remote=remote),
+        replace(
+            checkpoint,
+            revision=files.revision,
+            read_scratch_bytes=REMOTE_SCRATCH_BYTES,
+            remote=frozenset(name for name in files.sizes if not files.is_cached(name)),
+        ),
     )
 
 
-def _others(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFile]:
-    """All files but the shards, in the order of a walk through folders: files, then folders."""
+def _other_files(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFile]:
+    """Yield all files but the shards, in the order of a local folder: files, then folders."""
 
     def key(name: str) -> list[tuple[bool, str]]:
         *folders, last = PurePosixPath(name).parts
@@ -148,20 +160,20 @@ def _read_header(files: RemoteFiles, name: str) -> ShardHeader:
     if name not in files.sizes:
         raise BadCheckpoint(f"{quoted(name)} is missing from {files.location}")
     size = files.sizes[name]
-    first = _bytes(files, name, 0, min(LENGTH_BYTES, size))
-    length = header_length(first, size, quoted(name))
-    return read_shard_header(name, _bytes(files, name, LENGTH_BYTES, length), size)
+    prefix = _read(files, name, 0, min(LENGTH_BYTES, size))
+    length = header_length(prefix, size, quoted(name))
+    return read_shard_header(name, _read(files, name, LENGTH_BYTES, length), size)
 
 
-def _object(files: RemoteFiles, name: str) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+def _json_object(files: RemoteFiles, name: str) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is no such file."""
     if name not in files.sizes:
         return {}
     check_json_size(files.sizes[name], quoted(name))
-    return parse_json_object(_bytes(files, name, 0, files.sizes[name]), quoted(name))
+    return parse_json_object(_read(files, name, 0, files.sizes[name]), quoted(name))
 
 
-def _bytes(files: RemoteFiles, name: str, offset: int, nbytes: int) -> bytes:
+def _read(files: RemoteFiles, name: str, offset: int, nbytes: int) -> bytes:
     buffer = bytearray(nbytes)
     files.read_into(name, offset, [memoryview(buffer)])
     return bytes(buffer)

@@ -1,7 +1,7 @@
-"""A checkpoint in a local folder: safetensors shards, an index, and whatever lies beside them.
+"""A checkpoint in a local folder: safetensors shards, an index, and other files.
 
-Nothing but headers and JSON is read to open one, nothing is ever run, and
-no path leads out of the folder, but for the links of the hub's own cache.
+Opening it reads headers and JSON alone. Nothing in it is ever run, and no path leads out of it,
+except for the links of the hub's own cache.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,19 @@ from streamconv.sources.assembly import (
     ShardHeader,
     assemble,
     header_digest,
-    index_name,
-    read_index,
     read_shard_header,
-    shard_names,
 )
 from streamconv.sources.base import Read
 from streamconv.sources.local_files import LocalFiles, check_size
 from streamconv.sources.other_files import other_files
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
+from streamconv.sources.shard_index import find_index, read_index, shard_names
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
 
 class LocalSource:
-    """A folder, opened. The descriptors of its shards are kept until it is closed."""
+    """A folder of safetensors. Its shards stay open from their first read until `close`."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, files: Files) -> None:
         self.checkpoint = checkpoint
@@ -41,30 +39,29 @@ class LocalSource:
             **{other.name: other for other in checkpoint.others},
             **{file.name: file for file in checkpoint.files},
         }
-        self._disk = LocalFiles(folder, files, self._check_as_planned)
+        self._local = LocalFiles(folder, files, self._check_as_planned)
 
     def read(self, reads: Sequence[Read]) -> None:
         for read in reads:
-            info, what = read.info, f"tensor {quoted(read.info.name)}"
-            count = self._disk.read(info.file, info.offset + read.start, read.buffer, what)
+            info, subject = read.info, f"tensor {quoted(read.info.name)}"
+            count = self._local.read(info.file, info.offset + read.start, read.buffer, subject)
             if count < len(read.buffer):
                 raise SourceChanged(
-                    f"{quoted(info.file)} has become shorter: {what} ended "
+                    f"{quoted(info.file)} has become shorter: {subject} ended "
                     f"{len(read.buffer) - count} bytes early"
                 )
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
-        return self._disk.read(other.name, start, buffer)
+        return self._local.read(other.name, start, buffer)
 
     def check_unchanged(self) -> None:
-        """See `Source`."""
-        self._disk.check_unchanged()
+        self._local.check_unchanged()
 
     def close(self) -> None:
-        self._disk.close()
+        self._local.close()
 
     def _check_as_planned(self, name: str, fd: int, size: int) -> None:
-        """A file is looked at again when it is opened, as what it said has been relied on."""
+        """Check a file as it is opened: the plan was made from its size and its header."""
         planned = self._planned[name]
         check_size(name, planned.size, size)
         if isinstance(planned, SourceFile):
@@ -82,66 +79,84 @@ def open_folder(
     folder: Path | None = None,
     revision: str | None = None,
 ) -> LocalSource:
-    """The checkpoint in a local folder, which is `location` itself unless given.
+    """Open the checkpoint in a local folder.
 
-    `revision` is the commit that the folder holds, where that is known.
+    Args:
+        location: What the user calls it.
+        files: The file operations to use.
+        folder: The folder, if it is not `location` itself.
+        revision: The commit that the folder holds, if it is known.
 
-    Raises BadCheckpoint where something is malformed, missing or contradicts itself.
+    Raises:
+        BadCheckpoint: There is no checkpoint, or something is malformed, missing or contradicts
+            itself.
+        IOFailed: Reading failed.
     """
     folder = folder or Path(location)
     files = files or system_files()
     with convert_os_errors(location):
         if not files.is_folder(folder):
-            fact = "is a file" if files.exists(folder) else "does not exist"
-            raise BadCheckpoint(f"{location}: {fact}", "give the folder of a checkpoint")
-        top = files.names(folder)
-    name = index_name(top, location)
-    index = None if name is None else read_index(json_object(folder, name, files), name)
-    shards = shard_names(index, top, location)
+            if files.exists(folder):
+                raise BadCheckpoint(
+                    f"cannot read {location}: it is a file", "give the folder of a checkpoint"
+                )
+            raise BadCheckpoint(
+                f"cannot read {location}: it does not exist", "give the folder of a checkpoint"
+            )
+        top_level = files.names(folder)
+    index_name = find_index(top_level, location)
+    index = None
+    if index_name is not None:
+        index = read_index(json_object(folder, index_name, files), index_name)
+    shards = shard_names(index, top_level, location)
     checkpoint = assemble(
         location,
         # one at a time: all headers together would be as large as the plan made from them
         (_read_header(folder, shard, files) for shard in shards),
         index,
-        {what: json_object(folder, what, files) for what in (CONFIG, MANIFEST)},
+        {name: json_object(folder, name, files) for name in (CONFIG, MANIFEST)},
         other_files(folder, set(shards), files),
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
-def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
-    path, info = resolve_file(folder, name, files)
-    what = quoted(name)
-    try:
-        fd = files.open_read(path)
-        try:
-            raw = _header_bytes(files, fd, info.st_size, what)
-        finally:
-            files.close(fd)
-    except OSError as error:
-        raise IOFailed(f"{what}: reading its header failed: {error.strerror}") from error
-    return read_shard_header(name, raw, info.st_size)
-
-
-def _header_bytes(files: Files, fd: int, size: int, what: str) -> bytes:
-    """The JSON of a file's header."""
-    first = memoryview(bytearray(LENGTH_BYTES))
-    count = files.read_into(fd, first, 0)
-    raw = bytearray(header_length(bytes(first[:count]), size, what))
-    if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):
-        raise BadCheckpoint(f"{what}: the file ends inside its header")
-    return bytes(raw)
-
-
 def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
-    """A JSON object in the folder; empty where there is no such file."""
+    """Read a JSON object of a folder; an empty one if there is no such file.
+
+    Raises:
+        BadCheckpoint: The file is too large, not JSON or no object.
+        IOFailed: Reading failed.
+    """
     with convert_os_errors(quoted(name)):
         if not files.exists(folder / name, follow=False):
             return {}
-    path, info = resolve_file(folder, name, files)
-    check_json_size(info.st_size, quoted(name))
+    path, status = resolve_file(folder, name, files)
+    check_json_size(status.st_size, quoted(name))
     try:
         raw = files.read_file(path)
     except OSError as error:
         raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
     return parse_json_object(raw, quoted(name))
+
+
+def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
+    path, status = resolve_file(folder, name, files)
+    try:
+        fd = files.open_read(path)
+        try:
+            raw = _header_bytes(files, fd, status.st_size, quoted(name))
+        finally:
+            files.close(fd)
+    except OSError as error:
+        raise IOFailed(f"{quoted(name)}: reading its header failed: {error.strerror}") from error
+    return read_shard_header(name, raw, status.st_size)
+
+
+def _header_bytes(files: Files, fd: int, size: int, label: str) -> bytes:
+    """Read the JSON of a shard's header; `label` names the shard in errors."""
+    prefix = memoryview(bytearray(LENGTH_BYTES))
+    count = files.read_into(fd, prefix, 0)
+    raw = bytearray(header_length(bytes(prefix[:count]), size, label))
+    if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):
+        raise BadCheckpoint(f"{label}: the file ends inside its header")
+    return bytes(raw)

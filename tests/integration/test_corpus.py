@@ -29,9 +29,9 @@ from streamconv.formats.safetensors import (
     parse_header,
 )
 from streamconv.formats.strict_json import parse_json
-from streamconv.sources.assembly import read_index, shard_names
 from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import open_folder
+from streamconv.sources.shard_index import read_index, shard_names
 
 FILE = "model.safetensors"
 SECONDS = 1.0

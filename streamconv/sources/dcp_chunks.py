@@ -1,0 +1,108 @@
+"""Where the chunks of a DCP are in its files.
+
+A chunk is an archive of torch.save, which is a zip file that is not compressed; or it is a tensor
+of that name in safetensors. Both ends of an archive are read, and what it holds is compared with
+what `.metadata` says.
+"""
+
+import math
+from collections.abc import Mapping
+
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.chunk_map import ChunkMap, box_of
+from streamconv.formats.dcp_metadata import METADATA_FILE
+from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
+from streamconv.formats.safetensors import (
+    DTYPE_BITS,
+    LENGTH_BYTES,
+    Entry,
+    header_length,
+    is_safetensors,
+    parse_header,
+)
+from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
+from streamconv.sources.local_files import LocalFiles
+
+
+class ChunkFinder:
+    """Finds where in the files the bytes of chunks begin, and checks what is there."""
+
+    def __init__(self, local: LocalFiles) -> None:
+        self._local = local
+        self._headers: dict[tuple[str, int], tuple[int, Mapping[str, Entry]]] = {}
+        """Of safetensors at an offset of a file: their first byte of data, and their tensors."""
+
+    def chunk_map(self, stored: StoredTensor) -> ChunkMap:
+        """Return where the bytes of a tensor are.
+
+        Raises BadCheckpoint if a chunk is missing, cut short, or not as the metadata says.
+        """
+        if stored.dtype not in DTYPE_BITS:
+            raise BadCheckpoint(
+                f"tensor {quoted(stored.key)} is {quoted(stored.dtype)}, which safetensors cannot "
+                "hold"
+            )
+        check_chunks(stored)
+        boxes = []
+        for chunk in stored.chunks:
+            begin = self._begin_of(stored, chunk)
+            if math.prod(chunk.sizes):
+                itemsize = DTYPE_BITS[stored.dtype] // 8
+                boxes.append(
+                    box_of(stored.shape, chunk.offsets, chunk.sizes, itemsize, chunk.file, begin)
+                )
+        if len({(box.file, box.begin) for box in boxes}) < len(boxes):
+            raise BadCheckpoint(
+                f"tensor {quoted(stored.key)}: two of its chunks are said to be the same bytes"
+            )
+        return ChunkMap.of(boxes)
+
+    def _begin_of(self, stored: StoredTensor, chunk: Chunk) -> int:
+        """Return the byte of its file at which the elements of a chunk begin."""
+        label = f"tensor {quoted(stored.key)}, chunk at {list(chunk.offsets)}"
+        size = self._local.size(chunk.file)
+        if chunk.offset + chunk.nbytes > size:
+            raise BadCheckpoint(
+                f"{label}: ends at byte {chunk.offset + chunk.nbytes} of {quoted(chunk.file)}, "
+                f"which has {size}: the file is cut short"
+            )
+        found = self._find(stored, chunk, label)
+        if (found.dtype, found.shape) != (stored.dtype, chunk.sizes):
+            raise BadCheckpoint(
+                f"{label}: {quoted(chunk.file)} holds {found.dtype} {list(found.shape)} there, "
+                f"{METADATA_FILE} says {stored.dtype} {list(chunk.sizes)}"
+            )
+        return chunk.offset + found.begin
+
+    def _find(self, stored: StoredTensor, chunk: Chunk, label: str) -> Stored:
+        """Return what is stored as a chunk: an archive, or a tensor among others in safetensors."""
+
+        def read(offset: int, count: int) -> bytes:
+            count = min(count, chunk.nbytes - offset)
+            return self._local.bytes_at(chunk.file, chunk.offset + offset, count)
+
+        # streamconv's own archives are known byte for byte, so nothing in them has to be parsed
+        head, tail = around_tensor(stored.dtype, chunk.sizes)
+        tail_begin = len(head) + math.prod(chunk.sizes) * DTYPE_BITS[stored.dtype] // 8
+        has_size_and_head = tail_begin + len(tail) == chunk.nbytes and read(0, len(head)) == head
+        if has_size_and_head and read(tail_begin, len(tail)) == tail:
+            return Stored(stored.dtype, chunk.sizes, len(head))
+        if not is_safetensors(self._local.bytes_at(chunk.file, chunk.offset, LENGTH_BYTES + 1)):
+            return find_tensor(read, chunk.nbytes, label)
+        data_start, entries = self._header_at(chunk.file, chunk.offset)
+        entry = entries.get(stored.key)
+        if entry is None:
+            raise BadCheckpoint(f"{label}: {quoted(chunk.file)} holds no tensor of that name")
+        return Stored(entry.dtype, entry.shape, data_start + entry.begin)
+
+    def _header_at(self, file: str, offset: int) -> tuple[int, Mapping[str, Entry]]:
+        """Read the header of the safetensors that fill a file from `offset` on, once."""
+        if (file, offset) not in self._headers:
+            size = self._local.size(file) - offset
+            prefix = self._local.bytes_at(file, offset, LENGTH_BYTES)
+            length = header_length(prefix, size, quoted(file))
+            raw = self._local.bytes_at(file, offset + LENGTH_BYTES, length)
+            header = parse_header(raw, size, quoted(file))
+            entries = {entry.name: entry for entry in header.entries}
+            self._headers[file, offset] = header.data_start, entries
+        return self._headers[file, offset]
