@@ -1,4 +1,4 @@
-"""`python -m streamconv` is the command `streamconv`."""
+"""Run `python -m streamconv` like the command `streamconv`."""
 
 from streamconv.cli import main
 

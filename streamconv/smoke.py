@@ -1,7 +1,7 @@
 """The quick conversion: a small checkpoint of each family, there and back, compared.
 
-Made for other projects' CI: no network, no model, a second or two. What comes out is read by
-safetensors' own parser and held against formulas over whole arrays, not against this package.
+Made for other projects' CI: no network, no model, a second or two. The results are read by
+safetensors' own parser and compared with formulas over whole arrays, independent of this package.
 """
 
 import itertools
@@ -62,8 +62,8 @@ STACKED: Mapping[str, Callable[[list[Weight], Weight], list[Weight]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyProgress:
-    """One family that came through."""
+class FamilyPassed:
+    """A family whose conversions were correct."""
 
     family: str
     form: str
@@ -71,10 +71,10 @@ class VerifyProgress:
     merged_tensors: int
 
 
-def run_smoke(folder: Path) -> Iterator[VerifyProgress]:
-    """Convert a small checkpoint of every family below `folder`, yielding those that are right.
+def run_smoke(folder: Path) -> Iterator[FamilyPassed]:
+    """Convert a small checkpoint of every family there and back; yield each that is correct.
 
-    Raises VerifyFailed where what comes out is not what it should be.
+    `folder` receives the checkpoints. Raises VerifyFailed if a result is wrong.
     """
     for number, family in enumerate(default_catalog().families.values()):
         if family.refused:
@@ -92,17 +92,17 @@ def run_smoke(folder: Path) -> Iterator[VerifyProgress]:
             raise VerifyFailed(f"{family.name}: the plan names other tensors than the run wrote")
         convert(merged, again, to=HUB_NAMES.name)
         _compare(f"{family.name}, as on the hub again", original, _read(again))
-        yield VerifyProgress(family.name, family.merge, len(original), len(wanted))
+        yield FamilyPassed(family.name, family.merge, len(original), len(wanted))
 
 
 def _modules(family: Family) -> Iterator[tuple[str, str]]:
-    """Pattern and prefix of each of the family's layers."""
+    """Yield pattern and prefix of each of the family's layers."""
     for pattern, layer in itertools.product(family.stacks, range(LAYERS)):
         yield pattern, pattern.replace("*", str(layer))
 
 
 def _tensors(family: Family, random: np.random.Generator) -> Tensors:
-    """A family's tensors under plain names, one an expert, of random bits."""
+    """Return a family's tensors under plain names, one for each expert, of random bits."""
     (down,) = family.naming.tokens["d"]
     shapes: dict[str, tuple[int, ...]] = {}
     for _, prefix in _modules(family):
@@ -119,7 +119,7 @@ def _tensors(family: Family, random: np.random.Generator) -> Tensors:
 
 
 def _merged(family: Family) -> Form:
-    """The form that merging makes; where that is a bare layout, names stay the hub's."""
+    """Return the form that merging makes; if it is a bare layout, with the names of the hub."""
     if family.merge in family.forms:
         return family.forms[family.merge]
     layouts = (("*", default_catalog().find_layout(family.merge)),)
@@ -127,7 +127,7 @@ def _merged(family: Family) -> Form:
 
 
 def _in_form(family: Family, form: Form, tensors: Tensors) -> Tensors:
-    """What a form has of tensors under plain names, one an expert, by the formulas."""
+    """Return the tensors of a form, by the formulas, from those with plain names."""
     names = [*family.naming.tokens["p"], *family.naming.tokens["d"]]
     made = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
     for pattern, prefix in _modules(family):
@@ -151,7 +151,7 @@ def _in_form(family: Family, form: Form, tensors: Tensors) -> Tensors:
 
 
 def _write(folder: Path, family: Family, tensors: Tensors) -> None:
-    """The checkpoint in two shards, neighbouring tensors in different ones."""
+    """Write the checkpoint in two shards, neighboring tensors in different ones."""
     folder.mkdir()
     config: dict[str, Any] = {"model_type": family.model_types[0]}
     for section in family.stacks.values():
@@ -183,14 +183,15 @@ def _read(folder: Path) -> Tensors:
     return tensors
 
 
-def _compare(what: str, wanted: Tensors, found: Tensors) -> None:
+def _compare(label: str, wanted: Tensors, found: Tensors) -> None:
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found or name not in wanted:
-            fact = "is missing" if name not in found else "should not be there"
-            raise VerifyFailed(f"{what}: tensor {name} {fact}")
+            fact = "is missing" if name not in found else "is unexpected"
+            raise VerifyFailed(f"{label}: tensor {name} {fact}")
         if wanted[name].shape != found[name].shape:
             raise VerifyFailed(
-                f"{what}: tensor {name} has the shape {found[name].shape}, not {wanted[name].shape}"
+                f"{label}: tensor {name} has the shape {found[name].shape}, "
+                f"expected {wanted[name].shape}"
             )
         if wanted[name].tobytes() != found[name].tobytes():
-            raise VerifyFailed(f"{what}: tensor {name} has other bytes")
+            raise VerifyFailed(f"{label}: tensor {name} has other bytes")

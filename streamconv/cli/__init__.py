@@ -1,4 +1,4 @@
-"""The command line: one file a verb, loaded when it is asked for."""
+"""The command line: one file for each verb, imported when the verb is used."""
 
 import importlib
 import io
@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import time
-import traceback
 from types import FrameType
 
 import click
 
+from streamconv.cli._output import print_error, print_traceback, print_usage_error
 from streamconv.errors import Interrupted, StreamconvError
 
 VERBS = (
@@ -18,8 +18,9 @@ VERBS = (
     *("families", "layouts", "smoke"),
 )
 
-NOTHING_LEFT = "nothing is left at the target, the source is as it was"
+NOTHING_LEFT = "nothing is left at the target; the source is unchanged"
 SIGNAL_DEBOUNCE_SECONDS = 0.5
+"""Signals within this time of the first one are the same request to stop."""
 
 EPILOG = """\b
 Examples:
@@ -73,25 +74,25 @@ def cli() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ends the run by an exception; a second signal ends the process at once.
+    """End the run by an exception; let a second signal end the process at once.
 
-    What comes within half a second is the same wish: `timeout` and launchers send a signal both
-    to the process and to its group.
+    A signal that follows within half a second counts as the first one: `timeout` and launchers
+    send each both to the process and to its group.
     """
     begin = time.monotonic()
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def exit_at_once(number: int, frame: FrameType | None) -> None:
         if time.monotonic() - begin > SIGNAL_DEBOUNCE_SECONDS:
             os._exit(128 + number)
 
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, leave)
+        signal.signal(each, exit_at_once)
     raise Interrupted("interrupted" if number == signal.SIGINT else "terminated", signal=number)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
-    # numpy's matrix library would start a thread for each core, and nothing here multiplies
+    # Nothing here multiplies matrices; numpy's library for it would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -102,40 +103,31 @@ def main(args: list[str] | None = None) -> None:
         code = cli.main(args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        print_usage_error(error)
         sys.exit(error.exit_code)
     except Interrupted as error:
-        _say(error.message, *(_notes(error) or [NOTHING_LEFT]))
+        print_error(error.message, *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(128 + error.signal)
     except (KeyboardInterrupt, click.Abort) as error:
-        _say("interrupted", *(_notes(error) or [NOTHING_LEFT]))
+        print_error("interrupted", *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(Interrupted.exit_code)
     except StreamconvError as error:
-        _say(error.message, error.hint, *_notes(error))
-        _trace()
+        print_error(error.message, error.hint, *_notes(error))
+        print_traceback()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        what = f"unexpected: {type(error).__name__}: {error}"
-        _say(what, "STREAMCONV_DEBUG=1 shows where", *_notes(error))
-        _trace()
+        message = f"unexpected error: {type(error).__name__}: {error}"
+        print_error(message, "set STREAMCONV_DEBUG=1 to see the traceback", *_notes(error))
+        print_traceback()
         sys.exit(1)
 
 
-def _say(message: str, *more: str) -> None:
-    click.echo("\n            ".join([f"streamconv: {message}", *filter(None, more)]), err=True)
-
-
 def _notes(error: BaseException) -> list[str]:
-    """What is left, and how to go on, where a conversion was stopped."""
+    """Return what a stopped conversion has left, and how to resume it."""
     return list(getattr(error, "__notes__", []))
-
-
-def _trace() -> None:
-    if os.environ.get("STREAMCONV_DEBUG"):
-        traceback.print_exc()
 
 
 __all__ = ["cli", "main"]

@@ -11,67 +11,73 @@ PREFIX = "STREAMCONV_"
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A click option that also comes from the environment, without the verb in its name."""
+    """Build a click option that also comes from the environment: `--max-rate` from
+    STREAMCONV_MAX_RATE, for every verb that has it."""
     long = next(name for name in names if name.startswith("--"))
     variable = PREFIX + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **settings)
 
 
-def source_argument(command: Command) -> Command:
-    return click.argument("src", type=click.Path())(command)
+source_argument = click.argument("src", type=click.Path())
+target_argument = click.argument("dst", type=click.Path())
 
-
-def target_argument(command: Command) -> Command:
-    return click.argument("dst", type=click.Path())(command)
-
-
-from_option = option(
-    "--from",
-    "source_layout",
-    metavar="LAYOUT",
-    help="Layout or form of the source, where it does not say so itself.",
-)
 json_option = option(
-    "--json", "as_json", is_flag=True, help="Print JSON on stdout; everything else on stderr."
-)
-
-_READING: tuple[Callable[[Any], Any], ...] = (
-    from_option,
-    option(
-        "--preset",
-        metavar="NAME",
-        help="Read or write DCP as this training framework has it: mindspeed.",
-    ),
-    option("--hf-prefix", metavar="A", help="Names that begin with A ...  [default: any]"),
-    option("--dcp-prefix", metavar="B", help="... begin with B in a DCP.  [default: nothing]"),
-    option(
-        "--family",
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False),
-        help="Families, layouts and namings besides those of the table, as TOML.",
-    ),
-    option(
-        "--template",
-        type=click.Path(),
-        metavar="HF_DIR",
-        help="Take config and other files of a DCP from here, and compare its tensors.",
-    ),
-    option(
-        "--fill-from-template", is_flag=True, help="Take the tensors that the DCP lacks from there."
-    ),
+    "--json", "as_json", is_flag=True, help="Print JSON on stdout, and everything else on stderr."
 )
 jobs_option = option(
     "-j",
     "--jobs",
     type=click.IntRange(1),
     metavar="N",
-    help="Workers.  [default: 2; 8 over a network]",
+    help="Run N workers.  [default: 2; a conversion over a network: 8]",
 )
 verify_option = option(
-    "--verify", is_flag=True, help="Hold every byte against SRC before it is DST."
+    "--verify", is_flag=True, help="Verify the result against SRC before moving it to DST."
 )
 quiet_option = option("-q", "--quiet", is_flag=True, help="Print errors only.")
 no_progress_option = option("--no-progress", is_flag=True, help="Show no progress on stderr.")
+
+_READING: tuple[Callable[[Any], Any], ...] = (
+    option(
+        "--from",
+        "source_layout",
+        metavar="LAYOUT",
+        help="Layout or form of SRC, if SRC does not record its own.",
+    ),
+    option(
+        "--preset",
+        metavar="NAME",
+        help="Read or write a DCP as this training framework does: mindspeed.",
+    ),
+    option(
+        "--hf-prefix",
+        metavar="A",
+        help="Prefix of tensor names, for which keys of a DCP have --dcp-prefix.  [default: empty]",
+    ),
+    option(
+        "--dcp-prefix",
+        metavar="B",
+        help="Prefix of keys in a DCP.  [default: that of --preset, else empty]",
+    ),
+    option(
+        "--family",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Add the families, layouts and namings of this TOML file to the built-in ones.",
+    ),
+    option(
+        "--template",
+        type=click.Path(),
+        metavar="HF_DIR",
+        help="Take config.json and the other files of a DCP from this hub checkpoint, and compare "
+        "the tensors of both.",
+    ),
+    option(
+        "--fill-from-template",
+        is_flag=True,
+        help="Take the tensors that the DCP lacks from --template.",
+    ),
+)
 
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing."),
@@ -82,46 +88,71 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="SIZE",
         default="4GB",
         show_default=True,
-        help="Cut the output into files of this size; 4GB is 4*10^9 bytes, 4GiB 4*2^30.",
+        help="Split the output into files of this size; 4GB is 4*10^9 bytes, 4GiB is 4*2^30.",
     ),
     option(
         "--max-memory",
         metavar="SIZE",
-        help="What the whole process may hold.  [default: what the host or its cgroup has free]",
+        help="Limit the memory of the process. Lowers the number of workers to stay below the "
+        "limit; refuses to start if one worker needs more.  [default: what the host or its cgroup "
+        "has free]",
     ),
     jobs_option,
-    option("--part", metavar="K/N", help="Make the K-th of N parts only; `finish` closes DST."),
+    option(
+        "--part",
+        metavar="K/N",
+        help="Write only the K-th of N parts; `streamconv finish` commits DST after all of them.",
+    ),
     option(
         "--max-rate",
         metavar="RATE",
-        help="Read no more than this, such as 200MB/s, all ranks of a run together.",
+        help="Read at most this much, such as 200MB/s; the ranks of a run share the limit.",
     ),
-    option("--rate", metavar="RATE", help="With --dry-run: how long the run takes at this rate."),
+    option(
+        "--rate",
+        metavar="RATE",
+        help="Estimate the duration at this rate, with --dry-run.",
+    ),
     option(
         "--pass-through",
         is_flag=True,
-        help="Leave experts that cannot be converted as they are, and name them in the plan.",
+        help="Copy experts that cannot be converted, and name them in the plan.",
     ),
-    option("--layers", metavar="A:B", help="Only layers A to B-1, and what is in no layer."),
+    option(
+        "--layers",
+        metavar="A:B",
+        help="Convert only layers A to B-1, and the tensors outside of layers.",
+    ),
     option(
         "--format",
         type=click.Choice(["safetensors", "dcp"]),
-        help="Write this: dcp is for torch.distributed.checkpoint.  [default: safetensors]",
+        help="Write this format; dcp is for torch.distributed.checkpoint.  [default: safetensors]",
     ),
     option(
         "--dtype",
         type=click.Choice(["bf16", "fp16", "fp32"]),
-        help="Cast floating tensors, but for routers, their biases and norms.",
+        help="Cast floating-point tensors to this dtype, except for routers, their biases and "
+        "norms.",
     ),
-    option("--cast-all", is_flag=True, help="Let --dtype cast routers and norms as well."),
+    option(
+        "--cast-all", is_flag=True, help="Let --dtype cast routers, their biases and norms, too."
+    ),
     option(
         "--dequantize",
         type=click.Choice(["bf16", "fp16", "fp32"]),
-        help="Make block-scaled FP8 weights this, their scales used up.",
+        help="Dequantize block-scaled FP8 weights to this dtype and drop their scales.",
     ),
-    option("--overwrite", is_flag=True, help="Replace DST, once its replacement is complete."),
-    option("--resume", is_flag=True, help="Go on where an earlier run was stopped, if one was."),
-    option("--sha256", is_flag=True, help="Note the SHA-256 of each file, as the hub shows it."),
+    option("--overwrite", is_flag=True, help="Replace DST after its replacement is complete."),
+    option(
+        "--resume",
+        is_flag=True,
+        help="Resume an earlier run of this conversion, if there was one.",
+    ),
+    option(
+        "--sha256",
+        is_flag=True,
+        help="Record the SHA-256 of each file in the manifest, as the hub shows it.",
+    ),
     verify_option,
     quiet_option,
     option("-v", "--verbose", is_flag=True, help="Show every layer and shard of the plan."),
@@ -130,16 +161,17 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
 
 
 def reading_options(command: Command) -> Command:
-    """Everything that says how a source is to be understood."""
+    """Add the options that describe a source."""
     return _with(_READING, command)
 
 
 def conversion_options(command: Command) -> Command:
-    """Everything that merge, split and convert have in common."""
+    """Add the options that merge, split and convert have in common."""
     return _with(_CONVERSION, command)
 
 
 def _with(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+    """Add options so that help lists them in their order."""
     for add in reversed(options):
         command = add(command)
     return command

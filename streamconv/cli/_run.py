@@ -1,16 +1,12 @@
 """What merge, split and convert do: show the plan, or carry it out."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from streamconv.cli._output import Output, print_json, print_rich
 
 if TYPE_CHECKING:
-    from streamconv.execution.result import Result
-    from streamconv.report.progress import Listener
-    from streamconv.verification.result import Verification
+    from streamconv.execution.events import Prepared
 
 
 def run_command(
@@ -19,149 +15,103 @@ def run_command(
     to: str | None,
     *,
     dry_run: bool,
+    rate: str | None,
     as_json: bool,
-    overwrite: bool,
-    verify: bool,
-    resume: bool,
     quiet: bool,
     verbose: bool,
     no_progress: bool,
-    rate: str | None,
     **options: Any,
 ) -> None:
-    """Convert `src` to `to`, or with `dry_run` show how; None is what merging makes of it."""
+    """Convert a checkpoint, or show how.
+
+    Of the ranks of a torchrun, the first one speaks for all.
+
+    Args:
+        src: Location of the checkpoint.
+        dst: Folder to write.
+        to: Form or layout of the output; None for what `merge` makes of it.
+        dry_run: True to print the plan and write nothing.
+        rate: With `dry_run`, the bytes a second from which the duration is estimated.
+        as_json: True to print JSON instead of text.
+        quiet: True to print errors only.
+        verbose: True to print every layer and shard of the plan.
+        no_progress: True to show no progress.
+        **options: Those of `streamconv.merge`.
+
+    Raises:
+        StreamconvError: One of its subclasses.
+    """
     from streamconv.system.launcher import rank
 
-    beside = bool(rank())
+    if rank():
+        as_json, quiet = False, True
+    output = Output(as_json, quiet, verbose, no_progress)
     if dry_run:
-        silent, json_too = quiet or beside, as_json and not beside
-        _show_plan(src, dst, to, json_too, overwrite, resume, silent, verbose, rate, options)
-        return
+        del options["verify"]  # there is nothing to verify
+        _show_plan(src, dst, to, output, rate, **options)
+    else:
+        _convert(src, dst, to, output, **options)
+
+
+def _convert(
+    src: str, dst: str, to: str | None, output: Output, *, resume: bool, **options: Any
+) -> None:
+    """Carry out the conversion and print its result."""
     from streamconv import convert, merge
+    from streamconv.execution.events import Prepared
 
-    with listener(quiet or no_progress or beside) as shown:
+    with output.progress() as progress:
 
-        def hear(event: Any) -> None:
-            if resume and not quiet:
-                _say_where_it_goes_on(event, shown)
-            shown(event)
+        def on_event(event: Any) -> None:
+            if resume and not output.quiet and isinstance(event, Prepared):
+                progress.say(_resume_line(event))
+            progress(event)
 
-        common: Any = {
-            "overwrite": overwrite,
-            "resume": resume,
-            "verify": verify,
-            "on_event": hear,
-            **options,
-        }
-        result = merge(src, dst, **common) if to is None else convert(src, dst, to=to, **common)
-    if result.closed and result.part.number == 1:
-        show_result(result, as_json=as_json, quiet=quiet)
-    elif not result.closed and not quiet:
-        from streamconv.report.messages import part_line
-
-        click.echo(part_line(result), err=as_json)
+        options |= {"resume": resume, "on_event": on_event}
+        result = merge(src, dst, **options) if to is None else convert(src, dst, to=to, **options)
+    if not result.closed:
+        output.show_part(result)
+    elif result.part.number == 1:
+        output.show_result(result)
 
 
-def show_result(result: "Result", *, as_json: bool, quiet: bool) -> None:
-    """What has been done, on stdout."""
-    if as_json:
-        from streamconv.report.json_output import result_fields
-
-        print_json(result_fields(result))
-    elif not quiet:
-        from streamconv.report.messages import result_line
-        from streamconv.report.plan_notes import notes_of
-
-        click.echo(result_line(result))
-        for note in notes_of(result.plan):
-            click.echo(f"note: {note}")
+def _resume_line(event: "Prepared") -> str:
+    """Return the line that says where a resumed run begins."""
+    if not event.finished:
+        return "nothing to resume: no shard is complete, starting from the beginning"
+    return f"resuming: {len(event.finished)} of {len(event.plan.shards)} shards are complete"
 
 
 def _show_plan(
     src: str,
     dst: str,
     to: str | None,
-    as_json: bool,
+    output: Output,
+    rate: str | None,
+    *,
     overwrite: bool,
     resume: bool,
-    quiet: bool,
-    verbose: bool,
-    rate: str | None,
-    options: dict[str, Any],
+    **options: Any,
 ) -> None:
-    """The plan on stdout; then fails where carrying it out would fail."""
+    """Print the plan. Raises what carrying it out would raise at once, such as OutputExists."""
     from streamconv import plan
     from streamconv.planning.partition import parse_partition
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate
 
-    asked = rate or options.get("max_rate")
-    bytes_per_second = parse_rate(asked) if asked else None
+    rate = rate or options.get("max_rate")
+    bytes_per_second = parse_rate(rate) if rate else None
     planned = plan(src, to=to, **options)
     free = free_disk(Path(dst).absolute().parent)
-    if as_json:
+    if output.as_json:
         from streamconv.report.json_output import plan_fields
 
         print_json(plan_fields(planned, free, bytes_per_second))
-    elif not quiet:
+    elif not output.quiet:
         from streamconv.report.tables import plan_table
 
-        print_rich(plan_table(planned, free, bytes_per_second, verbose=verbose))
+        print_rich(plan_table(planned, free, bytes_per_second, verbose=output.verbose))
     part = parse_partition(options.get("part") or "1/1")
-    resume = resume or part.of > 1  # as other parts may have begun
+    resume = resume or part.of > 1  # other parts may already have written to the target
     CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part).check(planned, src)
-
-
-def _say_where_it_goes_on(event: Any, shown: "Listener") -> None:
-    from streamconv.execution.events import Prepared
-
-    if isinstance(event, Prepared):
-        done, shards = len(event.finished), len(event.plan.shards)
-        shown.say(
-            f"going on: {done} of {shards} shards are finished already"
-            if done
-            else "nothing to go on with: no shard is finished, starting anew"
-        )
-
-
-def show_verification(verification: "Verification", *, as_json: bool, quiet: bool) -> None:
-    """What was found on stdout; then fails where something differs."""
-    if as_json:
-        from streamconv.report.json_output import verification_fields
-
-        print_json(verification_fields(verification))
-    elif not quiet:
-        from streamconv.report.messages import verification_lines
-
-        for line in verification_lines(verification):
-            click.echo(line)
-    verification.require()
-
-
-def listener(silent: bool) -> "Listener":
-    """What hears events: a bar, lines, or nothing."""
-    from rich.console import Console
-
-    from streamconv.report.progress import Bar, Lines, Silence
-
-    console = Console(stderr=True)
-    if silent:
-        return Silence(console)
-    return Bar(console) if console.is_terminal else Lines(console)
-
-
-def print_json(fields: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
-    json.dump(fields, sys.stdout, indent=2)
-    sys.stdout.write("\n")
-
-
-def print_rich(renderable: Any) -> None:
-    """Tables on stdout, as wide as the terminal, or as they need where there is none."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
-    console.print(renderable)

@@ -9,14 +9,14 @@ from streamconv.cli._options import json_option
 @click.argument("dst", type=click.Path())
 @json_option
 def command(dst: str, as_json: bool) -> None:
-    """Would transformers load the checkpoint DST? Missing, unexpected and mismatched keys.
+    """Check if transformers would load the checkpoint DST.
 
-    Builds the model of its config.json on the meta device and loads the headers into it: no
-    weight is read, and no code of the checkpoint is run. Needs torch and transformers. Exits with
-    5 where it would not load cleanly.
+    Shows missing, unexpected and mismatched keys. Builds the model of config.json on the meta
+    device and loads the headers into it: reads no weight and runs no code of the checkpoint.
+    Needs torch and transformers. Exits with 5 if the checkpoint would not load cleanly.
     """
     from streamconv import VerifyFailed, check
-    from streamconv.cli._run import print_json, print_rich
+    from streamconv.cli._output import print_json, print_rich
     from streamconv.errors import quoted
 
     found = check(dst)

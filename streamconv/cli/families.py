@@ -8,8 +8,8 @@ from streamconv.cli._options import json_option
 @click.command("families")
 @json_option
 def command(as_json: bool) -> None:
-    """Show the model families there are, their forms, and what they convert to."""
-    from streamconv.cli._run import print_json, print_rich
+    """List the known model families and their forms."""
+    from streamconv.cli._output import print_json, print_rich
 
     if as_json:
         from streamconv.report.json_output import families_fields

@@ -11,11 +11,12 @@ from streamconv.cli._options import json_option, quiet_option, target_argument, 
 @json_option
 @quiet_option
 def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
-    """Close DST when all its parts are there, which --part K/N has made.
+    """Commit DST after all of its parts (--part K/N) are complete.
 
-    Copies the other files, writes index and manifest, and moves the result to its place.
+    Copies the other files, writes index and manifest, and moves the result to DST. SRC is the
+    source of the parts.
     """
     from streamconv import finish
-    from streamconv.cli._run import show_result
+    from streamconv.cli._output import Output
 
-    show_result(finish(dst, verify=verify), as_json=as_json, quiet=quiet)
+    Output(as_json, quiet).show_result(finish(dst, verify=verify))

@@ -12,12 +12,12 @@ from streamconv.cli._options import json_option, reading_options, source_argumen
 @json_option
 @reading_options
 def command(src: str, as_json: bool, **reading: Any) -> None:
-    """Show what is in the checkpoint SRC: its family, expert stacks and sizes.
+    """Show the family, expert stacks and sizes of the checkpoint SRC.
 
     Reads headers and JSON only.
     """
     from streamconv import inspect
-    from streamconv.cli._run import print_json, print_rich
+    from streamconv.cli._output import print_json, print_rich
 
     source, found = inspect(src, **reading)
     if as_json:

@@ -8,8 +8,8 @@ from streamconv.cli._options import json_option
 @click.command("layouts")
 @json_option
 def command(as_json: bool) -> None:
-    """Show the layouts there are: where each axis of the expert weights lives."""
-    from streamconv.cli._run import print_json, print_rich
+    """List the known layouts of expert weights."""
+    from streamconv.cli._output import print_json, print_rich
 
     if as_json:
         from streamconv.report.json_output import layouts_fields

@@ -10,13 +10,14 @@ from streamconv.cli._options import conversion_options, option, source_argument,
 @click.command("merge")
 @source_argument
 @target_argument
-@option("--to", metavar="LAYOUT", help="Form or layout of every expert stack of DST instead.")
+@option("--to", metavar="LAYOUT", help="Write every expert stack in this form or layout instead.")
 @conversion_options
 def command(src: str, dst: str, to: str | None, **options: Any) -> None:
-    """Merge the experts of each layer of SRC into a new checkpoint DST.
+    """Merge the experts of each layer of SRC.
 
-    Makes what the model's training framework expects: MindSpeed-MM's form for InternVL3.5,
-    GLM-4.5V and Qwen3-Omni, transformers' for other known families, `fused` for unknown ones.
+    DST is a new checkpoint in the form that the model's training framework expects: MindSpeed-MM's
+    for InternVL3.5, GLM-4.5V and Qwen3-Omni, transformers' for other known families, `fused` for
+    unknown ones.
     """
     from streamconv.cli._run import run_command
 

@@ -12,9 +12,10 @@ from streamconv.cli._options import conversion_options, source_argument, target_
 @target_argument
 @conversion_options
 def command(src: str, dst: str, **options: Any) -> None:
-    """Split the merged experts of SRC into one tensor each, as on the hub, in DST.
+    """Split the merged experts of SRC into one tensor each.
 
-    What was merged comes back with every name, shape, dtype and byte.
+    DST is a new checkpoint with the names of the hub. Restores every name, shape, dtype and byte
+    of a merged checkpoint.
     """
     from streamconv.cli._run import run_command
     from streamconv.planning.target import PER_EXPERT

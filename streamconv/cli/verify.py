@@ -15,13 +15,13 @@ from streamconv.cli._options import (
 )
 
 
-def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """A share as `5%` or `0.05`."""
+def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
+    """Return the fraction meant by `5%` or `0.05`. Raises BadParameter."""
     number, percent = text.removesuffix("%"), text.endswith("%")
     try:
         return float(number) / (100 if percent else 1)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+        raise click.BadParameter(f"{text!r} is not a share; write 5% or 0.05") from None
 
 
 @click.command("verify")
@@ -31,16 +31,16 @@ def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
     "--sample",
     metavar="SHARE",
     default="100%",
-    callback=_share,
-    help="Look at 5% of each layer's experts and of the other tensors, for a quick answer.",
+    callback=_parse_share,
+    help="Compare only this share of each layer's experts and of the other tensors, such as 5%.",
 )
-@option("--sha256", is_flag=True, help="Show the SHA-256 of each file, as the hub does.")
+@option("--sha256", is_flag=True, help="Show the SHA-256 of each file, as the hub shows it.")
 @reading_options
 @option(
     "--to",
     "target_layout",
     metavar="LAYOUT",
-    help="Layout or form of DST, where it does not say so itself.",
+    help="Layout or form of DST, if DST does not record its own.",
 )
 @jobs_option
 @json_option
@@ -58,16 +58,17 @@ def command(
     no_progress: bool,
     **reading: Any,
 ) -> None:
-    """Prove that DST is the true conversion of SRC, bit for bit, whatever made it.
+    """Verify that DST is the conversion of SRC, bit for bit.
 
-    With one checkpoint alone, check its files against the digests in its manifest, and its
-    structure against itself. Ends with code 5 where something differs, naming each tensor and
-    expert.
+    Any program may have made DST. With one checkpoint alone, verifies its files against the
+    checksums in its manifest. Names each tensor and expert that differs. Exits with 5 if something
+    differs.
     """
     from streamconv import verify
-    from streamconv.cli._run import listener, show_verification
+    from streamconv.cli._output import Output
 
-    with listener(quiet or no_progress) as hear:
+    output = Output(as_json, quiet, no_progress=no_progress)
+    with output.progress() as progress:
         verification = verify(
             src,
             dst,
@@ -75,7 +76,7 @@ def command(
             sample=sample,
             sha256=sha256,
             jobs=jobs,
-            on_event=hear,
+            on_event=progress,
             **reading,
         )
-    show_verification(verification, as_json=as_json, quiet=quiet)
+    output.show_verification(verification)

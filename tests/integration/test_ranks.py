@@ -188,7 +188,7 @@ def test_a_rank_that_dies_ends_the_run_by_its_name(
     else:
         again = torchrun(2, command(src, dst, "--resume"))
         assert again.returncode == 0, again.stderr
-        assert "shards are finished already" in again.stderr
+        assert "shards are complete" in again.stderr
     assert tree(dst) == wanted
     assert leftovers(dst) == ["out"]
 
@@ -236,7 +236,7 @@ def test_ranks_read_a_repository(
         hub.head = "f" * 40
         again = torchrun(2, [*words, "--resume"])
     assert again.returncode == 0, again.stderr
-    assert "shards are finished already" in again.stderr
+    assert "shards are complete" in again.stderr
     alone = tmp_path / "alone"
     streamconv.convert(src, alone, to="fused-transposed", max_shard_size=SIZE)
     assert output(dst) == output(alone)

@@ -191,7 +191,7 @@ def test_nothing_to_go_on_with(src: Path, dst: Path, undisturbed: dict[str, Any]
     words = ["merge", str(src), str(dst), "--max-shard-size", str(SHARD), "--resume"]
     done = CliRunner().invoke(cli, words, standalone_mode=False)
     assert done.exception is None
-    assert "nothing to go on with" in done.stderr
+    assert "nothing to resume" in done.stderr
     assert tree(dst) == undisturbed
 
 

@@ -1,0 +1,112 @@
+"""What the commands print: results on stdout, progress and errors on stderr."""
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from streamconv.execution.result import Result
+    from streamconv.report.progress import Listener
+    from streamconv.verification.result import Verification
+
+ERROR = "streamconv: "
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the user wants to see of a command."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool = False
+    no_progress: bool = False
+
+    def progress(self) -> "Listener":
+        """Return the listener to events: a bar on a terminal, lines elsewhere, or nothing."""
+        from rich.console import Console
+
+        from streamconv.report.progress import Bar, Lines, Silence
+
+        console = Console(stderr=True)
+        if self.quiet or self.no_progress:
+            return Silence(console)
+        return Bar(console) if console.is_terminal else Lines(console)
+
+    def show_result(self, result: "Result") -> None:
+        """Print what a conversion has done."""
+        if self.as_json:
+            from streamconv.report.json_output import result_fields
+
+            print_json(result_fields(result))
+        elif not self.quiet:
+            from streamconv.report.messages import result_line
+            from streamconv.report.plan_notes import notes_of
+
+            click.echo(result_line(result))
+            for note in notes_of(result.plan):
+                click.echo(f"note: {note}")
+
+    def show_part(self, result: "Result") -> None:
+        """Print what one part of a conversion has done; JSON is for the whole output alone."""
+        if not self.quiet:
+            from streamconv.report.messages import part_line
+
+            click.echo(part_line(result), err=self.as_json)
+
+    def show_verification(self, verification: "Verification") -> None:
+        """Print what was found. Raises VerifyFailed if something differs."""
+        if self.as_json:
+            from streamconv.report.json_output import verification_fields
+
+            print_json(verification_fields(verification))
+        elif not self.quiet:
+            from streamconv.report.messages import verification_lines
+
+            for line in verification_lines(verification):
+                click.echo(line)
+        verification.require()
+
+
+def print_json(fields: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    json.dump(fields, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_rich(renderable: Any) -> None:
+    """Print tables on stdout, as wide as the terminal, or 160 columns wide into a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=160)
+    console.print(renderable)
+
+
+def print_error(message: str, *more: str) -> None:
+    """Print an error on stderr: the message, then hints and notes in lines of their own."""
+    indent = "\n" + " " * (len(ERROR) - 1) + " "
+    click.echo(indent.join([ERROR + message, *filter(None, more)]), err=True)
+
+
+def print_usage_error(error: click.ClickException) -> None:
+    """Print an error of click's like one of ours; without any arguments, print the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    message = error.format_message().rstrip(".")
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = ctx.command_path if ctx else "streamconv"
+    hint = f"run `{command} --help` to see arguments and options"
+    print_error(message[:1].lower() + message[1:], hint)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the current exception if STREAMCONV_DEBUG is set."""
+    if os.environ.get("STREAMCONV_DEBUG"):
+        traceback.print_exc()
