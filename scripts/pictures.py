@@ -15,8 +15,8 @@ import streamconv
 from streamconv.execution.events import PieceWritten, Planned
 from streamconv.planning.memory import Limits, fit_memory
 from streamconv.planning.plan import Plan
+from streamconv.report.plan_tables import plan_table
 from streamconv.report.progress import Bar
-from streamconv.report.tables import plan_table
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -40,7 +40,7 @@ class Output:
     def show_result(self, result: "Result") -> None:
         """Print what a conversion has done."""
         if self.as_json:
-            from streamconv.report.json_output import result_fields
+            from streamconv.report.result_json import result_fields
 
             print_json(result_fields(result))
         elif not self.quiet:
@@ -61,7 +61,7 @@ class Output:
     def show_verification(self, verification: "Verification") -> None:
         """Print what was found. Raises VerifyFailed if something differs."""
         if self.as_json:
-            from streamconv.report.json_output import verification_fields
+            from streamconv.report.result_json import verification_fields
 
             print_json(verification_fields(verification))
         elif not self.quiet:

@@ -105,11 +105,11 @@ def _show_plan(
     planned = plan(src, to=to, **options)
     free = free_disk(Path(dst).absolute().parent)
     if output.as_json:
-        from streamconv.report.json_output import plan_fields
+        from streamconv.report.plan_json import plan_fields
 
         print_json(plan_fields(planned, free, bytes_per_second))
     elif not output.quiet:
-        from streamconv.report.tables import plan_table
+        from streamconv.report.plan_tables import plan_table
 
         print_rich(plan_table(planned, free, bytes_per_second, verbose=output.verbose))
     part = parse_partition(options.get("part") or "1/1")

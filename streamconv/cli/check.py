@@ -21,7 +21,7 @@ def command(dst: str, as_json: bool) -> None:
 
     found = check(dst)
     if as_json:
-        from streamconv.report.json_output import loading_fields
+        from streamconv.report.result_json import loading_fields
 
         print_json(loading_fields(dst, found))
     else:

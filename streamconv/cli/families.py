@@ -12,12 +12,10 @@ def command(as_json: bool) -> None:
     from streamconv.cli._output import print_json, print_rich
 
     if as_json:
-        from streamconv.report.json_output import families_fields
+        from streamconv.report.catalog_report import families_fields
 
         print_json(families_fields())
     else:
-        from streamconv.catalog.catalog import default_catalog
-        from streamconv.catalog.listing import family_rows
-        from streamconv.report.tables import families_table
+        from streamconv.report.catalog_report import families_table
 
-        print_rich(families_table(list(family_rows(default_catalog()))))
+        print_rich(families_table())

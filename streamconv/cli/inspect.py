@@ -21,10 +21,10 @@ def command(src: str, as_json: bool, **reading: Any) -> None:
 
     source, found = inspect(src, **reading)
     if as_json:
-        from streamconv.report.json_output import inspection_fields
+        from streamconv.report.checkpoint_json import inspection_fields
 
         print_json(inspection_fields(source.checkpoint, found))
         return
-    from streamconv.report.tables import inspection_table
+    from streamconv.report.checkpoint_tables import inspection_table
 
     print_rich(inspection_table(source.checkpoint, found))

@@ -12,12 +12,10 @@ def command(as_json: bool) -> None:
     from streamconv.cli._output import print_json, print_rich
 
     if as_json:
-        from streamconv.report.json_output import layouts_fields
+        from streamconv.report.catalog_report import layouts_fields
 
         print_json(layouts_fields())
     else:
-        from streamconv.catalog.catalog import default_catalog
-        from streamconv.catalog.listing import layout_rows
-        from streamconv.report.tables import layouts_table
+        from streamconv.report.catalog_report import layouts_table
 
-        print_rich(layouts_table(list(layout_rows(default_catalog()))))
+        print_rich(layouts_table())

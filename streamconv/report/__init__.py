@@ -1,1 +1,1 @@
-"""What people and programs read of a plan or a result."""
+"""What people and programs read: tables, JSON, messages and progress."""

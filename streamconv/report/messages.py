@@ -1,4 +1,4 @@
-"""What a run, a verification or a trial of loading came to, in lines for a terminal."""
+"""Conversions, verifications and checks of loading in lines for a terminal."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from streamconv.errors import quoted
-from streamconv.report.tables import counted, facts_table
+from streamconv.report.table_parts import counted, facts_table
 from streamconv.units import show_duration, show_size
 from streamconv.verification.result import KEPT_DIFFERENCES, Verification
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from streamconv.verification.transformers_load import Loading
 
 MANY_KEYS = 20
-"""Of keys that would not load, so many of a kind are shown."""
+"""Of the keys that would not load, so many of each kind are shown."""
 MANY_DIFFERENCES = 20
 """So many differences are shown."""
 
 
 def result_line(result: "Result") -> str:
-    """What has been done, in a line."""
+    """Return the line for a conversion that is complete."""
     rate = result.plan.write_bytes / max(result.seconds, 1e-9)
     shards = counted(len(result.plan.shards), "shard")
     verified = ", verified bit for bit" if result.verification else ""
@@ -33,39 +33,44 @@ def result_line(result: "Result") -> str:
 
 
 def part_line(result: "Result") -> str:
-    """What one part of a conversion has done, in a line."""
+    """Return the line for one part of a conversion."""
     number, of = result.part.number, result.part.of
     return (
-        f"{result.path}: part {number} of {of} is done, {show_duration(result.seconds)}; when all "
-        f"are, `streamconv finish {result.path}` puts them together"
+        f"{result.path}: part {number} of {of} is complete, {show_duration(result.seconds)}; "
+        f"after all parts, run `streamconv finish {result.path}`"
     )
 
 
 def verification_lines(verification: Verification) -> Iterator[str]:
-    """What was found, for people; the first differences only."""
+    """Yield the first differences, the checksums, what was not checked, and the verdict."""
     for difference in verification.differences[:MANY_DIFFERENCES]:
         yield f"{quoted(difference.where)} {quoted(difference.detail, 400)}"
     more = verification.difference_count - MANY_DIFFERENCES
     if more > 0:
-        yield f"... {more:,} more (--json has up to {KEPT_DIFFERENCES:,})"
+        yield f"... {more:,} more (--json shows up to {KEPT_DIFFERENCES:,})"
     for name, digest in verification.sha256.items():
         yield f"{digest}  {quoted(name)}"
-    for what in verification.unchecked:
-        yield f"not checked: {quoted(what, 400)}"
+    for unchecked in verification.unchecked:
+        yield f"not checked: {quoted(unchecked, 400)}"
     if verification.ok:
-        of = f" of {quoted(verification.source)}" if verification.source else ""
-        is_what = f"the conversion{of}" if verification.source else "as it was written"
-        is_what = is_what if verification.source or verification.checked_bytes else "sound"
         rate = verification.checked_bytes / max(verification.seconds, 1e-9)
         yield (
-            f"{quoted(verification.path)}: {is_what}; {show_size(verification.checked_bytes)} "
-            f"checked, {show_duration(verification.seconds)} ({show_size(rate)}/s), "
+            f"{quoted(verification.path)}: {_verdict(verification)}; "
+            f"{show_size(verification.checked_bytes)} checked, "
+            f"{show_duration(verification.seconds)} ({show_size(rate)}/s), "
             f"peak memory {show_size(verification.peak_memory)}"
         )
 
 
+def _verdict(verification: Verification) -> str:
+    """Return what a checkpoint without differences has been verified to be."""
+    if verification.source:
+        return f"the conversion of {quoted(verification.source)}"
+    return "as it was written" if verification.checked_bytes else "sound"
+
+
 def loading_table(location: str, found: "Loading") -> RenderableType:
-    """What transformers would make of a checkpoint."""
+    """Build the output of `check`: the model, and the keys that would not load."""
     facts = facts_table()
     facts.add_row("checkpoint", quoted(location))
     facts.add_row("model", f"{found.model}, {counted(found.keys, 'key')}")
@@ -77,7 +82,7 @@ def loading_table(location: str, found: "Loading") -> RenderableType:
         "missing": found.missing,
         "unexpected": found.unexpected,
         "mismatched": [
-            f"{key}: {list(here)} here, {list(there)} in the model"
+            f"{key}: {list(here)} in the checkpoint, {list(there)} in the model"
             for key, here, there in found.mismatched
         ],
         "failed": [f"{key}: {error}" for key, error in found.failed],

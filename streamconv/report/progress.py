@@ -1,4 +1,4 @@
-"""Events of a run as something to look at: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, a line every half minute elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -22,16 +22,16 @@ from streamconv.units import show_duration, show_size
 from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 LINE_SECONDS = 30.0
-"""How often a line is written where there is no terminal."""
+"""Time between two lines, if there is no terminal."""
 
 
 class Listener(Protocol):
-    """Hears events; used as a context so that a terminal is left as it was found."""
+    """Receives events; a context manager, so that it can restore the terminal."""
 
     def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None: ...
 
     def say(self, text: str) -> None:
-        """Print a line that stays, above what moves."""
+        """Print a line that stays, above the bar."""
 
     def __enter__(self) -> "Listener": ...
 
@@ -100,7 +100,7 @@ class Bar:
 
 
 class Lines:
-    """A line every half minute, for logs."""
+    """Bytes, rate, time left and the current layer in a line every half minute, for logs."""
 
     def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
         self._console = console
@@ -154,7 +154,7 @@ class Lines:
 
 
 class Silence(Lines):
-    """Nothing but what is said."""
+    """No progress; only the lines of `say`."""
 
     def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         return None
@@ -165,7 +165,7 @@ def _print(console: Console, text: str) -> None:
 
 
 def _layer(plan: Plan | None, event: PieceWritten) -> str:
-    """The layer that a piece ends in, as text."""
+    """Return the layer that a piece ends in, such as `model.layers.3`; empty if none."""
     steps = [part.step for part in event.piece.parts if isinstance(part, StepBytes)]
     layer = plan.layer(steps[-1]) if plan and steps else None
     return f"{layer[0]}{layer[1]}" if layer else ""

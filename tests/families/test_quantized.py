@@ -13,7 +13,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import streamconv
 from streamconv.cli import cli
-from streamconv.report.json_output import plan_fields
+from streamconv.report.plan_json import plan_fields
 
 E, BLOCK = 11, 16
 """More than ten experts, so that the order of text is not that of numbers."""

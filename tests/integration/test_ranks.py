@@ -527,7 +527,7 @@ def test_parts_at_the_same_time(src: Path, wanted: dict[str, object], tmp_path: 
     for k, process in enumerate(running, start=1):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert f"part {k} of 4 is done" in out
+        assert f"part {k} of 4 is complete" in out
     done = subprocess.run(
         [sys.executable, "-m", "streamconv", "finish", str(dst)],
         capture_output=True,

@@ -20,7 +20,7 @@ import streamconv
 from streamconv.catalog.catalog import default_catalog
 from streamconv.cli import cli
 from streamconv.errors import BadCheckpoint, UsageError
-from streamconv.report.json_output import plan_fields
+from streamconv.report.plan_json import plan_fields
 
 ATTENTION = "model.layers.0.self_attn."
 EXPERTS, ROWS = 11, 6

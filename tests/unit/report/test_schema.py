@@ -10,13 +10,10 @@ import jsonschema
 import pytest
 
 import streamconv
-from streamconv.report.json_output import (
-    families_fields,
-    inspection_fields,
-    layouts_fields,
-    plan_fields,
-    result_fields,
-)
+from streamconv.report.catalog_report import families_fields, layouts_fields
+from streamconv.report.checkpoint_json import inspection_fields
+from streamconv.report.plan_json import plan_fields
+from streamconv.report.result_json import result_fields
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""A plan as JSON fields."""
+
+from typing import Any
+
+from streamconv.checkpoint.casting import cast_rows, protected_rows
+from streamconv.planning.plan import Plan
+from streamconv.planning.steps import Step
+from streamconv.report.checkpoint_json import file_fields, source_fields
+from streamconv.report.plan_notes import notes_of, passed_through, regrouped, renamed, renames
+from streamconv.report.schema import document
+
+
+def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> dict[str, Any]:
+    """Build the document of `--dry-run --json`.
+
+    Args:
+        plan: What a conversion will do.
+        free_disk: Free bytes on the disk of the target; None if unknown.
+        rate: Bytes read per second, to estimate the duration; None for no estimate.
+    """
+    memory = plan.memory
+    fields = {
+        "source": source_fields(plan.checkpoint, plan.source),
+        "target": target_fields(plan),
+        "shards": shard_fields(plan),
+        "steps": [step_fields(step, shard.name) for shard in plan.shards for step in shard.steps],
+        "tensors": sum(len(shard.steps) for shard in plan.shards),
+        "data_bytes": plan.data_bytes,
+        "write_bytes": plan.write_bytes,
+        "read_bytes": plan.read_bytes,
+        "transfer_bytes": plan.transfer_bytes,
+        "rate_bytes_per_second": rate,
+        "seconds_at_rate": None if rate is None else round(plan.read_bytes / rate, 3),
+        "free_disk_bytes": free_disk,
+        "memory": {
+            "projected_peak_bytes": memory.peak,
+            "allowed_bytes": memory.allowed,
+            "base_bytes": memory.base,
+            "jobs": memory.jobs,
+            "source_buffer_bytes": memory.source_buffer,
+            "staging_buffer_bytes": memory.staging,
+            "cast_buffer_bytes": memory.casts,
+        },
+    }
+    return document("plan", fields)
+
+
+def step_fields(step: Step, shard: str) -> dict[str, Any]:
+    """Describe an output tensor and how it is made."""
+    return {
+        "name": step.name,
+        "shard": shard,
+        "dtype": step.dtype,
+        "shape": list(step.shape),
+        "bytes": step.nbytes,
+        "inputs": len(step.inputs),
+        "how": "copy" if step.is_copy else "rearrange",
+        "cast": _cast_fields(step),
+    }
+
+
+def _cast_fields(step: Step) -> dict[str, Any] | None:
+    """Describe how the inputs of a step are stored, if in another dtype."""
+    cast = step.inputs[0].cast
+    if cast is None:
+        return None
+    block = list(cast.block) if cast.scales else None
+    return {"from": cast.stored.dtype, "scales": cast.scales and cast.scales.dtype, "block": block}
+
+
+def shard_fields(plan: Plan) -> list[dict[str, Any]]:
+    """Describe the output files in order."""
+    return [
+        {"name": shard.name, "bytes": shard.nbytes, "tensors": len(shard.steps)}
+        for shard in plan.shards
+    ]
+
+
+def target_fields(plan: Plan) -> dict[str, Any]:
+    """Describe the output: its form and layouts, and what is cast, renamed and left out."""
+    target = plan.target
+    return {
+        "asked": target.asked,
+        "why": target.why,
+        "form": target.form,
+        "format": plan.format.name,
+        "layers": plan.record.layers,
+        "stacks": {
+            f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
+        },
+        "casts": cast_rows(plan.inputs),
+        "not_cast": protected_rows(plan.inputs, plan.casting),
+        "notes": list(notes_of(plan)),
+        "renames": renames(plan),
+        "renamed_tensors": sum(1 for _ in renamed(plan)),
+        "regrouped": list(regrouped(plan)),
+        "unchanged_stacks": [
+            f"{stack.pattern}experts"
+            for stack in plan.source.stacks
+            if target.rows[stack.pattern] == stack.row
+        ],
+        "passed_through": passed_through(plan),
+        "left_behind": [file_fields(o) for o in plan.others if o.skip_reason],
+    }

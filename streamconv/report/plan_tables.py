@@ -1,0 +1,175 @@
+"""A plan as tables for a terminal."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from streamconv.checkpoint.casting import cast_rows, protected_rows
+from streamconv.errors import quoted
+from streamconv.planning.plan import Plan
+from streamconv.report.checkpoint_json import stack_fields
+from streamconv.report.checkpoint_tables import add_stack, stacks_table
+from streamconv.report.plan_notes import (
+    format_line,
+    notes_of,
+    passed_through,
+    regrouped,
+    renamed,
+    renames,
+    target_line,
+)
+from streamconv.report.table_parts import copied_files, counted, facts_table, titled_table
+from streamconv.units import show_duration, show_size
+
+MANY_SHARDS = 12
+"""A plan with more shards shows only the first and the last few, unless all are asked for."""
+
+Fact = tuple[str, str]
+"""A topic and what there is to say about it."""
+
+
+def plan_table(
+    plan: Plan, free_disk: int | None, rate: int | None = None, *, verbose: bool = False
+) -> RenderableType:
+    """Build the output of `--dry-run`.
+
+    Args:
+        plan: What a conversion will do.
+        free_disk: Free bytes on the disk of the target; None if unknown.
+        rate: Bytes read per second, to estimate the duration; None for no estimate.
+        verbose: True to show each layer and each shard in a row of its own.
+    """
+    facts = facts_table()
+    for topic, fact in (
+        *_origin(plan),
+        *_cost(plan, free_disk, rate),
+        *_changes(plan),
+        *_kept(plan),
+    ):
+        facts.add_row(topic, fact)
+    layers, shards = _layers(plan, verbose), _shards(plan, verbose)
+    return Group(facts, Text(), _stacks(plan), Text(), layers, Text(), shards)
+
+
+def _origin(plan: Plan) -> Iterator[Fact]:
+    """Yield where the source is, what completes it, and what is made of it."""
+    source, template = plan.checkpoint, plan.checkpoint.template
+    model_type, form = plan.source.model_type or "no model type", plan.source.form or "unknown"
+    yield "from", f"{quoted(source.location)}: {quoted(model_type)}, form {form}"
+    if source.revision:
+        yield "commit", quoted(source.revision)
+    if template:
+        filled = f"{counted(len(template.filled), 'tensor')}, {show_size(template.nbytes)}"
+        yield "template", f"{quoted(template.location)}: config, other files, {filled}"
+    yield "to", target_line(plan.target)
+    yield "format", format_line(plan)
+    if plan.record.layers:
+        yield "partial", f"only layers {plan.record.layers}, and the tensors outside of layers"
+
+
+def _cost(plan: Plan, free_disk: int | None, rate: int | None) -> Iterator[Fact]:
+    """Yield what is read and written, and the time and memory that this takes."""
+    memory = plan.memory
+    read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
+    yield "reads", f"{show_size(read)} from {counted(len(plan.checkpoint.files), 'file')}"
+    if plan.transfer_bytes:
+        yield "transfers", f"{show_size(plan.transfer_bytes)} over the network"
+    if rate is not None:
+        yield "takes", f"{show_duration(plan.read_bytes / rate)} at {show_size(rate)}/s in all"
+    free = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
+    yield "writes", f"{show_size(plan.write_bytes)} in {counted(len(plan.shards), 'shard')}{free}"
+    allowed = "" if memory.allowed is None else f" of {show_size(memory.allowed)} allowed"
+    workers = counted(memory.jobs, "worker")
+    yield "memory", f"{show_size(memory.peak)} at most{allowed}, {workers}"
+
+
+def _changes(plan: Plan) -> Iterator[Fact]:
+    """Yield what a conversion changes in addition to the layouts of experts."""
+    count = sum(1 for _ in renamed(plan))
+    if count:
+        yield "renamed", f"{count:,} tensors: {', '.join(renames(plan))}"
+    for row in regrouped(plan):
+        yield "regrouped", quoted(row)
+    for row in _casts(plan):
+        yield "cast", row
+    for note in notes_of(plan):
+        yield "note", note
+
+
+def _kept(plan: Plan) -> Iterator[Fact]:
+    """Yield what stays as it is, and the files that are copied or not."""
+    same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
+    if same:
+        stacks = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
+        yield "unchanged", stacks
+    for stack, reason in passed_through(plan).items():
+        yield "passed through", f"{quoted(stack)}: {reason}"
+    yield "other files", copied_files(plan.others)
+    for other in plan.others:
+        if other.skip_reason:
+            yield "not copied", f"{quoted(other.name)}: {other.skip_reason}"
+
+
+def _stacks(plan: Plan) -> Table:
+    table = stacks_table("becomes", no_wrap=True)
+    for stack in plan.source.stacks:
+        add_stack(table, stack_fields(stack), plan.target.rows[stack.pattern].layout.name)
+    return table
+
+
+def _layers(plan: Plan, verbose: bool) -> Table:
+    """Build the table of layers; equal neighbors share a row unless `verbose`."""
+    table = titled_table("layers", "layer", "reads", "writes", "copied", "rearranged", "size")
+    rows = []
+    for layer, steps in plan.steps_by_layer().items():
+        copied = sum(step.nbytes for step in steps if step.is_copy)
+        size = sum(step.nbytes for step in steps)
+        inputs = len({info.name for step in steps for info in step.inputs})
+        path, number = layer or ("", 0)
+        rows.append((path, number, (inputs, len(steps), copied, size)))
+    key = (lambda row: row) if verbose else (lambda row: (row[0], row[2]))
+    for _, grouped in itertools.groupby(rows, key):
+        group = list(grouped)
+        path, first, (inputs, outputs, copied, size) = group[0]
+        span = f"{first}" if len(group) == 1 else f"{first}-{group[-1][1]}"
+        each = f" x {len(group)}" if len(group) > 1 else ""
+        table.add_row(
+            quoted(f"{path}{span}") if path else "outside of layers",
+            f"{inputs:,}",
+            f"{outputs:,}",
+            show_size(copied),
+            show_size(size - copied),
+            f"{show_size(size)}{each}",
+        )
+    return table
+
+
+def _shards(plan: Plan, verbose: bool) -> Table:
+    """Build the table of shards; only the first and the last few if there are many."""
+    table = titled_table("output shards", "file", "tensors", "size")
+    first, last = MANY_SHARDS // 2, 2
+    hidden = 0 if verbose or len(plan.shards) <= MANY_SHARDS else len(plan.shards) - first - last
+    for number, shard in enumerate(plan.shards):
+        if not first <= number < first + hidden:
+            table.add_row(shard.name, f"{len(shard.steps):,}", show_size(shard.nbytes))
+        elif number == first:
+            table.add_row(f"... {hidden} more (-v shows them)")
+    return table
+
+
+def _casts(plan: Plan) -> Iterator[str]:
+    """Yield how many tensors are cast to each dtype, and how many of each kind are not."""
+    counts: Counter[str] = Counter()
+    for row in cast_rows(plan.inputs):
+        scaled = " times its scales" if row["scaled"] else ""
+        counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
+    for cast, count in counts.items():
+        yield f"{counted(count, 'tensor')}, {cast}"
+    protected = protected_rows(plan.inputs, plan.casting)
+    if protected:
+        kinds = ", ".join(counted(count, kind) for kind, count in sorted(protected.items()))
+        yield f"not cast: {kinds}"
