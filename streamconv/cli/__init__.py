@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import time
+import traceback
 from types import FrameType
 
 import click
 
-from streamconv.cli._output import print_error, print_traceback, print_usage_error
 from streamconv.errors import Interrupted, StreamconvError
 
 VERBS = (
@@ -19,6 +19,7 @@ VERBS = (
 )
 
 NOTHING_LEFT = "nothing is left at the target; the source is unchanged"
+ERROR = "streamconv: "
 SIGNAL_DEBOUNCE_SECONDS = 0.5
 """Signals within this time of the first one are the same request to stop."""
 
@@ -103,26 +104,50 @@ def main(args: list[str] | None = None) -> None:
         code = cli.main(args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        print_usage_error(error)
+        _print_usage_error(error)
         sys.exit(error.exit_code)
     except Interrupted as error:
-        print_error(error.message, *(_notes(error) or [NOTHING_LEFT]))
+        _print_error(error.message, *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(128 + error.signal)
     except (KeyboardInterrupt, click.Abort) as error:
-        print_error("interrupted", *(_notes(error) or [NOTHING_LEFT]))
+        _print_error("interrupted", *(_notes(error) or [NOTHING_LEFT]))
         sys.exit(Interrupted.exit_code)
     except StreamconvError as error:
-        print_error(error.message, error.hint, *_notes(error))
-        print_traceback()
+        _print_error(error.message, error.hint, *_notes(error))
+        _print_traceback()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         message = f"unexpected error: {type(error).__name__}: {error}"
-        print_error(message, "set STREAMCONV_DEBUG=1 to see the traceback", *_notes(error))
-        print_traceback()
+        _print_error(message, "set STREAMCONV_DEBUG=1 to see the traceback", *_notes(error))
+        _print_traceback()
         sys.exit(1)
+
+
+def _print_error(message: str, *more: str) -> None:
+    """Print an error on stderr: the message, then hints and notes in lines of their own."""
+    indent = "\n" + " " * len(ERROR)
+    click.echo(indent.join([ERROR + message, *filter(None, more)]), err=True)
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print an error of click's like one of ours; without any arguments, print the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    message = error.format_message().rstrip(".")
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = ctx.command_path if ctx else "streamconv"
+    hint = f"run `{command} --help` to see arguments and options"
+    _print_error(message[:1].lower() + message[1:], hint)
+
+
+def _print_traceback() -> None:
+    """Print the traceback of the current exception if STREAMCONV_DEBUG is set."""
+    if os.environ.get("STREAMCONV_DEBUG"):
+        traceback.print_exc()
 
 
 def _notes(error: BaseException) -> list[str]:

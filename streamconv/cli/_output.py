@@ -1,9 +1,7 @@
-"""What the commands print: results on stdout, progress and errors on stderr."""
+"""What the commands print: results on stdout, progress on stderr."""
 
 import json
-import os
 import sys
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,6 @@ if TYPE_CHECKING:
     from streamconv.execution.result import Result
     from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
-
-ERROR = "streamconv: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +82,3 @@ def print_rich(renderable: Any) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=160)
     console.print(renderable)
-
-
-def print_error(message: str, *more: str) -> None:
-    """Print an error on stderr: the message, then hints and notes in lines of their own."""
-    indent = "\n" + " " * (len(ERROR) - 1) + " "
-    click.echo(indent.join([ERROR + message, *filter(None, more)]), err=True)
-
-
-def print_usage_error(error: click.ClickException) -> None:
-    """Print an error of click's like one of ours; without any arguments, print the help."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()
-        return
-    message = error.format_message().rstrip(".")
-    ctx = error.ctx if isinstance(error, click.UsageError) else None
-    command = ctx.command_path if ctx else "streamconv"
-    hint = f"run `{command} --help` to see arguments and options"
-    print_error(message[:1].lower() + message[1:], hint)
-
-
-def print_traceback() -> None:
-    """Print the traceback of the current exception if STREAMCONV_DEBUG is set."""
-    if os.environ.get("STREAMCONV_DEBUG"):
-        traceback.print_exc()
