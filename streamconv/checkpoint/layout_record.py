@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: the form and layouts it was written in. Pure.
+"""The record in a checkpoint of the form and layouts that it was written in.
 
-The same record stands in `streamconv.json` and, as JSON, under the key `streamconv` of every
-shard's `__metadata__`, because key names and shapes alone cannot tell every layout.
+Names and shapes alone do not identify every layout. The record is therefore in `streamconv.json`
+and, as JSON, under the key `streamconv` of the `__metadata__` of every shard.
 """
 
 import re
@@ -20,7 +20,7 @@ LAYERS = re.compile("[0-9]{1,9}:[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class LayoutNames:
-    """What a record calls the layout and the naming of a stack."""
+    """Names of the layout and the naming of a stack."""
 
     layout: str
     naming: str
@@ -33,30 +33,31 @@ class LayoutNames:
 
 @dataclass(frozen=True)
 class Record:
-    """What was written: which form's names, and the layout and naming of each expert stack.
+    """The form of the tensor names, and the layout and naming of each expert stack.
 
-    It holds names only, so that a checkpoint can be opened before anybody knows which catalog
-    they are looked up in.
+    It holds names only. Detection looks them up, so that sources open a checkpoint without a
+    catalog.
     """
 
     names: str
-    """The form whose names the tensors have: `hub`, or one whose renames are in effect."""
+    """The form whose names the tensors have, such as `hub`."""
     form: str | None
-    """The form that the whole checkpoint has, or None where the layouts are nobody's form."""
+    """The form that the whole checkpoint has, or None if its layouts are those of no form."""
     stacks: Mapping[str, LayoutNames]
-    """Pattern of each stack, in the names of this checkpoint, to its layout and naming."""
+    """Layout and naming of each stack, by its pattern in hub names."""
     layers: str | None = None
-    """The range of layers that a partial checkpoint was cut to."""
+    """The layers of a partial checkpoint, such as `0:2`."""
 
     @property
     def kept(self) -> range | None:
-        """The layers of a partial checkpoint, as numbers."""
+        """The numbers of the layers of a partial checkpoint."""
         if self.layers is None:
             return None
         begin, _, end = self.layers.partition(":")
         return range(int(begin), int(end))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields that `read_record` reads."""
         return {
             "version": RECORD_VERSION,
             "form": self.form,
@@ -69,12 +70,20 @@ class Record:
         }
 
 
-def read_record(fields: Any, what: str) -> Record:
-    """The record that `to_json` wrote; `what` names the file. Raises BadCheckpoint."""
+def read_record(fields: Any, source: str) -> Record:
+    """Read what `Record.to_json` returned.
+
+    Args:
+        fields: A JSON value, which may be anything.
+        source: The file that it is from, for messages.
+
+    Raises:
+        BadCheckpoint: It is not a record, or one of another version.
+    """
     try:
         if fields["version"] != RECORD_VERSION:
             raise BadCheckpoint(
-                f"{what}: its record of layouts has version {quoted(str(fields['version']))}, "
+                f"{source}: its record of layouts has version {quoted(str(fields['version']))}, "
                 f"this release reads {RECORD_VERSION}",
                 "use a newer streamconv, or remove the record and name the layout with --from",
             )
@@ -82,24 +91,23 @@ def read_record(fields: Any, what: str) -> Record:
             str(pattern): LayoutNames(row["layout"], row["naming"])
             for pattern, row in fields["stacks"].items()
         }
-        texts = (fields["names"], fields["form"], fields["layers"])
-        if any(not isinstance(text, str | None) for text in texts):
+        names, form, layers = (fields[key] for key in ("names", "form", "layers"))
+        texts = [names, *(text for s in stacks.values() for text in (s.layout, s.naming))]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(form, str | None):
             raise TypeError
-        if any(type(name) is not str for s in stacks.values() for name in (s.layout, s.naming)):
+        if layers is not None and not LAYERS.fullmatch(layers):
             raise TypeError
-        if fields["layers"] is not None and not LAYERS.fullmatch(fields["layers"]):
-            raise TypeError
-        return Record(str(fields["names"]), fields["form"], stacks, fields["layers"])
+        return Record(names, form, stacks, layers)
     except (KeyError, TypeError, AttributeError):
         raise BadCheckpoint(
-            f"{what}: its record of layouts is not one that streamconv wrote",
+            f"{source}: its record of layouts is not one that streamconv wrote",
             "remove the record and name the layout with --from",
         ) from None
 
 
-def record_in_metadata(metadata: Mapping[str, str], what: str) -> Record | None:
-    """The record in a shard's metadata, or None where there is none. Raises BadCheckpoint."""
+def record_in_metadata(metadata: Mapping[str, str], source: str) -> Record | None:
+    """Return the record in the metadata of the shard `source`, or None. Raises BadCheckpoint."""
     text = metadata.get(METADATA_KEY)
     if text is None:
         return None
-    return read_record(parse_json(text.encode("utf-8", "surrogatepass"), what), what)
+    return read_record(parse_json(text.encode("utf-8", "surrogatepass"), source), source)

@@ -1,13 +1,10 @@
 """A checkpoint as its headers describe it: every tensor, every other file, the config."""
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.checkpoint.layout_record import Record
-from streamconv.errors import quoted
 
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"
@@ -15,15 +12,12 @@ MANIFEST = "streamconv.json"
 DIGEST = "xxh3-128"
 """The checksum of every piece and file, as the manifest names it."""
 JOURNAL_PREFIX = "streamconv-journal-"
-"""Files of a run that is not finished: in no checkpoint, and so never copied from one."""
-
-SHOWN_KINDS = 8
-"""How many kinds of names are shown in a line."""
+"""Begins the names of files of an unfinished run. They are never copied from a source."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor's bytes are."""
+    """A tensor, and where its bytes are."""
 
     name: str
     dtype: str
@@ -35,11 +29,11 @@ class TensorInfo:
     """Bytes from the start of the file."""
     nbytes: int
     cast: "Cast | None" = None
-    """What it is made from, where `dtype` and `nbytes` are not what is stored."""
+    """The stored tensor, if `dtype` and `nbytes` are those of a cast."""
 
     @property
     def stored(self) -> "tuple[TensorInfo, ...]":
-        """The stored tensors that it is read from."""
+        """The stored tensors that it is read from: itself, or those of its cast."""
         if self.cast is None:
             return (self,)
         return (self.cast.stored, *filter(None, (self.cast.scales,)))
@@ -47,13 +41,13 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """A tensor whose elements become another dtype's as they are read."""
+    """The origin of a tensor whose elements change their dtype as they are read."""
 
     stored: TensorInfo
     scales: TensorInfo | None = None
-    """What each block of its last two dimensions is multiplied with before that."""
+    """A factor for each block of the last two dimensions of a tensor that is dequantized."""
     block: tuple[int, int] = (1, 1)
-    """Rows and columns of a block; the last one of each may be cut short."""
+    """Rows and columns of a block. The last block of a row or column may be smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,94 +63,54 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class OtherFile:
-    """A file without tensors; `left_behind` says why it does not travel along, if it does not."""
+    """A file without tensors."""
 
     name: str
     """Path below the checkpoint, with slashes."""
     size: int
     skip_reason: str = ""
+    """Why it is not copied; empty if it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceCheckpoint:
-    """A checkpoint that completes another one, and what it gives."""
+    """A template: a checkpoint that completes another one."""
 
     location: str
     names: str
-    """The form whose names it has."""
+    """The form whose names its tensors have."""
     filled: frozenset[str]
-    """Names of the tensors that it gives, as they are called in what it completes."""
+    """Names of the tensors taken from it, as the completed checkpoint calls them."""
     nbytes: int
-    """Of these tensors."""
+    """Bytes of these tensors."""
     unknown: tuple[str, ...] = ()
-    """Names of the tensors that it does not have."""
+    """Names of the tensors of the completed checkpoint that it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything a plan is made from. Holds no tensor data."""
+    """The input of a plan: all that headers and JSON files say. Holds no tensor data."""
 
     location: str
-    """What the user called it."""
+    """The location, as the user gave it."""
     tensors: Mapping[str, TensorInfo]
     """By name."""
     files: tuple[SourceFile, ...]
     others: tuple[OtherFile, ...]
     config: Mapping[str, Any]
     record: Record | None
-    """What it says of its own layouts, where it was written by streamconv."""
+    """Its layouts, if streamconv wrote it."""
     total_bytes: int
     """Bytes of all tensors, headers excluded."""
     format: str = "safetensors"
-    """What its tensors are stored in, as `--format` calls it."""
+    """Format of the files, as `--format` calls it."""
     revision: str | None = None
-    """The commit that it is read from, where it comes from a repository."""
+    """Commit, if it is read from a repository."""
     read_scratch_bytes: int = 0
-    """Bytes that reading takes beside where it reads to, of each worker."""
+    """Bytes that each worker needs to read, in addition to the buffer that it reads into."""
     remote: frozenset[str] = frozenset()
-    """Names of the files that are not on this machine, so that reading them is a transfer."""
+    """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """What it says of how it was written, where no file of its own says that, as in a DCP."""
+    """The manifest, if it is not a file of its own but in another one, as in a DCP."""
     template: ReferenceCheckpoint | None = None
-    """Where config and other files come from, where that is elsewhere."""
-
-
-_DIGITS = re.compile(r"([0-9]{1,18})")
-_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
-
-
-def in_config(config: Mapping[str, Any], path: str) -> Any:
-    """What stands at a path of keys and dots; None where nothing does, all of it at no path."""
-    found: Any = config
-    for key in filter(None, path.split(".")):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key under which `experts.10` comes after `experts.9`."""
-    parts: list[str | int] = list(_DIGITS.split(name))
-    parts[1::2] = map(int, parts[1::2])
-    return parts, name
-
-
-def pattern_of(prefix: str) -> str:
-    """`prefix` with a * for every number between dots: what the layers of a stack share."""
-    return _NUMBER.sub("*", prefix)
-
-
-def summarize_names(names: Iterable[str]) -> str:
-    """Names in a line, those that differ in numbers once, each with how many there are."""
-    counts = Counter(map(pattern_of, names))
-    shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(SHOWN_KINDS)]
-    rest = len(counts) - len(shown)
-    return ", ".join([*shown, *([f"{rest} more kinds"] if rest else [])])
-
-
-def layer_of(prefix: str) -> tuple[str, int] | None:
-    """Path of the list of layers that `prefix` lies in, and the layer's number; None outside one.
-
-    The outermost number counts: `model.layers.3.mlp.experts.5.` is layer 3 of `model.layers.`.
-    """
-    number = _NUMBER.search(prefix)
-    return (prefix[: number.start()], int(number[0])) if number else None
+    """The template that its config and other files are from, if there is one."""

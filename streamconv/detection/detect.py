@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout
-from streamconv.checkpoint.casting import stated_block
+from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.experts import find_experts, stack_experts
 from streamconv.detection.resolve_layout import (
@@ -103,7 +103,7 @@ def detect(
         form=form_of(family, names, rows),
         stacks=stacks,
         hub_names=hub_names,
-        block=stated_block(checkpoint.config),
+        block=block_from_config(checkpoint.config),
         undescribed=undescribed,
         counted=frozenset(rows.keys() & counts.keys()),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),

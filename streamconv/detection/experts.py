@@ -13,7 +13,8 @@ from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.templates import EXPERT, solve_sizes
-from streamconv.checkpoint.types import TensorInfo, pattern_of
+from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 

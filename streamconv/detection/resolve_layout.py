@@ -17,7 +17,8 @@ from typing import Any
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
 from streamconv.catalog.layouts import NamedLayout, Naming
-from streamconv.checkpoint.types import Checkpoint, in_config
+from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.experts import Candidate, ModuleExperts
 from streamconv.detection.stacks import Stack
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -162,7 +163,7 @@ def expert_counts_from_config(config: Mapping[str, Any], family: Family | None) 
 
 def _counts(config: Mapping[str, Any], section: str) -> Iterator[tuple[str, int]]:
     """Yield each key of a section of config.json that counts experts, and its value."""
-    fields = in_config(config, section)
+    fields = config_value(config, section)
     for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
         count = fields.get(key)
         if type(count) is int:

@@ -15,7 +15,9 @@ from typing import Any
 from streamconv.catalog.families import Form, Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template, solve_sizes
-from streamconv.checkpoint.types import TensorInfo, in_config, pattern_of
+from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -182,7 +184,7 @@ def _known_sizes(
     """Return the sizes given by the naming or config.json; None if config.json lacks one."""
     sizes = {axis: len(tokens) for axis, tokens in row.naming.tokens.items()}
     for axis, size in group.sizes:
-        given = [size] if isinstance(size, int) else [in_config(config, path) for path in size]
+        given = [size] if isinstance(size, int) else [config_value(config, path) for path in size]
         value = next((v for v in given if v is not None), None)
         if type(value) is not int or value < 1:
             return None

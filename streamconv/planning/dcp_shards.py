@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes, Preset
-from streamconv.checkpoint.types import natural_key
+from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
-from streamconv.checkpoint.casting import cast_rows
+from streamconv.checkpoint.cast_summary import cast_rows
 from streamconv.checkpoint.types import DIGEST, Cast
 from streamconv.planning.plan import Plan
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint.layout_record import LayoutNames, Record
-from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo, layer_of
+from streamconv.checkpoint.tensor_names import layer_of
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.lossless import check_lossless

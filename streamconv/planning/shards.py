@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
-from streamconv.checkpoint.types import INDEX, MANIFEST, TensorInfo, natural_key
+from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.types import INDEX, MANIFEST, TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.steps import Step

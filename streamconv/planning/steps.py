@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import EXPERT
-from streamconv.checkpoint.types import TensorInfo, layer_of
+from streamconv.checkpoint.tensor_names import layer_of
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted

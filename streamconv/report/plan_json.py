@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from streamconv.checkpoint.casting import cast_rows, protected_rows
+from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
 from streamconv.report.checkpoint_json import file_fields, source_fields

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from streamconv.checkpoint.casting import notes
-from streamconv.checkpoint.types import summarize_names
+from streamconv.checkpoint.cast_summary import config_notes
+from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import Target
 
@@ -21,7 +21,7 @@ def format_line(plan: Plan) -> str:
 
 def notes_of(plan: Plan) -> Iterator[str]:
     """Yield what to know of a plan before its result is used."""
-    yield from notes(plan.checkpoint.config, plan.casting)
+    yield from config_notes(plan.checkpoint.config, plan.casting)
     template = plan.checkpoint.template
     if template and template.unknown:
         yield (

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streamconv.checkpoint.casting import cast_rows, protected_rows
+from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.report.checkpoint_json import stack_fields

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.types import OtherFile, layer_of
+from streamconv.checkpoint.tensor_names import layer_of
+from streamconv.checkpoint.types import OtherFile
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken

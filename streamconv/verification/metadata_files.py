@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamconv.checkpoint.casting import AS_STORED, DTYPES, Casting
+from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.types import INDEX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import check_json_size, parse_json_object
@@ -48,18 +48,8 @@ def read_manifest(output: Source) -> Mapping[str, Any] | None:
 
 
 def read_casting(output: Source) -> Casting:
-    """The casts that the manifest says were made. Raises BadCheckpoint where it is none of ours."""
-    said = (read_manifest(output) or {}).get("casting")
-    if said is None:
-        return AS_STORED
-    fields = said if isinstance(said, dict) else {}
-    dtype, dequantize, everything = (fields.get(name) for name in ("dtype", "dequantize", "all"))
-    known = {None, *DTYPES.values()}
-    if type(everything) is not bool or not all(
-        isinstance(name, str | None) and name in known for name in (dtype, dequantize)
-    ):
-        raise BadCheckpoint(f"{MANIFEST}: its casting is not one that this release knows")
-    return Casting(dtype, dequantize, everything)
+    """Read the casts that were made from the manifest; raises BadCheckpoint if it is malformed."""
+    return Casting.from_json((read_manifest(output) or {}).get("casting"), MANIFEST)
 
 
 def read_json(source: Source, other: OtherFile) -> dict[str, Any]:

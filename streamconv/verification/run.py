@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
-from streamconv.checkpoint.types import MANIFEST, natural_key
+from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.types import MANIFEST
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.options import Reading, check_prefixes, prefixes_of

@@ -10,13 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.checkpoint.types import (
-    Checkpoint,
-    OtherFile,
-    ReferenceCheckpoint,
-    TensorInfo,
-    summarize_names,
-)
+from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Read, Source

@@ -1,0 +1,52 @@
+"""The casts of a plan as people and programs read them: counts, and what config.json gets wrong."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from streamconv.checkpoint.casting import FLOATS, Casting, protected_kind
+from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import quoted
+
+CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""What config.json calls the dtypes that a cast can have as its result."""
+
+
+def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
+    """List the casts among `inputs`; tensors whose names differ only in numbers share a row."""
+    rows: dict[tuple[str, str, str, bool], int] = {}
+    for info in inputs:
+        if info.cast is not None:
+            is_scaled = info.cast.scales is not None
+            key = (pattern_of(info.name), info.cast.stored.dtype, info.dtype, is_scaled)
+            rows[key] = rows.get(key, 0) + 1
+    fields = ("tensors", "from", "to", "scaled", "count")
+    return [dict(zip(fields, (*key, count), strict=True)) for key, count in sorted(rows.items())]
+
+
+def protected_rows(inputs: Iterable[TensorInfo], casting: Casting) -> dict[str, int]:
+    """Count the tensors that are protected from a cast, by kind: `router`, `norm`, `scale`."""
+    counts: dict[str, int] = {}
+    for info in inputs if casting.dtype else ():
+        if info.cast is None and info.dtype in FLOATS and info.dtype != casting.dtype:
+            kind = protected_kind(info.name) or "other"
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def config_notes(config: Mapping[str, Any], casting: Casting) -> Iterator[str]:
+    """Yield what config.json, which is copied unchanged, says and no longer holds."""
+    if casting.dequantize is not None and "quantization_config" in config:
+        yield (
+            "config.json is copied unchanged and its quantization_config still describes quantized "
+            "weights: remove it before you load the result"
+        )
+    declared = config.get("dtype", config.get("torch_dtype"))
+    if casting.dtype is None or not isinstance(declared, str):
+        return
+    dtype = CONFIG_DTYPES[casting.dtype]
+    if declared != dtype:
+        yield (
+            f"config.json is copied unchanged and still says dtype {quoted(declared)}: loaders "
+            f"that use it will not load {dtype}"
+        )

@@ -1,0 +1,28 @@
+"""Values in the config.json of a checkpoint, which is untrusted: any of them may be anything."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def config_value(config: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a path of keys, separated by dots; None if there is none.
+
+    The empty path is the whole config.
+    """
+    value: Any = config
+    for key in filter(None, path.split(".")):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def block_from_config(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the rows and columns that one scale is for, or None if the config does not say.
+
+    Read from `quantization_config.weight_block_size`, of the config or of one of its sections.
+    """
+    for section in (config, *config.values()):
+        quantization = section.get("quantization_config") if isinstance(section, Mapping) else None
+        block = quantization.get("weight_block_size") if isinstance(quantization, Mapping) else None
+        if isinstance(block, list) and len(block) == 2 and all(type(n) is int for n in block):
+            return (block[0], block[1]) if min(block) > 0 else None
+    return None

@@ -1,0 +1,40 @@
+"""The order of names, their layers, and the patterns that they share."""
+
+from streamconv.checkpoint.tensor_names import (
+    MAX_SHOWN_KINDS,
+    layer_of,
+    natural_key,
+    pattern_of,
+    summarize_names,
+)
+
+
+def test_numbers_are_ordered_as_numbers() -> None:
+    names = ["a.10.w", "a.9.w", "a.w", "b1", "b.2", "a.09.w"]
+    expected = ["a.09.w", "a.9.w", "a.10.w", "a.w", "b1", "b.2"]
+    assert sorted(names, key=natural_key) == sorted(expected, key=natural_key)
+    assert sorted(["e.10", "e.9", "e.100"], key=natural_key) == ["e.9", "e.10", "e.100"]
+    assert natural_key("a.09.w") != natural_key("a.9.w")
+
+
+def test_patterns_replace_whole_parts() -> None:
+    """Digits inside a part stay, and so does a number at the end of a name."""
+    assert pattern_of("model.layers.12.mlp.experts.3.w1.") == "model.layers.*.mlp.experts.*.w1."
+    assert pattern_of("conv2d1.7") == "conv2d1.7"
+    assert pattern_of("3.a") == "*.a"
+
+
+def test_the_outermost_number_is_the_layer() -> None:
+    assert layer_of("model.layers.3.mlp.experts.5.") == ("model.layers.", 3)
+    assert layer_of("model.norm.") is None
+    assert layer_of("model.layers.3") is None
+
+
+def test_names_are_summarized_by_kind() -> None:
+    """The most frequent first; control characters are escaped; the rest is counted."""
+    names = [f"a.{n}.w" for n in range(1200)] + ["b\n"]
+    assert summarize_names(names) == "a.*.w (1,200), b\\n (1)"
+    many = summarize_names(f"kind{n}" for n in range(MAX_SHOWN_KINDS + 2))
+    assert many.count("(1)") == MAX_SHOWN_KINDS
+    assert many.endswith(", 2 more kinds")
+    assert summarize_names([]) == ""
