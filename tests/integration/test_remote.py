@@ -19,12 +19,10 @@ from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 from huggingface_hub import constants
 
 import streamconv
-from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.execution.events import Completed
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
-from streamconv.sources.remote import merge_adjacent
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.retry import retry_after
 
@@ -208,18 +206,6 @@ def test_neighbours_are_read_at_once(hub: Hub) -> None:
     source.read([Read(i, 0, b) for i, b in reversed(list(zip(infos, buffers, strict=True)))])
     begin, end = infos[0].offset, infos[-1].offset + infos[-1].nbytes
     assert hub.ranges() == [(infos[0].file, begin, end - 1)]
-
-
-def test_adjacent_reads_are_merged() -> None:
-    """Gaps and other files end a request; nothing is asked for that is not wanted."""
-    infos = [
-        TensorInfo(f"t{k}", "U8", (10,), f, o, 10)
-        for k, (f, o) in enumerate([("a", 100), ("a", 110), ("a", 130), ("b", 140), ("a", 90)])
-    ]
-    reads = [Read(info, 0, memoryview(bytearray(10))) for info in infos]
-    found = [(name, offset, len(buffers)) for name, offset, buffers in merge_adjacent(reads)]
-    assert found == [("a", 90, 3), ("a", 130, 1), ("b", 140, 1)]
-    assert list(merge_adjacent([])) == []
 
 
 # --- what goes wrong ---------------------------------------------------------------------------

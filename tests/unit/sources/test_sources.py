@@ -1,7 +1,8 @@
-"""The contract of a source, held by every kind alike, and what each of them adds."""
+"""The contract of a source, `streamconv/sources/base.py`, for every kind of source."""
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from folders import (
 )
 from hub_server import Hub, taken_for_the_hub
 
-import streamconv
 from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged
@@ -39,24 +39,24 @@ def open_on_hub(folder: Path, stack: ExitStack) -> Source:
 
 
 def as_dcp(folder: Path, tensors: Tensors) -> Path:
-    """A DCP of these, each cut along its last axis, with the other files of the checkpoint."""
-    place = folder.with_name("dcp")
+    """Write a DCP of these, each cut along its last axis, with the other files of `folder`."""
+    dcp = folder.with_name("dcp")
     cut = {}
     for name, (dtype, shape, data) in tensors.items():
         assert dtype == "BF16"
         whole = torch.frombuffer(bytearray(data), dtype=torch.bfloat16).reshape(shape)
         cut[name] = whole, [*([] for _ in shape[1:]), [shape[-1] // 2]]
-    write_dcp(place, cut, files=3)
+    write_dcp(dcp, cut, files=3)
     for name in ("config.json", "vocab"):
-        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, place / name)
-    return place
+        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, dcp / name)
+    return dcp
 
 
 def trained_with_template(folder: Path, stack: ExitStack) -> Source:
-    """The first shard as a training run has left it, the second from where the run began."""
-    place = as_dcp(folder, read_shard(folder / SHARDS[0])[0])
+    """Open the first shard as a training run left it, and the second from its template."""
+    trained = as_dcp(folder, read_shard(folder / SHARDS[0])[0])
     reading: Reading = {"template": folder, "fill_from_template": True}
-    return stack.enter_context(open_with_template(place, default_catalog(), reading))
+    return stack.enter_context(open_with_template(trained, default_catalog(), reading))
 
 
 KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
@@ -70,7 +70,7 @@ KINDS: dict[str, Callable[[Path, ExitStack], Source]] = {
     ),
     "casting": lambda folder, _: CastSource(open_source(str(folder))),
 }
-"""Opens the checkpoint of a folder as each kind of source; what else it needs ends with a test."""
+"""Open the checkpoint of a folder as each kind of source; the stack ends with the test."""
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
     assert {file.name for file in checkpoint.files} == {
         info.file for info in checkpoint.tensors.values()
     }
-    select_copied_files = {other.name for other in checkpoint.others if not other.skip_reason}
-    assert select_copied_files == {"config.json", "vocab/merges.txt"}
+    copied = {other.name for other in checkpoint.others if not other.skip_reason}
+    assert copied == {"config.json", "vocab/merges.txt"}
     assert checkpoint.config == {"model_type": "qwen3_moe"}
 
 
@@ -132,7 +132,7 @@ def test_another_file_is_read(source: Source) -> None:
 def test_a_file_that_changes_meanwhile(
     source: Source, tmp_path: Path, request: pytest.FixtureRequest, which: int
 ) -> None:
-    """Is noticed where it was read, whichever it is; a commit of the hub cannot change."""
+    """Is noticed if it was read, whichever it is; a commit of the hub cannot change."""
     firsts = {info.file: info for info in source.checkpoint.tensors.values()}
     source.read([Read(info, 0, memoryview(bytearray(1))) for info in firsts.values()])
     source.check_unchanged()
@@ -148,49 +148,22 @@ def test_a_file_that_changes_meanwhile(
             source.check_unchanged()
 
 
-# --- a rate that is kept to --------------------------------------------------------------------
+def test_the_checkpoint_outlives_its_source(source: Source, tensors: Tensors) -> None:
+    """And a source may be closed twice."""
+    source.close()
+    source.close()
+    assert source.checkpoint.tensors.keys() == tensors.keys()
 
 
-class Noted(CancelToken):
-    """Notes how long it would wait."""
+def test_threads_read_at_the_same_time(source: Source, tensors: Tensors) -> None:
+    """Each gets its own bytes, from the first read on."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float] = []
+    def read(name: str) -> bytes:
+        info = source.checkpoint.tensors[name]
+        buffer = memoryview(bytearray(info.nbytes))
+        source.read([Read(info, 0, buffer)])
+        return bytes(buffer)
 
-    def wait(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-
-def test_a_throttle_counts_the_bytes_of_all_workers() -> None:
-    """Each waits until its bytes are due behind those of the others; idle time is not saved up."""
-    now, stop = [100.0], Noted()
-    throttle = Throttle(1000, stop, lambda: now[0])
-    throttle.take(500)
-    throttle.take(500)
-    now[0] = 101.5
-    throttle.take(0)
-    throttle.take(2000)
-    assert stop.waits == [0.5, 1.0, 0.0, 2.0]
-
-
-def test_a_throttled_source_is_the_source(source: Source, tensors: Tensors) -> None:
-    """The same bytes, and every one of them counted."""
-    stop = Noted()
-    held = ThrottledSource(source, Throttle(1000, stop, lambda: 0.0))
-    info = max(held.checkpoint.tensors.values(), key=lambda info: info.nbytes)
-    buffer = memoryview(bytearray(info.nbytes))
-    held.read([Read(info, 0, buffer), Read(info, 0, buffer[:10])])
-    assert bytes(buffer) == tensors[info.name][2]
-    other = OtherFile("vocab/merges.txt", 4000)
-    held.read_other(other, memoryview(bytearray(3000)), 2000)
-    assert stop.waits == [(info.nbytes + 10) / 1000, (info.nbytes + 10 + 2000) / 1000]
-    held.close()
-
-
-def test_a_run_is_held_back(tmp_path: Path) -> None:
-    """By `max_rate`, whatever the workers."""
-    folder = write_checkpoint(tmp_path / "source", two_shards(qwen_tensors(hidden=64)))
-    total = streamconv.plan(folder).read_bytes
-    result = streamconv.merge(folder, tmp_path / "out", max_rate=f"{4 * total}/s", jobs=4)
-    assert result.seconds >= 0.25
+    names = [*tensors, *reversed(tensors)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, names)) == [tensors[name][2] for name in names]

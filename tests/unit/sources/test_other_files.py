@@ -1,0 +1,84 @@
+"""Which files without tensors are found and copied."""
+
+from pathlib import Path
+
+import pytest
+
+from streamconv.checkpoint.types import OtherFile
+from streamconv.errors import BadCheckpoint
+from streamconv.sources.other_files import other_files, select_copied_files
+from streamconv.system.linux_file_ops import LinuxFiles
+
+
+def reason(name: str, size: int = 1, weight_bytes: int = 100) -> str:
+    (other,) = select_copied_files([OtherFile(name, size)], weight_bytes)
+    return other.skip_reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "tokenizer.json", "modeling.py", "vocab/merges.txt", "a.index.json"),
+        *(
+            "preprocessor.bin",
+            "adapter/model.safetensors",
+            "original/params.json",
+            ".gitattributes",
+        ),
+    ],
+)
+def test_files_that_are_copied(name: str) -> None:
+    assert reason(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("streamconv.json", "describes the source"),
+        ("streamconv-journal-0", "the journal of a run that was not finished"),
+        ("model.safetensors.index.json", "the index of the source's shards"),
+        ("left.safetensors", "not in the index"),
+        ("__9_0.distcp", "not in .metadata"),
+        (".metadata", "describes chunks of tensors"),
+        ("pytorch_model-00001-of-00002.bin", "the weights in a legacy format"),
+        ("pytorch_model.bin.index.json", "the index of the weights in a legacy format"),
+        ("original/consolidated.00.pth", "a second copy of the weights"),
+        (".git/", "bookkeeping of a tool, about this copy of the files"),
+        (".cache/huggingface/", "bookkeeping of a tool, about this copy of the files"),
+    ],
+)
+def test_files_that_are_not_copied(name: str, why: str) -> None:
+    assert reason(name) == why
+
+
+def test_a_folder_with_half_as_many_bytes_is_a_second_copy() -> None:
+    """Together, whatever the format; its other files are copied all the same."""
+    others = [
+        OtherFile("gguf/a.gguf", 30),
+        OtherFile("gguf/b.gguf", 20),
+        OtherFile("gguf/README.md", 5),
+        OtherFile("small/a.gguf", 49),
+    ]
+    skipped = [other.name for other in select_copied_files(others, 100) if other.skip_reason]
+    assert skipped == ["gguf/a.gguf", "gguf/b.gguf"]
+
+
+def test_a_folder_is_walked(tmp_path: Path) -> None:
+    """Files before folders; a tool's folder is one entry, a shard none."""
+    for name in ("b.txt", "model.safetensors", "a/x/1.txt", "a/y.txt", ".git/config"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    found = list(other_files(tmp_path, {"model.safetensors"}, LinuxFiles()))
+    assert found == [
+        OtherFile(".git/", 0),
+        OtherFile("b.txt", 4),
+        OtherFile("a/y.txt", 4),
+        OtherFile("a/x/1.txt", 4),
+    ]
+
+
+def test_a_link_to_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(BadCheckpoint, match="b is a link to a folder"):
+        list(other_files(tmp_path, set(), LinuxFiles()))

@@ -1,0 +1,77 @@
+"""How a cast reads what is stored; what it computes is shown in `test_dtype_kernels.py`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from memory_source import MemorySource
+
+from streamconv.checkpoint.types import Cast, TensorInfo
+from streamconv.sources.base import Read
+from streamconv.sources.wrappers.cast import CastSource
+
+TORCH = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+
+
+def raw(values: torch.Tensor) -> bytes:
+    return bytes(values.contiguous().reshape(-1).view(torch.uint8).tolist())
+
+
+def memory(**tensors: torch.Tensor) -> MemorySource:
+    dtypes = {dtype: name for name, dtype in TORCH.items()}
+    return MemorySource({n: (dtypes[t.dtype], tuple(t.shape), raw(t)) for n, t in tensors.items()})
+
+
+def cast_to(dtype: str, stored: TensorInfo, **cast: object) -> TensorInfo:
+    """The tensor as a plan under a cast has it."""
+    nbytes = TORCH[dtype].itemsize * (stored.nbytes // TORCH[stored.dtype].itemsize)
+    return replace(stored, dtype=dtype, nbytes=nbytes, cast=Cast(stored, **cast))  # type: ignore[arg-type]
+
+
+def test_wider_tensors_stay_one_batch() -> None:
+    """With whatever is not cast, and with scales."""
+    a = torch.arange(6, dtype=torch.float32).to(torch.bfloat16).reshape(2, 3)
+    codes = torch.arange(24, dtype=torch.uint8).view(torch.float8_e4m3fn).reshape(6, 4)
+    scales = torch.tensor([[0.5, 2.0], [4.0, 8.0], [1.0, 3.0]])
+    source = memory(a=a, b=a, codes=codes, scales=scales)
+    infos = source.checkpoint.tensors
+    wide = cast_to("F32", infos["a"])
+    scaled = cast_to("BF16", infos["codes"], scales=infos["scales"], block=(2, 2))
+    buffers = [memoryview(bytearray(n)) for n in (12, 4, 16)]
+    CastSource(source).read(
+        [Read(wide, 8, buffers[0]), Read(infos["b"], 2, buffers[1]), Read(scaled, 16, buffers[2])]
+    )
+    assert source.calls == [("read", [("a", 4, 6), ("b", 2, 4), ("codes", 8, 8), ("scales", 8, 8)])]
+    assert bytes(buffers[0]) == raw(a.float().reshape(-1)[2:5])
+    assert bytes(buffers[1]) == raw(a.reshape(-1)[1:3])
+    blocks = scales.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert bytes(buffers[2]) == raw((codes.float() * blocks).bfloat16().reshape(-1)[8:16])
+
+
+def test_a_narrower_tensor_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of which is larger than the memory that is set aside."""
+    monkeypatch.setattr("streamconv.sources.wrappers.cast.PORTION_BYTES", 12)
+    values = torch.linspace(-3, 3, 10)
+    source = memory(a=values)
+    buffer = memoryview(bytearray(16))
+    CastSource(source).read([Read(cast_to("BF16", source.checkpoint.tensors["a"]), 2, buffer)])
+    assert source.calls == [
+        ("read", [("a", 4, 12)]),
+        ("read", [("a", 16, 12)]),
+        ("read", [("a", 28, 8)]),
+        ("read", []),
+    ]
+    assert bytes(buffer) == raw(values[1:9].bfloat16())
+
+
+def test_nothing_is_cast() -> None:
+    """An empty read of a cast tensor, and an empty batch."""
+    source = memory(a=torch.zeros(4))
+    info = source.checkpoint.tensors["a"]
+    for dtype in ("BF16", "F32"):
+        CastSource(source).read([Read(cast_to(dtype, info), 0, memoryview(bytearray()))])
+    CastSource(source).read([])
