@@ -1,14 +1,13 @@
 """The public functions: one call each from a location to a result."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api_options import takes
 from streamconv.catalog.catalog import default_catalog, load_catalog
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
-from streamconv.execution.request import ConversionRequest, read_request
+from streamconv.execution.request import ConversionRequest
 from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_prefixes
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
@@ -131,8 +130,8 @@ def merge(
     """
     from streamconv.execution.pipeline import run_conversion
 
-    request = ConversionRequest(str(src), to, overwrite, options)
-    return run_conversion(request, dst, resume, verify, on_event)
+    request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
+    return run_conversion(request, on_event)
 
 
 @takes(Options)
@@ -165,8 +164,8 @@ def split(
     """
     from streamconv.execution.pipeline import run_conversion
 
-    request = ConversionRequest(str(src), PER_EXPERT, overwrite, options)
-    return run_conversion(request, dst, resume, verify, on_event)
+    request = ConversionRequest(str(src), dst, PER_EXPERT, overwrite, resume, verify, options)
+    return run_conversion(request, on_event)
 
 
 @takes(Options)
@@ -208,8 +207,8 @@ def convert(
     """
     from streamconv.execution.pipeline import run_conversion
 
-    request = ConversionRequest(str(src), to, overwrite, options)
-    return run_conversion(request, dst, resume, verify, on_event)
+    request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
+    return run_conversion(request, on_event)
 
 
 @takes(Reading)
@@ -293,8 +292,6 @@ def finish(
         StreamconvError: One of its subclasses, as for `convert`. If a part is missing, the message
             names its shards.
     """
-    from streamconv.execution.pipeline import run_conversion
-    from streamconv.sinks.journal_files import load_request
+    from streamconv.execution.pipeline import finish_conversion
 
-    request = read_request(*load_request(Path(dst)))
-    return run_conversion(request, dst, True, verify, on_event, closing_only=True)
+    return finish_conversion(dst, verify=verify, on_event=on_event)

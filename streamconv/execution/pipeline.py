@@ -1,184 +1,252 @@
-"""A conversion from the options that ask for it to its result: open, plan, carry out, verify."""
+"""Carries out a conversion: opens the source, plans, executes, verifies.
 
-import os
+    run_conversion ------> _run_whole      all shards, then the commit
+                     |---> _run_partition  some shards (`--part K/N`); no commit
+                     `---> _run_rank       some shards; the first rank commits for all (torchrun)
+    finish_conversion ---------------------> no shard; the commit that partitions leave to it
+
+Each of them describes its share of the work and runs the same pipeline, `_convert`.
+"""
+
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from streamconv.catalog.catalog import load_catalog
-from streamconv.errors import StreamconvError, UsageError, VerifyFailed
+from streamconv.errors import UsageError, VerifyFailed
+from streamconv.execution.pinning import pin_request, resumed_source
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
 from streamconv.options import Location, Options, preset_of
 from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards, parse_partition
 from streamconv.sources.base import Source
-from streamconv.sources.open import is_url
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.launcher import rank
 from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
-from streamconv.verification.result import Verification
+from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Event
-    from streamconv.execution.ranks import RankGroup
+    from streamconv.planning.plan import Plan
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
-    from streamconv.verification.result import VerifyProgress, VerifyStarted
     from streamconv.verification.run import VerifyOptions
 
+OnEvent = Callable[["Event | VerifyStarted | VerifyProgress"], None]
 
-def run_conversion(
-    command: ConversionRequest,
-    dst: Location,
-    resume: bool,
-    verify: bool,
-    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None",
-    *,
-    closing_only: bool = False,
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The share of a conversion that this process does."""
+
+    partition: Partition = Partition()  # noqa: RUF009 - frozen
+    writes_shards: bool = True
+    commits: bool = True
+    """False if another process commits the result."""
+    waits_for_commit: bool = False
+    """True if this process returns only after another one has committed."""
+    readers: int = 1
+    """Processes that share the allowed read rate."""
+
+
+def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) -> Result:
+    """Carry out a conversion, or the share of it that this process has to do.
+
+    Args:
+        request: What the user asked for.
+        on_event: Called with each event, in the calling thread.
+
+    Returns:
+        The result; `closed` is False if other partitions and `finish_conversion` have to follow.
+
+    Raises:
+        StreamconvError: One of its subclasses. A note says whether the run can be resumed.
+    """
+    if rank() is not None:
+        return _run_rank(request, on_event)
+    partition = parse_partition(request.options.get("part") or "1/1")
+    if partition.of > 1:
+        return _run_partition(request, partition, on_event)
+    return _run_whole(request, on_event)
+
+
+def finish_conversion(
+    dst: Location, *, verify: bool = False, on_event: OnEvent | None = None
 ) -> Result:
-    """Carry a command out, or this process's part of it; or make no shard and only close it."""
+    """Commit a conversion whose partitions are all written.
+
+    Args:
+        dst: The target that was named to the partitions.
+        verify: True to verify the result before it is moved to `dst`.
+        on_event: Called with each event, in the calling thread.
+
+    Raises:
+        OutputExists: Shards are missing, or there is nothing left to commit.
+        StreamconvError: Another of its subclasses, as for `run_conversion`.
+    """
+    from streamconv.sinks.journal_files import load_request
+
+    request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
+    return _convert(request, _Share(writes_shards=False), on_event, CancelToken())
+
+
+def _run_whole(request: ConversionRequest, on_event: OnEvent | None) -> Result:
+    """Write all shards and commit them."""
+    return _convert(request, _Share(), on_event, CancelToken())
+
+
+def _run_partition(
+    request: ConversionRequest, partition: Partition, on_event: OnEvent | None
+) -> Result:
+    """Write the shards of one partition. It always resumes: any partition may have started."""
+    if request.verify:
+        raise UsageError(
+            "cannot verify a part: the other parts may not be written yet",
+            f"run `streamconv finish {request.dst} --verify` when all parts are done",
+        )
+    share = _Share(partition, commits=False)
+    return _convert(replace(request, resume=True), share, on_event, CancelToken())
+
+
+def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
+    """Write the shards of this rank. Rank 0 prepares the target first and commits it at last."""
+    from streamconv.execution.ranks import connect
+
+    begin = time.monotonic()
+    cancel = CancelToken()
+    ranks = connect(cancel)
+    partition = ranks.partition
+    is_first = partition.number == 1
+    resume = request.resume or ranks.restarted or not is_first
+
+    def on_rank_event(event: "Event | VerifyStarted | VerifyProgress") -> None:
+        ranks.synchronize(event)
+        if on_event is not None:
+            on_event(event)
+
+    share = _Share(
+        ranks.partition, commits=is_first, waits_for_commit=True, readers=ranks.partition.of
+    )
+    with ranks:
+        try:
+            result = _convert(replace(request, resume=resume), share, on_rank_event, cancel)
+        except BaseException as error:
+            if (cause := ranks.report_failure(error)) is not error:
+                raise cause from error
+            raise
+    return replace(result, seconds=time.monotonic() - begin)
+
+
+def _convert(
+    request: ConversionRequest, share: _Share, on_event: OnEvent | None, cancel: CancelToken
+) -> Result:
+    """Run the pipeline: open, plan, write the shards of the share, verify, commit."""
     from streamconv.execution.events import Completed
     from streamconv.execution.executor import execute
-    from streamconv.execution.ranks import connect
-    from streamconv.sources.wrappers.cast import CastSource
     from streamconv.verification.run import VerifyOptions
 
     begin = time.monotonic()
-    options = cast(Options, command.options)
-    cancel = CancelToken()
-    ranks = None if closing_only or rank() is None else connect(cancel)
-    part, commits = _share_of(options, ranks)
-    if verify and part.of > 1 and not ranks:
-        raise UsageError(
-            "a part is not verified by itself",
-            f"`streamconv finish {dst} --verify` verifies the whole, when all parts are there",
-        )
-    # of parts that begin at any time each finds what the others have begun
-    resume = resume or (part.number > 1 or ranks.restarted if ranks else part.of > 1)
-    sink = _sink(command, dst, part, resume=resume)
+    options = request.options
+    sink = _open_sink(request, share.partition)
     verification = None
-    with ranks or nullcontext():
-        try:
-            catalog = load_catalog(options.get("family"))
-            src = _pinned_source(command.src, dst) if resume else command.src
-            casts = bool(options.get("dtype"))
-            with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
-                plan = build_plan(source.checkpoint, catalog, command.to, options)
-                command = _with_absolute_paths(command, source)
-                remembers = part.of > 1 or source.checkpoint.revision is not None
-                shards = assign_shards([shard.nbytes for shard in plan.shards], part)
-                running = execute(
-                    plan,
-                    CastSource(_rate_limited(source, options, part.of if ranks else 1, cancel)),
-                    sink,
-                    () if closing_only else shards,
-                    commits=commits,
-                    request=command.to_json() if remembers else None,
-                    cancel=cancel,
-                )
-                with closing(running) as events:
-                    for event in events:
-                        if ranks is not None:
-                            ranks(event)
-                        if on_event is not None:
-                            on_event(event)
-                        if verify and isinstance(event, Completed):
-                            asked = VerifyOptions(
-                                plan.memory.jobs,
-                                catalog,
-                                reading=options,
-                                on_event=on_event,
-                                cancel=cancel,
-                            )
-                            verification = _verified(event.folder, command.src, sink.target, asked)
-        except BaseException as error:
-            if sink.leftover_note and not isinstance(error, VerifyFailed):
-                error.add_note(sink.leftover_note)
-            if ranks is not None and (behind := ranks.failed(error)) is not error:
-                raise behind from error
-            raise
-    seconds = time.monotonic() - begin
-    closed = commits or ranks is not None
-    return Result(plan, sink.target, seconds, peak_bytes(), verification, part, closed)
-
-
-def _share_of(options: Options, ranks: "RankGroup | None") -> tuple[Partition, bool]:
-    """The part of the conversion that this process does, and whether it closes the output."""
-    if ranks is not None:
-        return ranks.part, ranks.part.number == 1
-    asked = options.get("part")
-    part = parse_partition(asked) if asked else Partition()
-    return part, part.of == 1
-
-
-def _sink(
-    command: ConversionRequest, dst: Location, part: Partition, *, resume: bool
-) -> "CheckpointFolder":
-    from streamconv.sinks.checkpoint_folder import CheckpointFolder
-
-    options = cast(Options, command.options)
-    preset = preset_of(options)
-    return CheckpointFolder(
-        Path(dst),
-        overwrite=command.overwrite,
-        resume=resume,
-        modes=(preset.folder_mode, preset.file_mode) if preset else None,
-        part=part,
-        sha256=options.get("sha256", False),
+    try:
+        catalog = load_catalog(options.get("family"))
+        src = resumed_source(request) if request.resume else request.src
+        casts = bool(options.get("dtype"))
+        with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
+            plan = build_plan(source.checkpoint, catalog, request.to, options)
+            pinned = pin_request(request, source)
+            is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
+            running = execute(
+                plan,
+                _readable(source, options, share.readers, cancel),
+                sink,
+                _shards_of(plan, share),
+                commits=share.commits,
+                request=pinned.to_json() if is_stored else None,
+                cancel=cancel,
+            )
+            with closing(running) as events:
+                for event in events:
+                    if on_event is not None:
+                        on_event(event)
+                    if request.verify and isinstance(event, Completed):
+                        how = VerifyOptions(
+                            plan.memory.jobs,
+                            catalog,
+                            reading=options,
+                            on_event=on_event,
+                            cancel=cancel,
+                        )
+                        verification = _verify(event.folder, pinned, how)
+    except BaseException as error:
+        if sink.leftover_note and not isinstance(error, VerifyFailed):
+            error.add_note(sink.leftover_note)
+        raise
+    return Result(
+        plan,
+        sink.target,
+        seconds=time.monotonic() - begin,
+        peak_memory=peak_bytes(),
+        verification=verification,
+        part=share.partition,
+        closed=share.commits or share.waits_for_commit,
     )
 
 
-def _with_absolute_paths(command: ConversionRequest, source: Source) -> ConversionRequest:
-    """The command as it means the same in any folder, and wherever a branch goes."""
-    location, revision = source.checkpoint.location, source.checkpoint.revision
-    src = location if is_url(location) else os.path.abspath(location)
-    if revision:
-        src = f"{location.partition('@')[0].rstrip('/')}@{revision}"
-    family = command.options.get("family")
-    own = {} if family is None else {"family": os.path.abspath(family)}
-    template = command.options.get("template")
-    if template is not None:
-        own["template"] = str(template) if is_url(str(template)) else os.path.abspath(template)
-    return replace(command, src=src, options={**command.options, **own})
+def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointFolder":
+    """Return the sink at the target. Nothing is written before it is prepared."""
+    from streamconv.sinks.checkpoint_folder import CheckpointFolder
+
+    preset = preset_of(request.options)
+    return CheckpointFolder(
+        Path(request.dst),
+        overwrite=request.overwrite,
+        resume=request.resume,
+        modes=(preset.folder_mode, preset.file_mode) if preset else None,
+        part=partition,
+        sha256=request.options.get("sha256", False),
+    )
 
 
-def _pinned_source(src: str, dst: Location) -> str:
-    """The source of the run that is gone on with, at the commit that it was begun with."""
-    from streamconv.sinks.journal_files import load_request
-
-    with suppress(StreamconvError):
-        begun = read_request(*load_request(Path(dst))).src
-        if is_url(src) and begun.rpartition("@")[0] == src.rstrip("/").removesuffix("@main"):
-            return begun
-    return src
+def _shards_of(plan: "Plan", share: _Share) -> tuple[int, ...]:
+    """Return the numbers of the shards that this process writes."""
+    if not share.writes_shards:
+        return ()
+    return assign_shards([shard.nbytes for shard in plan.shards], share.partition)
 
 
-def _rate_limited(source: Source, options: Options, ranks: int, cancel: CancelToken) -> Source:
-    """The source, read at this rank's share of the rate that is allowed."""
-    rate = options.get("max_rate")
-    if rate is None:
-        return source
+def _readable(source: Source, options: Options, readers: int, cancel: CancelToken) -> Source:
+    """Return the source as it is read: at this process's share of the rate, and then cast."""
+    from streamconv.sources.wrappers.cast import CastSource
     from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 
-    return ThrottledSource(source, Throttle(max(parse_rate(rate) // ranks, 1), cancel))
+    rate = options.get("max_rate")
+    if rate is not None:
+        source = ThrottledSource(source, Throttle(max(parse_rate(rate) // readers, 1), cancel))
+    return CastSource(source)
 
 
-def _verified(folder: Path, src: str, place: Path, asked: "VerifyOptions") -> Verification:
-    """What comes of holding a result in `folder` against its source, before it goes to `target`.
+def _verify(folder: Path, request: ConversionRequest, how: "VerifyOptions") -> Verification:
+    """Verify the complete result in `folder` against its source, before the commit.
 
-    Raises VerifyFailed where it is not its conversion.
+    Raises:
+        VerifyFailed: It is not the conversion of the source. The target stays as it was.
     """
     from streamconv.verification.run import run_verification
 
-    verification = run_verification(str(folder), src, asked)
-    same = ", with the same --template," if asked.reading.get("template") else ""
+    verification = run_verification(str(folder), request.src, how)
+    if request.options.get("template"):
+        show = f"run `streamconv verify {request.src} {folder}` with the same --template"
+    else:
+        show = f"run `streamconv verify {request.src} {folder}`"
     verification.require(
-        f"{place} is as it was: the result was not moved there. `streamconv verify {src} "
-        f"{folder}`{same} shows all that differs; --overwrite without --resume makes it anew"
+        f"{show} to see every difference, or convert again with --overwrite and without --resume; "
+        f"{request.dst} is as it was"
     )
-    return replace(verification, path=str(place))
+    return replace(verification, path=str(request.dst))

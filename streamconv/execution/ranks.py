@@ -42,6 +42,7 @@ from streamconv.planning.manifest import fingerprint
 from streamconv.planning.partition import Partition
 from streamconv.system import launcher
 from streamconv.system.cancellation import CancelToken
+from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -99,7 +100,7 @@ class RankGroup:
         restarted: bool = False,
     ) -> None:
         """`another` opens the same store for another thread, where one client cannot serve two."""
-        self.part = Partition(rank + 1, size)
+        self.partition = Partition(rank + 1, size)
         self.restarted = restarted
         """Whether the launcher has started all ranks anew after a failure."""
         self._store = store
@@ -128,12 +129,12 @@ class RankGroup:
             self._store.add(f"left/{self._rank}", 1)
         self._connection.close()
 
-    def __call__(self, event: Event) -> None:
+    def synchronize(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         """Do what the others have to know or be waited for at this point of the run."""
         with _store_reached():
-            self._hear(event)
+            self._synchronize(event)
 
-    def _hear(self, event: Event) -> None:
+    def _synchronize(self, event: Event | VerifyStarted | VerifyProgress) -> None:
         if isinstance(event, Planned):
             self._agree(fingerprint(event.plan))
             self._connect()
@@ -152,7 +153,7 @@ class RankGroup:
         elif isinstance(event, Committed):
             self._store.add("committed", 1)
 
-    def failed(self, error: BaseException) -> BaseException:
+    def report_failure(self, error: BaseException) -> BaseException:
         """Tell the others why this rank ends; returns what it ends with itself.
 
         That is another rank's failure, where one is known or found to be behind this one.

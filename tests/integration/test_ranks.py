@@ -392,9 +392,9 @@ def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
         with pytest.raises(
             PlanRefused, match=r"rank 1 .* would make another conversion than rank 0"
         ):
-            first(Planned(plans[0]))
+            first.synchronize(Planned(plans[0]))
         with pytest.raises(PlanRefused, match="fingerprint"):
-            second(Planned(plans[1]))
+            second.synchronize(Planned(plans[1]))
 
 
 def test_a_rank_that_cannot_plan_ends_the_others(
@@ -408,9 +408,9 @@ def test_a_rank_that_cannot_plan_ends_the_others(
         RankGroup(store, 0, 2, CancelToken()) as first,
         RankGroup(store, 1, 2, CancelToken()) as second,
     ):
-        second.failed(IOFailed("there is no such folder", "mount it"))
+        second.report_failure(IOFailed("there is no such folder", "mount it"))
         with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
-            first(Planned(plan))
+            first.synchronize(Planned(plan))
         assert ended.value.hint == "mount it"
 
 
@@ -448,7 +448,7 @@ def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
             with pytest.raises(Interrupted) as ended:
                 stop.wait(60)
             assert time.monotonic() - begin < 5
-            behind = rank.failed(ended.value)
+            behind = rank.report_failure(ended.value)
             assert isinstance(behind, RankFailed)
             assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", behind.message)
 
@@ -463,10 +463,10 @@ def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
         RankGroup(store, 1, 2, CancelToken()) as second,
     ):
         stopped = Interrupted("terminated", signal=15)
-        assert first.failed(stopped) is stopped
+        assert first.report_failure(stopped) is stopped
         broken = IOFailed("the disk is gone", "look at it")
-        assert second.failed(broken) is broken
-        behind = first.failed(stopped)
+        assert second.report_failure(broken) is broken
+        behind = first.report_failure(stopped)
         assert isinstance(behind, RankFailed)
         assert "rank 1" in behind.message
         assert "the disk is gone" in behind.message
@@ -481,7 +481,7 @@ def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> 
         RankGroup(HashStore(), 0, 2, CancelToken()) as alone,
         pytest.raises(IOFailed, match=r"the ranks \[1\]"),
     ):
-        alone(Planned(plan))
+        alone.synchronize(Planned(plan))
 
 
 # --- parts without a launcher ------------------------------------------------------------------
@@ -553,7 +553,7 @@ def test_a_part_is_planned_beside_others(src: Path, tmp_path: Path) -> None:
 def test_parts_are_verified_together(src: Path, tmp_path: Path) -> None:
     """When they are closed; none by itself, and nothing takes its place that is not verified."""
     dst = tmp_path / "out"
-    with pytest.raises(UsageError, match="a part is not verified by itself") as refused:
+    with pytest.raises(UsageError, match="cannot verify a part") as refused:
         streamconv.merge(src, dst, part="1/2", verify=True)
     assert "--verify" in refused.value.hint
     for part in ("1/2", "2/2"):
