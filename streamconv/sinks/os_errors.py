@@ -44,7 +44,7 @@ def _file_too_large(message: str) -> NoSpace:
     hint = "lift the limit with `ulimit -f unlimited`"
     if limit is None:
         return NoSpace(message, hint)
-    return NoSpace(f"{message}, this process may write at most {show_size(limit)}", hint)
+    return NoSpace(f"{message}; this process may write at most {show_size(limit)} to a file", hint)
 
 
 def _disk_full(message: str, free: int | None, left: int) -> NoSpace:

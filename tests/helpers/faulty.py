@@ -130,6 +130,13 @@ FAULTS = {
 """What goes wrong, by name."""
 
 
+class Lockless(LinuxFiles):
+    """A file system without locks, such as Lustre by default."""
+
+    def lock(self, fd: int) -> None:
+        Files.lock(self, fd)
+
+
 class Heartbeat(LinuxFiles):
     """Knows what a loss of power would lose: bytes and names that no fsync has made durable."""
 

@@ -3,8 +3,6 @@
 And what is refused: another conversion's leavings, another run at work.
 """
 
-import fcntl
-import json
 import os
 import platform
 import signal
@@ -17,35 +15,24 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from faulty import Lockless
 from folders import fused_tensors, qwen_tensors, tree, two_shards, write_checkpoint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
 from streamconv.execution.events import Event, PieceWritten, Prepared
-from streamconv.planning.partition import Partition
-from streamconv.sinks.journal import (
-    Finished,
-    difference,
-    finished_line,
-    finished_shards,
-    opening_line,
-    read_journal,
-)
-from streamconv.sinks.run_lock import Lock
-from streamconv.sinks.run_paths import LOCK_SUFFIX, RunPaths
+from streamconv.sinks.journal import difference, opening_line, read_journal
 from streamconv.sinks.shard_files import Shards
 from streamconv.system.file_ops import Files
-from streamconv.system.linux_file_ops import LinuxFiles, system_files
+from streamconv.system.linux_file_ops import LinuxFiles
 
 SHARD = 200
 SHARDS = 5
 """Bytes of a shard, and how many there are."""
 PARTIAL = "dst.streamconv-partial"
 JOURNAL = "streamconv-journal-1.jsonl"
-LOCK = f"dst{LOCK_SUFFIX}1"
+LOCK = "dst.streamconv-lock-1"
 
 
 @pytest.fixture
@@ -440,13 +427,6 @@ def test_killed_while_replacing(
 # --- two runs into one target ------------------------------------------------------------------
 
 
-class Lockless(LinuxFiles):
-    """A file system without locks, as Lustre is by default."""
-
-    def lock(self, fd: int) -> None:
-        Files.lock(self, fd)
-
-
 @pytest.fixture
 def other_run(src: Path, dst: Path) -> Iterator["subprocess.Popen[str]"]:
     """A process in the middle of a conversion into the target."""
@@ -513,92 +493,7 @@ def test_a_dead_run_holds_nothing(
     assert names(tmp_path) == ["dst", "src"]
 
 
-def test_without_locks_another_host_cannot_be_asked(tmp_path: Path) -> None:
-    """Its lock counts until somebody who knows removes it."""
-    lock = tmp_path / LOCK
-    lock.write_text(json.dumps({"number": 1, "of": 1, "host": "elsewhere", "pid": 7, "since": "1"}))
-    with pytest.raises(OutputExists, match="process 7 on elsewhere") as caught:
-        Lock(RunPaths(tmp_path / "dst"), Partition(), Lockless()).take()
-    assert str(lock) in caught.value.hint
-    Lock(RunPaths(tmp_path / "dst"), Partition(), LinuxFiles()).take()
-
-
-def test_parts_work_side_by_side(tmp_path: Path) -> None:
-    """Those of one run; parts of another one, or a whole run, are refused."""
-    files = system_files()
-    first, second = (Lock(RunPaths(tmp_path / "dst"), Partition(k, 2), files) for k in (1, 2))
-    first.take()
-    second.take()
-    for other in (Partition(1, 2), Partition(2, 3), Partition(3, 3), Partition(1, 1)):
-        with pytest.raises(OutputExists):
-            Lock(RunPaths(tmp_path / "dst"), other, files).take()
-    second.release()
-    first.release()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_whose_file_was_just_removed_is_taken_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between opening and locking it, its last holder has let go."""
-    removed: list[int] = []
-
-    class Racing(LinuxFiles):
-        def lock(self, fd: int) -> None:
-            if not removed:
-                removed.append(fd)
-                (tmp_path / LOCK).unlink()
-            super().lock(fd)
-
-    lock = Lock(RunPaths(tmp_path / "dst"), Partition(), Racing())
-    lock.take()
-    with (tmp_path / LOCK).open("a") as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    lock.release()
-
-
-# --- the journal itself ------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60)
-@given(data=st.data())
-def test_a_torn_line_counts_as_not_written(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    """Cut anywhere, or a byte of it changed: what stands before it counts, nothing behind."""
-    base = tmp_path_factory.mktemp("torn")
-    src = write_checkpoint(base / "src", two_shards(qwen_tensors(experts=2)))
-    plan = streamconv.plan(src, max_shard_size=SHARD)
-    lines = [opening_line(plan)]
-    for number, shard in enumerate(plan.shards):
-        rows = tuple(f"{piece.nbytes} {'0' * 32}" for piece in plan.pieces([number]))
-        lines.append(finished_line(shard.name, Finished(shard.nbytes, rows)))
-    raw = b"".join(lines)
-    at = data.draw(st.integers(0, len(raw) - 1))
-    if data.draw(st.booleans()):
-        raw = raw[:at]
-    else:
-        raw = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
-    whole = 0
-    while whole < len(lines) and sum(map(len, lines[: whole + 1])) <= at:
-        whole += 1
-    journal = read_journal(raw)
-    if whole == 0:
-        assert journal is None
-    else:
-        assert journal is not None
-        assert sorted(finished_shards(plan, [journal])) == list(range(whole - 1))
-
-
-def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
-    """A version that cuts otherwise makes the shard again."""
-    plan = streamconv.plan(src, max_shard_size=SHARD)
-    name, size = plan.shards[0].name, plan.shards[0].nbytes
-    for rows, found in (((f"{size} x",), {0}), ((f"{size - 1} x", "1 y"), set()), ((), set())):
-        raw = opening_line(plan) + finished_line(name, Finished(size, rows))
-        journal = read_journal(raw)
-        assert journal is not None
-        assert set(finished_shards(plan, [journal])) == found
+# --- what a run may lose -----------------------------------------------------------------------
 
 
 def test_no_more_shards_are_open_than_there_are_workers(

@@ -1,0 +1,102 @@
+"""The journal: torn lines, and the shards that count as finished."""
+
+import json
+from pathlib import Path
+
+import pytest
+from folders import qwen_tensors, two_shards, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xxhash import xxh3_64_hexdigest
+
+import streamconv
+from streamconv.sinks.journal import (
+    Finished,
+    difference,
+    finished_line,
+    finished_shards,
+    opening_line,
+    read_journal,
+)
+
+SHARD = 200
+"""Bytes of a shard."""
+PATTERN = "model.layers.*.mlp."
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "src", two_shards(qwen_tensors(experts=2)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_torn_line_counts_as_not_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Cut anywhere, or a byte of it changed: what stands before it counts, nothing behind."""
+    base = tmp_path_factory.mktemp("torn")
+    src = write_checkpoint(base / "src", two_shards(qwen_tensors(experts=2)))
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    lines = [opening_line(plan)]
+    for number, shard in enumerate(plan.shards):
+        rows = tuple(f"{piece.nbytes} {'0' * 32}" for piece in plan.pieces([number]))
+        lines.append(finished_line(shard.name, Finished(shard.nbytes, rows)))
+    raw = b"".join(lines)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        raw = raw[:at]
+    else:
+        raw = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
+    whole = 0
+    while whole < len(lines) and sum(map(len, lines[: whole + 1])) <= at:
+        whole += 1
+    journal = read_journal(raw)
+    if whole == 0:
+        assert journal is None
+    else:
+        assert journal is not None
+        assert sorted(finished_shards(plan, [journal])) == list(range(whole - 1))
+
+
+def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
+    """A version that cuts otherwise makes the shard again."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    name, size = plan.shards[0].name, plan.shards[0].nbytes
+    for rows, found in (((f"{size} x",), {0}), ((f"{size - 1} x", "1 y"), set()), ((), set())):
+        raw = opening_line(plan) + finished_line(name, Finished(size, rows))
+        journal = read_journal(raw)
+        assert journal is not None
+        assert set(finished_shards(plan, [journal])) == found
+
+
+def test_a_line_is_a_checksum_and_its_body() -> None:
+    """As earlier versions wrote it: keys sorted, XXH3-64 of the body's text."""
+    body = '{"pieces": ["6 aa", "4 bb"], "shard": "a", "size": 10}'
+    line = finished_line("a", Finished(10, ("6 aa", "4 bb")))
+    assert line == f'["{xxh3_64_hexdigest(body.encode())}", {body}]\n'.encode()
+
+
+def test_the_first_line_has_to_be_the_facts(src: Path) -> None:
+    """Without them nobody knows which conversion the shards belong to."""
+    assert read_journal(finished_line("a", Finished(1, ()))) is None
+    assert read_journal(b"") is None
+    opening = opening_line(streamconv.plan(src, max_shard_size=SHARD))
+    assert read_journal(opening[:-1]) is None
+    journal = read_journal(opening)
+    assert journal is not None
+    assert journal.finished == {}
+    assert journal.facts == json.loads(opening)[1]["facts"]
+
+
+def test_the_first_difference_is_shown_with_both_facts(src: Path) -> None:
+    """The innermost one; none if it is the same conversion."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    journal = read_journal(opening_line(plan))
+    assert journal is not None
+    assert difference(plan, journal) == ""
+    other = streamconv.plan(src, max_shard_size=300)
+    assert difference(other, journal) == "shard size: 200 there, 300 here"
+    target = streamconv.plan(src, max_shard_size=SHARD, to="stacked")
+    found = difference(target, journal)
+    assert found == f'target: stacks: {PATTERN}: layout: "fused" there, "stacked" here'

@@ -1,0 +1,129 @@
+"""The partial folder of an earlier run: used again, replaced, or refused."""
+
+from pathlib import Path
+
+import pytest
+from shard_plans import plan_of
+
+from streamconv.errors import OutputExists
+from streamconv.planning.partition import Partition
+from streamconv.planning.plan import Plan
+from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.resume import ResumeState, all_pieces, finished_on_disk
+from streamconv.sinks.run_paths import RunPaths
+from streamconv.system.file_ops import Files
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path / "out")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return plan_of([10, 20], tmp_path / "source")
+
+
+def state(
+    paths: RunPaths, *, overwrite: bool = False, resume: bool = False, parts: int = 1
+) -> ResumeState:
+    part, files = Partition(1, parts), Files()
+    journals = Journals(paths, 1, files)
+    return ResumeState(paths.partial, journals, part, files, overwrite=overwrite, resume=resume)
+
+
+def leave(paths: RunPaths, plan: Plan, *numbers: int) -> dict[int, Finished]:
+    """Leave a partial folder in which these shards are finished."""
+    paths.partial.mkdir()
+    finished = {}
+    for number in numbers:
+        size = plan.shards[number].nbytes
+        rows = tuple(f"{piece.nbytes} {number:032x}" for piece in plan.pieces([number]))
+        finished[number] = Finished(size, rows)
+        (paths.partial / plan.shards[number].name).write_bytes(bytes(size))
+    Journals(paths, 1, Files()).start(plan, finished).close()
+    return finished
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_there_is_nothing_to_resume(paths: RunPaths, plan: Plan, resume: bool) -> None:
+    """That is no error, also if it is asked for."""
+    assert state(paths, resume=resume).finished(plan) == {}
+    assert state(paths, resume=resume).reclaimed({}) == 0
+
+
+def test_finished_shards_are_found(paths: RunPaths, plan: Plan) -> None:
+    """With resume only; with overwrite alone nothing is used again."""
+    finished = leave(paths, plan, 1)
+    assert state(paths, resume=True).finished(plan) == finished
+    assert state(paths, resume=True, overwrite=True).finished(plan) == finished
+    assert state(paths, overwrite=True).finished(plan) == {}
+    with pytest.raises(OutputExists, match="unfinished run") as caught:
+        state(paths).finished(plan)
+    assert "--resume" in caught.value.hint
+    assert "--overwrite" in caught.value.hint
+
+
+@pytest.mark.parametrize("size", [None, 19, 21])
+def test_a_shard_of_another_size_is_not_finished(
+    paths: RunPaths, plan: Plan, size: int | None
+) -> None:
+    """Nor is one that is missing, whatever the journal says."""
+    leave(paths, plan, 0, 1)
+    shard = paths.partial / plan.shards[1].name
+    if size is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(bytes(size))
+    assert list(state(paths, resume=True).finished(plan)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "hint"), [(1, "start over with --overwrite"), (2, "remove that folder")]
+)
+def test_what_cannot_be_resumed_is_refused(
+    paths: RunPaths, plan: Plan, tmp_path: Path, parts: int, hint: str
+) -> None:
+    """A folder without a journal, and another conversion; the way out depends on the parts."""
+    other = plan_of([10, 30], tmp_path / "source")
+    leave(paths, other, 0)
+    with pytest.raises(
+        OutputExists, match="another conversion: shard size: 30 there, 20 here"
+    ) as e:
+        state(paths, resume=True, parts=parts).finished(plan)
+    assert hint in e.value.hint
+    paths.journal(1).unlink()
+    with pytest.raises(OutputExists, match="no journal") as e:
+        state(paths, resume=True, parts=parts).finished(plan)
+    assert hint in e.value.hint
+
+
+def test_an_empty_folder_can_be_resumed(paths: RunPaths, plan: Plan) -> None:
+    """A run was stopped before its journal was there."""
+    paths.partial.mkdir()
+    assert state(paths, resume=True).finished(plan) == {}
+
+
+def test_the_bytes_that_are_freed(paths: RunPaths, plan: Plan) -> None:
+    """All that the folder takes on disk, but for the shards that are kept."""
+    finished = leave(paths, plan, 0)
+    (paths.partial / "half").write_bytes(bytes(100_000))
+    everything = state(paths, resume=True).reclaimed({})
+    assert everything >= 100_000
+    assert state(paths, resume=True).reclaimed(finished) == everything - 10
+
+
+def test_all_pieces_need_all_shards(paths: RunPaths, plan: Plan) -> None:
+    """From the journals of all parts; the first missing shard is named."""
+    finished = leave(paths, plan, 1)
+    journals, files = Journals(paths, 1, Files()), Files()
+    with pytest.raises(OutputExists, match=f"1 of 2 shards .* first is {plan.shards[0].name}"):
+        all_pieces(plan, journals, paths.partial, files)
+    first = Finished(10, tuple(f"{piece.nbytes} x" for piece in plan.pieces([0])))
+    Journals(paths, 2, files).start(plan, {0: first}).close()
+    (paths.partial / plan.shards[0].name).write_bytes(bytes(10))
+    pieces = all_pieces(plan, journals, paths.partial, files)
+    assert pieces == [first.pieces, finished[1].pieces]
+    found = finished_on_disk(plan, journals.read(), paths.partial, files)
+    assert found == {0: first, **finished}

@@ -1,0 +1,26 @@
+"""The names next to a target, which later versions must find again."""
+
+from pathlib import Path
+
+from streamconv.sinks.run_paths import RunPaths
+
+PATHS = RunPaths(Path("/data/out"))
+
+
+def test_the_names_are_those_of_earlier_versions() -> None:
+    """A run that an earlier version has left is found by them."""
+    assert PATHS.partial == Path("/data/out.streamconv-partial")
+    assert PATHS.replaced == Path("/data/out.streamconv-replaced")
+    assert PATHS.lock(3) == Path("/data/out.streamconv-lock-3")
+    assert PATHS.lock(3).name.startswith(PATHS.lock_prefix)
+    assert PATHS.journal(3) == PATHS.partial / "streamconv-journal-3.jsonl"
+    assert PATHS.request == PATHS.partial / "streamconv-journal-command.json"
+
+
+def test_journals_are_moved_there_and_back() -> None:
+    """The name next to the target tells which target it belongs to."""
+    for path in (PATHS.journal(1), PATHS.request):
+        moved = PATHS.moved(path)
+        assert moved == Path(f"/data/out.{path.name}")
+        assert moved.name.startswith(PATHS.moved_prefix)
+        assert PATHS.moved_back(moved) == path
