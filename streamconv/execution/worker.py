@@ -96,13 +96,17 @@ class Worker:
     def _gather(self, inputs: Sequence[TensorInfo], how: Rearrangement, unit: int) -> None:
         """Read a unit's inputs side by side, unless the unit before it had the same ones."""
         reads = [(inputs[which], offset) for which, offset in how.reads(unit)]
-        wanted = ([(info.name, offset) for info, offset in reads], how.run)
+        wanted = ([(info.name, offset) for info, offset in reads], how.input_bytes)
         if wanted == self._holds:
             return
         self._holds = None
         self._source.read(
             [
-                Read(info, offset, self._buffer[number * how.run : (number + 1) * how.run])
+                Read(
+                    info,
+                    offset,
+                    self._buffer[number * how.input_bytes : (number + 1) * how.input_bytes],
+                )
                 for number, (info, offset) in enumerate(reads)
             ]
         )
@@ -119,8 +123,8 @@ def _runs(segment: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
     reads = how.reads(segment.unit)
     position = segment.begin
     while position < segment.end:
-        number, within = divmod(position, how.run)
+        number, within = divmod(position, how.input_bytes)
         which, offset = reads[number]
-        nbytes = min(how.run - within, segment.end - position)
+        nbytes = min(how.input_bytes - within, segment.end - position)
         yield inputs[which], offset + within, offset + within + nbytes
         position += nbytes

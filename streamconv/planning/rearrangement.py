@@ -1,7 +1,29 @@
-"""How bytes move from where axes live to where they are to live: two templates determine it. Pure.
+"""Plan how bytes move between two layouts of one weight.
 
-There is no table of pairs, and no direction that has to be written twice. An axis of size one may
-be missing on either side.
+Two templates determine it. There is no table of pairs, and no direction that has to be written
+twice. An axis of size one may be missing on either side.
+
+An example with E = 8 experts, I = 3, H = 4 and two bytes an element:
+
+    source   experts.gate_up_proj : e h (p i)     shape [8, 4, 6]
+    target   experts.gate_up_proj : e (p i) h     shape [8, 6, 4]
+
+Both have the experts outermost, so a unit is an expert. What it reads, in elements:
+
+    axes inside e       h, p, i                   4 * 2 * 3 = 24 elements, all needed
+    base, stride        0, 24                     unit k reads elements 24 k to 24 k + 23
+
+What it makes of these 24 elements, as a strided array:
+
+    their strides       h: 6, p: 3, i: 1
+    in target's order   p, i, h                   shape (2, 3, 4), strides (3, 1, 6)
+    joined              (p i), h                  shape (6, 4), strides (1, 6)
+
+In bytes: base 0, stride 48, input_bytes 48; shape and strides still count elements, of itemsize 2.
+
+The up projection of expert 5 alone, `experts.{e}.{p}.weight : i h` with e = 5 and p = 1, is one
+unit. It reads the same 24 elements of expert 5, from element 5 * 24 = 120, and its array starts at
+element 1 * 3 = 3 of these: shape (3, 4), strides (1, 6).
 """
 
 import functools
@@ -15,36 +37,38 @@ from streamconv.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Rearrangement:
-    """How the bytes of one output tensor come from its inputs, unit by unit.
+    """How a section of an output tensor is made of its inputs, unit by unit.
 
-    A unit is a contiguous run of the output: one expert, where the tensor holds several. For
-    unit k, `run` bytes are read from each of `inputs` tensors and stand one after the other in
-    memory; the unit is that memory seen as a strided array, in C order. Sizes in bytes, except
-    `start`, `shape` and `strides`, which count elements of `itemsize` bytes.
+    A unit reads `input_bytes` of each of `inputs` tensors, concatenated in memory. Its output is a
+    strided array over that memory, in C order. Sizes are bytes, except `start`, `shape` and
+    `strides`: they count elements of `itemsize` bytes.
     """
 
     units: int
     inputs: int
+    """Number of tensors that a unit reads."""
     advance: bool
-    """Whether unit k has the k-th `inputs` tensors to itself, or a later run of the same ones."""
+    """True if each unit has `inputs` tensors of its own; False if all read the same ones."""
     base: int
-    """Offset in each input at which unit 0 reads."""
+    """Offset in each input where unit 0 reads."""
     stride: int
-    """What that offset grows by from unit to unit."""
-    run: int
+    """Difference of that offset from unit to unit."""
+    input_bytes: int
+    """Bytes that a unit reads of each input."""
     start: int
+    """First element of the strided array."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     itemsize: int
 
     @property
     def is_copy(self) -> bool:
-        """Whether the bytes keep their order, so that they are never touched."""
+        """True if the bytes keep their order, so that no processor has to move them."""
         return self.start == 0 and (not self.shape or self.strides == (1,))
 
     @property
-    def takes(self) -> int:
-        """How many tensors all units together are made from."""
+    def total_inputs(self) -> int:
+        """Number of tensors that all units together read."""
         return self.inputs * self.units if self.advance else self.inputs
 
     @property
@@ -54,20 +78,51 @@ class Rearrangement:
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of input that have to be in memory at once."""
-        return 0 if self.is_copy else self.inputs * self.run
+        """Bytes of input that are in memory at once."""
+        return 0 if self.is_copy else self.inputs * self.input_bytes
 
     def reads(self, unit: int) -> list[tuple[int, int]]:
-        """For each run of `unit`: which input, and the byte offset in it."""
+        """Return the reads of a unit: for each, the index of the input and the byte offset."""
         first = unit * self.inputs if self.advance else 0
         offset = self.base + unit * self.stride
         return [(first + k, offset) for k in range(self.inputs)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """What each unit reads of each of its inputs, in elements."""
+
+    base: int
+    stride: int
+    count: int
+    axes: tuple[str, ...]
+    """The axes over which these elements extend, outermost first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A unit's output as a strided array over what it has read, in elements."""
+
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 @functools.cache
 def copy_of(nbytes: int) -> Rearrangement:
-    """A tensor of `nbytes` that stays as it is."""
-    return Rearrangement(1, 1, False, 0, 0, nbytes, 0, (nbytes,), (1,), 1)
+    """Return the rearrangement of a tensor of `nbytes` that stays as it is."""
+    return Rearrangement(
+        units=1,
+        inputs=1,
+        advance=False,
+        base=0,
+        stride=0,
+        input_bytes=nbytes,
+        start=0,
+        shape=(nbytes,),
+        strides=(1,),
+        itemsize=1,
+    )
 
 
 def plan_rearrangement(
@@ -78,83 +133,136 @@ def plan_rearrangement(
     bits: int,
     before: int = 0,
 ) -> Rearrangement:
-    """How one tensor of `target` is made from the tensors of `source`.
+    """Plan how one tensor of `target` is made from tensors of `source`.
 
-    `fixed` gives the position on each axis in the target's name. The inputs are the source's
-    tensors at these positions, the other axes of its name counted in their order there; `before`
-    elements of each of them are something else's.
-    Streams along the experts where both sides keep them outermost; otherwise the whole tensor
-    is one unit. `bits` is the width of an element; one that is not whole bytes can only be
-    copied. Raises UsageError where axes or bits make that impossible.
+    Its units are the experts if both sides have them outermost. Otherwise it is a single unit.
+
+    Args:
+        source: Where each axis lives in the inputs.
+        target: Where each axis is to live.
+        sizes: Size of each axis.
+        fixed: Position of the output tensor on each axis in its name. Its inputs are the source's
+            tensors with these positions, in the order of the other axes in their names.
+        bits: Width of an element. Elements that are not whole bytes can only be copied.
+        before: Elements at the start of each input that belong to another weight.
+
+    Raises:
+        UsageError: The two sides have different axes, or elements of less than a byte would move.
     """
-    missing = {*source.name_axes, *source.axes} ^ {*target.name_axes, *target.axes}
-    fixed = {**{axis: 0 for axis in missing if sizes[axis] == 1}, **fixed}
-    if any(sizes[axis] != 1 for axis in missing):
-        raise UsageError(
-            f"'{source.name}' and '{target.name}' do not have the same axes: "
-            f"only one of them has {', '.join(sorted(missing))}"
-        )
-
-    def outermost(template: Template) -> bool:
-        return EXPERT in (*template.name_axes[:1], *template.axes[:1])
-
-    streamed = EXPERT in target.axes and outermost(source) and outermost(target)
+    fixed = {**_absent_axes(source, target, sizes), **fixed}
+    streamed = EXPERT in target.axes and _expert_is_outermost(source, target)
     settled = {*fixed, EXPERT} if streamed else {*fixed}
-    rest = list(source.axes)
-    while rest and rest[0] in settled:
-        rest.pop(0)
-    run = math.prod(sizes[axis] for axis in rest)
-    base, stride = before, 0
-    width = run
-    for axis in reversed(source.axes[: len(source.axes) - len(rest)]):
-        if axis in fixed:
-            base += fixed[axis] * width
-        else:
-            stride = width
-        width *= sizes[axis]
-
     free = [axis for axis in source.name_axes if axis not in settled]
-    steps: dict[str, int] = {}
-    width = 1
-    for axis in reversed([*free, *rest]):
-        steps[axis] = width
-        width *= sizes[axis]
-    start = sum(fixed[axis] * steps[axis] for axis in rest if axis in fixed)
-    order = [a for a in target.axes if a not in settled and sizes[a] != 1]
-    shape, strides = _glue([sizes[a] for a in order], [steps[a] for a in order])
-
     inputs = math.prod(sizes[axis] for axis in free)
-    if strides in ((), (1,)) and inputs == 1:
-        run, base, start = math.prod(shape), base + start, 0
-    in_bytes = [n * bits for n in (base, stride, run)]
-    if any(n % 8 for n in in_bytes) or (bits % 8 and strides != (1,)):
-        raise UsageError(
-            f"'{source.name}' to '{target.name}' would move elements of {bits} bits, "
-            "which can only be done in whole bytes that keep their order"
-        )
-    if bits % 8:
-        shape, bits = (run * inputs * bits // 8,), 8
-    base, stride, run = (n // 8 for n in in_bytes)
+    reads = _plan_reads(source, sizes, fixed, settled, before)
+    view = _plan_view([*free, *reads.axes], target, sizes, fixed, settled)
+    if view.strides in ((), (1,)) and inputs == 1:
+        # The output is contiguous in its input, so that nothing else has to be read.
+        count = math.prod(view.shape)
+        reads = _Reads(reads.base + view.start, reads.stride, count, ())
+        view = _View(0, view.shape, view.strides)
+    base, stride, input_bytes, view, itemsize = _in_bytes(source, target, reads, view, inputs, bits)
     return Rearrangement(
         units=sizes[EXPERT] if streamed else 1,
         inputs=inputs,
         advance=streamed and EXPERT in source.name_axes,
         base=base,
         stride=stride,
-        run=run,
-        start=start,
-        shape=shape,
-        strides=strides,
-        itemsize=bits // 8,
+        input_bytes=input_bytes,
+        start=view.start,
+        shape=view.shape,
+        strides=view.strides,
+        itemsize=itemsize,
     )
 
 
-def _glue(shape: list[int], strides: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The same strided array with neighbouring dimensions joined where one continues the other."""
-    glued: list[tuple[int, int]] = []
-    for extent, stride in zip(shape, strides, strict=True):
-        if glued and glued[-1][1] == extent * stride:
-            glued[-1] = (glued[-1][0] * extent, stride)
+def _absent_axes(source: Template, target: Template, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return position 0 for each axis that only one side has; raise UsageError if it has more."""
+    absent = {*source.name_axes, *source.axes} ^ {*target.name_axes, *target.axes}
+    if any(sizes[axis] != 1 for axis in absent):
+        raise UsageError(
+            f"'{source.name}' and '{target.name}' do not have the same axes: "
+            f"only one of them has {', '.join(sorted(absent))}"
+        )
+    return dict.fromkeys(absent, 0)
+
+
+def _expert_is_outermost(*templates: Template) -> bool:
+    """Return True if all templates have the experts outermost, in the name or in the shape."""
+    return all(EXPERT in (*t.name_axes[:1], *t.axes[:1]) for t in templates)
+
+
+def _plan_reads(
+    source: Template,
+    sizes: Mapping[str, int],
+    fixed: Mapping[str, int],
+    settled: set[str],
+    before: int,
+) -> _Reads:
+    """Plan the reads of each input.
+
+    `settled` are the axes on which a unit has one position: the fixed ones, and the experts if
+    they are the units. As long as they are outermost in the shape, they only move the offset.
+    """
+    inner = list(source.axes)
+    while inner and inner[0] in settled:
+        inner.pop(0)
+    count = math.prod(sizes[axis] for axis in inner)
+    base, stride, width = before, 0, count
+    for axis in reversed(source.axes[: len(source.axes) - len(inner)]):
+        if axis in fixed:
+            base += fixed[axis] * width
         else:
-            glued.append((extent, stride))
-    return tuple(extent for extent, _ in glued), tuple(stride for _, stride in glued)
+            stride = width
+        width *= sizes[axis]
+    return _Reads(base, stride, count, tuple(inner))
+
+
+def _plan_view(
+    axes: list[str],
+    target: Template,
+    sizes: Mapping[str, int],
+    fixed: Mapping[str, int],
+    settled: set[str],
+) -> _View:
+    """Plan a unit's output over the elements in memory, which extend over `axes`."""
+    stride_of: dict[str, int] = {}
+    width = 1
+    for axis in reversed(axes):
+        stride_of[axis] = width
+        width *= sizes[axis]
+    start = sum(fixed[axis] * stride_of[axis] for axis in axes if axis in fixed)
+    order = [axis for axis in target.axes if axis not in settled and sizes[axis] != 1]
+    shape, strides = _join([sizes[a] for a in order], [stride_of[a] for a in order])
+    return _View(start, shape, strides)
+
+
+def _join(shape: list[int], strides: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Join neighboring dimensions of a strided array if one continues the other."""
+    joined: list[tuple[int, int]] = []
+    for extent, stride in zip(shape, strides, strict=True):
+        if joined and joined[-1][1] == extent * stride:
+            joined[-1] = (joined[-1][0] * extent, stride)
+        else:
+            joined.append((extent, stride))
+    return tuple(extent for extent, _ in joined), tuple(stride for _, stride in joined)
+
+
+def _in_bytes(
+    source: Template, target: Template, reads: _Reads, view: _View, inputs: int, bits: int
+) -> tuple[int, int, int, _View, int]:
+    """Convert reads from elements of `bits` to bytes: base, stride, count, view and item size.
+
+    Elements that are not whole bytes are copied as bytes. Raises UsageError if they would have to
+    be moved one by one, or if a read would begin or end inside a byte.
+    """
+    in_bits = [count * bits for count in (reads.base, reads.stride, reads.count)]
+    if any(count % 8 for count in in_bits) or (bits % 8 and view.strides != (1,)):
+        raise UsageError(
+            f"'{source.name}' to '{target.name}' would move elements of {bits} bits, "
+            "which can only be done in whole bytes that keep their order"
+        )
+    base, stride, count = (n // 8 for n in in_bits)
+    if bits % 8:
+        return base, stride, count, _View(view.start, (count * inputs,), view.strides), 1
+    return base, stride, count, view, bits // 8

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.tensor_names import layer_of
 from streamconv.checkpoint.types import OtherFile
+from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Module, Stack
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
@@ -71,7 +71,7 @@ def compare(
 
 
 def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
-    wanted = _wanted(source, output)
+    wanted = _layer_filter(source, output).keeps
     theirs, ours = source.modules(), output.modules()
     for what in filter(wanted, theirs.keys() - ours.keys()):
         held = theirs[what][0].contents
@@ -86,22 +86,10 @@ def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
         yield from _files(source.source, output.source)
 
 
-def _wanted(source: Side, output: Side) -> "_Layers":
+def _layer_filter(source: Side, output: Side) -> LayerFilter:
+    """Return the filter that keeps the layers to which the output was cut."""
     record = output.source.checkpoint.record
-    places = (layer_of(m.prefix) for stack in source.found.stacks for m in stack.modules)
-    return _Layers({place[0] for place in places if place}, record.kept if record else None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layers:
-    """Whether a hub name is to be in an output that was cut to some layers."""
-
-    paths: set[str]
-    kept: range | None
-
-    def __call__(self, hub_name: str) -> bool:
-        place = layer_of(hub_name)
-        return self.kept is None or not place or place[0] not in self.paths or place[1] in self.kept
+    return LayerFilter.of(source.found.stacks, record.kept if record else None)
 
 
 def _module(
@@ -160,7 +148,7 @@ def _split(
 def _plain(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
     """The tensors that are no expert's."""
     theirs, ours = source.plain(), output.plain()
-    wanted = _wanted(source, output)
+    wanted = _layer_filter(source, output).keeps
     for hub_name in theirs.keys() - ours.keys():
         if wanted(hub_name):
             name = output.found.names.apply(hub_name)

@@ -178,8 +178,8 @@ def used(step: Step, begin_of: Mapping[str, int]) -> Iterable[npt.NDArray[np.int
         runs = []
         for which, offset in how.reads(unit):
             info = step.inputs[which]
-            assert 0 <= offset <= offset + how.run <= info.nbytes
-            runs.append(np.arange(how.run, dtype=np.int64) + begin_of[info.name] + offset)
+            assert 0 <= offset <= offset + how.input_bytes <= info.nbytes
+            runs.append(np.arange(how.input_bytes, dtype=np.int64) + begin_of[info.name] + offset)
         memory = np.concatenate(runs)
         address = memory.itemsize * how.itemsize
         view: npt.NDArray[np.int64] = np.ndarray(

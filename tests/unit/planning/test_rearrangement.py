@@ -39,9 +39,12 @@ def addresses(how: Rearrangement, inputs: Iterable[tuple[int, int]]) -> npt.NDAr
     for unit in range(how.units):
         reads = how.reads(unit)
         assert len(reads) == how.inputs
-        assert all(at >= 0 and at + how.run <= places[which][1] for which, at in reads)
+        assert all(at >= 0 and at + how.input_bytes <= places[which][1] for which, at in reads)
         memory = np.concatenate(
-            [np.arange(how.run, dtype=np.int64) + places[which][0] + at for which, at in reads]
+            [
+                np.arange(how.input_bytes, dtype=np.int64) + places[which][0] + at
+                for which, at in reads
+            ]
         )
         address = memory.itemsize * how.itemsize
         strides = (*(stride * address for stride in how.strides), memory.itemsize)
@@ -114,7 +117,7 @@ def test_experts_are_streamed(sizes: dict[str, int]) -> None:
             assert how.unit_bytes * how.units == expected.nbytes
             assert how.buffer_bytes <= values[0].nbytes
             if how.is_copy:
-                assert how.inputs * how.run == how.unit_bytes
+                assert how.inputs * how.input_bytes == how.unit_bytes
                 assert how.buffer_bytes == 0
 
 
@@ -242,5 +245,5 @@ def test_a_part_behind_another() -> None:
     ):
         how = plan_rearrangement(source, Template.parse(text), sizes, {}, 16, before=16)
         assert moved(how, [whole]) == expected.tobytes()
-        assert how.takes == 1
+        assert how.total_inputs == 1
         assert how.is_copy == (expected is part)
