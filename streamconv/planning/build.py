@@ -22,7 +22,8 @@ from streamconv.options import (
 )
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.plan import Plan, make_plan
-from streamconv.planning.shards import Safetensors, ShardFormat
+from streamconv.planning.safetensors_shards import Safetensors
+from streamconv.planning.shards import ShardFormat
 from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
@@ -68,7 +69,7 @@ def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options
             allowed=parse_size(max_memory) if max_memory else default_max_memory(beside),
         ),
         layers=parse_layers(layers) if layers else None,
-        written=_written(checkpoint, to, options),
+        shard_format=_written(checkpoint, to, options),
         casting=casting,
     )
 

@@ -1,8 +1,9 @@
-"""The files of a torch.distributed.checkpoint: tensors in chunks, each in an archive. Pure.
+"""The files of a torch.distributed.checkpoint (DCP).
 
-A chunk is what a reader takes at once, so a tensor of many experts is stored as one chunk an
-expert, wherever it is streamed along them, and any other as a single one. Around each stand the
-frames of its archive. Readers put chunks together, or take of them what their rank needs.
+Tensors are stored in chunks, each in a torch archive of its own. The archive's head and tail are
+framing bytes. A reader loads a chunk at once, so a tensor whose units are experts is stored as one
+chunk an expert, and any other as a single chunk. Readers assemble chunks, or the slices of them
+that their rank needs.
 """
 
 import json
@@ -20,57 +21,59 @@ from streamconv.planning.shards import (
     FramingBytes,
     Shard,
     ShardPart,
-    at_offsets,
-    segments,
-    unit_segments,
+    step_parts,
+    unit_parts,
+    with_offsets,
 )
 from streamconv.planning.steps import Step
 
 
 @dataclass(frozen=True)
 class Dcp:
-    """Shards that torch.distributed.checkpoint reads, with a `.metadata` beside them."""
+    """Shards that torch.distributed.checkpoint reads, with a `.metadata` next to them."""
 
     prefixes: Prefixes
     preset: Preset | None
     config: Mapping[str, Any]
-    """What config.json says: a training run keeps it elsewhere, and the way back asks for it."""
+    """Content of config.json, stored in `.metadata`: converting back needs it, and a training run
+    keeps it elsewhere."""
     name: str = "dcp"
-    leaves_behind: str = "a DCP folder holds nothing but weights"
+    skip_reason: str = "a DCP folder holds nothing but weights"
 
     @property
     def facts(self) -> tuple[str, ...]:
-        mapped = f"names {self.prefixes.hf}* as {self.prefixes.dcp}*"
-        form = (f"preset {self.preset.name}",) if self.preset else ()
-        return form if self.prefixes.hf == self.prefixes.dcp else (*form, mapped)
+        """The preset and the change of prefixes, if there are any."""
+        preset = (f"preset {self.preset.name}",) if self.preset else ()
+        renamed = (f"names {self.prefixes.hf}* as {self.prefixes.dcp}*",)
+        return preset if self.prefixes.hf == self.prefixes.dcp else preset + renamed
 
     def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
-        """In natural order of names; a tensor is never in two files."""
+        """Cut steps, in natural order of names, so that no tensor is in two files."""
         ordered = sorted(steps, key=lambda step: natural_key(step.name))
-        self._check(ordered)
-        held: list[Step] = []
+        self._check_keys(ordered)
+        in_shard: list[Step] = []
         nbytes = number = 0
         for step in ordered:
-            if held and nbytes + step.nbytes > max_shard_bytes:
-                yield self._shard(number, held)
-                held, nbytes, number = [], 0, number + 1
-            held.append(step)
+            if in_shard and nbytes + step.nbytes > max_shard_bytes:
+                yield self._shard(number, in_shard)
+                in_shard, nbytes, number = [], 0, number + 1
+            in_shard.append(step)
             nbytes += step.nbytes
-        yield self._shard(number, held)
+        yield self._shard(number, in_shard)
 
     def _shard(self, number: int, steps: list[Step]) -> Shard:
-        placed = tuple(at_offsets(steps))
+        ordered = tuple(with_offsets(steps))
         name = f"{self._folder}__0_{number}{DATA_SUFFIX}"
-        data_bytes = sum(step.nbytes for step in placed)
-        nbytes = sum(part.nbytes for part in self.parts(Shard(name, placed, 0, data_bytes)))
-        return Shard(name, placed, nbytes, data_bytes)
+        data_bytes = sum(step.nbytes for step in ordered)
+        nbytes = sum(part.nbytes for part in self.parts(Shard(name, ordered, 0, data_bytes)))
+        return Shard(name, ordered, nbytes, data_bytes)
 
     @property
     def _folder(self) -> str:
         return f"{self.preset.folder}/" if self.preset else ""
 
-    def _check(self, steps: Sequence[Step]) -> None:
-        """Refuse what has no place in a DCP, or no way back from it."""
+    def _check_keys(self, steps: Sequence[Step]) -> None:
+        """Raise PlanRefused for a tensor that a DCP cannot hold, or not under a reversible key."""
         keys: dict[str, str] = {}
         for step in steps:
             key = self.prefixes.apply(step.name)
@@ -96,36 +99,38 @@ class Dcp:
                 raise PlanRefused(f"tensor {quoted(keys[extra])} would have the key {extra!r}")
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
-        """Of each step, the archives of its chunks; in the first file, those of the extras."""
+        """Yield the archives of each step's chunks; in the first file, also those of the extras."""
         for number, step in enumerate(shard.steps):
             shape, count = _chunk_shape(step)
             head, tail = around_tensor(step.dtype, shape)
             for unit in range(count):
                 yield FramingBytes(2 * number, len(head))
-                yield from segments(step) if count == 1 else unit_segments(step, unit)
+                yield from step_parts(step) if count == 1 else unit_parts(step, unit)
                 yield FramingBytes(2 * number + 1, len(tail))
         for number, extra in enumerate(self._extras_in(shard).values()):
             yield FramingBytes(2 * len(shard.steps) + number, len(extra))
 
     def framing_bytes(self, shard: Shard, number: int) -> bytes:
-        which, end = divmod(number, 2)
-        if which < len(shard.steps):
-            step = shard.steps[which]
-            return around_tensor(step.dtype, _chunk_shape(step)[0])[end]
+        """Return the head (2 k) or tail (2 k + 1) of step k's archives, or else an extra."""
+        index, side = divmod(number, 2)
+        if index < len(shard.steps):
+            step = shard.steps[index]
+            return around_tensor(step.dtype, _chunk_shape(step)[0])[side]
         return list(self._extras_in(shard).values())[number - 2 * len(shard.steps)]
 
     def _extras(self) -> Mapping[str, Any]:
         return self.preset.extras if self.preset else {}
 
     def _extras_in(self, shard: Shard) -> dict[str, bytes]:
-        """The archives of what the state dict holds besides tensors: all in the first file."""
-        first = shard.name == f"{self._folder}__0_0{DATA_SUFFIX}"
-        return {key: archive_of_value(v) for key, v in self._extras().items()} if first else {}
+        """Return the archives of the state dict's other values, which are in the first file."""
+        if shard.name != f"{self._folder}__0_0{DATA_SUFFIX}":
+            return {}
+        return {key: archive_of_value(value) for key, value in self._extras().items()}
 
     def closing_files(
         self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
     ) -> Iterator[tuple[str, bytes]]:
-        """The metadata, with the manifest in it, and what points to it."""
+        """Yield `.metadata`, which contains the manifest, and the preset's tracker file."""
         own = {
             "manifest": json.loads(manifest({})),
             "keys": {"hf_prefix": self.prefixes.hf, "dcp_prefix": self.prefixes.dcp},
@@ -169,8 +174,7 @@ class Dcp:
 
 
 def _chunk_shape(step: Step) -> tuple[tuple[int, ...], int]:
-    """The shape of each of a step's chunks, which follow one another on the first axis, and how
-    many there are."""
+    """Return the shape of a step's chunks, and their number along the first dimension."""
     units = step.sections[0].units
     if not step.shape or step.shape[0] % units or len(step.sections) > 1:
         return step.shape, 1

@@ -1,6 +1,11 @@
-"""What a conversion leaves behind about itself: fingerprint, index and `streamconv.json`. Pure.
+"""Write `streamconv.json`, the manifest of an output, and the fingerprint of a plan.
 
-No times and no paths: the same conversion gives the same bytes wherever and however it runs.
+There are no times and no paths in them: the same conversion gives the same bytes wherever and
+however it runs.
+
+The manifest is read in `sources/assembly.py`, for its record of layouts, and in
+`verification/against_manifest.py`, for its digests. In a DCP it is inside `.metadata`, which
+`sources/training_state.py` reads.
 """
 
 import json
@@ -16,10 +21,10 @@ FORMAT_VERSION = 1
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
-    """What two runs have to agree on to be parts of one conversion, by name, as JSON has it.
+    """Return the facts that two runs of one conversion have in common, as JSON.
 
-    Source headers and file sizes, layouts and names on both sides, casts, shard size and format
-    version; never paths, times, jobs or memory.
+    These are source headers and file sizes, layouts and names on both sides, casts, shard size and
+    format version; never paths, times, jobs or memory.
     """
     return {
         "format version": FORMAT_VERSION,
@@ -27,29 +32,29 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "target": plan.record.to_json(),
         "source layouts": _layouts({stack.pattern: stack.row for stack in plan.source.stacks}),
         "target layouts": _layouts(plan.target.rows),
-        "casts": {i.name: [i.dtype, *_made(i.cast)] for i in plan.inputs if i.cast},
+        "casts": {i.name: [i.dtype, *_cast_facts(i.cast)] for i in plan.inputs if i.cast},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
-        "output names": _names(plan),
-        **_commit(plan),
+        "output names": _names_digest(plan),
+        **_revision(plan),
     }
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
-    """The digest of facts, as hex digits."""
+    """Return the xxh3-128 digest of facts, as hex digits."""
     from xxhash import xxh3_128_hexdigest
 
     return str(xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode()))
 
 
 def fingerprint(plan: Plan) -> str:
-    """The digest of a plan's facts."""
+    """Return the digest of a plan's facts. Runs that share a conversion have the same one."""
     return fingerprint_of(plan_facts(plan))
 
 
 def _layouts(rows: Mapping[str, NamedLayout]) -> dict[str, Any]:
-    """Layouts as they are, not as they are called: a user's own may have been edited meanwhile."""
+    """Return layouts with their templates: one from a user's file may change under its name."""
     return {
         f"{pattern}experts": {
             "layout": row.layout.name,
@@ -63,59 +68,66 @@ def _layouts(rows: Mapping[str, NamedLayout]) -> dict[str, Any]:
     }
 
 
-def _names(plan: Plan) -> str:
-    """The digest of what the output's tensors are called, in order."""
+def _names_digest(plan: Plan) -> str:
+    """Return the digest of the output's tensor names, in order."""
     from xxhash import xxh3_128_hexdigest
 
     names = (step.name for shard in plan.shards for step in shard.steps)
     return str(xxh3_128_hexdigest("\0".join(names).encode("utf-8", "surrogatepass")))
 
 
-def _commit(plan: Plan) -> dict[str, str]:
-    """The commit that is read, where the source is a repository: a branch may move on meanwhile."""
+def _revision(plan: Plan) -> dict[str, str]:
+    """Return the commit that is read, if the source is a repository: a branch may move."""
     revision = plan.checkpoint.revision
     return {"revision": revision} if revision else {}
 
 
-def _made(cast: Cast) -> list[Any]:
+def _cast_facts(cast: Cast) -> list[Any]:
     scales = cast.scales and cast.scales.name
     return [cast.stored.dtype, scales, cast.block]
 
 
 def closing_files(
     plan: Plan,
-    rows: Sequence[Sequence[str]],
+    pieces: Sequence[Sequence[str]],
     files: Mapping[str, tuple[int, str]],
     sha256: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of what is written when all else is durable, in order.
+    """Yield the name and content of each file that is written after all else is durable.
 
-    `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
-    and the digest of each file that was copied; `sha256` is that of each of all these files,
-    where it is to be in the manifest.
+    Args:
+        plan: What was converted.
+        pieces: For each shard in order, the digest of each piece as the journal has it.
+        files: Size in bytes and digest of each copied file.
+        sha256: SHA-256 of every file, if the manifest is to have them.
     """
-    from hashlib import sha256 as sha
+    import hashlib
 
     from xxhash import xxh3_128_hexdigest
 
-    def manifest(described: Mapping[str, bytes]) -> bytes:
-        listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in described.items()}
-        hashed = {n: sha(raw).hexdigest() for n, raw in described.items()} if sha256 else {}
-        return build_manifest(plan, rows, {**files, **listed}, {**(sha256 or {}), **hashed})
+    def manifest(contents: Mapping[str, bytes]) -> bytes:
+        listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in contents.items()}
+        hashed = dict(sha256 or {})
+        if sha256:
+            hashed |= {n: hashlib.sha256(raw).hexdigest() for n, raw in contents.items()}
+        return build_manifest(plan, pieces, {**files, **listed}, hashed)
 
     return plan.format.closing_files(plan.shards, manifest)
 
 
 def build_manifest(
     plan: Plan,
-    rows: Sequence[Sequence[str]],
+    pieces: Sequence[Sequence[str]],
     files: Mapping[str, tuple[int, str]],
     sha256: Mapping[str, str],
 ) -> bytes:
-    """`streamconv.json`: what was made from what, and a digest for each piece of it.
+    """Return the content of `streamconv.json`.
 
-    `rows` are bytes and digest of each shard's pieces, in order; `files` are the size in bytes
-    and the digest of each other file of the output; `sha256` is that of some of either.
+    Args:
+        plan: What was converted.
+        pieces: For each shard in order, the digest of each piece as the journal has it.
+        files: Size in bytes and digest of each other file of the output.
+        sha256: SHA-256 of shards and other files, as far as it is known.
     """
 
     def hashed(name: str) -> dict[str, str]:
@@ -125,14 +137,14 @@ def build_manifest(
         {
             "version": FORMAT_VERSION,
             "fingerprint": fingerprint(plan),
-            **_commit(plan),
+            **_revision(plan),
             "record": plan.record.to_json(),
             "casting": plan.casting.to_json(),
             "casts": cast_rows(plan.inputs),
             "digest": DIGEST,
             "shards": {
-                shard.name: {"size": shard.nbytes, **hashed(shard.name), "pieces": list(pieces)}
-                for shard, pieces in zip(plan.shards, rows, strict=True)
+                shard.name: {"size": shard.nbytes, **hashed(shard.name), "pieces": list(digests)}
+                for shard, digests in zip(plan.shards, pieces, strict=True)
             },
             "files": {
                 _printable(name): {"size": size, "digest": digest, **hashed(name)}
@@ -143,7 +155,7 @@ def build_manifest(
 
 
 def _printable(name: str) -> str:
-    """A file name as JSON can hold it: bytes that are not UTF-8 as escapes."""
+    """Return a file name as JSON can hold it: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -1,14 +1,27 @@
-"""The complete plan of a conversion, made from headers alone. Pure.
+"""The complete plan of a conversion, made from headers alone.
 
-A step makes one output tensor. Steps are laid out in shards, every offset known before the
-first byte is read. A piece is a contiguous run of a shard, cut at expert boundaries and never
-depending on how many workers there are: the unit of work and of digests.
+Five words say what is in a plan:
+
+step
+    One output tensor, and how it is made from its inputs. Steps are in shards, and every offset is
+    known before the first byte is read.
+section
+    The part of a step that a single rearrangement makes. A step has one section, unless several
+    weights are concatenated in its tensor.
+unit
+    An equal share of a section, made at once: one expert if the tensor holds several, else the
+    whole section. What a worker keeps in memory is one unit's input.
+piece
+    Adjacent bytes of a shard that one worker makes, and that have one digest. Pieces end where an
+    expert ends and never depend on the number of workers. A large copy is cut into several.
+panel
+    Some rows of a unit's output that are transposed together, small enough to stay in the
+    processor's cache. Panels are not in the plan: `execution/transpose.py` cuts a unit into them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint.layout_record import LayoutNames, Record
@@ -18,14 +31,8 @@ from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import Limits, Memory, fit_memory
-from streamconv.planning.shards import (
-    FramingBytes,
-    Safetensors,
-    Shard,
-    ShardFormat,
-    ShardPart,
-    StepBytes,
-)
+from streamconv.planning.safetensors_shards import Safetensors
+from streamconv.planning.shards import FramingBytes, Shard, ShardFormat, ShardPart, StepBytes
 from streamconv.planning.steps import Step, make_steps
 from streamconv.planning.target import Target
 
@@ -35,23 +42,25 @@ PIECE_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A contiguous run of a shard, from `offset` in the file."""
+    """Adjacent bytes of a shard, made by one worker."""
 
     shard: int
+    """Index of the shard."""
     offset: int
+    """Bytes from the start of the file."""
     nbytes: int
     parts: tuple[ShardPart, ...]
-    """What it consists of, in order."""
+    """Its content, in order."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is going to happen. Holds no tensor data."""
+    """Everything that a conversion is going to do. Holds no tensor data."""
 
     checkpoint: Checkpoint
-    """As it is stored."""
+    """The source as it is stored."""
     source: Detected
-    """What it is with all casts done."""
+    """What was detected in it, with all casts applied."""
     target: Target
     format: ShardFormat
     shards: tuple[Shard, ...]
@@ -67,34 +76,34 @@ class Plan:
 
     @cached_property
     def copied(self) -> tuple[OtherFile, ...]:
-        """The other files that travel along."""
+        """The files without tensors that are copied."""
         return tuple(other for other in self.others if not other.skip_reason)
 
     @cached_property
     def others(self) -> tuple[OtherFile, ...]:
-        """The source's other files, with why those that do not travel along stay."""
-        why = self.format.leaves_behind
-        return tuple(replace(o, skip_reason=o.skip_reason or why) for o in self.checkpoint.others)
+        """The source's files without tensors, each with the reason if it is not copied."""
+        skip = self.format.skip_reason
+        return tuple(replace(o, skip_reason=o.skip_reason or skip) for o in self.checkpoint.others)
 
     @cached_property
     def write_bytes(self) -> int:
-        """Bytes of everything that is written, but for index and manifest."""
+        """Bytes of everything that is written, except index and manifest."""
         return sum(s.nbytes for s in self.shards) + sum(other.size for other in self.copied)
 
     @cached_property
     def layer_paths(self) -> frozenset[str]:
-        """Where the layers that have experts are, in output names: `model.layers.`"""
+        """Paths of the lists of layers that contain experts, in output names: `model.layers.`"""
         prefixes = (module.prefix for stack in self.source.stacks for module in stack.modules)
-        places = (layer_of(self.target.names.apply(prefix)) for prefix in prefixes)
-        return frozenset(place[0] for place in places if place)
+        layers = (layer_of(self.target.names.apply(prefix)) for prefix in prefixes)
+        return frozenset(layer[0] for layer in layers if layer)
 
     def layer(self, step: Step) -> tuple[str, int] | None:
-        """Path and number of the layer that a step belongs to; None for one that is in none."""
-        place = layer_of(step.name)
-        return place if place and place[0] in self.layer_paths else None
+        """Return the path and number of the layer that a step belongs to, or None."""
+        layer = layer_of(step.name)
+        return layer if layer and layer[0] in self.layer_paths else None
 
     def steps_by_layer(self) -> Mapping[tuple[str, int] | None, list[Step]]:
-        """The steps of each layer, in order of layers; last those that are in none."""
+        """Return the steps of each layer, in the order of layers; those in no layer come last."""
         grouped: dict[tuple[str, int] | None, list[Step]] = {}
         for shard in self.shards:
             for step in shard.steps:
@@ -103,35 +112,35 @@ class Plan:
 
     @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        """Every tensor that something is made from, once."""
+        """Every tensor that a step takes, once; with casts applied."""
         steps = (step for shard in self.shards for step in shard.steps)
         return tuple({info.name: info for step in steps for info in step.inputs}.values())
 
     @cached_property
     def read_bytes(self) -> int:
-        """Bytes of everything that is read, as it is stored, but for headers and JSON."""
+        """Bytes of everything that is read, as it is stored, except headers and JSON."""
         return sum(i.nbytes for i in self.stored) + sum(other.size for other in self.copied)
 
     @cached_property
     def transfer_bytes(self) -> int:
-        """Those of them that come over a network."""
+        """The bytes of `read_bytes` that come over a network."""
         remote = self.checkpoint.remote
         tensors = sum(info.nbytes for info in self.stored if info.file in remote)
         return tensors + sum(other.size for other in self.copied if other.name in remote)
 
     @cached_property
     def stored(self) -> tuple[TensorInfo, ...]:
-        """Every tensor of the source that is read, once."""
+        """Every stored tensor that is read, once."""
         return tuple({i.name: i for info in self.inputs for i in info.stored}.values())
 
     def pieces(self, shards: Iterable[int] | None = None) -> Iterator[Piece]:
-        """Every piece, or those of some shards, in the order of shards and offsets."""
+        """Yield every piece, or those of some shards, in the order of shards and offsets."""
         for number in range(len(self.shards)) if shards is None else shards:
             yield from _pieces(number, self.format.parts(self.shards[number]))
 
-    def framing_bytes(self, piece: Piece, frame: FramingBytes) -> bytes:
-        """The bytes of a frame of a piece."""
-        return self.format.framing_bytes(self.shards[piece.shard], frame.number)
+    def framing_bytes(self, piece: Piece, part: FramingBytes) -> bytes:
+        """Return the content of a part of a piece that belongs to the file format."""
+        return self.format.framing_bytes(self.shards[piece.shard], part.number)
 
 
 def make_plan(
@@ -142,30 +151,40 @@ def make_plan(
     max_shard_bytes: int,
     limits: Limits,
     layers: range | None = None,
-    written: Callable[[Record], ShardFormat] = Safetensors,
+    shard_format: Callable[[Record], ShardFormat] = Safetensors,
     casting: Casting = AS_STORED,
 ) -> Plan:
-    """The plan that turns `checkpoint` into `target`, in files of the format `written`.
+    """Plan the conversion of a checkpoint.
 
-    `source` is what `checkpoint` is under `casting`.
-    `layers` keeps only these layers and what belongs to no layer. Raises PlanRefused where the
-    checkpoint has no experts, two tensors would get one name, or memory does not suffice.
+    Args:
+        checkpoint: The source as it is stored.
+        source: What was detected in it, with `casting` applied.
+        target: The layouts and names that it gets.
+        max_shard_bytes: Bytes of tensors in a shard, at most.
+        limits: Limits of memory and workers.
+        layers: Numbers of the layers to keep, along with everything in no layer; None for all.
+        shard_format: Builds the file format of the output for its record.
+        casting: The dtypes that were asked for.
+
+    Raises:
+        PlanRefused: There are no experts, the conversion would lose something, a file lies where
+            a shard has to be, or the memory does not suffice for one worker.
+        BadCheckpoint: config.json lacks a size that the conversion needs.
     """
     if not source.stacks and not source.undescribed:
         raise PlanRefused(
             f"{checkpoint.location} holds no expert stack, so there is nothing to convert",
-            "`streamconv inspect` shows what is in there",
+            "see what is in it with `streamconv inspect`",
         )
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
     casts = max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
-    partial = _partial(source, layers)
     widest = max(steps, key=lambda step: step.buffer_bytes)
-    names = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
-    record = Record(target.names.name, target.form, names, partial)
-    file_format = written(record)
+    layouts = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
+    record = Record(target.names.name, target.form, layouts, _layers_text(source, layers))
+    file_format = shard_format(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
-    if not file_format.leaves_behind:
+    if not file_format.skip_reason:
         _check_files(checkpoint, shards)
     return Plan(
         checkpoint=checkpoint,
@@ -183,7 +202,7 @@ def make_plan(
 
 
 def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
-    """Refuse other files that would lie where a shard has to be."""
+    """Raise PlanRefused if a file to copy, or its folder, has the name of a shard."""
     names = {shard.name for shard in shards}
     for other in checkpoint.others:
         if other.name.partition("/")[0] in names and not other.skip_reason:
@@ -194,28 +213,28 @@ def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
             )
 
 
-def _partial(source: Detected, layers: range | None) -> str | None:
-    """The wanted layers as text; a range without an end ends after the last layer there is."""
+def _layers_text(source: Detected, layers: range | None) -> str | None:
+    """Return the range of layers as the record has it; an open end becomes the last layer's."""
     if layers is None:
         return None
-    places = (layer_of(module.prefix) for stack in source.stacks for module in stack.modules)
-    last = max((place[1] for place in places if place), default=0)
+    found = (layer_of(module.prefix) for stack in source.stacks for module in stack.modules)
+    last = max((layer[1] for layer in found if layer), default=0)
     return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
 
 
-def _pieces(number: int, parts: Iterator[ShardPart]) -> Iterator[Piece]:
-    """A shard's parts grouped into pieces; the tensors of one expert stay together."""
-    held: list[ShardPart] = []
+def _pieces(shard: int, parts: Iterator[ShardPart]) -> Iterator[Piece]:
+    """Group the parts of a shard into pieces; the tensors of one expert stay together."""
+    pending: list[ShardPart] = []
     begin = position = 0
-    owner: tuple[str, Any] = ("", None)
+    owner: tuple[str, int | None] = ("", None)
     for part in parts:
         next_owner = (part.step.module, part.step.expert) if isinstance(part, StepBytes) else owner
-        together = next_owner == owner and owner[1] is not None
-        if position - begin >= PIECE_BYTES and not together:
-            yield Piece(number, begin, position - begin, tuple(held))
-            held, begin = [], position
+        same_expert = next_owner == owner and owner[1] is not None
+        if position - begin >= PIECE_BYTES and not same_expert:
+            yield Piece(shard, begin, position - begin, tuple(pending))
+            pending, begin = [], position
         owner = next_owner
-        held.append(part)
+        pending.append(part)
         position += part.nbytes
-    if held:
-        yield Piece(number, begin, position - begin, tuple(held))
+    if pending:
+        yield Piece(shard, begin, position - begin, tuple(pending))

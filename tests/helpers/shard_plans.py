@@ -16,7 +16,8 @@ from streamconv.detection.detect import Detected
 from streamconv.planning.dcp_shards import Dcp
 from streamconv.planning.memory import Memory
 from streamconv.planning.plan import Plan
-from streamconv.planning.shards import Safetensors, Shard, ShardFormat
+from streamconv.planning.safetensors_shards import Safetensors
+from streamconv.planning.shards import Shard, ShardFormat
 from streamconv.planning.target import Target
 from streamconv.sources.base import Read
 from streamconv.system.file_ops import Files
