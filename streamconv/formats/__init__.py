@@ -1,1 +1,1 @@
-"""File formats: framing parsed, validated and built. Pure."""
+"""How such bytes look: file formats, parsed and built."""

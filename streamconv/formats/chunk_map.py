@@ -1,8 +1,15 @@
-"""Where the bytes of a tensor are that is stored in boxes. Pure.
+"""The location of a tensor's bytes in the chunks of a checkpoint.
 
-A box is a chunk of a tensor, its own bytes in C order. What the tensor has as one stretch of
-bytes, a box has in runs: as long as the axes that it holds whole, one after another. They come in
-the same order in both, so that what a stretch needs of a box lies together in it.
+A box is a chunk of a tensor; its bytes are in C order. A run is a range of bytes that is contiguous
+both in the tensor and in the box. For a tensor of 4 x 6 elements:
+
+    box at [0, 2] of 4 x 3     . . a b c .     runs: abc def ghi jkl
+                               . . d e f .     in the file: abcdefghijkl
+                               . . g h i .
+                               . . j k l .
+
+The runs of a box are in the same order in the tensor. So a range of the tensor's bytes needs
+consecutive runs of each box, which are one range of the file.
 """
 
 import math
@@ -13,30 +20,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A chunk, and where its bytes begin."""
+    """A chunk, the location of its bytes, and its runs."""
 
     file: str
     begin: int
     """Bytes from the start of the file."""
     first: int
-    """Byte of the tensor at which its first run begins."""
+    """Byte of the tensor at which the first run begins."""
     run: int
-    """Bytes of a run."""
+    """Bytes in a run."""
     axes: tuple[tuple[int, int], ...]
-    """Of each axis around the runs, outermost first: how many there are, and the bytes of the
-    tensor from one to the next."""
+    """For each axis around the runs, outermost first: its size in the box, and the bytes of the
+    tensor from one position to the next."""
 
     @property
     def runs(self) -> int:
+        """The number of runs."""
         return math.prod(count for count, _ in self.axes)
 
     @property
     def end(self) -> int:
-        """Byte of the tensor behind its last run."""
+        """Byte of the tensor after the last run."""
         return self.position(self.runs - 1) + self.run
 
     def position(self, run: int) -> int:
-        """Byte of the tensor at which a run begins."""
+        """Return the byte of the tensor at which a run begins."""
         at = self.first
         for count, width in reversed(self.axes):
             run, k = divmod(run, count)
@@ -44,7 +52,7 @@ class Box:
         return at
 
     def within(self, start: int, end: int) -> range:
-        """The runs that hold any of the tensor's bytes from `start` to `end`."""
+        """Return the runs that contain any of the tensor's bytes from `start` to `end`."""
         runs = range(self.runs)
         first = bisect_right(runs, start - self.run, key=self.position)
         return range(first, max(bisect_left(runs, end, key=self.position), first))
@@ -58,7 +66,16 @@ def box_of(
     file: str,
     begin: int,
 ) -> Box:
-    """The box at `offsets`, of `sizes` elements, of a tensor of `shape`."""
+    """Build the box of a chunk.
+
+    Args:
+        shape: Shape of the tensor, in elements.
+        offsets: First element of the chunk on each axis.
+        sizes: Elements of the chunk on each axis.
+        itemsize: Bytes of an element.
+        file: The file that holds the chunk.
+        begin: Bytes from the start of the file to the chunk.
+    """
     widths = [math.prod(shape[axis + 1 :]) * itemsize for axis in range(len(shape))]
     cut = max((axis for axis in range(len(shape)) if sizes[axis] != shape[axis]), default=-1)
     inner = max(cut, 0)
@@ -74,16 +91,18 @@ def box_of(
 
 @dataclass(frozen=True, slots=True)
 class ChunkMap:
-    """The boxes of one tensor."""
+    """The boxes of one tensor, to be looked up by a range of the tensor's bytes."""
 
     boxes: tuple[Box, ...]
     """In the order of their first bytes."""
     firsts: tuple[int, ...]
+    """The first byte of each box."""
     reach: tuple[int, ...]
-    """Of each box, the furthest end of it and those before it."""
+    """For each box, the largest end of it and all boxes before it."""
 
     @classmethod
     def of(cls, boxes: list[Box]) -> "ChunkMap":
+        """Build the map of these boxes."""
         ordered = tuple(sorted(boxes, key=lambda box: box.first))
         reach, furthest = [], 0
         for box in ordered:
@@ -92,7 +111,7 @@ class ChunkMap:
         return cls(ordered, tuple(box.first for box in ordered), tuple(reach))
 
     def within(self, start: int, end: int) -> Iterator[tuple[Box, range]]:
-        """The boxes that hold any of the tensor's bytes from `start` to `end`, and which runs."""
+        """Yield each box that has any of the bytes from `start` to `end`, and those of its runs."""
         for number in range(bisect_right(self.reach, start), bisect_left(self.firsts, end)):
             box = self.boxes[number]
             runs = box.within(start, end)

@@ -1,14 +1,15 @@
-"""The `.metadata` of a torch.distributed.checkpoint folder: which chunks make a tensor. Pure.
+"""The `.metadata` of a torch.distributed.checkpoint folder: which chunks make a tensor.
 
     Metadata
-      state_dict_metadata   key -> dtype, shape and chunks (offsets and sizes) of a tensor,
-                            or that it is bytes, a pickle of something else
+      state_dict_metadata   key -> TensorStorageMetadata: dtype, shape, chunks (offsets and sizes)
+                            key -> BytesStorageMetadata: a pickle of something else
       planner_data          key -> its path in the nested state dict
-      storage_data          key and offsets of a chunk -> file, offset and length in bytes
-      streamconv            what this package says of itself; other readers do not look at it
+      storage_data          MetadataIndex (key, offsets of a chunk)
+                            -> _StorageInfo (file, offset and length in bytes)
+      streamconv            what this package records; other readers ignore it
 
-A pickle of torch's own classes, here read and written as data. Source:
-`torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default_planner.py`.
+The file is a pickle of torch's own classes. Here it is data: no class is imported, nothing is run.
+Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default_planner.py`.
 """
 
 import functools
@@ -28,7 +29,7 @@ METADATA_FILE = ".metadata"
 DATA_SUFFIX = ".distcp"
 VERSION = "1.0.0"
 MAX_METADATA_BYTES = 256_000_000
-"""No `.metadata` is larger; that of 70,000 tensors has 20 MB."""
+"""No `.metadata` is larger. That of 70,000 tensors has 20 MB."""
 
 _PACKAGE = "torch.distributed.checkpoint."
 _METADATA, _TENSOR, _BYTES, _CHUNK, _INDEX, _PROPERTIES, _ENCODING, _ORIGIN = (
@@ -44,137 +45,167 @@ _METADATA, _TENSOR, _BYTES, _CHUNK, _INDEX, _PROPERTIES, _ENCODING, _ORIGIN = (
         "StorageMeta",
     )
 )
-_PLACE = f"{_PACKAGE}filesystem._StorageInfo"
+_STORAGE_INFO = f"{_PACKAGE}filesystem._StorageInfo"
 _SIZE, _LAYOUT = "torch.Size", "torch.serialization._get_layout"
 _OLD = "torch.distributed._shard.sharded_tensor.metadata."
-"""Where torch before 2.3 had the properties of a tensor."""
+"""The module of TensorProperties in torch before 2.3."""
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
-"""What torch has and safetensors has not: named where a training run's own state has them."""
+"""Dtypes that torch has and safetensors lacks. The state of a training run may name them."""
 
 ADMITTED = frozenset(
     {
         *(_METADATA, _TENSOR, _BYTES, _CHUNK, _INDEX, _PROPERTIES, _ENCODING, _ORIGIN),
-        *(_PLACE, _SIZE, _LAYOUT, f"{_OLD}TensorProperties", f"{_OLD}MEM_FORMAT_ENCODING"),
+        *(_STORAGE_INFO, _SIZE, _LAYOUT, f"{_OLD}TensorProperties", f"{_OLD}MEM_FORMAT_ENCODING"),
         *(name for name, _ in TORCH_DTYPES.values()),
         *(f"torch.{name}" for name in _OTHER_DTYPES),
         *(f"pathlib.{name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath")),
         *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
     }
 )
-"""Every name that `.metadata` may hold. None of them is imported or called."""
+"""Every name that a `.metadata` may contain. None of them is imported or called."""
 
 _DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a `.metadata` says."""
+    """The contents of a `.metadata`."""
 
     tensors: tuple[StoredTensor, ...]
     others: tuple[StoredBytes, ...]
     own: str | None
-    """What this package wrote into it, where it did."""
+    """What this package recorded, if it wrote the file."""
 
 
 # --- read --------------------------------------------------------------------------------------
 
+_Location = tuple[str, int, int]
+"""File, offset and length in bytes."""
+_Locations = Mapping[tuple[str, tuple[int, ...] | None], _Location]
+"""By key and offsets of a chunk; the offsets of bytes are None."""
 
-def read_metadata(raw: bytes, what: str) -> Metadata:
-    """What is in a `.metadata`; `what` names it in errors.
 
-    Nothing is run, and whether chunks cover their tensor is left to `check_chunks`. Raises
-    BadCheckpoint.
+def read_metadata(raw: bytes, label: str) -> Metadata:
+    """Read a `.metadata`, without running it.
+
+    `check_chunks` checks later that the chunks of a tensor cover it.
+
+    Args:
+        raw: The bytes of the file.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The file is malformed or names what no checkpoint needs, or the location of a
+            chunk is missing.
     """
-    root = read_pickle(raw, ADMITTED, what)
+    root = read_pickle(raw, ADMITTED, label)
     try:
-        fields = _state(root, _METADATA)
-        paths = fields.get("planner_data") or {}
-        places = _places(fields["storage_data"])
-        tensors, others = [], []
-        for key, entry in fields["state_dict_metadata"].items():
-            path = paths.get(key, (key,))
-            # text of anything else may be longer than the memory of this machine
-            if not isinstance(key, str) or not all(isinstance(part, str | int) for part in path):
-                raise TypeError
-            path = tuple(map(str, path))
-            if entry.name == _BYTES:
-                others.append(StoredBytes(key, path, *_place(places, key, None)))
-            else:
-                tensors.append(_tensor(key, path, _state(entry, _TENSOR), places))
-        own = fields.get("streamconv")
+        return _parse_metadata(_fields(root, _METADATA))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
-            f"{what}: not the metadata of a torch.distributed.checkpoint: a field is missing, or "
-            "is of another kind"
+            f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
+            "missing, or is of another kind"
         ) from None
+
+
+def _parse_metadata(fields: Mapping[str, Any]) -> Metadata:
+    """Build the metadata from the fields of torch's class.
+
+    This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
+    or of another type, they raise what Python raises.
+    """
+    paths = fields.get("planner_data") or {}
+    locations = _parse_locations(fields["storage_data"])
+    tensors, others = [], []
+    for key, entry in fields["state_dict_metadata"].items():
+        path = _parse_path(key, paths.get(key, (key,)))
+        if entry.name == _BYTES:
+            others.append(StoredBytes(key, path, *_locate(locations, key, None)))
+        else:
+            tensors.append(_parse_tensor(key, path, _fields(entry, _TENSOR), locations))
+    own = fields.get("streamconv")
     return Metadata(tuple(tensors), tuple(others), own if isinstance(own, str) else None)
 
 
-_Places = Mapping[tuple[str, tuple[int, ...] | None], tuple[str, int, int]]
-
-
-def _state(value: Any, name: str) -> Mapping[str, Any]:
-    """The fields of an object of a class."""
+def _fields(value: Any, name: str) -> Mapping[str, Any]:
+    """Return the fields of an object of the class `name`."""
     if value.name != name or not isinstance(value.state, dict):
         raise TypeError
     fields: Mapping[str, Any] = value.state
     return fields
 
 
-def _size(value: Any) -> tuple[int, ...]:
-    """A `torch.Size`."""
+def _parse_path(key: Any, path: Any) -> tuple[str, ...]:
+    """Return the path of a key in the state dict, as text.
+
+    Only text and numbers are converted. The text of a nested tuple may be longer than memory: each
+    level of a tuple that contains the next one twice doubles it.
+    """
+    if not isinstance(key, str) or not all(isinstance(part, str | int) for part in path):
+        raise TypeError
+    return tuple(map(str, path))
+
+
+def _parse_size(value: Any) -> tuple[int, ...]:
+    """Return the numbers in a `torch.Size`."""
     if value.name != _SIZE or len(value.args) != 1:
         raise TypeError
     return sizes(value.args[0])
 
 
-def _places(stored: Any) -> _Places:
-    """File, offset and length by key and offsets of a chunk."""
-    places = {}
-    for index, info in stored.items():
-        at, where = _state(index, _INDEX), _state(info, _PLACE)
-        key, offsets = at["fqn"], at.get("offset")
-        file = where["relative_path"]
-        offset, nbytes = sizes((where["offset"], where["length"]))
+def _parse_locations(storage_data: Any) -> _Locations:
+    """Return the location of every chunk and of all other bytes."""
+    locations = {}
+    for index, info in storage_data.items():
+        chunk, location = _fields(index, _INDEX), _fields(info, _STORAGE_INFO)
+        key, offsets = chunk["fqn"], chunk.get("offset")
+        file = location["relative_path"]
+        offset, nbytes = sizes((location["offset"], location["length"]))
         if not isinstance(file, str) or not isinstance(key, str):
             raise TypeError
-        if by := where.get("transform_descriptors"):
-            names = ", ".join(name for name in by if isinstance(name, str))
+        if extensions := location.get("transform_descriptors"):
+            names = ", ".join(name for name in extensions if isinstance(name, str))
             raise BadCheckpoint(
-                f"{quoted(key)} is stored transformed, by {quoted(names)}: only plain bytes are "
-                "read",
-                "save it without extensions",
+                f"cannot read tensor {quoted(key)}: it is stored transformed by {quoted(names)}, "
+                "only plain bytes can be read",
+                "save the checkpoint without extensions",
             )
-        places[key, None if offsets is None else _size(offsets)] = (file, offset, nbytes)
-    return places
+        chunk_offsets = None if offsets is None else _parse_size(offsets)
+        locations[key, chunk_offsets] = (file, offset, nbytes)
+    return locations
 
 
-def _place(places: _Places, key: str, offsets: tuple[int, ...] | None) -> tuple[str, int, int]:
-    place = places.get((key, offsets))
-    if place is None:
-        at = "" if offsets is None else f" at {list(offsets)}"
-        raise BadCheckpoint(f"tensor {quoted(key)}: no file is said to hold its chunk{at}")
-    return place
+def _locate(locations: _Locations, key: str, offsets: tuple[int, ...] | None) -> _Location:
+    """Return the location of a chunk. Raises BadCheckpoint if there is none."""
+    location = locations.get((key, offsets))
+    if location is not None:
+        return location
+    if offsets is None:
+        raise BadCheckpoint(f"cannot read {quoted(key)}: no file is said to hold it")
+    raise BadCheckpoint(
+        f"cannot read tensor {quoted(key)}: no file is said to hold its chunk at {list(offsets)}"
+    )
 
 
-def _tensor(
-    key: str, path: tuple[str, ...], fields: Mapping[str, Any], places: _Places
+def _parse_tensor(
+    key: str, path: tuple[str, ...], fields: Mapping[str, Any], locations: _Locations
 ) -> StoredTensor:
+    """Build a tensor from its fields. Chunks without elements are left out."""
     properties = fields["properties"]
     if properties.name not in (_PROPERTIES, f"{_OLD}TensorProperties"):
         raise TypeError
-    named = properties.state[0].name
-    if not isinstance(properties.state[0], Global):
+    dtype = properties.state[0]
+    if not isinstance(dtype, Global):
         raise TypeError
-    shape = _size(fields["size"])
+    shape = _parse_size(fields["size"])
     chunks = []
     for chunk in fields["chunks"]:
-        box = _state(chunk, _CHUNK)
-        offsets, extent = _size(box["offsets"]), _size(box["sizes"])
+        box = _fields(chunk, _CHUNK)
+        offsets, extent = _parse_size(box["offsets"]), _parse_size(box["sizes"])
         if math.prod(extent) or not math.prod(shape):
-            chunks.append(Chunk(offsets, extent, *_place(places, key, offsets)))
+            chunks.append(Chunk(offsets, extent, *_locate(locations, key, offsets)))
     chunks.sort(key=lambda chunk: chunk.offsets)
-    return StoredTensor(key, path, _DTYPES.get(named, named), shape, tuple(chunks))
+    return StoredTensor(key, path, _DTYPES.get(dtype.name, dtype.name), shape, tuple(chunks))
 
 
 # --- written -----------------------------------------------------------------------------------
@@ -183,13 +214,16 @@ def _tensor(
 def build_metadata(
     tensors: Iterable[StoredTensor], others: Iterable[StoredBytes], own: str
 ) -> bytes:
-    """The `.metadata` that describes these tensors and others, in this order."""
+    """Build the `.metadata` that describes these tensors and other bytes, in this order.
+
+    `own` is what this package records.
+    """
     tensors, others = list(tensors), list(others)
     everything: list[StoredTensor | StoredBytes] = [*tensors, *others]
     fields = {
         "state_dict_metadata": Pairs((each.key, _described(each)) for each in everything),
         "planner_data": Pairs((each.key, each.path) for each in everything),
-        "storage_data": Pairs(_stored(tensors, others)),
+        "storage_data": Pairs(_storage_data(tensors, others)),
         "storage_meta": None,
         "version": VERSION,
         "streamconv": own,
@@ -202,41 +236,38 @@ _CONTIGUOUS = Object(_ENCODING, (0,))
 
 
 def _described(tensor: StoredTensor | StoredBytes) -> Object:
+    """Build the value of `state_dict_metadata` for a tensor or other bytes."""
     if isinstance(tensor, StoredBytes):
         return Object(_BYTES, ())
     dtype = Global(TORCH_DTYPES[tensor.dtype][0])
     chunks = [
-        Object(_CHUNK, (), {"offsets": _sized(c.offsets), "sizes": _sized(c.sizes)})
+        Object(_CHUNK, (), {"offsets": _torch_size(c.offsets), "sizes": _torch_size(c.sizes)})
         for c in tensor.chunks
     ]
-    return Object(
-        _TENSOR,
-        (),
-        {
-            "properties": Object(_PROPERTIES, (), (dtype, _STRIDED, False, _CONTIGUOUS, False)),
-            "size": _sized(tensor.shape),
-            "chunks": chunks,
-        },
-    )
+    properties = Object(_PROPERTIES, (), (dtype, _STRIDED, False, _CONTIGUOUS, False))
+    size = _torch_size(tensor.shape)
+    return Object(_TENSOR, (), {"properties": properties, "size": size, "chunks": chunks})
 
 
-def _stored(
+def _storage_data(
     tensors: Iterable[StoredTensor], others: Iterable[StoredBytes]
 ) -> Iterator[tuple[Object, Object]]:
+    """Yield the index and the location of every chunk and of all other bytes."""
     for tensor in tensors:
         for number, chunk in enumerate(tensor.chunks):
-            at = {"fqn": tensor.key, "index": number, "offset": _sized(chunk.offsets)}
-            yield Object(_INDEX, (), at), _placed(chunk.file, chunk.offset, chunk.nbytes)
+            index = {"fqn": tensor.key, "index": number, "offset": _torch_size(chunk.offsets)}
+            yield Object(_INDEX, (), index), _storage_info(chunk.file, chunk.offset, chunk.nbytes)
     for other in others:
-        at = {"fqn": other.key, "index": None}
-        yield Object(_INDEX, (), at), _placed(other.file, other.offset, other.nbytes)
+        index = {"fqn": other.key, "index": None}
+        yield Object(_INDEX, (), index), _storage_info(other.file, other.offset, other.nbytes)
 
 
-def _placed(file: str, offset: int, nbytes: int) -> Object:
-    return Object(_PLACE, (), {"relative_path": file, "offset": offset, "length": nbytes})
+def _storage_info(file: str, offset: int, nbytes: int) -> Object:
+    fields = {"relative_path": file, "offset": offset, "length": nbytes}
+    return Object(_STORAGE_INFO, (), fields)
 
 
 @functools.lru_cache(maxsize=1024)
-def _sized(values: tuple[int, ...]) -> Object:
-    """A checkpoint has few shapes and many tensors of each."""
+def _torch_size(values: tuple[int, ...]) -> Object:
+    """Build a `torch.Size`. Cached: a checkpoint has few shapes and many tensors of each."""
     return Object(_SIZE, (values,))

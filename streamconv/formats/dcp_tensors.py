@@ -1,4 +1,10 @@
-"""What a torch.distributed.checkpoint stores, and whether chunks are all of their tensor. Pure."""
+"""The contents of a torch.distributed.checkpoint (DCP), and a check that chunks fill their tensor.
+
+StoredTensor  key "model.layers.0.weight", shape [4, 6]
+  Chunk       2 x 6 elements at [0, 0]: __0_0.distcp, bytes 0 to 1186
+  Chunk       2 x 6 elements at [2, 0]: __1_0.distcp, bytes 0 to 1186
+StoredBytes   key "optimizer.lr": __0_0.distcp, bytes 1186 to 2210
+"""
 
 import itertools
 import math
@@ -10,16 +16,18 @@ from streamconv.errors import BadCheckpoint, quoted
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A box of a tensor, and where its archive is."""
+    """A rectangular part of a tensor, and the location of its archive."""
 
     offsets: tuple[int, ...]
+    """Its first element, on each axis of the tensor."""
     sizes: tuple[int, ...]
+    """Its elements, on each axis."""
     file: str
     """Path below the checkpoint's folder."""
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
-    """Of the archive."""
+    """Size of the archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +36,17 @@ class StoredTensor:
 
     key: str
     path: tuple[str, ...]
-    """Where it is in the nested state dict."""
+    """Its keys in the nested state dict, outermost first."""
     dtype: str
-    """A dtype of the safetensors format; what torch calls it where that has none."""
+    """A dtype of the safetensors format, or its name in torch if the format lacks it."""
     shape: tuple[int, ...]
     chunks: tuple[Chunk, ...]
-    """Those that hold any of it, in the order of their offsets."""
+    """The chunks that are not empty, in the order of their offsets."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """Something else of the state dict, as an archive that is never opened."""
+    """A value of the state dict that is no tensor, in an archive that is never opened."""
 
     key: str
     path: tuple[str, ...]
@@ -48,27 +56,25 @@ class StoredBytes:
 
 
 def check_chunks(tensor: StoredTensor) -> None:
-    """Refuse a tensor whose chunks lie outside of it, over one another, or leave a hole."""
-    if [chunk.sizes for chunk in tensor.chunks] == [tensor.shape] and not any(
-        tensor.chunks[0].offsets
-    ):
+    """Refuse a tensor unless its chunks are inside it, do not overlap, and leave no hole.
+
+    Raises BadCheckpoint.
+    """
+    chunks, shape = tensor.chunks, tensor.shape
+    if len(chunks) == 1 and chunks[0].sizes == shape and not any(chunks[0].offsets):
         return
-    what = f"tensor {quoted(tensor.key)} {list(tensor.shape)}"
-    for chunk in tensor.chunks:
-        inside = len(chunk.offsets) == len(chunk.sizes) == len(tensor.shape) and all(
-            offset + extent <= size
-            for offset, extent, size in zip(chunk.offsets, chunk.sizes, tensor.shape, strict=True)
-        )
-        if not inside:
-            raise BadCheckpoint(f"{what}: its chunk {_box(chunk)} lies outside of it")
-    overlap = next(_overlaps(tensor.chunks, tensor.shape), None)
+    label = f"tensor {quoted(tensor.key)} {list(shape)}"
+    for chunk in chunks:
+        if not _is_inside(chunk, shape):
+            raise BadCheckpoint(f"cannot read {label}: its chunk {_box(chunk)} lies outside of it")
+    overlap = next(_overlaps(chunks, shape), None)
     if overlap is not None:
         one, other = map(_box, overlap)
-        raise BadCheckpoint(f"{what}: its chunks {one} and {other} overlap")
-    there, whole = sum(math.prod(c.sizes) for c in tensor.chunks), math.prod(tensor.shape)
-    if there != whole or not tensor.chunks:
+        raise BadCheckpoint(f"cannot read {label}: its chunks {one} and {other} overlap")
+    covered, total = sum(math.prod(chunk.sizes) for chunk in chunks), math.prod(shape)
+    if covered != total or not chunks:
         raise BadCheckpoint(
-            f"{what}: its {len(tensor.chunks)} chunks hold {there} of {whole} elements: "
+            f"cannot read {label}: its {len(chunks)} chunks hold {covered} of {total} elements: "
             "a chunk is missing"
         )
 
@@ -77,13 +83,24 @@ def _box(chunk: Chunk) -> str:
     return f"{list(chunk.sizes)} at {list(chunk.offsets)}"
 
 
+def _is_inside(chunk: Chunk, shape: tuple[int, ...]) -> bool:
+    return len(chunk.offsets) == len(chunk.sizes) == len(shape) and all(
+        offset + extent <= size
+        for offset, extent, size in zip(chunk.offsets, chunk.sizes, shape, strict=True)
+    )
+
+
 def _overlaps(chunks: Sequence[Chunk], shape: tuple[int, ...]) -> Iterator[tuple[Chunk, Chunk]]:
-    """Pairs of chunks that share an element: a sweep along the axis that most are cut on."""
+    """Yield the pairs of chunks that share an element.
+
+    A sweep along the axis with the most cuts. A chunk is compared only with those before it that
+    reach as far as its own first element on that axis.
+    """
     axes = range(len(shape))
-    axis = max(axes, key=lambda a: len({chunk.offsets[a] for chunk in chunks}), default=None)
-    if axis is None:
+    if not axes:  # all chunks of a scalar are the same element
         yield from itertools.pairwise(chunks)
         return
+    axis = max(axes, key=lambda a: len({chunk.offsets[a] for chunk in chunks}))
     active: list[Chunk] = []
     for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[axis]):
         active = [o for o in active if o.offsets[axis] + o.sizes[axis] > chunk.offsets[axis]]

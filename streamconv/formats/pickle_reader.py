@@ -1,10 +1,16 @@
-"""Pickles as data: read without being run. Pure.
+"""Pickles read as data: nothing is imported, called or run.
 
-A pickle is a program that makes its reader call whatever it names. The reader here calls
-nothing: what would be called with what becomes an `Object`, for the caller to look at, and a
-name that the caller does not admit is refused. Only what `pickle.dump` writes for plain values
-is understood, keys of dictionaries are text, numbers or objects, and nothing is hashed,
-compared or walked in depth, so that time and memory stay linear in the pickle's length.
+A pickle is a program for a machine with a stack, which makes its reader call whatever it names:
+
+    c os\\n system\\n         push the name os.system        here: push Global("os.system")
+    X 2 0 0 0 ls             push the text "ls"
+    \\x85                      put the top into a tuple
+    R                        call the name with the tuple   here: push Object("os.system", ("ls",))
+    .                        stop: the value is on top of the stack
+
+The caller admits the names that it expects; any other is refused. Only what `pickle.dump` writes
+for plain values is understood, and keys of dictionaries are text, numbers or objects. Nothing is
+hashed, compared or walked in depth, so that time and memory stay linear in the pickle's length.
 Source of the opcodes: `pickletools` of Python's library.
 """
 
@@ -16,12 +22,18 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 
 
-def read_pickle(raw: bytes, admitted: Collection[str], what: str) -> Any:
-    """The value in a pickle whose names are all `admitted`; `what` names it in errors.
+def read_pickle(raw: bytes, admitted: Collection[str], label: str) -> Any:
+    """Return the value in a pickle, with `Global` and `Object` for what it names and calls.
 
-    Raises BadCheckpoint.
+    Args:
+        raw: The bytes of the pickle.
+        admitted: Every name that it may contain, such as `torch.Size`.
+        label: Names the pickle in errors.
+
+    Raises:
+        BadCheckpoint: It contains another name, or no plain value.
     """
-    machine = _Machine(raw, admitted, what)
+    machine = _Machine(raw, admitted, label)
     try:
         return machine.run()
     except (IndexError, struct.error):
@@ -31,22 +43,24 @@ def read_pickle(raw: bytes, admitted: Collection[str], what: str) -> Any:
 
 
 class _Machine:
-    """Stack, marks and memo, as the opcodes want them."""
+    """The state that the opcodes change."""
 
-    __slots__ = ("admitted", "below", "globals", "memo", "position", "raw", "stack", "what")
+    __slots__ = ("admitted", "below", "globals", "label", "memo", "position", "raw", "stack")
 
-    def __init__(self, raw: bytes, admitted: Collection[str], what: str) -> None:
+    def __init__(self, raw: bytes, admitted: Collection[str], label: str) -> None:
         self.raw = raw
         self.admitted = admitted
-        self.what = what
+        self.label = label
         self.position = 0
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
-        """What lay on the stack when each mark was set."""
+        """The stack below each mark. A mark is the start of a list of arguments."""
         self.memo: list[Any] = []
+        """The values that the pickle refers to by number."""
         self.globals: dict[str, Global] = {}
 
     def run(self) -> Any:
+        """Perform all opcodes and return the value."""
         raw, ops = self.raw, _OPS
         while (op := raw[self.position]) != _STOP:
             self.position += 1
@@ -54,13 +68,15 @@ class _Machine:
         return self.stack.pop()
 
     def refusal(self, fact: str) -> BadCheckpoint:
+        """Build the error for a pickle that is not as it should be."""
         return BadCheckpoint(
-            f"{self.what}: not a pickle of a checkpoint: {fact} (byte {self.position})",
-            "nothing in it has been run",
+            f"cannot read {self.label}: not a pickle of a checkpoint: {fact} "
+            f"(byte {self.position})",
+            "check where the file comes from; nothing in it has been run",
         )
 
     def take(self, nbytes: int) -> bytes:
-        """The next bytes of the pickle."""
+        """Read the next bytes of the pickle."""
         begin = self.position
         taken = self.raw[begin : begin + nbytes]
         if len(taken) < nbytes:
@@ -69,12 +85,13 @@ class _Machine:
         return taken
 
     def number(self, form: struct.Struct) -> Any:
-        """The next number of the pickle."""
+        """Read the next number of the pickle."""
         (number,) = form.unpack_from(self.raw, self.position)
         self.position += form.size
         return number
 
     def line(self) -> str:
+        """Read the text up to the end of the line."""
         end = self.raw.find(b"\n", self.position)
         if end < 0:
             raise IndexError
@@ -83,27 +100,28 @@ class _Machine:
         return text
 
     def to_mark(self) -> list[Any]:
-        """What lies above the last mark, which is taken away."""
+        """Take the values above the last mark from the stack, and the mark."""
         above, self.stack = self.stack, self.below.pop()
         return above
 
     def top(self, kind: Any) -> Any:
-        """What lies on top, where it is of that kind."""
+        """Return the value on top of the stack. Raises BadCheckpoint if it is of another type."""
         if type(self.stack[-1]) is not kind:
             raise self.refusal(f"something is put into what is not a {kind.__name__}")
         return self.stack[-1]
 
     def name(self, module: str, name: str) -> None:
+        """Push a name. Raises BadCheckpoint if it is not admitted."""
         full = f"{module}.{name}"
         if full not in self.admitted:
             raise BadCheckpoint(
-                f"{self.what}: it names {quoted(full)}, which no checkpoint needs",
-                "it was not imported, and nothing was run: do not load this file with torch",
+                f"cannot read {self.label}: it names {quoted(full)}, which no checkpoint needs",
+                "do not load this file with torch: it could run code; nothing was run here",
             )
         self.stack.append(self.globals.setdefault(full, Global(full)))
 
 
-# --- the opcodes: a function each, as there are millions of them in a large pickle ---------------
+# --- the opcodes: one function each, because a large pickle has millions of them ----------------
 
 _BYTE, _SHORT, _INT, _UINT, _LONG, _REAL = map(struct.Struct, ("<B", "<H", "<i", "<I", "<Q", ">d"))
 _Op = Callable[[_Machine], object]
@@ -127,7 +145,7 @@ def _mark(m: _Machine) -> None:
 
 
 def _tuple_of(count: int) -> _Op:
-    """A tuple of the last so many."""
+    """Return the opcode that makes a tuple of the last `count` values."""
 
     def make(m: _Machine) -> None:
         stack = m.stack
@@ -159,7 +177,7 @@ def _set(m: _Machine, values: list[Any]) -> None:
 
 def _put(form: struct.Struct) -> _Op:
     def put(m: _Machine) -> None:
-        # picklers number one by one: a number of its own choice might be one of 10**9 as well
+        # picklers number the values 0, 1, 2 ...; any other number could ask for a memo of 10**9
         if m.number(form) != len(m.memo):
             raise IndexError
         m.memo.append(m.stack[-1])
@@ -211,40 +229,40 @@ _STOP = ord(".")
 _KNOWN: Mapping[int, _Op] = {
     0x80: lambda m: m.take(1),  # PROTO
     0x95: lambda m: m.take(8),  # FRAME
-    ord("N"): lambda m: m.stack.append(None),
-    0x88: lambda m: m.stack.append(True),
-    0x89: lambda m: m.stack.append(False),
-    ord("J"): _number(_INT),
-    ord("K"): _number(_BYTE),
-    ord("M"): _number(_SHORT),
-    0x8A: _long,
-    ord("G"): _number(_REAL),
-    0x8C: _text(_BYTE),
-    ord("X"): _text(_UINT),
-    0x8D: _text(_LONG),
-    ord("("): _mark,
-    ord(")"): lambda m: m.stack.append(()),
-    0x85: _tuple_of(1),
-    0x86: _tuple_of(2),
-    0x87: _tuple_of(3),
-    ord("t"): _marked_tuple,
-    ord("]"): lambda m: m.stack.append([]),
-    ord("a"): lambda m: _extend(m, [m.stack.pop()]),
-    ord("e"): lambda m: _extend(m, m.to_mark()),
-    ord("}"): lambda m: m.stack.append({}),
-    ord("s"): lambda m: _set(m, [m.stack.pop(-2), m.stack.pop()]),
-    ord("u"): lambda m: _set(m, m.to_mark()),
+    ord("N"): lambda m: m.stack.append(None),  # NONE
+    0x88: lambda m: m.stack.append(True),  # NEWTRUE
+    0x89: lambda m: m.stack.append(False),  # NEWFALSE
+    ord("J"): _number(_INT),  # BININT
+    ord("K"): _number(_BYTE),  # BININT1
+    ord("M"): _number(_SHORT),  # BININT2
+    0x8A: _long,  # LONG1
+    ord("G"): _number(_REAL),  # BINFLOAT
+    0x8C: _text(_BYTE),  # SHORT_BINUNICODE
+    ord("X"): _text(_UINT),  # BINUNICODE
+    0x8D: _text(_LONG),  # BINUNICODE8
+    ord("("): _mark,  # MARK
+    ord(")"): lambda m: m.stack.append(()),  # EMPTY_TUPLE
+    0x85: _tuple_of(1),  # TUPLE1
+    0x86: _tuple_of(2),  # TUPLE2
+    0x87: _tuple_of(3),  # TUPLE3
+    ord("t"): _marked_tuple,  # TUPLE
+    ord("]"): lambda m: m.stack.append([]),  # EMPTY_LIST
+    ord("a"): lambda m: _extend(m, [m.stack.pop()]),  # APPEND
+    ord("e"): lambda m: _extend(m, m.to_mark()),  # APPENDS
+    ord("}"): lambda m: m.stack.append({}),  # EMPTY_DICT
+    ord("s"): lambda m: _set(m, [m.stack.pop(-2), m.stack.pop()]),  # SETITEM
+    ord("u"): lambda m: _set(m, m.to_mark()),  # SETITEMS
     0x94: lambda m: m.memo.append(m.stack[-1]),  # MEMOIZE
-    ord("q"): _put(_BYTE),
-    ord("r"): _put(_UINT),
-    ord("h"): _get(_BYTE),
-    ord("j"): _get(_UINT),
-    ord("c"): lambda m: m.name(m.line(), m.line()),
-    0x93: _global_from_stack,
-    ord("R"): _call,
+    ord("q"): _put(_BYTE),  # BINPUT
+    ord("r"): _put(_UINT),  # LONG_BINPUT
+    ord("h"): _get(_BYTE),  # BINGET
+    ord("j"): _get(_UINT),  # LONG_BINGET
+    ord("c"): lambda m: m.name(m.line(), m.line()),  # GLOBAL
+    0x93: _global_from_stack,  # STACK_GLOBAL
+    ord("R"): _call,  # REDUCE
     0x81: _call,  # NEWOBJ
-    ord("b"): _build,
-    ord("Q"): _persistent,
+    ord("b"): _build,  # BUILD
+    ord("Q"): _persistent,  # BINPERSID
 }
-"""Opcodes by their byte. No other is needed to pickle a checkpoint's metadata or a tensor."""
+"""The opcodes that are understood. A checkpoint's metadata or a tensor needs no other."""
 _OPS = [_KNOWN.get(op, _unknown) for op in range(256)]

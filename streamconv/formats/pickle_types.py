@@ -1,23 +1,24 @@
-"""What a pickle is made of where nothing in it is run. Pure."""
+"""Names and calls in a pickle, as data: nothing that a pickle names is imported or run."""
 
 from dataclasses import dataclass
 from typing import Any
 
 PERSISTENT = "persistent id"
-"""Stands for the name of what a pickle refers to from outside of it."""
+"""The name of an Object that is outside of the pickle; its `args` are the reference to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """Something that is only named, such as `torch.bfloat16`."""
+    """A module's attribute that a pickle names, such as `torch.bfloat16`."""
 
     name: str
 
 
 @dataclass(eq=False, slots=True)
 class Object:
-    """What a call makes: of `name` with `args`, or a new one of class `name` with a `state`."""
+    """The result of a call that a pickle asks for: `name(*args)`, and then its state is set."""
 
     name: str
     args: Any
     state: Any = None
+    """The fields of an instance, or None if none were set."""

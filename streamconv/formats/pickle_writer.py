@@ -1,7 +1,13 @@
-"""Pickles written without what they name. Pure.
+"""Pickles of values whose classes are only named, not imported.
 
-Protocol 2, which every reader of torch understands. Source of the opcodes: `pickletools` of
-Python's library.
+    80 02                           protocol 2, which every reader of torch understands
+    c torch\\n Size\\n q 0             push the name torch.Size, remember it as number 0
+    ( K 2 K 3 t                     push the tuple (2, 3)
+    ( ... t R q 1                   call the name with arguments, remember the result
+    h 1                             push what is remembered as number 1
+    .                               stop: the value is on top of the stack
+
+Source of the opcodes: `pickletools` of Python's library.
 """
 
 import struct
@@ -14,17 +20,17 @@ from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A dictionary that is written pair by pair, so that it need not be in memory."""
+    """A dictionary that is written pair by pair, so that it is never in memory as a whole."""
 
     pairs: Iterable[tuple[Any, Any]]
 
 
 def write_pickle(value: Any) -> bytes:
-    """A pickle of `value`.
+    """Return a pickle of `value`.
 
-    `value` is made of None, bool, int, float, text, tuples, lists, dictionaries, `Pairs`,
-    `Global` and `Object`. One with a state is made by its class's `__new__`, one without by a
-    call, once however often it occurs.
+    `value` consists of None, bool, int, float, str, tuple, list, dict, `Pairs`, `Global` and
+    `Object`. An `Object` with a state is written as `cls.__new__(cls, *args)` and its state. One
+    without a state is written as a call; if it occurs again, as a reference to the first.
     """
     writer = _Writer()
     writer.write(value)
@@ -32,6 +38,8 @@ def write_pickle(value: Any) -> bytes:
 
 
 class _Writer:
+    """The pickle so far, and the memo of what can be referred to."""
+
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
         self._memo: dict[str | Global | Object, int] = {}
@@ -62,23 +70,23 @@ class _Writer:
             self.out += struct.pack("<cB", b"\x8a", len(raw)) + raw
 
     def _text(self, value: str) -> None:
-        if not self._again(value):
+        if not self._refer(value):
             raw = value.encode("utf-8", "surrogatepass")
             self.out += struct.pack("<cI", b"X", len(raw)) + raw
             self._remember(value)
 
     def _global(self, value: Global) -> None:
-        if not self._again(value):
+        if not self._refer(value):
             module, _, name = value.name.rpartition(".")
             self.out += f"c{module}\n{name}\n".encode()
             self._remember(value)
 
-    def _again(self, value: str | Global | Object) -> bool:
-        """Whether it has been written before and is now written as a reference to that."""
-        place = self._memo.get(value)
-        if place is not None:
-            self.out += _numbered(b"h", b"j", place)
-        return place is not None
+    def _refer(self, value: str | Global | Object) -> bool:
+        """Write a reference to a value that has been written before; return False for a new one."""
+        number = self._memo.get(value)
+        if number is not None:
+            self.out += _numbered(b"h", b"j", number)
+        return number is not None
 
     def _remember(self, value: str | Global | Object) -> None:
         self.out += _numbered(b"q", b"r", len(self._memo))
@@ -111,7 +119,7 @@ class _Writer:
             self.write(value.args)
             self.out += b"Q"
             return
-        if value.state is None and self._again(value):
+        if value.state is None and self._refer(value):
             return
         self._global(Global(value.name))
         self.write(value.args)
@@ -125,4 +133,5 @@ class _Writer:
 
 
 def _numbered(short: bytes, wide: bytes, number: int) -> bytes:
+    """Return an opcode and its number, in one byte or four."""
     return short + bytes([number]) if number < 256 else wide + struct.pack("<I", number)

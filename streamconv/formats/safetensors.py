@@ -1,13 +1,16 @@
-"""The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes. Pure.
+"""The safetensors format: a length, a JSON header, the bytes of the tensors.
 
-    u64 little-endian N | N bytes of JSON, padded with spaces | data
+    8 bytes     N, the length of the header, little-endian
+    N bytes     the header: JSON, padded with spaces
+    the rest    data: the tensors' bytes, one after another
+
     {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
      "__metadata__": {"text": "text"}}
 
-Offsets count from the start of the data, have no gap and no overlap, and end where the file
-ends. Source: https://github.com/huggingface/safetensors, README and `tensor.rs`. Stricter than
-the reference reader in what lets two readers see two checkpoints in one file: no name twice, no
-unknown field, nothing before the opening brace.
+`data_offsets` count bytes from the start of the data. They leave no gap, do not overlap, and the
+last one ends where the file ends. Source: https://github.com/huggingface/safetensors, README and
+`tensor.rs`. The parser here also refuses what two readers could understand differently: a name
+that occurs twice, an unknown field, anything before the opening brace.
 """
 
 import json
@@ -25,7 +28,7 @@ LENGTH_BYTES = 8
 MAX_DIMS = 64
 MAX_SIZE = 2**63
 MAX_METADATA = 2**16
-"""Names in `__metadata__`: writers have a handful, and a header has room for ten million."""
+"""Names in `__metadata__`. Writers store a handful; a header has room for ten million."""
 FIELDS = {"dtype", "shape", "data_offsets"}
 
 DTYPE_BITS: Mapping[str, int] = {
@@ -37,23 +40,25 @@ DTYPE_BITS: Mapping[str, int] = {
     **dict.fromkeys(("I32", "U32", "F32"), 32),
     **dict.fromkeys(("C64", "F64", "I64", "U64"), 64),
 }
-"""Width of an element of each dtype of the format."""
+"""Width in bits of an element of each dtype of the format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a header; `begin` and `end` are bytes from the start of the data."""
+    """One tensor of a header."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
+    """Bytes from the start of the data to the first of the tensor's."""
     end: int
+    """Bytes from the start of the data to the one after the tensor's last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says it holds; entries in the order of their bytes."""
+    """The header of a file; entries in the order of their bytes."""
 
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str]
@@ -61,88 +66,136 @@ class Header:
     """Bytes from the start of the file to the data."""
 
 
+# --- read --------------------------------------------------------------------------------------
+
+
 def is_safetensors(first: bytes) -> bool:
-    """Whether a file that begins with these 9 bytes looks like one of the format."""
+    """Return True if a file that begins with these 9 bytes may be a safetensors file."""
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
     return length <= MAX_HEADER_BYTES and first[LENGTH_BYTES:] == b"{"
 
 
-def header_length(first: bytes, file_size: int, what: str) -> int:
-    """Bytes of JSON that a file's first 8 bytes announce, held against the file's size."""
+def header_length(first: bytes, file_size: int, label: str) -> int:
+    """Return the length in bytes of a file's header, from the first 8 bytes of the file.
+
+    Args:
+        first: The first 8 bytes, or all of a shorter file.
+        file_size: Size of the file in bytes.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The header is longer than the file, or than the format allows.
+    """
     if len(first) < LENGTH_BYTES:
-        raise BadCheckpoint(f"{what}: {file_size} bytes are too few for a safetensors file")
+        raise BadCheckpoint(
+            f"cannot read {label}: {file_size} bytes are too few for a safetensors file"
+        )
     length = int.from_bytes(first, "little")
     if length > MAX_HEADER_BYTES or length + LENGTH_BYTES > file_size:
         raise BadCheckpoint(
-            f"{what}: the first 8 bytes announce a header of {length} bytes, "
+            f"cannot read {label}: the first 8 bytes announce a header of {length} bytes, "
             f"the file has {file_size}, the format allows {MAX_HEADER_BYTES}",
-            "is it a safetensors file, whole? a Git LFS pointer or a saved web page is not",
+            "check that it is a whole safetensors file, not a Git LFS pointer or a web page",
         )
     return length
 
 
-def parse_header(raw: bytes, file_size: int, what: str) -> Header:
-    """The header whose JSON is `raw`, every rule of the format checked.
+def parse_header(raw: bytes, file_size: int, label: str) -> Header:
+    """Parse a header, and check every rule of the format.
 
-    `what` names the file in errors; `file_size` is in bytes. Raises BadCheckpoint.
+    Args:
+        raw: The JSON of the header, with its padding.
+        file_size: Size of the whole file in bytes.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The header breaks a rule, or does not fit the file.
     """
     if raw[:1] != b"{":
-        raise BadCheckpoint(f"{what}: the header does not begin with a brace")
+        raise BadCheckpoint(f"cannot read {label}: the header does not begin with a brace")
     metadata: Mapping[str, str] = {}
     entries = []
-    shared: dict[object, Any] = {}
-    with as_bad_checkpoint(what):
+    shapes: dict[object, Any] = {}
+    with as_bad_checkpoint(label):
         cursor = Cursor(raw.decode("utf-8"))
         for name in cursor.members():
             if name == "__metadata__":
-                metadata = _metadata(cursor, what)
-            else:
-                entries.append(_entry(name, _field(name, cursor, what), what, shared))
+                metadata = _parse_metadata(cursor, label)
+                continue
+            try:
+                entries.append(_parse_entry(name, _read_fields(cursor), shapes))
+            except _InvalidEntry as error:
+                raise BadCheckpoint(
+                    f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
+                ) from None
         cursor.end()
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     data_start = LENGTH_BYTES + len(raw)
-    position = 0
-    for entry in entries:
-        if entry.begin != position:
-            raise BadCheckpoint(
-                f"{what}: tensor {quoted(entry.name)} begins at byte {entry.begin} of the data, "
-                f"the one before it ends at {position}"
-            )
-        position = entry.end
-    if data_start + position != file_size:
-        fact = "cut short" if data_start + position > file_size else "too long"
-        raise BadCheckpoint(
-            f"{what}: the file is {fact}: its header describes {data_start + position} bytes, "
-            f"it has {file_size}"
-        )
+    _check_offsets(entries, file_size - data_start, data_start, label)
     return Header(tuple(entries), metadata, data_start)
 
 
-def _metadata(cursor: Cursor, what: str) -> dict[str, str]:
+def _parse_metadata(cursor: Cursor, label: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    refusal = BadCheckpoint(f"{what}: __metadata__ has to map text to text")
+    not_text = BadCheckpoint(f"cannot read {label}: __metadata__ has to map text to text")
     if cursor.next() != "{":
-        raise refusal
+        raise not_text
     for name in cursor.members():
         if cursor.next() != '"':
-            raise refusal
+            raise not_text
         if len(found) == MAX_METADATA:
-            raise BadCheckpoint(f"{what}: __metadata__ has more than {MAX_METADATA:,} names")
+            raise BadCheckpoint(
+                f"cannot read {label}: __metadata__ has more than {MAX_METADATA:,} names"
+            )
         found[name] = cursor.value()
     return found
 
 
-def _field(name: str, cursor: Cursor, what: str) -> Any:
-    """What is said of a tensor; refused, where it is long, before it is taken apart."""
+class _InvalidEntry(Exception):
+    """A rule of the format that a tensor's entry breaks."""
+
+
+def _read_fields(cursor: Cursor) -> Any:
+    """Return the value of an entry. One that is too long is refused before it is parsed."""
     try:
         return cursor.small_value()
     except OverflowError as error:
-        fact = f"{error} ... is more than a dtype, a shape and data_offsets take"
-        raise _refusal(what, name, fact) from None
+        raise _InvalidEntry(
+            f"{error} ... is more than a dtype, a shape and data_offsets take"
+        ) from None
+
+
+def _parse_entry(name: str, fields: Any, shapes: dict[object, Any]) -> Entry:
+    """Build an entry from the value in the header.
+
+    Args:
+        name: The tensor.
+        fields: The JSON value that describes it.
+        shapes: The shapes so far, each under itself, so that equal ones share one object.
+
+    Raises:
+        _InvalidEntry: A field is missing, unknown or wrong, or the size contradicts the shape.
+    """
+    if not isinstance(fields, dict) or fields.keys() != FIELDS:
+        raise _InvalidEntry("not an object of dtype, shape and data_offsets alone")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is None:
+        raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMS:
+        raise _InvalidEntry(f"shape {str(shape)[:80]} is not a list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
+        raise _InvalidEntry(f"data_offsets {str(offsets)[:80]} are not a begin and an end")
+    begin, end = offsets
+    expected, span = math.prod(shape) * bits, 8 * (end - begin)
+    if expected != span:
+        raise _InvalidEntry(f"{dtype} {shape} takes {expected} bits, its data_offsets span {span}")
+    shape = tuple(shape)
+    return Entry(name, sys.intern(dtype), shapes.setdefault(shape, shape), begin, end)
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether `values` is a list of integers that fit a file; JSON's true and 2.0 are none."""
+    """Return True for a list of integers that fit a file. JSON's `true` and `2.0` do not count."""
     if not isinstance(values, list):
         return False
     for value in values:  # noqa: SIM110 - a header has a million of these
@@ -151,35 +204,42 @@ def _are_sizes(values: Any) -> bool:
     return True
 
 
-def _entry(name: str, field: Any, what: str, shared: dict[object, Any]) -> Entry:
-    """A tensor as a header describes it; its shape is one object with the others of that shape."""
-    if not isinstance(field, dict) or field.keys() != FIELDS:
-        raise _refusal(what, name, "not an object of dtype, shape and data_offsets alone")
-    dtype, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
-    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
-    if bits is None:
-        raise _refusal(what, name, f"dtype {dtype} is not one of the format's")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMS:
-        raise _refusal(what, name, f"shape {str(shape)[:80]} is not a list of sizes")
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise _refusal(what, name, f"data_offsets {str(offsets)[:80]} are not a begin and an end")
-    need, span = math.prod(shape) * bits, 8 * (offsets[1] - offsets[0])
-    if need != span:
-        raise _refusal(
-            what, name, f"{dtype} {shape} takes {need} bits, its data_offsets span {span}"
+def _check_offsets(entries: Iterable[Entry], nbytes: int, data_start: int, label: str) -> None:
+    """Refuse entries, sorted by their bytes, that do not fill `nbytes` of data exactly."""
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            raise BadCheckpoint(
+                f"cannot read {label}: tensor {quoted(entry.name)} begins at byte {entry.begin} of "
+                f"the data, the one before it ends at {position}"
+            )
+        position = entry.end
+    described, there = data_start + position, data_start + nbytes
+    if described > there:
+        raise BadCheckpoint(
+            f"cannot read {label}: the file is cut short: its header describes {described} bytes, "
+            f"it has {there}"
         )
-    shape = tuple(shape)
-    return Entry(name, sys.intern(dtype), shared.setdefault(shape, shape), offsets[0], offsets[1])
+    if described < there:
+        raise BadCheckpoint(
+            f"cannot read {label}: the file is too long: its header describes {described} bytes, "
+            f"it has {there}"
+        )
 
 
-def _refusal(what: str, name: str, fact: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{what}: tensor {quoted(name)}: {quoted(fact)}")
+# --- written -----------------------------------------------------------------------------------
 
 
 def build_header(
     entries: Iterable[Entry], metadata: Mapping[str, str], alignment: int = LENGTH_BYTES
 ) -> bytes:
-    """A file's bytes up to its data, padded with spaces to a multiple of `alignment` bytes."""
+    """Build a file's bytes up to its data: the length and the header.
+
+    Args:
+        entries: The tensors, in the order in which the header lists them.
+        metadata: The `__metadata__`; left out if empty.
+        alignment: The data starts at a multiple of this many bytes, after spaces.
+    """
     fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for entry in entries:
         fields[entry.name] = {

@@ -1,7 +1,13 @@
-"""JSON without the liberties of Python's reader: no name twice, no NaN, UTF-8 alone. Pure.
+"""JSON as RFC 8259 has it, without the liberties of Python's reader.
 
-Whole, or an object's members one by one: a header has a million of them, which take five times
-its bytes as Python's lists and dictionaries, and a hostile one far more.
+    {"a": 1, "a": 2}     refused: two readers could take two values
+    {"a": NaN}           refused: not JSON
+    "\\ud800"              refused: half a character, which no UTF-8 can hold
+    [[[[...              refused: nested too deeply
+
+A text is parsed whole (`parse_json`) or one member at a time (`Cursor`). A header of safetensors
+has a million members. As Python's lists and dictionaries these take five times the bytes of the
+text, and those of a hostile header far more.
 """
 
 import json
@@ -15,27 +21,28 @@ from streamconv.errors import BadCheckpoint, quoted
 
 MAX_JSON_BYTES = 256_000_000
 """No index, config or manifest is larger. An index of 140,000 tensors has 13.5 MB."""
-LONGEST = 2**16
-"""Characters of a value that is to be small."""
-MOST_VALUES = 4_000_000
-"""Of a whole text: an index or manifest of a million tensors has less. Each takes up to 64 bytes
-and more, whatever its length."""
-_FLAT = re.compile(rf"\{{[^{{}}]{{0,{LONGEST}}}\}}")
-"""An object without another one in it."""
+MAX_VALUES = 4_000_000
+"""Values in a text that is parsed whole. An index or manifest of a million tensors has fewer.
+Each takes 64 bytes or more as a Python object, however short it is."""
+MAX_SMALL_CHARS = 2**16
+"""Characters of a value that has to be small."""
+
+_FLAT = re.compile(rf"\{{[^{{}}]{{0,{MAX_SMALL_CHARS}}}\}}")
+"""An object that contains no other object."""
 _SPACE = re.compile(r"[ \t\n\r]*")
-_HALF = re.compile(r"\\u[dD]")
-"""What an escaped half of a character begins with; so does a whole one beyond 16 bits."""
+_SURROGATE = re.compile(r"\\u[dD]")
+"""How an escaped half of a character begins. The two halves of a whole one begin like this, too."""
 
 
-class Duplicate(ValueError):
-    """A name that is there twice."""
+class DuplicateName(ValueError):
+    """A name that an object has twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         times = Counter(name for name, _ in pairs)
-        raise Duplicate(next(name for name in times if times[name] > 1))
+        raise DuplicateName(next(name for name in times if times[name] > 1))
     return found
 
 
@@ -46,63 +53,78 @@ def _no_constant(text: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def parse_json(raw: bytes, what: str) -> Any:
-    """The value that `raw` is. `what` names the file in errors. Raises BadCheckpoint."""
-    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
-        raise BadCheckpoint(f"{what}: more than {MOST_VALUES:,} values; no such file has so many")
-    with as_bad_checkpoint(what):
+def parse_json(raw: bytes, label: str) -> Any:
+    """Return the value that `raw` encodes. Raises BadCheckpoint; `label` names the file in it."""
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise BadCheckpoint(
+            f"cannot read {label}: more than {MAX_VALUES:,} values; no such file has so many"
+        )
+    with as_bad_checkpoint(label):
         text = raw.decode("utf-8")
         parsed = _DECODER.decode(text)
-        if _HALF.search(text):
+        if _SURROGATE.search(text):
             json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     return parsed
 
 
-def parse_json_object(raw: bytes, what: str) -> dict[str, Any]:
-    """Return the JSON object in `raw`. Raises BadCheckpoint; `what` names the file in it."""
-    parsed = parse_json(raw, what)
+def parse_json_object(raw: bytes, label: str) -> dict[str, Any]:
+    """Return the JSON object in `raw`. Raises BadCheckpoint; `label` names the file in it."""
+    parsed = parse_json(raw, label)
     if not isinstance(parsed, dict):
-        raise BadCheckpoint(f"{what}: not a JSON object")
+        raise BadCheckpoint(f"cannot read {label}: not a JSON object")
     return parsed
 
 
-def check_json_size(nbytes: int, what: str) -> None:
+def check_json_size(nbytes: int, label: str) -> None:
     """Refuse a file that is too large to be read whole. Raises BadCheckpoint."""
     if nbytes > MAX_JSON_BYTES:
-        raise BadCheckpoint(f"{what}: {nbytes} bytes, no such file has over {MAX_JSON_BYTES}")
+        raise BadCheckpoint(
+            f"cannot read {label}: {nbytes} bytes, no such file has over {MAX_JSON_BYTES}"
+        )
 
 
 @contextmanager
-def as_bad_checkpoint(what: str) -> Iterator[None]:
-    """Turns what is wrong with a text as JSON into BadCheckpoint; `what` names its file."""
+def as_bad_checkpoint(label: str) -> Iterator[None]:
+    """Turn the errors of reading a text as JSON into BadCheckpoint; `label` names the file in it.
+
+    Nearly all of them are ValueErrors, so the order of the clauses below matters.
+    """
     try:
         yield
     except UnicodeDecodeError as error:
-        raise BadCheckpoint(f"{what}: not UTF-8 at byte {error.start}") from None
+        raise BadCheckpoint(f"cannot read {label}: not UTF-8 at byte {error.start}") from None
     except UnicodeEncodeError:
-        raise BadCheckpoint(f"{what}: an escaped half of a character, \\ud8xx") from None
-    except Duplicate as error:
-        raise BadCheckpoint(f"{what}: the name {quoted(str(error))} is there twice") from None
+        raise BadCheckpoint(
+            f"cannot read {label}: an escaped half of a character, \\ud8xx"
+        ) from None
+    except DuplicateName as error:
+        raise BadCheckpoint(
+            f"cannot read {label}: the name {quoted(str(error))} is there twice"
+        ) from None
     except RecursionError:
-        raise BadCheckpoint(f"{what}: JSON nested too deeply") from None
+        raise BadCheckpoint(f"cannot read {label}: JSON nested too deeply") from None
     except ValueError as error:
-        raise BadCheckpoint(f"{what}: not JSON: {quoted(str(error))}") from None
+        raise BadCheckpoint(f"cannot read {label}: not JSON: {quoted(str(error))}") from None
 
 
 class Cursor:
-    """A place in a JSON text, moved on by reading. Raises ValueError where it is not JSON.
+    """A position in a JSON text that moves forward as values are read.
 
-    Names and texts are checked to be whole characters; UnicodeEncodeError where they are not.
+    Every method raises ValueError if the text is not JSON there, and UnicodeEncodeError if a name
+    or text has half a character.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._halves = _HALF.search(text) is not None
+        self._has_surrogates = _SURROGATE.search(text) is not None
 
     def members(self) -> Iterator[str]:
-        """The names in the object that begins here, none twice. Whoever asks for the next one has
-        read the value of the last."""
+        """Yield the names in the object that begins here.
+
+        The caller reads the value of each name before it asks for the next one. Raises
+        DuplicateName if a name comes again.
+        """
         seen = set()
         self._take("{")
         if self.next() == "}":
@@ -113,7 +135,7 @@ class Cursor:
                 raise json.JSONDecodeError("Expecting a name in quotes", self._text, self._at)
             name = self.value()
             if name in seen:
-                raise Duplicate(name)
+                raise DuplicateName(name)
             seen.add(name)
             self._take(":")
             yield name
@@ -123,7 +145,7 @@ class Cursor:
             self._at += 1
 
     def next(self) -> str:
-        """The character that comes next, space aside; none at the end."""
+        """Skip white space and return the next character without reading it; empty at the end."""
         char = self._text[self._at : self._at + 1]
         if char and char in " \t\n\r":
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
@@ -131,41 +153,43 @@ class Cursor:
         return char
 
     def value(self) -> Any:
-        """The value that comes next, whatever its size."""
+        """Read the next value, whatever its size."""
         self.next()
         value, self._at = _DECODER.raw_decode(self._text, self._at)
-        if self._halves and isinstance(value, str):
+        if self._has_surrogates and isinstance(value, str):
             value.encode("utf-8")
         return value
 
     def small_value(self) -> Any:
-        """The value that comes next, of which no more is looked at than LONGEST characters.
+        """Read the next value, of at most MAX_SMALL_CHARS characters.
 
-        OverflowError, with how it begins, where these are not all of it.
+        Raises OverflowError, with the beginning of the value, if it is longer. No more of it is
+        looked at.
         """
         self.next()
         flat = _FLAT.match(self._text, self._at)
         if flat is not None:
             try:
-                return self._decoded(flat[0])
-            except json.JSONDecodeError:  # a brace in a text, perhaps
+                return self._decode(flat[0])
+            except json.JSONDecodeError:  # perhaps the brace was part of a text
                 pass
-        return self._decoded(self._text[self._at : self._at + LONGEST])
+        return self._decode(self._text[self._at : self._at + MAX_SMALL_CHARS])
 
-    def _decoded(self, part: str) -> Any:
+    def end(self) -> None:
+        """Check that nothing but white space follows."""
+        if self.next():
+            raise json.JSONDecodeError("Extra data", self._text, self._at)
+
+    def _decode(self, part: str) -> Any:
+        """Read the value at the beginning of `part`, which begins at this position."""
         try:
             value, size = _DECODER.raw_decode(part)
         except json.JSONDecodeError as error:
-            if len(part) == LONGEST:
+            if len(part) == MAX_SMALL_CHARS:
                 raise OverflowError(part[:80]) from None
             raise json.JSONDecodeError(error.msg, self._text, self._at + error.pos) from None
         self._at += size
         return value
-
-    def end(self) -> None:
-        """Nothing but space comes any more."""
-        if self.next():
-            raise json.JSONDecodeError("Extra data", self._text, self._at)
 
     def _take(self, char: str) -> None:
         if self.next() != char:

@@ -1,12 +1,12 @@
-"""The zip archive that `torch.save` makes of one tensor: built, and looked into. Pure.
+"""The zip archive that `torch.save` makes of one tensor: built, and searched for the tensor.
 
-    archive/data.pkl     a pickle: how the tensor is put together from its storage
-    archive/byteorder    little
-    archive/version      3
+    archive/data.pkl     a pickle: dtype, shape and strides of the tensor, and its storage
+    archive/byteorder    "little"
+    archive/version      "3"
     archive/data/0       the tensor's bytes, stored as they are, at a multiple of 64
-    directory            where each of them is
+    directory            offset and size of each of these files
 
-What stands before and behind the bytes depends on dtype and shape alone.
+The bytes before and after those of the tensor depend on its dtype and shape alone.
 Source: `torch/serialization.py`.
 """
 
@@ -23,9 +23,10 @@ from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 from streamconv.formats.pickle_writer import write_pickle
 from streamconv.formats.safetensors import DTYPE_BITS, MAX_DIMS, MAX_SIZE
-from streamconv.formats.zip_archive import ReadAt, Window, around, members_of
+from streamconv.formats.zip_archive import ReadAt, Window, around_payload, read_directory
 
 MAX_PICKLE_BYTES = 65536
+"""The pickle of one tensor has a few hundred bytes."""
 
 REBUILD, REBUILD_TYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
 UNTYPED = "torch.storage.UntypedStorage"
@@ -54,8 +55,8 @@ TORCH_DTYPES: Mapping[str, tuple[str, str | None]] = MappingProxyType(
         "F8_E5M2FNUZ": ("torch.float8_e5m2fnuz", None),
     }
 )
-"""What torch calls a dtype of the safetensors format, and the storage that stands for it in a
-pickle; None for the younger ones, which are named themselves."""
+"""Each dtype of the safetensors format that torch has: its name in torch, and the class of storage
+that a pickle names instead of it. Newer dtypes have no such class; a pickle names them directly."""
 
 _DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
 _ITEM_BYTES = {dtype: DTYPE_BITS[dtype] // 8 for dtype in TORCH_DTYPES}
@@ -68,29 +69,34 @@ _ADMITTED = frozenset({*_DTYPES, *_STORAGES, REBUILD, REBUILD_TYPED, UNTYPED, NO
 
 @functools.lru_cache(maxsize=256)
 def around_tensor(dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
-    """What stands before and behind the bytes of a contiguous tensor of a dtype and shape."""
+    """Build the bytes of an archive before and after those of a contiguous tensor."""
     torch_dtype, storage = TORCH_DTYPES[dtype]
     count = math.prod(shape)
     nbytes = count * _ITEM_BYTES[dtype]
     key = ("storage", Global(storage or UNTYPED), "0", "cpu", count if storage else nbytes)
-    hooks = Object(NO_HOOKS, ())
-    args = (Object(PERSISTENT, key), 0, shape, _strides(shape), False, hooks)
-    made = Object(REBUILD, args) if storage else Object(REBUILD_TYPED, (*args, Global(torch_dtype)))
-    return around(_files(write_pickle(made)), nbytes, "data/0")
+    args = (Object(PERSISTENT, key), 0, shape, _strides(shape), False, Object(NO_HOOKS, ()))
+    if storage:
+        tensor = Object(REBUILD, args)
+    else:
+        tensor = Object(REBUILD_TYPED, (*args, Global(torch_dtype)))
+    return around_payload(_files(write_pickle(tensor)), nbytes, "data/0")
 
 
 def archive_of_value(value: Any) -> bytes:
-    """The archive of a value without tensors, as `torch.save` stores it."""
-    return b"".join(around(_files(write_pickle(value)), None, ""))
+    """Build the archive of a value without tensors, as `torch.save` stores it."""
+    return b"".join(around_payload(_files(write_pickle(value)), None, ""))
 
 
 def _files(pickled: bytes) -> dict[str, bytes]:
-    """The files that stand before a tensor's bytes."""
+    """Return the files of an archive that come before the tensor's bytes."""
     return {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a contiguous tensor, in elements; an empty dimension counts as one, as in torch."""
+    """Return the strides of a contiguous tensor, in elements.
+
+    As in torch, a dimension of size 0 counts as 1: `(2, 0, 3)` has the strides `(3, 3, 1)`.
+    """
     widths = itertools.accumulate((max(n, 1) for n in reversed(shape[1:])), int.__mul__, initial=1)
     return tuple(widths)[::-1] if shape else ()
 
@@ -105,26 +111,32 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """Bytes from the start of the archive to the first of its own."""
+    """Bytes from the start of the archive to the first of the tensor's."""
 
 
-def find_tensor(read: ReadAt, nbytes: int, what: str) -> Stored:
-    """The tensor in an archive of `nbytes`, contiguous and uncompressed; `what` names it in errors.
+def find_tensor(read: ReadAt, nbytes: int, label: str) -> Stored:
+    """Find the contiguous, uncompressed tensor in an archive. Its pickle is not run.
 
-    Its pickle is read as data, never run. Raises BadCheckpoint.
+    Args:
+        read: Returns bytes of the archive.
+        nbytes: Size of the archive.
+        label: Names the archive in errors.
+
+    Raises:
+        BadCheckpoint: The archive is no such tensor, or is damaged.
     """
-    window = Window(read, nbytes, what)
-    members = members_of(window)
+    window = Window(read, nbytes, label)
+    members = read_directory(window)
     if "data.pkl" not in members:
         raise window.refusal("it has no data.pkl")
     order = members.get("byteorder")
-    if order and window.bytes_at(*order.place(window)) != b"little":
+    if order and window.bytes_at(*order.locate(window)) != b"little":
         raise window.refusal("its numbers are big-endian")
-    begin, size = members["data.pkl"].place(window)
+    begin, size = members["data.pkl"].locate(window)
     if size > MAX_PICKLE_BYTES:
         raise window.refusal(f"its pickle has {size} bytes")
     try:
-        layout = _layout(window.bytes_at(begin, size))
+        layout = _parse_layout(window.bytes_at(begin, size))
     except BadCheckpoint as error:
         raise window.refusal(error.message) from None
     data = members.get(f"data/{layout.key}")
@@ -135,36 +147,41 @@ def find_tensor(read: ReadAt, nbytes: int, what: str) -> Stored:
             f"it is stored with the strides {list(layout.strides)}, "
             f"not contiguous for its shape {list(layout.shape)}"
         )
-    begin, size = data.place(window)
-    item = _ITEM_BYTES[layout.dtype]
-    if (layout.offset + math.prod(layout.shape)) * item > size:
+    begin, size = data.locate(window)
+    item_bytes = _ITEM_BYTES[layout.dtype]
+    if (layout.offset + math.prod(layout.shape)) * item_bytes > size:
         raise window.refusal(f"its data has {size} bytes, too few for {list(layout.shape)}")
-    return Stored(layout.dtype, layout.shape, begin + layout.offset * item)
+    return Stored(layout.dtype, layout.shape, begin + layout.offset * item_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What an archive's pickle says of the tensor."""
+    """A tensor as the pickle of its archive describes it."""
 
     dtype: str
     key: str
+    """Name of its storage: the file `data/<key>`."""
     offset: int
     """Elements of the storage before the first of the tensor's."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    """In elements."""
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(raw: bytes) -> _Layout:
-    """Chunks of one size have the same pickle, and a checkpoint has few sizes of many chunks."""
-    made = read_pickle(raw, _ADMITTED, "its pickle")
+def _parse_layout(raw: bytes) -> _Layout:
+    """Parse the pickle of an archive. Raises BadCheckpoint.
+
+    Cached, because chunks of one shape have the same pickle, and a checkpoint has few shapes.
+    """
+    tensor = read_pickle(raw, _ADMITTED, "its pickle")
     try:
-        args = made.args
+        args = tensor.args
         storage, offset, shape, strides = args[:4]
-        if made.name not in (REBUILD, REBUILD_TYPED) or storage.name != PERSISTENT:
+        if tensor.name not in (REBUILD, REBUILD_TYPED) or storage.name != PERSISTENT:
             raise TypeError
         kind, storage_class, key = storage.args[:3]
-        if made.name == REBUILD_TYPED:
+        if tensor.name == REBUILD_TYPED:
             dtype = _DTYPES[args[6].name]
         else:
             dtype = _STORAGES[storage_class.name]
@@ -178,7 +195,7 @@ def _layout(raw: bytes) -> _Layout:
 
 
 def sizes(values: Any) -> tuple[int, ...]:
-    """`values` as sizes or offsets of a tensor; raises TypeError where they are none."""
+    """Return `values` if they are sizes or offsets of a tensor. Raises TypeError if not."""
     if not isinstance(values, tuple) or len(values) > MAX_DIMS:
         raise TypeError
     if any(type(value) is not int or not 0 <= value < MAX_SIZE for value in values):
@@ -187,5 +204,6 @@ def sizes(values: Any) -> tuple[int, ...]:
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    there = zip(shape, strides, _strides(shape), strict=True)
-    return 0 in shape or all(n == 1 or stride == width for n, stride, width in there)
+    """Return True if the elements lie in C order without gaps. The stride of a size 1 is free."""
+    expected = zip(shape, strides, _strides(shape), strict=True)
+    return 0 in shape or all(n == 1 or stride == width for n, stride, width in expected)

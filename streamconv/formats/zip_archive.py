@@ -1,8 +1,16 @@
-"""A zip archive of files that are stored as they are: built, and looked into. Pure.
+"""A zip archive whose files are stored as they are: built, and searched for a file.
 
-Nothing of it depends on the payload but its length; the payload's checksum is left at 0, as torch's
-readers do not check it. Source: PKWARE's APPNOTE.TXT, 4.3 and 4.5.3, and
-`caffe2/serialize/inline_container.cc` for the padding.
+    for each file      local header (30 bytes), name, extra field, content
+    directory          for each file: entry (46 bytes), name, extra field, comment
+    zip64 end record   number of files; size and offset of the directory, 64 bits each
+    zip64 locator      offset of the record above
+    end record         the same numbers, as far as they fit 16 and 32 bits
+
+A size or offset that does not fit 32 bits is 0xFFFFFFFF, and stands in a zip64 extra field. Source:
+PKWARE's APPNOTE.TXT, 4.3 and 4.5.3, and `caffe2/serialize/inline_container.cc` for the padding.
+
+The last file of an archive that is built here is the payload. No other byte depends on its content:
+its checksum is left at 0, which torch's readers do not check.
 """
 
 import struct
@@ -13,82 +21,113 @@ from dataclasses import dataclass
 from streamconv.errors import BadCheckpoint, quoted
 
 FOLDER = "archive"
-"""The folder that all files lie in."""
+"""The folder in the archive that holds all files."""
 ALIGNMENT = 64
-"""What the payload's place in the archive is a multiple of."""
+"""The payload begins at a multiple of this many bytes."""
 WINDOW_BYTES = 1024
-"""What is read of an archive at either end; what torch writes there fits."""
-MAX_ENTRIES = 64
+"""How much of each end of an archive is read at once. What torch writes there fits."""
+MAX_FILES = 64
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_WIDE_FIELD = struct.Struct("<HHQQ")
-_WIDE_END = struct.Struct("<4sQHHIIQQQQ")
-_LOCATOR = struct.Struct("<4sIQI")
+_ZIP64_FIELD = struct.Struct("<HHQQ")
+_ZIP64_END = struct.Struct("<4sQHHIIQQQQ")
+_ZIP64_LOCATOR = struct.Struct("<4sIQI")
 _END = struct.Struct("<4sHHHHIIH")
-_WIDE, _ZIP64, _PADDING = 0xFFFFFFFF, 45, 0x4246
-_ENDS_BYTES = _WIDE_END.size + _LOCATOR.size + _END.size
+_TAIL_BYTES = _ZIP64_END.size + _ZIP64_LOCATOR.size + _END.size
+_LOCAL_MAGIC, _ENTRY_MAGIC, _END_MAGIC = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+_ZIP64_END_MAGIC, _ZIP64_LOCATOR_MAGIC = b"PK\6\6", b"PK\6\7"
+
+_IN_ZIP64 = 0xFFFFFFFF
+"""A size or offset that stands in the zip64 extra field."""
+_ZIP64_KIND, _PADDING_KIND = 1, 0x4246
+"""Kinds of extra fields: the 64-bit sizes, and torch's padding."""
+_VERSION = 45
+"""The first version of the format that knows zip64."""
+_UTF8_NAMES, _NO_DATE, _ENCRYPTED = 0x800, 0x21, 1
 
 
 # --- written -----------------------------------------------------------------------------------
 
 
-def around(
-    files: Mapping[str, bytes], payload: int | None, payload_name: str
+def around_payload(
+    files: Mapping[str, bytes], payload_bytes: int | None, payload_name: str
 ) -> tuple[bytes, bytes]:
-    """Everything before and behind `payload` bytes, which follow the files; None for no payload."""
+    """Build the bytes of an archive before and after its payload.
+
+    Args:
+        files: Names and contents of the files before the payload.
+        payload_bytes: Size of the payload, or None if there is none.
+        payload_name: Name of the payload.
+    """
     head, directory = bytearray(), bytearray()
     for name, content in files.items():
-        crc = zlib.crc32(content)
-        directory += _entry(name, crc, len(content), b"", len(head))
-        head += _local(name, crc, len(content), b"") + content
-    if payload is not None:
-        wide = _WIDE_FIELD.pack(1, 16, payload, payload)
-        begin = len(head) + len(_local(payload_name, 0, _WIDE, wide)) + 4
-        padding = struct.pack("<HH", _PADDING, -begin % ALIGNMENT) + bytes(-begin % ALIGNMENT)
-        directory += _entry(payload_name, 0, _WIDE, wide, len(head))
-        head += _local(payload_name, 0, _WIDE, wide + padding)
-    count = len(files) + (payload is not None)
-    at = len(head) + (payload or 0)
-    tail = directory + _WIDE_END.pack(
-        b"PK\6\6", _WIDE_END.size - 12, _ZIP64, _ZIP64, 0, 0, count, count, len(directory), at
+        checksum = zlib.crc32(content)
+        directory += _entry(name, checksum, len(content), b"", len(head))
+        head += _local_header(name, checksum, len(content), b"") + content
+    if payload_bytes is not None:
+        sizes = _ZIP64_FIELD.pack(_ZIP64_KIND, 16, payload_bytes, payload_bytes)
+        directory += _entry(payload_name, 0, _IN_ZIP64, sizes, len(head))
+        unpadded = len(head) + len(_local_header(payload_name, 0, _IN_ZIP64, sizes))
+        extra = sizes + _padding(unpadded)
+        head += _local_header(payload_name, 0, _IN_ZIP64, extra)
+    count = len(files) + (payload_bytes is not None)
+    directory_at = len(head) + (payload_bytes or 0)
+    return bytes(head), bytes(directory + _end_records(count, len(directory), directory_at))
+
+
+def _padding(position: int) -> bytes:
+    """Build the extra field that moves what follows it from `position` to a multiple of 64."""
+    nbytes = -(position + 4) % ALIGNMENT
+    return struct.pack("<HH", _PADDING_KIND, nbytes) + bytes(nbytes)
+
+
+def _local_header(name: str, checksum: int, size: int, extra: bytes) -> bytes:
+    raw = f"{FOLDER}/{name}".encode()
+    numbers = (checksum, size, size, len(raw), len(extra))
+    fixed = _LOCAL.pack(_LOCAL_MAGIC, _VERSION, _UTF8_NAMES, 0, 0, _NO_DATE, *numbers)
+    return fixed + raw + extra
+
+
+def _entry(name: str, checksum: int, size: int, extra: bytes, header_at: int) -> bytes:
+    raw = f"{FOLDER}/{name}".encode()
+    numbers = (checksum, size, size, len(raw), len(extra), 0, 0, 0, 0, header_at)
+    fixed = _ENTRY.pack(_ENTRY_MAGIC, 0, _VERSION, _UTF8_NAMES, 0, 0, _NO_DATE, *numbers)
+    return fixed + raw + extra
+
+
+def _end_records(count: int, directory_bytes: int, directory_at: int) -> bytes:
+    wide = (count, count, directory_bytes, directory_at)
+    narrow = (count, count, directory_bytes, min(directory_at, _IN_ZIP64))
+    rest_bytes = _ZIP64_END.size - 12
+    return (
+        _ZIP64_END.pack(_ZIP64_END_MAGIC, rest_bytes, _VERSION, _VERSION, 0, 0, *wide)
+        + _ZIP64_LOCATOR.pack(_ZIP64_LOCATOR_MAGIC, 0, directory_at + directory_bytes, 1)
+        + _END.pack(_END_MAGIC, 0, 0, *narrow, 0)
     )
-    tail += _LOCATOR.pack(b"PK\6\7", 0, at + len(directory), 1)
-    tail += _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), min(at, _WIDE), 0)
-    return bytes(head), bytes(tail)
-
-
-def _local(name: str, crc: int, size: int, extra: bytes) -> bytes:
-    raw = f"{FOLDER}/{name}".encode()
-    fixed = _LOCAL.pack(b"PK\3\4", _ZIP64, 0x800, 0, 0, 0x21, crc, size, size, len(raw), len(extra))
-    return fixed + raw + extra
-
-
-def _entry(name: str, crc: int, size: int, extra: bytes, at: int) -> bytes:
-    raw = f"{FOLDER}/{name}".encode()
-    sizes = (crc, size, size, len(raw), len(extra))
-    fixed = _ENTRY.pack(b"PK\1\2", 0, _ZIP64, 0x800, 0, 0, 0x21, *sizes, 0, 0, 0, 0, at)
-    return fixed + raw + extra
 
 
 # --- read --------------------------------------------------------------------------------------
 
 ReadAt = Callable[[int, int], bytes]
-"""Reads so many bytes from an offset in the archive; fewer only where it ends."""
+"""Returns a number of bytes from an offset in the archive: `read(offset, count)`. Fewer bytes only
+at the end of the archive."""
 
 
 class Window:
-    """The two ends of an archive, and what has to be read in between."""
+    """An archive of which both ends are in memory, and the rest is read if it is needed."""
 
-    def __init__(self, read: ReadAt, nbytes: int, what: str) -> None:
+    def __init__(self, read: ReadAt, nbytes: int, label: str) -> None:
+        """Read both ends of an archive of `nbytes`; `label` names it in errors."""
         self._read = read
-        self._what = what
+        self._label = label
         self.nbytes = nbytes
         self._tail_at = max(nbytes - WINDOW_BYTES, 0)
         self._tail = read(self._tail_at, min(nbytes, WINDOW_BYTES))
         self._head = read(0, WINDOW_BYTES) if self._tail_at else self._tail
 
     def bytes_at(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes from `offset`. Raises BadCheckpoint if the archive lacks them."""
         end = offset + count
         if not 0 <= offset <= end <= self.nbytes:
             raise self.refusal(f"bytes {offset} to {end} are outside of it")
@@ -99,20 +138,26 @@ class Window:
         return self._read(offset, count)
 
     def refusal(self, fact: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{self._what}: not a tensor as torch.save stores it: {fact}")
+        """Build the error for an archive that is not as it should be."""
+        return BadCheckpoint(f"cannot read {self._label}: not a tensor of torch.save: {fact}")
 
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    local: int
+    """A file in an archive."""
+
+    header_at: int
+    """Bytes from the start of the archive to its local header."""
     size: int
 
-    def place(self, window: Window) -> tuple[int, int]:
-        """Where its content begins, and its size."""
-        fields = _LOCAL.unpack(window.bytes_at(self.local, _LOCAL.size))
-        if fields[0] != b"PK\3\4":
-            raise window.refusal(f"there is no file at byte {self.local}")
-        begin = self.local + _LOCAL.size + fields[9] + fields[10]
+    def locate(self, window: Window) -> tuple[int, int]:
+        """Return the offset and the size of the content. Raises BadCheckpoint."""
+        magic, *_, name_bytes, extra_bytes = _LOCAL.unpack(
+            window.bytes_at(self.header_at, _LOCAL.size)
+        )
+        if magic != _LOCAL_MAGIC:
+            raise window.refusal(f"there is no file at byte {self.header_at}")
+        begin = self.header_at + _LOCAL.size + name_bytes + extra_bytes
         if begin + self.size > window.nbytes:
             raise window.refusal(
                 f"a file in it ends at {begin + self.size}, it has {window.nbytes}"
@@ -120,54 +165,74 @@ class ZipMember:
         return begin, self.size
 
 
-def members_of(window: Window) -> dict[str, ZipMember]:
-    """The files in an archive, by name below its folder."""
-    if window.nbytes < _END.size:
-        raise window.refusal(f"{window.nbytes} bytes are too few")
-    end = _END.unpack(window.bytes_at(window.nbytes - _END.size, _END.size))
-    if end[0] != b"PK\5\6":
-        raise window.refusal("no zip directory at its end: cut short, or another format")
-    count, size, at = end[4:7]
-    if window.nbytes >= _ENDS_BYTES:
-        wide = _WIDE_END.unpack(window.bytes_at(window.nbytes - _ENDS_BYTES, _WIDE_END.size))
-        if wide[0] == b"PK\6\6":
-            count, size, at = wide[7:10]
-    if count > MAX_ENTRIES:
+def read_directory(window: Window) -> dict[str, ZipMember]:
+    """Return the files in an archive, by name below its folder.
+
+    Raises BadCheckpoint for a file that is compressed, encrypted, or there twice.
+    """
+    count, nbytes, offset = _locate_directory(window)
+    if count > MAX_FILES:
         raise window.refusal(f"it holds {count} files")
-    raw = window.bytes_at(at, size)
+    raw = window.bytes_at(offset, nbytes)
     members: dict[str, ZipMember] = {}
     position = 0
     for _ in range(count):
         if len(raw) - position < _ENTRY.size:
             raise window.refusal("its directory ends too early")
         fields = _ENTRY.unpack_from(raw, position)
-        flags, method = fields[3:5]
-        stored, length, name_bytes, extra_bytes, note_bytes = fields[8:13]
+        magic, _, _, flags, method, _, _, _, packed, size = fields[:10]
+        name_bytes, extra_bytes, comment_bytes = fields[10:13]
         name_at = position + _ENTRY.size
-        name = raw[name_at : name_at + name_bytes].decode("utf-8", "replace").partition("/")[2]
-        extra = raw[name_at + name_bytes :][:extra_bytes]
-        if fields[0] != b"PK\1\2" or method or flags & 1 or stored != length or name in members:
+        extra_at = name_at + name_bytes
+        name = raw[name_at:extra_at].decode("utf-8", "replace").partition("/")[2]
+        extra = raw[extra_at : extra_at + extra_bytes]
+        compressed = method != 0 or packed != size
+        if magic != _ENTRY_MAGIC or compressed or flags & _ENCRYPTED or name in members:
             raise window.refusal(f"{quoted(name)} in it is compressed, encrypted or there twice")
-        members[name] = ZipMember(*_wide(window, fields[16], length, extra))
-        position = name_at + name_bytes + extra_bytes + note_bytes
+        members[name] = _resolve_zip64(window, fields[16], size, extra)
+        position = extra_at + extra_bytes + comment_bytes
     return members
 
 
-def _wide(window: Window, local: int, size: int, extra: bytes) -> tuple[int, int]:
-    """Offset and size of an entry, from its 64-bit field where they do not fit."""
-    position = 0
-    while _WIDE in (local, size) and position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, position)
-        values = extra[position + 4 : position + 4 + length]
-        if kind == 1:
-            numbers = [n for (n,) in struct.iter_unpack("<Q", values[: len(values) // 8 * 8])]
-            wanted = 2 * (size == _WIDE) + (local == _WIDE)
-            if len(numbers) < wanted:
-                break
-            size = numbers[0] if size == _WIDE else size
-            local = numbers[wanted - 1] if local == _WIDE else local
-            return local, size
-        position += 4 + length
-    if _WIDE in (local, size):
+def _locate_directory(window: Window) -> tuple[int, int, int]:
+    """Return the number of files, and size and offset of the directory, from the end records."""
+    if window.nbytes < _END.size:
+        raise window.refusal(f"{window.nbytes} bytes are too few")
+    end = _END.unpack(window.bytes_at(window.nbytes - _END.size, _END.size))
+    if end[0] != _END_MAGIC:
+        raise window.refusal("no zip directory at its end: cut short, or another format")
+    if window.nbytes >= _TAIL_BYTES:
+        wide = _ZIP64_END.unpack(window.bytes_at(window.nbytes - _TAIL_BYTES, _ZIP64_END.size))
+        if wide[0] == _ZIP64_END_MAGIC:
+            return wide[7], wide[8], wide[9]
+    return end[4], end[5], end[6]
+
+
+def _resolve_zip64(window: Window, header_at: int, size: int, extra: bytes) -> ZipMember:
+    """Build a member whose size or offset may be in the zip64 field of its extra fields.
+
+    The field has, in this order and only if they do not fit 32 bits: the size, the size once more
+    as it is stored, the offset.
+    """
+    large_size, large_offset = size == _IN_ZIP64, header_at == _IN_ZIP64
+    if not large_size and not large_offset:
+        return ZipMember(header_at, size)
+    numbers = _zip64_numbers(extra)
+    needed = 2 * large_size + large_offset
+    if len(numbers) < needed:
         raise window.refusal("its directory lacks a 64-bit size")
-    return local, size
+    return ZipMember(
+        numbers[needed - 1] if large_offset else header_at, numbers[0] if large_size else size
+    )
+
+
+def _zip64_numbers(extra: bytes) -> list[int]:
+    """Return the numbers in the zip64 field among the extra fields of an entry."""
+    position = 0
+    while position + 4 <= len(extra):
+        kind, nbytes = struct.unpack_from("<HH", extra, position)
+        values = extra[position + 4 : position + 4 + nbytes]
+        if kind == _ZIP64_KIND:
+            return [n for (n,) in struct.iter_unpack("<Q", values[: len(values) // 8 * 8])]
+        position += 4 + nbytes
+    return []
