@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import shutil
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +14,11 @@ from typing import Any
 import pytest
 import torch
 from dcp_folders import saved, write_dcp, write_metadata
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
 import streamconv
-from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.formats.dcp_metadata import MAX_METADATA_BYTES, read_metadata
-from streamconv.formats.pickle_reader import read_pickle
-from streamconv.formats.pickle_types import Global, Object
-from streamconv.formats.pickle_writer import write_pickle
-from streamconv.formats.torch_archive import around_tensor, find_tensor
+from streamconv.errors import BadCheckpoint
+from streamconv.formats.dcp_metadata import MAX_METADATA_BYTES
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 
@@ -154,72 +146,6 @@ def test_a_pickle_of_gigabytes(folder: Path, metadata: Metadata) -> None:
     refused(folder, f"no such file has over {MAX_METADATA_BYTES}")
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.data())
-def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
-    """It reads or it is refused; there is no third way."""
-    raw = bytearray(_HONEST)
-    for _ in range(data.draw(st.integers(1, 4))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        read_metadata(bytes(raw[: data.draw(st.integers(0, len(raw)))]), "it")
-    except StreamconvError as error:
-        assert error.message.startswith(("it: ", "tensor ", "weight"))
-
-
-def _honest() -> bytes:
-    place = _StorageInfo("__0_0.distcp", 0, 100)
-    chunk = ChunkStorageMetadata(torch.Size((0,)), torch.Size((3,)))
-    tensor = torch.distributed.checkpoint.metadata.TensorStorageMetadata(
-        torch.distributed.checkpoint.metadata.TensorProperties(torch.bfloat16),
-        torch.Size((3,)),
-        [chunk],
-    )
-    index = MetadataIndex("weight", (0,), 0)
-    return pickle.dumps(Metadata({"weight": tensor}, {"weight": ("weight",)}, {index: place}))
-
-
-_HONEST = _honest()
-
-_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
-)
-
-
-@given(_VALUES)
-@example(["x"] * 600)
-@example([str(n) for n in range(600)] * 2)
-def test_values_are_read_as_python_reads_them(value: Any) -> None:
-    """Whoever wrote them, in any protocol."""
-    assert pickle.loads(write_pickle(value)) == value
-    for protocol in (2, 3, 4, 5):
-        assert read_pickle(pickle.dumps(value, protocol), (), "it") == value
-    assert read_pickle(write_pickle(value), (), "it") == value
-
-
-def test_objects_are_read_as_data() -> None:
-    """Names and calls, with their arguments and states."""
-    value = [Global("torch.bfloat16"), Object("a.b.C", (1, "x"))]
-    found = read_pickle(write_pickle(value), ("torch.bfloat16", "a.b.C"), "it")
-    assert found[0] == value[0]
-    assert (found[1].name, found[1].args, found[1].state) == ("a.b.C", (1, "x"), None)
-
-
-def test_a_call_is_written_once() -> None:
-    """However often it occurs: the sizes of 70,000 tensors are a few dozen."""
-    size, chunk = Object("torch.Size", ((2, 3),)), Object("a.Chunk", (), {"of": None})
-    once, again = (len(write_pickle([size] * count)) for count in (1, 100))
-    assert again - once == 99 * len(b"h\x01")
-    found = read_pickle(write_pickle([size, size, chunk]), ("torch.Size", "a.Chunk"), "it")
-    assert found[0] is found[1]
-    assert (found[0].name, found[0].args) == ("torch.Size", ((2, 3),))
-
-
 @pytest.mark.parametrize("collecting", [True, False])
 def test_the_collector_is_as_it_was(folder: Path, metadata: Metadata, collecting: bool) -> None:
     """After a checkpoint has been opened, and after one has been refused."""
@@ -278,7 +204,7 @@ SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "no such file": (lambda m: move(m, relative_path="__9_0.distcp"), "__9_0.distcp is missing"),
     "past the end": (lambda m: move(m, offset=10**9), "the file is cut short"),
     "negative": (lambda m: move(m, offset=-1), "a field is missing, or is of another kind"),
-    "another offset": (lambda m: move(m, offset=64), "as torch.save stores it"),
+    "another offset": (lambda m: move(m, offset=64), "not a tensor of torch.save"),
     "too short": (lambda m: move(m, length=100), "no zip directory at its end"),
     "transformed": (lambda m: move(m, transform_descriptors=["zstd"]), "stored transformed"),
     "no place": (lambda m: m.storage_data.pop(first(m)), "no file is said to hold its chunk"),
@@ -309,18 +235,6 @@ def test_what_contradicts_itself(folder: Path, metadata: Metadata, kind: str) ->
 
 
 # --- the files ---------------------------------------------------------------------------------
-
-
-def archived(tensor: torch.Tensor, **options: Any) -> bytes:
-    """As `torch.save` would not: with other files, or compressed."""
-    head, tail = around_tensor("BF16", tuple(tensor.shape))
-    raw = head + tensor.view(torch.int16).numpy().tobytes() + tail
-    stream = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(stream, "w", **options) as new:
-        for info in old.infolist():
-            content = old.open(info).read() if info.CRC else raw[len(head) : -len(tail)]
-            new.writestr(info.filename, content)
-    return stream.getvalue()
 
 
 def test_chunks_of_two_dtypes(folder: Path, metadata: Metadata) -> None:
@@ -429,36 +343,6 @@ def test_a_chunk_that_is_not_contiguous(folder: Path, metadata: Metadata) -> Non
     (folder / "__0_0.distcp").write_bytes(data + stream.getvalue())
     write_metadata(folder, metadata)
     refused(folder, r"stored with the strides \[1, 2\], not contiguous")
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
-def test_a_compressed_chunk(compression: int) -> None:
-    """Is not bytes in place."""
-    raw = archived(torch.zeros(40, dtype=torch.bfloat16), compression=compression)
-    with pytest.raises(BadCheckpoint, match="compressed"):
-        find_tensor(lambda offset, count: raw[offset : offset + count], len(raw), "it")
-
-
-def test_an_archive_of_an_older_torch() -> None:
-    """Without the entries that came later, and without 64-bit fields."""
-    tensor = torch.arange(40, dtype=torch.int16).view(torch.bfloat16)
-    raw = archived(tensor)
-    found = find_tensor(lambda offset, count: raw[offset : offset + count], len(raw), "it")
-    assert (found.dtype, found.shape) == ("BF16", (40,))
-    assert raw[found.begin : found.begin + 80] == tensor.view(torch.int16).numpy().tobytes()
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 10**6))
-def test_any_change_of_an_archive_is_survived(at: int, byte: int, cut: int) -> None:
-    """A tensor of the same size is found, or it is refused."""
-    raw = bytearray(saved(torch.zeros(30, dtype=torch.float32)))
-    raw[at % len(raw)] = byte
-    raw = raw[: len(raw) - cut % 40] if cut % 3 == 0 else raw
-    try:
-        find_tensor(lambda offset, count: bytes(raw[offset : offset + count]), len(raw), "it")
-    except BadCheckpoint as error:
-        assert error.message.startswith("it: not a tensor")
 
 
 def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:

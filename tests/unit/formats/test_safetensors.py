@@ -1,0 +1,127 @@
+"""Headers are read as safetensors' own parser reads them, and refused if it refuses them."""
+
+import json
+from typing import Any
+
+import pytest
+from corpus import Case
+from folders import framed
+from headers import FILE, JSON, NAMES, cases, ours, theirs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamconv.errors import BadCheckpoint
+from streamconv.formats.safetensors import DTYPE_BITS
+
+SIZES = st.integers(0, 4) | st.sampled_from([-1, 2**31, 2**63, 2**64, 1.5, True, None, "1"])
+FIELDS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from([*DTYPE_BITS, "f16", "", None, 3]),
+        "shape": st.lists(SIZES, max_size=3) | SIZES,
+        "data_offsets": st.lists(SIZES, min_size=2, max_size=2) | st.lists(SIZES, max_size=3),
+    },
+    optional={"more": st.none()},
+)
+
+
+@cases()
+def test_the_verdict_is_that_of_safetensors_or_explained(case: Case) -> None:
+    """And what is explained does differ: a new release of theirs that agrees shows here."""
+    accepted = theirs(case.raw) is not None
+    assert (accepted == case.legal) == (not case.differs), case.differs
+
+
+def test_errors_name_the_file() -> None:
+    """With both facts, and a hint if they do not speak for themselves."""
+    with pytest.raises(BadCheckpoint) as short:
+        ours(b"\x09")
+    assert short.value.message == f"cannot read {FILE}: 1 bytes are too few for a safetensors file"
+    with pytest.raises(BadCheckpoint) as lfs:
+        ours(b"version https://git-lfs.github.com/spec/v1")
+    assert lfs.value.message.startswith(f"cannot read {FILE}: the first 8 bytes announce a header")
+    assert lfs.value.hint.startswith("check that it is a whole safetensors file")
+
+
+@st.composite
+def sound_headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
+    """A header without a fault, its tensors in any order, and the bytes of data it describes."""
+    names = draw(
+        st.lists(NAMES.filter(lambda name: name != "__metadata__"), unique=True, max_size=4)
+    )
+    fields, end = {}, 0
+    for name in names:
+        dtype = draw(st.sampled_from(sorted(DTYPE_BITS)))
+        shape = [*draw(st.lists(st.integers(0, 3), max_size=2)), 8 // min(DTYPE_BITS[dtype], 8)]
+        if dtype.startswith("F6"):
+            shape.append(4)
+        begin = end
+        bits = DTYPE_BITS[dtype]
+        for size in shape:
+            bits *= size
+        end += bits // 8
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return {name: fields[name] for name in draw(st.permutations(names))}, end
+
+
+def agree(raw: bytes) -> None:
+    """Ours refuses with words, never otherwise, and accepts nothing that safetensors refuses."""
+    reference = theirs(raw)
+    try:
+        header = ours(raw)
+    except BadCheckpoint as error:
+        assert error.message.isprintable()
+        return
+    assert reference is not None
+    assert {entry.name for entry in header.entries} == reference.keys()
+    for entry in header.entries:
+        begin, end = (header.data_start + offset for offset in (entry.begin, entry.end))
+        assert list(entry.shape) == reference[entry.name]["shape"]
+        assert raw[begin:end] == bytes(reference[entry.name]["data"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(sound_headers())
+def test_sound_headers_are_read_alike(made: tuple[dict[str, Any], int]) -> None:
+    fields, size = made
+    raw = framed(
+        json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass"), bytes(size)
+    )
+    agree(raw)
+    if "\\ud" not in json.dumps(fields):
+        ours(raw)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(NAMES, FIELDS | JSON, max_size=3), st.integers(0, 9))
+def test_wrong_headers_are_refused_alike(fields: dict[str, Any], size: int) -> None:
+    agree(framed(json.dumps(fields).encode(), bytes(size)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sound_headers(), st.data())
+def test_damaged_files_are_refused_alike(
+    made: tuple[dict[str, Any], int], data: st.DataObject
+) -> None:
+    """A byte changed, taken out or put in, anywhere."""
+    fields, size = made
+    raw = bytearray(framed(json.dumps(fields).encode(), bytes(size)))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    byte = data.draw(st.integers(0, 255) | st.sampled_from(b'{}[]":,-0 \\'))
+    kind = data.draw(st.sampled_from(("change", "insert", "delete")))
+    raw[at : at + (kind != "insert")] = b"" if kind == "delete" else bytes([byte])
+    agree_but_for_minus_zero(bytes(raw))
+
+
+def agree_but_for_minus_zero(raw: bytes) -> None:
+    """D20 of the corpus: a byte is enough to make it."""
+    if b"-0" not in raw:
+        agree(raw)
+
+
+@settings(max_examples=150, deadline=None)
+@given(raw=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_end_in_words(raw: bytes) -> None:
+    try:
+        ours(raw)
+    except BadCheckpoint as error:
+        assert error.message.isprintable()
