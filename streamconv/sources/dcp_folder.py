@@ -175,7 +175,8 @@ def _metadata_bytes(local: LocalFiles) -> bytes:
     size = local.size(METADATA_FILE)
     if size > MAX_METADATA_BYTES:
         raise BadCheckpoint(
-            f"{METADATA_FILE}: {size} bytes, no such file has over {MAX_METADATA_BYTES}"
+            f"cannot read {METADATA_FILE}: it has {size} bytes, no such file has over "
+            f"{MAX_METADATA_BYTES}"
         )
     return local.bytes_at(METADATA_FILE, 0, size)
 

@@ -29,7 +29,7 @@ def open_url(location: str, cancel: CancelToken) -> Source:
         filesystem, root = url_to_fs(location)
     except (ImportError, ValueError) as error:
         raise UsageError(
-            f"{quoted(location)} cannot be opened: {quoted(str(error))}",
+            f"cannot open {quoted(location)}: {quoted(str(error))}",
             "run pip install 'streamconv[fsspec]', and install what fsspec needs for such URLs",
         ) from error
     return open_remote(UrlFiles(location, filesystem, root, cancel), cancel)
@@ -55,7 +55,7 @@ class UrlFiles:
         try:
             found = self._filesystem.find(self._root, detail=True)
         except OSError as error:
-            raise IOFailed(f"{self.location}: listing it failed: {error}") from error
+            raise IOFailed(f"cannot list {self.location}: {error}") from error
         return {
             path.removeprefix(self._root).lstrip("/"): (
                 int(fields["size"]),
@@ -93,12 +93,14 @@ class UrlFiles:
             except FileNotFoundError as error:
                 raise SourceChanged(f"{quoted(name)} has gone since it was planned") from error
             except PermissionError as error:
-                raise IOFailed(f"{quoted(name)}: reading is not permitted: {error}") from error
+                raise IOFailed(
+                    f"cannot read {quoted(name)}: it is not permitted: {error}"
+                ) from error
             except Exception as error:  # each file system has errors of its own
                 raise TransientError(str(error) or type(error).__name__) from error
             return bytes(data)
 
-        data = retry(f"{quoted(name)}: reading failed", attempt, self._cancel)
+        data = retry(f"cannot read {quoted(name)}", attempt, self._cancel)
         if len(data) != len(buffer):
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: of {len(buffer)} bytes at "

@@ -72,7 +72,7 @@ class Ranges:
             Interrupted: The run was canceled.
         """
         pending = _PendingRange(name, size, offset, [buffer for buffer in buffers if buffer])
-        retry(f"{quoted(name)}: reading failed", lambda: self._request_rest(pending), self._cancel)
+        retry(f"cannot read {quoted(name)}", lambda: self._request_rest(pending), self._cancel)
 
     def _request_rest(self, pending: "_PendingRange") -> None:
         """Request the bytes of a range that have not arrived yet."""

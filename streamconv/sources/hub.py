@@ -54,9 +54,7 @@ def open_repository(location: str, cancel: CancelToken) -> Source:
         folder = _cached_snapshot(repo, revision)
         return open_folder(location, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
-        info = retry(
-            f"{location}: asking the hub failed", lambda: _model_info(repo, revision), cancel
-        )
+        info = retry(f"cannot read {location}", lambda: _model_info(repo, revision), cancel)
     return open_remote(RepositoryFiles(location, repo, info, cancel), cancel)
 
 
@@ -106,7 +104,7 @@ class RepositoryFiles:
                     )
                 offset += len(buffer)
         except OSError as error:
-            raise IOFailed(f"{quoted(str(path))}: reading failed: {error.strerror}") from error
+            raise IOFailed(f"cannot read {quoted(str(path))}: {error.strerror}") from error
 
     def check_unchanged(self) -> None:
         """Do nothing: a commit never changes, and every response was checked against it."""

@@ -69,8 +69,8 @@ class LocalFiles:
         if name not in self._sizes:
             if not is_below(name):
                 raise BadCheckpoint(
-                    f"{quoted(name)} is said to hold chunks, and is not the name of a file below "
-                    f"{self._folder}"
+                    f"cannot read {quoted(name)}: it should hold chunks, and is not the name of a "
+                    f"file below {self._folder}"
                 )
             self._sizes[name] = resolve_file(self._folder, name, self._files)[1].st_size
         return self._sizes[name]
@@ -94,8 +94,11 @@ class LocalFiles:
         try:
             return self._files.read_into(self._descriptor(name), buffer, offset)
         except OSError as error:
-            reading = f"reading {subject}" if subject else "reading"
-            raise IOFailed(f"{quoted(name)}: {reading} failed: {error.strerror}") from error
+            if subject:
+                raise IOFailed(
+                    f"cannot read {subject} from {quoted(name)}: {error.strerror}"
+                ) from error
+            raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
 
     def read_exact(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` on. Raises SourceChanged if the file ends before."""
@@ -114,9 +117,7 @@ class LocalFiles:
                 try:
                     now = FileStat.of(self._files, fd)
                 except OSError as error:
-                    raise IOFailed(
-                        f"{quoted(name)}: looking at it failed: {error.strerror}"
-                    ) from error
+                    raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
                 if now != self._stats[name]:
                     raise SourceChanged(f"{quoted(name)} has changed while it was read")
 

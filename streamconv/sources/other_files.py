@@ -57,7 +57,7 @@ def other_files(
         with convert_os_errors(quoted(name)):
             is_folder = files.is_folder(folder / name)
             if is_folder and files.is_link(folder / name):
-                raise BadCheckpoint(f"{quoted(name)} is a link to a folder")
+                raise BadCheckpoint(f"cannot read {quoted(name)}: it is a link to a folder")
         if name in BOOKKEEPING:
             yield OtherFile(f"{name}/", 0)
         elif is_folder:

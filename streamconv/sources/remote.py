@@ -158,7 +158,7 @@ def _other_files(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFi
 
 def _read_header(files: RemoteFiles, name: str) -> ShardHeader:
     if name not in files.sizes:
-        raise BadCheckpoint(f"{quoted(name)} is missing from {files.location}")
+        raise BadCheckpoint(f"cannot read {quoted(name)}: it is missing from {files.location}")
     size = files.sizes[name]
     prefix = _read(files, name, 0, min(LENGTH_BYTES, size))
     length = header_length(prefix, size, quoted(name))

@@ -49,7 +49,7 @@ def convert_os_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise IOFailed(f"{path}: looking at it failed: {error.strerror}") from error
+        raise IOFailed(f"cannot look at {path}: {error.strerror}") from error
 
 
 def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_result]:
@@ -64,19 +64,22 @@ def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_r
             real_path = files.real_path(folder / name)
             status = files.stat(real_path)
         except FileNotFoundError:
-            raise BadCheckpoint(f"{quoted(name)} is missing from {folder}") from None
+            raise BadCheckpoint(
+                f"cannot read {quoted(name)}: it is missing from {folder}"
+            ) from None
         except OSError as error:
             if error.errno not in NOT_A_FILE:
                 raise
-            raise BadCheckpoint(f"{quoted(name)} cannot be opened: {error.strerror}") from None
+            raise BadCheckpoint(f"cannot open {quoted(name)}: {error.strerror}") from None
         root = files.real_path(folder)
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
     if not any(real_path.is_relative_to(allowed) for allowed in roots):
         raise BadCheckpoint(
-            f"{quoted(name)} is a link to {quoted(str(real_path))}, outside of the checkpoint"
+            f"cannot read {quoted(name)}: it is a link to {quoted(str(real_path))}, outside of the "
+            "checkpoint"
         )
     if not stat.S_ISREG(status.st_mode):
-        raise BadCheckpoint(f"{quoted(name)} is not a regular file")
+        raise BadCheckpoint(f"cannot read {quoted(name)}: it is not a regular file")
     return real_path, status

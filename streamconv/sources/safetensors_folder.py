@@ -135,7 +135,7 @@ def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
     try:
         raw = files.read_file(path)
     except OSError as error:
-        raise IOFailed(f"{quoted(name)}: reading failed: {error.strerror}") from error
+        raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
     return parse_json_object(raw, quoted(name))
 
 
@@ -148,7 +148,7 @@ def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
         finally:
             files.close(fd)
     except OSError as error:
-        raise IOFailed(f"{quoted(name)}: reading its header failed: {error.strerror}") from error
+        raise IOFailed(f"cannot read the header of {quoted(name)}: {error.strerror}") from error
     return read_shard_header(name, raw, status.st_size)
 
 

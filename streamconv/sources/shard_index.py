@@ -46,14 +46,15 @@ def read_index(fields: Mapping[str, Any], name: str) -> Index:
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadCheckpoint(
-            f"{quoted(name)}: weight_map is not an object that maps tensors to files"
+            f"cannot read {quoted(name)}: weight_map is not an object that maps tensors to files"
         )
     index: Index = {}
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or (file not in index and not is_shard_name(file)):
             raise BadCheckpoint(
-                f"{quoted(name)}: tensor {quoted(tensor)} is said to be in {quoted(str(file))}, "
-                "which is not the name of a safetensors file below this folder"
+                f"cannot read {quoted(name)}: it says that tensor {quoted(tensor)} is in "
+                f"{quoted(str(file))}, which is not the name of a safetensors file below this "
+                "folder"
             )
         index.setdefault(file, {})[tensor] = tensor
     return index
@@ -78,18 +79,18 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
             "convert other formats to safetensors first",
         )
     if index is None:
-        _check_complete(shards)
+        _check_complete(shards, location)
     elif SINGLE_FILE in present and SINGLE_FILE not in index:
         raise BadCheckpoint(
             f"cannot read {location}: {SINGLE_FILE} is there, and an index of other files: "
             "readers differ in which of them is the model",
             f"move {SINGLE_FILE} or the index away",
         )
-    _check_case(shards)
+    _check_case(shards, location)
     return shards
 
 
-def _check_complete(shards: Iterable[str]) -> None:
+def _check_complete(shards: Iterable[str], location: str) -> None:
     """Refuse an incomplete set of numbered shards.
 
     Without an index, only the numbers in the names tell that a shard is missing.
@@ -104,17 +105,19 @@ def _check_complete(shards: Iterable[str]) -> None:
         if len(by_number) < int(count):
             missing = next(k for k in range(1, int(count) + 1) if k not in by_number)
             raise BadCheckpoint(
-                f"number {missing} is missing: {quoted(min(by_number.values()))} is one of "
-                f"{int(count)} files, of which {len(by_number)} are here, and there is no index"
+                f"cannot read {location}: number {missing} is missing: "
+                f"{quoted(min(by_number.values()))} is one of {int(count)} files, of which "
+                f"{len(by_number)} are here, and there is no index"
             )
 
 
-def _check_case(shards: Iterable[str]) -> None:
+def _check_case(shards: Iterable[str], location: str) -> None:
     """Refuse names that are one file on systems that ignore case."""
     seen: dict[str, str] = {}
     for name in shards:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise BadCheckpoint(
-                f"{quoted(other)} and {quoted(name)} are one file on systems that ignore case"
+                f"cannot read {location}: {quoted(other)} and {quoted(name)} are one file on "
+                "systems that ignore case"
             )

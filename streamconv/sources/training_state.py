@@ -159,17 +159,19 @@ def model_tensors(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str,
         name = prefixes.undo(key)
         if prefixes.apply(name) != key:
             raise BadCheckpoint(
-                f"key {quoted(key)} does not begin with {quoted(prefixes.dcp)}, as all keys would",
+                f"cannot read {METADATA_FILE}: key {quoted(key)} does not begin with "
+                f"{quoted(prefixes.dcp)}, as all keys would",
                 "set --dcp-prefix to what the keys begin with, or to '' for nothing",
             )
         if name in keys:
             raise BadCheckpoint(
-                f"the keys {quoted(keys[name])} and {quoted(key)} both become {quoted(name)}"
+                f"cannot read {METADATA_FILE}: the keys {quoted(keys[name])} and {quoted(key)} "
+                f"both become {quoted(name)}"
             )
         keys[name] = key
         yield name, stored
     if not keys:
-        raise BadCheckpoint(f"{METADATA_FILE}: no tensor in it belongs to a model")
+        raise BadCheckpoint(f"cannot read {METADATA_FILE}: no tensor in it belongs to a model")
 
 
 def skipped_entries(metadata: Metadata) -> Iterator[OtherFile]:

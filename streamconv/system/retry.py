@@ -35,7 +35,7 @@ def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
     """Call `attempt` until it raises no TransientError, and return its result.
 
     Args:
-        what: Begins the message of the last error: "hf://org/name: asking the hub failed".
+        what: Begins the message of the last error: "cannot read hf://org/name".
         attempt: Raises TransientError if it should be called again.
         cancel: Ends the waiting.
 

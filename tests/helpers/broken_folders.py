@@ -150,7 +150,7 @@ FILES = [
     row("shard is a link to a device", BadCheckpoint,
         in_place_of_second(lambda path: path.symlink_to("/dev/zero")), SECOND, "/dev/zero"),
     row("shard is a link to itself", BadCheckpoint,
-        in_place_of_second(lambda path: path.symlink_to(SECOND)), SECOND, "cannot be opened"),
+        in_place_of_second(lambda path: path.symlink_to(SECOND)), SECOND, "cannot open"),
     row("shard is a link to nothing", BadCheckpoint,
         in_place_of_second(lambda path: path.symlink_to("nothing")), SECOND, "missing"),
     row("shard is below a link out of the folder", BadCheckpoint,

@@ -201,7 +201,10 @@ SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "absolute": (lambda m: move(m, relative_path="/etc/passwd"), "not the name of a file below"),
     "empty path": (lambda m: move(m, relative_path=""), "not the name of a file below"),
     "windows": (lambda m: move(m, relative_path="C:\\x"), "not the name of a file below"),
-    "no such file": (lambda m: move(m, relative_path="__9_0.distcp"), "__9_0.distcp is missing"),
+    "no such file": (
+        lambda m: move(m, relative_path="__9_0.distcp"),
+        "__9_0.distcp: it is missing",
+    ),
     "past the end": (lambda m: move(m, offset=10**9), "the file is cut short"),
     "negative": (lambda m: move(m, offset=-1), "a field is missing, or is of another kind"),
     "another offset": (lambda m: move(m, offset=64), "not a tensor of torch.save"),
@@ -253,7 +256,7 @@ def test_chunks_of_two_dtypes(folder: Path, metadata: Metadata) -> None:
 def test_a_missing_file(folder: Path, metadata: Metadata) -> None:
     """Of the last rank, say."""
     (folder / "__1_0.distcp").unlink()
-    refused(folder, "__1_0.distcp is missing")
+    refused(folder, "__1_0.distcp: it is missing")
 
 
 def test_a_file_cut_short(folder: Path, metadata: Metadata) -> None:

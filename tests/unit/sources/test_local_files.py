@@ -72,9 +72,9 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
     local = LocalFiles(folder, LinuxFiles())
     with pytest.raises(BadCheckpoint, match="not the name of a file below"):
         local.size("../file")
-    with pytest.raises(BadCheckpoint, match="none is missing from"):
+    with pytest.raises(BadCheckpoint, match="cannot read none: it is missing from"):
         local.size("none")
-    with pytest.raises(IOFailed, match="none: reading its header failed: No such file"):
+    with pytest.raises(IOFailed, match="cannot read its header from none: No such file"):
         local.read("none", 0, memoryview(bytearray(1)), "its header")
 
 

@@ -86,5 +86,7 @@ def test_a_listed_name_that_leads_elsewhere(name: str) -> None:
 def test_a_shard_that_is_not_listed() -> None:
     index = b'{"weight_map": {"w": "other.safetensors"}}'
     files = Files({"model.safetensors.index.json": index})
-    with pytest.raises(BadCheckpoint, match=r"other\.safetensors is missing from remote://folder"):
+    with pytest.raises(
+        BadCheckpoint, match=r"other\.safetensors: it is missing from remote://folder"
+    ):
         open_remote(files, CancelToken())

@@ -63,9 +63,9 @@ def test_what_is_no_file_of_the_folder(tmp_path: Path) -> None:
     (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe")
     for name, fact in (
-        ("none", "is missing from"),
+        ("none", "cannot read none: it is missing from"),
         ("out", "outside of the checkpoint"),
-        ("loop", "cannot be opened"),
+        ("loop", "cannot open loop"),
         ("sub", "not a regular file"),
         ("pipe", "not a regular file"),
     ):
@@ -76,4 +76,4 @@ def test_what_is_no_file_of_the_folder(tmp_path: Path) -> None:
 def test_errors_of_the_system_name_the_path() -> None:
     with pytest.raises(IOFailed) as caught, convert_os_errors("the/path"):
         raise OSError(5, "Input/output error")
-    assert caught.value.message == "the/path: looking at it failed: Input/output error"
+    assert caught.value.message == "cannot look at the/path: Input/output error"
