@@ -53,7 +53,7 @@ def of_bits(random_: random.Random, dtype: torch.dtype, shape: tuple[int, ...]) 
 @pytest.mark.parametrize("preset", [None, "mindspeed"])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_what_was_merged_comes_back(tmp_path: Path, model_type: str, preset: str | None) -> None:
-    """Every tensor, byte for byte; a DCP from here says itself what its keys begin with."""
+    """Every tensor, byte for byte; a DCP that streamconv wrote records its prefixes."""
     source = FAMILIES[model_type](tmp_path / "hub")
     streamconv.merge(source, tmp_path / "dcp", format="dcp", preset=preset, max_shard_size=50_000)
     streamconv.split(tmp_path / "dcp", tmp_path / "back")
@@ -107,7 +107,7 @@ def test_ranks_leave_what_is_read(tmp_path: Path) -> None:
     assert left["iteration"] == "1 value of the training run, not of the model"
 
 
-def test_the_whole_way_loads_no_torch(tmp_path: Path) -> None:
+def test_there_and_back_loads_no_torch(tmp_path: Path) -> None:
     """Neither to write a DCP nor to read one."""
     checkpoints.qwen3_moe(tmp_path / "hub")
     code = """
@@ -126,7 +126,7 @@ assert "safetensors" not in sys.modules
 
 @pytest.mark.parametrize("files", [{"thread_count": 2}, {"single_file_per_rank": False}])
 def test_what_torch_writes_as_safetensors(tmp_path: Path, files: dict[str, Any]) -> None:
-    """Behind the same metadata: many tensors a file, and values before them in it."""
+    """With the same metadata: many tensors a file, and values before them in it."""
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     original = reference.read(source)
     fused = reference.to_layout(original, "fused")
@@ -154,9 +154,9 @@ def test_any_stretch_of_any_chunks(data: st.DataObject) -> None:
     cuts = [data.draw(st.lists(st.integers(1, n), max_size=3)) for n in shape]
     tensor = of_bits(random.Random(0), dtype, shape)
     whole = bytes(tensor.reshape(-1).view(torch.uint8).tolist())
-    with tempfile.TemporaryDirectory() as place:
-        write_dcp(Path(place), {"t": (tensor, cuts)})
-        source = open_source(place)
+    with tempfile.TemporaryDirectory() as folder:
+        write_dcp(Path(folder), {"t": (tensor, cuts)})
+        source = open_source(folder)
         info = source.checkpoint.tensors["t"]
         assert (info.dtype, info.shape, info.nbytes) == (name, shape, len(whole))
         for _ in range(5):
@@ -188,7 +188,7 @@ def test_long_and_short_runs(tmp_path: Path, axis: int) -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0)])
 def test_scalars_and_nothing(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    """A tensor without axes or elements is one all the same."""
+    """Tensors without axes, and tensors without elements."""
     tensor = of_bits(random.Random(2), torch.float32, shape)
     write_dcp(tmp_path, {"t": (tensor, [[] for _ in shape])})
     source = open_source(str(tmp_path))
@@ -229,7 +229,7 @@ def test_the_model_is_taken_and_the_rest_is_named(
 
 
 def test_a_state_dict_that_was_not_flattened(tmp_path: Path, fused: Tensors) -> None:
-    """It says no paths."""
+    """Its metadata has no paths."""
     planner = dcp.DefaultSavePlanner(flatten_state_dict=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -247,15 +247,15 @@ def test_the_tracker_is_followed(tmp_path: Path, fused: Tensors, text: str, fold
     """From the parent folder, or the folder itself."""
     save(tmp_path / "run" / folder, {"model": fused})
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text(text)
-    for place in (tmp_path / "run", tmp_path / "run" / folder):
-        source = open_source(str(place))
+    for path in (tmp_path / "run", tmp_path / "run" / folder):
+        source = open_source(str(path))
         source.close()
         assert source.checkpoint.tensors.keys() == fused.keys()
 
 
 @pytest.mark.parametrize("text", ["../elsewhere", "", "-1", "release/..", "1e3"])
 def test_a_tracker_that_leads_nowhere(tmp_path: Path, fused: Tensors, text: str) -> None:
-    """Is refused, whatever is there."""
+    """Is refused, whichever folders there are."""
     save(tmp_path / "elsewhere", {"model": fused})
     run = tmp_path / "run"
     run.mkdir()
@@ -265,7 +265,7 @@ def test_a_tracker_that_leads_nowhere(tmp_path: Path, fused: Tensors, text: str)
 
 
 def test_prefixes_are_undone(tmp_path: Path, fused: Tensors) -> None:
-    """And a key that does not begin as all would is refused."""
+    """And a key without the prefix is refused."""
     state = {f"net.{name.removeprefix('model.')}": t for name, t in fused.items()}
     save(tmp_path / "dcp", {"model": state})
     done = streamconv.inspect(tmp_path / "dcp", hf_prefix="", dcp_prefix="net.")[0]

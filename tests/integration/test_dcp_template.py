@@ -1,4 +1,4 @@
-"""The hub checkpoint beside a DCP: its config and files, and what the DCP lacks."""
+"""A DCP completed by its hub checkpoint: config, files, and tensors that it lacks."""
 
 import json
 import shutil
@@ -127,7 +127,7 @@ def fewer(state: Tensors) -> None:
 
 @pytest.mark.parametrize("change", [wider, typed, fewer])
 def test_another_model_is_refused(tmp_path: Path, change: Callable[[Tensors], None]) -> None:
-    """By the first tensor that is not the template's."""
+    """With the first tensor that differs from the template."""
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     state = reference.to_layout(reference.read(source), "fused")
     change(state)
@@ -209,7 +209,7 @@ def test_each_tensor_is_verified_against_where_it_came_from(
 def test_what_goes_wrong_with_a_template_is_found_out(
     tmp_path: Path, omni: Path, thinker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the result takes its place, and what to do about it is said."""
+    """Before the result is committed, and with a hint."""
     write = Panel.write_into
 
     def wrong(self: Panel, out: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Sources over a network: bytes as from a folder, few of them, through whatever goes wrong."""
+"""Sources over a network: the bytes of a folder, no more than planned, whatever fails."""
 
 import json
 import os
@@ -32,7 +32,7 @@ LOCATION = f"hf://{REPO}"
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint in two shards, of some hundred kilobytes, with files beside them."""
+    """A checkpoint in two shards, of some hundred kilobytes, with other files."""
     folder = tmp_path_factory.mktemp("remote") / "checkpoint"
     shards = two_shards(qwen_tensors(experts=11, hidden=64, intermediate=48))
     write_checkpoint(folder, shards, {"model_type": "qwen3_moe", "num_experts": 11})
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that has it, which huggingface_hub takes for its own; no waiting between attempts."""
+    """A hub that has the folder, used by huggingface_hub; no waiting between attempts."""
     with taken_for_the_hub(Hub({REPO: folder}), tmp_path, monkeypatch) as hub:
         yield hub
 
@@ -53,14 +53,14 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(scope="session")
 def wanted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What the local folder is converted to."""
-    place = tmp_path_factory.mktemp("wanted") / "out"
-    streamconv.convert(folder, place, to="fused-transposed", max_shard_size="300kB")
-    return output(place)
+    target = tmp_path_factory.mktemp("wanted") / "out"
+    streamconv.convert(folder, target, to="fused-transposed", max_shard_size="300kB")
+    return output(target)
 
 
-def convert(location: str, place: Path) -> dict[str, object]:
-    streamconv.convert(location, place, to="fused-transposed", max_shard_size="300kB")
-    return output(place)
+def convert(location: str, target: Path) -> dict[str, object]:
+    streamconv.convert(location, target, to="fused-transposed", max_shard_size="300kB")
+    return output(target)
 
 
 def once(fault: Fault, *, method: str = "GET", part: str = ".safetensors", times: int = 1):  # type: ignore[no-untyped-def]
@@ -94,9 +94,9 @@ def test_a_repository_is_cast_as_its_files_are(hub: Hub, folder: Path, tmp_path:
     """While it is transferred; `verify` reads and casts it once more."""
     made = []
     for location in (LOCATION, str(folder)):
-        place = tmp_path / str(len(made))
-        streamconv.convert(location, place, to="fused-transposed", dtype="fp32", verify=True)
-        made.append(output(place))
+        target = tmp_path / str(len(made))
+        streamconv.convert(location, target, to="fused-transposed", dtype="fp32", verify=True)
+        made.append(output(target))
     assert made[0] == made[1]
 
 
@@ -144,7 +144,7 @@ def test_the_commit_is_pinned(hub: Hub) -> None:
     assert all(f"/resolve/{COMMIT}/" in path for path in resolved)
 
 
-def test_a_resumed_run_reads_the_commit_that_it_was_begun_with(
+def test_a_resumed_run_reads_the_commit_that_it_began_with(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
     """Though the branch has moved on meanwhile, to a commit that has no such files."""
@@ -166,7 +166,7 @@ def test_a_resumed_run_reads_the_commit_that_it_was_begun_with(
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
 
 
-def test_parts_read_the_commit_that_the_first_was_begun_with(
+def test_parts_read_the_commit_that_the_first_began_with(
     hub: Hub, wanted: dict[str, object], tmp_path: Path
 ) -> None:
     """Though the branch moves on between them, and who closes the output reads it too."""
@@ -195,7 +195,7 @@ def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
 
 
 def test_neighbours_are_read_at_once(hub: Hub) -> None:
-    """One request for what lies side by side, whatever the order of the batch."""
+    """One request for adjacent tensors, whatever the order of the batch."""
     source = open_source(LOCATION)
     infos = sorted(
         (i for i in source.checkpoint.tensors.values() if i.file.startswith("model-00001")),
@@ -229,7 +229,7 @@ def test_neighbours_are_read_at_once(hub: Hub) -> None:
 def test_what_passes_is_tried_again(
     hub: Hub, wanted: dict[str, object], tmp_path: Path, fault: Fault
 ) -> None:
-    """Every range of every shard fails once, twice: the output is the same."""
+    """Every range of every shard fails twice, and the output is the same."""
     hub.fault = once(fault, times=2)
     assert convert(LOCATION, tmp_path / "out") == wanted
 
@@ -238,7 +238,7 @@ def test_what_passes_is_tried_again(
 def test_the_hub_itself_fails_for_a_while(
     hub: Hub, wanted: dict[str, object], tmp_path: Path, method: str, part: str
 ) -> None:
-    """Looking a file or the repository up is tried again as well."""
+    """Looking up a file or the repository is retried as well."""
     met: Counter[str] = Counter()
 
     def fault(asked: str, path: str, span: str | None) -> Fault | None:
@@ -249,8 +249,8 @@ def test_the_hub_itself_fails_for_a_while(
     assert convert(LOCATION, tmp_path / "out") == wanted
 
 
-def test_a_cut_connection_is_gone_on_with(hub: Hub) -> None:
-    """What has come is not asked for again."""
+def test_a_cut_range_is_resumed(hub: Hub) -> None:
+    """What has arrived is not requested again."""
     source = open_source(LOCATION)
     info = max(source.checkpoint.tensors.values(), key=lambda info: info.nbytes)
     hub.sent = 0
@@ -392,7 +392,7 @@ def test_a_signal_ends_every_wait(
 
 
 def test_a_worker_that_fails_ends_the_waits_of_others(hub: Hub, tmp_path: Path) -> None:
-    """And what it failed of is what is said."""
+    """And its error is the one that is reported."""
     asked = threading.Event()
 
     def fault(method: str, path: str, span: str | None) -> Fault | None:
@@ -426,7 +426,7 @@ def test_a_token_is_shown_to_the_hub_alone(
 
 @pytest.mark.parametrize("location", ["hf://", "hf://a/b/c", "hf://org/a@", "hf://org/na--me..x"])
 def test_what_names_no_repository(hub: Hub, location: str) -> None:
-    """Is a mistake of who asks."""
+    """Is a usage error."""
     with pytest.raises(UsageError):
         streamconv.inspect(location)
 
@@ -445,7 +445,7 @@ def test_a_name_that_leads_elsewhere_is_refused(hub: Hub, monkeypatch: pytest.Mo
 
 
 def cached(cache: Path, folder: Path, *names: str) -> None:
-    """Put files into the hub's cache as it does: blobs, and a snapshot of links to them."""
+    """Put files into the hub's cache as huggingface_hub does: blobs, and links to them."""
     repo = cache / f"models--{REPO.replace('/', '--')}"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT)
