@@ -18,7 +18,7 @@ from safetensors import deserialize
 from streamconv import convert, merge, plan
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form
-from streamconv.catalog.layouts import REQUIRED
+from streamconv.catalog.layouts import MATRICES
 from streamconv.errors import VerifyFailed
 from streamconv.formats.safetensors import Entry, build_header
 from streamconv.planning.target import PER_EXPERT
@@ -144,7 +144,7 @@ def _in_form(family: Family, form: Form, tensors: Tensors) -> Tensors:
             stacked = STACKED[layout.name](pair, down)
             made |= {f"{prefix}experts.{n}": w for n, w in zip(names, stacked, strict=True)}
         else:
-            called = (layout.templates[weight].name for weight in REQUIRED)
+            called = (layout.templates[weight].name for weight in MATRICES)
             fused = FUSED[layout.name](pair, down)
             made |= {f"{prefix}{n}": w for n, w in zip(called, fused, strict=True)}
     return {form.apply(name): tensor for name, tensor in made.items()}

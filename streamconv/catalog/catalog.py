@@ -1,7 +1,7 @@
-"""The layouts and families that a run knows, as a value: the shipped ones and a user's own.
+"""The layouts and families that a run knows: the shipped ones, and those of a user's file.
 
-Whoever reads the options of a user makes a catalog of them and passes it on, so that two runs in
-one process can know different families.
+A catalog is a value. The functions that take a user's options build it once and pass it on, so
+two runs in one process can know different families.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from streamconv.catalog.families import Family, read_family
 from streamconv.catalog.layouts import (
-    REQUIRED,
+    MATRICES,
     Layout,
     Naming,
     WeightKind,
@@ -32,32 +32,32 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """What is known of layouts and families. A catalog is equal to itself alone."""
+    """All known layouts and families, by name. A catalog is equal to itself alone."""
 
     weight_kinds: Mapping[str, WeightKind]
     namings: Mapping[str, Naming]
     layouts: Mapping[str, Layout]
     families: Mapping[str, Family]
-    """Those of the user come first, so that they win where two have one model type."""
+    """The user's come first: they win if a shipped one has the same model type."""
     _lookups: dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @property
     def default_naming(self) -> Naming:
-        """The naming to use if nothing shows another one."""
+        """The naming of experts whose tensor names, record and family show none."""
         return next(iter(self.namings.values()))
 
     @functools.cached_property
     def required_weight_pairs(self) -> tuple[tuple[str, str], ...]:
         """The weights of gate_up and down of which a stack has to have one pair."""
-        suffixes = [kind.suffix for kind in self.weight_kinds.values() if kind.body]
-        return tuple((REQUIRED[0] + suffix, REQUIRED[1] + suffix) for suffix in suffixes)
+        suffixes = [kind.suffix for kind in self.weight_kinds.values() if kind.required]
+        return tuple((MATRICES[0] + suffix, MATRICES[1] + suffix) for suffix in suffixes)
 
     def names_to_weights(self, naming: Naming | None = None) -> Mapping[str, tuple[NameMatch, ...]]:
-        """Return what names below a module's prefix can mean, `*` being the expert's number.
+        """Return the meanings of names below a module's prefix, with `*` for the expert's number.
 
-        `naming` is the only one that is considered; without it, all that are auto-detected are.
+        Considered is `naming` alone, or without it every naming that is auto-detected.
         """
         if naming not in self._lookups:
             auto_detected = [known for known in self.namings.values() if known.auto_detect]
@@ -77,12 +77,12 @@ class Catalog:
 
 @functools.cache
 def default_catalog() -> Catalog:
-    """Return the catalog that is shipped."""
+    """Return the shipped catalog."""
     return _build(lambda _: {}, None)
 
 
 def load_catalog(path: str | PathLike[str] | None) -> Catalog:
-    """Return the shipped catalog, or one that a user's file of tables is added to.
+    """Return the shipped catalog, with the tables of a user's file added.
 
     The file may have the tables `namings`, `layouts` and `families`; a row that has the name of a
     shipped one replaces it.

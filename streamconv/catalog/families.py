@@ -1,9 +1,14 @@
 """Families of models and the forms in which ecosystems store them: rows of `data/families.toml`.
 
-A form is a layout for each expert stack that it mentions, groups of other tensors that it joins,
-splits or turns, and renames between plain names and its own. Plain names are the hub's, but that
-experts and groups are called what their templates call them: where the hub calls them otherwise,
-its own form has renames as well. Whatever a form does not mention stays as it is.
+A form has three parts:
+
+- a layout for each expert stack that it changes;
+- groups: other tensors that it joins, splits or permutes;
+- renames between hub names and its own.
+
+Whatever a form does not mention stays as it is. Hub names are those of the hub, with one exception:
+experts and groups have the names of their templates. If the hub names them otherwise, the form
+`hub` has renames too.
 """
 
 from collections.abc import Mapping
@@ -18,39 +23,39 @@ from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
 
 FORMS = ("hub", "transformers", "mindspeed")
-"""As published; as transformers v5 holds it in memory; as MindSpeed-MM trains it."""
+"""The forms: as published, as transformers v5 has it in memory, as MindSpeed-MM trains it."""
 
 COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""What configs call the number of experts, tried in this order."""
+"""Keys of config.json that count experts, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors of a module that a form joins, splits or turns: two templates of each part.
+    """Tensors of a module that a form joins, splits or permutes.
 
-    The convolutions of query, key and value in one tensor, for example. Parts that have one name
-    stand in one tensor, one behind the other. Which of the two a checkpoint has goes by the form
-    whose names it has.
+    For example, the convolutions of query, key and value, which are one tensor in transformers.
+    Each part has a template on either side. Parts of one name are concatenated in one tensor. A
+    checkpoint has the layout of the form whose names its tensors have.
     """
 
     where: str
-    """Pattern of the modules' prefixes, in plain names."""
+    """Pattern of the modules' prefixes, in hub names."""
     hub_layout: NamedLayout
+    """A weight of this layout and of the next is a part; its name is its number."""
     form_layout: NamedLayout
-    """A weight of the layout is a part, called by its number."""
     sizes: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
-    """Sizes of axes that shapes leave open, or where in config.json they may stand."""
+    """Sizes of axes that shapes do not settle, or the paths in config.json that may have them."""
 
     @property
-    def what(self) -> str:
-        """What it is called in messages, below the prefix of its module."""
+    def label(self) -> str:
+        """The tensors of the group in messages, after the prefix of their module."""
         return ", ".join(dict.fromkeys(t.name for t in self.hub_layout.layout.templates.values()))
 
     @property
-    def asks(self) -> str:
-        """What config.json has to say for it to be told."""
-        places = (size for _, size in self.sizes if not isinstance(size, int))
-        return " and ".join(dict.fromkeys(" or ".join(several) for several in places))
+    def required_config(self) -> str:
+        """The paths in config.json that have to be there, for messages."""
+        paths = (size for _, size in self.sizes if not isinstance(size, int))
+        return " and ".join(dict.fromkeys(" or ".join(several) for several in paths))
 
 
 @dataclass(frozen=True)
@@ -59,64 +64,64 @@ class Form:
 
     name: str
     layouts: tuple[tuple[str, Layout], ...]
-    """Pattern of a stack in hub names, and the layout it has here; the first fit wins."""
+    """Patterns of stacks in hub names, and their layouts in this form; the first fit wins."""
     renames: tuple[Rename, ...] = ()
     groups: tuple[Group, ...] = ()
 
     def layout_of(self, stack: str) -> Layout | None:
-        """The layout of the stack at this pattern of hub names; None where it stays as it is."""
-        return next((lay for glob, lay in self.layouts if fnmatchcase(stack, glob)), None)
+        """Return the layout of the stack with this pattern, or None if it stays as it is."""
+        return next((layout for glob, layout in self.layouts if fnmatchcase(stack, glob)), None)
 
     def layout_for(self, group: Group) -> NamedLayout:
-        """How a group of the family is stored here: plainly, unless the form has it."""
+        """Return the layout of a group in this form: the hub's, unless the form has the group."""
         return group.form_layout if group in self.groups else group.hub_layout
 
     def apply(self, name: str) -> str:
-        """The name here of what is plainly called `name`: by one rename after the other."""
+        """Return the name in this form of a tensor by its hub name, by all renames in order."""
         for rename in self.renames:
             new = rename.apply(name) if rename.hub_name_mark in name else None
             name = name if new is None else new
         return name
 
     def undo(self, name: str) -> str:
-        """The plain name of what is called `name` here: by the same renames, the last one first."""
+        """Return the hub name of a tensor by its name in this form, by all renames in reverse."""
         for rename in reversed(self.renames):
             old = rename.undo(name) if rename.form_name_mark in name else None
             name = name if old is None else old
         return name
 
     def is_reversible(self, hub_name: str) -> bool:
-        """Whether the name comes back from here as it was."""
+        """Return True if `undo` gives back the hub name that `apply` was given."""
         return self.undo(self.apply(hub_name)) == hub_name
 
 
 @dataclass(frozen=True)
 class Family:
-    """Model types that are stored alike."""
+    """Model types with the same stacks and the same forms."""
 
     name: str
     model_types: tuple[str, ...]
     naming: Naming
     stacks: Mapping[str, str]
-    """Pattern of each stack in hub names, and the section of config.json that describes it."""
+    """Section of config.json that describes each stack, by its pattern in hub names."""
     forms: Mapping[str, Form]
     merge: str
-    """The form that merging makes of it."""
+    """The form or layout that `merge` converts to."""
     without: Mapping[str, str]
-    """Forms that its ecosystem has and rows cannot describe, to the reason."""
+    """Reasons why the tables cannot describe a form, by the name of the form."""
     refused: str = ""
-    """Why its experts cannot be converted, where they cannot."""
+    """Why its experts cannot be converted; empty if they can."""
     transformers_model_type: str = ""
-    """The model type whose class in transformers holds it, where there is none of its own name."""
+    """The model type that transformers has for it, if that is not one of `model_types`."""
 
     def layout_for(self, stack: str, form: Form) -> NamedLayout | None:
-        """The layout and naming of a stack in one of the forms; None where it stays as it is."""
+        """Return the layout and naming of a stack in a form, or None if it stays as it is."""
         layout = form.layout_of(stack)
         return None if layout is None else NamedLayout(layout, self.naming)
 
 
 HUB_NAMES = Form("hub", ())
-"""The form of a checkpoint of no known family: nothing is renamed, nothing is mentioned."""
+"""The form of a checkpoint of no known family: it changes nothing."""
 
 
 def read_family(
@@ -155,6 +160,7 @@ def _form(name: str, row: Mapping[str, Any], layouts: Mapping[str, Layout]) -> F
 
 
 def _group(row: dict[str, Any]) -> Group:
+    """Read a group. Raises UsageError if its two sides do not have the same axes."""
     parts = row.get("parts", [row])
     lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list) and t is not parts}
     naming = Naming(row["where"], MappingProxyType(lists))
@@ -170,9 +176,10 @@ def _group(row: dict[str, Any]) -> Group:
         unnamed = {*one.name_axes, *other.name_axes} - {*lists, *sizes}
         if {*one.name_axes, *one.axes} != {*other.name_axes, *other.axes} or unnamed:
             raise UsageError(
-                f"the group of {str(one)!r} and {str(other)!r} is not told by its row",
-                "both sides have the same axes, and for one that stands in a name a list says "
-                "what stands there, or `sizes` how many numbers",
+                f"cannot use the group of {str(one)!r} and {str(other)!r}: its row does not settle "
+                "every axis",
+                "give both sides the same axes, and each axis of a name a list of texts, or its "
+                "number of positions in `sizes`",
             )
     return Group(
         where=row["where"],

@@ -1,7 +1,8 @@
-"""The layouts and namings there are: rows of `data/layouts.toml`. Pure.
+"""Layouts, namings and kinds of weights: rows of `data/layouts.toml`.
 
-A layout is axes only. `NamedLayout` is a layout together with what the projections are called,
-which is all that is needed to write a stack's tensor names and shapes, or to recognise them.
+A layout says where the axes of the expert weights are, a naming what the projections are called.
+Both together, a `NamedLayout`, give the names and shapes of the tensors of a stack. For example,
+the layout `per-expert` under the naming `qwen` has `experts.{e}.gate_proj.weight` of shape [I, H].
 """
 
 import itertools
@@ -14,62 +15,67 @@ from typing import Any
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
 
-REQUIRED = ("gate_up", "down")
-"""The matrices that a layout describes, one template each."""
+MATRICES = ("gate_up", "down")
+"""The matrices that every layout describes, with one template each."""
 
 _PART = ".weight"
 
 
 @dataclass(frozen=True, eq=False)
 class Naming:
-    """What the positions on the projection axes are called: `p` gate and up, `d` down.
+    """Names of the positions on the projection axes: `p` gate and up, `d` down.
 
-    Namings and layouts are loaded once, so that one is equal to itself alone.
+    A naming, like a layout, is equal to itself alone: a catalog holds each one once.
     """
 
     name: str
     tokens: Mapping[str, tuple[str, ...]]
     auto_detect: bool = True
-    """Whether it is looked for in checkpoints of families that do not name it, too."""
+    """False if only the families that name it can have it."""
 
 
 @dataclass(frozen=True)
 class WeightKind:
-    """A kind of weight that an expert may have of each projection: itself, its bias, its scales."""
+    """A kind of weight that an expert can have for each projection: matrix, bias or scales."""
 
     suffix: str
-    """What it adds to the name of a weight and of a tensor: ``, `_bias`, `_scale_inv`."""
+    """Suffix of the names of weights and tensors: none, `_bias`, `_scale_inv`."""
     part: str
-    """What stands in a name in the place of `weight`."""
+    """Replacement for `weight` in a name that ends in `.weight`."""
     axes: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """Of gate_up and down, what stands in the place of an axis of theirs."""
-    body: bool
+    """Replacements for axes of gate_up and of down; none drops the axis."""
+    required: bool
+    """True if a stack can have it as the matrix itself: it has to have one such kind."""
     blocks: frozenset[str]
+    """Axes that count blocks of the axis that they replace."""
     packed: bool
+    """True if an element holds several of the axis that is replaced."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where every axis of the expert weights lives, one template a weight."""
+    """The place of every axis of the expert weights, as one template for each weight."""
 
     name: str
     used_by: str
     templates: Mapping[str, Template]
-    """By weight: `gate_up`, `down`, and with the suffix of each kind that has a place here."""
-    whole: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By weight: an axis, and the one that counts its blocks, of which there have to be whole
-    ones because another axis begins where it ends."""
+    """By weight: `gate_up`, `down`, and these with the suffix of each kind that it can store."""
+    whole_blocks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By weight: axes that have to be a whole number of blocks, and the axes that count these.
 
-    def before(self, weight: str, sizes: Mapping[str, int]) -> int:
-        """Elements that stand before a weight in its tensor.
+    Another axis begins where such an axis ends in its dimension, and no block may span both.
+    """
 
-        Weights of one name are in one tensor, one behind the other in the order of `templates`.
+    def elements_before(self, weight: str, sizes: Mapping[str, int]) -> int:
+        """Count the elements in front of a weight in its tensor.
+
+        Weights of one name are concatenated in one tensor, in the order of `templates`.
         """
-        wanted, elements = self.templates[weight].name, 0
+        name, elements = self.templates[weight].name, 0
         for other, template in self.templates.items():
             if other == weight:
                 break
-            if template.name == wanted:
+            if template.name == name:
                 elements += math.prod(sizes[axis] for axis in template.axes)
         return elements
 
@@ -82,29 +88,33 @@ class NamedLayout:
     naming: Naming
 
     def sizes(self) -> dict[str, int]:
-        """The axis sizes that the naming settles: two projections on `p`, one on `d`."""
+        """Return the axis sizes that the naming settles: two projections on `p`, one on `d`."""
         return {axis: len(tokens) for axis, tokens in self.naming.tokens.items()}
 
     def token(self, axis: str, position: int) -> str:
-        """What a position on `axis` is called in a tensor's name: its number, unless listed."""
+        """Return the text for a position on `axis` in a name: its number, unless it is named."""
         tokens = self.naming.tokens.get(axis)
         return tokens[position] if tokens else str(position)
 
     def name(self, template: Template, position: Sequence[int | None]) -> str:
-        """What a tensor is called below its module's prefix, by its position on the axes in the
-        name; `*` stands for one that is None."""
+        """Return a tensor's name below its module's prefix, by its position on the axes in it.
+
+        A position that is None becomes `*`.
+        """
         at = zip(template.name_axes, position, strict=True)
         return template.tensor_name({a: "*" if k is None else self.token(a, k) for a, k in at})
 
     def names(self, template: Template) -> Iterator[tuple[str, tuple[int | None, ...]]]:
-        """All that the tensors of one template are called, each with its position; None on axes
-        whose positions are numbers."""
+        """Yield all names of the tensors of a template, each with its position.
+
+        Positions that a name has as numbers are None, and `*` in the name.
+        """
         lists = [self.naming.tokens.get(axis) for axis in template.name_axes]
         for position in itertools.product(*(range(len(t)) if t else (None,) for t in lists)):
             yield self.name(template, position), position
 
     def names_projections(self) -> bool:
-        """Whether the names of its tensors tell the naming."""
+        """Return True if the names of its tensors show the naming."""
         axes = {a for template in self.layout.templates.values() for a in template.name_axes}
         return any(axis in axes for axis in self.naming.tokens)
 
@@ -113,11 +123,11 @@ def read_weight_kind(row: Mapping[str, Any]) -> WeightKind:
     """Read a row of the table `weights`."""
     axes = {
         weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
-        for weight in REQUIRED
+        for weight in MATRICES
     }
     blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
     return WeightKind(
-        row.get("suffix", ""), row["part"], axes, row.get("body", False), blocks, packed
+        row.get("suffix", ""), row["part"], axes, row.get("required", False), blocks, packed
     )
 
 
@@ -127,29 +137,42 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
     Raises UsageError if the row is not a layout.
     """
     texts = {weight: text for weight, text in row.items() if weight != "used_by"}
-    if not all(isinstance(text, str) for text in texts.values()) or not {*REQUIRED} <= {*texts}:
-        raise UsageError(f"layout {name!r} needs a template of {' and of '.join(REQUIRED)}")
-    stated = {weight: Template.parse(text) for weight, text in texts.items()}
+    if not all(isinstance(text, str) for text in texts.values()) or not {*MATRICES} <= {*texts}:
+        raise UsageError(
+            f"cannot use the layout {name!r}: it needs a template of {' and of '.join(MATRICES)}"
+        )
+    declared = {weight: Template.parse(text) for weight, text in texts.items()}
     templates: dict[str, Template] = {}
-    whole: dict[str, Mapping[str, str]] = {}
-    for kind, weight in itertools.product(kinds, REQUIRED):
+    whole_blocks: dict[str, Mapping[str, str]] = {}
+    for kind, weight in itertools.product(kinds, MATRICES):
         key = weight + kind.suffix
-        template = stated.get(key) or _companion(stated[weight], kind, kind.axes[weight])
+        template = declared.get(key) or _companion(declared[weight], kind, kind.axes[weight])
         if template is not None:
             templates[key] = template
-            whole[key] = _whole(template, kind, kind.axes[weight])
-    unknown = next((weight for weight in stated if weight not in templates), None)
+            whole_blocks[key] = _whole_blocks(template, kind, kind.axes[weight])
+    unknown = next((weight for weight in declared if weight not in templates), None)
     if unknown is not None:
-        raise UsageError(f"layout {name!r}: there is no weight called {unknown!r}")
+        raise UsageError(
+            f"cannot use the layout {name!r}: there is no weight called {unknown!r}",
+            "name a weight gate_up or down, with the suffix of a kind of weight",
+        )
     return Layout(
-        name, str(row.get("used_by", "")), MappingProxyType(templates), MappingProxyType(whole)
+        name,
+        str(row.get("used_by", "")),
+        MappingProxyType(templates),
+        MappingProxyType(whole_blocks),
     )
 
 
 def _companion(
     template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
 ) -> Template | None:
-    """The template of a kind of weight beside the matrix itself; None where it has no place."""
+    """Build the template of a kind of weight from that of the matrix.
+
+    The axes are replaced by those of the kind, and the name by its own. Return None if the layout
+    cannot store the kind: packed axes need the last dimension for themselves, and axes of blocks
+    cannot have another axis after them in their dimension.
+    """
     dims: list[tuple[str, ...]] = []
     for dim in template.dims:
         if kind.packed and any(axis in axes for axis in dim):
@@ -167,9 +190,10 @@ def _companion(
     return Template(name, tuple(dim for dim in dims if dim))
 
 
-def _whole(
+def _whole_blocks(
     template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
 ) -> Mapping[str, str]:
+    """Return the axes of a dimension with several that count blocks, by the axes they divide."""
     counted = {own: axis for axis, owns in axes.items() for own in owns if own in kind.blocks}
     return {
         counted[axis]: axis
@@ -187,7 +211,7 @@ def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
         isinstance(token, str) and token for names in tokens.values() for token in names
     ):
         raise UsageError(
-            f"naming {name!r} has to list what the projections p and d are called",
+            f"cannot use the naming {name!r}: it has to list the names of the projections p and d",
             'write p = ["gate_proj", "up_proj"] and d = ["down_proj"]',
         )
     return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True) is True)

@@ -1,19 +1,18 @@
-"""What is known: the tables of families and of layouts, as people and programs read them. Pure."""
+"""The families and layouts of a catalog, as the commands and the documents list them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
-from streamconv.catalog.layouts import REQUIRED, Layout
-from streamconv.catalog.templates import Template
+from streamconv.catalog.layouts import MATRICES, Layout
 
-SAMPLE = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
-"""Sizes under which layouts look alike only if they always do."""
+SAMPLE_SIZES = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
+"""Sizes with which two layouts have the same shapes only if they do with all sizes."""
 
 
 def layout_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
-    """Each layout: its templates by weight, and who uses it."""
+    """Yield a row for each layout: its templates by weight, and who uses it."""
     for layout in catalog.layouts.values():
         yield {
             "layout": layout.name,
@@ -23,7 +22,7 @@ def layout_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
 
 
 def family_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
-    """Each family: its model types, its layouts in every form, what it converts to."""
+    """Yield a row for each family: its model types, its forms, and the layouts it converts to."""
     for family in catalog.families.values():
         yield {
             "family": family.name,
@@ -38,13 +37,13 @@ def family_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
 
 
 def layouts_of(family: Family, form: str) -> dict[str, str]:
-    """Pattern of each stack to its layout in a form, where the form mentions it."""
+    """Return the layouts of the stacks that a form changes, by their patterns."""
     found = ((stack, family.forms[form].layout_of(stack)) for stack in family.stacks)
     return {stack: layout.name for stack, layout in found if layout}
 
 
 def converts_to(family: Family, catalog: Catalog) -> list[str]:
-    """The layouts that the experts of the hub's checkpoint can become."""
+    """Return the layouts that the experts of a checkpoint from the hub can be converted to."""
     hub = family.forms[HUB_NAMES.name]
     return [
         name
@@ -54,18 +53,20 @@ def converts_to(family: Family, catalog: Catalog) -> list[str]:
 
 
 def _alike(hub: Form, stack: str, layout: Layout) -> bool:
-    """Whether a layout would look like the one that the hub has."""
-    meant = hub.layout_of(stack)
-    return meant not in (None, layout) and _looks(meant) == _looks(layout)
+    """Return True if a layout has the names and shapes of the hub's, and is another one."""
+    hub_layout = hub.layout_of(stack)
+    if hub_layout is None or hub_layout is layout:
+        return False
+    return _names_and_shapes(hub_layout) == _names_and_shapes(layout)
 
 
-def _looks(layout: Layout | None) -> list[tuple[str, tuple[int, ...]]]:
-    templates: Mapping[str, Template] = layout.templates if layout else {}
-    return [(templates[w].name, templates[w].shape(SAMPLE)) for w in REQUIRED if w in templates]
+def _names_and_shapes(layout: Layout) -> list[tuple[str, tuple[int, ...]]]:
+    templates = (layout.templates[weight] for weight in MATRICES)
+    return [(template.name, template.shape(SAMPLE_SIZES)) for template in templates]
 
 
 def tested_against(family: Family) -> str:
-    """What the tests hold a family against."""
+    """Return the reference that the tests compare a family with."""
     if family.refused:
         return "refused"
     if "transformers" in family.without:

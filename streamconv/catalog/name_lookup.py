@@ -1,4 +1,4 @@
-"""What the names of tensors can mean: which weight, under which layouts and namings. Pure."""
+"""Looks up the meanings of a tensor's name: a weight, under several layouts and namings."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 
 @dataclass(frozen=True, slots=True)
 class NameMatch:
-    """What a tensor's name makes it under one row: which weight, at which projection."""
+    """A meaning of a tensor's name: a weight of a layout, at a position."""
 
     row: NamedLayout
     weight: str

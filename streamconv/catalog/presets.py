@@ -1,4 +1,4 @@
-"""Names as keys of a torch.distributed.checkpoint, and what training frameworks want. Pure."""
+"""The conventions of training frameworks for a torch.distributed.checkpoint (DCP)."""
 
 import functools
 from collections.abc import Mapping
@@ -12,27 +12,31 @@ from streamconv.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """Names that begin with `hf` outside of a DCP begin with `dcp` in it; empty fits any."""
+    """Prefixes of tensor names: those that begin with `hf` elsewhere begin with `dcp` in a DCP.
+
+    For example, with `hf` empty and `dcp` "model.", `lm_head.weight` is `model.lm_head.weight` in
+    the DCP. Names that do not begin with `hf` are the same in both.
+    """
 
     hf: str = ""
     dcp: str = ""
 
     def apply(self, name: str) -> str:
-        """The key of what is called `name`."""
+        """Return the key in a DCP of the tensor called `name`."""
         return self.dcp + name[len(self.hf) :] if name.startswith(self.hf) else name
 
     def undo(self, key: str) -> str:
-        """The name of what has the key."""
+        """Return the name of the tensor that has `key` in a DCP."""
         return self.hf + key[len(self.dcp) :] if key.startswith(self.dcp) else key
 
     def is_reversible(self, name: str) -> bool:
-        """Whether a name comes back from its key as it was."""
+        """Return True if the key of `name` leads back to `name`."""
         return self.undo(self.apply(name)) == name
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a training framework keeps its checkpoints; see `data/presets.toml`."""
+    """The conventions of a training framework; `data/presets.toml` explains the fields."""
 
     name: str
     folder: str
@@ -46,17 +50,17 @@ class Preset:
 
 @functools.cache
 def presets() -> Mapping[str, Preset]:
-    """Every preset by its name."""
+    """Return every preset by its name."""
     return MappingProxyType(
         {name: Preset(name, **row) for name, row in read_table("presets.toml").items()}
     )
 
 
 def find_preset(name: str) -> Preset:
-    """The preset called `name`; raises UsageError that lists those there are."""
+    """Return the preset called `name`. Raises UsageError that lists the presets."""
     try:
         return presets()[name]
     except KeyError:
         raise UsageError(
-            f"there is no preset called {name!r}", f"the presets are {', '.join(presets())}"
+            f"there is no preset called {name!r}", f"choose from {', '.join(presets())}"
         ) from None

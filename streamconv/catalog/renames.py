@@ -1,4 +1,4 @@
-"""Names of tensors under one form as names under another: two-sided renames. Pure."""
+"""Renames between the names of a tensor on the hub and in a form, in both directions."""
 
 import functools
 import re
@@ -11,29 +11,32 @@ from streamconv.errors import UsageError
 
 @dataclass(frozen=True)
 class Rename:
-    """A two-sided rename: `*` stands for the same text on both sides."""
+    """A rename that works in both directions; each `*` is the same text on both sides.
+
+    For example, `thinker.model.*` on the hub and `model.*` in a form.
+    """
 
     hub_name: str
     form_name: str
     unless: tuple[str, ...] = ()
-    """What names here begin with that the rename did not make."""
+    """Beginnings of names in the form that the rename did not make, so `undo` leaves them."""
 
     @cached_property
     def hub_name_mark(self) -> str:
-        """A text that every name has that `apply` is about: a look for it is cheaper."""
+        """The longest text in every name that `apply` changes; a search for it is cheaper."""
         return max(self.hub_name.split("*"), key=len)
 
     @cached_property
     def form_name_mark(self) -> str:
-        """The same of `undo`."""
+        """The longest text in every name that `undo` changes."""
         return max(self.form_name.split("*"), key=len)
 
     def apply(self, name: str) -> str | None:
-        """The form's name of what is plainly called `name`; None where this is not about it."""
+        """Return the name in the form for a hub name, or None if the rename does not fit."""
         return _replace(self.hub_name, self.form_name, name)
 
     def undo(self, name: str) -> str | None:
-        """The plain name of what the form calls `name`; None where this is not about it."""
+        """Return the hub name for a name in the form, or None if the rename does not fit."""
         return (
             None if name.startswith(self.unless) else _replace(self.form_name, self.hub_name, name)
         )
@@ -58,11 +61,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def read_rename(row: dict[str, Any]) -> Rename:
-    """What a row of the table says. Raises UsageError for one that could not be undone."""
+    """Read a row of the table. Raises UsageError if the rename could not be undone."""
     hub_name, form_name = row["hub_name"], row["form_name"]
     if hub_name.count("*") != form_name.count("*"):
         raise UsageError(
-            f"the rename of {hub_name!r} to {form_name!r} could not be undone: "
-            "there have to be as many * on both sides"
+            f"cannot use the rename of {hub_name!r} to {form_name!r}: it could not be undone",
+            "write as many * on one side as on the other",
         )
     return Rename(hub_name, form_name, tuple(row.get("unless", ())))

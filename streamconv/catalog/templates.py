@@ -1,14 +1,13 @@
-"""Where the axes of an expert weight live: templates, and the sizes under which they hold. Pure.
+"""Templates: the places of the axes of an expert weight, in a tensor's name and in its shape.
 
 An expert weight has the axes `e` expert, `p` gate/up, `d` down, `i` intermediate, `h` hidden.
-A template says where each of them lives, in the tensor's name or in its shape, in the notation
-that einops made familiar:
+A template puts each of them into the tensor's name or into its shape, in the notation of einops:
 
     experts.{e}.{p}.weight : i h          one tensor an expert and projection, [I, H]
     experts.gate_up_proj : e (p i) h      one tensor, [E, 2I, H], gate rows above up rows
 
-Two templates of one weight determine how its bytes move (`moves`); there is no table of pairs, and
-no direction that has to be written twice.
+Two templates of one weight determine how its bytes move (`planning/rearrangement`). There is no
+table of pairs of layouts, and no direction has code of its own.
 """
 
 import math
@@ -20,7 +19,7 @@ from functools import cached_property
 from streamconv.errors import UsageError
 
 EXPERT = "e"
-"""The axis that conversions are streamed along; what stands for it in a name is a number."""
+"""The axis along which conversions stream. Its positions are numbers in a name."""
 
 _DIM = re.compile(r"\(\s*(\w+(?:\s+\w+)*)\s*\)|(\w++)")
 _DIMS = re.compile(rf"(?:\s*(?:{_DIM.pattern}))+")
@@ -30,14 +29,14 @@ _NAME_AXIS = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Template:
-    """One kind of tensor: its name below the module's prefix, and the axes of each dimension."""
+    """The name of a tensor below its module's prefix, and the axes of each dimension."""
 
     name: str
     dims: tuple[tuple[str, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """The template written as `name : dimension ...`; raises UsageError where it is none."""
+        """Read a template from `name : dimension ...`. Raises UsageError if it is not one."""
         name, _, dims = (part.strip() for part in text.partition(":"))
         parsed = tuple(tuple((m[1] or m[2]).split()) for m in _DIM.finditer(dims))
         template = cls(name, parsed)
@@ -45,43 +44,51 @@ class Template:
         well_formed = _NAME.fullmatch(name) and _DIMS.fullmatch(dims)
         if not well_formed or len(set(axes)) != len(axes):
             raise UsageError(
-                f"{text!r} is not a tensor template",
+                f"cannot use {text!r}: it is not a tensor template",
                 "write a name, a colon and the axes: 'experts.gate_up_proj : e (p i) h'",
             )
         return template
 
     def __str__(self) -> str:
-        """The template as `parse` reads it."""
+        """Return the template as `parse` reads it."""
         dims = (dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in self.dims)
         return f"{self.name} : {' '.join(dims)}"
 
     @cached_property
     def name_axes(self) -> tuple[str, ...]:
-        """The axes that stand in the name, in their order there."""
+        """The axes in the name, in order."""
         return tuple(_NAME_AXIS.findall(self.name))
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
-        """The axes that stand in the shape, outermost first."""
+        """The axes in the shape, outermost first."""
         return tuple(axis for dim in self.dims for axis in dim)
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The tensor's shape in elements when the axes have these sizes."""
+        """Return the tensor's shape, in elements, for the sizes of the axes."""
         return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
 
     def tensor_name(self, tokens: Mapping[str, str]) -> str:
-        """The tensor's name below the prefix, each axis in it replaced by its token."""
+        """Return the tensor's name below the prefix, with a text for each axis in it."""
         return _NAME_AXIS.sub(lambda match: tokens[match[1]], self.name)
 
 
 def solve_sizes(
     tensors: Iterable[tuple[tuple[Template, ...], tuple[int, ...]]], known: Mapping[str, int]
 ) -> dict[str, int] | None:
-    """The axis sizes under which every tensor has its shape, or None if there are none.
+    """Solve for the axis sizes with which every tensor has its shape.
 
-    A tensor is what one template says, or several, one behind the other on the first dimension.
-    One may leave an axis open that another one settles: a flat `(e h) (p i)` needs the down
-    projection's `(e i) h` for its E. None also where an axis stays open.
+    One tensor may settle an axis of another. For example, if p = 2, `(e h) (p i)` of shape [32, 12]
+    gives i = 6. Then `(e i) h` of shape [24, 8] gives h = 8 and e = 4, and e * h is the 32 of the
+    first shape. With [12, 8] there would be no solution.
+
+    Args:
+        tensors: The templates and the shape of each tensor. Several templates are concatenated on
+            the first dimension.
+        known: Sizes that are settled already.
+
+    Returns:
+        The sizes of all axes, or None if there is no solution, or more than one.
     """
     sizes = dict(known)
     sums: list[tuple[_Sum, int]] = []
@@ -106,11 +113,11 @@ def solve_sizes(
 
 
 _Sum = tuple[tuple[str, ...], ...]
-"""Products of axes that add up to the extent of a dimension."""
+"""Products of axes whose sum is the extent of a dimension."""
 
 
 def _settles(products: _Sum, extent: int, unknown: str, sizes: dict[str, int]) -> bool:
-    """Whether the sum can be `extent`; what the one unknown axis is then goes to `sizes`."""
+    """Return True if the sum can be `extent`, and put the one unknown axis into `sizes`."""
     rest, factor = extent, 0
     for product in products:
         value = math.prod(sizes[axis] for axis in product if axis != unknown)

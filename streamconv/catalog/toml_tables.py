@@ -1,4 +1,4 @@
-"""The files in which tables are written: those of `data/`, and a file of the user's like them."""
+"""Reads the files of tables: those of `data/`, and a user's file like them."""
 
 import tomllib
 from collections.abc import Mapping

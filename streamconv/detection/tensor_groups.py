@@ -119,7 +119,7 @@ def find_groups(
         alike = (group, pattern_of(prefix), dtype, tuple(sizes.items()))
         stacks.setdefault(alike, []).append(Module(prefix, parts))
     return tuple(
-        Stack(pattern, layouts[group], dict(sizes), tuple(modules), group.what)
+        Stack(pattern, layouts[group], dict(sizes), tuple(modules), group.label)
         for (group, pattern, _, sizes), modules in stacks.items()
     )
 

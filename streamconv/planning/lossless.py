@@ -92,8 +92,8 @@ def _check_sizes_known(others: _Tensors, converted: dict[Group, NamedLayout]) ->
         found = group_tensors.find(name)
         if found is not None:
             raise BadCheckpoint(
-                f"tensor {quoted(info.name)}: config.json has to say {found.group.asks}, which "
-                "tells how it is divided",
+                f"tensor {quoted(info.name)}: config.json has to say "
+                f"{found.group.required_config}, which tells how it is divided",
                 "convert to a layout instead of a form to leave it as it is",
             )
 

@@ -158,7 +158,7 @@ class _StackSteps:
         sizes = self._stack.sizes
         layout = self._stack.row.layout
         source, target = layout.templates[weight], self._row.layout.templates[weight]
-        elements_before = layout.before(weight, sizes)
+        elements_before = layout.elements_before(weight, sizes)
         shape = target.shape(sizes)
         for position in itertools.product(*(range(sizes[axis]) for axis in target.name_axes)):
             fixed = dict(zip(target.name_axes, position, strict=True))

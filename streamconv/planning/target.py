@@ -122,7 +122,7 @@ def _check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | N
                 "belong together along the axis that they are packed or scaled along"
             )
         for layout in (stack.row.layout, row.layout):
-            for axis, count in layout.whole[weight].items():
+            for axis, count in layout.whole_blocks[weight].items():
                 _check_blocks(source, stack, where, infos[0].name, axis, count)
         fixed = dict.fromkeys(new.name_axes, 0)
         try:

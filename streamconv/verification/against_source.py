@@ -125,7 +125,7 @@ def _pair(
             module.tensors[weight],
             stack.sizes,
             expert,
-            stack.row.layout.before(weight, stack.sizes),
+            stack.row.layout.elements_before(weight, stack.sizes),
         )
         for stack, module in ((their_stack, theirs), (our_stack, ours))
     )

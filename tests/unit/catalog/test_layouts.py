@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Rename
-from streamconv.catalog.layouts import REQUIRED, Layout, NamedLayout
+from streamconv.catalog.layouts import MATRICES, Layout, NamedLayout
 from streamconv.errors import UsageError
 
 CATALOG = default_catalog()
@@ -32,7 +32,7 @@ SIZE = st.integers(1, 64)
 
 def names_and_shapes(layout: Layout, sizes: dict[str, int]) -> set[tuple[str, tuple[int, ...]]]:
     """The required tensors of a stack, the expert's number and the projection left open."""
-    templates = (layout.templates[weight] for weight in REQUIRED)
+    templates = (layout.templates[weight] for weight in MATRICES)
     return {(template.name, template.shape(sizes)) for template in templates}
 
 
@@ -45,7 +45,7 @@ def test_the_table_of_layouts() -> None:
     for name, layout in CATALOG.layouts.items():
         assert layout.name == name
         assert layout.used_by
-        assert set(REQUIRED) <= set(layout.templates)
+        assert set(MATRICES) <= set(layout.templates)
         assert CATALOG.find_layout(name) is layout
 
 

@@ -434,7 +434,7 @@ def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
         f"hub.layouts = {{'*' = 'fused'}}\nhub.groups = [{group}]"
     )
     (tmp_path / "mine.toml").write_text(text)
-    said = "is not told by its row|'(where|form_name)' is missing"
+    said = "does not settle every axis|'(where|form_name)' is missing"
     with pytest.raises(UsageError, match=said):
         streamconv.merge(tmp_path, tmp_path / "out", family=tmp_path / "mine.toml")
 
