@@ -1,4 +1,4 @@
-"""Runs a plan. Decides nothing: what, where and with how much memory stands in the plan."""
+"""Runs a plan. Decides nothing: which bytes go where, and in how much memory, is in the plan."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
@@ -30,16 +30,25 @@ def execute(
     request: bytes | None = None,
     cancel: CancelToken | None = None,
 ) -> Generator[Event]:
-    """Convert; yields what has happened. The result appears before the last event, or not at all.
+    """Write shards as planned and commit the result, yielding each event.
 
-    It is complete one event earlier, for who wants to look at it before it takes its place.
+    The result appears at the target right before the last event, Committed, or not at all. One
+    event earlier, at Completed, it can be verified. If the caller closes the generator, or anything
+    fails, only finished shards are kept.
 
-    `shards` are those to make, all unless given; without `commits` another process closes the
-    output, and the last event is that these are written. `request` is saved with the output until
-    it is committed.
-    Raises what source and sink raise. Where the caller stops listening, the run stops, and so it
-    does when `cancel` is set, with Interrupted; the run sets it when it ends early.
-    Then, and where something fails, finished shards are all that is left.
+    Args:
+        plan: Which bytes go where.
+        source: Where they are read.
+        sink: Where they are written.
+        shards: Numbers of the shards to write. Default: all.
+        commits: False if another process commits; the last event is then ShareWritten.
+        request: Saved with the output until it is committed, for `finish`.
+        cancel: Ends the run when it is set. It is also set here if the run ends early.
+
+    Raises:
+        Interrupted: `cancel` was set.
+        SourceChanged: The source is not what was planned; finished shards are removed, too.
+        StreamconvError: What the source and the sink raise.
     """
     yield Planned(plan)
     output = sink.prepare(plan)

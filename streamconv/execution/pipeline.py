@@ -55,7 +55,7 @@ class _Share:
 
 
 def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) -> Result:
-    """Carry out a conversion, or the share of it that this process has to do.
+    """Run a conversion, or the share of it that this process has.
 
     Args:
         request: What the user asked for.
@@ -216,9 +216,8 @@ def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointF
 
 def _shards_of(plan: "Plan", share: _Share) -> tuple[int, ...]:
     """Return the numbers of the shards that this process writes."""
-    if not share.writes_shards:
-        return ()
-    return assign_shards([shard.nbytes for shard in plan.shards], share.partition)
+    sizes = [shard.nbytes for shard in plan.shards]
+    return assign_shards(sizes, share.partition) if share.writes_shards else ()
 
 
 def _readable(source: Source, options: Options, readers: int, cancel: CancelToken) -> Source:

@@ -1,4 +1,4 @@
-"""One worker of a run: makes pieces as the plan says, hashes them, writes them."""
+"""One worker of a run: makes pieces as the plan says, hashes them, and writes them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,55 +18,60 @@ from streamconv.system.file_ops import new_buffer
 
 
 class Worker:
-    """One thread's buffers, used again for every piece."""
+    """Writes pieces, one at a time. Keeps its buffers from piece to piece; one for each thread."""
 
     def __init__(self, plan: Plan, source: Source, output: OpenOutput, cancel: CancelToken) -> None:
-        self._cancel = cancel
         self._plan = plan
         self._source = source
         self._output = output
-        self._staging = WriteBuffer(plan.memory.staging)
-        self._buffer = new_buffer(plan.memory.source_buffer)
-        self._holds: object = None
-        self._rearrangers: dict[object, Transposer] = {}
+        self._cancel = cancel
+        self._buffer = WriteBuffer(plan.memory.staging)
+        self._inputs = _UnitInputs(source, plan.memory.source_buffer)
+        self._transposers: dict[object, Transposer] = {}
+        self._digest = xxh3_128()
 
     def write(self, piece: Piece) -> str:
-        """Make a piece and write it; returns its digest."""
-        digest = xxh3_128()
-        staging = self._staging
-        staging.begin(
+        """Write a piece and return its digest.
+
+        Raises Interrupted if the run is canceled meanwhile, and the errors of source and output.
+        """
+        self._digest.reset()
+        self._buffer.begin(
             piece.offset, lambda offset, data: self._output.write(piece.shard, offset, data)
         )
         for is_copy, parts in itertools.groupby(piece.parts, _is_copy):
             if is_copy:
-                self._copy([part for part in parts if isinstance(part, StepBytes)], digest)
+                self._copy([part for part in parts if isinstance(part, StepBytes)])
                 continue
             for part in parts:
                 if isinstance(part, FramingBytes):
-                    self._put(memoryview(self._plan.framing_bytes(piece, part)), digest)
+                    self._write_framing(self._plan.framing_bytes(piece, part))
                 else:
-                    self._rearrange(part, digest)
-        self._output.record_digest(piece, digest.hexdigest())
-        staging.flush()
-        return digest.hexdigest()
+                    self._transpose(part)
+        digest = self._digest.hexdigest()
+        self._output.record_digest(piece, digest)
+        self._buffer.flush()
+        return digest
 
-    def _put(self, data: memoryview, digest: xxh3_128) -> None:
-        while data:
-            room = self._staging.next(len(data))
-            room[:] = data[: len(room)]
-            self._made(room, digest)
-            data = data[len(room) :]
+    def _write_framing(self, framing: bytes) -> None:
+        """Write bytes of the file format, such as a header."""
+        left = memoryview(framing)
+        while left:
+            room = self._buffer.next(len(left))
+            room[:] = left[: len(room)]
+            self._filled(room)
+            left = left[len(room) :]
 
-    def _copy(self, segments: Sequence[StepBytes], digest: xxh3_128) -> None:
-        """Bytes that keep their order go from the source straight into staging, a room at once."""
-        left = sum(segment.nbytes for segment in segments)
+    def _copy(self, parts: Sequence[StepBytes]) -> None:
+        """Read bytes that keep their order straight into the output buffer, in large batches."""
+        left = sum(part.nbytes for part in parts)
         reads: list[Read] = []
         room = free = memoryview(b"")
-        for info, start, end in itertools.chain.from_iterable(map(_runs, segments)):
-            position = start
+        for info, begin, end in itertools.chain.from_iterable(map(_copied_ranges, parts)):
+            position = begin
             while position < end:
                 if not free:
-                    room = free = self._staging.next(left)
+                    room = free = self._buffer.next(left)
                 buffer = free[: end - position]
                 reads.append(Read(info, position, buffer))
                 position += len(buffer)
@@ -74,57 +79,64 @@ class Worker:
                 free = free[len(buffer) :]
                 if not free:
                     self._source.read(reads)
-                    self._made(room, digest)
+                    self._filled(room)
                     reads.clear()
 
-    def _rearrange(self, segment: StepBytes, digest: xxh3_128) -> None:
-        how = segment.how
-        self._gather(segment.inputs, how, segment.unit)
-        kind = (how.shape, how.strides, how.itemsize, how.start)
-        if kind not in self._rearrangers:
-            self._rearrangers[kind] = Transposer(how, self._buffer)
-        for panel in self._rearrangers[kind].panels:
-            room = self._staging.exactly(panel.nbytes)
+    def _transpose(self, part: StepBytes) -> None:
+        """Write a unit whose bytes do not keep their order, panel by panel."""
+        how = part.how
+        self._inputs.load(part.inputs, how, part.unit)
+        key = (how.shape, how.strides, how.itemsize, how.start)
+        if key not in self._transposers:
+            self._transposers[key] = Transposer(how, self._inputs.memory)
+        for panel in self._transposers[key].panels:
+            room = self._buffer.exactly(panel.nbytes)
             panel.write_into(room)
-            self._made(room, digest)
+            self._filled(room)
 
-    def _made(self, data: memoryview, digest: xxh3_128) -> None:
-        """The next bytes of a piece are in staging; no more follow where the run has ended."""
-        digest.update(data)
+    def _filled(self, room: memoryview) -> None:
+        """Hash the next bytes of the piece. Raises Interrupted if the run is canceled."""
+        self._digest.update(room)
         self._cancel.check()
 
-    def _gather(self, inputs: Sequence[TensorInfo], how: Rearrangement, unit: int) -> None:
-        """Read a unit's inputs side by side, unless the unit before it had the same ones."""
-        reads = [(inputs[which], offset) for which, offset in how.reads(unit)]
-        wanted = ([(info.name, offset) for info, offset in reads], how.input_bytes)
-        if wanted == self._holds:
+
+class _UnitInputs:
+    """The input bytes of one unit, one input after the other."""
+
+    def __init__(self, source: Source, nbytes: int) -> None:
+        self.memory = new_buffer(nbytes)
+        self._source = source
+        self._loaded: object = None
+
+    def load(self, inputs: Sequence[TensorInfo], how: Rearrangement, unit: int) -> None:
+        """Read the inputs of a unit, unless the unit before it had the same ones."""
+        nbytes = how.input_bytes
+        starts = [(inputs[number], offset) for number, offset in how.reads(unit)]
+        wanted = ([(info.name, offset) for info, offset in starts], nbytes)
+        if wanted == self._loaded:
             return
-        self._holds = None
+        self._loaded = None
         self._source.read(
             [
-                Read(
-                    info,
-                    offset,
-                    self._buffer[number * how.input_bytes : (number + 1) * how.input_bytes],
-                )
-                for number, (info, offset) in enumerate(reads)
+                Read(info, offset, self.memory[number * nbytes : (number + 1) * nbytes])
+                for number, (info, offset) in enumerate(starts)
             ]
         )
-        self._holds = wanted
+        self._loaded = wanted
 
 
 def _is_copy(part: ShardPart) -> bool:
     return isinstance(part, StepBytes) and part.how.is_copy
 
 
-def _runs(segment: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
-    """What a segment is copied from, in order: a tensor, and begin and end in its bytes."""
-    how, inputs = segment.how, segment.inputs
-    reads = how.reads(segment.unit)
-    position = segment.begin
-    while position < segment.end:
-        number, within = divmod(position, how.input_bytes)
-        which, offset = reads[number]
-        nbytes = min(how.input_bytes - within, segment.end - position)
-        yield inputs[which], offset + within, offset + within + nbytes
+def _copied_ranges(part: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
+    """Yield the byte ranges that a copy consists of, in order: tensor, begin, end."""
+    how, inputs = part.how, part.inputs
+    reads = how.reads(part.unit)
+    position = part.begin
+    while position < part.end:
+        read, within = divmod(position, how.input_bytes)
+        number, offset = reads[read]
+        nbytes = min(how.input_bytes - within, part.end - position)
+        yield inputs[number], offset + within, offset + within + nbytes
         position += nbytes

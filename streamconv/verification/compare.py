@@ -4,6 +4,10 @@ The output is read block by block. Where both regions have their axes in one ord
 source; where not, the source's region is held, one expert of one weight. Comparing across a
 transpose would stride through memory by whole rows, so panels that fit the cache are gathered
 from the source in long runs first. Elements are compared as integers of their width.
+
+How bytes move is deliberately written twice: here for comparing them, and in
+`execution/transpose.py` for converting them. The two share no code, so that a mistake in one is
+found by the other.
 """
 
 import itertools

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,15 @@ import reference
 from dcp_folders import stock
 from folders import output, qwen_tensors, tree, two_shards, write_checkpoint
 from hub_server import Hub, serving
-from torch._C._distributed_c10d import HashStore
 
 import streamconv
 from streamconv.errors import (
-    Interrupted,
     IOFailed,
     OutputExists,
     PlanRefused,
-    RankFailed,
     UsageError,
     VerifyFailed,
 )
-from streamconv.execution import liveness, ranks
-from streamconv.execution.events import Planned
-from streamconv.execution.ranks import RankGroup
-from streamconv.planning.manifest import fingerprint
-from streamconv.system.cancellation import CancelToken
 
 SIZE = "4kB"
 """Of output shards: some twenty of them."""
@@ -331,7 +323,7 @@ main()
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (0, r"the store that the ranks share is lost: .*\n.* keeps it; has torchrun ended there"),
+        (0, r"cannot reach the other ranks: the store .* is lost: .*\n +check whether"),
         (1, r"rank \d \(process \d+ on .*\) failed: its connection is broken, and it has"),
     ],
     ids=["that with the store", "the other"],
@@ -375,113 +367,6 @@ def reachable(endpoint: str) -> bool:
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
         return True
     return False
-
-
-# --- the store ---------------------------------------------------------------------------------
-
-
-def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
-    """Before anything is written."""
-    store = HashStore()
-    plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
-    with (
-        RankGroup(store, 0, 2, CancelToken()) as first,
-        RankGroup(store, 1, 2, CancelToken()) as second,
-    ):
-        store.set("plan/1", fingerprint(plans[1]))
-        with pytest.raises(
-            PlanRefused, match=r"rank 1 .* would make another conversion than rank 0"
-        ):
-            first.synchronize(Planned(plans[0]))
-        with pytest.raises(PlanRefused, match="fingerprint"):
-            second.synchronize(Planned(plans[1]))
-
-
-def test_a_rank_that_cannot_plan_ends_the_others(
-    src: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With its reason, though they wait for its plan; as where one host does not see the source."""
-    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
-    store = HashStore()
-    plan = streamconv.plan(src)
-    with (
-        RankGroup(store, 0, 2, CancelToken()) as first,
-        RankGroup(store, 1, 2, CancelToken()) as second,
-    ):
-        second.report_failure(IOFailed("there is no such folder", "mount it"))
-        with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
-            first.synchronize(Planned(plan))
-        assert ended.value.hint == "mount it"
-
-
-def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the one that watches it, to all."""
-    monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
-    store = HashStore()
-    team = [RankGroup(store, rank, 3, CancelToken()) for rank in range(3)]
-    for rank in team:
-        rank.__enter__()
-    time.sleep(0.1)
-    team[2]._over.set()
-    deadline = time.monotonic() + 10
-    while team[0]._failure() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for rank in team[:2]:
-        with pytest.raises(RankFailed, match=r"rank 2 \(process \d+ on .*\) failed: it has been"):
-            rank._check()
-    for rank in team:
-        rank.__exit__()
-
-
-def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a rank from which no event comes meanwhile, and of one given up though it lives."""
-    monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.02)
-    store = HashStore()
-    stops = [CancelToken() for _ in range(3)]
-    with ExitStack() as working:
-        team = [working.enter_context(RankGroup(store, k, 3, stop)) for k, stop in enumerate(stops)]
-        team[0]._say(2, "it has been silent")
-        for rank, stop in zip(team, stops, strict=True):
-            begin = time.monotonic()
-            with pytest.raises(Interrupted) as ended:
-                stop.wait(60)
-            assert time.monotonic() - begin < 5
-            behind = rank.report_failure(ended.value)
-            assert isinstance(behind, RankFailed)
-            assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", behind.message)
-
-
-def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own failure; another's, where that is behind an interruption."""
-    monkeypatch.setattr(ranks, "HEARD_SECONDS", 0.1)
-    monkeypatch.setattr(ranks, "KILLED_SECONDS", 0.2)
-    store = HashStore()
-    with (
-        RankGroup(store, 0, 2, CancelToken()) as first,
-        RankGroup(store, 1, 2, CancelToken()) as second,
-    ):
-        stopped = Interrupted("terminated", signal=15)
-        assert first.report_failure(stopped) is stopped
-        broken = IOFailed("the disk is gone", "look at it")
-        assert second.report_failure(broken) is broken
-        behind = first.report_failure(stopped)
-        assert isinstance(behind, RankFailed)
-        assert "rank 1" in behind.message
-        assert "the disk is gone" in behind.message
-        assert behind.hint == "look at it"
-
-
-def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is not waited for without end."""
-    monkeypatch.setattr(ranks, "JOIN_SECONDS", 0.2)
-    plan = streamconv.plan(src)
-    with (
-        RankGroup(HashStore(), 0, 2, CancelToken()) as alone,
-        pytest.raises(IOFailed, match=r"the ranks \[1\]"),
-    ):
-        alone.synchronize(Planned(plan))
 
 
 # --- parts without a launcher ------------------------------------------------------------------

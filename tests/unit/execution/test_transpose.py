@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.catalog import default_catalog
-from streamconv.execution.transpose import PANEL_BYTES, PANEL_ROWS, STRIP_BYTES, Transposer
+from streamconv.execution.transpose import NARROW_BYTES, PANEL_BYTES, PANEL_ROWS, Transposer
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
 from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
 
@@ -35,10 +35,10 @@ def described(memory: Array, view: Array) -> Rearrangement:
     return Rearrangement(1, 1, False, 0, 0, memory.nbytes, begin // size, view.shape, strides, size)
 
 
-def rearranged(ranger: Transposer) -> list[bytes]:
+def rearranged(transposer: Transposer) -> list[bytes]:
     """The panels, each written to an address that is no multiple of anything."""
     results = []
-    for panel in ranger.panels:
+    for panel in transposer.panels:
         room = np.full(panel.nbytes + 2 * GUARD + 1, 0xA5, np.uint8)
         inner = slice(GUARD + 1, GUARD + 1 + panel.nbytes)
         panel.write_into(room.data[inner])
@@ -94,11 +94,11 @@ def test_any_order_of_any_part(selection: tuple[Array, Array]) -> None:
 @example(rows=PANEL_ROWS, width=3, itemsize=2)
 @example(rows=PANEL_ROWS + 1, width=3, itemsize=2)
 @example(rows=PANEL_ROWS - 1, width=3, itemsize=2)
-@example(rows=STRIP_BYTES // 2, width=3, itemsize=2)
-@example(rows=STRIP_BYTES // 2 + 1, width=3, itemsize=2)
+@example(rows=NARROW_BYTES // 2, width=3, itemsize=2)
+@example(rows=NARROW_BYTES // 2 + 1, width=3, itemsize=2)
 @example(rows=1, width=1, itemsize=8)
-def test_rows_about_strips_and_panels(rows: int, width: int, itemsize: int) -> None:
-    """A transpose of columns of a wider matrix, one row more or less than strips and panels."""
+def test_rows_about_narrow_and_full_panels(rows: int, width: int, itemsize: int) -> None:
+    """A transpose of columns of a wider matrix, one row more or less than a panel has."""
     memory = noise(width * (rows + 5) * itemsize, rows)
     check(memory, memory.view(UINT[itemsize]).reshape(width, rows + 5)[:, 3 : rows + 3].T)
 
@@ -153,10 +153,11 @@ def test_used_again_for_every_unit() -> None:
     """Nothing of one unit is left over in the next that is read to its place."""
     units = noise(3 * 50 * 70 * 2).view(np.uint16).reshape(3, 50, 70)
     memory = np.empty(50 * 70 * 2, np.uint8)
-    ranger = Transposer(described(memory, memory.view(np.uint16).reshape(50, 70).T), memory.data)
+    view = memory.view(np.uint16).reshape(50, 70).T
+    transposer = Transposer(described(memory, view), memory.data)
     for unit in (0, 2, 1, 2):
         memory[:] = units[unit].reshape(-1).view(np.uint8)
-        assert b"".join(rearranged(ranger)) == units[unit].T.tobytes()
+        assert b"".join(rearranged(transposer)) == units[unit].T.tobytes()
 
 
 @pytest.mark.parametrize("target", ["fused-transposed", "fused-interleaved"])
@@ -177,9 +178,9 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
     source = memoryview(bytearray(max(how.buffer_bytes for how in hows)))
     tracemalloc.start()
     try:
-        rangers = [Transposer(how, source) for how in hows]
+        transposers = [Transposer(how, source) for how in hows]
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(rangers) == 2
+    assert len(transposers) == 2
     assert held <= SCRATCH_BYTES

@@ -1,0 +1,127 @@
+"""A group of ranks at a store in memory: what they agree on, and how a failure ends them all."""
+
+import re
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from folders import qwen_tensors, two_shards, write_checkpoint
+from torch._C._distributed_c10d import HashStore
+
+import streamconv
+from streamconv.errors import Interrupted, IOFailed, PlanRefused, RankFailed
+from streamconv.execution import liveness, ranks
+from streamconv.execution.events import Planned
+from streamconv.execution.rank_store import Entry, Failure, RankStore
+from streamconv.execution.ranks import RankGroup
+from streamconv.planning.manifest import fingerprint
+from streamconv.system.cancellation import CancelToken
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of four layers."""
+    tensors = qwen_tensors(layers=4, experts=5, hidden=16, intermediate=12)
+    folder = tmp_path_factory.mktemp("ranks") / "source"
+    return write_checkpoint(folder, two_shards(tensors), {"model_type": "qwen3_moe"})
+
+
+def group(store: HashStore, rank: int, size: int = 2) -> RankGroup:
+    return RankGroup(store, rank, size, CancelToken())
+
+
+def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
+    """Before anything is written."""
+    store = HashStore()
+    plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
+    with group(store, 0) as first, group(store, 1) as second:
+        store.set(Entry.FINGERPRINT.key(1), fingerprint(plans[1]))
+        with pytest.raises(PlanRefused, match=r"rank 1 .* has made another plan than rank 0"):
+            first.synchronize(Planned(plans[0]))
+        with pytest.raises(PlanRefused, match="fingerprint"):
+            second.synchronize(Planned(plans[1]))
+
+
+def test_a_rank_that_cannot_plan_ends_the_others(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its reason, though they wait for its plan; as if one host does not see the source."""
+    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    store = HashStore()
+    plan = streamconv.plan(src)
+    with group(store, 0) as first, group(store, 1) as second:
+        second.report_failure(IOFailed("there is no such folder", "mount it"))
+        with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
+            first.synchronize(Planned(plan))
+        assert ended.value.hint == "mount it"
+
+
+def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one that watches it, to all."""
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    store = HashStore()
+    everyone = [group(store, rank, 3) for rank in range(3)]
+    for rank in everyone:
+        rank.__enter__()
+    time.sleep(0.1)
+    everyone[2]._watch.stop()
+    deadline = time.monotonic() + 10
+    while everyone[0]._failure() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for rank in everyone[:2]:
+        with pytest.raises(RankFailed, match=r"rank 2 \(process \d+ on .*\) failed: it has been"):
+            rank._raise_failure()
+    for rank in everyone:
+        rank.__exit__()
+
+
+def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a rank from which no event comes meanwhile, and of one given up though it lives."""
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.02)
+    store = HashStore()
+    tokens = [CancelToken() for _ in range(3)]
+    with ExitStack() as working:
+        everyone = [
+            working.enter_context(RankGroup(store, rank, 3, token))
+            for rank, token in enumerate(tokens)
+        ]
+        RankStore(store, 0, 3).publish_failure(Failure(2, "it has been silent"))
+        for rank, token in zip(everyone, tokens, strict=True):
+            begin = time.monotonic()
+            with pytest.raises(Interrupted) as ended:
+                token.wait(60)
+            assert time.monotonic() - begin < 5
+            cause = rank.report_failure(ended.value)
+            assert isinstance(cause, RankFailed)
+            assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", cause.message)
+
+
+def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own failure; another's, if that has caused an interruption."""
+    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "CAUSE_SECONDS", 0.2)
+    store = HashStore()
+    with group(store, 0) as first, group(store, 1) as second:
+        stopped = Interrupted("terminated", signal=15)
+        assert first.report_failure(stopped) is stopped
+        broken = IOFailed("the disk is gone", "look at it")
+        assert second.report_failure(broken) is broken
+        cause = first.report_failure(stopped)
+        assert isinstance(cause, RankFailed)
+        assert "rank 1" in cause.message
+        assert "the disk is gone" in cause.message
+        assert cause.hint == "look at it"
+
+
+def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not waited for without end."""
+    monkeypatch.setattr(ranks, "PLAN_SECONDS", 0.2)
+    plan = streamconv.plan(src)
+    with (
+        group(HashStore(), 0) as alone,
+        pytest.raises(IOFailed, match=r"the ranks \[1\]"),
+    ):
+        alone.synchronize(Planned(plan))
