@@ -377,9 +377,9 @@ def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> N
     config = {"model_type": "qwen3_moe", "num_experts": 3}
     src = write_checkpoint(tmp_path / "src", two_shards(fused), config)
     declared_layout = "fused-transposed"
-    stopped(src, dst, pieces=2, layout="per-expert", source_layout=declared_layout)
+    stopped(src, dst, pieces=2, to="per-expert", source_layout=declared_layout)
     with pytest.raises(OutputExists) as caught:
-        resumed(src, dst, layout="per-expert", source_layout="fused-interleaved")
+        resumed(src, dst, to="per-expert", source_layout="fused-interleaved")
     stack = "source layouts: model.layers.*.mlp.experts"
     assert f'{stack}: layout: "{declared_layout}" there, "fused-inter' in caught.value.message
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from folders import qwen_tensors, two_shards, write_checkpoint
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_hexdigest
 
@@ -47,7 +47,9 @@ def test_a_torn_line_counts_as_not_written(
     if data.draw(st.booleans()):
         raw = raw[:at]
     else:
-        raw = raw[:at] + bytes([raw[at] ^ data.draw(st.integers(1, 255))]) + raw[at + 1 :]
+        changed = raw[at] ^ data.draw(st.integers(1, 255))
+        assume(changed not in b"\t\r")  # in place of a blank, JSON says the same
+        raw = raw[:at] + bytes([changed]) + raw[at + 1 :]
     whole = 0
     while whole < len(lines) and sum(map(len, lines[: whole + 1])) <= at:
         whole += 1
