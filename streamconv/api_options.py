@@ -60,7 +60,7 @@ _HELP: dict[type, str] = {Reading: _READING, Options: _READING + _CONVERSION}
 
 
 def takes(options: type | None = None) -> Callable[[Function], Function]:
-    """Document and check the keyword arguments of a public function.
+    """Check and document the keyword arguments of a public function.
 
     Args:
         options: The TypedDict of the function's `**options`; None if it has none.

@@ -56,7 +56,7 @@ def run_command(
 def _convert(
     src: str, dst: str, to: str | None, output: Output, *, resume: bool, **options: Any
 ) -> None:
-    """Carry out the conversion and print its result."""
+    """Run the conversion and print its result."""
     from streamconv import convert, merge
     from streamconv.execution.events import Prepared
 

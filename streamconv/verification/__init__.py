@@ -1,1 +1,1 @@
-"""Whether a checkpoint is right."""
+"""Is a checkpoint right? Checked independently of the code that converts."""

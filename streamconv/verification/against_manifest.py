@@ -1,7 +1,7 @@
-"""A checkpoint held against its own manifest: the digest of every piece and every file.
+"""The comparison of a checkpoint with its own manifest: the digest of every piece and every file.
 
-Files are read from their beginning to their end, one for each thread, in blocks of 4 MiB, of which
-each thread has two: one is read into while the other one is hashed.
+Each thread reads one file at a time, from its beginning to its end, into two blocks of 4 MiB: one
+is filled while the other one is hashed.
 """
 
 import hashlib
@@ -31,74 +31,108 @@ from streamconv.verification.result import (
 )
 
 BLOCK_BYTES = 4 * 2**20
-SHOWN = 3
-"""So many tensors of a piece are named."""
+MANY_TENSORS = 3
+"""So many tensors of a damaged piece are named."""
 _PIECE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{32})")
+"""Size and digest of a piece."""
+
+
+# --- what the manifest says --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What the manifest says of one file."""
+class RecordedFile:
+    """A file as the manifest describes it."""
 
     size: int
     pieces: tuple[tuple[int, str], ...]
-    """Bytes and digest of each run of the file."""
+    """Size and digest of each run of the file, in order."""
     sha256: str | None
 
 
-def recorded_files(source: Source) -> Mapping[str, Recorded] | None:
-    """What the manifest says of each file by name; None where there is no manifest.
+def recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
+    """Read the files that the manifest lists, by name; None if there is no manifest.
 
-    Raises BadCheckpoint where it is not one that streamconv wrote.
+    A DCP without other files is flat: its shards go by their names without folders. Raises
+    BadCheckpoint if streamconv did not write the manifest.
     """
     fields = read_manifest(source)
     if fields is None:
         return None
+    flat = not has_files(source)
     try:
         if fields["digest"] != DIGEST:
             raise ValueError
-        named = (lambda name: name) if has_files(source) else lambda name: PurePosixPath(name).name
-        shards = {named(name): _shard(entry) for name, entry in fields["shards"].items()}
-        files = {
-            name: Recorded(_size(f["size"]), ((f["size"], _hex(f["digest"])),), f.get("sha256"))
-            for name, f in fields["files"].items()
+        shards = {
+            PurePosixPath(name).name if flat else name: _recorded_shard(entry)
+            for name, entry in fields["shards"].items()
         }
+        others = {name: _recorded_other(entry) for name, entry in fields["files"].items()}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise BadCheckpoint(f"{MANIFEST}: not a manifest that this release reads") from None
-    return {**shards, **files}
+    return {**shards, **others}
 
 
-def _shard(entry: Any) -> Recorded:
+def _recorded_shard(entry: Any) -> RecordedFile:
     matches = [_PIECE.fullmatch(row) for row in entry["pieces"]]
     pieces = tuple((int(m[1]), m[2]) for m in matches if m)
-    size = _size(entry["size"])
+    size = _checked_size(entry["size"])
     if not all(matches) or sum(nbytes for nbytes, _ in pieces) != size:
         raise ValueError
-    return Recorded(size, pieces, entry.get("sha256"))
+    return RecordedFile(size, pieces, entry.get("sha256"))
 
 
-def _size(value: Any) -> int:
+def _recorded_other(entry: Any) -> RecordedFile:
+    size, digest = _checked_size(entry["size"]), entry["digest"]
+    if not isinstance(digest, str):
+        raise TypeError
+    return RecordedFile(size, ((size, digest),), entry.get("sha256"))
+
+
+def _checked_size(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError
     return value
 
 
-def _hex(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
 def printable(name: str) -> str:
-    """A file name as the manifest has it: bytes that are not UTF-8 as escapes."""
+    """Return a file name as the manifest writes it: bytes that are not UTF-8 as escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def check(source: Source, *, jobs: int, sha256: bool, cancel: CancelToken) -> Iterator[VerifyEvent]:
-    """What is not as it was written; with `sha256` the SHA-256 of every file as well.
+# --- what is to be read ------------------------------------------------------------------------
 
-    Where there is no manifest, only the structure is looked at, and what was asked for is hashed.
-    Raises IOFailed where reading fails, BadCheckpoint where a file changes meanwhile.
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A file to read to its end."""
+
+    file: OtherFile
+    recorded: RecordedFile | None
+    """What it must be; None to hash it only."""
+    sha256: bool
+    """True if its SHA-256 is wanted, or recorded."""
+
+
+def check_files(
+    source: Source, *, jobs: int, sha256: bool, cancel: CancelToken
+) -> Iterator[VerifyEvent]:
+    """Compare the files of a checkpoint with its manifest.
+
+    Without a manifest, nothing is compared; with `sha256`, files are hashed nevertheless.
+
+    Args:
+        source: The checkpoint to verify.
+        jobs: Number of threads.
+        sha256: True to report the SHA-256 of every file.
+        cancel: Ends the comparison with Interrupted if it is set.
+
+    Yields:
+        Differences, VerifyStarted, progress and checksums.
+
+    Raises:
+        IOFailed: Reading failed.
+        BadCheckpoint: A file changed meanwhile.
     """
     try:
         recorded = recorded_files(source)
@@ -107,31 +141,21 @@ def check(source: Source, *, jobs: int, sha256: bool, cancel: CancelToken) -> It
         return
     files = _files(source)
     if recorded is not None:
-        for name in recorded.keys() - {printable(file.name) for file in files}:
-            yield Difference(name, f"is missing: {MANIFEST} lists it")
-    tasks = []
-    for file in files:
-        said = recorded.get(printable(file.name)) if recorded is not None else None
-        if recorded is not None and said is None and file.name != MANIFEST:
-            yield Difference(file.name, f"is not in {MANIFEST}")
-        elif said is not None and said.size != file.size:
-            yield Difference(file.name, f"has {file.size} bytes, {MANIFEST} says {said.size}")
-        elif said is not None or sha256:
-            tasks.append((file, said))
-    yield VerifyStarted(sum(file.size for file, _ in tasks))
-
+        yield from _listing_differences(files, recorded)
+    tasks = list(_tasks(files, recorded, sha256))
+    yield VerifyStarted(sum(task.file.size for task in tasks))
     with ThreadPoolExecutor(jobs, "reader") as readers:
-
-        def look_at(
-            readers: Executor, task: tuple[OtherFile, Recorded | None]
-        ) -> Iterator[VerifyEvent]:
-            return _read(source, *task, sha256, readers)
-
-        yield from map_unordered(iter(tasks), jobs, lambda: readers, look_at, cancel)
+        yield from map_unordered(
+            iter(tasks),
+            jobs,
+            lambda: readers,
+            lambda readers, task: _read_file(source, task, readers),
+            cancel,
+        )
 
 
 def _files(source: Source) -> list[OtherFile]:
-    """Every file of the checkpoint, shards first; of a DCP those of its chunks alone."""
+    """Return every file of the checkpoint, shards first; of a DCP without files, only these."""
     shards = [OtherFile(file.name, file.size) for file in source.checkpoint.files]
     if not has_files(source):
         return shards
@@ -139,59 +163,80 @@ def _files(source: Source) -> list[OtherFile]:
     return shards + others
 
 
-def _read(
-    source: Source,
-    file: OtherFile,
-    said: Recorded | None,
-    sha256: bool,
-    reader: Executor,
-) -> Iterator[VerifyEvent]:
-    """Read a file to its end, piece by piece."""
+def _listing_differences(
+    files: list[OtherFile], recorded: Mapping[str, RecordedFile]
+) -> Iterator[Difference]:
+    """Yield the files that are missing, unexpected, or of another size."""
+    for name in recorded.keys() - {printable(file.name) for file in files}:
+        yield Difference(name, f"is missing: {MANIFEST} lists it")
+    for file in files:
+        expected = recorded.get(printable(file.name))
+        if expected is None and file.name != MANIFEST:
+            yield Difference(file.name, f"is not in {MANIFEST}")
+        elif expected is not None and expected.size != file.size:
+            yield Difference(file.name, f"has {file.size} bytes, {MANIFEST} says {expected.size}")
+
+
+def _tasks(
+    files: list[OtherFile], recorded: Mapping[str, RecordedFile] | None, sha256: bool
+) -> Iterator[_Task]:
+    """Yield the files whose bytes can be compared, or are to be hashed."""
+    for file in files:
+        expected = recorded.get(printable(file.name)) if recorded is not None else None
+        if expected is None:
+            if sha256 and (recorded is None or file.name == MANIFEST):
+                yield _Task(file, None, True)
+        elif expected.size == file.size:
+            yield _Task(file, expected, sha256 or bool(expected.sha256))
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read_file(source: Source, task: _Task, reader: Executor) -> Iterator[VerifyEvent]:
+    """Read a file to its end; yield differences, progress, and its SHA-256 if it is wanted."""
+    file, recorded = task.file, task.recorded
     block = min(file.size + 1, BLOCK_BYTES)
+    whole = hashlib.sha256() if task.sha256 else None
+    position = 0
     ahead = ReadAhead(lambda data, offset: source.read_other(file, data, offset), block, reader)
     with closing(ahead):
-        yield from _pieces(source, file, said, sha256, ahead)
-
-
-def _pieces(
-    source: Source, file: OtherFile, said: Recorded | None, sha256: bool, ahead: ReadAhead
-) -> Iterator[VerifyEvent]:
-    whole = hashlib.sha256() if sha256 or (said and said.sha256) else None
-    pieces = said.pieces if said else ((file.size, ""),)
-    position = 0
-    for nbytes, expected in pieces:
-        digest = xxh3_128()
-        end = position + nbytes
-        begin = position
-        while position < end:
-            data = ahead.read(end - position)
-            if not data:
-                raise BadCheckpoint(
-                    f"{quoted(file.name)} has become shorter: it had {file.size} bytes"
-                )
-            digest.update(data)
-            if whole is not None:
-                whole.update(data)
-            position += len(data)
-        if expected and digest.hexdigest() != expected:
-            inside = _tensors(source, file.name, begin, end)
-            fact = f"bytes {begin} to {end} are not those that were written"
-            yield Difference(file.name, f"{fact}: {inside}" if inside else fact)
-        yield VerifyProgress(nbytes, file.name)
+        for nbytes, expected in recorded.pieces if recorded else ((file.size, None),):
+            digest = xxh3_128()
+            for data in _blocks(ahead, file, nbytes):
+                digest.update(data)
+                if whole is not None:
+                    whole.update(data)
+            if expected is not None and digest.hexdigest() != expected:
+                yield _damaged_piece(source, file.name, position, position + nbytes)
+            yield VerifyProgress(nbytes, file.name)
+            position += nbytes
     if whole is not None:
-        if said and said.sha256 and whole.hexdigest() != said.sha256:
-            yield Difference(
-                file.name, f"has SHA-256 {whole.hexdigest()}, {MANIFEST} says {said.sha256}"
-            )
-        yield FileHashed(file.name, whole.hexdigest())
+        found, noted = whole.hexdigest(), recorded.sha256 if recorded else None
+        if noted and found != noted:
+            yield Difference(file.name, f"has SHA-256 {found}, {MANIFEST} says {noted}")
+        yield FileHashed(file.name, found)
 
 
-def _tensors(source: Source, file: str, begin: int, end: int) -> str:
-    """The first tensors that have bytes in a part of a file, and how many there are."""
+def _blocks(ahead: ReadAhead, file: OtherFile, nbytes: int) -> Iterator[memoryview]:
+    """Yield the next `nbytes` of a file. Raises BadCheckpoint if it ends early."""
+    while nbytes:
+        data = ahead.read(nbytes)
+        if not data:
+            raise BadCheckpoint(f"{quoted(file.name)} has become shorter: it had {file.size} bytes")
+        yield data
+        nbytes -= len(data)
+
+
+def _damaged_piece(source: Source, file: str, begin: int, end: int) -> Difference:
+    """Return the difference for bytes `begin` to `end` of a file; it names the first tensors."""
+    detail = f"bytes {begin} to {end} are not those that were written"
     names = [
         info.name
         for info in source.checkpoint.tensors.values()
         if info.file == file and info.offset < end and begin < info.offset + info.nbytes
     ]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    if names:
+        more = f" and {len(names) - MANY_TENSORS} more" if len(names) > MANY_TENSORS else ""
+        detail = f"{detail}: {', '.join(names[:MANY_TENSORS])}{more}"
+    return Difference(file, detail)

@@ -1,8 +1,12 @@
-"""Whether two regions hold the same bits, read from two sources in blocks.
+"""The comparison of two regions, bit for bit.
 
-The output is read block by block. Where both regions have their axes in one order, so is the
-source; where not, the source's region is held, one expert of one weight. Comparing across a
-transpose would stride through memory by whole rows, so panels that fit the cache are gathered
+How bytes are rearranged is deliberately written twice: here, to compare them, and in
+`execution/transpose.py`, to move them. Neither uses the other, so a mistake in one of them shows as
+a difference instead of being repeated.
+
+The output is read block by block. So is the source if both regions have their axes in the same
+order. If not, the source's region is in memory, one expert of one weight. A comparison across a
+transpose would stride through memory by whole rows: panels that fit into the cache are gathered
 from the source in long runs first. Elements are compared as integers of their width.
 
 How bytes move is deliberately written twice: here for comparing them, and in
@@ -24,9 +28,9 @@ from streamconv.system.file_ops import new_buffer
 from streamconv.verification.regions import Region
 
 BLOCK_BYTES = 4 * 2**20
-"""What is read of the output at once; a multiple of every element."""
+"""Size of the blocks; a multiple of every element."""
 PANEL_WIDTH = 128
-"""Neighbouring elements that a panel takes from each row of the source."""
+"""Neighboring elements that a panel takes from each row of the source."""
 PANEL_BYTES = 2**19
 """A panel of long columns is narrower, to stay about this size."""
 SHORT_AXIS = 8
@@ -34,25 +38,25 @@ SHORT_AXIS = 8
 
 Array = npt.NDArray[Any]
 Block = tuple[int, Array, Array]
-"""Where a block begins, in elements of the output's region; the source's elements; the output's."""
+"""Position of a block in elements of the output's region, the source's elements, the output's."""
 
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @dataclass(frozen=True, slots=True)
 class Unequal:
-    """Where two regions differ. Counts elements, or bytes where an element is less than one."""
+    """How two regions differ, counted in elements, or in bytes if elements are smaller."""
 
     differing: int
     of: int
     first: int
-    """The first that differs, from the start of the output's region."""
+    """Position of the first one that differs, in the output's region."""
     positions: tuple[int, ...]
-    """The positions on the axis that was asked for at which something differs."""
+    """Where elements differ on the axis given as `split`."""
 
 
 class Comparer:
-    """Compares regions one after the other; keeps the memory for it. One for each thread."""
+    """Compares regions one after the other in the same memory. Each thread has its own."""
 
     def __init__(self, source: Source, output: Source) -> None:
         self._source = source
@@ -61,26 +65,36 @@ class Comparer:
         self._block = new_buffer(BLOCK_BYTES)
 
     def compare(self, source: Region, output: Region, split: str = "") -> Unequal | None:
-        """Where `output` differs from `source`, or None.
+        """Compare `output` with `source`.
 
-        Both have the same axes, sizes and bits. `split` is the axis whose positions are told
-        apart. Raises what the sources raise.
+        Args:
+            source: A region of the source.
+            output: A region of the output, with the same axes, sizes and bits.
+            split: The axis whose positions are reported separately, such as gate and up.
+
+        Returns:
+            How they differ; None if they do not.
+
+        Raises:
+            IOFailed: Reading failed.
+            BadCheckpoint: A file changed meanwhile.
         """
         differing, first, positions = 0, -1, set[int]()
-        straight = source.axes == output.axes
-        for begin, one, other in (self._straight if straight else self._across)(source, output):
-            if _same(one, other):
+        same_order = source.axes == output.axes
+        blocks = self._in_order(source, output) if same_order else self._across(source, output)
+        for begin, one, other in blocks:
+            if _is_equal(one, other):
                 continue
-            places = begin + np.flatnonzero(one != other)
-            differing += len(places)
-            first = int(places[0]) if first < 0 else first
-            positions.update(_positions(places, output, split))
+            unequal = begin + np.flatnonzero(one != other)
+            differing += len(unequal)
+            first = int(unequal[0]) if first < 0 else first
+            positions.update(_positions(unequal, output, split))
         if not differing:
             return None
         return Unequal(differing, _elements(output), first, tuple(sorted(positions)))
 
-    def _straight(self, source: Region, output: Region) -> Iterator[Block]:
-        """Both regions block by block, as they lie."""
+    def _in_order(self, source: Region, output: Region) -> Iterator[Block]:
+        """Read both regions block by block, as they are stored."""
         width = _width(output)
         for begin in range(0, _elements(output), BLOCK_BYTES // width):
             end = min(begin + BLOCK_BYTES // width, _elements(output))
@@ -89,7 +103,7 @@ class Comparer:
             yield begin, _array(one, width), _array(other, width)
 
     def _across(self, source: Region, output: Region) -> Iterator[Block]:
-        """The output block by block, beside the source's elements in the output's order."""
+        """Read the output block by block, and all of the source, seen in the output's order."""
         width = _width(output)
         if len(self._held) < source.nbytes:
             self._held = new_buffer(source.nbytes)
@@ -107,7 +121,7 @@ class Comparer:
     def _read(
         self, source: Source, region: Region, begin: int, end: int, buffer: memoryview
     ) -> memoryview:
-        """The bytes `begin` to `end` of a region."""
+        """Read the bytes `begin` to `end` of a region into a buffer."""
         filled = 0
         reads = []
         for run in region.cut(begin, end):
@@ -118,7 +132,7 @@ class Comparer:
 
 
 def _width(region: Region) -> int:
-    """Bytes of what is compared at once: an element, or a byte of smaller ones."""
+    """Return the bytes of what is compared: an element, or a byte of smaller ones."""
     return max(region.bits // 8, 1)
 
 
@@ -131,7 +145,7 @@ def _array(data: memoryview, width: int) -> Array:
 
 
 def _cuts(shape: tuple[int, ...], width: int) -> Iterator[tuple[int | slice, ...]]:
-    """An array cut into contiguous blocks of at most BLOCK_BYTES, in order."""
+    """Cut an array into contiguous blocks of at most BLOCK_BYTES, in order."""
     depth = 0
     while math.prod(shape[depth + 1 :]) * width > BLOCK_BYTES:
         depth += 1
@@ -141,8 +155,8 @@ def _cuts(shape: tuple[int, ...], width: int) -> Iterator[tuple[int | slice, ...
             yield (*leading, slice(start, start + rows))
 
 
-def _same(one: Array, other: Array) -> bool:
-    """Whether all elements are equal."""
+def _is_equal(one: Array, other: Array) -> bool:
+    """Return True if all elements are equal. `one` may be a transposed view."""
     if one.flags.c_contiguous and other.flags.c_contiguous:
         whole = one.nbytes // 8 * 8
         ones, others = one.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)
@@ -150,7 +164,7 @@ def _same(one: Array, other: Array) -> bool:
             ones[:whole].view(np.uint64), others[:whole].view(np.uint64)
         ) and np.array_equal(ones[whole:], others[whole:])
     if other.ndim > 1 and other.shape[-1] < SHORT_AXIS:
-        return all(_same(one[..., k], other[..., k]) for k in range(other.shape[-1]))
+        return all(_is_equal(one[..., k], other[..., k]) for k in range(other.shape[-1]))
     outermost_first = sorted(range(one.ndim), key=lambda axis: -one.strides[axis])
     near = outermost_first[-1]
     width = max(min(PANEL_WIDTH, PANEL_BYTES * one.shape[near] // one.nbytes), 1)
@@ -163,10 +177,10 @@ def _same(one: Array, other: Array) -> bool:
     return True
 
 
-def _positions(places: Array, region: Region, axis: str) -> set[int]:
-    """The positions on `axis` of what is given by its number in the region."""
+def _positions(elements: Array, region: Region, axis: str) -> set[int]:
+    """Return the positions on `axis` of elements, given by their numbers in the region."""
     if axis not in region.axes:
         return set()
     at = region.axes.index(axis)
     below = _elements(region) // math.prod(region.shape[: at + 1])
-    return set(np.unique(places // below % region.shape[at]).tolist())
+    return set(np.unique(elements // below % region.shape[at]).tolist())

@@ -1,4 +1,4 @@
-"""What a checkpoint's files say of each other, apart from the bytes of its tensors."""
+"""The files of a checkpoint that describe it: its index, its manifest, and their contradictions."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,20 +12,25 @@ from streamconv.verification.result import Difference
 
 
 def is_description(other: OtherFile) -> bool:
-    """Whether a file describes the output's own tensors or making, or is a folder of a tool's."""
+    """Return True if a file describes the output itself, or is an entry for an empty folder.
+
+    Such a file is not expected in the source: index, manifest and journal differ from run to run.
+    """
     own = other.name in (INDEX, MANIFEST) or other.name.startswith(JOURNAL_PREFIX)
     return own or other.name.endswith("/")
 
 
 def has_files(source: Source) -> bool:
-    """Whether other files belong to a checkpoint; to a DCP do those of its template."""
+    """Return True if a checkpoint has files without tensors; a DCP has those of its template."""
     return source.checkpoint.format != "dcp" or source.checkpoint.template is not None
 
 
 def index_differences(output: Source) -> Iterator[Difference]:
-    """What is wrong with the index, where there is one; that it names the right files has been
-    seen when the checkpoint was opened."""
-    index = next((other for other in output.checkpoint.others if other.name == INDEX), None)
+    """Compare the total size in the index, if there is one, with the tensors.
+
+    That it names the right files was checked when the checkpoint was opened.
+    """
+    index = _find(output, INDEX)
     if index is None:
         return
     try:
@@ -33,15 +38,19 @@ def index_differences(output: Source) -> Iterator[Difference]:
     except BadCheckpoint as error:
         yield Difference(INDEX, error.message)
         return
-    said = metadata.get("total_size") if isinstance(metadata, dict) else metadata
-    total = output.checkpoint.total_bytes
-    if said is not None and (type(said) is not int or said != total):
-        yield Difference(INDEX, f"says total_size = {quoted(str(said))}, the tensors take {total}")
+    total_size = metadata.get("total_size") if isinstance(metadata, dict) else metadata
+    expected = output.checkpoint.total_bytes
+    if total_size is not None and (type(total_size) is not int or total_size != expected):
+        said = quoted(str(total_size))
+        yield Difference(INDEX, f"says total_size = {said}, the tensors take {expected}")
 
 
 def read_manifest(output: Source) -> Mapping[str, Any] | None:
-    """What the manifest says, or None where there is none. Raises BadCheckpoint."""
-    manifest = next((other for other in output.checkpoint.others if other.name == MANIFEST), None)
+    """Read the manifest; None if there is none. Raises BadCheckpoint if it is not JSON.
+
+    It is a file of its own, but in a DCP a part of the metadata.
+    """
+    manifest = _find(output, MANIFEST)
     if manifest is not None:
         return read_json(output, manifest)
     return output.checkpoint.manifest or None
@@ -53,8 +62,12 @@ def read_casting(output: Source) -> Casting:
 
 
 def read_json(source: Source, other: OtherFile) -> dict[str, Any]:
-    """A JSON object beside the tensors. Raises BadCheckpoint where it is none."""
+    """Read a file that holds a JSON object. Raises BadCheckpoint if it holds something else."""
     check_json_size(other.size, quoted(other.name))
     buffer = memoryview(bytearray(other.size))
     count = source.read_other(other, buffer, 0)
     return parse_json_object(bytes(buffer[:count]), quoted(other.name))
+
+
+def _find(source: Source, name: str) -> OtherFile | None:
+    return next((other for other in source.checkpoint.others if other.name == name), None)

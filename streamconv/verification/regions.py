@@ -1,8 +1,13 @@
-"""Where one expert of one weight lies in the tensors of its layout. Pure.
+"""The bytes of one expert of one weight in the tensors of its layout.
 
-A layout's template says which axes stand in a tensor's name and which in its shape. An expert is
-what is left when `e` is settled: whole tensors where it stands in the name, a run of each tensor
-where it is the outermost axis, and a run for each position on the axes outside of it elsewhere.
+A layout's template says which axes are in a tensor's name and which in its shape. The axis `e` of
+experts decides what one expert is:
+
+    in the name                    whole tensors
+    the outermost axis             one run of each tensor
+    another axis of the shape      a run for each position on the axes outside of it
+
+For `h e i` with h = 2 and e = 3, expert 1 is the runs 1 and 4 of the six runs of i elements.
 """
 
 import itertools
@@ -26,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Bytes that belong together: runs one after the other, and the array that they are."""
+    """Runs that are one array if they are concatenated."""
 
     runs: tuple[Run, ...]
     axes: tuple[str, ...]
@@ -41,7 +46,7 @@ class Region:
         return sum(run.nbytes for run in self.runs)
 
     def cut(self, begin: int, end: int) -> Iterator[Run]:
-        """The runs that hold the bytes `begin` to `end` of the region."""
+        """Yield the runs that hold the bytes `begin` to `end` of the region."""
         position = 0
         for run in self.runs:
             first, last = max(begin, position), min(end, position + run.nbytes)
@@ -51,7 +56,7 @@ class Region:
 
 
 def whole(info: TensorInfo) -> Region:
-    """A tensor that stays as it is: its bytes, whatever they mean."""
+    """Return all bytes of a tensor that a conversion copies."""
     return Region((Run(info, 0, info.nbytes),), (), (), DTYPE_BITS[info.dtype])
 
 
@@ -62,10 +67,17 @@ def expert_region(
     expert: int,
     before: int = 0,
 ) -> Region | None:
-    """One expert of a weight; None where it does not begin and end with whole bytes.
+    """Return the bytes of one expert of a weight.
 
-    `infos` are the weight's tensors in the order of the axes in their names, `sizes` those of all
-    axes, `before` how many elements of each tensor are another weight's.
+    Args:
+        template: The axes of the weight.
+        infos: Its tensors, in the order of the axes in their names.
+        sizes: Sizes of all axes.
+        expert: Number of the expert.
+        before: Elements of another weight at the beginning of each tensor.
+
+    Returns:
+        The region; None if it does not begin and end at whole bytes.
     """
     bits = DTYPE_BITS[infos[0].dtype]
     outside: tuple[str, ...] = ()
@@ -92,7 +104,7 @@ def expert_region(
 def _of_expert(
     template: Template, infos: Sequence[TensorInfo], sizes: Mapping[str, int], expert: int
 ) -> Iterator[TensorInfo]:
-    """The tensors that hold the expert, in the order of the axes in their names."""
+    """Yield the tensors that hold the expert, in the order of the axes in their names."""
     spans = [
         range(expert, expert + 1) if axis == EXPERT else range(sizes[axis])
         for axis in template.name_axes

@@ -1,8 +1,8 @@
-"""Whether a checkpoint is the true conversion of another one, and whether it is what was written.
+"""The result of a verification, and its events.
 
-Nothing here knows a plan, a step or how a conversion moves bytes. Both checkpoints are opened and
-recognised like any other, and from the output's side every expert of every weight is looked up in
-both, seen as an array of the axes that its layout names, and compared as bits.
+A verification knows no plan, no step, and nothing of how a conversion moves bytes. It opens and
+detects both checkpoints like any other. Then it looks up every expert of every weight of the output
+in both, as an array with the axes that its layout names, and compares the bits.
 """
 
 from collections.abc import Mapping
@@ -16,75 +16,78 @@ KEPT_DIFFERENCES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be."""
+    """A tensor, expert or file that is not as it should be."""
 
     subject: str
     """A tensor, module or file of the output, as it is called there."""
     detail: str
     """How it differs, and from what."""
     expert: int | None = None
-    """Number of the expert, where one tensor holds several."""
+    """Number of the expert, if the tensor holds several."""
     projection: str = ""
-    """What the projection is called, where one tensor holds several."""
+    """Name of the projection, if the tensor holds several."""
 
     @property
     def where(self) -> str:
-        """Tensor, expert and projection in a few words; untrusted text."""
+        """Subject, expert and projection in a few words; untrusted text."""
         expert = "" if self.expert is None else f", expert {self.expert}"
         return f"{self.subject}{expert}{f', {self.projection}' if self.projection else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was compared, and what came out. Sizes in bytes."""
+    """The result of a verification. Sizes in bytes."""
 
     path: str
     """The checkpoint that was verified."""
     source: str | None
-    """What it was compared with; None where it was held against its own manifest."""
+    """What it was compared with; None for its own manifest."""
     checked_bytes: int
-    """Bytes of the output that were looked at."""
+    """Bytes of the output that were compared."""
     differences: tuple[Difference, ...]
-    """The first of them, in the order of their names."""
+    """The first KEPT_DIFFERENCES, in the order of their names."""
     difference_count: int
-    """How many there are."""
+    """Number of all differences."""
     unchecked: tuple[str, ...]
-    """What has not been looked at, and why."""
+    """What was not compared, and why."""
     sha256: Mapping[str, str]
-    """Of each file, as the hub shows it, where it was asked for."""
+    """SHA-256 of each file, as the hub shows it, if it was asked for."""
     seconds: float
     peak_memory: int
-    """Bytes that the process held at most, since it was started."""
+    """Peak memory of the process since its start."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs."""
+        """True if nothing differs."""
         return self.difference_count == 0
 
     def require(self, hint: str = "") -> None:
-        """Raise VerifyFailed, with the first difference, where there is one."""
-        if not self.ok:
-            against = "its manifest" if self.source is None else f"the conversion of {self.source}"
-            first = self.differences[0]
-            raise VerifyFailed(
-                f"{quoted(self.path)} is not {quoted(against)}: "
-                f"{self.difference_count:,} difference{'' if self.difference_count == 1 else 's'}, "
-                f"the first: {quoted(first.where)} {quoted(first.detail, 300)}",
-                hint,
-            )
+        """Raise VerifyFailed with the first difference if there is one; `hint` says what to do."""
+        if self.ok:
+            return
+        if self.source is None:
+            verdict = f"{quoted(self.path)} differs from its manifest"
+        else:
+            verdict = f"{quoted(self.path)} is not the conversion of {quoted(self.source)}"
+        first = self.differences[0]
+        count = f"{self.difference_count:,} difference{'' if self.difference_count == 1 else 's'}"
+        raise VerifyFailed(
+            f"{verdict}: {count}, the first: {quoted(first.where)} {quoted(first.detail, 300)}",
+            hint,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyStarted:
-    """Looking begins."""
+    """The comparison begins."""
 
     total: int
-    """Bytes that are going to be looked at, about."""
+    """Estimated bytes to compare."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyProgress:
-    """Some bytes have been looked at."""
+    """Some bytes have been compared."""
 
     nbytes: int
     where: str
@@ -93,7 +96,7 @@ class VerifyProgress:
 
 @dataclass(frozen=True, slots=True)
 class FileHashed:
-    """The SHA-256 of a file."""
+    """A file has been read to its end."""
 
     name: str
     sha256: str

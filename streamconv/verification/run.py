@@ -1,4 +1,4 @@
-"""Opens what is to be verified, and gathers what is found into a `Verification`."""
+"""One verification: open both checkpoints, compare them, and collect the result."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ from streamconv.sources.wrappers.cast import CastSource
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
-from streamconv.verification.against_manifest import check
+from streamconv.verification.against_manifest import check_files
 from streamconv.verification.against_source import compare
 from streamconv.verification.metadata_files import (
     has_files,
@@ -45,87 +45,78 @@ class VerifyOptions:
     """How to verify."""
 
     jobs: int
+    """Number of threads."""
     catalog: Catalog
     sample: Sample = EVERYTHING
     sha256: bool = False
+    """True to report the SHA-256 of each file of the checkpoint that is verified."""
     reading: Reading = field(default_factory=Reading)
-    """How the source is to be understood, and alone what is verified; prefixes are of both."""
+    """Describes the source, or the only checkpoint; its prefixes are for both."""
     target_layout: str | None = None
+    """Layout or form of the checkpoint that is verified, if it does not record its own."""
     on_event: OnEvent | None = None
     cancel: CancelToken = field(default_factory=CancelToken)
-    """Ends it, with Interrupted."""
+    """Ends the verification with Interrupted if it is set."""
 
 
 @dataclass
 class _Tally:
-    """Counts; keeps the first differences."""
+    """What has been found so far: counts all differences, keeps the first ones."""
 
     on_event: OnEvent | None
     differences: list[Difference] = field(default_factory=list)
-    found: int = 0
-    checked: int = 0
+    difference_count: int = 0
+    checked_bytes: int = 0
     unchecked: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
-    def take(self, events: Iterable[VerifyEvent]) -> None:
+    def add(self, events: Iterable[VerifyEvent]) -> None:
+        """Count events, and pass the progress on."""
         for event in events:
             if isinstance(event, Difference):
-                self.found += 1
+                self.difference_count += 1
                 if len(self.differences) < KEPT_DIFFERENCES:
                     self.differences.append(event)
             elif isinstance(event, FileHashed):
                 self.sha256[event.name] = event.sha256
             else:
-                self.checked += event.nbytes if isinstance(event, VerifyProgress) else 0
+                self.checked_bytes += event.nbytes if isinstance(event, VerifyProgress) else 0
                 if self.on_event is not None:
                     self.on_event(event)
 
 
-def run_verification(path: str, source: str | None, asked: VerifyOptions) -> Verification:
-    """Whether the checkpoint at `path` is the conversion of `source`, or what its manifest says.
+def run_verification(path: str, source: str | None, options: VerifyOptions) -> Verification:
+    """Verify a checkpoint.
 
-    What is wrong with `path` is in the result; what is wrong with `source`, and disks that fail,
-    is raised as StreamconvError.
+    Args:
+        path: The checkpoint to verify.
+        source: What it must be the conversion of; None to compare it with its own manifest.
+        options: How to verify.
+
+    Returns:
+        The differences. Defects of the checkpoint at `path` are among them.
+
+    Raises:
+        StreamconvError: `source` is malformed, a disk fails, or an option makes no sense.
     """
     begin = time.monotonic()
-    reading = asked.reading
-    if source is None and reading.get("template") is not None:
+    if source is None and options.reading.get("template") is not None:
         raise UsageError(
-            f"{path} alone is held against its manifest, not against a template",
-            "name what it was made from, too: verify SRC DST --template HF_DIR",
+            f"cannot verify {path} with a template: alone, it is compared with its manifest",
+            "name the source, too: verify SRC DST --template HF_DIR",
         )
-    tally = _Tally(asked.on_event)
-    with ExitStack() as stack:
-        # which dtypes are wanted is for the output to say
-        opening = (
-            open_with_template(source, asked.catalog, reading, casts=True, cancel=asked.cancel)
-            if source
-            else None
-        )
-        origin = stack.enter_context(opening) if opening else None
-        try:
-            output = stack.enter_context(
-                closing(open_source(path, prefixes_of(reading), asked.cancel))
-            )
-            check_prefixes(
-                reading, output.checkpoint.format, *([origin.checkpoint.format] if origin else [])
-            )
-            found = _recognised(output, origin, asked, tally)
-        except BadCheckpoint as error:
-            tally.take([Difference(path, error.message)])
-        else:
-            tally.take(index_differences(output))
-            if origin is not None and found is not None:
-                tally.take(_beside(origin, Side(output, found), asked, tally))
-            if origin is None or asked.sha256:
-                tally.take(check(output, jobs=asked.jobs, sha256=asked.sha256, cancel=asked.cancel))
+    tally = _Tally(options.on_event)
+    if source is None:
+        _verify_alone(path, options, tally)
+    else:
+        _verify_conversion(path, source, options, tally)
     differences = sorted(tally.differences, key=lambda d: (natural_key(d.subject), d.expert or 0))
     return Verification(
         path=path,
         source=source,
-        checked_bytes=tally.checked,
+        checked_bytes=tally.checked_bytes,
         differences=tuple(differences),
-        difference_count=tally.found,
+        difference_count=tally.difference_count,
         unchecked=tuple(tally.unchecked),
         sha256=dict(sorted(tally.sha256.items())),
         seconds=time.monotonic() - begin,
@@ -133,54 +124,106 @@ def run_verification(path: str, source: str | None, asked: VerifyOptions) -> Ver
     )
 
 
-def _recognised(
-    output: Source, origin: Source | None, asked: VerifyOptions, tally: _Tally
-) -> Detected | None:
-    """What the output is; None where nobody can tell and nothing depends on it."""
-    alone = origin is None
+# --- alone -------------------------------------------------------------------------------------
+
+
+def _verify_alone(path: str, options: VerifyOptions, tally: _Tally) -> None:
+    """Compare a checkpoint with its own manifest, and its structure with itself."""
+    reading = options.reading
+    with ExitStack() as stack:
+        try:
+            opened = open_source(path, prefixes_of(reading), options.cancel)
+            output = stack.enter_context(closing(opened))
+            check_prefixes(reading, output.checkpoint.format)
+            _check_structure(output, options, tally)
+        except BadCheckpoint as error:
+            tally.add([Difference(path, error.message)])
+            return
+        tally.add(index_differences(output))
+        tally.add(_check_files(output, options))
+
+
+def _check_structure(output: Source, options: VerifyOptions, tally: _Tally) -> None:
+    """Raise BadCheckpoint if experts are incomplete; note what nobody can check."""
+    declared_layout = options.reading.get("source_layout")
     try:
-        found = detect(
-            output.checkpoint,
-            asked.catalog,
-            asked.reading.get("source_layout") if alone else asked.target_layout,
-            pass_through=True,
-        )
+        detect(output.checkpoint, options.catalog, declared_layout, pass_through=True)
     except PlanRefused as error:
-        if not alone:
-            raise PlanRefused(error.message, error.hint.replace("--from", "--to")) from None
         tally.unchecked.append(f"whether the experts are complete: {error.message}")
-        return None
-    if alone and read_manifest(output) is None:
+        return
+    if read_manifest(output) is None:
         tally.unchecked.append(f"the bytes: there is no {MANIFEST} that says what was written")
-    return found
 
 
-def _beside(
-    origin: Source, output: Side, asked: VerifyOptions, tally: _Tally
+def _check_files(output: Source, options: VerifyOptions) -> Iterator[VerifyEvent]:
+    return check_files(output, jobs=options.jobs, sha256=options.sha256, cancel=options.cancel)
+
+
+# --- with its source ---------------------------------------------------------------------------
+
+
+def _verify_conversion(path: str, src: str, options: VerifyOptions, tally: _Tally) -> None:
+    """Compare a checkpoint with the conversion of its source."""
+    reading = options.reading
+    # Of a template, every dtype is wanted: the output says which casts were made.
+    opening = open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
+    with opening as source, ExitStack() as stack:
+        try:
+            opened = open_source(path, prefixes_of(reading), options.cancel)
+            output = stack.enter_context(closing(opened))
+            check_prefixes(reading, output.checkpoint.format, source.checkpoint.format)
+            side = Side(output, _detect_output(output, options))
+        except BadCheckpoint as error:
+            tally.add([Difference(path, error.message)])
+            return
+        tally.add(index_differences(output))
+        tally.add(_compare(source, side, options, tally))
+        if options.sha256:
+            tally.add(_check_files(output, options))
+
+
+def _detect_output(output: Source, options: VerifyOptions) -> Detected:
+    """Detect the output's layouts. Raises PlanRefused whose hint names the output's option."""
+    try:
+        return detect(output.checkpoint, options.catalog, options.target_layout, pass_through=True)
+    except PlanRefused as error:
+        raise PlanRefused(error.message, error.hint.replace("--from", "--to")) from None
+
+
+def _compare(
+    source: Source, output: Side, options: VerifyOptions, tally: _Tally
 ) -> Iterator[VerifyEvent]:
-    """The output beside its source, whose tensors are read as the output says they were cast."""
+    """Compare the output with its source, read with the casts that the output's manifest lists."""
     try:
         casting = read_casting(output.source)
     except BadCheckpoint as error:
         yield Difference(MANIFEST, error.message)
         return
-    if casting != AS_STORED:
-        tally.unchecked.append(f"whether a cast was wanted; {MANIFEST} says {_shown(casting)}")
     try:
-        checkpoint = cast_checkpoint(origin.checkpoint, casting)
+        checkpoint = cast_checkpoint(source.checkpoint, casting)
     except PlanRefused as error:
-        yield Difference(MANIFEST, f"says {_shown(casting)}: {error.message}")
+        yield Difference(MANIFEST, f"says {_cast_options(casting)}: {error.message}")
         return
-    declared_layout = asked.reading.get("source_layout")
-    found = detect(checkpoint, asked.catalog, declared_layout, pass_through=True)
-    source = Side(CastSource(origin), found)
-    if not (has_files(origin) and has_files(output.source)):
-        tally.unchecked.append("files beside the tensors: a DCP has none")
-    if asked.sample.share < 1:
-        tally.unchecked.append(f"all bytes but a sample of {100 * asked.sample.share:.3g}% of them")
-    yield from compare(source, output, jobs=asked.jobs, cancel=asked.cancel, sample=asked.sample)
+    if casting != AS_STORED:
+        listed = _cast_options(casting)
+        tally.unchecked.append(f"whether a cast was wanted; {MANIFEST} says {listed}")
+    if not (has_files(source) and has_files(output.source)):
+        tally.unchecked.append("files without tensors: a DCP has none")
+    if options.sample.share < 1:
+        percent = 100 * options.sample.share
+        tally.unchecked.append(f"all bytes except for a sample of {percent:.3g}% of them")
+    declared_layout = options.reading.get("source_layout")
+    found = detect(checkpoint, options.catalog, declared_layout, pass_through=True)
+    yield from compare(
+        Side(CastSource(source), found),
+        output,
+        jobs=options.jobs,
+        cancel=options.cancel,
+        sample=options.sample,
+    )
 
 
-def _shown(casting: Casting) -> str:
-    made = {"--dtype": casting.dtype, "--dequantize": casting.dequantize}
-    return " ".join(f"{option} {dtype}" for option, dtype in made.items() if dtype)
+def _cast_options(casting: Casting) -> str:
+    """Return the options that ask for a casting."""
+    asked = {"--dtype": casting.dtype, "--dequantize": casting.dequantize}
+    return " ".join(f"{option} {dtype}" for option, dtype in asked.items() if dtype)

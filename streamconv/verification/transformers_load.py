@@ -1,11 +1,12 @@
-"""Whether transformers would load a checkpoint, found out on the meta device.
+"""A trial of loading a checkpoint with transformers, on the meta device.
 
-transformers builds the model that config.json describes, without memory for its weights, and its
-own loader puts tensors into it that have the shapes of the checkpoint's headers and nothing else.
-So whatever it converts or renames on loading is as in a real load, and no weight is read. No code
-of the checkpoint is run: config.json is data here as everywhere.
+    config.json --> model class, configuration --> model without memory for its weights
+    headers     --> tensors without data       --> transformers' own loader --> keys
 
-This is the one module that imports torch and transformers.
+Whatever transformers converts or renames on loading happens as in a real load, and no weight is
+read. No code of the checkpoint is run: config.json is data here as everywhere.
+
+This is the only module that imports torch and transformers.
 """
 
 import re
@@ -26,66 +27,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """What came of it. Keys are the model's; it has no place for the unexpected ones."""
+    """The result of a trial. Keys are those of the model, but for the unexpected ones."""
 
     model: str
-    """The class that was built."""
+    """Name of the model's class."""
     keys: int
-    """How many keys the model has."""
+    """Number of keys that the model has."""
     missing: tuple[str, ...]
-    """Keys that the checkpoint has nothing for: they would be made up."""
+    """Keys without a tensor: loading would initialize them at random."""
     unexpected: tuple[str, ...]
-    """Keys that the model has no place for: they would be dropped."""
+    """Tensors without a key: loading would drop them."""
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    """Keys whose shapes differ: the checkpoint's, and the model's."""
+    """Keys whose shapes differ, with the checkpoint's and the model's."""
     failed: tuple[tuple[str, str], ...]
-    """Keys that could not be made from the checkpoint's tensors, and what went wrong."""
+    """Keys that could not be made from the checkpoint's tensors, with the error."""
     damage: str = ""
-    """What is wrong with the checkpoint's experts, where that is the reason."""
+    """Defect of the checkpoint's experts, if keys failed for that reason."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether every key of the model gets its tensor and every tensor its key."""
+        """True if every key of the model gets its tensor, and every tensor has a key."""
         return not (self.missing or self.unexpected or self.mismatched or self.failed)
 
 
 def check_loading(checkpoint: Checkpoint) -> Loading:
-    """Load the headers of `checkpoint` as transformers would load the checkpoint.
+    """Load the headers of a checkpoint as transformers would load the checkpoint.
 
-    Raises PlanRefused where transformers is not installed or knows no such model type,
-    BadCheckpoint where it makes no model of config.json.
+    Returns:
+        The keys that would and would not load.
+
+    Raises:
+        PlanRefused: transformers is not installed, does not know the model type, or its loader
+            fails on the headers.
+        BadCheckpoint: transformers cannot build a model from config.json.
     """
-    transformers = _transformers()
-    config, cls = _class_of(transformers, checkpoint)
-    version = f"transformers {transformers.__version__}"
-    try:
-        model, quantizer = _built(cls, config)
-    except Exception as error:
-        raise BadCheckpoint(
-            f"{checkpoint.location}: {version} makes no {cls.__name__} of config.json: "
-            f"{_line(error)}"
-        ) from error
-    try:
-        found = _loaded(model, quantizer, checkpoint)
-    except Exception as error:
-        raise PlanRefused(
-            f"{checkpoint.location}: the loader of {version} fails on its headers: {_line(error)}"
-        ) from error
+    transformers = _import_transformers()
+    config = _configuration(transformers, checkpoint)
+    cls = _model_class(transformers, checkpoint, config)
+    model, quantizer = _build_model(transformers, checkpoint, cls, config)
+    found = _load(transformers, checkpoint, model, quantizer)
     failed = {key: _reason(text) for key, text in found.conversion_errors.items()}
+    mismatched = ((key, tuple(here), tuple(there)) for key, here, there in found.mismatched_keys)
     return Loading(
         model=cls.__name__,
         keys=len(model.state_dict()),
         missing=tuple(sorted(found.missing_keys - failed.keys())),
         unexpected=tuple(sorted(found.unexpected_keys)),
-        mismatched=tuple(
-            sorted((key, tuple(here), tuple(there)) for key, here, there in found.mismatched_keys)
-        ),
+        mismatched=tuple(sorted(mismatched)),
         failed=tuple(sorted(failed.items())),
         damage=_damage(checkpoint) if failed else "",
     )
 
 
 def _damage(checkpoint: Checkpoint) -> str:
+    """Return what is wrong with the experts; empty if nothing is."""
     try:
         detect(checkpoint, default_catalog())
     except BadCheckpoint as error:
@@ -95,51 +90,81 @@ def _damage(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _transformers() -> Any:
+# --- the model ---------------------------------------------------------------------------------
+
+
+def _import_transformers() -> Any:
+    """Import transformers and silence it. Raises PlanRefused if it is not installed."""
     try:
         import transformers
     except ImportError as error:
         raise PlanRefused(
-            f"transformers cannot be imported: {error}", "pip install torch transformers"
+            f"cannot import transformers: {error}", "run `pip install torch transformers`"
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
 
 
-def _class_of(transformers: Any, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The configuration and the class of the model; the class is the one that config.json names,
-    where transformers has it."""
+def _configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """Return transformers' configuration of the model that config.json describes.
+
+    Raises PlanRefused for an unknown model type, BadCheckpoint for a malformed config.json.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    version = transformers.__version__
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         said = quoted(str(model_type)) if model_type is not None else "none"
         raise PlanRefused(
-            f"{checkpoint.location}: transformers {transformers.__version__} does not know the "
-            f"model type of config.json, {said}",
-            "code that a checkpoint brings along is never run",
+            f"{checkpoint.location}: transformers {version} does not know the model type of "
+            f"config.json, {said}",
+            "use a transformers that has it; code in a checkpoint is never run",
         )
     try:
-        config = CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config))
+        return CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config))
     except Exception as error:
         raise BadCheckpoint(
-            f"{checkpoint.location}: transformers {transformers.__version__} does not accept "
-            f"config.json: {_line(error)}"
+            f"{checkpoint.location}: transformers {version} does not accept config.json: "
+            f"{_in_a_line(error)}"
         ) from error
+
+
+def _model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
+    """Return the class that config.json names, or the one for its model type.
+
+    Raises PlanRefused if transformers has neither.
+    """
     for name in checkpoint.config.get("architectures") or ():
         cls = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-            return config, cls
+            return cls
     for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
         mapping = getattr(transformers, auto)._model_mapping
         if type(config) in mapping:
-            return config, mapping[type(config)]
-    raise PlanRefused(f"transformers has no model for the model type {quoted(model_type)}")
+            return mapping[type(config)]
+    model_type = quoted(str(checkpoint.config["model_type"]))
+    raise PlanRefused(f"transformers has no model for the model type {model_type}")
 
 
-def _built(cls: Any, config: Any) -> tuple[Any, Any]:
-    """The model on the meta device, and what handles its quantized weights, if they are."""
+def _build_model(
+    transformers: Any, checkpoint: Checkpoint, cls: Any, config: Any
+) -> tuple[Any, Any]:
+    """Build the model on the meta device, and the quantizer that its weights need or None.
+
+    Raises BadCheckpoint if the class does not accept the configuration.
+    """
+    try:
+        return _on_meta_device(cls, config)
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{checkpoint.location}: transformers {transformers.__version__} makes no "
+            f"{cls.__name__} of config.json: {_in_a_line(error)}"
+        ) from error
+
+
+def _on_meta_device(cls: Any, config: Any) -> tuple[Any, Any]:
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
 
@@ -157,15 +182,29 @@ def _built(cls: Any, config: Any) -> tuple[Any, Any]:
     return model, quantizer
 
 
-def _loaded(model: Any, quantizer: Any, checkpoint: Checkpoint) -> Any:
-    """What transformers' own loader says of the checkpoint's tensors."""
+# --- its tensors -------------------------------------------------------------------------------
+
+
+def _load(transformers: Any, checkpoint: Checkpoint, model: Any, quantizer: Any) -> Any:
+    """Return what transformers' loader says of the tensors. Raises PlanRefused if it fails."""
+    try:
+        return _load_headers(checkpoint, model, quantizer)
+    except Exception as error:
+        version = transformers.__version__
+        raise PlanRefused(
+            f"{checkpoint.location}: the loader of transformers {version} fails on its headers: "
+            f"{_in_a_line(error)}"
+        ) from error
+
+
+def _load_headers(checkpoint: Checkpoint, model: Any, quantizer: Any) -> Any:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
 
     found, _ = convert_and_load_state_dict_in_model(
         model=model,
-        state_dict=dict(_on_meta(checkpoint)),
+        state_dict=dict(_empty_tensors(checkpoint)),
         load_config=LoadStateDictConfig(
             ignore_mismatched_sizes=True,
             device_map={"": "meta"},
@@ -179,8 +218,8 @@ def _loaded(model: Any, quantizer: Any, checkpoint: Checkpoint) -> Any:
     return found
 
 
-def _on_meta(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
-    """Every tensor without its data."""
+def _empty_tensors(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yield every tensor without its data; as bytes if torch has no such dtype."""
     import torch
     from safetensors.torch import _TYPES
 
@@ -193,11 +232,12 @@ def _on_meta(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
 
 
 def _reason(text: str) -> str:
-    """The error at the end of a traceback, in a line."""
+    """Return the error at the end of a traceback, in a line."""
     lines = [line for line in text.splitlines() if re.match(r"\w+(Error|Exception): ", line)]
     return quoted(lines[-1] if lines else text.strip().splitlines()[-1])
 
 
-def _line(error: Exception) -> str:
+def _in_a_line(error: Exception) -> str:
+    """Return the text of an error in one line, safe to print."""
     text = str(error).strip() or type(error).__name__
     return quoted(" ".join(text.split()))

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from import_graph import API, PACKAGE, graph, imported, modules
 
+import streamconv
+
 ORDER = (
     "errors",
     "units",
@@ -107,6 +109,26 @@ def test_no_module_is_imported_by_what_it_imports() -> None:
         edges[module] -= {"", module}
     order = list(TopologicalSorter(edges).static_order())
     assert set(order) == set(modules())
+
+
+def test_verification_knows_nothing_that_converts() -> None:
+    """Not the planner, the executor, or the arithmetic that moves bytes; not by way of others."""
+    reached = {name for name in graph() if name.startswith("streamconv.verification")}
+    assert len(reached) > 4
+    edge = set(reached)
+    while edge:
+        edge = {name for module in edge for name in graph()[module]} - reached - {"streamconv"}
+        reached |= edge
+    converting = {"planning", "execution", "sinks"}
+    assert {name for name in reached if name.split(".")[1] in converting} == set()
+    for path in (Path(streamconv.__file__).parent / "verification").glob("*.py"):
+        names = {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module == "streamconv.catalog.templates"
+            for alias in node.names
+        }
+        assert names <= {"EXPERT", "Template"}
 
 
 # --- what is loaded ----------------------------------------------------------------------------
