@@ -25,8 +25,8 @@ def notes_of(plan: Plan) -> Iterator[str]:
     template = plan.checkpoint.template
     if template and template.unknown:
         yield (
-            f"{len(template.unknown):,} tensors are converted although the template lacks them: "
-            f"{summarize_names(template.unknown)}"
+            f"the template does not have {len(template.unknown):,} of the tensors; they are "
+            f"converted nevertheless: {summarize_names(template.unknown)}"
         )
 
 
