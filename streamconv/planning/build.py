@@ -1,4 +1,4 @@
-"""From a source and the options that a user gives to a plan."""
+"""Turn the options of a user into a plan."""
 
 import sys
 from collections.abc import Callable
@@ -36,48 +36,69 @@ from streamconv.units import parse_size
 
 
 def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options: Options) -> Plan:
-    """The plan of converting `checkpoint` to `to`, or to what merging makes of it.
+    """Plan a conversion as a user asks for it.
 
-    Raises UsageError for options that mean nothing, and what planning raises.
+    Args:
+        checkpoint: The source as it is stored.
+        catalog: The known layouts and families.
+        to: A form or layout; None for the one that merging gives to this family.
+        options: What the user asked for.
+
+    Raises:
+        UsageError: An option has a value that makes no sense.
+        BadCheckpoint: The checkpoint is not complete and consistent.
+        PlanRefused: The conversion is impossible, or does not fit into memory.
     """
     casting = parse_casting(
         options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
     )
     pass_through = options.get("pass_through", False)
-    found = detect(
+    source = detect(
         cast_checkpoint(checkpoint, casting),
         catalog,
         options.get("source_layout"),
         pass_through=pass_through,
     )
-    asked, why = merge_target(found) if to is None else (to, "as asked")
-    max_memory, layers = options.get("max_memory"), options.get("layers")
-    jobs = options.get("jobs")
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"{jobs} workers cannot do anything", "give at least 1")
-    beside = ranks_on_host()
-    here = max(cores() // beside, 1)
-    jobs = jobs or (REMOTE_JOBS if checkpoint.remote else min(here, DEFAULT_JOBS))
+    asked, why = merge_target(source) if to is None else (to, "as asked")
+    jobs = _jobs(checkpoint, options)
+    layers = options.get("layers")
     return make_plan(
         checkpoint,
-        found,
-        resolve_target(found, asked, why, pass_through=pass_through),
+        source,
+        resolve_target(source, asked, why, pass_through=pass_through),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
-        limits=Limits(
-            base=_base_memory(),
-            jobs=jobs,
-            allowed=parse_size(max_memory) if max_memory else default_max_memory(beside),
-        ),
+        limits=Limits(base=_base_memory(), jobs=jobs, allowed=_allowed_memory(options)),
         layers=parse_layers(layers) if layers else None,
-        shard_format=_written(checkpoint, to, options),
+        shard_format=_shard_format(checkpoint, to, options),
         casting=casting,
     )
 
 
-def _written(
+def _jobs(checkpoint: Checkpoint, options: Options) -> int:
+    """Return the number of workers: as asked for, else by the source and the processor's cores."""
+    jobs = options.get("jobs")
+    if jobs is not None:
+        if jobs < 1:
+            raise UsageError(f"jobs must be at least 1, got {jobs}", "give at least 1")
+        return jobs
+    if checkpoint.remote:
+        return REMOTE_JOBS
+    return min(max(cores() // ranks_on_host(), 1), DEFAULT_JOBS)
+
+
+def _allowed_memory(options: Options) -> int | None:
+    """Return the limit of memory in bytes: as asked for, else by the memory of the machine."""
+    max_memory = options.get("max_memory")
+    return parse_size(max_memory) if max_memory else default_max_memory(ranks_on_host())
+
+
+def _shard_format(
     checkpoint: Checkpoint, to: str | None, options: Options
 ) -> Callable[[Record], ShardFormat]:
-    """The format of the output; a preset means DCP unless the target is the hub's layout."""
+    """Return the format of the output, as a function of its record.
+
+    A preset means DCP, unless the target has the hub's layout.
+    """
     preset = preset_of(options)
     name = options.get("format")
     if name is None:
@@ -86,7 +107,7 @@ def _written(
     if name == "safetensors":
         return Safetensors
     if name != "dcp":
-        raise UsageError(f"there is no format called {name!r}", "the formats are safetensors, dcp")
+        raise UsageError(f"there is no format called {name!r}", "choose safetensors or dcp")
     from streamconv.planning.dcp_shards import Dcp
 
     prefixes = prefixes_of(options) or Prefixes()
@@ -94,11 +115,12 @@ def _written(
 
 
 def _base_memory() -> int:
-    """What this process will hold when a run begins, or has held already."""
-    meeting = 0
+    """Return the bytes that this process will hold when a run begins, or has held already."""
+    ranks = 0
     if rank() is not None:
-        import torch.distributed  # noqa: F401 - that by which ranks meet, in a dry run too
+        # Loaded in a dry run too, so that its plan shows the memory of a real one.
+        import torch.distributed  # noqa: F401
 
-        meeting = RANKS_BYTES
+        ranks = RANKS_BYTES
     imported = "streamconv.execution.executor" in sys.modules
-    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES)) + meeting
+    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES)) + ranks

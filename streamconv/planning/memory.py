@@ -1,11 +1,13 @@
-"""How much memory a run takes at most, known before it starts. Pure.
+"""Project the peak memory of a run, and choose the number of workers that fits.
 
-    peak = base + slack + jobs * (source buffer + staging + scratch + casts)
+    peak = base + overhead + jobs * (source buffer + staging + scratch + casts + read scratch)
 
-where the source buffer holds what has to be in memory to make one unit of the widest step (an
-expert's projections where they are transposed, nothing where bytes keep their order), staging is
-what is written at once, and casts is what changing a dtype takes. None of them depends on the
-number of layers or experts.
+- The source buffer holds the input of one unit of the widest step: an expert's projections if they
+  are transposed, nothing if bytes keep their order.
+- Staging holds the output that is written at once.
+- Casts and read scratch are what changing a dtype, and reading, take.
+
+None of them depends on the number of layers or experts.
 """
 
 from dataclasses import dataclass
@@ -15,55 +17,62 @@ from streamconv.options import DEFAULT_JOBS
 from streamconv.units import show_size
 
 REMOTE_JOBS = 8
-"""Workers where the source is read over a network: most of the time they wait for it."""
+"""Default number of workers if the source is remote: most of the time they wait for it."""
 STAGING_BYTES = 2**20
-"""Of a worker: has room for a panel, stays in a core's cache on its way to the page cache."""
+"""Output that a worker writes at once: holds a panel, and stays in the processor's cache."""
 SCRATCH_BYTES = 3 * 2**20
-"""What a worker needs besides: panels on their way through the cache, its stack, its digest."""
+"""Further memory of a worker: panels on their way through the cache, its stack, its digest."""
 IMPORT_BYTES = 14 * 10**6
-"""What the interpreter grows by when it imports what moves bytes: numpy and the hash."""
+"""Growth of the interpreter when it imports what moves bytes: numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
-"""What a rank grows by besides when it meets the others: the store's client, gloo's threads."""
+"""Growth of a rank when it connects to the others: the store's client, gloo's threads."""
 OVERHEAD_BYTES = 4 * 10**6
-"""What the interpreter grows by while it runs: the allocator's, threads', the progress bar's."""
+"""Growth of the interpreter while it runs: allocator, threads, progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a plan has to keep to."""
+    """Limits of memory and workers that a plan has to keep."""
 
     base: int
-    """Bytes that the process will hold when the run begins."""
+    """Bytes that the process holds when the run begins."""
     jobs: int = DEFAULT_JOBS
-    """Workers, at most."""
+    """Number of workers, at most."""
     allowed: int | None = None
     """Bytes that the whole process may hold; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a run takes, in bytes; of the whole process, interpreter and imports included."""
+    """Memory of a run in bytes, of the whole process with interpreter and imports."""
 
     base: int
     jobs: int
     source_buffer: int
-    """Of each worker: the inputs of one unit."""
+    """Per worker: the inputs of one unit."""
     staging: int
-    """Of each worker: output that is written at once."""
+    """Per worker: output that is written at once."""
     peak: int
     allowed: int | None
-    """What it is held against; None where nobody says."""
+    """The limit of the peak; None for no limit."""
     casts: int = 0
-    """Of each worker: what casts take."""
+    """Per worker: buffers of casts."""
 
 
 def fit_memory(
     limits: Limits, source_buffer: int, widest: str, casts: int = 0, read_scratch_bytes: int = 0
 ) -> Memory:
-    """The most workers that stay within `limits`.
+    """Return the memory of a run with as many workers as the limits allow.
 
-    `widest` names the tensor that `source_buffer` is for; `casts` and `scratch` are what casts and
-    reading take of a worker besides. Raises PlanRefused where one worker is still too much.
+    Args:
+        limits: Limits of memory and workers.
+        source_buffer: Bytes of input of one unit of the widest step.
+        widest: Name of that step's tensor, for the error.
+        casts: Bytes that casts take of each worker.
+        read_scratch_bytes: Bytes that reading takes of each worker.
+
+    Raises:
+        PlanRefused: One worker needs more than is allowed.
     """
     worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + read_scratch_bytes
     for jobs in range(limits.jobs, 0, -1):
@@ -72,11 +81,10 @@ def fit_memory(
             return Memory(
                 limits.base, jobs, source_buffer, STAGING_BYTES, peak, limits.allowed, casts
             )
-    need = (
-        f"{quoted(widest)} needs {show_size(source_buffer)} at once and " if source_buffer else ""
-    )
+    fact = f"the run takes {show_size(peak)} with one worker"
+    if source_buffer:
+        fact = f"{quoted(widest)} needs {show_size(source_buffer)} at once and {fact}"
     raise PlanRefused(
-        f"{need}the run takes {show_size(peak)} with one worker; "
-        f"allowed are {show_size(limits.allowed or 0)}",
+        f"{fact}; allowed are {show_size(limits.allowed or 0)}",
         f"allow it with --max-memory {peak // 10**6 + 1}MB",
     )

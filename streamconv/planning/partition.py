@@ -1,4 +1,4 @@
-"""Which shards each part of a run makes, where several processes share one conversion. Pure."""
+"""Assign shards to the processes that share one conversion."""
 
 import re
 from collections.abc import Sequence
@@ -11,30 +11,34 @@ _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Which share of a conversion a run does: part `number`, counting from 1, of `of`."""
+    """A share of a conversion: part `number`, counting from 1, of `of` parts."""
 
     number: int = 1
     of: int = 1
 
 
 def parse_partition(text: str) -> Partition:
-    """The part meant by `2/4`. Raises UsageError."""
+    """Return the partition that `2/4` means. Raises UsageError."""
     match = _PART.fullmatch(text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{text!r} is no part", "write 1/4 for the first of four")
+        raise UsageError(f"{text!r} is not a part", "write 1/4 for the first of four")
     return Partition(int(match[1]), int(match[2]))
 
 
-def assign_shards(sizes: Sequence[int], part: Partition) -> tuple[int, ...]:
-    """The numbers of the shards that a part makes, in order; `sizes` are every shard's bytes.
+def assign_shards(sizes: Sequence[int], partition: Partition) -> tuple[int, ...]:
+    """Return the indices of the shards that belong to a partition, in order.
 
-    The largest shard left goes to the part that has the fewest bytes, the first one of equals. So
-    no part has more than a shard more than another, and every part comes to the same result.
+    The largest remaining shard goes to the partition with the fewest bytes, the first of equals.
+    So two partitions differ by one shard at most, and every process computes the same result.
+
+    Args:
+        sizes: Bytes of each shard.
+        partition: The share to return.
     """
-    bytes_of = [0] * part.of
-    dealt: list[list[int]] = [[] for _ in range(part.of)]
-    for number in sorted(range(len(sizes)), key=lambda number: (-sizes[number], number)):
-        least = bytes_of.index(min(bytes_of))
-        bytes_of[least] += sizes[number]
-        dealt[least].append(number)
-    return tuple(sorted(dealt[part.number - 1]))
+    nbytes = [0] * partition.of
+    assigned: list[list[int]] = [[] for _ in range(partition.of)]
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        smallest = nbytes.index(min(nbytes))
+        nbytes[smallest] += sizes[index]
+        assigned[smallest].append(index)
+    return tuple(sorted(assigned[partition.number - 1]))

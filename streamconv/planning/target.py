@@ -1,8 +1,8 @@
-"""What a conversion makes of a checkpoint: a layout for each stack, and names. Pure.
+"""Resolve the target of a conversion: a layout for each stack, and names.
 
-A target is a form (`hub`, `transformers`, `mindspeed`) or a bare layout. A layout applies to
-every stack and keeps the source's names, except `per-expert`, which has the hub's. What a layout
-has no place for, or would cut a block of scales in two, is refused or stays as it is.
+A target is a form (`hub`, `transformers`, `mindspeed`) or a layout. A layout applies to every
+stack and keeps the source's names, except `per-expert`, which gives hub names. A stack that cannot
+have the layout is refused or stays as it is.
 """
 
 from collections.abc import Mapping
@@ -19,49 +19,56 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.rearrangement import plan_rearrangement
 
 PER_EXPERT = "per-expert"
-AXES = {"i": "the intermediate size", "h": "the hidden size"}
+_AXES = {"i": "the intermediate size", "h": "the hidden size"}
 MERGE_UNKNOWN = "fused"
-"""What merging makes of a model type that is in no family."""
+"""The layout that merging gives to a model type in no family."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a conversion goes."""
+    """The layouts and names of the output."""
 
     asked: str
-    """The form or layout."""
+    """The form or layout that was asked for, or chosen for merging."""
     why: str
-    """Why this one, for the person who reads the plan."""
+    """Reason for that choice, for the person who reads the plan."""
     names: Form
+    """The form whose names the output has."""
     rows: Mapping[str, NamedLayout]
-    """Pattern of each stack, in hub names, to the layout and naming it gets."""
+    """Layout and naming of each stack, by its pattern in hub names."""
     form: str | None
-    """The form that the whole result has, or None."""
+    """The form of the whole output, or None if it has none."""
     kept: Mapping[str, str]
-    """Pattern of each stack that stays as it is because it cannot become that, to the reason."""
+    """The reason for each stack that stays as it is though a layout was asked for, by pattern."""
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
-    """How the source stores each group, and how the target does."""
+    """Layout of each group in the output, by its layout in the source."""
 
     def layout_for(self, stack: Stack) -> NamedLayout:
-        """The row that a stack or a group of the source gets."""
+        """Return the layout and naming that a stack or group of the source gets."""
         return self.groups.get(stack.row) or self.rows[stack.pattern]
 
 
 def merge_target(source: Detected) -> tuple[str, str]:
-    """The form or layout that merging makes of `source`, and why."""
-    family = source.family
-    if family is None:
-        kind = f"model type {quoted(source.model_type)}" if source.model_type else "no model type"
-        return MERGE_UNKNOWN, f"{kind} is in no family of the table"
-    return family.merge, f"what merging makes of {quoted(source.model_type)}"
+    """Return the form or layout that merging makes of `source`, and the reason."""
+    if source.family is not None:
+        return source.family.merge, f"what merging makes of {quoted(source.model_type)}"
+    if source.model_type:
+        return MERGE_UNKNOWN, f"model type {quoted(source.model_type)} is in no family"
+    return MERGE_UNKNOWN, "config.json has no model type"
 
 
 def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool = False) -> Target:
-    """The target called `asked`, in terms of the stacks of `source`.
+    """Resolve the target called `asked` for the stacks of `source`.
 
-    Raises UsageError where no form or layout has that name, PlanRefused where the family does
-    not have the form, its result could not be told from something else, or a stack cannot become
-    that: with `pass_through` such a stack stays as it is.
+    Args:
+        source: The checkpoint to convert.
+        asked: A form or a layout.
+        why: The reason for it, for the person who reads the plan.
+        pass_through: Leave a stack that cannot have its layout as it is.
+
+    Raises:
+        UsageError: There is no form or layout called `asked`.
+        PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
     names, wanted = _form_rows(source, asked) if asked in FORMS else _layout_rows(source, asked)
     rows, kept = {}, {}
@@ -83,6 +90,7 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
 
 
 def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
+    """Return the names and the layout of each stack if all have one layout."""
     layout = source.catalog.find_layout(asked)
     names = source.names
     if asked == PER_EXPERT:
@@ -91,15 +99,23 @@ def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, Named
 
 
 def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
+    """Return the names and the layout of each stack in a form."""
     family = source.family
     if family is None or asked not in family.forms:
-        known = f"only {', '.join(family.forms)}" if family else "no forms"
-        reason = family.without.get(asked) if family else None
-        raise PlanRefused(
-            f"model type {quoted(source.model_type or 'unknown')} has no form {asked!r} here, "
-            f"{known}{f': {reason}' if reason else ''}",
-            "name a layout instead: see the table of layouts",
-        )
+        model_type = quoted(source.model_type or "unknown")
+        hint = "name a layout instead: list them with `streamconv layouts`"
+        if family is None:
+            raise PlanRefused(
+                f"model type {model_type} has no form {asked!r} here: it is in no family", hint
+            )
+        forms = ", ".join(family.forms)
+        if asked in family.without:
+            raise PlanRefused(
+                f"model type {model_type} has no form {asked!r} here, only {forms}: "
+                f"{family.without[asked]}",
+                hint,
+            )
+        raise PlanRefused(f"model type {model_type} has no form {asked!r} here, only {forms}", hint)
     form = family.forms[asked]
     return form, {
         stack.pattern: family.layout_for(stack.pattern, form) or stack.row
@@ -108,49 +124,66 @@ def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLa
 
 
 def _check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | None) -> None:
-    """Refuse a row that a stack cannot have; `names` are those that a bare layout would get."""
+    """Raise PlanRefused if a stack cannot have a layout.
+
+    `names` is the form whose names it would get if a layout was asked for, None if a form was.
+    """
     if row == stack.row:
         return
-    where = f"{quoted(stack.pattern)}experts"
+    _check_weights(source, stack, row)
+    _check_count_recoverable(source, stack, row)
+    if names is not None:
+        _check_unambiguous(stack, row, names)
+
+
+def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
+    """Check that each weight has a place in the layout, and moves in whole blocks and bytes."""
+    subject = f"{quoted(stack.pattern)}experts"
     for weight, infos in stack.first.items():
         old = stack.row.layout.templates[weight]
         new = row.layout.templates.get(weight)
         if new is None:
             raise PlanRefused(
-                f"{where} cannot become {row.layout.name}: it has no place for "
+                f"{subject} cannot become {row.layout.name}: it has no place for "
                 f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}, whose elements "
                 "belong together along the axis that they are packed or scaled along"
             )
         for layout in (stack.row.layout, row.layout):
             for axis, count in layout.whole_blocks[weight].items():
-                _check_blocks(source, stack, where, infos[0].name, axis, count)
+                _check_blocks(source, stack, infos[0].name, axis, count)
         fixed = dict.fromkeys(new.name_axes, 0)
         try:
             plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
         except UsageError as error:
             raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
-    if stack.pattern not in source.counted and not _tells_count(stack, row):
+
+
+def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -> None:
+    """Check that the number of experts follows from names and shapes, or from config.json."""
+    if stack.pattern not in source.counted and not _settles_sizes(stack, row):
         raise PlanRefused(
-            f"{where} as {row.layout.name} would not tell how many experts there are: its shapes "
-            f"would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as one number, and "
-            "config.json does not count them",
+            f"{quoted(stack.pattern)}experts as {row.layout.name} would not tell how many experts "
+            f"there are: its shapes would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as "
+            "one number, and config.json does not count them",
             "choose another layout",
         )
-    meant = names.layout_of(stack.pattern) if names else None
-    if (
-        names
-        and meant not in (None, row.layout)
-        and same_tensors(NamedLayout(meant, row.naming), row, stack)
-    ):
+
+
+def _check_unambiguous(stack: Stack, row: NamedLayout, names: Form) -> None:
+    """Check that under these names the stack would not look like the form's own layout."""
+    expected = names.layout_of(stack.pattern)
+    if expected in (None, row.layout):
+        return
+    if same_tensors(NamedLayout(expected, row.naming), row, stack):
         raise PlanRefused(
-            f"{where} as {row.layout.name} has the names and shapes that are {meant.name} in the "
-            f"form {names.name!r}: the two could not be told apart",
+            f"{quoted(stack.pattern)}experts as {row.layout.name} has the names and shapes that "
+            f"are {expected.name} in the form {names.name!r}: the two could not be distinguished",
             "convert to `hub` first, and from there, or to another layout",
         )
 
 
-def _tells_count(stack: Stack, row: NamedLayout) -> bool:
-    """Whether names and shapes under a row settle the size of every axis again."""
+def _settles_sizes(stack: Stack, row: NamedLayout) -> bool:
+    """Return True if names and shapes in a layout settle the size of every axis."""
     templates = [row.layout.templates[weight] for weight in stack.first]
     shapes = [((template,), template.shape(stack.sizes)) for template in templates]
     named = any(EXPERT in template.name_axes for template in templates)
@@ -158,17 +191,24 @@ def _tells_count(stack: Stack, row: NamedLayout) -> bool:
     return solve_sizes(shapes, {**row.sizes(), **known}) is not None
 
 
-def _check_blocks(
-    source: Detected, stack: Stack, where: str, name: str, axis: str, count: str
-) -> None:
-    """Refuse to put experts or projections side by side where blocks of scales do not end there."""
+def _check_blocks(source: Detected, stack: Stack, name: str, axis: str, count: str) -> None:
+    """Check that experts or projections next to each other end where a block of scales ends.
+
+    Args:
+        source: The checkpoint, with the size of a block if config.json gives it.
+        stack: The stack with the scales.
+        name: Name of a weight, for the error.
+        axis: The axis along which blocks have to be whole.
+        count: The axis that counts these blocks.
+    """
     sizes = stack.sizes
     lengths = {sizes[of] / sizes[by] for of, by in (("i", "j"), ("h", "k"))}
     length = source.block[0] if source.block else min(lengths)
     square = len(set(source.block or lengths)) == 1
     if not square or sizes[count] * length != sizes[axis]:
-        said = f"blocks of {list(source.block)}" if source.block else f"{sizes[count]} blocks"
+        blocks = f"blocks of {list(source.block)}" if source.block else f"{sizes[count]} blocks"
         raise PlanRefused(
-            f"{where}: {quoted(name)} has scales for {said}, and {AXES[axis]} is {sizes[axis]}: "
-            "a cut between projections or experts would fall inside a block"
+            f"{quoted(stack.pattern)}experts: {quoted(name)} has scales for {blocks}, and "
+            f"{_AXES[axis]} is {sizes[axis]}: a cut between projections or experts would fall "
+            "inside a block"
         )

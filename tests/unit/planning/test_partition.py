@@ -27,5 +27,5 @@ def test_parse_part() -> None:
     """Counted from 1."""
     assert parse_partition("2/4") == Partition(2, 4)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
-        with pytest.raises(UsageError, match="is no part"):
+        with pytest.raises(UsageError, match="is not a part"):
             parse_partition(text)
