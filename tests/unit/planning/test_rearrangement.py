@@ -247,3 +247,35 @@ def test_a_part_behind_another() -> None:
         assert moved(how, [whole]) == expected.tobytes()
         assert how.total_inputs == 1
         assert how.is_copy == (expected is part)
+
+
+def test_the_example_at_the_top_of_the_module() -> None:
+    """Eight experts from `e h (p i)` to `e (p i) h`, and one of their up projections alone."""
+    sizes = {"e": 8, "p": 2, "i": 3, "h": 4}
+    source = Template.parse("experts.gate_up_proj : e h (p i)")
+    target = Template.parse("experts.gate_up_proj : e (p i) h")
+    assert plan_rearrangement(source, target, sizes, {}, 16) == Rearrangement(
+        units=8,
+        inputs=1,
+        advance=False,
+        base=0,
+        stride=48,
+        input_bytes=48,
+        start=0,
+        shape=(6, 4),
+        strides=(1, 6),
+        itemsize=2,
+    )
+    one = Template.parse("experts.{e}.{p}.weight : i h")
+    assert plan_rearrangement(source, one, sizes, {"e": 5, "p": 1}, 16) == Rearrangement(
+        units=1,
+        inputs=1,
+        advance=False,
+        base=2 * 120,
+        stride=0,
+        input_bytes=48,
+        start=3,
+        shape=(3, 4),
+        strides=(1, 6),
+        itemsize=2,
+    )

@@ -1,0 +1,80 @@
+"""Memory is known before a run, and kept."""
+
+import itertools
+import re
+
+import pytest
+from header_models import TRUE_SIZE, model, planned
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamconv.errors import PlanRefused
+from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, fit_memory
+
+
+def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:
+    return fit_memory(Limits(10**7, jobs, allowed), source_buffer, "the.widest")
+
+
+def test_memory_without_a_limit() -> None:
+    """All workers."""
+    memory = fitted(None)
+    assert (memory.jobs, memory.staging, memory.allowed) == (4, STAGING_BYTES, None)
+    assert (memory.base, memory.source_buffer) == (10**7, 5 * 10**6)
+    assert memory.peak >= 10**7 + 4 * (5 * 10**6 + STAGING_BYTES)
+
+
+def test_workers_are_given_up() -> None:
+    """With less and less memory: never more than is allowed, never fewer than is needed."""
+    chosen = []
+    for allowed in range(fitted(None).peak, 0, -100_000):
+        try:
+            memory = fitted(allowed)
+        except PlanRefused:
+            break
+        assert memory.peak <= allowed == memory.allowed
+        chosen.append(memory.jobs)
+    assert [jobs for jobs, _ in itertools.groupby(chosen)] == [4, 3, 2, 1]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    jobs=st.integers(1, 9),
+    source_buffer=st.integers(0, 10**9),
+    allowed=st.integers(1, 3 * 10**9),
+)
+def test_memory_is_kept_or_refused(jobs: int, source_buffer: int, allowed: int) -> None:
+    """What the refusal asks for is enough, and one megabyte less is not."""
+    try:
+        memory = fitted(allowed, jobs, source_buffer)
+    except PlanRefused as refused:
+        asked = re.search(r"--max-memory (\d+)MB", refused.hint)
+        assert asked is not None
+        enough = int(asked[1]) * 10**6
+        assert enough > allowed
+        assert fitted(enough, jobs, source_buffer).jobs == 1
+        with pytest.raises(PlanRefused):
+            fitted(enough - 10**6, jobs, source_buffer)
+    else:
+        assert memory.peak <= allowed
+        assert 1 <= memory.jobs <= jobs
+
+
+def test_a_refusal_has_the_figures() -> None:
+    """What is needed, for which tensor, and what is allowed."""
+    with pytest.raises(PlanRefused) as caught:
+        planned(model(**TRUE_SIZE), "fused-transposed", limits=Limits(10**7, allowed=12 * 10**6))
+    assert "model.layers.1.mlp.experts.gate_up_proj" in caught.value.message
+    assert "6.29 MB at once" in caught.value.message
+    assert "allowed are 12.0 MB" in caught.value.message
+    with pytest.raises(PlanRefused, match=r"one worker; allowed are 10\.1 MB"):
+        planned(model(**TRUE_SIZE), "fused", limits=Limits(10**7, allowed=10_100_000))
+
+
+def test_memory_depends_on_an_expert_alone() -> None:
+    """Not on how many of them there are, nor on layers; copies need nothing but staging."""
+    few = planned(model(layers=1, e=2, i=768, h=2048), "fused-transposed").memory
+    many = planned(model(layers=9, e=40, i=768, h=2048), "fused-transposed").memory
+    assert few == many
+    assert few.source_buffer == 2 * 768 * 2048 * 2
+    assert planned(model(**TRUE_SIZE), "fused").memory.source_buffer == 0

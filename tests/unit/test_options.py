@@ -1,0 +1,35 @@
+"""Options of the user that are parsed."""
+
+import pytest
+
+from streamconv.errors import UsageError
+from streamconv.options import parse_layers
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("0:2", {0, 1}),
+        ("3", {3}),
+        ("0", {0}),
+        (":2", {0, 1}),
+        ("61:62", {61}),
+    ],
+)
+def test_parse_layers(text: str, layers: set[int]) -> None:
+    """A range as Python writes it, or one layer."""
+    assert set(parse_layers(text)) == layers
+
+
+def test_parse_layers_without_an_end() -> None:
+    """From one layer on."""
+    assert [k for k in (0, 1, 10_000) if k in parse_layers("1:")] == [1, 10_000]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "2:1", "2:2", "0:-1", "-2:", "a", "0:b", "1:2:3", "1.5"]
+)
+def test_parse_layers_refuses(text: str) -> None:
+    """What is no range, or an empty one."""
+    with pytest.raises(UsageError):
+        parse_layers(text)
