@@ -46,6 +46,7 @@ from safetensors.torch import save_file
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, VerifyFailed
+from streamconv.verification import compare as equal
 
 SCHEMA = json.loads((Path(streamconv.__file__).parent / "report" / "schema.json").read_text())
 
@@ -58,6 +59,14 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return converter(source, tmp_path_factory.mktemp("converted"))
+
+
+@pytest.fixture(params=["blocks of 4 MiB", "blocks of 64 bytes"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that a matrix takes many of them, and panels of it too."""
+    if request.param == "blocks of 64 bytes":
+        monkeypatch.setattr(equal, "BLOCK_BYTES", 64)
+        monkeypatch.setattr(equal, "PANEL_WIDTH", 5)
 
 
 @pytest.mark.usefixtures("_blocks")
