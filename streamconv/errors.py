@@ -1,26 +1,27 @@
-"""What can go wrong, and the exit code that says so.
+"""The errors, and the exit code of each.
 
-    StreamconvError            1   anything not named below
-    |-- UsageError             2   an option or argument that makes no sense
+    StreamconvError            1   any other error
+    |-- UsageError             2   an option or argument is invalid
     |-- BadCheckpoint          3   the input is malformed, incomplete or contradicts itself
-    |   `-- SourceChanged      3   the input is not what it was when it was planned
-    |-- PlanRefused            4   the input is sound, but this conversion of it cannot be planned
+    |   `-- SourceChanged      3   the input has changed since it was planned
+    |-- PlanRefused            4   the input is valid, but this conversion of it is impossible
     |-- VerifyFailed           5   the output is not the conversion of its source
-    |-- OutputExists           6   the target is there already, or another run is at work on it
+    |-- OutputExists           6   the target exists, or another run is writing it
     |-- NoSpace                7   the target has no room: disk full or quota
     |-- IOFailed               8   reading or writing failed
     |   `-- RankFailed         8   another rank of the run failed
     `-- Interrupted          130   SIGINT (143 for SIGTERM)
 
-Every message names the file or tensor, the fact, and what it was held against.
-Names from a checkpoint are untrusted text: they go into a message through `quoted`.
+A message says "cannot X: Y", with both facts: what was found, and what was expected. The hint, if
+there is one, begins with a verb. Names from a checkpoint are untrusted text: they go into a message
+through `quoted`.
 """
 
 from typing import ClassVar
 
 
 class StreamconvError(Exception):
-    """Base of all errors that are meant for the person at the terminal."""
+    """Base of all errors with a message for the user."""
 
     exit_code: ClassVar[int] = 1
 
@@ -28,7 +29,7 @@ class StreamconvError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        """What to do about it, where that is not plain from the message."""
+        """What the user can do, if the message does not make it clear."""
 
 
 class UsageError(StreamconvError):
@@ -44,7 +45,7 @@ class BadCheckpoint(StreamconvError):
 
 
 class SourceChanged(BadCheckpoint):
-    """What has been made of it already cannot be gone on with either."""
+    """The source is another one now. Resuming would mix both, so the partial output is removed."""
 
 
 class PlanRefused(StreamconvError):
@@ -89,10 +90,10 @@ class Interrupted(StreamconvError):
     def __init__(self, message: str, hint: str = "", *, signal: int = 2) -> None:
         super().__init__(message, hint)
         self.signal = signal
-        """Number of the signal; the process ends with 128 + signal."""
+        """Number of the signal. The exit code is 128 + signal."""
 
 
 def quoted(name: str, limit: int = 200) -> str:
-    """`name` as it may be printed: one line, control characters escaped, at most `limit` long."""
+    """Return `name` for a message: on one line, control characters escaped, cut to `limit`."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

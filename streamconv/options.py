@@ -1,7 +1,4 @@
-"""What a user may say of a source and a conversion, and what it means. Pure.
-
-The same options for the command line and for Python; the texts in them are parsed here.
-"""
+"""The options of a source and a conversion, for Python and the command line alike."""
 
 from os import PathLike
 from typing import TypedDict
@@ -18,7 +15,7 @@ DEFAULT_JOBS = 2
 
 
 class Reading(TypedDict, total=False):
-    """How a source is to be understood, where it does not say so itself."""
+    """Options for reading a source that does not describe itself."""
 
     source_layout: str | None
     """The layout or form that it has (`--from`)."""
@@ -36,7 +33,7 @@ class Reading(TypedDict, total=False):
 
 
 class Options(Reading, total=False):
-    """What every conversion takes besides source and target."""
+    """Options of every conversion."""
 
     max_shard_size: int | str
     """Bytes, or text such as `4GB` or `4GiB`; a larger tensor gets a shard of its own."""
@@ -68,13 +65,13 @@ class Options(Reading, total=False):
 
 
 def preset_of(options: Reading) -> Preset | None:
-    """The preset that is asked for; raises UsageError where there is none of that name."""
+    """Return the preset of the options, or None. Raises UsageError if it does not exist."""
     name = options.get("preset")
     return find_preset(name) if name else None
 
 
 def prefixes_of(options: Reading) -> Prefixes | None:
-    """What the user says of keys; None where nothing is said."""
+    """Return the prefixes of keys, or None if neither prefix nor preset is given."""
     preset = preset_of(options)
     hf, dcp = options.get("hf_prefix"), options.get("dcp_prefix")
     if hf is None and dcp is None and preset is None:
@@ -83,9 +80,14 @@ def prefixes_of(options: Reading) -> Prefixes | None:
 
 
 def check_prefixes(options: Reading, *formats: str) -> None:
-    """Refuse prefixes where neither what is read nor what is written, in `formats`, has keys.
+    """Refuse prefixes of DCP keys if no DCP is read or written.
 
-    Raises UsageError.
+    Args:
+        options: The options that may have prefixes.
+        formats: The formats that are read and written.
+
+    Raises:
+        UsageError: A prefix is given, and "dcp" is not among the formats.
     """
     said = [
         f"--{name.replace('_', '-')}"
@@ -100,7 +102,7 @@ def check_prefixes(options: Reading, *formats: str) -> None:
 
 
 def parse_layers(text: str) -> range:
-    """The layers meant by `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
+    """Return the layers in `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
     begin, colon, end = text.partition(":")
     try:
         first = int(begin or 0) if colon else int(begin)

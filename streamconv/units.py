@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write and read them. Pure.
+"""Sizes in bytes, rates and durations, as people write and read them.
 
 Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4GiB`).
 """
@@ -17,9 +17,9 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes meant by `text`: `4GB`, `512MiB`, `1.5 TB`, or a plain number of bytes.
+    """Return the bytes in `text`: `4GB`, `512MiB`, `1.5 TB`, or a plain number of bytes.
 
-    Raises UsageError where it is none, or not positive.
+    Raises UsageError if it is no size, or less than 1 byte.
     """
     from fractions import Fraction
 
@@ -29,14 +29,14 @@ def parse_size(text: str | int) -> int:
         raise UsageError(f"{str(text)!r} is not a size", "write 4GB, 512MiB or a number of bytes")
     size = int(Fraction(match[1]) * factor)
     if size <= 0:
-        raise UsageError(f"{str(text)!r} is not a size: it has to be more than nothing")
+        raise UsageError(f"{str(text)!r} is not a size: it must be at least 1 byte")
     return size
 
 
 def parse_rate(text: str | int) -> int:
-    """Bytes a second meant by `text`: `200MB/s`, `1GiB/s`, or a plain number of bytes.
+    """Return the bytes per second in `text`: `200MB/s`, `1GiB/s`, or a plain number of bytes.
 
-    Raises UsageError where it is none.
+    Raises UsageError if it is no rate.
     """
     try:
         return parse_size(str(text).strip().removesuffix("/s"))
@@ -45,7 +45,7 @@ def parse_rate(text: str | int) -> int:
 
 
 def show_size(nbytes: float) -> str:
-    """`nbytes` with three figures and a decimal unit: `61.1 GB`, `512 B`."""
+    """Return `nbytes` with three figures and a decimal unit: `61.1 GB`, `512 B`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(nbytes) < 999.5 or unit == "TB":
             break
@@ -55,7 +55,7 @@ def show_size(nbytes: float) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """`seconds` as `12.3 s`, `4 min 05 s` or `2 h 07 min`."""
+    """Return `seconds` as `12.3 s`, `4 min 05 s` or `2 h 07 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -21,7 +21,7 @@ from streamconv.errors import OutputExists, quoted
 from streamconv.planning.partition import Partition
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
-from streamconv.system.resources import started
+from streamconv.system.resources import start_time
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """The errors of file systems without locks."""
@@ -41,7 +41,7 @@ class LockOwner:
 
     def is_possibly_alive(self) -> bool:
         """Return False if the process has surely ended, which only its own host can know."""
-        return self.host != platform.node() or started(self.pid) == self.since is not None
+        return self.host != platform.node() or start_time(self.pid) == self.since is not None
 
 
 class Lock:
@@ -84,7 +84,7 @@ class Lock:
             except BlockingIOError:
                 self._refuse(self._path)
         pid = os.getpid()
-        owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, started(pid))
+        owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, start_time(pid))
         try:
             self._files.truncate(self._fd, 0)
             self._files.append(self._fd, json.dumps(asdict(owner)).encode("ascii"))

@@ -1,1 +1,1 @@
-"""What the machine offers: files, memory, threads, signals of the end."""
+"""What the machine offers: files, memory, threads, the launcher, cancellation and retries."""

@@ -1,4 +1,4 @@
-"""A run's word to its own threads that it ends: whoever waits then gives up at once."""
+"""The cancellation of a run: all of its threads stop, and those that wait stop waiting."""
 
 import threading
 from collections.abc import Iterator
@@ -8,31 +8,34 @@ from streamconv.errors import Interrupted
 
 
 class CancelToken:
-    """One for each run, handed to all that may wait in it; set by whoever ends it."""
+    """Cancellation token shared by the threads of a run. Each run has one."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def set(self) -> None:
+        """Cancel the run."""
         self._event.set()
 
     def is_set(self) -> bool:
+        """Return True if the run has been cancelled."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long. Raises Interrupted where the run ends meanwhile, or has ended."""
+        """Wait for this time. Raises Interrupted as soon as the run is cancelled."""
         if self._event.wait(seconds):
-            raise Interrupted("the run was ended from elsewhere")
+            raise Interrupted("the run was cancelled")
 
     def check(self) -> None:
-        """Raises Interrupted where the run has ended."""
+        """Raise Interrupted if the run has been cancelled."""
         self.wait(0)
 
     @contextmanager
     def cancels_on_exit(self, *threads: threading.Thread) -> Iterator[None]:
-        """Threads at work for as long as the context; left by an exception, it tells them to end.
+        """Start these threads, and wait for their end when the context is left.
 
-        Raises Interrupted at its end where another has told them so.
+        If an exception leaves the context, the run is cancelled first. Raises Interrupted at the
+        end of the context if somebody else has cancelled it.
         """
         for thread in threads:
             thread.start()

@@ -1,6 +1,6 @@
-"""File operations with nothing but what every operating system has.
+"""File operations that every operating system has.
 
-Errors are OSError; callers give them words.
+They raise OSError. Callers turn it into errors with a message for people.
 """
 
 import contextlib
@@ -14,18 +14,19 @@ from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What the system says of a path at which there is nothing."""
+"""The errors for a path at which nothing exists."""
 MODE = 0o666
-"""What files are made with; the umask takes away from it."""
+"""Permissions of a new file, from which the umask takes some."""
 
 HUGE_PAGE = 2 * 2**20
+"""Bytes of a huge page on x86-64 and arm64."""
 
 
 def new_buffer(nbytes: int) -> memoryview:
-    """Writable memory, zero, taken only where touched.
+    """Return writable memory, filled with zeros. A page takes memory once it is written to.
 
-    In huge pages where the system has them: striding through a matrix of small ones costs more
-    in look-ups of addresses than in bytes.
+    The memory has huge pages if the system offers them. With small pages, reading the columns of a
+    matrix spends more time on address translation than on the bytes.
     """
     memory = mmap.mmap(-1, max(nbytes, 1))
     if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
@@ -35,7 +36,7 @@ def new_buffer(nbytes: int) -> memoryview:
 
 
 class Files:
-    """All that sources and sinks do to files, so that a test can let any of it fail."""
+    """Every file operation of sources and sinks, so that a test can let any of them fail."""
 
     def __init__(self) -> None:
         self._seek = threading.Lock()
@@ -43,11 +44,11 @@ class Files:
     # reading
 
     def open_read(self, path: Path) -> int:
-        """A descriptor to read a regular file from."""
+        """Open a file for reading, and return its descriptor."""
         return os.open(path, os.O_RDONLY | BINARY)
 
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset`; returns the bytes read, fewer only at the file's end."""
+        """Fill `buffer` from `offset`, and return the bytes read: fewer only at the file's end."""
         done = 0
         while done < len(buffer):
             count = self._read_some(fd, buffer[done:], offset + done)
@@ -57,37 +58,37 @@ class Files:
         return done
 
     def read_file(self, path: Path) -> bytes:
-        """All of a small file."""
+        """Return the bytes of a small file."""
         return path.read_bytes()
 
     def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
-        """What the system says of a file, open or by its path; of a link itself unless followed."""
+        """Return the status of an open file or a path. `follow=False` returns that of a link."""
         return os.fstat(file) if isinstance(file, int) else file.stat(follow_symlinks=follow)
 
     def exists(self, path: Path, *, follow: bool = True) -> bool:
-        """Whether anything is there; a link that leads nowhere only where it is not followed."""
+        """Return True if the path exists. With `follow=False`, a dangling link exists too."""
         return self._mode(path, follow) is not None
 
     def is_folder(self, path: Path) -> bool:
-        """Whether a folder is there, or a link to one."""
+        """Return True if the path is a folder, or a link to one."""
         mode = self._mode(path, True)
         return mode is not None and stat.S_ISDIR(mode)
 
     def is_link(self, path: Path) -> bool:
-        """Whether a link is there, wherever it leads."""
+        """Return True if the path is a link, also if it is dangling."""
         mode = self._mode(path, False)
         return mode is not None and stat.S_ISLNK(mode)
 
     def real_path(self, path: Path) -> Path:
-        """Where a path leads when every link is followed; fails where nothing is there."""
+        """Return the path without links. Raises FileNotFoundError if nothing exists there."""
         return Path(os.path.realpath(path, strict=True))
 
     def names(self, folder: Path) -> list[str]:
-        """What is in a folder, sorted."""
+        """Return the names in a folder, sorted."""
         return sorted(path.name for path in folder.iterdir())
 
     def walk(self, folder: Path) -> list[Path]:
-        """Every file below a folder, sorted."""
+        """Return the paths of all files below a folder, sorted."""
 
         def fail(error: OSError) -> None:
             raise error
@@ -98,41 +99,55 @@ class Files:
     # writing
 
     def create(self, path: Path, size: int) -> int:
-        """A descriptor to write a new file of `size` bytes; fails where `path` is there."""
+        """Create a file that will have `size` bytes, and return its descriptor.
+
+        Raises FileExistsError if the path exists.
+        """
         return self._open_new(path)
 
     def write(self, fd: int, data: memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`. It is durable after `sync`, which may be what fails."""
+        """Write all of `data` at `offset`.
+
+        It is durable only after `sync`, which may report the failure of a write.
+        """
         done = 0
         while done < len(data):
             done += self._write_some(fd, data[done:], offset + done)
 
     def open_append(self, path: Path, *, create: bool = True) -> int:
-        """A descriptor to add to a small file; a new one where there is none, unless not to."""
+        """Open a small file to append to, and return its descriptor.
+
+        A missing file is created. With `create=False` it raises FileNotFoundError.
+        """
         return os.open(path, os.O_RDWR | os.O_APPEND | BINARY | (os.O_CREAT if create else 0), MODE)
 
     def append(self, fd: int, data: bytes | memoryview) -> None:
-        """Write all of `data` behind what has been written."""
+        """Write all of `data` at the end of the file."""
         left = memoryview(data)
         while left:
             left = left[self._append_some(fd, left) :]
 
     def truncate(self, fd: int, size: int) -> None:
+        """Cut an open file to `size` bytes."""
         os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
-        """Make a file's bytes durable. Where that fails, they are lost: it is not tried again."""
+        """Make a file's bytes durable.
+
+        Never retried: after a failed fsync the system may have dropped the bytes, and a second one
+        would succeed without them.
+        """
         os.fsync(fd)
 
     def lock(self, fd: int) -> None:
-        """Lock an open file until it is closed; BlockingIOError where another has it."""
+        """Lock an open file until it is closed. Raises BlockingIOError if another has locked it."""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     def close(self, fd: int) -> None:
         os.close(fd)
 
     def write_file(self, path: Path, content: bytes) -> None:
-        """A new small file, durable on return."""
+        """Create a small file with this content. It is durable on return."""
         fd = self.create_small(path)
         try:
             self.append(fd, content)
@@ -144,27 +159,30 @@ class Files:
             self.close(fd)
 
     def create_small(self, path: Path) -> int:
-        """A descriptor to append to a new file with; fails where `path` is there."""
+        """Create a file to append to, and return its descriptor.
+
+        Raises FileExistsError if the path exists.
+        """
         return self._open_new(path)
 
     # names
 
     def make_folder(self, path: Path) -> None:
-        """A new folder; fails where `path` is there."""
+        """Create a folder. Raises FileExistsError if the path exists."""
         path.mkdir()
 
     def set_mode(self, path: Path, mode: int) -> None:
-        """Give a file or folder these permissions."""
+        """Set the permissions of a file or folder."""
         path.chmod(mode)
 
     def sync_folder(self, path: Path) -> None:
-        """Make a folder's entries durable, where the system can."""
+        """Make a folder's entries durable, if the system can."""
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)
 
     def unlink(self, path: Path) -> None:
-        """Remove a file; nothing happens where there is none."""
+        """Remove a file, if it exists."""
         path.unlink(missing_ok=True)
 
     def remove_folder(self, path: Path) -> None:
@@ -172,7 +190,7 @@ class Files:
         path.rmdir()
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder and all that is in it."""
+        """Remove a folder and everything in it."""
         shutil.rmtree(path)
 
     def _mode(self, path: Path, follow: bool) -> int | None:

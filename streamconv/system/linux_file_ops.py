@@ -1,7 +1,7 @@
-"""File operations as fast as the disk, by what Linux has besides; the same contract as `Files`.
+"""File operations of Linux that keep up with the disk; the same contract as `Files`.
 
-Reads and writes at an offset, space allocated before the first byte, and writes that are on their
-way to the disk at once. Where a file system refuses part of it, that part is done without.
+Reads and writes at an offset, space that is allocated before the first byte, and writes that start
+on their way to the disk at once. If a file system does not support one of these, `Files` does it.
 """
 
 import ctypes
@@ -19,15 +19,14 @@ if sys.platform == "linux":
     import fcntl
 
 NO_SUCH_CALL = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE)
-"""What a system or file system says that cannot write a range; it then writes when it sees fit."""
+"""The errors of a system or file system without `sync_file_range`. It writes when it chooses to."""
 SYNC_RANGE_WRITE = 2
 SYNC_RANGE_WAIT = 1 | 2 | 4
-"""Flags of `sync_file_range`: begin to write what is dirty, and do so and wait until it is done.
-Source: linux/fs.h."""
+"""Flags of `sync_file_range`: start to write dirty pages; start and wait. Source: linux/fs.h."""
 
 
 class LinuxFiles(Files):
-    """The fast path."""
+    """The operations of `Files`, with a write-back window for each file that is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +47,7 @@ class LinuxFiles(Files):
     def write(self, fd: int, data: memoryview, offset: int) -> None:
         super().write(fd, data, offset)
         self._sync_range(fd, offset, len(data), SYNC_RANGE_WRITE)
-        for begin, nbytes in self._writebacks[fd].begun(offset, len(data)):
+        for begin, nbytes in self._writebacks[fd].start(offset, len(data)):
             self._sync_range(fd, begin, nbytes, SYNC_RANGE_WAIT)
             os.posix_fadvise(fd, begin, nbytes, os.POSIX_FADV_DONTNEED)
 
@@ -85,7 +84,7 @@ class LinuxFiles(Files):
 
 @functools.cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """The call of the C library, which Python's does not have; None where it has none either."""
+    """Return the function of the C library, which Python does not offer, or None."""
     try:
         call = ctypes.CDLL(None, use_errno=True).sync_file_range
     except AttributeError:
@@ -96,5 +95,5 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 
 def system_files() -> Files:
-    """The file operations for this operating system."""
+    """Return the file operations for this operating system."""
     return LinuxFiles() if sys.platform == "linux" else Files()

@@ -1,17 +1,21 @@
-"""A file's bytes in order, the next block read while one is used."""
+"""Read-ahead: the bytes of a file in order, with the next block read while one is used."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 
 Fill = Callable[[memoryview, int], int]
-"""Fills a buffer from an offset of the file; returns the bytes read, fewer only at its end."""
+"""Fills a buffer from an offset of the file, and returns the bytes read: fewer only at its end."""
 
 
 class ReadAhead:
-    """Reads a file from its beginning to its end. Of its two blocks, one is read into by `reader`
-    while the other one is used, so that disk and processor are at work together."""
+    """A file that is read from its beginning to its end.
+
+    It has two blocks. `reader` reads into one while the caller uses the other, so that disk and
+    processor work at the same time.
+    """
 
     def __init__(self, fill: Fill, block_bytes: int, reader: Executor) -> None:
+        """Start to read. `fill` is called in a thread of `reader`."""
         self._fill = fill
         self._reader = reader
         self._idle = memoryview(bytearray(block_bytes))
@@ -20,9 +24,9 @@ class ReadAhead:
         self._coming = self._read(memoryview(bytearray(block_bytes)))
 
     def read(self, most: int) -> memoryview:
-        """The next bytes, at most `most`, none at the end of the file; good until the next call.
+        """Return the next bytes, at most `most`; none at the end of the file.
 
-        Raises what reading raises.
+        They are valid until the next call. Raises what `fill` raises.
         """
         if not self._rest:
             self._rest = self._next_block()
@@ -30,7 +34,7 @@ class ReadAhead:
         return data
 
     def close(self) -> None:
-        """Wait until nothing reads from the file any more."""
+        """Wait until the file is not read any more."""
         wait([self._coming])
 
     def _next_block(self) -> memoryview:

@@ -1,4 +1,4 @@
-"""What this machine has to give: cores, memory, disk. Figures in bytes."""
+"""The resources of this machine that a process may use: cores, memory, disk. Sizes in bytes."""
 
 import contextlib
 import os
@@ -6,25 +6,25 @@ import sys
 from pathlib import Path
 
 MEMORY_SHARE = 0.8
-"""How much of what is free a run takes by default: other processes live here too."""
+"""The share of the free memory that a run uses by default. Other processes need the rest."""
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now; its peak where the system does not tell more."""
+    """Return the memory of this process, or its peak if the system reports no more."""
     return _status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held; 0 where the system does not tell.
+    """Return the peak memory of this process, or 0 if the system does not report it.
 
-    From /proc where it is: `ru_maxrss` of a child begins at what its parent held.
+    /proc is preferred, because `ru_maxrss` of a child process starts at the peak of its parent.
     """
     peak = _status("VmHWM")
     if peak:
@@ -38,28 +38,34 @@ def peak_bytes() -> int:
 
 
 def free_memory() -> int | None:
-    """What the host or this process's cgroup has free, the smaller; None where unknown."""
+    """Return the free memory of the host or of this cgroup, the smaller; None if unknown."""
     free = [value for value in (_meminfo("MemAvailable"), _cgroup_free()) if value is not None]
     return min(free, default=None)
 
 
-def default_max_memory(beside: int = 1) -> int | None:
-    """What a run may take unless it is told: what it has already, and a share of what is free.
+def default_max_memory(processes: int = 1) -> int | None:
+    """Return the default memory limit of a process, or None if the free memory is unknown.
 
-    `beside` processes of the run share it.
+    It is what this process has already, and its part of a share of the free memory.
+
+    Args:
+        processes: How many processes of the run share this host.
     """
     free = free_memory()
-    return None if free is None else resident_bytes() + int(free * MEMORY_SHARE / beside)
+    return None if free is None else resident_bytes() + int(free * MEMORY_SHARE / processes)
 
 
 def free_disk(folder: Path) -> int | None:
-    """What a user may still write at `folder` or its nearest ancestor that exists, in bytes."""
+    """Return the bytes that this user may still write at `folder`; None if unknown.
+
+    If the folder does not exist, its nearest ancestor that does counts.
+    """
     stats = _disk_at(folder)
     return stats.f_bavail * stats.f_frsize if stats else None
 
 
 def free_inodes(folder: Path) -> int | None:
-    """Files that a user may still make there; None where unknown, or where nobody counts."""
+    """Return how many files may still be created there; None if unknown or not limited."""
     stats = _disk_at(folder)
     return stats.f_favail if stats and stats.f_files else None
 
@@ -74,7 +80,7 @@ def _disk_at(folder: Path) -> "os.statvfs_result | None":
 
 
 def file_size_limit() -> int | None:
-    """The largest file that this process may write (RLIMIT_FSIZE); None where there is no limit."""
+    """Return the largest file that this process may write (RLIMIT_FSIZE); None if unlimited."""
     try:
         import resource
     except ImportError:
@@ -84,22 +90,22 @@ def file_size_limit() -> int | None:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether something is mounted there; also what lies on the same file system (bind mounts)."""
+    """Return True if something is mounted there, also from the same file system (bind mount)."""
     if path.is_mount():
         return True
     with contextlib.suppress(OSError):
-        place = os.path.realpath(path)
+        target = os.path.realpath(path)
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             mounted = line.split()[4].encode().decode("unicode_escape", "replace")
-            if mounted == place:
+            if mounted == target:
                 return True
     return False
 
 
-def started(pid: int) -> str | None:
-    """When a process of this host was started, in clock ticks; None where there is no such one.
+def start_time(pid: int) -> str | None:
+    """Return the start time of a process of this host, in clock ticks since boot.
 
-    Empty where the system does not tell.
+    Returns None if there is no such process, and empty text if the system does not tell its time.
     """
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -116,6 +122,7 @@ def started(pid: int) -> str | None:
 
 
 def _status(key: str) -> int:
+    """Return a size from /proc/self/status, or 0."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{key}:"):
@@ -124,6 +131,7 @@ def _status(key: str) -> int:
 
 
 def _meminfo(key: str) -> int | None:
+    """Return a size from /proc/meminfo, or None."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith(f"{key}:"):
@@ -132,7 +140,7 @@ def _meminfo(key: str) -> int | None:
 
 
 def _cgroup_free() -> int | None:
-    """What the memory controller of cgroup v2 or v1 leaves, along the path to its root."""
+    """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root."""
     free: list[int] = []
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():

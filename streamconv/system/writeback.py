@@ -1,26 +1,27 @@
-"""Which written bytes a file has on their way to the disk, and when to wait for the oldest. Pure.
+"""Write-back: which written bytes of a file are on their way to the disk, and which to wait for.
 
-A kernel left to itself lets gigabytes gather in its page cache before it writes the first of
-them: the disk idles, then everybody waits, and what others had in that memory is gone. Past the
-cache (`O_DIRECT`) there is none of that, but each write also waits for the disk by itself. Here
-a range is begun to be written as soon as it is in the cache, and the oldest one is waited for and
-dropped from the cache when more than a window is under way: the disk always has work, and the
-cache never more than that window. Of 9.7 GB on a virtual disk that took 0.72 to 0.78 of the time of
-`cp -r` and sync, and direct writes 0.88 to 0.96, medians of three.
+If the kernel decides when to write, gigabytes gather in its page cache first. The disk idles, then
+everybody waits, and the cached files of other processes are dropped. Direct writes (`O_DIRECT`)
+bypass the cache, but each of them waits for the disk.
+
+Here, a range starts to be written as soon as it is in the cache. If more than a window is under
+way, the oldest range is waited for and dropped from the cache. So the disk always has work, and the
+cache holds no more than that window. Measured with 9.7 GB on a virtual disk, medians of three: 0.72
+to 0.78 of the time of `cp -r` and sync; direct writes took 0.88 to 0.96.
 """
 
 import threading
 from collections import deque
 
 WINDOW_BYTES = 64 * 2**20
-"""What of a file may be on its way to the disk: a fiftieth of a second of a fast one."""
+"""Bytes of a file that may be on their way to the disk: 1/50 second of a fast one."""
 
 Range = tuple[int, int]
-"""Offset and size of a run of a file, in bytes."""
+"""Offset and size in bytes."""
 
 
 class Writeback:
-    """The ranges of one file that are being written, in the order in which that was begun."""
+    """The ranges of one file that are being written, oldest first. Safe for several threads."""
 
     def __init__(self, window: int = WINDOW_BYTES) -> None:
         self._window = window
@@ -28,8 +29,8 @@ class Writeback:
         self._nbytes = 0
         self._lock = threading.Lock()
 
-    def begun(self, offset: int, nbytes: int) -> list[Range]:
-        """Take note of a range; returns those that have to be waited for now, the oldest first."""
+    def start(self, offset: int, nbytes: int) -> list[Range]:
+        """Record that a range is being written; return the ranges to wait for now, oldest first."""
         with self._lock:
             self._under_way.append((offset, nbytes))
             self._nbytes += nbytes

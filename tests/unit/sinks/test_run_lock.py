@@ -14,7 +14,7 @@ from streamconv.planning.partition import Partition
 from streamconv.sinks.run_lock import Lock, LockOwner
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.linux_file_ops import LinuxFiles, system_files
-from streamconv.system.resources import started
+from streamconv.system.resources import start_time
 
 LOCK = "dst.streamconv-lock-1"
 
@@ -66,7 +66,7 @@ def test_a_lock_whose_file_was_just_removed_is_taken_again(
 @pytest.mark.parametrize(
     ("host", "pid", "since", "alive"),
     [
-        (platform.node(), os.getpid(), started(os.getpid()), True),
+        (platform.node(), os.getpid(), start_time(os.getpid()), True),
         (platform.node(), os.getpid(), "another process of that number", False),
         (platform.node(), 2**22 + 1, None, False),
         ("elsewhere", 2**22 + 1, "1", True),

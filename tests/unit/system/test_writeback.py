@@ -16,13 +16,13 @@ def test_the_oldest_are_waited_for_as_the_window_is_full(sizes: list[int], windo
         before = first
         while first < count - 1 and sum(sizes[first:count]) > window:
             first += 1
-        assert writeback.begun(offset, nbytes) == ranges[before:first]
+        assert writeback.start(offset, nbytes) == ranges[before:first]
 
 
 def test_a_window_is_as_large_as_promised() -> None:
     """Nothing is waited for before it is full."""
     writeback = Writeback()
     half = WINDOW_BYTES // 2
-    assert writeback.begun(0, half) == []
-    assert writeback.begun(half, half) == []
-    assert writeback.begun(2 * half, 1) == [(0, half)]
+    assert writeback.start(0, half) == []
+    assert writeback.start(half, half) == []
+    assert writeback.start(2 * half, 1) == [(0, half)]
