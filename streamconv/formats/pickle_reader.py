@@ -60,7 +60,7 @@ class _Machine:
         self.globals: dict[str, Global] = {}
 
     def run(self) -> Any:
-        """Perform all opcodes and return the value."""
+        """Run all opcodes and return the value."""
         raw, ops = self.raw, _OPS
         while (op := raw[self.position]) != _STOP:
             self.position += 1

@@ -6,7 +6,7 @@
     zip64 locator      offset of the record above
     end record         the same numbers, as far as they fit 16 and 32 bits
 
-A size or offset that does not fit 32 bits is 0xFFFFFFFF, and stands in a zip64 extra field. Source:
+A size or offset that does not fit 32 bits is 0xFFFFFFFF, and is in a zip64 extra field. Source:
 PKWARE's APPNOTE.TXT, 4.3 and 4.5.3, and `caffe2/serialize/inline_container.cc` for the padding.
 
 The last file of an archive that is built here is the payload. No other byte depends on its content:
@@ -39,7 +39,7 @@ _LOCAL_MAGIC, _ENTRY_MAGIC, _END_MAGIC = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 _ZIP64_END_MAGIC, _ZIP64_LOCATOR_MAGIC = b"PK\6\6", b"PK\6\7"
 
 _IN_ZIP64 = 0xFFFFFFFF
-"""A size or offset that stands in the zip64 extra field."""
+"""A size or offset that is in the zip64 extra field."""
 _ZIP64_KIND, _PADDING_KIND = 1, 0x4246
 """Kinds of extra fields: the 64-bit sizes, and torch's padding."""
 _VERSION = 45
