@@ -4,7 +4,6 @@ Mostly run in this process; as one of its own where signals, streams or the term
 What bad input does is in `test_bad_input.py`.
 """
 
-import io
 import json
 import os
 import pty
@@ -17,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from folders import (
@@ -28,13 +26,10 @@ from folders import (
     write_checkpoint,
     write_sparse,
 )
-from rich.console import Console
 
 import streamconv
-from streamconv.cli import VERBS, cli, main
+from streamconv.cli import cli, main
 from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused
-from streamconv.execution.events import Event
-from streamconv.report.progress import Bar, Lines, Silence
 
 CONVERSIONS = ("merge", "split", "convert")
 OMNI = {"model_type": "qwen3_omni_moe"}
@@ -49,15 +44,6 @@ def src(tmp_path: Path) -> Path:
 @pytest.fixture
 def dst(tmp_path: Path) -> Path:
     return tmp_path / "dst"
-
-
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    """The handlers of the test's own process again, after `main` has replaced them."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def invoke(*words: object, **environment: str) -> Result:
@@ -95,27 +81,6 @@ def verb_with_target(verb: str, src: Path, dst: Path) -> list[str]:
 # Help and usage.
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_of_a_verb(verb: str, flag: str) -> None:
-    shown = invoke(verb, flag).stdout if flag == "--help" else attempt(verb, flag).output
-    assert shown.startswith("Usage: ")
-    command = cli.get_command(click.Context(cli), verb)
-    assert command is not None
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, parameter.name
-            assert all(name in shown for name in parameter.opts)
-
-
-def test_help_names_every_verb_and_exit_code() -> None:
-    shown = invoke("--help").stdout
-    assert [verb for verb in VERBS if f"\n  {verb} " not in shown] == []
-    for code in ("2 usage", "3 bad input", "4 plan refused", "6 output exists", "7 no space"):
-        assert code in " ".join(shown.split())
-    assert "STREAMCONV_MAX_MEMORY" in shown
-
-
 def test_it_runs_as_a_module_and_as_a_script() -> None:
     done = process("--version")
     assert (done.returncode, done.stderr) == (0, "")
@@ -143,7 +108,6 @@ def test_it_runs_as_a_module_and_as_a_script() -> None:
         ["inspect", "a", "--dry-run"],
     ],
 )
-@pytest.mark.usefixtures("_signals")
 def test_wrong_usage_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It looks like any other error, with a hint; no word at all is answered by the help."""
     with pytest.raises(SystemExit) as caught:
@@ -315,20 +279,6 @@ def test_a_name_that_the_output_cannot_encode(tmp_path: Path) -> None:
 # The environment.
 
 
-def test_every_option_has_its_variable() -> None:
-    """Named after the option, the same for every verb."""
-    for verb in VERBS:
-        command = cli.get_command(click.Context(cli), verb)
-        assert command is not None
-        for parameter in command.params:
-            if isinstance(parameter, click.Option):
-                envvar: Any = parameter.envvar
-                long = next(name for name in parameter.opts if name.startswith("--"))
-                name = long.removeprefix("--").replace("-", "_").upper()
-                variables = [envvar] if isinstance(envvar, str) else [*(envvar or ())]
-                assert f"STREAMCONV_{name}" in variables, verb
-
-
 @pytest.mark.parametrize("verb", CONVERSIONS)
 def test_options_from_the_environment(verb: str, src: Path, dst: Path) -> None:
     shown = invoke(
@@ -419,50 +369,6 @@ def test_no_progress_is_shown_where_none_is_wanted(src: Path, dst: Path) -> None
     assert on_a_terminal("merge", src, dst.with_name("a"), "--no-progress") == ""
     assert on_a_terminal("merge", src, dst.with_name("b"), "--quiet") == ""
     assert on_a_terminal("merge", src, dst.with_name("c"), STREAMCONV_NO_PROGRESS="1") == ""
-
-
-def test_progress_bar_shows_layers_as_they_are_called(tmp_path: Path) -> None:
-    """Also where their names look like the markup of the library that shows them."""
-    tensors = qwen_tensors(prefix="[/b][red].")
-    src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors})
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-
-    def slowly(event: Event) -> None:
-        bar(event)
-        time.sleep(0.25)  # the bar is drawn ten times a second
-
-    with Bar(console) as bar:
-        streamconv.merge(src, tmp_path / "dst", on_event=slowly, max_shard_size=500)
-    assert isinstance(console.file, io.StringIO)
-    assert "[/b][red].layers." in console.file.getvalue()
-
-
-def test_a_line_said_meanwhile_stays_above_the_bar() -> None:
-    """Not on the bar's own line, where it would be half overwritten."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=40)
-    said = "resuming: 1 of 2 shards are complete"
-    with Bar(console) as bar:
-        console.file.flush()
-        bar.say(said)
-    assert isinstance(console.file, io.StringIO)
-    before, _, after = console.file.getvalue().partition(said)
-    assert before.endswith("\r\x1b[2K"), "the bar has been erased, and nothing else"
-    assert after.startswith("\n"), "the bar is drawn anew below"
-
-
-def test_progress_lines_where_there_is_no_terminal(src: Path, tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=120)
-    with Lines(console, every=0) as lines:
-        streamconv.merge(src, tmp_path / "a", on_event=lines, max_shard_size=300)
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue().splitlines()
-    assert len(shown) > 2
-    assert all(" of " in line and "/s, " in line and " left" in line for line in shown)
-    with Lines(console) as lines:
-        streamconv.merge(src, tmp_path / "b", on_event=lines)
-    with Silence(console) as silence:
-        streamconv.merge(src, tmp_path / "c", on_event=silence)
-    assert console.file.getvalue().splitlines() == shown
 
 
 # What is left behind.
@@ -690,7 +596,6 @@ def test_debugging_shows_where(dst: Path) -> None:
     assert "Traceback" not in process(*words).stderr
 
 
-@pytest.mark.usefixtures("_signals")
 def test_what_nobody_foresaw_is_1_without_a_traceback(
     src: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

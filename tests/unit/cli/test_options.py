@@ -1,0 +1,57 @@
+"""Every verb explains itself, and every option has its variable in the environment."""
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from streamconv.cli import VERBS, cli
+
+
+def invoke(*words: object, **environment: str) -> Result:
+    """The command line in this process; fails where it does not exit with 0."""
+    result = attempt(*words, **environment)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def attempt(*words: object, **environment: str) -> Result:
+    """The command line in this process; what it raises is in the result."""
+    return CliRunner().invoke(cli, list(map(str, words)), env=environment, standalone_mode=False)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_verb(verb: str, flag: str) -> None:
+    shown = invoke(verb, flag).stdout if flag == "--help" else attempt(verb, flag).output
+    assert shown.startswith("Usage: ")
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert all(name in shown for name in parameter.opts)
+
+
+def test_help_names_every_verb_and_exit_code() -> None:
+    shown = invoke("--help").stdout
+    assert [verb for verb in VERBS if f"\n  {verb} " not in shown] == []
+    for code in ("2 usage", "3 bad input", "4 plan refused", "6 output exists", "7 no space"):
+        assert code in " ".join(shown.split())
+    assert "STREAMCONV_MAX_MEMORY" in shown
+
+
+def test_every_option_has_its_variable() -> None:
+    """Named after the option, the same for every verb."""
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                envvar: Any = parameter.envvar
+                long = next(name for name in parameter.opts if name.startswith("--"))
+                name = long.removeprefix("--").replace("-", "_").upper()
+                variables = [envvar] if isinstance(envvar, str) else [*(envvar or ())]
+                assert f"STREAMCONV_{name}" in variables, verb
