@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from streamconv.errors import Interrupted, StreamconvError
+from streamconv.system.open_file_limit import raise_open_file_limit
 
 VERBS = (
     *("inspect", "merge", "split", "convert", "finish", "verify", "check"),
@@ -95,6 +96,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
     # Nothing here multiplies matrices; numpy's library for it would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    raise_open_file_limit()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):

@@ -49,7 +49,7 @@ SHORT_RUN_BYTES = 2**16
 
 
 class DcpSource:
-    """A DCP. Its files stay open from their first read until `close`."""
+    """A DCP. A bounded number of its files stays open between reads."""
 
     def __init__(
         self, checkpoint: Checkpoint, chunk_maps: Mapping[str, ChunkMap], local: LocalFiles

@@ -6,9 +6,8 @@ holds for that commit are read from there. In offline mode the cached snapshot i
 """
 
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
 from streamconv.sources.hub_errors import explain_refusals
+from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.safetensors_folder import open_folder
@@ -82,8 +82,7 @@ class RepositoryFiles:
         self._cached = {name: path for name in self.sizes if (path := self._cached_path(name))}
         self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
-        self._open: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._open = OpenFiles(self._files, Path)
 
     def is_cached(self, name: str) -> bool:
         return name in self._cached
@@ -97,12 +96,13 @@ class RepositoryFiles:
 
     def _read_cached(self, path: Path, offset: int, buffers: Sequence[memoryview]) -> None:
         try:
-            for buffer in buffers:
-                if self._files.read_into(self._descriptor(path), buffer, offset) < len(buffer):
-                    raise BadCheckpoint(
-                        f"{quoted(str(path))} in the hub's cache has become shorter"
-                    )
-                offset += len(buffer)
+            with self._open.descriptor(str(path)) as fd:
+                for buffer in buffers:
+                    if self._files.read_into(fd, buffer, offset) < len(buffer):
+                        raise BadCheckpoint(
+                            f"{quoted(str(path))} in the hub's cache has become shorter"
+                        )
+                    offset += len(buffer)
         except OSError as error:
             raise IOFailed(f"cannot read {quoted(str(path))}: {error.strerror}") from error
 
@@ -110,11 +110,7 @@ class RepositoryFiles:
         """Do nothing: a commit never changes, and every response was checked against it."""
 
     def close(self) -> None:
-        with self._lock:
-            for fd in self._open.values():
-                with suppress(OSError):
-                    self._files.close(fd)
-            self._open.clear()
+        self._open.close()
 
     def _cached_path(self, name: str) -> Path | None:
         """Return the path of a file in the local cache, or None if it is not there completely."""
@@ -126,12 +122,6 @@ class RepositoryFiles:
         if isinstance(path, str) and Path(path).stat().st_size == self.sizes.get(name):
             return Path(path)
         return None
-
-    def _descriptor(self, path: Path) -> int:
-        with self._lock:
-            if str(path) not in self._open:
-                self._open[str(path)] = self._files.open_read(path)
-            return self._open[str(path)]
 
     def _locate(self, name: str) -> RangeLocation:
         """Ask the hub where the bytes of a file are: on itself, or on a storage it signs for.

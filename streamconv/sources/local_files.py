@@ -1,27 +1,12 @@
-"""The files of a folder that tensors are read from: each is opened once and watched for changes."""
+"""The files of a folder that tensors are read from, watched for changes."""
 
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
+from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.safe_paths import is_below, resolve_file
 from streamconv.system.file_ops import Files
-
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """The facts of an open file that change if it is written to."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, files: Files, fd: int) -> "FileStat":
-        stat = files.stat(fd)
-        return cls(stat.st_size, stat.st_mtime_ns)
 
 
 def check_size(name: str, planned: int, size: int) -> None:
@@ -36,7 +21,7 @@ def check_size(name: str, planned: int, size: int) -> None:
 class LocalFiles:
     """The files of a folder, by name. Several threads may read at the same time.
 
-    A file is opened when it is first read, and stays open until `close`.
+    A file is opened when it is first read. A bounded number of them stays open until `close`.
     """
 
     def __init__(
@@ -50,19 +35,14 @@ class LocalFiles:
         Args:
             folder: The folder of the files.
             files: The file operations to use.
-            check_opened: Called with name, descriptor and size of every file that is opened.
+            check_opened: Called with name, descriptor and size of a file that is first opened.
                 Raises SourceChanged if the file is not as planned. By default the size has to be
                 what `size` returned.
         """
         self._folder = folder
         self._files = files
-        self._check_opened = check_opened or self._check_size
-        self._open: dict[str, int] = {}
-        """The descriptors, by name."""
         self._sizes: dict[str, int] = {}
-        self._stats: dict[str, FileStat] = {}
-        """Of each file, as it was opened."""
-        self._lock = threading.Lock()
+        self._open = OpenFiles(files, lambda name: folder / name, check_opened or self._check_size)
 
     def size(self, name: str) -> int:
         """Return the bytes of a file. Raises BadCheckpoint if it is no regular file below."""
@@ -92,7 +72,8 @@ class LocalFiles:
             IOFailed: It cannot be opened or read.
         """
         try:
-            return self._files.read_into(self._descriptor(name), buffer, offset)
+            with self._open.descriptor(name) as fd:
+                return self._files.read_into(fd, buffer, offset)
         except OSError as error:
             if subject:
                 raise IOFailed(
@@ -112,35 +93,11 @@ class LocalFiles:
 
     def check_unchanged(self) -> None:
         """Raise SourceChanged if a file has been written to since it was opened."""
-        with self._lock:
-            for name, fd in self._open.items():
-                try:
-                    now = FileStat.of(self._files, fd)
-                except OSError as error:
-                    raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
-                if now != self._stats[name]:
-                    raise SourceChanged(f"{quoted(name)} has changed while it was read")
+        self._open.check_unchanged()
 
     def close(self) -> None:
         """Close all files."""
-        with self._lock:
-            for fd in self._open.values():
-                with suppress(OSError):
-                    self._files.close(fd)
-            self._open.clear()
-
-    def _descriptor(self, name: str) -> int:
-        with self._lock:
-            if name not in self._open:
-                fd = self._files.open_read(self._folder / name)
-                try:
-                    self._stats[name] = FileStat.of(self._files, fd)
-                    self._check_opened(name, fd, self._stats[name].size)
-                except BaseException:
-                    self._files.close(fd)
-                    raise
-                self._open[name] = fd
-            return self._open[name]
+        self._open.close()
 
     def _check_size(self, name: str, fd: int, size: int) -> None:
         check_size(name, self._sizes.setdefault(name, size), size)

@@ -30,7 +30,7 @@ from streamconv.system.linux_file_ops import system_files
 
 
 class LocalSource:
-    """A folder of safetensors. Its shards stay open from their first read until `close`."""
+    """A folder of safetensors. A bounded number of its shards stays open between reads."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, files: Files) -> None:
         self.checkpoint = checkpoint

@@ -1,0 +1,179 @@
+"""Files that are read again and again, of which a bounded number is open at a time.
+
+A checkpoint may have more files than a process may open. Each stays open after it was read; if
+there are too many, the one that was not used for longest is closed. A file that is opened again has
+to be the same one as before.
+"""
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamconv.errors import IOFailed, SourceChanged, quoted
+from streamconv.system.file_ops import Files
+from streamconv.system.open_file_limit import files_held_open
+
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+"""Errors of the system if this process, or all of them together, have too many files open."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """The facts of a file that change if it is written to or replaced."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, files: Files, file: int | Path) -> "FileStat":
+        """Return those of an open file, or of the one at a path."""
+        stat = files.stat(file)
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    """A descriptor, and how many reads are using it."""
+
+    fd: int
+    users: int = 0
+
+
+class OpenFiles:
+    """Files by name. Several threads may use them at the same time.
+
+    A descriptor that is in use is never closed, so there may be as many more as there are threads.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        path_of: Callable[[str], Path],
+        check_opened: Callable[[str, int, int], None] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Prepare to open files; nothing is opened yet.
+
+        Args:
+            files: The file operations to use.
+            path_of: Returns the path of a file, by its name.
+            check_opened: Called with name, descriptor and size of a file that is opened for the
+                first time. Raises SourceChanged if the file is not as planned.
+            limit: How many files stay open between reads; by default what the system allows.
+        """
+        self._files = files
+        self._path_of = path_of
+        self._check_opened = check_opened
+        self._limit = files_held_open() if limit is None else limit
+        self._open: dict[str, _OpenFile] = {}
+        """By name; the one that was used last is at the end."""
+        self._stats: dict[str, FileStat] = {}
+        """Of each file, as it was first opened."""
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def descriptor(self, name: str) -> Iterator[int]:
+        """Lend the descriptor of a file. It stays open at least until the context ends.
+
+        Raises:
+            SourceChanged: The file is not the one that was first opened, or not as planned.
+            OSError: It cannot be opened.
+        """
+        with self._lock:
+            file = self._open.pop(name, None)
+            if file is None:
+                self._close_unused(self._limit - 1)
+                file = _OpenFile(self._open_checked(name))
+            self._open[name] = file
+            file.users += 1
+        try:
+            yield file.fd
+        finally:
+            with self._lock:
+                file.users -= 1
+                if file.users == 0 and len(self._open) > self._limit:
+                    self._close_unused(self._limit)
+
+    def check_unchanged(self) -> None:
+        """Check that every file is what it was when it was first opened.
+
+        Raises:
+            SourceChanged: A file was changed. One that is not open now was perhaps replaced.
+            IOFailed: The file system does not answer.
+        """
+        for name, before in list(self._stats.items()):
+            try:
+                with self._lock:
+                    file = self._open.get(name)
+                    now = FileStat.of(self._files, file.fd if file else self._path_of(name))
+            except FileNotFoundError:
+                raise _changed(name) from None
+            except OSError as error:
+                raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
+            if now != before:
+                raise _changed(name)
+
+    def close(self) -> None:
+        """Close all files. Never raises."""
+        with self._lock:
+            for file in self._open.values():
+                self._close(file)
+            self._open.clear()
+
+    def _open_checked(self, name: str) -> int:
+        """Open a file that is not open."""
+        before = self._stats.get(name)
+        # what took the place of the file may be a FIFO, and opening one would wait for ever
+        if before is not None and FileStat.of(self._files, self._path_of(name)) != before:
+            raise _changed(name)
+        fd = self._open_or_make_room(name)
+        try:
+            now = FileStat.of(self._files, fd)
+            if before is None:
+                if self._check_opened:
+                    self._check_opened(name, fd, now.size)
+                self._stats[name] = now
+            elif now != before:
+                raise _changed(name)
+        except BaseException:
+            self._files.close(fd)
+            raise
+        return fd
+
+    def _open_or_make_room(self, name: str) -> int:
+        """Open a file. If there are too many open, close those that are not in use and try again.
+
+        The limit may be lower than assumed, as others in this process open files, too.
+        """
+        try:
+            return self._files.open_read(self._path_of(name))
+        except OSError as error:
+            if error.errno not in TOO_MANY_OPEN or not self._close_unused(0):
+                raise
+            return self._files.open_read(self._path_of(name))
+
+    def _close_unused(self, most: int) -> int:
+        """Close files that are not in use, oldest first, until `most` are open.
+
+        Returns how many were closed.
+        """
+        surplus = len(self._open) - most
+        if surplus <= 0:
+            return 0
+        names = [name for name, file in self._open.items() if file.users == 0][:surplus]
+        for name in names:
+            self._close(self._open.pop(name))
+        return len(names)
+
+    def _close(self, file: _OpenFile) -> None:
+        with suppress(OSError):
+            self._files.close(file.fd)
+
+
+def _changed(name: str) -> SourceChanged:
+    return SourceChanged(f"{quoted(name)} has changed while it was read")
