@@ -88,7 +88,7 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
         try:
             streamconv.convert(hub, out, to=layout)
         except streamconv.PlanRefused as refusal:
-            assert "could not be told apart" in refusal.message
+            assert "could not be distinguished" in refusal.message
             refused.append(layout)
             continue
         streamconv.convert(out, back, to="hub")

@@ -172,12 +172,12 @@ def header_bytes(shard: Shard) -> int:
     return shard.nbytes - shard.data_bytes
 
 
-def segments_of(piece: Piece) -> list[StepBytes]:
+def step_parts_of(piece: Piece) -> list[StepBytes]:
     return [part for part in piece.parts if isinstance(part, StepBytes)]
 
 
 def check_pieces(plan: Plan) -> None:
-    """Pieces tile every shard, header first, and their segments the steps, in order."""
+    """Pieces tile every shard, header first, and their parts the steps, in order."""
     by_shard = {k: list(group) for k, group in itertools.groupby(plan.pieces(), lambda p: p.shard)}
     assert list(by_shard) == list(range(len(plan.shards)))
     for number, shard in enumerate(plan.shards):
@@ -190,16 +190,14 @@ def check_pieces(plan: Plan) -> None:
             parts += piece.parts
         assert position == shard.nbytes
         assert parts[0] == FramingBytes(0, header_bytes(shard))
-        segments = parts[1:]
+        step_parts = parts[1:]
         place = 0
-        for segment in segments:
-            assert isinstance(segment, StepBytes)
-            assert segment.step in shard.steps
-            assert segment.step.offset + segment.unit * segment.how.unit_bytes == (
-                place - segment.begin
-            )
-            assert 0 <= segment.begin < segment.end <= segment.how.unit_bytes
-            whole = (0, segment.how.unit_bytes)
-            assert segment.how.is_copy or (segment.begin, segment.end) == whole
-            place += segment.end - segment.begin
+        for part in step_parts:
+            assert isinstance(part, StepBytes)
+            assert part.step in shard.steps
+            assert part.step.offset + part.unit * part.how.unit_bytes == (place - part.begin)
+            assert 0 <= part.begin < part.end <= part.how.unit_bytes
+            whole = (0, part.how.unit_bytes)
+            assert part.how.is_copy or (part.begin, part.end) == whole
+            place += part.end - part.begin
         assert place == shard.data_bytes

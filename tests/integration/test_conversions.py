@@ -120,7 +120,7 @@ def test_any_two_conversions_and_back(
         try:
             streamconv.convert(tmp_path / "first", out, to=second)
         except streamconv.PlanRefused as refusal:
-            assert "could not be told apart" in refusal.message
+            assert "could not be distinguished" in refusal.message
             refusals += 1
             continue
         streamconv.convert(out, back, to="hub")

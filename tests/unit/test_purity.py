@@ -9,7 +9,7 @@ from import_graph import PACKAGE, modules
 
 PURE = ("errors", "units", "formats", "options", "checkpoint", "detection", "planning")
 EXCEPT = {"streamconv.planning.build"}
-"""Opens what the plan is made from, and asks the machine for memory and disk."""
+"""Asks the machine for memory and processor cores."""
 WORLD = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "mmap", "fcntl", "subprocess"),
     *("socket", "urllib", "http", "ssl", "time", "datetime", "random", "secrets", "uuid"),

@@ -19,7 +19,7 @@ from header_models import (
     names_of,
     plan_from,
     planned,
-    segments_of,
+    step_parts_of,
 )
 from hypothesis import given, settings
 
@@ -72,10 +72,10 @@ def test_experts_larger_than_a_piece(target: str) -> None:
     check_pieces(plan)
     unit = 2 * 2048 * 4096 * 2
     begins = {
-        segment.begin
+        part.begin
         for piece in plan.pieces()
-        for segment in segments_of(piece)
-        if segment.step.name.endswith("gate_up_proj")
+        for part in step_parts_of(piece)
+        if part.step.name.endswith("gate_up_proj")
     }
     assert begins == ({0} if target != "fused" else set(range(0, unit, PIECE_BYTES)))
     at_once = unit if target != "fused" else PIECE_BYTES
@@ -88,9 +88,9 @@ def test_the_tensors_of_an_expert_are_one_piece() -> None:
     plan = planned(model(**sizes, layout="fused"), "per-expert")
     holder: dict[Any, set[int]] = {}
     for number, piece in enumerate(plan.pieces()):
-        for segment in segments_of(piece):
-            if segment.step.expert is not None:
-                holder.setdefault(segment.step.expert, set()).add(number)
+        for part in step_parts_of(piece):
+            if part.step.expert is not None:
+                holder.setdefault(part.step.expert, set()).add(number)
     assert sorted(holder) == list(range(11))
     assert all(len(pieces) == 1 for pieces in holder.values())
 
