@@ -8,7 +8,7 @@ from streamconv.catalog.catalog import default_catalog, load_catalog
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
 from streamconv.execution.request import ConversionRequest
-from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_prefixes
+from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
@@ -232,7 +232,7 @@ def verify(
         sample: Fraction of each layer's experts and of the other tensors to compare, above 0 and
             at most 1. They are chosen at random.
         sha256: True to compute the SHA-256 of each file of the checkpoint that is verified.
-        jobs: Number of workers, at least 1. Default: 2.
+        jobs: Number of workers, from 1 to 1024. Default: 2.
         on_event: Called with the progress, in the calling thread.
         {options}
 
@@ -255,8 +255,7 @@ def verify(
         raise UsageError(
             f"sample must be above 0 and at most 1, got {sample}", "give 0.05 for 5% of the tensors"
         )
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs must be at least 1, got {jobs}")
+    check_jobs(jobs)
     options = VerifyOptions(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         catalog=load_catalog(reading.get("family")),

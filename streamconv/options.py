@@ -1,10 +1,11 @@
 """The options of a source and a conversion, for Python and the command line alike."""
 
+import re
 from os import PathLike
 from typing import TypedDict
 
 from streamconv.catalog.presets import Prefixes, Preset, find_preset
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, quoted
 
 Location = str | PathLike[str]
 """A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""
@@ -12,6 +13,11 @@ Location = str | PathLike[str]
 DEFAULT_SHARD_SIZE = "4GB"
 DEFAULT_JOBS = 2
 """Two workers rearrange about 5 GB/s, more than most disks write."""
+MAX_JOBS = 1024
+"""The largest number of workers. Each has a thread and buffers of its own."""
+MAX_LAYERS = 10**9
+"""More layers than any model has."""
+_LAYERS = re.compile(r"(?P<only>[0-9]{1,9})|(?P<begin>[0-9]{0,9}):(?P<end>[0-9]{0,9})")
 
 
 class Reading(TypedDict, total=False):
@@ -103,12 +109,22 @@ def check_prefixes(options: Reading, *formats: str) -> None:
 
 def parse_layers(text: str) -> range:
     """Return the layers in `0:2` (0 and 1), `:2` or `3`. Raises UsageError."""
-    begin, colon, end = text.partition(":")
-    try:
-        first = int(begin or 0) if colon else int(begin)
-        last = (int(end) if end else 10**9) if colon else first + 1
-    except ValueError:
-        first = last = -1
-    if not 0 <= first < last:
-        raise UsageError(f"{text!r} is no range of layers", "write 0:2 for the layers 0 and 1")
-    return range(first, last)
+    match = _LAYERS.fullmatch(text)
+    if match is not None:
+        first = int(match["begin"] or match["only"] or 0)
+        last = first + 1 if match["only"] else int(match["end"] or MAX_LAYERS)
+        if first < last:
+            return range(first, last)
+    raise UsageError(
+        f"{quoted(repr(text))} is no range of layers", "write 0:2 for the layers 0 and 1"
+    )
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Refuse a number of workers below 1 or above MAX_JOBS. Raises UsageError."""
+    if jobs is None or 1 <= jobs <= MAX_JOBS:
+        return
+    limit = "at least 1" if jobs < 1 else f"at most {MAX_JOBS}"
+    # Python does not convert numbers of more than 4300 digits to text
+    got = f", got {jobs}" if abs(jobs) < MAX_LAYERS else ""
+    raise UsageError(f"jobs must be {limit}{got}", f"give a number from 1 to {MAX_JOBS}")

@@ -5,7 +5,10 @@ Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4
 
 import re
 
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, quoted
+
+MAX_BYTES = 2**63 - 1
+"""The largest size: no file system counts further."""
 
 _FACTOR = {
     "": 1,
@@ -13,23 +16,28 @@ _FACTOR = {
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGTP", start=1)},
     **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGTP", start=1)},
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,3})\s*")
 
 
 def parse_size(text: str | int) -> int:
     """Return the bytes in `text`: `4GB`, `512MiB`, `1.5 TB`, or a plain number of bytes.
 
-    Raises UsageError if it is no size, or less than 1 byte.
+    Raises UsageError if it is no size, less than 1 byte, or more than MAX_BYTES.
     """
     from fractions import Fraction
 
-    match = _SIZE.fullmatch(str(text))
+    if isinstance(text, int):
+        text = str(text) if abs(text) <= MAX_BYTES else "an integer with more than 63 bits"
+    shown = quoted(repr(text))
+    match = _SIZE.fullmatch(text)
     factor = _FACTOR.get(match[2].upper()) if match else None
     if match is None or factor is None:
-        raise UsageError(f"{str(text)!r} is not a size", "write 4GB, 512MiB or a number of bytes")
+        raise UsageError(f"{shown} is not a size", "write 4GB, 512MiB or a number of bytes")
     size = int(Fraction(match[1]) * factor)
     if size <= 0:
-        raise UsageError(f"{str(text)!r} is not a size: it must be at least 1 byte")
+        raise UsageError(f"{shown} is not a size: it must be at least 1 byte")
+    if size > MAX_BYTES:
+        raise UsageError(f"{shown} is not a size: it must be less than 2^63 bytes")
     return size
 
 
@@ -39,9 +47,10 @@ def parse_rate(text: str | int) -> int:
     Raises UsageError if it is no rate.
     """
     try:
-        return parse_size(str(text).strip().removesuffix("/s"))
+        return parse_size(text if isinstance(text, int) else text.strip().removesuffix("/s"))
     except UsageError:
-        raise UsageError(f"{str(text)!r} is not a rate", "write 200MB/s or 1GiB/s") from None
+        shown = "the number" if isinstance(text, int) else quoted(repr(text))
+        raise UsageError(f"{shown} is not a rate", "write 200MB/s or 1GiB/s") from None
 
 
 def show_size(nbytes: float) -> str:

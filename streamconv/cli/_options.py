@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from streamconv.options import MAX_JOBS
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PREFIX = "STREAMCONV_"
@@ -27,7 +29,7 @@ json_option = option(
 jobs_option = option(
     "-j",
     "--jobs",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_JOBS),
     metavar="N",
     help="Run N workers.  [default: 2; a conversion over a network: 8]",
 )

@@ -13,6 +13,7 @@ from streamconv.cli._options import (
     reading_options,
     source_argument,
 )
+from streamconv.errors import quoted
 
 
 def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
@@ -21,7 +22,7 @@ def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> f
     try:
         return float(number) / (100 if percent else 1)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a share; write 5% or 0.05") from None
+        raise click.BadParameter(f"{quoted(repr(text))} is not a share; write 5% or 0.05") from None
 
 
 @click.command("verify")

@@ -15,6 +15,7 @@ from streamconv.options import (
     DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
     Options,
+    check_jobs,
     check_prefixes,
     parse_layers,
     prefixes_of,
@@ -78,8 +79,7 @@ def _jobs(checkpoint: Checkpoint, options: Options) -> int:
     """Return the number of workers: as asked for, else by the source and the processor's cores."""
     jobs = options.get("jobs")
     if jobs is not None:
-        if jobs < 1:
-            raise UsageError(f"jobs must be at least 1, got {jobs}", "give at least 1")
+        check_jobs(jobs)
         return jobs
     if checkpoint.remote:
         return REMOTE_JOBS

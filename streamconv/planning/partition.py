@@ -1,12 +1,13 @@
 """Assign shards to the processes that share one conversion."""
 
+import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, quoted
 
-_PART = re.compile(r"(\d{1,6})/(\d{1,6})")
+_PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ def parse_partition(text: str) -> Partition:
     """Return the partition that `2/4` means. Raises UsageError."""
     match = _PART.fullmatch(text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{text!r} is not a part", "write 1/4 for the first of four")
+        raise UsageError(f"{quoted(repr(text))} is not a part", "write 1/4 for the first of four")
     return Partition(int(match[1]), int(match[2]))
 
 
@@ -35,10 +36,12 @@ def assign_shards(sizes: Sequence[int], partition: Partition) -> tuple[int, ...]
         sizes: Bytes of each shard.
         partition: The share to return.
     """
-    nbytes = [0] * partition.of
-    assigned: list[list[int]] = [[] for _ in range(partition.of)]
+    # bytes and number of each partition; the one with the fewest bytes is first
+    heap = [(0, number) for number in range(1, partition.of + 1)]
+    assigned = []
     for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
-        smallest = nbytes.index(min(nbytes))
-        nbytes[smallest] += sizes[index]
-        assigned[smallest].append(index)
-    return tuple(sorted(assigned[partition.number - 1]))
+        nbytes, number = heap[0]
+        heapq.heapreplace(heap, (nbytes + sizes[index], number))
+        if number == partition.number:
+            assigned.append(index)
+    return tuple(sorted(assigned))

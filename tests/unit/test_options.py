@@ -3,7 +3,7 @@
 import pytest
 
 from streamconv.errors import UsageError
-from streamconv.options import parse_layers
+from streamconv.options import MAX_JOBS, check_jobs, parse_layers
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,41 @@ def test_parse_layers_without_an_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-1", "2:1", "2:2", "0:-1", "-2:", "a", "0:b", "1:2:3", "1.5"]
+    "text",
+    [
+        "",
+        "-1",
+        "2:1",
+        "2:2",
+        "0:-1",
+        "-2:",
+        "a",
+        "0:b",
+        "1:2:3",
+        "1.5",
+        "1_0",
+        "\u0663",
+        "nan",
+        "9" * 10,
+        "0:" + "9" * 5000,
+        "0:1\n",
+    ],
 )
 def test_parse_layers_refuses(text: str) -> None:
     """What is no range, or an empty one."""
     with pytest.raises(UsageError):
         parse_layers(text)
+
+
+@pytest.mark.parametrize("jobs", [None, 1, MAX_JOBS])
+def test_numbers_of_workers(jobs: int | None) -> None:
+    """From 1 to a stated limit."""
+    check_jobs(jobs)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, MAX_JOBS + 1, 10**30, -(10**30), 10**5000], ids=range(6))
+def test_absurd_numbers_of_workers_are_refused(jobs: int) -> None:
+    """At once, with the limit."""
+    with pytest.raises(UsageError, match=r"jobs must be at (least 1|most 1024)") as caught:
+        check_jobs(jobs)
+    assert len(caught.value.message) < 60

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.units import parse_rate, parse_size, show_duration, show_size
+from streamconv.units import MAX_BYTES, parse_rate, parse_size, show_duration, show_size
 
 FACTORS = {
     "": 1,
@@ -57,10 +57,10 @@ def test_parse_rate() -> None:
 @settings(deadline=None)
 @given(whole=st.integers(0, 10**15), unit=st.sampled_from([*FACTORS]), blank=st.booleans())
 def test_whole_sizes_are_exact(whole: int, unit: str, blank: bool) -> None:
-    """However large, in any case of letters; nothing is no size."""
+    """In any case of letters, up to the largest number that a file system has."""
     text = f"{whole}{' ' if blank else ''}{unit}"
     for written in (text, text.lower(), text.upper()):
-        if whole == 0:
+        if not 0 < whole * FACTORS[unit] <= MAX_BYTES:
             with pytest.raises(UsageError):
                 parse_size(written)
         else:
@@ -106,6 +106,29 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 5000,
+        "0." + "9" * 5000,
+        "1" + "0" * 30,
+        "99999PB",
+        "\u0663",
+        10**5000,
+        2**63,
+        "1\x1b[31m",
+    ],
+    ids=range(8),
+)
+def test_what_is_absurd_is_refused_in_one_line(text: str | int) -> None:
+    """As a size and as a rate: numbers of any length, other digits, escapes."""
+    for parse in (parse_size, parse_rate):
+        with pytest.raises(UsageError) as caught:
+            parse(text)
+        assert len(caught.value.message) < 300
+        assert caught.value.message.isprintable()
 
 
 @pytest.mark.parametrize(

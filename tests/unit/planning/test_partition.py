@@ -1,5 +1,7 @@
 """Shards are dealt out: each once, evenly, and the same by whoever asks."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,3 +31,22 @@ def test_parse_part() -> None:
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
         with pytest.raises(UsageError, match="is not a part"):
             parse_partition(text)
+
+
+@pytest.mark.parametrize(
+    "text", [f"1/{'9' * 7}", f"{'9' * 5000}/1", "\u0661/\u0662", "nan", "1/2\n\x1b[0m/"]
+)
+def test_absurd_parts_are_refused_in_one_line(text: str) -> None:
+    """Numbers of more than six digits, other digits, escapes."""
+    with pytest.raises(UsageError, match="is not a part") as caught:
+        parse_partition(text)
+    assert len(caught.value.message) < 300
+    assert caught.value.message.isprintable()
+
+
+def test_a_million_parts_of_many_shards() -> None:
+    """Each shard goes to a part of its own, in about a second."""
+    begin = time.monotonic()
+    assert assign_shards([7] * 70_000, Partition(70_000, 999_999)) == (69_999,)
+    assert assign_shards([7] * 70_000, Partition(70_001, 999_999)) == ()
+    assert time.monotonic() - begin < 20
