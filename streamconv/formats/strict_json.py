@@ -30,6 +30,8 @@ MAX_SMALL_CHARS = 2**16
 _FLAT = re.compile(rf"\{{[^{{}}]{{0,{MAX_SMALL_CHARS}}}\}}")
 """An object that contains no other object."""
 _SPACE = re.compile(r"[ \t\n\r]*")
+_MINUS_ZERO = re.compile(r"[\[:,]\s*-0\s*[\],}]")
+"""What the number -0 looks like in a list or an object. A text may contain this, too."""
 _SURROGATE = re.compile(r"\\u[dD]")
 """How an escaped half of a character begins. The two halves of a whole one begin like this, too."""
 
@@ -50,7 +52,17 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
+def _no_minus_zero(text: str) -> int:
+    if text == "-0":
+        raise ValueError("-0 is a size to some readers only")
+    return int(text)
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_SIZES_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_no_minus_zero
+)
+"""Refuses -0 as well. It calls Python for each number, which takes twice the time."""
 
 
 def parse_json(raw: bytes, label: str) -> Any:
@@ -108,7 +120,7 @@ def as_bad_checkpoint(label: str) -> Iterator[None]:
 
 
 class Cursor:
-    """A position in a JSON text that moves forward as values are read.
+    """A position in a JSON text that moves forward as values are read. All numbers are sizes.
 
     Every method raises ValueError if the text is not JSON there, and UnicodeEncodeError if a name
     or text has half a character.
@@ -118,6 +130,8 @@ class Cursor:
         self._text = text
         self._at = 0
         self._has_surrogates = _SURROGATE.search(text) is not None
+        has_minus_zero = "-0" in text and _MINUS_ZERO.search(text)
+        self._decoder = _SIZES_DECODER if has_minus_zero else _DECODER
 
     def members(self) -> Iterator[str]:
         """Yield the names in the object that begins here.
@@ -155,7 +169,7 @@ class Cursor:
     def value(self) -> Any:
         """Read the next value, whatever its size."""
         self.next()
-        value, self._at = _DECODER.raw_decode(self._text, self._at)
+        value, self._at = self._decoder.raw_decode(self._text, self._at)
         if self._has_surrogates and isinstance(value, str):
             value.encode("utf-8")
         return value
@@ -183,7 +197,7 @@ class Cursor:
     def _decode(self, part: str) -> Any:
         """Read the value at the beginning of `part`, which begins at this position."""
         try:
-            value, size = _DECODER.raw_decode(part)
+            value, size = self._decoder.raw_decode(part)
         except json.JSONDecodeError as error:
             if len(part) == MAX_SMALL_CHARS:
                 raise OverflowError(part[:80]) from None

@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 MEMORY_SHARE = 0.8
 """The share of the free memory that a run uses by default. Other processes need the rest."""
+MOUNT_POINT_FIELD = 4
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def cores() -> int:
@@ -91,15 +95,24 @@ def file_size_limit() -> int | None:
 
 def is_mount_point(path: Path) -> bool:
     """Return True if something is mounted there, also from the same file system (bind mount)."""
-    if path.is_mount():
+    if os.path.ismount(path):
         return True
     with contextlib.suppress(OSError):
-        target = os.path.realpath(path)
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            mounted = line.split()[4].encode().decode("unicode_escape", "replace")
-            if mounted == target:
-                return True
+        mountinfo = Path("/proc/self/mountinfo").read_bytes()
+        return os.fsencode(os.path.realpath(path)) in mount_points(mountinfo)
     return False
+
+
+def mount_points(mountinfo: bytes) -> Iterator[bytes]:
+    """Yield the mount points that the content of /proc/self/mountinfo lists, in any encoding.
+
+    The kernel writes a few characters, such as spaces, as a backslash and three octal digits, and
+    all other bytes as they are. Source: proc(5).
+    """
+    for line in mountinfo.split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > MOUNT_POINT_FIELD:
+            yield _OCTAL.sub(lambda m: bytes([int(m[1], 8) & 0xFF]), fields[MOUNT_POINT_FIELD])
 
 
 def start_time(pid: int) -> str | None:
@@ -108,7 +121,7 @@ def start_time(pid: int) -> str | None:
     Returns None if there is no such process, and empty text if the system does not tell its time.
     """
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return "\n".join(_lines(f"/proc/{pid}/stat")).rpartition(")")[2].split()[19]
     if Path("/proc/self/stat").exists():
         return None
     if os.name == "posix":
@@ -121,10 +134,15 @@ def start_time(pid: int) -> str | None:
     return ""
 
 
+def _lines(path: str) -> list[str]:
+    """Return the lines of a file in /proc. Names of processes and groups are in any encoding."""
+    return os.fsdecode(Path(path).read_bytes()).removesuffix("\n").split("\n")
+
+
 def _status(key: str) -> int:
     """Return a size from /proc/self/status, or 0."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in _lines("/proc/self/status"):
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return 0
@@ -133,7 +151,7 @@ def _status(key: str) -> int:
 def _meminfo(key: str) -> int | None:
     """Return a size from /proc/meminfo, or None."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in _lines("/proc/meminfo"):
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -143,7 +161,7 @@ def _cgroup_free() -> int | None:
     """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root."""
     free: list[int] = []
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _lines("/proc/self/cgroup"):
             _, controllers, path = line.split(":", 2)
             if controllers not in ("", "memory") and "memory" not in controllers.split(","):
                 continue
