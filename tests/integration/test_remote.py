@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from email.utils import formatdate
 from pathlib import Path
 
 import fsspec
@@ -24,7 +23,6 @@ from streamconv.execution.events import Completed
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.retry import retry_after
 
 REPO = "org/tiny-moe"
 LOCATION = f"hf://{REPO}"
@@ -273,27 +271,6 @@ def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
     hub.fault = once(Fault(429, {"Retry-After": "7200"}))
     with pytest.raises(IOFailed, match="7200 s"):
         source.read([Read(info, 0, memoryview(bytearray(info.nbytes)))])
-
-
-@pytest.mark.parametrize(
-    ("text", "least", "most"),
-    [
-        ("7", 7, 7),
-        (formatdate(time.time() + 86_400, usegmt=True), 80_000, 86_400),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
-    ],
-)
-def test_retry_after_is_a_number_or_a_date(text: str, least: float, most: float) -> None:
-    """A date that has passed is now."""
-    seconds = retry_after({"retry-after": text})
-    assert seconds is not None
-    assert least <= seconds <= most
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5", "Wed, 99 Oct 2015"])
-def test_retry_after_that_says_nothing(text: str) -> None:
-    """Leaves the waiting to us."""
-    assert retry_after({"retry-after": text}) is None
 
 
 @pytest.mark.parametrize(

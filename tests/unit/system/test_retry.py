@@ -1,0 +1,119 @@
+"""What is tried again, how often, and how long the waits are."""
+
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+
+import pytest
+
+from streamconv.errors import Interrupted, IOFailed
+from streamconv.system.cancellation import CancelToken
+from streamconv.system.retry import ATTEMPTS, TransientError, retry, retry_after
+
+
+class Waits(CancelToken):
+    """A token that notes how long it should wait, and does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        super().wait(0)
+        if seconds:
+            self.seconds.append(seconds)
+
+
+def failing(*errors: TransientError) -> Callable[[], str]:
+    """Build an attempt that raises these errors one after another, then succeeds."""
+    left: Iterator[TransientError] = iter(errors)
+
+    def attempt() -> str:
+        for error in left:
+            raise error
+        return "done"
+
+    return attempt
+
+
+def test_a_success_is_returned_at_once() -> None:
+    waits = Waits()
+    assert retry("cannot read x", failing(), waits) == "done"
+    assert waits.seconds == []
+
+
+def test_waits_double() -> None:
+    waits = Waits()
+    errors = [TransientError("reset") for _ in range(ATTEMPTS - 1)]
+    assert retry("cannot read x", failing(*errors), waits) == "done"
+    assert waits.seconds == [0.5, 1, 2, 4, 8]
+
+
+def test_the_last_attempt_fails_with_the_reason() -> None:
+    errors = [TransientError(f"reset {k}") for k in range(ATTEMPTS)]
+    with pytest.raises(IOFailed) as caught:
+        retry("cannot read x", failing(*errors), Waits())
+    assert caught.value.message == "cannot read x: reset 5; tried 6 times"
+
+
+def test_attempts_with_progress_do_not_count() -> None:
+    """As long as each gets a part, a connection may be cut any number of times."""
+    waits = Waits()
+    errors = [TransientError("cut", progress=True) for _ in range(5 * ATTEMPTS)]
+    assert retry("cannot read x", failing(*errors), waits) == "done"
+    assert set(waits.seconds) == {0.5}
+
+
+def test_the_wait_of_the_server_comes_first() -> None:
+    waits = Waits()
+    assert retry("cannot read x", failing(TransientError("busy", wait=77)), waits) == "done"
+    assert waits.seconds == [77]
+
+
+def test_a_server_that_asks_for_too_long_a_wait() -> None:
+    with pytest.raises(IOFailed, match="cannot read x: busy, to be asked again in 601 s; tried 1"):
+        retry("cannot read x", failing(TransientError("busy", wait=601)), Waits())
+
+
+def test_other_errors_are_not_retried() -> None:
+    waits = Waits()
+
+    def attempt() -> None:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        retry("cannot read x", attempt, waits)
+    assert waits.seconds == []
+
+
+def test_a_cancelled_run_is_not_retried() -> None:
+    cancel = CancelToken()
+
+    def attempt() -> None:
+        cancel.set()
+        raise TransientError("reset")
+
+    with pytest.raises(Interrupted):
+        retry("cannot read x", attempt, cancel)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("7", 7, 7),
+        (formatdate(time.time() + 86_400, usegmt=True), 80_000, 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(text: str, least: float, most: float) -> None:
+    """A date that has passed is now."""
+    seconds = retry_after({"retry-after": text})
+    assert seconds is not None
+    assert least <= seconds <= most
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5", "Wed, 99 Oct 2015"])
+def test_retry_after_that_says_nothing(text: str) -> None:
+    """It leaves the wait to the caller."""
+    assert retry_after({"retry-after": text}) is None
+    assert retry_after({}) is None
