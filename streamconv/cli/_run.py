@@ -1,12 +1,13 @@
 """What merge, split and convert do: show the plan, or carry it out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from streamconv.cli._output import Output, print_json, print_rich
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Prepared
+    from streamconv.options import Options
 
 
 def run_command(
@@ -97,6 +98,7 @@ def _show_plan(
     from streamconv import plan
     from streamconv.planning.partition import parse_partition
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
+    from streamconv.sinks.overlap import option_paths
     from streamconv.system.resources import free_disk
     from streamconv.units import parse_rate
 
@@ -114,4 +116,6 @@ def _show_plan(
         print_rich(plan_table(planned, free, bytes_per_second, verbose=output.verbose))
     part = parse_partition(options.get("part") or "1/1")
     resume = resume or part.of > 1  # other parts may already have written to the target
-    CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part).check(planned, src)
+    reads = option_paths(cast("Options", options))
+    sink = CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part, reads=reads)
+    sink.check(planned, src)

@@ -202,6 +202,7 @@ def _convert(
 def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointFolder":
     """Return the sink at the target. Nothing is written before it is prepared."""
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
+    from streamconv.sinks.overlap import option_paths
 
     preset = preset_of(request.options)
     return CheckpointFolder(
@@ -210,6 +211,7 @@ def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointF
         resume=request.resume,
         modes=(preset.folder_mode, preset.file_mode) if preset else None,
         part=partition,
+        reads=option_paths(request.options),
         sha256=request.options.get("sha256", False),
     )
 

@@ -6,7 +6,7 @@ never holds an incomplete checkpoint, and a run that ended in any way can be res
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
+from streamconv.sinks.overlap import ReadPath, source_paths
 from streamconv.sinks.preflight import check_location, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
@@ -36,6 +37,7 @@ class CheckpointFolder:
         modes: tuple[int, int] | None = None,
         sha256: bool = False,
         part: Partition | None = None,
+        reads: Sequence[ReadPath] = (),
         files: Files | None = None,
     ) -> None:
         """Describe the folder; nothing is read or written yet.
@@ -48,12 +50,14 @@ class CheckpointFolder:
             sha256: Read every file back and add its SHA-256, which model hubs show, to the
                 manifest.
             part: The part of the run that this process makes; all of it by default.
+            reads: The paths that the run reads, apart from its source.
             files: The file operations, which tests replace.
         """
         self.target = Path(os.path.abspath(target))
         self._resume = resume
         self._modes = modes
         self._sha256 = sha256
+        self._reads = tuple(reads)
         self._files = files or system_files()
         self._part = part or Partition()
         self._workspace = Workspace(
@@ -94,7 +98,7 @@ class CheckpointFolder:
             IOFailed: The target cannot be written to.
         """
         with map_os_errors(self.target):
-            check_location(self.target, source, self._files)
+            check_location(self.target, self._all_reads(plan, source), self._files)
             self._workspace.lock.check()
             self._workspace.replacement.check(self._workspace.target_is_result())
             finished = self._resume_state.finished(plan)
@@ -110,9 +114,11 @@ class CheckpointFolder:
             undo.callback(workspace.replacement.remove_parents)
             undo.callback(workspace.lock.release)
             with map_os_errors(self.target):
-                check_location(self.target, location, self._files)
+                reads = self._all_reads(plan, location)
+                check_location(self.target, reads, self._files)
                 workspace.replacement.make_parents()
                 workspace.lock.take()
+                check_location(self.target, reads, self._files)
                 workspace.replacement.recover(workspace.target_is_result())
             finished = self.check(plan, location)
             with map_os_errors(self.partial, partial(bytes_left, plan, finished)):
@@ -128,3 +134,7 @@ class CheckpointFolder:
         return OpenFolder(
             plan, finished, workspace, journal, modes=self._modes, sha256=self._sha256
         )
+
+    def _all_reads(self, plan: Plan, source: str) -> tuple[ReadPath, ...]:
+        """Return every path of this machine that the run reads."""
+        return (*source_paths(plan, source), *self._reads)

@@ -6,10 +6,13 @@ may write. What changes after the check is met when it is written, see `os_error
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
 from streamconv.planning.plan import Plan
+from streamconv.sinks.overlap import ReadPath, check_apart
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import file_size_limit, free_disk, free_inodes, is_mount_point
 from streamconv.units import show_size
@@ -20,25 +23,20 @@ SPARE_FILES = 16
 """Free inodes beyond the planned files, for index, manifest, journals and folders."""
 
 
-def check_location(target: Path, source: str, files: Files) -> None:
+def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> None:
     """Check that a folder can be renamed to the target.
 
     Args:
         target: The absolute path of the target.
-        source: The location of the source; a path or a URL.
+        reads: The paths that the run reads.
         files: The file operations.
 
     Raises:
-        OutputExists: The target overlaps the source, or is a link, a file or a mount point.
+        OutputExists: The target overlaps what is read, or is a link, a file or a mount point.
         IOFailed: Nothing can be written next to the target.
         OSError: The target cannot be looked at.
     """
-    real, origin = Path(os.path.realpath(target)), Path(os.path.realpath(source))
-    if real == origin or real.is_relative_to(origin) or origin.is_relative_to(real):
-        raise OutputExists(
-            f"cannot write to {target}: target and source {origin} overlap",
-            "name a folder outside the source",
-        )
+    check_apart(RunPaths(target), reads)
     parent = next(folder for folder in target.parents if files.exists(folder))
     if not files.is_folder(parent):
         raise IOFailed(
@@ -50,7 +48,10 @@ def check_location(target: Path, source: str, files: Files) -> None:
             "change its permissions, or name another folder",
         )
     if files.is_link(target):
-        raise OutputExists(f"cannot write to {target}: it is a link", f"name the folder: {real}")
+        raise OutputExists(
+            f"cannot write to {target}: it is a link",
+            f"name the folder: {os.path.realpath(target)}",
+        )
     if files.exists(target) and not files.is_folder(target):
         raise OutputExists(
             f"cannot write to {target}: it is a file", "name a folder that does not exist yet"

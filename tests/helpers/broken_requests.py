@@ -43,6 +43,13 @@ PLACES = [
     row("DST is what SRC is a link to, to be overwritten", OutputExists,
         lambda src: [sound(src.parent / "dst"), src.symlink_to("dst")], "overlap",
         options={"overwrite": True}),
+    *(
+        row(f"SRC {what} {name}, which a run clears", OutputExists,
+            lambda src: [src.parent.mkdir(exist_ok=True), sound(src)], "overlap", name,
+            src=name + below, options={"overwrite": True})
+        for what, below in (("is", ""), ("lies in", "/kept"))
+        for name in ("dst.streamconv-partial", "dst.streamconv-replaced")
+    ),
     row("a partial folder is left over", OutputExists,
         with_target(filled, "dst.streamconv-partial"), "dst.streamconv-partial", "--overwrite",
         process=True),

@@ -16,7 +16,14 @@ from broken import PARTIAL, SECOND, filled, sound
 from folders import tree, write_sparse
 
 import streamconv
-from streamconv.errors import BadCheckpoint, IOFailed, NoSpace, StreamconvError, UsageError
+from streamconv.errors import (
+    BadCheckpoint,
+    IOFailed,
+    NoSpace,
+    OutputExists,
+    StreamconvError,
+    UsageError,
+)
 from streamconv.execution.events import PieceWritten
 from streamconv.sinks.checkpoint_folder import CheckpointFolder
 from streamconv.sources.base import Read
@@ -228,3 +235,22 @@ def test_a_worker_count_of_nothing(tmp_path: Path) -> None:
     sound(tmp_path / "src")
     with pytest.raises(UsageError, match="0 workers"):
         streamconv.merge(tmp_path / "src", tmp_path / "dst", jobs=0)
+
+
+@pytest.mark.parametrize("option", ["template", "family"])
+def test_an_option_that_names_what_a_run_removes(tmp_path: Path, option: str) -> None:
+    """Refused, and both paths are named; nothing is removed."""
+    sound(tmp_path / "src")
+    sound(tmp_path / "dst")
+    (tmp_path / "dst" / "families.toml").touch()
+    named = {"template": tmp_path / "dst", "family": tmp_path / "dst" / "families.toml"}[option]
+    source = tmp_path / "src"
+    if option == "template":
+        streamconv.convert(source, tmp_path / "dcp", to="hub", format="dcp")
+        source = tmp_path / "dcp"
+    before = tree(tmp_path)
+    with pytest.raises(OutputExists, match=rf"dst: target and --{option} {named} overlap"):
+        streamconv.convert(
+            source, tmp_path / "dst", to="fused-transposed", overwrite=True, **{option: str(named)}
+        )
+    assert tree(tmp_path) == before

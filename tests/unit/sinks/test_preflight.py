@@ -8,8 +8,14 @@ from shard_plans import plan_of
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists
 from streamconv.sinks import preflight
+from streamconv.sinks.overlap import ReadPath, local_paths
 from streamconv.sinks.preflight import check_location, check_room
 from streamconv.system.file_ops import Files
+
+
+def reads(location: str | Path) -> list[ReadPath]:
+    """The paths of a source."""
+    return [ReadPath("source", path) for path in local_paths(str(location))]
 
 
 @pytest.mark.parametrize("target", [".", "source", "source/below", "link", "link/below"])
@@ -19,12 +25,12 @@ def test_target_and_source_may_not_overlap(tmp_path: Path, target: str) -> None:
     source.mkdir()
     (tmp_path / "link").symlink_to(source)
     with pytest.raises(OutputExists, match="overlap"):
-        check_location(tmp_path / target, str(source), Files())
+        check_location(tmp_path / target, reads(source), Files())
 
 
 def test_a_source_that_is_a_url_overlaps_nothing(tmp_path: Path) -> None:
-    check_location(tmp_path / "out", "hf://org/model", Files())
-    check_location(tmp_path / "a" / "b" / "out", "hf://org/model", Files())
+    check_location(tmp_path / "out", reads("hf://org/model"), Files())
+    check_location(tmp_path / "a" / "b" / "out", reads("hf://org/model"), Files())
 
 
 def test_a_target_that_is_no_folder(tmp_path: Path) -> None:
@@ -32,18 +38,18 @@ def test_a_target_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with pytest.raises(OutputExists, match="file: it is a file"):
-        check_location(tmp_path / "file", "s", Files())
+        check_location(tmp_path / "file", (), Files())
     with pytest.raises(OutputExists, match="link: it is a link"):
-        check_location(tmp_path / "link", "s", Files())
+        check_location(tmp_path / "link", (), Files())
     with pytest.raises(IOFailed, match="file is not a folder"):
-        check_location(tmp_path / "file" / "out", "s", Files())
+        check_location(tmp_path / "file" / "out", (), Files())
 
 
 def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing could be created next to the target."""
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(IOFailed, match="is not writable"):
-        check_location(tmp_path / "out", "s", Files())
+        check_location(tmp_path / "out", (), Files())
 
 
 @pytest.mark.parametrize(
