@@ -112,5 +112,7 @@ class Checkpoint:
     """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The manifest, if it is not a file of its own but in another one, as in a DCP."""
+    undigested: tuple[str, ...] = ()
+    """Files that readers rely on, and of whose bytes no digest was recorded."""
     template: ReferenceCheckpoint | None = None
     """The template that its config and other files are from, if there is one."""

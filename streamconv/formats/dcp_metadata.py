@@ -7,6 +7,7 @@
       storage_data          MetadataIndex (key, offsets of a chunk)
                             -> _StorageInfo (file, offset and length in bytes)
       streamconv            what this package records; other readers ignore it
+      streamconv_digest     xxh3-128 of all bytes of the file before these 32 digits
 
 The file is a pickle of torch's own classes. Here it is data: no class is imported, nothing is run.
 Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default_planner.py`.
@@ -14,6 +15,7 @@ Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default
 
 import functools
 import math
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +68,11 @@ ADMITTED = frozenset(
 
 _DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
 
+_DIGEST_FIELD = "streamconv_digest"
+_DIGITS = 32
+_TAIL = b"ub."
+"""What follows the digits: the end of the fields, of the object and of the pickle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
@@ -75,6 +82,8 @@ class Metadata:
     others: tuple[StoredBytes, ...]
     own: str | None
     """What this package recorded, if it wrote the file."""
+    has_digest: bool
+    """Whether the file has a digest of itself, which was checked."""
 
 
 # --- read --------------------------------------------------------------------------------------
@@ -100,12 +109,32 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
     """
     root = read_pickle(raw, ADMITTED, label)
     try:
-        return _parse_metadata(_fields(root, _METADATA))
+        metadata = _parse_metadata(_fields(root, _METADATA))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
             "missing, or is of another kind"
         ) from None
+    if metadata.has_digest and not _is_as_written(raw):
+        raise BadCheckpoint(
+            f"cannot read {label}: its bytes do not have the digest that it was written with, so "
+            "it has changed since",
+            "restore the file, or convert again",
+        )
+    return metadata
+
+
+def _is_as_written(raw: bytes) -> bool:
+    """Return True if the file ends in the digest of all bytes before the digest."""
+    begin = len(raw) - len(_TAIL) - _DIGITS
+    return raw.endswith(_TAIL) and raw[begin : -len(_TAIL)] == _digest(memoryview(raw)[:begin])
+
+
+def _digest(raw: bytes | memoryview) -> bytes:
+    """Return the xxh3-128 of bytes as hex digits."""
+    from xxhash import xxh3_128_hexdigest
+
+    return str(xxh3_128_hexdigest(raw)).encode("ascii")
 
 
 def _parse_metadata(fields: Mapping[str, Any]) -> Metadata:
@@ -124,7 +153,10 @@ def _parse_metadata(fields: Mapping[str, Any]) -> Metadata:
         else:
             tensors.append(_parse_tensor(key, path, _fields(entry, _TENSOR), locations))
     own = fields.get("streamconv")
-    return Metadata(tuple(tensors), tuple(others), own if isinstance(own, str) else None)
+    has_digest = any(key == _DIGEST_FIELD for key in fields)
+    return Metadata(
+        tuple(tensors), tuple(others), own if isinstance(own, str) else None, has_digest
+    )
 
 
 def _fields(value: Any, name: str) -> Mapping[str, Any]:
@@ -228,7 +260,12 @@ def build_metadata(
         "version": VERSION,
         "streamconv": own,
     }
-    return write_pickle(Object(_METADATA, (), fields))
+    raw = write_pickle(Object(_METADATA, (), fields))
+    field = _DIGEST_FIELD.encode()
+    # two texts that nothing refers to: the field's name, and the digits that are to follow
+    opening = struct.pack(f"<cI{len(field)}scI", b"X", len(field), field, b"X", _DIGITS)
+    before = raw.removesuffix(_TAIL) + opening
+    return b"".join([before, _digest(before), _TAIL])
 
 
 _STRIDED = Object(_LAYOUT, ("torch.strided",))

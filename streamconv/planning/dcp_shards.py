@@ -13,6 +13,7 @@ from typing import Any
 
 from streamconv.catalog.presets import Prefixes, Preset
 from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.types import DIGEST
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
@@ -135,6 +136,7 @@ class Dcp:
             "manifest": json.loads(manifest({})),
             "keys": {"hf_prefix": self.prefixes.hf, "dcp_prefix": self.prefixes.dcp},
             "config": self.config,
+            "digest": DIGEST,
         }
         tensors: list[StoredTensor] = []
         others: list[StoredBytes] = []

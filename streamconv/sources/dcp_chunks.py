@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import ChunkMap, box_of
 from streamconv.formats.dcp_metadata import METADATA_FILE
-from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
+from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor, check_chunks
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
@@ -20,7 +20,7 @@ from streamconv.formats.safetensors import (
     is_safetensors,
     parse_header,
 )
-from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
+from streamconv.formats.torch_archive import Stored, around_tensor, check_value, find_tensor
 from streamconv.sources.local_files import LocalFiles
 
 
@@ -60,12 +60,7 @@ class ChunkFinder:
     def _begin_of(self, stored: StoredTensor, chunk: Chunk) -> int:
         """Return the byte of its file at which the elements of a chunk begin."""
         label = f"tensor {quoted(stored.key)}, chunk at {list(chunk.offsets)}"
-        size = self._local.size(chunk.file)
-        if chunk.offset + chunk.nbytes > size:
-            raise BadCheckpoint(
-                f"{label}: ends at byte {chunk.offset + chunk.nbytes} of {quoted(chunk.file)}, "
-                f"which has {size}: the file is cut short"
-            )
+        self._check_end(chunk.file, chunk.offset + chunk.nbytes, label)
         found = self._find(stored, chunk, label)
         if (found.dtype, found.shape) != (stored.dtype, chunk.sizes):
             raise BadCheckpoint(
@@ -73,6 +68,29 @@ class ChunkFinder:
                 f"{METADATA_FILE} says {stored.dtype} {list(chunk.sizes)}"
             )
         return chunk.offset + found.begin
+
+    def check_value(self, value: StoredBytes) -> None:
+        """Refuse a value that is no tensor unless its archive is intact. Raises BadCheckpoint.
+
+        Only for values that this package wrote: those of a training run may be of any size.
+        """
+        label = f"value {quoted(value.key)}"
+        self._check_end(value.file, value.offset + value.nbytes, label)
+
+        def read(offset: int, count: int) -> bytes:
+            count = min(count, value.nbytes - offset)
+            return self._local.bytes_at(value.file, value.offset + offset, count)
+
+        check_value(read, value.nbytes, label)
+
+    def _check_end(self, file: str, end: int, label: str) -> None:
+        """Refuse an archive that would end behind its file. Raises BadCheckpoint."""
+        size = self._local.size(file)
+        if end > size:
+            raise BadCheckpoint(
+                f"{label}: ends at byte {end} of {quoted(file)}, which has {size}: the file is cut "
+                "short"
+            )
 
     def _find(self, stored: StoredTensor, chunk: Chunk, label: str) -> Stored:
         """Return what is stored as a chunk: an archive, or a tensor among others in safetensors."""

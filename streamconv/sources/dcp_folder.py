@@ -150,6 +150,9 @@ def _open(
     tensors = dict(model_tensors(metadata, prefixes or recorded.prefixes))
     finder = ChunkFinder(local)
     chunk_maps = {name: finder.chunk_map(stored) for name, stored in tensors.items()}
+    if metadata.own is not None:
+        for value in metadata.others:
+            finder.check_value(value)
     infos = {name: _tensor_info(name, tensors[name], chunk_maps[name]) for name in tensors}
     used = {chunk.file for stored in tensors.values() for chunk in stored.chunks}
     digest = header_digest(raw)
@@ -164,6 +167,7 @@ def _open(
         config=json_object(folder, CONFIG, files) or recorded.config,
         record=recorded.record,
         manifest=recorded.manifest,
+        undigested=() if metadata.has_digest else (METADATA_FILE,),
         total_bytes=total_bytes,
         format="dcp",
         read_scratch_bytes=SCRATCH_BYTES if has_cut_rows else 0,

@@ -135,6 +135,12 @@ def read_streamconv_metadata(metadata: Metadata) -> StreamconvMetadata:
         keys = fields["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
         record = read_record(fields["manifest"]["record"], METADATA_FILE)
+        if ("digest" in fields) != metadata.has_digest:
+            raise BadCheckpoint(
+                f"cannot read {METADATA_FILE}: it says that it has a digest of its bytes, and has "
+                "none: it has changed since it was written",
+                "restore the file, or convert again",
+            )
         return StreamconvMetadata(
             record, prefixes, dict(fields["config"]), dict(fields["manifest"])
         )

@@ -139,6 +139,7 @@ def _verify_alone(path: str, options: VerifyOptions, tally: _Tally) -> None:
         except BadCheckpoint as error:
             tally.add([Difference(path, error.message)])
             return
+        tally.unchecked += _undigested(output)
         tally.add(index_differences(output))
         tally.add(_check_files(output, options))
 
@@ -153,6 +154,14 @@ def _check_structure(output: Source, options: VerifyOptions, tally: _Tally) -> N
         return
     if read_manifest(output) is None:
         tally.unchecked.append(f"the bytes: there is no {MANIFEST} that says what was written")
+
+
+def _undigested(output: Source) -> list[str]:
+    """Return which files nobody can compare with what was written, as text."""
+    return [
+        f"the bytes of {name}: no digest of them was recorded"
+        for name in output.checkpoint.undigested
+    ]
 
 
 def _check_files(output: Source, options: VerifyOptions) -> Iterator[VerifyEvent]:
@@ -176,6 +185,7 @@ def _verify_conversion(path: str, src: str, options: VerifyOptions, tally: _Tall
         except BadCheckpoint as error:
             tally.add([Difference(path, error.message)])
             return
+        tally.unchecked += _undigested(output)
         tally.add(index_differences(output))
         tally.add(_compare(source, side, options, tally))
         if options.sha256:
