@@ -1,4 +1,4 @@
-"""Every family of the table, held against transformers: the names, shapes and bytes that it has.
+"""Every family of the table, compared with transformers: names, shapes and bytes.
 
 transformers builds a small random model and saves it twice: as the hub has it, and as it holds it
 in memory (`save_original_format=False`). A conversion has to lead from each to the other, key for
@@ -202,7 +202,7 @@ def test_the_table_against_that_of_transformers() -> None:
         assert "transformers" in {*family.forms, *family.without} or family.refused
 
 
-def test_what_cannot_be_told_is_refused_by_name(tmp_path: Path) -> None:
+def test_experts_of_two_kinds_are_refused_by_name(tmp_path: Path) -> None:
     """Experts of two kinds in one list: refused with the reason, or passed through whole."""
     source = tmp_path / "source"
     source.mkdir()

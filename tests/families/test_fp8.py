@@ -1,4 +1,4 @@
-"""Block-scaled FP8 held against transformers: what it holds in memory of the same checkpoint."""
+"""Block-scaled FP8, compared with what transformers loads from the same checkpoint."""
 
 import json
 from pathlib import Path

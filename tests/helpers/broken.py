@@ -64,7 +64,7 @@ def row(name: str, error: type[StreamconvError], breaks: Break, *words: str, **m
 
 
 def sound(src: Path, tensors: Tensors | None = None, config: object = CONFIG) -> Path:
-    """A checkpoint of two shards with an index, a config, and files that travel along."""
+    """A checkpoint of two shards with an index, a config, and other files."""
     tensors = qwen_tensors() if tensors is None else tensors
     write_checkpoint(src, two_shards(tensors), config)
     (src / "notes").mkdir()
@@ -191,7 +191,7 @@ def in_place_of_second(change: Callable[[Path], object]) -> Break:
 
 
 def moved_out(path: Path, folder: str = "elsewhere") -> None:
-    """Put something into another folder beside the source, and a link where it was."""
+    """Move something to a folder next to the source, and put a link in its place."""
     elsewhere = path.parent.parent / folder
     elsewhere.mkdir()
     path.rename(elsewhere / path.name)
@@ -216,7 +216,7 @@ def bare(shards: Mapping[str, Tensors], **more: Any) -> Break:
 
 
 def socket_at(path: Path) -> None:
-    """A socket; its name is longer than what the system takes, unless it is bound from beside."""
+    """Bind a socket from its own folder, as its whole path is longer than the system takes."""
     here = Path.cwd()
     os.chdir(path.parent)
     try:
@@ -278,7 +278,7 @@ FUSED = fused_tensors((3, 12, 4), (3, 4, 6))
 
 
 def with_target(change: Callable[[Path], object], dst: str = "dst") -> Break:
-    """A sound checkpoint, and something beside it that stands where the result would."""
+    """A sound checkpoint, and something at the path of the result."""
     return lambda src: change(sound(src).parent / dst)
 
 

@@ -75,7 +75,7 @@ FILES = [
     row("one shard of a billion, no index", BadCheckpoint,
         bare({"m-1-of-999999999.safetensors": qwen_tensors()}, index=False), "number 2",
         "999999999"),
-    row("a single file beside an index of others", BadCheckpoint,
+    row("a single file next to an index of others", BadCheckpoint,
         also(lambda src: write_shard(src / "model.safetensors", qwen_tensors())),
         "model.safetensors", "readers differ", process=True),
     row("shards whose names differ in case alone", BadCheckpoint,

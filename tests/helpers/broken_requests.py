@@ -37,7 +37,7 @@ PLACES = [
             ("deep in SRC", "src/notes/a/b", sound),
             ("the folder that SRC is in", ".", sound),
             ("a link to SRC", "dst", with_target(lambda dst: dst.symlink_to("src"))),
-            ("behind a link into SRC", "l/dst", with_target(lambda p: p.symlink_to("src"), "l")),
+            ("through a link into SRC", "l/dst", with_target(lambda p: p.symlink_to("src"), "l")),
         )
     ),
     row("DST is what SRC is a link to, to be overwritten", OutputExists,

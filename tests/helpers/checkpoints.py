@@ -12,7 +12,7 @@ are its own: one tensor per expert, with the names of the hub. Common to all of 
 - the experts of a layer, and those of one projection too, lie in several shards;
 - by default neither H == I nor H == 2 I, where E, H and I are the number of experts, the hidden
   and the intermediate size: gate and up are ``[I, H]``, down is ``[H, I]``;
-- other files lie beside the weights, one of them hidden and one in a subfolder.
+- other files are next to the weights, one of them hidden and one in a subfolder.
 """
 
 import json
@@ -244,7 +244,7 @@ def internvl_chat(
 ) -> Path:
     """InternVL3.5 in its GitHub format, whose model class is code shipped with the checkpoint.
 
-    ``language_model.model.layers.{l}.mlp.experts.{e}.{gate,up,down}_proj.weight`` beside
+    ``language_model.model.layers.{l}.mlp.experts.{e}.{gate,up,down}_proj.weight`` next to
     ``vision_model.*`` and ``mlp1.*``. Only the index knows the shards: their names follow no
     pattern. Importing the shipped code leaves a file `REMOTE_CODE_RAN` in ``folder`` and raises.
     """
@@ -496,7 +496,7 @@ def _mrope(*section: int) -> dict[str, Any]:
 
 
 def _add_other_files(folder: Path) -> None:
-    """What a repository on the hub holds beside weights and config."""
+    """Add files that a repository on the hub has next to weights and config."""
     _write_json(folder / "tokenizer.json", {"version": "1.0", "model": {"vocab": {"a": 0}}})
     _write_json(folder / "tokenizer_config.json", {"model_max_length": 32768})
     (folder / "README.md").write_text("# A small checkpoint\n")

@@ -82,7 +82,7 @@ def write_dcp(
 
 
 def stock(folder: Path) -> dict[str, Any]:
-    """The state dict that torch makes of a DCP, of which it is told nothing."""
+    """Load a DCP with torch alone, without any hint of its contents."""
     state: dict[str, Any] = {}
     _load_state_dict(
         state,

@@ -374,10 +374,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": TOWER,
     },
 }
-"""What a config needs besides `SMALL`."""
+"""Fields that a config needs in addition to `SMALL`."""
 
 ELSEWHERE = {"glm4v_moe", "qwen3_omni_moe"}
-"""Held against transformers in test_conversions."""
+"""Compared with transformers in test_conversions."""
 
 
 def model_types() -> list[str]:

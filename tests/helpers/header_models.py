@@ -57,7 +57,7 @@ def experts(
 def model(
     *, layers: int = 2, e: int = 12, i: int = 6, h: int = 10, layout: str = "per-expert"
 ) -> Tensors:
-    """A model like Qwen3-MoE, with odd tensors beside the experts; layer 0 is dense."""
+    """A model like Qwen3-MoE, with odd tensors next to the experts; layer 0 is dense."""
     tensors: Tensors = {
         "lm_head.weight": ("BF16", (5, h)),
         "model.embed_tokens.weight": ("BF16", (5, h)),

@@ -39,7 +39,7 @@ def imported(module: str, tree: ast.AST, known: Iterable[str], is_package: bool)
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes, but for what stands under `if TYPE_CHECKING`."""
+    """Yield all nodes except those under `if TYPE_CHECKING`."""
     yield node
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):

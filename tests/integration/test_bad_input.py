@@ -1,4 +1,4 @@
-"""Bad input ends in one clear error with the right exit code, and leaves nothing behind.
+"""Bad input ends in one clear error with the right exit code, and leaves no files.
 
 Every row is run through the Python API and as a dry run of the command line, which has to refuse
 the same; some are run as a process of their own.

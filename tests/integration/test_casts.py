@@ -74,7 +74,7 @@ def test_narrowing_portion_by_portion(
 
 @pytest.fixture(scope="module")
 def fp8(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    """A block-scaled checkpoint, some of whose blocks are cut short, and what it stands for."""
+    """A block-scaled checkpoint with blocks that are cut short, and its dequantized tensors."""
     folder = tmp_path_factory.mktemp("fp8") / "checkpoint"
     yield folder, checkpoints.quantized(original, folder)
 
@@ -125,7 +125,7 @@ def test_dequantizing_and_casting_at_once(fp8: tuple[Path, Any], tmp_path: Path)
 
 
 def test_merged_fp8_is_dequantized_too(fp8: tuple[Path, Any], tmp_path: Path) -> None:
-    """Scales beside fused experts count the blocks of each expert's matrix."""
+    """Scales of fused experts count the blocks of each expert's matrix."""
     _, plain = fp8
     generator = torch.Generator().manual_seed(9)
     stored = {n: t for n, t in reference.read(fp8[0]).items() if ".experts." not in n}
@@ -208,7 +208,7 @@ def test_memory_is_as_projected(tmp_path: Path, jobs: int) -> None:
     assert result["projected_peak_bytes"] - result["peak_memory_bytes"] < 40e6
 
 
-def test_what_casts_take_is_in_the_projection(fp8: tuple[Path, Any], original: Path) -> None:
+def test_memory_of_casts_is_in_the_projection(fp8: tuple[Path, Any], original: Path) -> None:
     """Of every worker, and nothing where nothing is cast."""
     cast = streamconv.plan(fp8[0], dequantize="bf16", jobs=2).memory
     assert cast.casts > 2**20

@@ -1,4 +1,4 @@
-"""The command line: what it prints and where, its exit codes, and what it leaves behind.
+"""The command line: what it prints and where, its exit codes, and the files that it leaves.
 
 Mostly run in this process; as one of its own where signals, streams or the terminal matter.
 What bad input does is in `test_bad_input.py`.
@@ -47,7 +47,7 @@ def dst(tmp_path: Path) -> Path:
 
 
 def invoke(*words: object, **environment: str) -> Result:
-    """The command line in this process; fails where it does not exit with 0."""
+    """Run the command line in this process. Fails if it does not exit with 0."""
     result = attempt(*words, **environment)
     if result.exception is not None:
         raise result.exception
@@ -55,7 +55,7 @@ def invoke(*words: object, **environment: str) -> Result:
 
 
 def attempt(*words: object, **environment: str) -> Result:
-    """The command line in this process; what it raises is in the result."""
+    """Run the command line in this process. The result has the exception, if there is one."""
     return CliRunner().invoke(cli, list(map(str, words)), env=environment, standalone_mode=False)
 
 
@@ -189,7 +189,7 @@ def test_a_dry_run_shows_what_is_renamed_and_what_stays(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_how_long_it_takes(src: Path, dst: Path) -> None:
-    """At a rate of one's own, or at the one that a run is held back to."""
+    """At `--rate`, or at the limit of `--max-rate`."""
     for option in ("--rate", "--max-rate"):
         fields = json.loads(
             invoke("merge", src, dst, "--dry-run", "--json", option, "1kB/s").stdout
@@ -365,13 +365,13 @@ def test_progress_is_shown_on_a_terminal(src: Path, dst: Path) -> None:
     assert "kB" in on_a_terminal("merge", src, dst)
 
 
-def test_no_progress_is_shown_where_none_is_wanted(src: Path, dst: Path) -> None:
+def test_no_progress_is_shown_if_none_is_wanted(src: Path, dst: Path) -> None:
     assert on_a_terminal("merge", src, dst.with_name("a"), "--no-progress") == ""
     assert on_a_terminal("merge", src, dst.with_name("b"), "--quiet") == ""
     assert on_a_terminal("merge", src, dst.with_name("c"), STREAMCONV_NO_PROGRESS="1") == ""
 
 
-# What is left behind.
+# The files that a run leaves.
 
 
 def test_overwrite_keeps_nothing_of_the_old(src: Path, dst: Path, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_overwrite_keeps_nothing_of_the_old(src: Path, dst: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "fresh", "src"]
 
 
-def test_overwrite_starts_over_where_a_run_has_died(src: Path, dst: Path, tmp_path: Path) -> None:
+def test_overwrite_starts_over_after_a_run_has_died(src: Path, dst: Path, tmp_path: Path) -> None:
     partial = dst.with_name("dst.streamconv-partial")
     partial.mkdir()
     (partial / "model.safetensors").write_text("half of it")
@@ -438,7 +438,7 @@ def large(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_nothing_behind(
+def test_a_signal_leaves_no_files(
     large: Path, dst: Path, tmp_path: Path, number: signal.Signals, overwrite: bool
 ) -> None:
     sizes = {path.name: path.stat() for path in large.iterdir()}
@@ -509,7 +509,7 @@ main()
 def test_a_second_signal(
     src: Path, dst: Path, tmp_path: Path, number: signal.Signals, pause: float
 ) -> None:
-    """At once with the first one, it is the same wish; later it ends the process at once."""
+    """Right after the first one it counts as the same; later it ends the process at once."""
     words = [str(int(number)), str(pause), "merge", str(src), str(dst)]
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, *words],
@@ -543,8 +543,8 @@ def test_a_second_signal(
         ["merge", "src", "dst", "--json"],
     ],
 )
-def test_nobody_reads_what_is_printed(words: list[str], src: Path, dst: Path) -> None:
-    """As with `| head -1` that has seen enough; a conversion is complete nevertheless."""
+def test_a_pipe_that_nobody_reads(words: list[str], src: Path, dst: Path) -> None:
+    """As with `| head -1` after its first line. A conversion completes nevertheless."""
     ours, theirs = os.pipe()
     os.close(ours)
     done = process(*words, stdout=theirs, cwd=src.parent)
@@ -577,7 +577,7 @@ def test_head_reads_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("words", [["inspect", "src", "--json"], ["merge", "src", "dst"]])
-def test_what_is_printed_finds_no_room(words: list[str], src: Path) -> None:
+def test_standard_output_on_a_full_disk(words: list[str], src: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = process(*words, stdout=full, cwd=src.parent)
     assert done.returncode not in (0, 120)
@@ -596,7 +596,7 @@ def test_debugging_shows_where(dst: Path) -> None:
     assert "Traceback" not in process(*words).stderr
 
 
-def test_what_nobody_foresaw_is_1_without_a_traceback(
+def test_an_unexpected_error_is_1_without_a_traceback(
     src: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*args: object, **options: object) -> None:

@@ -1,4 +1,4 @@
-"""What conversions make, held byte for byte against transformers, formulas and the original."""
+"""The bytes of conversions, compared with transformers, formulas and the original."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def has_form(folder: Path, target: str) -> bool:
 
 
 def expected(folder: Path, original: reference.Tensors, target: str) -> reference.Tensors:
-    """What `target` is of a checkpoint, from another's mouth than ours."""
+    """The expected tensors of `target`, from transformers or from formulas."""
     if target == "hub":
         return original
     if target == "mindspeed":
@@ -130,8 +130,8 @@ def test_any_two_conversions_and_back(
             streamconv.split(out, guess)
         except streamconv.PlanRefused as refusal:
             assert "--from" in refusal.hint
-            told = next(name for name in (second, first) if name in LOOKALIKES)
-            streamconv.split(out, guess, source_layout=told)
+            given = next(name for name in (second, first) if name in LOOKALIKES)
+            streamconv.split(out, guess, source_layout=given)
         assert reference.same_bytes(original, reference.read(guess)) == [], second
     assert refusals <= 2
 
@@ -157,7 +157,7 @@ def test_the_same_bytes_whatever_the_jobs_and_memory(source: Path, tmp_path: Pat
     assert all(other == trees[0] for other in trees)
 
 
-def test_other_files_travel_along(source: Path, tmp_path: Path) -> None:
+def test_other_files_are_copied(source: Path, tmp_path: Path) -> None:
     """Everything but weights and their index is copied byte for byte, subfolders too."""
     out = tmp_path / "out"
     streamconv.merge(source, out)

@@ -1,6 +1,6 @@
 """Every file of the corpus is refused in one line, or read; fast, in little memory, and as said.
 
-What safetensors' own parser makes of it is held against ours, here and on headers that hypothesis
+The verdict of safetensors' own parser is compared with ours, here and on headers that hypothesis
 makes: a difference that the corpus does not explain is a failure.
 """
 
@@ -106,12 +106,12 @@ LARGEST = {
     "space": ("{", " ", "not JSON"),
     "depth": ('{"t": ', "[", "nested"),
 }
-"""How a header begins, and what it goes on with to the limit of the format; what is said of it."""
+"""How a header begins, what fills it up to the limit of the format, and the fact in the error."""
 
 
 @pytest.mark.parametrize("kind", LARGEST)
 def test_a_header_of_a_hundred_megabytes(kind: str, memory: Path) -> None:
-    """Is not unfolded: it takes its bytes, once more as text, and the time to read them."""
+    """It is not parsed: it takes its bytes, once more as text, and the time to read them."""
     begin, more, says = LARGEST[kind]
     text = begin + more * ((MAX_HEADER_BYTES - len(begin)) // len(more))
     (memory / FILE).write_bytes(framed(text.ljust(MAX_HEADER_BYTES).encode()))

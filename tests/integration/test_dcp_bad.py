@@ -141,7 +141,7 @@ def test_bombs_and_debris(folder: Path, metadata: Metadata, raw: bytes, fact: st
 
 
 def test_a_pickle_of_gigabytes(folder: Path, metadata: Metadata) -> None:
-    """Is not even read; the file is sparse."""
+    """It is not even read; the file is sparse."""
     os.truncate(folder / ".metadata", MAX_METADATA_BYTES + 1)
     refused(folder, f"no such file has over {MAX_METADATA_BYTES}")
 
@@ -229,8 +229,8 @@ SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", SAID)
-def test_what_contradicts_itself(folder: Path, metadata: Metadata, kind: str) -> None:
-    """Is refused, naming the tensor or the file, and both facts."""
+def test_a_dcp_that_contradicts_itself(folder: Path, metadata: Metadata, kind: str) -> None:
+    """The error names the tensor or the file, and both facts."""
     change, fact = SAID[kind]
     change(metadata)
     write_metadata(folder, metadata)
@@ -349,7 +349,7 @@ def test_a_chunk_that_is_not_contiguous(folder: Path, metadata: Metadata) -> Non
 
 
 def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
-    """Is noticed where the bytes are missing."""
+    """The error says at which byte it ends."""
     tensor = torch.frombuffer(bytearray(random.Random(0).randbytes(4000)), dtype=torch.int16)
     write_dcp(folder, {"weight": (tensor, [[]])}, files=1)
     opened = open_source(str(folder))

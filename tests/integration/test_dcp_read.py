@@ -52,7 +52,7 @@ def of_bits(random_: random.Random, dtype: torch.dtype, shape: tuple[int, ...]) 
 
 @pytest.mark.parametrize("preset", [None, "mindspeed"])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_what_was_merged_comes_back(tmp_path: Path, model_type: str, preset: str | None) -> None:
+def test_a_merged_dcp_comes_back(tmp_path: Path, model_type: str, preset: str | None) -> None:
     """Every tensor, byte for byte; a DCP that streamconv wrote records its prefixes."""
     source = FAMILIES[model_type](tmp_path / "hub")
     streamconv.merge(source, tmp_path / "dcp", format="dcp", preset=preset, max_shard_size=50_000)
@@ -62,7 +62,7 @@ def test_what_was_merged_comes_back(tmp_path: Path, model_type: str, preset: str
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_what_torch_saved_of_it_comes_back(tmp_path: Path, model_type: str) -> None:
+def test_a_dcp_that_torch_saved_comes_back(tmp_path: Path, model_type: str) -> None:
     """After training: below `model`, with the prefix of the preset, nothing recorded."""
     source = FAMILIES[model_type](tmp_path / "hub")
     original = reference.read(source)
@@ -255,7 +255,7 @@ def test_the_tracker_is_followed(tmp_path: Path, fused: Tensors, text: str, fold
 
 @pytest.mark.parametrize("text", ["../elsewhere", "", "-1", "release/..", "1e3"])
 def test_a_tracker_that_leads_nowhere(tmp_path: Path, fused: Tensors, text: str) -> None:
-    """Is refused, whichever folders there are."""
+    """It is refused, whichever folders there are."""
     save(tmp_path / "elsewhere", {"model": fused})
     run = tmp_path / "run"
     run.mkdir()

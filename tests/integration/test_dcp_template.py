@@ -56,7 +56,7 @@ def test_a_hub_checkpoint_comes_back_whole(tmp_path: Path, model_type: str) -> N
     assert set(modes(tmp_path / "back").values()) == {0o750, 0o640}
 
 
-def test_what_was_not_trained_is_missed_and_filled(tmp_path: Path, omni: Path) -> None:
+def test_untrained_tensors_are_missing_or_filled(tmp_path: Path, omni: Path) -> None:
     """A thinker alone, its names and bytes changed by training; the rest as it was."""
     original = reference.read(omni)
     trained = {
@@ -102,7 +102,7 @@ def test_the_plan_says_what_is_filled(tmp_path: Path, omni: Path) -> None:
 
 
 def test_a_wrong_prefix_is_never_filled_over(tmp_path: Path, omni: Path) -> None:
-    """Else the untrained weights would come back as if nothing had been trained."""
+    """Otherwise the untrained weights would come back as if nothing had been trained."""
     state = reference.merge_mindspeed(reference.read(omni), "qwen3_omni_moe")
     run = save(tmp_path / "dcp", state, "net.")
     with pytest.raises(BadCheckpoint, match="the template does not know net") as caught:
@@ -187,7 +187,7 @@ def flip(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("to", ["hub", "transformers"])
-def test_each_tensor_is_verified_against_where_it_came_from(
+def test_each_tensor_is_verified_against_its_origin(
     tmp_path: Path, omni: Path, thinker: Path, to: str
 ) -> None:
     """The trained ones against the DCP, what was filled in and the files against the template."""
@@ -206,7 +206,7 @@ def test_each_tensor_is_verified_against_where_it_came_from(
     assert {d.subject for d in found.differences} == {trained, filled, "tokenizer.json"}
 
 
-def test_what_goes_wrong_with_a_template_is_found_out(
+def test_a_wrong_conversion_with_a_template_is_found(
     tmp_path: Path, omni: Path, thinker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the result is committed, and with a hint."""
@@ -227,7 +227,9 @@ def test_what_goes_wrong_with_a_template_is_found_out(
     assert all(difference.subject.startswith("thinker.") for difference in found.differences)
 
 
-def test_what_was_not_filled_in_is_seen(tmp_path: Path, omni: Path, thinker: Path) -> None:
+def test_missing_tensors_of_the_template_are_found(
+    tmp_path: Path, omni: Path, thinker: Path
+) -> None:
     """A result without the talker is not the conversion of a run with its template."""
     alone = shutil.copytree(omni, tmp_path / "alone", ignore=shutil.ignore_patterns("model*"))
     kept = {n: t for n, t in reference.read(omni).items() if not n.startswith("talker.")}
@@ -255,7 +257,7 @@ def test_a_cast_one_is_verified(tmp_path: Path) -> None:
     assert streamconv.verify(run, tmp_path / "back", template=source).ok
 
 
-def test_what_the_template_does_not_know_is_listed(tmp_path: Path) -> None:
+def test_tensors_that_the_template_lacks_are_listed(tmp_path: Path) -> None:
     """With the plan and with the result; it is converted like the rest."""
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     state = reference.to_layout(reference.read(source), "fused")

@@ -161,7 +161,7 @@ def test_two_names_for_one_key_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_what_torch_has_no_dtype_for_is_refused(tmp_path: Path) -> None:
+def test_a_dtype_that_torch_lacks_is_refused(tmp_path: Path) -> None:
     """By name, before anything is written."""
     tensors = {"scale": ("F6_E2M3", (4,), b"\0\0\0")}
     tensors |= {
@@ -186,8 +186,8 @@ def test_the_same_conversion_gives_the_same_bytes(tmp_path: Path) -> None:
     ("options", "fact"),
     [({"format": "zip"}, "no format called"), ({"preset": "mind"}, "no preset called")],
 )
-def test_what_does_not_exist(tmp_path: Path, options: Any, fact: str) -> None:
-    """Is a mistake in the command."""
+def test_a_target_that_does_not_exist(tmp_path: Path, options: Any, fact: str) -> None:
+    """It is a usage error."""
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     with pytest.raises(UsageError, match=fact):
         streamconv.plan(source, **options)

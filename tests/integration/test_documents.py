@@ -85,7 +85,7 @@ def test_commands_run(document: str, folder: Path) -> None:
 
 
 def test_there_are_commands() -> None:
-    """They have not been lost by a change of the fences."""
+    """A change of the fences has not hidden them from the tests."""
     assert {"README.md", ADDING} < {*having("console")}
     assert len("".join(blocks("README.md", "console")).splitlines()) > 5
 
@@ -126,7 +126,7 @@ def test_there_are_tables() -> None:
 
 
 def test_options_are_all_named() -> None:
-    """Every option of a conversion stands in one of the documents."""
+    """One of the documents names every option of a conversion."""
     for parameter in convert.params:
         names = [*parameter.opts, *parameter.secondary_opts]
         if isinstance(parameter, click.Option) and "--to" not in names:
@@ -140,12 +140,12 @@ def tree() -> str:
 
 
 def listed(indent: int) -> list[str]:
-    """Return what stands in the tree at one depth, in its order."""
+    """Return the entries of the tree at one depth, in their order."""
     return re.findall(rf"^ {{{indent}}}([^\s/]+)/?\s", tree(), re.MULTILINE)
 
 
-def test_the_tree_is_the_tree() -> None:
-    """Every room of the package is in it, with the modules beside the rooms, and nothing else."""
+def test_the_tree_shows_every_room() -> None:
+    """It has every room and every module at the top of the package, and nothing else."""
     package = ROOT / PACKAGE
     modules = {path.name for path in package.glob("*.py")}
     assert sorted(listed(2)) == sorted(modules | folders(package))
@@ -176,15 +176,15 @@ def test_imports_run_down_the_tree() -> None:
     assert up == set()
 
 
-def test_the_tests_they_name_are_there() -> None:
-    """Every fault is shown by a test, which has that name."""
+def test_the_tests_that_they_name_exist() -> None:
+    """Each fault names a test that shows how it is handled."""
     named = set(re.findall(r"`(test_\w+)`", EVERYTHING))
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 20
     assert {test for test in named if f"def {test}(" not in tests} == set()
 
 
-def test_the_files_they_name_are_there() -> None:
+def test_the_files_that_they_name_exist() -> None:
     """Paths from the root of the repository, as in `scripts/fuzz.py`."""
     named = set(
         re.findall(r"`((?:benchmarks|docs|scripts|streamconv|tests)/[\w./-]*)`", EVERYTHING)
@@ -214,7 +214,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_readme_leads_to_every_document() -> None:
-    """Nothing is written that nobody finds."""
+    """So that a reader can find each of them."""
     linked = {(ROOT / target).resolve() for target, _ in links("README.md")}
     own = {"README.md", "CHANGELOG.md"}
     assert {name for name in TEXTS if name not in own and (ROOT / name) not in linked} == set()

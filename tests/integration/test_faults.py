@@ -197,10 +197,8 @@ def test_killed_at_random_moments(src: Path, tmp_path: Path, right: dict[str, An
     assert killed > 5
 
 
-def test_a_failed_fsync_is_not_tried_again(
-    src: Path, tmp_path: Path, right: dict[str, Any]
-) -> None:
-    """The file is made anew: what its pages held may be lost, and the system says so once."""
+def test_a_failed_fsync_is_not_retried(src: Path, tmp_path: Path, right: dict[str, Any]) -> None:
+    """The file is made again: its pages may be lost, and the system reports that only once."""
     inodes: list[int] = []
     kept: list[int] = []
 
@@ -268,7 +266,7 @@ def test_a_disk_that_fills_up(
     small: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seen beforehand; where it is not, told with both figures. With more room it goes on."""
+    """Checked beforehand; otherwise the error has both figures. With more room it resumes."""
     place = small("size=24k")
     with pytest.raises(NoSpace, match=r"kB needed, .* kB free"):
         run(src, place / "dst")

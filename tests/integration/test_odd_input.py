@@ -77,7 +77,7 @@ def hub_cache(src: Path) -> None:
 
 
 def extra(**named: tuple[Any, ...]) -> Break:
-    """Tensors beside the experts, by name, as dtype and sizes."""
+    """Tensors other than experts, by name, as dtype and sizes."""
     return only({**qwen_tensors(), **{name: tensor(name, *what) for name, what in named.items()}})
 
 
@@ -112,7 +112,7 @@ ODD: dict[str, Break] = {
             json.dumps({"metadata": {"total_size": "x"}, **json.loads((src / INDEX).read_text())})
         ),
     ],
-    "an empty shard beside the others": bare(
+    "an empty shard next to the others": bare(
         {**two_shards(qwen_tensors()), "empty.safetensors": {}}, index=False
     ),
     "an index of 13.5 MB": large_index,

@@ -131,7 +131,7 @@ def faulty(tmp_path: Path) -> Path:
 
 
 def leftovers(dst: Path) -> list[str]:
-    """What stands beside the output."""
+    """List the files next to the output."""
     return sorted(path.name for path in dst.parent.iterdir() if path.name.startswith(dst.name))
 
 
@@ -202,7 +202,7 @@ def test_a_result_that_is_not_verified_fails_every_rank(
 def test_torchrun_starts_the_ranks_again(
     src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path
 ) -> None:
-    """And they go on, without being told to."""
+    """They resume without `--resume`."""
     dst = tmp_path / "out"
     done = torchrun(2, command(src, dst), fault="kill", script=faulty, restarts=1)
     assert done.returncode == 0, done.stderr
@@ -215,7 +215,7 @@ def test_ranks_read_a_repository(
     faulty: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The commit that the first of two runs was begun with, though that is killed in between."""
+    """A killed run and the one that resumes it read the same commit."""
     dst = tmp_path / "out"
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     with serving(Hub({"org/tiny": src})) as hub:
@@ -267,7 +267,7 @@ def test_ranks_write_a_dcp(replaced: Path) -> None:
 
 
 def test_a_dry_run_by_ranks(replaced: Path) -> None:
-    """Shows the plan once, with the memory that a rank will take of it, torch included."""
+    """It shows the plan once, with the memory of a rank, torch included."""
     launched = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     shown = []
     for rank in ("0", "1"):
@@ -424,7 +424,7 @@ def test_parts_at_the_same_time(src: Path, wanted: dict[str, object], tmp_path: 
     assert tree(dst) == wanted
 
 
-def test_a_part_is_planned_beside_others(src: Path, tmp_path: Path) -> None:
+def test_a_part_is_planned_while_others_exist(src: Path, tmp_path: Path) -> None:
     """A dry run ends as the part would: with what others have made there."""
     dst = tmp_path / "out"
     convert_part(src, dst, "1/2")
@@ -458,7 +458,7 @@ def test_parts_are_verified_together(src: Path, tmp_path: Path) -> None:
 
 
 def test_parts_of_a_dcp(src: Path, tmp_path: Path) -> None:
-    """Are finished alike, and verified."""
+    """They are finished and verified like others."""
     streamconv.merge(src, tmp_path / "whole", format="dcp", max_shard_size=SIZE)
     for part in ("1/2", "2/2"):
         streamconv.merge(src, tmp_path / "out", format="dcp", max_shard_size=SIZE, part=part)
@@ -469,7 +469,7 @@ def test_parts_of_a_dcp(src: Path, tmp_path: Path) -> None:
 
 
 def test_other_parts_are_refused(src: Path, tmp_path: Path) -> None:
-    """Of another conversion, with both facts."""
+    """Those of another conversion, with both facts."""
     dst = tmp_path / "out"
     convert_part(src, dst, "1/2")
     for overwrite in (False, True):

@@ -81,7 +81,7 @@ def once(fault: Fault, *, method: str = "GET", part: str = ".safetensors", times
 def test_a_repository_becomes_what_its_files_become(
     hub: Hub, wanted: dict[str, object], tmp_path: Path, redirect: bool
 ) -> None:
-    """Byte for byte, manifest included but for the commit, which is recorded."""
+    """Byte for byte, and the manifest too, except for the recorded commit."""
     hub.redirect = redirect
     assert convert(LOCATION, tmp_path / "out") == wanted
     manifest = json.loads((tmp_path / "out" / "streamconv.json").read_text())
@@ -98,7 +98,7 @@ def test_a_repository_is_cast_as_its_files_are(hub: Hub, folder: Path, tmp_path:
     assert made[0] == made[1]
 
 
-def test_what_was_made_of_a_repository_is_verified_against_it(hub: Hub, tmp_path: Path) -> None:
+def test_a_result_is_verified_against_its_repository(hub: Hub, tmp_path: Path) -> None:
     """In one go, and later."""
     dst = tmp_path / "out"
     result = streamconv.convert(LOCATION, dst, to="fused-transposed", verify=True)
@@ -145,7 +145,7 @@ def test_the_commit_is_pinned(hub: Hub) -> None:
 def test_a_resumed_run_reads_the_commit_that_it_began_with(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
-    """Though the branch has moved on meanwhile, to a commit that has no such files."""
+    """Even if the branch has moved to a commit without these files."""
     asked: streamconv.Options = {"max_shard_size": "140kB", "jobs": 1}
     streamconv.convert(folder, tmp_path / "wanted", to="fused", **asked)
 
@@ -167,7 +167,7 @@ def test_a_resumed_run_reads_the_commit_that_it_began_with(
 def test_parts_read_the_commit_that_the_first_began_with(
     hub: Hub, wanted: dict[str, object], tmp_path: Path
 ) -> None:
-    """Though the branch moves on between them, and who closes the output reads it too."""
+    """Even if the branch moves between them; the finishing process reads it too."""
     for number in (1, 2, 3):
         asked: streamconv.Options = {"max_shard_size": "300kB", "part": f"{number}/3"}
         streamconv.convert(LOCATION, tmp_path / "out", to="fused-transposed", **asked)
@@ -179,7 +179,7 @@ def test_parts_read_the_commit_that_the_first_began_with(
 def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
     hub: Hub, tmp_path: Path
 ) -> None:
-    """Though the branch moves on when the result is there."""
+    """Even if the branch moves once the result is complete."""
 
     def move_on(event: object) -> None:
         if isinstance(event, Completed):
@@ -192,7 +192,7 @@ def test_a_result_is_verified_against_the_commit_that_it_was_made_from(
     assert not result.verification.differences
 
 
-def test_neighbours_are_read_at_once(hub: Hub) -> None:
+def test_adjacent_tensors_are_read_at_once(hub: Hub) -> None:
     """One request for adjacent tensors, whatever the order of the batch."""
     source = open_source(LOCATION)
     infos = sorted(
@@ -224,7 +224,7 @@ def test_neighbours_are_read_at_once(hub: Hub) -> None:
     ],
     ids=["500", "503", "429", "403", "200", "cut at once", "cut", "no range", "slow"],
 )
-def test_what_passes_is_tried_again(
+def test_transient_failures_are_retried(
     hub: Hub, wanted: dict[str, object], tmp_path: Path, fault: Fault
 ) -> None:
     """Every range of every shard fails twice, and the output is the same."""
@@ -259,8 +259,8 @@ def test_a_cut_range_is_resumed(hub: Hub) -> None:
     assert hub.ranges()[-1] == (info.file, hub.ranges()[-2][1] + 1000, hub.ranges()[-2][2])
 
 
-def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's seconds, not ours; one that asks for hours is not waited for."""
+def test_retry_after_is_respected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is the server's. If it asks for hours, the run fails instead."""
     source = open_source(LOCATION)
     info = next(iter(source.checkpoint.tensors.values()))
     waits: list[float] = []
@@ -282,8 +282,8 @@ def test_retry_after_is_kept_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
     ],
     ids=["500", "200", "cut"],
 )
-def test_what_does_not_pass_ends_the_run(hub: Hub, tmp_path: Path, fault: Fault, said: str) -> None:
-    """With the file and the fact; nothing appears."""
+def test_a_lasting_failure_ends_the_run(hub: Hub, tmp_path: Path, fault: Fault, said: str) -> None:
+    """The error names the file and the fact, and no target appears."""
     streamconv.plan(LOCATION)
     hub.fault = lambda method, path, span: fault if ".safetensors" in path and span else None
     with pytest.raises(IOFailed, match=said):
@@ -402,8 +402,8 @@ def test_a_token_is_shown_to_the_hub_alone(
 
 
 @pytest.mark.parametrize("location", ["hf://", "hf://a/b/c", "hf://org/a@", "hf://org/na--me..x"])
-def test_what_names_no_repository(hub: Hub, location: str) -> None:
-    """Is a usage error."""
+def test_a_location_that_names_no_repository(hub: Hub, location: str) -> None:
+    """It is a usage error."""
     with pytest.raises(UsageError):
         streamconv.inspect(location)
 

@@ -1,6 +1,6 @@
-"""Going on where a run stopped: the same tree, byte for byte, as that of an undisturbed run.
+"""Resumed runs end in the same tree, byte for byte, as an undisturbed run.
 
-And what is refused: another conversion's leavings, another run at work.
+The files of another conversion are refused, and so is a target that another run is writing.
 """
 
 import os
@@ -51,7 +51,7 @@ def dst(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undisturbed(src: Path, tmp_path: Path) -> dict[str, Any]:
-    """The tree that has to come out."""
+    """The tree of an undisturbed run."""
     streamconv.merge(src, tmp_path / "elsewhere" / "undisturbed", max_shard_size=SHARD)
     return tree(tmp_path / "elsewhere" / "undisturbed")
 
@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 
 def stopped(src: Path, dst: Path, pieces: int = 4, **options: Any) -> BaseException:
-    """A run that ends with its so-and-so-manieth piece; what it raised."""
+    """Stop a run at the piece of this number, and return its error."""
     seen: list[Event] = []
 
     def on_event(event: Event) -> None:
@@ -75,7 +75,7 @@ def stopped(src: Path, dst: Path, pieces: int = 4, **options: Any) -> BaseExcept
 
 
 def resumed(src: Path, dst: Path, **options: Any) -> int:
-    """A run that goes on; returns how many shards it did not have to make."""
+    """Resume a run, and return how many shards were already complete."""
     found: list[int] = []
 
     def on_event(event: Event) -> None:
@@ -94,7 +94,7 @@ def resumed(src: Path, dst: Path, **options: Any) -> int:
 def test_it_ends_in_the_same_tree(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], again: dict[str, Any]
 ) -> None:
-    """Whatever the number of workers and the memory, there and here."""
+    """For any number of workers and any memory, of both runs."""
     error = stopped(src, dst)
     assert names(tmp_path) == [PARTIAL, "src"]
     assert "--resume" in "".join(error.__notes__)
@@ -104,9 +104,7 @@ def test_it_ends_in_the_same_tree(
 
 
 @pytest.mark.parametrize("preset", [None, "mindspeed"])
-def test_a_dcp_is_gone_on_with_too(
-    src: Path, dst: Path, tmp_path: Path, preset: str | None
-) -> None:
+def test_a_dcp_is_resumed_too(src: Path, dst: Path, tmp_path: Path, preset: str | None) -> None:
     """Into a subfolder, with modes of its own, and with its manifest where it has it."""
     options: dict[str, Any] = {"preset": preset} if preset else {"format": "dcp"}
     streamconv.merge(src, tmp_path / "elsewhere", max_shard_size=SHARD, **options)
@@ -163,7 +161,7 @@ def test_a_moved_source_and_a_moved_target(
 def test_stopped_again_and_again(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """Each run does some, until all is done."""
+    """Each run completes some shards, until all are complete."""
     for _ in range(20):
         try:
             stopped(src, dst, pieces=2, resume=True, jobs=1)
@@ -173,8 +171,8 @@ def test_stopped_again_and_again(
     assert names(tmp_path) == ["dst", "src"]
 
 
-def test_nothing_to_go_on_with(src: Path, dst: Path, undisturbed: dict[str, Any]) -> None:
-    """As with curl and aria2, it is no error: scripts give the flag always. It is said."""
+def test_nothing_to_resume(src: Path, dst: Path, undisturbed: dict[str, Any]) -> None:
+    """It is no error but a message: scripts always pass the flag, as with curl and aria2."""
     words = ["merge", str(src), str(dst), "--max-shard-size", str(SHARD), "--resume"]
     done = CliRunner().invoke(cli, words, standalone_mode=False)
     assert done.exception is None
@@ -182,7 +180,7 @@ def test_nothing_to_go_on_with(src: Path, dst: Path, undisturbed: dict[str, Any]
     assert tree(dst) == undisturbed
 
 
-def test_where_nothing_is_finished_nothing_is_left(src: Path, dst: Path, tmp_path: Path) -> None:
+def test_without_a_finished_shard_nothing_is_left(src: Path, dst: Path, tmp_path: Path) -> None:
     def on_event(event: Event) -> None:
         raise KeyboardInterrupt
 
@@ -196,7 +194,7 @@ def test_where_nothing_is_finished_nothing_is_left(src: Path, dst: Path, tmp_pat
 def test_a_finished_shard_that_is_not_there(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], damage: str
 ) -> None:
-    """It is made again; a name says nothing, and neither does a journal without its shard."""
+    """It is made again. Neither the name of a file nor a journal without its shard counts."""
     stopped(src, dst, jobs=1)
     shard = sorted((tmp_path / PARTIAL).glob("*.safetensors"))[0]
     if damage == "missing":
@@ -207,10 +205,10 @@ def test_a_finished_shard_that_is_not_there(
     assert tree(dst) == undisturbed
 
 
-def test_what_no_journal_knows_does_not_come_along(
+def test_files_that_no_journal_knows_are_not_kept(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """Shards that look finished, and whatever else lies in the folder."""
+    """Shards that look finished, and any other file in the folder."""
     stopped(src, dst, pieces=2, jobs=1)
     (tmp_path / PARTIAL / "stray.txt").write_text("x")
     name = f"model-{SHARDS:05}-of-{SHARDS:05}.safetensors"
@@ -220,10 +218,10 @@ def test_what_no_journal_knows_does_not_come_along(
     assert tree(dst) == undisturbed
 
 
-def test_killed_between_its_last_word_and_the_rename(
+def test_killed_right_before_the_rename(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """The journal is not in the folder any more, but beside it."""
+    """The journal has left the folder already, and is next to it."""
     killed_at_rename(src, dst, 1, before=True)
     assert names(tmp_path) == [f"dst.{JOURNAL}", LOCK, PARTIAL, "src"]
     assert tree(tmp_path / PARTIAL) == undisturbed
@@ -234,10 +232,10 @@ def test_killed_between_its_last_word_and_the_rename(
     assert names(tmp_path) == ["dst", "src"]
 
 
-def test_killed_right_behind_the_rename(
+def test_killed_right_after_the_rename(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """The result stands; what is left beside it is cleared away by the next run."""
+    """The result is complete. The next run removes the files that are left next to it."""
     killed_at_rename(src, dst, 1)
     assert tree(dst) == undisturbed
     with pytest.raises(OutputExists, match="not empty"):
@@ -250,7 +248,7 @@ def test_killed_right_behind_the_rename(
 def killed_at_rename(
     src: Path, dst: Path, at: int, *, before: bool = False, overwrite: bool = False
 ) -> None:
-    """A run that is killed before or behind the so-and-so-manieth of its last renames."""
+    """Kill a run right before or after one of its last renames."""
     pid = os.fork()
     if pid == 0:
         renames: list[Path] = []
@@ -353,8 +351,8 @@ def test_a_dry_run_exits_as_the_run_would(src: Path, dst: Path, tmp_path: Path) 
     assert names(tmp_path) == [PARTIAL, "src"]
 
 
-def test_a_source_that_changes_is_not_gone_on_with(src: Path, dst: Path, tmp_path: Path) -> None:
-    """Bytes under the same header: what was made of the old ones goes, too."""
+def test_a_changed_source_is_not_resumed(src: Path, dst: Path, tmp_path: Path) -> None:
+    """Other bytes under the same header: the shards made of the old ones are removed."""
     changed: list[Event] = []
 
     def on_event(event: Event) -> None:
@@ -372,7 +370,7 @@ def test_a_source_that_changes_is_not_gone_on_with(src: Path, dst: Path, tmp_pat
 
 
 def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> None:
-    """The same headers mean other experts where the source is said, or a layout made, to differ."""
+    """The same headers hold other experts if another `--from` or layout is given."""
     fused = fused_tensors((3, 4, 12), (3, 6, 4))
     config = {"model_type": "qwen3_moe", "num_experts": 3}
     src = write_checkpoint(tmp_path / "src", two_shards(fused), config)
@@ -404,7 +402,7 @@ def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> N
 def test_killed_while_replacing(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], at: int
 ) -> None:
-    """After the first rename, what was there is put back; after the second, the new one stands."""
+    """After the first rename, the old target is put back; after the second, the new one stays."""
     dst.mkdir()
     (dst / "precious").write_text("keep this")
     killed_at_rename(src, dst, at, overwrite=True)

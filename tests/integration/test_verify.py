@@ -88,7 +88,7 @@ def test_every_pair_of_layouts_is_true(
 
 
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
-def test_what_others_made_is_true(source: Path, layout: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_program_is_true(source: Path, layout: str, tmp_path: Path) -> None:
     """A checkpoint by the formulas, without a record, written by safetensors itself."""
     dst = Path(shutil.copytree(source, tmp_path / "dst"))
     for path in dst.glob("*.safetensors*"):
@@ -131,7 +131,7 @@ def test_elements_of_half_a_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_a_cast_is_held_against_the_source_cast(source: Path, dtype: str, tmp_path: Path) -> None:
+def test_a_cast_is_compared_with_the_cast_source(source: Path, dtype: str, tmp_path: Path) -> None:
     """Wider and narrower, across a transpose; what is not asked about is said."""
     dst = tmp_path / "dst"
     streamconv.convert(source, dst, to="fused-transposed", dtype=dtype, verify=True)
@@ -147,7 +147,7 @@ def test_a_cast_is_held_against_the_source_cast(source: Path, dtype: str, tmp_pa
 
 
 @pytest.mark.parametrize("options", [{"format": "dcp"}, {"preset": "mindspeed"}], ids=str)
-def test_a_dcp_is_held_against_its_source(
+def test_a_dcp_is_compared_with_its_source(
     source: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """Both ways; keys with prefixes have the names that they stand for."""
@@ -170,7 +170,7 @@ def test_a_dcp_is_held_against_its_source(
 
 @pytest.mark.parametrize("options", [{"format": "dcp"}, {"preset": "mindspeed"}], ids=str)
 def test_a_dcp_alone_and_a_cast_one(source: Path, options: dict[str, Any], tmp_path: Path) -> None:
-    """What was written, and how it was cast, stands in its metadata."""
+    """The metadata records the written tensors and their casts."""
     dst = tmp_path / "dst"
     streamconv.convert(source, dst, to="fused", dtype="fp32", verify=True, **options)
     assert streamconv.verify(source, dst).ok
@@ -182,7 +182,7 @@ def test_a_dcp_alone_and_a_cast_one(source: Path, options: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("layout", ["fused", "fused-transposed", "stacked"])
-def test_scales_are_held_against_the_source(layout: str, tmp_path: Path) -> None:
+def test_scales_are_compared_with_the_source(layout: str, tmp_path: Path) -> None:
     """Of block-scaled FP8, whose axes count blocks."""
     src, dst = tmp_path / "src", tmp_path / "dst"
     tensors = qwen_tensors(experts=12, hidden=8, intermediate=4, dtype="F8_E4M3")
@@ -219,7 +219,7 @@ def test_a_layout_of_the_users_own(source: Path, tmp_path: Path) -> None:
     assert "names inner, which is not known" in unknown.detail
 
 
-def test_a_partial_output_is_held_against_its_layers(source: Path, tmp_path: Path) -> None:
+def test_a_partial_output_is_compared_with_its_layers(source: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     streamconv.merge(source, dst, layers="1:2", max_shard_size="3KB")
     assert streamconv.verify(source, dst).differences == ()
@@ -322,11 +322,11 @@ def test_a_conversion_verifies_itself(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "dcp"])
-def test_a_conversion_that_goes_wrong_is_found_out(
+def test_a_wrong_conversion_is_found(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """The writer's own mistakes do not pass: what verifies shares nothing with it. What the result
-    was to replace stays, and the result lies beside it until it is made anew."""
+    was to replace stays, and the partial result is next to it until a run replaces it."""
     from streamconv.execution.transpose import Panel
 
     write = Panel.write_into

@@ -33,7 +33,7 @@ from streamconv.system.linux_file_ops import system_files
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_too_little_disk_is_told_before_the_first_byte(
+def test_too_little_disk_is_reported_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     sound(tmp_path / "src")
@@ -50,7 +50,7 @@ def test_too_little_disk_is_told_before_the_first_byte(
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
-    """The limit of the process is seen beforehand; where it is not, it is told when it is met."""
+    """The limit is checked beforehand. If that is impossible, the error names it."""
     sound(tmp_path / "src")
     before = tree(tmp_path)
     limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (4500,) * 2); "
@@ -75,7 +75,7 @@ def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     assert tree(tmp_path) == before
 
 
-def test_a_full_disk_is_told_alike_by_every_worker(
+def test_every_worker_reports_a_full_disk_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second worker that opens a shard must not stumble over what the first one left of it."""
@@ -130,7 +130,7 @@ def test_a_shard_goes_away_meanwhile(tmp_path: Path) -> None:
 
 
 def test_another_file_goes_away_meanwhile(tmp_path: Path) -> None:
-    """What is finished by then stays: the file may come back."""
+    """Finished shards stay, because the file may come back."""
     left = [PARTIAL]
     error = while_running(tmp_path, lambda src: (src / "notes" / "readme.txt").unlink(), left)
     assert isinstance(error, IOFailed)
@@ -152,7 +152,7 @@ def test_a_shard_is_replaced_by_one_of_the_same_size_meanwhile(tmp_path: Path) -
     assert "changed" in error.message
 
 
-def test_a_listener_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failing_listener_leaves_no_files(tmp_path: Path) -> None:
     sound(tmp_path / "src")
     before = tree(tmp_path)
     seen: list[object] = []
@@ -168,7 +168,7 @@ def test_a_listener_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_the_place_is_taken_meanwhile(tmp_path: Path) -> None:
+def test_the_target_is_taken_meanwhile(tmp_path: Path) -> None:
     sound(tmp_path / "src")
 
     def on_event(event: object) -> None:
@@ -183,10 +183,10 @@ def test_the_place_is_taken_meanwhile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["dst", "dst.streamconv-partial"])
-def test_what_was_there_is_put_back_where_it_cannot_be_replaced(
+def test_an_old_target_is_put_back_if_it_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """Neither the first rename of a replacement nor the second may cost what was there."""
+    """Neither the first rename of a replacement nor the second may lose the old target."""
     sound(tmp_path / "src")
     filled(tmp_path / "dst")
     before = tree(tmp_path)
@@ -224,7 +224,7 @@ def test_a_signal_waits_for_no_more_than_the_bytes_at_hand(
         read(self, batch)
 
     monkeypatch.setattr(LocalSource, "read", interrupt)
-    # a shell's background jobs are begun with it ignored
+    # a shell starts background jobs with SIGINT ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         streamconv.merge(src, tmp_path / "dst", jobs=1)

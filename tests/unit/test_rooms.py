@@ -84,7 +84,7 @@ def test_every_module_is_in_the_list() -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_imports_come_from_above(module: str) -> None:
-    """A module imports from entries that stand before its own, or from beside it in a package."""
+    """A module imports from entries above its own, or from its own package."""
     allowed = ORDER[: ORDER.index(place(module)) + 1]
     below = {name for name in graph()[module] if place(name) not in allowed}
     assert below == set()

@@ -33,7 +33,7 @@ def test_the_table_of_families(family: Family) -> None:
 
 
 def test_model_types_are_of_one_family() -> None:
-    """No model type stands in two rows; one that stands in none is of no family."""
+    """No model type is in two rows; one that is in no row has no family."""
     types = [model_type for family in FAMILIES for model_type in family.model_types]
     assert len(types) == len(set(types))
     assert CATALOG.find_family("llama") is None
@@ -153,7 +153,7 @@ def test_expert_names_come_back_from_every_form(family: Family) -> None:
     rest=st.text(st.sampled_from("ab.\n*0"), max_size=8),
 )
 def test_what_loses_its_prefix_gets_it_back_or_is_known_not_to(first: str, rest: str) -> None:
-    """A name that would come back as another one is told apart before it is written."""
+    """A name that would come back as another one is found before it is written."""
     form = form_of("qwen3_omni_moe", "mindspeed")
     thinker = f"thinker.{first}{rest}"
     assert form.apply(thinker) == first + rest

@@ -1,4 +1,4 @@
-"""Templates and solved sizes, held against formulas written out with numpy."""
+"""Templates and solved sizes, compared with formulas in numpy."""
 
 import itertools
 from collections.abc import Callable
@@ -168,7 +168,7 @@ def test_impossible_or_open_sizes_are_none() -> None:
 
 
 def test_parts_of_a_tensor_add_up() -> None:
-    """Query, key and value, of n and twice m heads, one behind the other: 8 + 2 + 2 rows."""
+    """Query, key and value, of n and twice m heads, concatenated: 8 + 2 + 2 rows."""
     of_n, of_m = Template.parse("x : (n c) h"), Template.parse("x : (m c) h")
     heads = {"n": 4, "m": 1}
     parts = (of_n, of_m, of_m)

@@ -150,7 +150,7 @@ def block_of(
 def test_the_block_is_the_configs_or_the_shapes(
     shape: tuple[int, ...], grid: tuple[int, ...], stated: object, block: tuple[int, int]
 ) -> None:
-    """A last block that is cut short is told by the config alone."""
+    """Only the config shows that a last block is cut short."""
     assert block_of(shape, grid, stated) == block
 
 

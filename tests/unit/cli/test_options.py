@@ -10,7 +10,7 @@ from streamconv.cli import VERBS, cli
 
 
 def invoke(*words: object, **environment: str) -> Result:
-    """The command line in this process; fails where it does not exit with 0."""
+    """Run the command line in this process. Fails if it does not exit with 0."""
     result = attempt(*words, **environment)
     if result.exception is not None:
         raise result.exception
@@ -18,7 +18,7 @@ def invoke(*words: object, **environment: str) -> Result:
 
 
 def attempt(*words: object, **environment: str) -> Result:
-    """The command line in this process; what it raises is in the result."""
+    """Run the command line in this process. The result has the exception, if there is one."""
     return CliRunner().invoke(cli, list(map(str, words)), env=environment, standalone_mode=False)
 
 

@@ -1,6 +1,4 @@
-"""Tensors beside the experts that a form joins, splits or turns: found whole, moved exactly, or
-refused.
-"""
+"""Groups of tensors that a form joins, splits or transposes: moved exactly, or refused."""
 
 import json
 import re
@@ -197,9 +195,9 @@ def test_what_is_quantized_stays_under_a_layout(
     quantize(held)
     hub = write(tmp_path / "hub", held)
     streamconv.convert(hub, tmp_path / "out", to="fused", verify=True)
-    beside = {name: tensor for name, tensor in held.items() if ".experts." not in name}
+    others = {name: tensor for name, tensor in held.items() if ".experts." not in name}
     made = reference.read(tmp_path / "out")
-    assert reference.same_bytes(beside, {name: made[name] for name in beside}) == []
+    assert reference.same_bytes(others, {name: made[name] for name in others}) == []
 
 
 def test_sizes_from_the_config(tmp_path: Path) -> None:
@@ -252,7 +250,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def sarvam(folder: Path, width: int = 3) -> Tensors:
-    """Query, key and value in one tensor, of 4, 2 and 2 heads; experts beside them."""
+    """Query, key and value in one tensor, of 4, 2 and 2 heads, and experts."""
     torch.manual_seed(0)
     held = {QKV: torch.randn(8 * width, 5), "model.norm.weight": torch.randn(5)}
     for number in range(EXPERTS):

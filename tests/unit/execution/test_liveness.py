@@ -85,7 +85,7 @@ def test_who_beats_lives() -> None:
 
 
 def test_who_is_silent_is_dead() -> None:
-    """After half a minute; after seconds where this process is told to end."""
+    """After half a minute, or after seconds if this process has been signaled."""
     watch = Heartbeat()
     assert seen(watch, 100, 7) is None
     assert seen(watch, 102, 7, ending=True) is None

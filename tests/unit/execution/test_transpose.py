@@ -1,4 +1,4 @@
-"""Panels of a rearranged unit, held against numpy's own transpose, byte by byte."""
+"""Panels of a rearranged unit, compared with numpy's own transpose, byte by byte."""
 
 import math
 import tracemalloc
@@ -20,7 +20,7 @@ CATALOG = default_catalog()
 Array = npt.NDArray[Any]
 UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 GUARD = 16
-"""Bytes beside a panel that it has to leave alone."""
+"""Bytes around a panel that it must not change."""
 
 
 def noise(nbytes: int, seed: int = 0) -> Array:

@@ -1,4 +1,4 @@
-"""Rearrangements, held against formulas written out with numpy.
+"""Rearrangements, compared with formulas in numpy.
 
 What is expected never comes from a template: `stored` says by hand how each layout stores a
 weight, and `addresses` reads a rearrangement the naive way, byte by byte.

@@ -49,7 +49,7 @@ def test_a_line_said_meanwhile_stays_above_the_bar() -> None:
     assert isinstance(console.file, io.StringIO)
     before, _, after = console.file.getvalue().partition(said)
     assert before.endswith("\r\x1b[2K"), "the bar has been erased, and nothing else"
-    assert after.startswith("\n"), "the bar is drawn anew below"
+    assert after.startswith("\n"), "the bar is drawn again below"
 
 
 def test_progress_lines_where_there_is_no_terminal(src: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_documents_follow_the_schema(name: str, schema: dict[str, Any], tmp_path
 
 
 def test_the_plan_says_what_is_renamed_and_left(tmp_path: Path) -> None:
-    """Qwen3-Omni: names that lose `thinker.`, the talker that stays, files left behind."""
+    """Qwen3-Omni: names that lose `thinker.`, the talker that stays, files that are skipped."""
     folder = checkpoints.qwen3_omni_moe(tmp_path / "source")
     (folder / "original").mkdir()
     (folder / "original" / "model.safetensors").write_bytes(b"once more")

@@ -34,7 +34,7 @@ def src(tmp_path: Path) -> Path:
 def test_a_torn_line_counts_as_not_written(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Cut anywhere, or a byte of it changed: what stands before it counts, nothing behind."""
+    """Cut anywhere, or a byte of it changed: the lines before it count, those after it do not."""
     base = tmp_path_factory.mktemp("torn")
     src = write_checkpoint(base / "src", two_shards(qwen_tensors(experts=2)))
     plan = streamconv.plan(src, max_shard_size=SHARD)

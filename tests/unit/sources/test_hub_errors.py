@@ -1,4 +1,4 @@
-"""Each refusal of the hub is told from the others, and every sentence is true in its case."""
+"""Each refusal of the hub has a message of its own, which is true in its case."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -155,7 +155,7 @@ def test_without_a_manifest_the_structure_is_looked_at(source: Path, tmp_path: P
 
 
 def test_sha256_is_that_of_the_files(converted: Callable[[str], Path], source: Path) -> None:
-    """As coreutils say it; alone, beside a source, and where there is no manifest."""
+    """As coreutils print it; alone, with a source, and without a manifest."""
     for words in ((converted("fused"),), (source, converted("fused")), (source,)):
         found = streamconv.verify(*words, sha256=True)
         names = sorted(str(p.relative_to(words[-1])) for p in words[-1].rglob("*") if p.is_file())

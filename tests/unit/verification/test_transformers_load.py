@@ -108,7 +108,7 @@ def test_a_missing_expert_is_named(qwen: Path, tmp_path: Path) -> None:
 
 
 def test_another_layout_is_a_mismatch(qwen: Path, tmp_path: Path) -> None:
-    """Under the same names; the shapes of both are told."""
+    """Under the same names; the error has both shapes."""
     streamconv.convert(qwen, tmp_path / "out", to="fused-transposed")
     found = streamconv.check(tmp_path / "out")
     wrong = {key: shapes for key, *shapes in found.mismatched}
