@@ -25,6 +25,7 @@ from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global, Object
 from streamconv.formats.pickle_writer import Pairs, write_pickle
+from streamconv.formats.safetensors import MAX_SIZE
 from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
 
 METADATA_FILE = ".metadata"
@@ -32,6 +33,13 @@ DATA_SUFFIX = ".distcp"
 VERSION = "1.0.0"
 MAX_METADATA_BYTES = 256_000_000
 """No `.metadata` is larger. That of 70,000 tensors has 20 MB."""
+NODES_PER_BYTE = 2
+"""Values that are looked at, for each byte of a `.metadata`.
+
+A pickle can refer to one list from any number of places, in two bytes each. An honest value takes
+several bytes."""
+CHUNK_NODES = 8
+"""Values that a chunk counts as, besides its offsets and sizes."""
 
 _PACKAGE = "torch.distributed.checkpoint."
 _METADATA, _TENSOR, _BYTES, _CHUNK, _INDEX, _PROPERTIES, _ENCODING, _ORIGIN = (
@@ -88,6 +96,33 @@ class Metadata:
 
 # --- read --------------------------------------------------------------------------------------
 
+
+class _Budget:
+    """The number of values that may still be looked at, so that time is linear in the bytes."""
+
+    def __init__(self, nbytes: int, label: str) -> None:
+        self._left = NODES_PER_BYTE * nbytes
+        self._label = label
+
+    def spend(self, nodes: int) -> None:
+        """Count values that are looked at. Raises BadCheckpoint if there are too many."""
+        self._left -= nodes
+        if self._left < 0:
+            raise BadCheckpoint(
+                f"cannot read {self._label}: it repeats its lists: more values than "
+                f"{NODES_PER_BYTE} for each of its bytes",
+                "check where the file comes from; no program that saves checkpoints writes this",
+            )
+
+    def sizes_in(self, value: Any) -> tuple[int, ...]:
+        """Return the numbers in a `torch.Size`, which count."""
+        if value.name != _SIZE or len(value.args) != 1:
+            raise TypeError
+        found = sizes(value.args[0])
+        self.spend(len(found))
+        return found
+
+
 _Location = tuple[str, int, int]
 """File, offset and length in bytes."""
 _Locations = Mapping[tuple[str, tuple[int, ...] | None], _Location]
@@ -109,7 +144,7 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
     """
     root = read_pickle(raw, ADMITTED, label)
     try:
-        metadata = _parse_metadata(_fields(root, _METADATA))
+        metadata = _parse_metadata(_fields(root, _METADATA), _Budget(len(raw), label))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
@@ -137,21 +172,22 @@ def _digest(raw: bytes | memoryview) -> bytes:
     return str(xxh3_128_hexdigest(raw)).encode("ascii")
 
 
-def _parse_metadata(fields: Mapping[str, Any]) -> Metadata:
+def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
     """Build the metadata from the fields of torch's class.
 
     This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
     or of another type, they raise what Python raises.
     """
     paths = fields.get("planner_data") or {}
-    locations = _parse_locations(fields["storage_data"])
+    locations = _parse_locations(fields["storage_data"], budget)
     tensors, others = [], []
     for key, entry in fields["state_dict_metadata"].items():
-        path = _parse_path(key, paths.get(key, (key,)))
+        path = _parse_path(key, paths.get(key, (key,)), budget)
         if entry.name == _BYTES:
             others.append(StoredBytes(key, path, *_locate(locations, key, None)))
         else:
-            tensors.append(_parse_tensor(key, path, _fields(entry, _TENSOR), locations))
+            fields_of = _fields(entry, _TENSOR)
+            tensors.append(_parse_tensor(key, path, fields_of, locations, budget))
     own = fields.get("streamconv")
     has_digest = any(key == _DIGEST_FIELD for key in fields)
     return Metadata(
@@ -167,25 +203,22 @@ def _fields(value: Any, name: str) -> Mapping[str, Any]:
     return fields
 
 
-def _parse_path(key: Any, path: Any) -> tuple[str, ...]:
+def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
     """Return the path of a key in the state dict, as text.
 
     Only text and numbers are converted. The text of a nested tuple may be longer than memory: each
     level of a tuple that contains the next one twice doubles it.
     """
-    if not isinstance(key, str) or not all(isinstance(part, str | int) for part in path):
+    if not isinstance(key, str) or not isinstance(path, tuple | list):
         raise TypeError
+    budget.spend(len(path))
+    for part in path:
+        if not isinstance(part, str | int) or (isinstance(part, int) and abs(part) >= MAX_SIZE):
+            raise TypeError
     return tuple(map(str, path))
 
 
-def _parse_size(value: Any) -> tuple[int, ...]:
-    """Return the numbers in a `torch.Size`."""
-    if value.name != _SIZE or len(value.args) != 1:
-        raise TypeError
-    return sizes(value.args[0])
-
-
-def _parse_locations(storage_data: Any) -> _Locations:
+def _parse_locations(storage_data: Any, budget: _Budget) -> _Locations:
     """Return the location of every chunk and of all other bytes."""
     locations = {}
     for index, info in storage_data.items():
@@ -196,13 +229,13 @@ def _parse_locations(storage_data: Any) -> _Locations:
         if not isinstance(file, str) or not isinstance(key, str):
             raise TypeError
         if extensions := location.get("transform_descriptors"):
-            names = ", ".join(name for name in extensions if isinstance(name, str))
+            names = ", ".join(quoted(name) for name in extensions[:3] if isinstance(name, str))
             raise BadCheckpoint(
                 f"cannot read tensor {quoted(key)}: it is stored transformed by {quoted(names)}, "
                 "only plain bytes can be read",
                 "save the checkpoint without extensions",
             )
-        chunk_offsets = None if offsets is None else _parse_size(offsets)
+        chunk_offsets = None if offsets is None else budget.sizes_in(offsets)
         locations[key, chunk_offsets] = (file, offset, nbytes)
     return locations
 
@@ -220,7 +253,11 @@ def _locate(locations: _Locations, key: str, offsets: tuple[int, ...] | None) ->
 
 
 def _parse_tensor(
-    key: str, path: tuple[str, ...], fields: Mapping[str, Any], locations: _Locations
+    key: str,
+    path: tuple[str, ...],
+    fields: Mapping[str, Any],
+    locations: _Locations,
+    budget: _Budget,
 ) -> StoredTensor:
     """Build a tensor from its fields. Chunks without elements are left out."""
     properties = fields["properties"]
@@ -229,11 +266,12 @@ def _parse_tensor(
     dtype = properties.state[0]
     if not isinstance(dtype, Global):
         raise TypeError
-    shape = _parse_size(fields["size"])
+    shape = budget.sizes_in(fields["size"])
     chunks = []
     for chunk in fields["chunks"]:
         box = _fields(chunk, _CHUNK)
-        offsets, extent = _parse_size(box["offsets"]), _parse_size(box["sizes"])
+        budget.spend(CHUNK_NODES)
+        offsets, extent = budget.sizes_in(box["offsets"]), budget.sizes_in(box["sizes"])
         if math.prod(extent) or not math.prod(shape):
             chunks.append(Chunk(offsets, extent, *_locate(locations, key, offsets)))
     chunks.sort(key=lambda chunk: chunk.offsets)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from streamconv.errors import BadCheckpoint, quoted
 
+MAX_COMPARISONS = 256
+"""Comparisons for each chunk of a tensor, on average: those of a square grid of 65,536 chunks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -67,7 +70,7 @@ def check_chunks(tensor: StoredTensor) -> None:
     for chunk in chunks:
         if not _is_inside(chunk, shape):
             raise BadCheckpoint(f"cannot read {label}: its chunk {_box(chunk)} lies outside of it")
-    overlap = next(_overlaps(chunks, shape), None)
+    overlap = next(_overlaps(label, chunks, shape), None)
     if overlap is not None:
         one, other = map(_box, overlap)
         raise BadCheckpoint(f"cannot read {label}: its chunks {one} and {other} overlap")
@@ -90,11 +93,15 @@ def _is_inside(chunk: Chunk, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _overlaps(chunks: Sequence[Chunk], shape: tuple[int, ...]) -> Iterator[tuple[Chunk, Chunk]]:
+def _overlaps(
+    label: str, chunks: Sequence[Chunk], shape: tuple[int, ...]
+) -> Iterator[tuple[Chunk, Chunk]]:
     """Yield the pairs of chunks that share an element.
 
     A sweep along the axis with the most cuts. A chunk is compared only with those before it that
-    reach as far as its own first element on that axis.
+    reach as far as its own first element on that axis: in a grid of n chunks, with sqrt(n) of them.
+
+    Raises BadCheckpoint if that takes more than MAX_COMPARISONS for each chunk.
     """
     axes = range(len(shape))
     if not axes:  # all chunks of a scalar are the same element
@@ -102,7 +109,14 @@ def _overlaps(chunks: Sequence[Chunk], shape: tuple[int, ...]) -> Iterator[tuple
         return
     axis = max(axes, key=lambda a: len({chunk.offsets[a] for chunk in chunks}))
     active: list[Chunk] = []
+    left = MAX_COMPARISONS * len(chunks)
     for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[axis]):
+        left -= len(active)
+        if left < 0:
+            raise BadCheckpoint(
+                f"cannot read {label}: its {len(chunks)} chunks are not cut along any axis",
+                "save the checkpoint again: no program cuts a tensor like this",
+            )
         active = [o for o in active if o.offsets[axis] + o.sizes[axis] > chunk.offsets[axis]]
         for other in active:
             if all(

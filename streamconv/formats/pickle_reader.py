@@ -21,6 +21,9 @@ from typing import Any
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.pickle_types import PERSISTENT, Global, Object
 
+MAX_KEY_BITS = 64
+"""Bits of a number that is a key of a dictionary."""
+
 
 def read_pickle(raw: bytes, admitted: Collection[str], label: str) -> Any:
     """Return the value in a pickle, with `Global` and `Object` for what it names and calls.
@@ -170,6 +173,9 @@ def _set(m: _Machine, values: list[Any]) -> None:
     for key, value in zip(values[::2], values[1::2], strict=False):
         if not isinstance(key, str | int | Object):
             raise m.refusal("a key that is neither text nor number nor object")
+        # any number of longer ones have the same hash
+        if isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
+            raise m.refusal("a key that is a very large number")
         target[key] = value
     if len(values) % 2:
         raise IndexError

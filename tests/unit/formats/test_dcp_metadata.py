@@ -1,25 +1,36 @@
 """The metadata of a DCP is read or refused, whatever it says."""
 
 import pickle
+import time
+from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
-from streamconv.errors import StreamconvError
+from streamconv.errors import BadCheckpoint, StreamconvError
 from streamconv.formats.dcp_metadata import read_metadata
+from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
+
+
+def _tensor(chunks: list[ChunkStorageMetadata]) -> TensorStorageMetadata:
+    return TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size((3,)), chunks)
 
 
 def _honest() -> bytes:
     place = _StorageInfo("__0_0.distcp", 0, 100)
     chunk = ChunkStorageMetadata(torch.Size((0,)), torch.Size((3,)))
-    tensor = torch.distributed.checkpoint.metadata.TensorStorageMetadata(
-        torch.distributed.checkpoint.metadata.TensorProperties(torch.bfloat16),
-        torch.Size((3,)),
-        [chunk],
-    )
+    tensor = _tensor([chunk])
     index = MetadataIndex("weight", (0,), 0)
     return pickle.dumps(Metadata({"weight": tensor}, {"weight": ("weight",)}, {index: place}))
 
@@ -38,3 +49,84 @@ def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
         read_metadata(bytes(raw[: data.draw(st.integers(0, len(raw)))]), "it")
     except StreamconvError as error:
         assert error.message.startswith("cannot read ")
+
+
+def _shared_chunks(count: int) -> Metadata:
+    chunks = [ChunkStorageMetadata(torch.Size((0,)), torch.Size((0,)))] * count
+    return Metadata({f"w{k}": _tensor(chunks) for k in range(count)}, {}, {})
+
+
+def _shared_tensor(count: int) -> Metadata:
+    chunk = ChunkStorageMetadata(torch.Size((0,) * 64), torch.Size((0,) * 64))
+    tensor = _tensor([chunk] * 500)
+    return Metadata(dict.fromkeys((f"w{k}" for k in range(count)), tensor), {}, {})
+
+
+def _shared_path(count: int) -> Metadata:
+    keys = [f"w{k}" for k in range(count)]
+    place = _StorageInfo("__0_0.distcp", 0, 100)
+    return Metadata(
+        dict.fromkeys(keys, BytesStorageMetadata()),
+        dict.fromkeys(keys, ("a",) * count),
+        {MetadataIndex(key): place for key in keys},
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "count"),
+    [(_shared_chunks, 3000), (_shared_tensor, 3000), (_shared_path, 3000)],
+)
+def test_a_list_that_is_repeated_is_refused(
+    metadata: Callable[[int], Metadata], count: int
+) -> None:
+    """Whatever shares it; the work is bounded by the bytes, not by what they unfold to."""
+    raw = pickle.dumps(metadata(count))
+    assert len(raw) < 1_000_000
+    begin = time.process_time()
+    with pytest.raises(BadCheckpoint, match="cannot read it: it repeats its lists: more values"):
+        read_metadata(raw, "it")
+    assert time.process_time() - begin < 5
+
+
+def test_an_honest_checkpoint_of_many_chunks_is_read() -> None:
+    """As pickled by torch, which shares what is equal; of 4 axes, cut on one."""
+    tensors, places = {}, {}
+    for number in range(30):
+        chunks = []
+        for k in range(64):
+            offsets = torch.Size((k, 0, 0, 0))
+            chunks.append(ChunkStorageMetadata(offsets, torch.Size((1, 2, 3, 4))))
+            place = _StorageInfo(f"__{k}_0.distcp", 100 * number, 100)
+            places[MetadataIndex(f"w{number}", offsets, k)] = place
+        tensors[f"w{number}"] = TensorStorageMetadata(
+            TensorProperties(torch.bfloat16), torch.Size((64, 2, 3, 4)), chunks
+        )
+    paths = {key: ("model", "layers", key) for key in tensors}
+    for protocol in (2, 3, 4, 5):
+        read = read_metadata(pickle.dumps(Metadata(tensors, paths, places), protocol), "it")
+        assert [len(tensor.chunks) for tensor in read.tensors] == [64] * 30
+
+
+def test_keys_of_one_hash_are_refused() -> None:
+    """Each would be compared with all before it."""
+    raw = pickle.dumps({k * (2**61 - 1): None for k in range(1, 50_000)})
+    begin = time.process_time()
+    with pytest.raises(BadCheckpoint, match="a key that is a very large number"):
+        read_metadata(raw, "it")
+    assert time.process_time() - begin < 5
+
+
+def test_chunks_that_are_cut_along_no_axis_are_refused() -> None:
+    """Each lies across all before it, so that every pair would have to be compared."""
+    count = 4000
+    chunks = [Chunk((k, k), (count, 1), "f", 0, 1) for k in range(count)]
+    tensor = StoredTensor("w", ("w",), "U8", (2 * count, count), tuple(chunks))
+    with pytest.raises(BadCheckpoint, match="4000 chunks are not cut along any axis"):
+        check_chunks(tensor)
+
+
+def test_a_grid_of_many_chunks_is_checked() -> None:
+    """An honest one is not taken for that."""
+    side = 100
+    chunks = [Chunk((a, b), (1, 1), "f", 0, 1) for a in range(side) for b in range(side)]
+    check_chunks(StoredTensor("w", ("w",), "U8", (side, side), tuple(chunks)))
