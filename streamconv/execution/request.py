@@ -5,11 +5,14 @@ resumed run can read it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
-from streamconv.errors import BadCheckpoint
-from streamconv.options import Location, Options
+from streamconv.errors import BadCheckpoint, UsageError, quoted
+from streamconv.formats.strict_json import parse_json_object
+from streamconv.options import Location, Options, parse_layers, preset_of
+from streamconv.units import parse_size
 
 PROCESS_OPTIONS = ("part", "jobs", "max_memory", "max_rate")
 """Options of one process. They do not change the result, so they are not stored."""
@@ -48,18 +51,62 @@ def read_request(raw: bytes, path: str, dst: Location) -> ConversionRequest:
     Raises:
         BadCheckpoint: They are not a stored request.
     """
+    fields: Mapping[str, Any] = {}
+    wrong = ""
     try:
-        fields = json.loads(raw)
-        return ConversionRequest(
-            fields["src"],
-            dst,
-            fields["to"],
-            overwrite=fields["overwrite"],
-            resume=True,
-            options=cast(Options, dict(fields["options"])),
-        )
-    except (ValueError, KeyError, TypeError):
+        fields = parse_json_object(raw, quoted(path))
+        wrong = _wrong_field(fields)
+    except BadCheckpoint as error:
+        wrong = error.message.rpartition(": ")[2]
+    except UsageError as error:
+        wrong = error.message
+    if wrong:
         raise BadCheckpoint(
-            f"cannot read {path}: it is not a request that streamconv stored",
+            f"cannot read {quoted(path)}: it is not a request that streamconv stored: {wrong}",
             "remove the folder that holds it, and convert again",
         ) from None
+    return ConversionRequest(
+        fields["src"],
+        dst,
+        fields["to"],
+        overwrite=fields["overwrite"],
+        resume=True,
+        options=cast(Options, dict(fields["options"])),
+    )
+
+
+_TEXTS = frozenset(
+    {
+        *("source_layout", "preset", "hf_prefix", "dcp_prefix", "family", "template", "layers"),
+        *("format", "dtype", "dequantize", "max_shard_size"),
+    }
+)
+_FLAGS = frozenset({"fill_from_template", "cast_all", "pass_through", "sha256"})
+
+
+def _wrong_field(fields: Mapping[str, Any]) -> str:
+    """Return what is wrong with the fields of a stored request; empty if nothing is.
+
+    Raises UsageError if an option makes no sense.
+    """
+    kinds: dict[str, Any] = {"src": str, "to": str | None, "overwrite": bool, "options": dict}
+    for name, kind in kinds.items():
+        if name not in fields or not isinstance(fields[name], kind):
+            return f"its field {name} is missing, or has another type"
+    if "\0" in fields["src"]:
+        return "its field src is not a path"
+    options = fields["options"]
+    for name, value in options.items():
+        kind = str | None if name in _TEXTS else bool if name in _FLAGS else None
+        if name == "max_shard_size" and type(value) is int:
+            continue
+        if kind is None or not isinstance(value, kind):
+            return f"its option {quoted(name)} is not known, or has another type"
+        if isinstance(value, str) and "\0" in value:
+            return f"its option {quoted(name)} is not text that can be typed"
+    if options.get("layers"):
+        parse_layers(options["layers"])
+    if options.get("max_shard_size"):
+        parse_size(options["max_shard_size"])
+    preset_of(cast(Options, options))
+    return ""

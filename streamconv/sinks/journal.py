@@ -12,12 +12,17 @@ it and all lines after it count as not written.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.errors import quoted
 from streamconv.planning.manifest import fingerprint_of, plan_facts
 from streamconv.planning.plan import Plan
+
+_ROW = re.compile(r"(0|[1-9][0-9]{0,17}) [0-9a-f]{32}")
+"""Bytes and digest of a piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,23 @@ def read_journal(raw: bytes) -> Journal | None:
     opening = next(bodies, None)
     if opening is None or not isinstance(opening.get("facts"), dict):
         return None
-    finished = {body["shard"]: Finished(body["size"], tuple(body["pieces"])) for body in bodies}
+    finished: dict[str, Finished] = {}
+    for body in bodies:
+        name, done = body.get("shard"), _finished(body)
+        if done is None or not isinstance(name, str):
+            break
+        finished[name] = done
     return Journal(opening["facts"], finished)
+
+
+def _finished(body: Mapping[str, Any]) -> Finished | None:
+    """Return the shard of a line; None if a field is missing or is not as it is written."""
+    size, pieces = body.get("size"), body.get("pieces")
+    if type(size) is not int or not isinstance(pieces, list):
+        return None
+    if not all(isinstance(row, str) and _ROW.fullmatch(row) for row in pieces):
+        return None
+    return Finished(size, tuple(pieces))
 
 
 def _whole_bodies(lines: Sequence[bytes]) -> Iterator[Any]:
@@ -86,9 +106,9 @@ def _whole_bodies(lines: Sequence[bytes]) -> Iterator[Any]:
     for line in lines:
         try:
             digest, body = json.loads(line)
-        except (ValueError, TypeError):
-            return
-        if not isinstance(body, dict) or digest != _digest(json.dumps(body, sort_keys=True)):
+            if not isinstance(body, dict) or digest != _digest(json.dumps(body, sort_keys=True)):
+                return
+        except (ValueError, TypeError, RecursionError):
             return
         yield body
 
@@ -134,7 +154,8 @@ def difference(plan: Plan, journal: Journal) -> str:
     if fingerprint_of(journal.facts) == fingerprint_of(ours):
         return ""
     path, there, here = _first_difference((), journal.facts, ours)
-    return f"{': '.join(path)}: {_shown(there)} there, {_shown(here)} here"
+    keys = quoted(": ".join(path))
+    return f"{keys}: {_shown(there)} there, {_shown(here)} here"
 
 
 def _first_difference(
@@ -155,4 +176,4 @@ def _first_difference(
 
 
 def _shown(fact: Any) -> str:
-    return "none" if fact is None else json.dumps(fact)
+    return "none" if fact is None else quoted(json.dumps(fact))

@@ -32,6 +32,7 @@ from streamconv.sinks.journal import (
     read_journal,
 )
 from streamconv.sinks.os_errors import map_os_errors
+from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
@@ -98,7 +99,7 @@ class Journals:
     def _read(self, path: Path) -> Journal | None:
         """Read a journal; None if it has no whole line, or another part has just renamed it."""
         try:
-            return read_journal(self._files.read_file(path))
+            return read_journal(read_own_file(path, self._files))
         except FileNotFoundError:
             return None
 
@@ -168,7 +169,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
     files = system_files()
     with map_os_errors(paths.request):
         if files.exists(paths.request):
-            return files.read_file(paths.request), str(paths.request)
+            return read_own_file(paths.request, files), str(paths.request)
         if files.exists(paths.target):
             raise OutputExists(
                 f"cannot finish {paths.target}: it exists already, and there is no unfinished "

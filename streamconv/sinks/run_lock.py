@@ -12,19 +12,26 @@ import errno
 import json
 import os
 import platform
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from streamconv.errors import OutputExists, quoted
+from streamconv.errors import IOFailed, OutputExists, quoted
 from streamconv.planning.partition import Partition
+from streamconv.sinks.own_files import read_own_file, refuse_other_kinds
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import start_time
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """The errors of file systems without locks."""
+MAX_LOCK_BYTES = 4096
+"""No file of a lock is larger."""
+TRIES = 200
+"""How often a lock is taken again whose file was removed meanwhile."""
+RETRY_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,22 @@ class LockOwner:
     since: str | None
     """The start of the process as the kernel reports it, since pids are used again."""
 
+    def is_well_formed(self) -> bool:
+        """Return True if every field has the type, and a value, that a run writes."""
+        numbers = (self.number, self.of, self.pid)
+        return (
+            all(type(number) is int and 0 < number < 2**31 for number in numbers)
+            and isinstance(self.host, str)
+            and isinstance(self.since, str | None)
+        )
+
     def is_possibly_alive(self) -> bool:
         """Return False if the process has surely ended, which only its own host can know."""
         return self.host != platform.node() or start_time(self.pid) == self.since is not None
+
+
+class _Removed(FileNotFoundError):
+    """The file of a lock was removed between opening and locking it."""
 
 
 class Lock:
@@ -76,13 +96,7 @@ class Lock:
         The other locks are checked after this one is taken. So if two runs start at the same
         moment, at least one of them is refused.
         """
-        while self._fd is None:
-            try:
-                self._fd = self._acquire(self._path, create=True)
-            except FileNotFoundError:
-                continue
-            except BlockingIOError:
-                self._refuse(self._path)
+        self._fd = self._create()
         pid = os.getpid()
         owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, start_time(pid))
         try:
@@ -92,6 +106,21 @@ class Lock:
         except BaseException:
             self.release()
             raise
+
+    def _create(self) -> int:
+        """Create and lock the file of this lock; its last owner may remove it meanwhile."""
+        for _ in range(TRIES):
+            try:
+                return self._acquire(self._path, create=True)
+            except _Removed:
+                time.sleep(RETRY_SECONDS)
+            except BlockingIOError:
+                self._refuse(self._path)
+        raise IOFailed(
+            f"cannot write to {self._target}: the lock {self._path} was removed {TRIES} times "
+            "while it was taken",
+            "wait until other runs have ended, or name a folder on another file system",
+        )
 
     def release(self) -> None:
         """Release the lock, and remove its file and those of runs that have died."""
@@ -134,8 +163,10 @@ class Lock:
 
         Raises:
             BlockingIOError: Another process holds the lock.
-            FileNotFoundError: The file does not exist, or was removed meanwhile.
+            FileNotFoundError: The file does not exist, or was removed meanwhile (_Removed).
+            OutputExists: There is something else at the path.
         """
+        refuse_other_kinds(path, self._files)
         fd = self._files.open_append(path, create=create)
         try:
             try:
@@ -147,19 +178,27 @@ class Lock:
                 if owner is not None and owner.is_possibly_alive():
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             # the last owner may have removed the file since it was opened
-            if not os.path.samestat(self._files.stat(fd), self._files.stat(path)):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if not self._is_at(fd, path):
+                raise _Removed(errno.ENOENT, os.strerror(errno.ENOENT))
         except BaseException:
             self._files.close(fd)
             raise
         return fd
 
+    def _is_at(self, fd: int, path: Path) -> bool:
+        """Return True if an open file is still the one at a path."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(self._files.stat(fd), self._files.stat(path))
+        return False
+
     def _owner(self, path: Path) -> LockOwner | None:
-        """Read the owner of a lock; None if it is not written yet."""
+        """Read the owner of a lock; None if it is not written yet, or is not an owner."""
         try:
-            return LockOwner(**json.loads(self._files.read_file(path)))
-        except (OSError, ValueError, TypeError):
+            fields = json.loads(read_own_file(path, self._files, MAX_LOCK_BYTES))
+            owner = LockOwner(**fields)
+        except (OSError, ValueError, TypeError, RecursionError, OutputExists):
             return None
+        return owner if owner.is_well_formed() else None
 
     def _is_of_this_run(self, path: Path) -> bool:
         """Return True if a lock belongs to another part of this run.

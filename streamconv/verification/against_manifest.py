@@ -6,16 +6,18 @@ is filled while the other one is hashed.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint.types import DIGEST, MANIFEST, OtherFile
+from streamconv.checkpoint.types import DIGEST, MANIFEST, OtherFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
@@ -143,13 +145,14 @@ def check_files(
     if recorded is not None:
         yield from _listing_differences(files, recorded)
     tasks = list(_tasks(files, recorded, sha256))
+    tensors = _TensorsByPlace(source.checkpoint.tensors.values())
     yield VerifyStarted(sum(task.file.size for task in tasks))
     with ThreadPoolExecutor(jobs, "reader") as readers:
         yield from map_unordered(
             iter(tasks),
             jobs,
             lambda: readers,
-            lambda readers, task: _read_file(source, task, readers),
+            lambda readers, task: _read_file(source, tensors, task, readers),
             cancel,
         )
 
@@ -193,7 +196,9 @@ def _tasks(
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read_file(source: Source, task: _Task, reader: Executor) -> Iterator[VerifyEvent]:
+def _read_file(
+    source: Source, tensors: "_TensorsByPlace", task: _Task, reader: Executor
+) -> Iterator[VerifyEvent]:
     """Read a file to its end; yield differences, progress, and its SHA-256 if it is wanted."""
     file, recorded = task.file, task.recorded
     block = min(file.size + 1, BLOCK_BYTES)
@@ -208,7 +213,7 @@ def _read_file(source: Source, task: _Task, reader: Executor) -> Iterator[Verify
                 if whole is not None:
                     whole.update(data)
             if expected is not None and digest.hexdigest() != expected:
-                yield _damaged_piece(source, file.name, position, position + nbytes)
+                yield _damaged_piece(tensors, file.name, position, position + nbytes)
             yield VerifyProgress(nbytes, file.name)
             position += nbytes
     if whole is not None:
@@ -228,15 +233,38 @@ def _blocks(ahead: ReadAhead, file: OtherFile, nbytes: int) -> Iterator[memoryvi
         nbytes -= len(data)
 
 
-def _damaged_piece(source: Source, file: str, begin: int, end: int) -> Difference:
+def _damaged_piece(tensors: "_TensorsByPlace", file: str, begin: int, end: int) -> Difference:
     """Return the difference for bytes `begin` to `end` of a file; it names the first tensors."""
     detail = f"bytes {begin} to {end} are not those that were written"
-    names = [
-        info.name
-        for info in source.checkpoint.tensors.values()
-        if info.file == file and info.offset < end and begin < info.offset + info.nbytes
-    ]
-    if names:
-        more = f" and {len(names) - MANY_TENSORS} more" if len(names) > MANY_TENSORS else ""
-        detail = f"{detail}: {', '.join(names[:MANY_TENSORS])}{more}"
+    inside = tensors.between(file, begin, end)
+    if inside:
+        first = [info.name for info in inside[:MANY_TENSORS]]
+        more = f" and {len(inside) - MANY_TENSORS} more" if len(inside) > MANY_TENSORS else ""
+        detail = f"{detail}: {', '.join(first)}{more}"
     return Difference(file, detail)
+
+
+class _TensorsByPlace:
+    """The tensors of each file in the order of their bytes.
+
+    A manifest may have tens of thousands of pieces that are wrong; each is looked up.
+    """
+
+    def __init__(self, tensors: Iterable[TensorInfo]) -> None:
+        self._tensors = tensors
+
+    @cached_property
+    def _files(self) -> Mapping[str, list[TensorInfo]]:
+        found: dict[str, list[TensorInfo]] = {}
+        for info in self._tensors:
+            if info.nbytes:
+                found.setdefault(info.file, []).append(info)
+        for infos in found.values():
+            infos.sort(key=lambda info: info.offset)
+        return found
+
+    def between(self, file: str, begin: int, end: int) -> list[TensorInfo]:
+        """Return the tensors that have any of the bytes `begin` to `end` of a file, in order."""
+        infos = self._files.get(file, [])
+        first = bisect_right(infos, begin, key=lambda info: info.offset + info.nbytes)
+        return infos[first : bisect_left(infos, end, key=lambda info: info.offset)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.checkpoint.casting import Casting
-from streamconv.checkpoint.types import INDEX, JOURNAL_PREFIX, MANIFEST, OtherFile
+from streamconv.checkpoint.types import INDEX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.base import Source
@@ -14,10 +14,10 @@ from streamconv.verification.result import Difference
 def is_description(other: OtherFile) -> bool:
     """Return True if a file describes the output itself, or is an entry for an empty folder.
 
-    Such a file is not expected in the source: index, manifest and journal differ from run to run.
+    Such a file is not expected in the source: index and manifest differ from run to run. Journals
+    are in no result: the last step before the commit moves them away.
     """
-    own = other.name in (INDEX, MANIFEST) or other.name.startswith(JOURNAL_PREFIX)
-    return own or other.name.endswith("/")
+    return other.name in (INDEX, MANIFEST) or other.name.endswith("/")
 
 
 def has_files(source: Source) -> bool:

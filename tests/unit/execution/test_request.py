@@ -1,9 +1,13 @@
 """A request as it is stored for `finish` and for a run that resumes."""
 
+import json
+from typing import cast
+
 import pytest
 
 from streamconv.errors import BadCheckpoint
-from streamconv.execution.request import ConversionRequest, read_request
+from streamconv.execution.request import PROCESS_OPTIONS, ConversionRequest, read_request
+from streamconv.options import Options
 
 STORED = (
     b'{"options": {"family": "/own.toml", "layers": "0:2"}, "overwrite": true, '
@@ -43,8 +47,76 @@ def test_a_stored_request_resumes() -> None:
     )
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"3", b'{"src": "a"}', b"\xff", b'{"src": 1}'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"src": "a"}',
+        b"\xff",
+        b'{"src": 1}',
+        b"[" * 10**5,
+        b"9" * 5000,
+        bytes(256),
+        b"NaN",
+    ],
+)
 def test_anything_else_is_refused(raw: bytes) -> None:
     """With the name of the file."""
-    with pytest.raises(BadCheckpoint, match=r"cannot read /some/file: it is not a request"):
+    refused(raw)
+
+
+def refused(raw: bytes) -> None:
+    """Check that a request is refused in one line."""
+    with pytest.raises(BadCheckpoint, match=r"cannot read /some/file: it is not a req") as caught:
         read_request(raw, "/some/file", "out")
+    assert len(caught.value.message) < 500
+    assert caught.value.message.isprintable()
+
+
+FIELDS = json.loads(STORED)
+WRONG: tuple[object, ...] = (1, -1, 1.5, [], ["x"], {"a": 1}, "\0", 10**30)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=map(repr, WRONG))
+@pytest.mark.parametrize("name", [*FIELDS])
+def test_a_field_of_another_kind_is_refused(name: str, value: object) -> None:
+    """Each field, and each that is missing or is there twice."""
+    if (name, value) != ("to", "\0"):
+        refused(json.dumps({**FIELDS, name: value}).encode())
+    refused(json.dumps({key: FIELDS[key] for key in FIELDS if key != name}).encode())
+    refused(STORED.replace(b"{", f'{{"{name}": null, '.encode(), 1))
+
+
+OPTIONS = [name for name in Options.__annotations__ if name not in PROCESS_OPTIONS]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=map(repr, WRONG))
+@pytest.mark.parametrize("name", [*OPTIONS, "part", "jobs", "nobody", "\x1b[31m"])
+def test_an_option_of_another_kind_is_refused(name: str, value: object) -> None:
+    """Each option, those of one process, and those that do not exist."""
+    if (name, value) != ("max_shard_size", 1):
+        refused(json.dumps({**FIELDS, "options": {name: value}}).encode())
+
+
+def test_every_option_of_a_conversion_is_read_back() -> None:
+    """None is refused that a run stores."""
+    options: dict[str, object] = dict.fromkeys(OPTIONS)
+    flags = {"fill_from_template", "cast_all", "pass_through", "sha256"}
+    options |= {**dict.fromkeys(flags, True), "layers": "0:2", "max_shard_size": "4GB"}
+    request = ConversionRequest("src", "dst", options=cast(Options, options))
+    assert read_request(request.to_json(), "file", "dst").options == options
+
+
+@pytest.mark.parametrize("options", [{"layers": "x"}, {"max_shard_size": "x"}, {"preset": "x"}])
+def test_an_option_that_makes_no_sense_is_refused(options: dict[str, str]) -> None:
+    """As what the file is, not as what somebody has typed."""
+    refused(json.dumps({**FIELDS, "options": options}).encode())
+
+
+def test_a_request_that_is_cut_is_refused() -> None:
+    """At every byte."""
+    for end in range(len(STORED)):
+        refused(STORED[:end])

@@ -1,6 +1,7 @@
 """The journal: torn lines, and the shards that count as finished."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from streamconv.sinks.journal import (
 
 SHARD = 200
 """Bytes of a shard."""
+HEX = "0f" * 16
+"""A digest."""
 PATTERN = "model.layers.*.mlp."
 
 
@@ -65,7 +68,11 @@ def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
     """A version that cuts otherwise makes the shard again."""
     plan = streamconv.plan(src, max_shard_size=SHARD)
     name, size = plan.shards[0].name, plan.shards[0].nbytes
-    for rows, found in (((f"{size} x",), {0}), ((f"{size - 1} x", "1 y"), set()), ((), set())):
+    for rows, found in (
+        ((f"{size} {HEX}",), {0}),
+        ((f"{size - 1} {HEX}", f"1 {HEX}"), set()),
+        ((), set()),
+    ):
         raw = opening_line(plan) + finished_line(name, Finished(size, rows))
         journal = read_journal(raw)
         assert journal is not None
@@ -102,3 +109,74 @@ def test_the_first_difference_is_shown_with_both_facts(src: Path) -> None:
     target = streamconv.plan(src, max_shard_size=SHARD, to="stacked")
     found = difference(target, journal)
     assert found == f'target: stacks: {PATTERN}: layout: "fused" there, "stacked" here'
+
+
+def signed(text: str) -> bytes:
+    """A line whose digest is right, whatever the text is."""
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), sort_keys=True)
+    return f'["{xxh3_64_hexdigest(text.encode())}", {text}]\n'.encode()
+
+
+GOOD = {"shard": "a", "size": 10, "pieces": [f"10 {HEX}"]}
+WRONG: tuple[object, ...] = (None, True, -1, 1.5, "x", "../a", [], [1], ["x"], {}, {"a": 1}, 10**30)
+
+
+@pytest.mark.parametrize("field", [*GOOD])
+@pytest.mark.parametrize("value", WRONG, ids=map(repr, WRONG))
+def test_a_line_with_a_wrong_field_counts_as_not_written(
+    src: Path, field: str, value: object
+) -> None:
+    """Though its digest is right; nothing that it says reaches a path or the manifest."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    body = {**GOOD, field: value}
+    raw = opening_line(plan) + signed(json.dumps(body)) + finished_line("b", Finished(0, ()))
+    journal = read_journal(raw)
+    assert journal is not None
+    assert finished_shards(plan, [journal]) == {}
+    for name, done in journal.finished.items():
+        assert isinstance(name, str)
+        assert isinstance(done.size, int)
+        assert all(isinstance(row, str) for row in done.pieces)
+    body.pop(field)
+    journal = read_journal(opening_line(plan) + signed(json.dumps(body)))
+    assert journal is not None
+    assert journal.finished == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\n" * 1000,
+        bytes(range(256)) + b"\n",
+        b"[" * 100_000 + b"\n",
+        b'["0", ' + b"[" * 100_000 + b"]" * 100_000 + b"]\n",
+        b'["0", ' + b"9" * 5000 + b"]\n",
+        b'["0", NaN]\n',
+        b"{}\n",
+        b"[]\n",
+        b'"ab"\n',
+        b"null\n",
+        signed("{}"),
+        signed("[]"),
+        signed('{"facts": []}'),
+        signed('{"facts": ' + "9" * 4000 + "}"),
+        signed(json.dumps(GOOD)),
+    ],
+    ids=range(16),
+)
+def test_what_is_no_journal_counts_as_none(raw: bytes) -> None:
+    """Empty, binary, deep, of other kinds."""
+    assert read_journal(raw) is None
+
+
+@pytest.mark.parametrize("facts", [{}, {"a": 1}, {"casts": 5}, {"shard size": [], "x" * 9999: "y"}])
+def test_facts_of_other_kinds_are_another_conversion(src: Path, facts: dict[str, object]) -> None:
+    """Told in one line."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    journal = read_journal(signed(json.dumps({"facts": facts})))
+    assert journal is not None
+    found = difference(plan, journal)
+    assert 0 < len(found) < 800
+    assert found.isprintable()

@@ -14,7 +14,7 @@ from streamconv.sinks.journal_files import Journals, load_request
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
-DONE = Finished(10, ("10 x",))
+DONE = Finished(10, (f"10 {'0' * 32}",))
 
 
 @pytest.fixture

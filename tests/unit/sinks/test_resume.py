@@ -120,7 +120,7 @@ def test_all_pieces_need_all_shards(paths: RunPaths, plan: Plan) -> None:
     journals, files = Journals(paths, 1, Files()), Files()
     with pytest.raises(OutputExists, match=f"1 of 2 shards .* first is {plan.shards[0].name}"):
         all_pieces(plan, journals, paths.partial, files)
-    first = Finished(10, tuple(f"{piece.nbytes} x" for piece in plan.pieces([0])))
+    first = Finished(10, tuple(f"{piece.nbytes} {'0' * 32}" for piece in plan.pieces([0])))
     Journals(paths, 2, files).start(plan, {0: first}).close()
     (paths.partial / plan.shards[0].name).write_bytes(bytes(10))
     pieces = all_pieces(plan, journals, paths.partial, files)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from faulty import Lockless
 
-from streamconv.errors import OutputExists
+from streamconv.errors import IOFailed, OutputExists
 from streamconv.planning.partition import Partition
+from streamconv.sinks import run_lock
 from streamconv.sinks.run_lock import Lock, LockOwner
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.linux_file_ops import LinuxFiles, system_files
@@ -92,3 +93,63 @@ def test_the_file_names_the_owner(tmp_path: Path) -> None:
     lock.release()
     Lock(RunPaths(tmp_path / "dst"), Partition(), system_files()).check()
     assert list(tmp_path.iterdir()) == []
+
+
+OWNER = {"number": 1, "of": 1, "host": "elsewhere", "pid": 7, "since": "1"}
+WRONG: tuple[object, ...] = (None, True, -1, 0, 1.5, [], {}, 10**30, "../../x")
+
+
+@pytest.mark.parametrize("value", WRONG, ids=map(repr, WRONG))
+@pytest.mark.parametrize("field", [*OWNER])
+def test_a_malformed_owner_counts_as_none(tmp_path: Path, field: str, value: object) -> None:
+    """Each field of another kind, or missing; also where the content alone decides."""
+    lock = tmp_path / LOCK
+    allowed = (("since", None), ("since", "../../x"), ("host", "../../x"))
+    for fields in ({**OWNER, field: value}, {k: v for k, v in OWNER.items() if k != field}):
+        if (field, fields.get(field)) in allowed and field in fields:
+            continue
+        lock.write_text(json.dumps(fields))
+        taken = Lock(RunPaths(tmp_path / "dst"), Partition(), Lockless())
+        taken.take()
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+        taken.release()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xff", b"[" * 4000, b"9" * 4000, b"[]", b"null", b'"x"', b"{}", b"x" * 10**6]
+)
+def test_a_lock_that_says_nothing_is_refused_without_a_name(tmp_path: Path, raw: bytes) -> None:
+    """If a process holds it; else it is taken."""
+    lock = tmp_path / LOCK
+    lock.write_bytes(raw)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(OutputExists, match=r"another run is working on it, a process$"):
+            Lock(RunPaths(tmp_path / "dst"), Partition(), system_files()).take()
+    taken = Lock(RunPaths(tmp_path / "dst"), Partition(), system_files())
+    taken.take()
+    taken.release()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("folder", ["/proc", "/sys", "/proc/self", "/dev/null", "/proc/self/fd"])
+def test_a_folder_in_which_nothing_can_be_made(folder: str) -> None:
+    """The error of the system comes at once."""
+    with pytest.raises(OSError, match="out") as caught:
+        Lock(RunPaths(Path(folder, "out")), Partition(), system_files()).take()
+    assert caught.value.errno
+
+
+def test_a_lock_whose_file_is_always_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is given up after some tries, with the reason."""
+    monkeypatch.setattr(run_lock, "RETRY_SECONDS", 0.001)
+
+    class Vanishing(LinuxFiles):
+        def lock(self, fd: int) -> None:
+            super().lock(fd)
+            (tmp_path / LOCK).unlink()
+
+    with pytest.raises(IOFailed, match=r"was removed 200 times while it was taken"):
+        Lock(RunPaths(tmp_path / "dst"), Partition(), Vanishing()).take()

@@ -64,7 +64,15 @@ def test_a_file_is_read_whole() -> None:
 
 @pytest.mark.parametrize(
     ("name", "own"),
-    [(INDEX, True), (MANIFEST, True), ("notes/", True), ("config.json", False)],
+    [
+        (INDEX, True),
+        (MANIFEST, True),
+        ("notes/", True),
+        ("config.json", False),
+        ("streamconv-journal-1.jsonl", False),
+        ("streamconv.log", False),
+        ("out.streamconv-lock-1", False),
+    ],
 )
 def test_files_that_describe_the_output(name: str, own: bool) -> None:
     assert is_description(OtherFile(name, 1)) == own
