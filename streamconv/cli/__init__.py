@@ -7,11 +7,14 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import click
 
-from streamconv.errors import Interrupted, StreamconvError
+from streamconv.errors import Interrupted, IOFailed, StreamconvError
+from streamconv.report.terminal import escaping, say
 from streamconv.system.open_file_limit import raise_open_file_limit
 
 VERBS = (
@@ -54,7 +57,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     if value and not ctx.resilient_parsing:
         from streamconv import __version__
 
-        click.echo(f"streamconv {__version__}")
+        say(f"streamconv {__version__}")
         ctx.exit()
 
 
@@ -102,6 +105,12 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with escaping():
+        _run(args)
+
+
+def _run(args: list[str] | None) -> NoReturn:
+    """Run a verb and exit with its code."""
     try:
         code = cli.main(args, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -121,6 +130,10 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _print_error(*_system_error(error), *_notes(error))
+        _print_traceback()
+        sys.exit(IOFailed.exit_code)
     except Exception as error:
         message = f"unexpected error: {type(error).__name__}: {error}"
         _print_error(message, "set STREAMCONV_DEBUG=1 to see the traceback", *_notes(error))
@@ -130,8 +143,21 @@ def main(args: list[str] | None = None) -> None:
 
 def _print_error(message: str, *more: str) -> None:
     """Print an error on stderr: the message, then hints and notes in lines of their own."""
-    indent = "\n" + " " * len(ERROR)
-    click.echo(indent.join([ERROR + message, *filter(None, more)]), err=True)
+    indent = " " * len(ERROR)
+    say(ERROR + message, *(f"{indent}{line}" for line in more if line), err=True)
+
+
+def _system_error(error: OSError) -> tuple[str, str]:
+    """Return the message and hint for an error of the system that nothing else has explained."""
+    try:
+        Path.cwd()
+    except OSError:
+        return (
+            "cannot use relative paths: the working directory has been removed",
+            "change to another folder, or give absolute paths",
+        )
+    path = "" if error.filename is None else f" {error.filename}"
+    return f"cannot read or write{path}: {error.strerror or error}", ""
 
 
 def _print_usage_error(error: click.ClickException) -> None:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
+from streamconv.report.terminal import new_console, say
 
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
@@ -24,11 +24,9 @@ class Output:
 
     def progress(self) -> "Listener":
         """Return the listener to events: a bar on a terminal, lines elsewhere, or nothing."""
-        from rich.console import Console
-
         from streamconv.report.progress import Bar, Lines, Silence
 
-        console = Console(stderr=True)
+        console = new_console(err=True)
         if self.quiet or self.no_progress:
             return Silence(console)
         return Bar(console) if console.is_terminal else Lines(console)
@@ -43,16 +41,14 @@ class Output:
             from streamconv.report.messages import result_line
             from streamconv.report.plan_notes import notes_of
 
-            click.echo(result_line(result))
-            for note in notes_of(result.plan):
-                click.echo(f"note: {note}")
+            say(result_line(result), *(f"note: {note}" for note in notes_of(result.plan)))
 
     def show_part(self, result: "Result") -> None:
         """Print what one part of a conversion has done; JSON is for the whole output alone."""
         if not self.quiet:
             from streamconv.report.messages import part_line
 
-            click.echo(part_line(result), err=self.as_json)
+            say(part_line(result), err=self.as_json)
 
     def show_verification(self, verification: "Verification") -> None:
         """Print what was found. Raises VerifyFailed if something differs."""
@@ -63,22 +59,20 @@ class Output:
         elif not self.quiet:
             from streamconv.report.messages import verification_lines
 
-            for line in verification_lines(verification):
-                click.echo(line)
+            say(*verification_lines(verification))
         verification.require()
 
 
 def print_json(fields: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    json.dump(fields, sys.stdout, indent=2)
+    for chunk in json.JSONEncoder(indent=2).iterencode(fields):
+        sys.stdout.write(chunk.replace("\x7f", "\\u007f"))  # the only one that JSON leaves as it is
     sys.stdout.write("\n")
 
 
 def print_rich(renderable: Any) -> None:
     """Print tables on stdout, as wide as the terminal, or 160 columns wide into a file."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = new_console()
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+        console = new_console(width=160)
     console.print(renderable)

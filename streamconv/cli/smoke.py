@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from streamconv.report.terminal import say
 from streamconv.units import show_duration
 
 
@@ -20,8 +21,8 @@ def command() -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="streamconv-smoke-") as folder:
         for done in run_smoke(Path(folder)):
-            click.echo(
+            say(
                 f"{done.family:20} {done.tensors} tensors -> {done.form}: {done.merged_tensors}, "
                 "correct -> hub: identical"
             )
-    click.echo(f"ok, {show_duration(time.monotonic() - begin)}")
+    say(f"ok, {show_duration(time.monotonic() - begin)}")

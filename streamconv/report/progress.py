@@ -56,6 +56,9 @@ class Bar:
             console=console,
             get_time=clock,
             transient=True,
+            # what others print keeps its own way to the terminal, on which it is escaped
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._plan: Plan | None = None
         self._task = self._progress.add_task("planning", total=None)
