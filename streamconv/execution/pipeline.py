@@ -159,7 +159,9 @@ def _convert(
         src = resumed_source(request) if request.resume else request.src
         casts = bool(options.get("dtype"))
         with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
-            plan = build_plan(source.checkpoint, catalog, request.to, options)
+            plan = build_plan(
+                source.checkpoint, catalog, request.to, options, verify=request.verify
+            )
             pinned = pin_request(request, source)
             is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
             running = execute(

@@ -36,7 +36,14 @@ from streamconv.system.resources import (
 from streamconv.units import parse_size
 
 
-def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options: Options) -> Plan:
+def build_plan(
+    checkpoint: Checkpoint,
+    catalog: Catalog,
+    to: str | None,
+    options: Options,
+    *,
+    verify: bool = False,
+) -> Plan:
     """Plan a conversion as a user asks for it.
 
     Args:
@@ -44,6 +51,7 @@ def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options
         catalog: The known layouts and families.
         to: A form or layout; None for the one that merging gives to this family.
         options: What the user asked for.
+        verify: True if the result is verified in the same process.
 
     Raises:
         UsageError: An option has a value that makes no sense.
@@ -68,10 +76,12 @@ def build_plan(checkpoint: Checkpoint, catalog: Catalog, to: str | None, options
         source,
         resolve_target(source, asked, why, pass_through=pass_through),
         max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
-        limits=Limits(base=_base_memory(), jobs=jobs, allowed=_allowed_memory(options)),
+        limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
         layers=parse_layers(layers) if layers else None,
         shard_format=_shard_format(checkpoint, to, options),
         casting=casting,
+        verify=verify,
+        sha256=options.get("sha256", False),
     )
 
 
@@ -115,7 +125,7 @@ def _shard_format(
 
 
 def _base_memory() -> int:
-    """Return the bytes that this process will hold when a run begins, or has held already."""
+    """Return the bytes that this process will hold when a run begins."""
     ranks = 0
     if rank() is not None:
         # Loaded in a dry run too, so that its plan shows the memory of a real one.
@@ -123,4 +133,4 @@ def _base_memory() -> int:
 
         ranks = RANKS_BYTES
     imported = "streamconv.execution.executor" in sys.modules
-    return max(peak_bytes(), resident_bytes() + (0 if imported else IMPORT_BYTES)) + ranks
+    return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks

@@ -1,13 +1,19 @@
 """Project the peak memory of a run, and choose the number of workers that fits.
 
-    peak = base + overhead + jobs * (source buffer + staging + scratch + casts + read scratch)
+    peak = base + tables + overhead
+           + jobs * (source buffer + staging + scratch + casts + read scratch),
+           or what making the plan has taken, if that is more
+
+- The base is what the process holds when the plan is made: headers and plan are in it.
+- Tables are what the run adds for each tensor: headers, index and manifest, or later what
+  `--sha256` and `--verify` take to read the result.
 
 - The source buffer holds the input of one unit of the widest step: an expert's projections if they
   are transposed, nothing if bytes keep their order.
 - Staging holds the output that is written at once.
 - Casts and read scratch are what changing a dtype, and reading, take.
 
-None of them depends on the number of layers or experts.
+Only base and tables depend on the number of tensors.
 """
 
 from dataclasses import dataclass
@@ -30,16 +36,52 @@ OVERHEAD_BYTES = 4 * 10**6
 """Growth of the interpreter while it runs: allocator, threads, progress bar."""
 
 
+INPUT_BYTES = 360
+"""What a run adds for each tensor that it reads."""
+OUTPUT_BYTES = {"safetensors": 870, "dcp": 950}
+"""What it adds for each tensor that it writes: its rows in headers and index, by format."""
+VERIFY_BYTES = 650
+"""What `--verify` takes, when the rest is done, for each tensor of the source and the result."""
+VERIFY_OVERHEAD_BYTES = 12 * 10**6
+"""Growth of the interpreter when it verifies, and the blocks that it reads."""
+SHA256_BYTES = 16 * 2**20
+"""Blocks of the files that `--sha256` reads back."""
+
+
+def tables_bytes(
+    inputs: int, outputs: int, file_format: str, *, verify: bool = False, sha256: bool = False
+) -> int:
+    """Return the bytes that a run adds for its tensors to what the plan holds.
+
+    Writing, hashing and verifying follow each other, so the largest of the three counts.
+
+    Args:
+        inputs: Number of tensors that are read.
+        outputs: Number of tensors that are written.
+        file_format: Format of the output.
+        verify: True if the result is verified in the same process.
+        sha256: True if every file is read back.
+    """
+    phases = [inputs * INPUT_BYTES + outputs * OUTPUT_BYTES[file_format]]
+    if sha256:
+        phases.append(SHA256_BYTES)
+    if verify:
+        phases.append(VERIFY_OVERHEAD_BYTES + (inputs + outputs) * VERIFY_BYTES)
+    return max(phases)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of memory and workers that a plan has to keep."""
 
     base: int
-    """Bytes that the process holds when the run begins."""
+    """Bytes that the process holds when the plan is made, with the imports of a run."""
     jobs: int = DEFAULT_JOBS
     """Number of workers, at most."""
     allowed: int | None = None
     """Bytes that the whole process may hold; None for no limit."""
+    seen: int = 0
+    """The most that the process has held so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +97,19 @@ class Memory:
     peak: int
     allowed: int | None
     """The limit of the peak; None for no limit."""
+    tables: int = 0
+    """What the run adds for its tensors."""
     casts: int = 0
     """Per worker: buffers of casts."""
 
 
 def fit_memory(
-    limits: Limits, source_buffer: int, widest: str, casts: int = 0, read_scratch_bytes: int = 0
+    limits: Limits,
+    source_buffer: int,
+    widest: str,
+    casts: int = 0,
+    read_scratch_bytes: int = 0,
+    tables: int = 0,
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -70,16 +119,24 @@ def fit_memory(
         widest: Name of that step's tensor, for the error.
         casts: Bytes that casts take of each worker.
         read_scratch_bytes: Bytes that reading takes of each worker.
+        tables: Bytes that the run adds for its tensors.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
     worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + read_scratch_bytes
     for jobs in range(limits.jobs, 0, -1):
-        peak = limits.base + OVERHEAD_BYTES + jobs * worker
+        peak = max(limits.base + tables + OVERHEAD_BYTES + jobs * worker, limits.seen)
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(
-                limits.base, jobs, source_buffer, STAGING_BYTES, peak, limits.allowed, casts
+                limits.base,
+                jobs,
+                source_buffer,
+                STAGING_BYTES,
+                peak,
+                limits.allowed,
+                tables,
+                casts,
             )
     fact = f"the run takes {show_size(peak)} with one worker"
     if source_buffer:

@@ -30,7 +30,7 @@ from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.lossless import check_lossless
-from streamconv.planning.memory import Limits, Memory, fit_memory
+from streamconv.planning.memory import Limits, Memory, fit_memory, tables_bytes
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import FramingBytes, Shard, ShardFormat, ShardPart, StepBytes
 from streamconv.planning.steps import Step, make_steps
@@ -149,10 +149,12 @@ def make_plan(
     target: Target,
     *,
     max_shard_bytes: int,
-    limits: Limits,
+    limits: Limits | Callable[[], Limits],
     layers: range | None = None,
     shard_format: Callable[[Record], ShardFormat] = Safetensors,
     casting: Casting = AS_STORED,
+    verify: bool = False,
+    sha256: bool = False,
 ) -> Plan:
     """Plan the conversion of a checkpoint.
 
@@ -161,10 +163,13 @@ def make_plan(
         source: What was detected in it, with `casting` applied.
         target: The layouts and names that it gets.
         max_shard_bytes: Bytes of tensors in a shard, at most.
-        limits: Limits of memory and workers.
+        limits: Limits of memory and workers; a function is called when the plan is complete, as
+            what it takes is then part of the base.
         layers: Numbers of the layers to keep, along with everything in no layer; None for all.
         shard_format: Builds the file format of the output for its record.
         casting: The dtypes that were asked for.
+        verify: True if the result is verified in the same process.
+        sha256: True if every file of the result is read back.
 
     Raises:
         PlanRefused: There are no experts, the conversion would lose something, a file lies where
@@ -181,11 +186,16 @@ def make_plan(
     casts = max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
     widest = max(steps, key=lambda step: step.buffer_bytes)
     layouts = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
+    inputs = len({info.name for step in steps for info in step.inputs})
     record = Record(target.names.name, target.form, layouts, _layers_text(source, layers))
     file_format = shard_format(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.skip_reason:
         _check_files(checkpoint, shards)
+    tables = tables_bytes(inputs, len(steps), file_format.name, verify=verify, sha256=sha256)
+    buffer, name = widest.buffer_bytes, widest.name
+    del steps, widest
+    limits = limits if isinstance(limits, Limits) else limits()
     return Plan(
         checkpoint=checkpoint,
         source=source,
@@ -194,9 +204,7 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(
-            limits, widest.buffer_bytes, widest.name, casts, checkpoint.read_scratch_bytes
-        ),
+        memory=fit_memory(limits, buffer, name, casts, checkpoint.read_scratch_bytes, tables),
         casting=casting,
     )
 

@@ -43,7 +43,7 @@ def peak_bytes() -> int:
 
 def free_memory() -> int | None:
     """Return the free memory of the host or of this cgroup, the smaller; None if unknown."""
-    free = [value for value in (_meminfo("MemAvailable"), _cgroup_free()) if value is not None]
+    free = [value for value in (_meminfo("MemAvailable"), cgroup_free()) if value is not None]
     return min(free, default=None)
 
 
@@ -157,15 +157,24 @@ def _meminfo(key: str) -> int | None:
     return None
 
 
-def _cgroup_free() -> int | None:
-    """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root."""
+def cgroup_free(
+    membership: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root.
+
+    Page cache counts as free: the kernel drops it when the group needs the memory.
+
+    Args:
+        membership: The file that names the groups of this process.
+        mounted: The folder where the groups are mounted.
+    """
     free: list[int] = []
     with contextlib.suppress(OSError, ValueError):
-        for line in _lines("/proc/self/cgroup"):
+        for line in _lines(str(membership)):
             _, controllers, path = line.split(":", 2)
             if controllers not in ("", "memory") and "memory" not in controllers.split(","):
                 continue
-            root = Path("/sys/fs/cgroup", "memory" if controllers else "")
+            root = mounted / ("memory" if controllers else "")
             names = (
                 ("memory.limit_in_bytes", "memory.usage_in_bytes")
                 if controllers
@@ -177,5 +186,23 @@ def _cgroup_free() -> int | None:
                     break
                 with contextlib.suppress(OSError, ValueError):
                     limit, used = (int((folder / name).read_text()) for name in names)
-                    free.append(max(limit - used, 0))
+                    free.append(min(max(limit - used + _reclaimable(folder), 0), limit))
     return min(free, default=None)
+
+
+def _reclaimable(folder: Path) -> int:
+    """Return the page cache of a cgroup and of those below it; 0 if it does not tell.
+
+    Version 1 counts a group alone under a plain name, and with those below it under `total_`.
+    Dirty pages are left out, as they have to be written first, and so is a file in memory
+    (tmpfs), which is in neither list of files.
+    """
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            sizes[name] = int(value)
+    prefix = "total_" if "total_inactive_file" in sizes else ""
+    cache = sum(sizes.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+    waiting = ("file_dirty", "file_writeback") if not prefix else ("total_dirty", "total_writeback")
+    return max(cache - sum(sizes.get(name, 0) for name in waiting), 0)

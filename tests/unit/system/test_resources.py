@@ -63,7 +63,7 @@ def test_the_smaller_of_host_and_cgroup_is_free(
     host: int | None, cgroup: int | None, free: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resources, "_meminfo", lambda _: host)
-    monkeypatch.setattr(resources, "_cgroup_free", lambda: cgroup)
+    monkeypatch.setattr(resources, "cgroup_free", lambda: cgroup)
     assert resources.free_memory() == free
 
 
@@ -129,3 +129,79 @@ def test_start_times_tell_processes_apart() -> None:
     assert later is not None
     assert int(later) >= int(mine)
     assert resources.start_time(child.pid) is None
+
+
+# --- cgroups ------------------------------------------------------------------------------------
+
+MB = 10**6
+VERSIONS = {
+    1: ("4:memory:/jobs/one\n0::/\n", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("0::/jobs/one\n", "", "memory.max", "memory.current"),
+}
+
+
+def make_group(
+    root: Path, version: int, path: str, limit: int | str, used: int, **stat: int
+) -> None:
+    """The files of one cgroup; `stat` are rows of memory.stat, of the group and those below."""
+    _, controller, limit_file, used_file = VERSIONS[version]
+    folder = root / controller / path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / limit_file).write_text(f"{limit}\n")
+    (folder / used_file).write_text(f"{used}\n")
+    if version == 1:
+        own = {name.removeprefix("file_"): 0 for name in stat}
+        total = {f"total_{name.removeprefix('file_')}": size for name, size in stat.items()}
+        stat = own | total
+    rows = {"anon": 3, "shmem": 0, **stat}
+    (folder / "memory.stat").write_text("".join(f"{k} {v}\n" for k, v in rows.items()))
+
+
+def left(root: Path, version: int) -> int | None:
+    membership = root / "membership"
+    membership.write_text(VERSIONS[version][0])
+    return resources.cgroup_free(membership, root)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_page_cache_is_free(version: int, tmp_path: Path) -> None:
+    """A group of 512 MB that holds 500 MB of read files has room for a run."""
+    cache = {"inactive_file": 400 * MB, "active_file": 90 * MB}
+    make_group(tmp_path, version, "jobs/one", 512 * MB, 511 * MB, **cache)
+    assert left(tmp_path, version) == 491 * MB
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_cannot_be_dropped_is_not_free(version: int, tmp_path: Path) -> None:
+    """Memory of processes; pages that wait for the disk."""
+    make_group(tmp_path, version, "jobs/one", 512 * MB, 500 * MB)
+    assert left(tmp_path, version) == 12 * MB
+    cache = {"inactive_file": 100 * MB, "file_dirty": 60 * MB, "file_writeback": 10 * MB}
+    make_group(tmp_path, version, "jobs/one", 512 * MB, 500 * MB, **cache)
+    assert left(tmp_path, version) == 42 * MB
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_narrowest_group_above_counts(version: int, tmp_path: Path) -> None:
+    """Each with its own cache; a group without a limit is passed over."""
+    unlimited: int | str = 2**63 - 4096 if version == 1 else "max"
+    make_group(tmp_path, version, "jobs/one", unlimited, 10 * MB)
+    make_group(tmp_path, version, "jobs", 300 * MB, 290 * MB, inactive_file=50 * MB)
+    make_group(tmp_path, version, "", 900 * MB, 800 * MB, active_file=20 * MB)
+    assert left(tmp_path, version) == 60 * MB
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_group_that_tells_nothing_is_passed_over(version: int, tmp_path: Path) -> None:
+    """Without memory.stat everything used counts; without a limit there is no answer."""
+    assert left(tmp_path, version) is None
+    make_group(tmp_path, version, "jobs/one", 100 * MB, 30 * MB)
+    for path in tmp_path.rglob("memory.stat"):
+        path.unlink()
+    assert left(tmp_path, version) == 70 * MB
+
+
+def test_never_more_than_the_limit(tmp_path: Path) -> None:
+    """The files are read one after another; the cache may have grown in between."""
+    make_group(tmp_path, 2, "jobs/one", 100 * MB, 10 * MB, inactive_file=50 * MB)
+    assert left(tmp_path, 2) == 100 * MB
