@@ -89,8 +89,10 @@ def finish_conversion(
         OutputExists: Shards are missing, or there is nothing left to commit.
         StreamconvError: Another of its subclasses, as for `run_conversion`.
     """
+    from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.sinks.journal_files import load_request
 
+    CheckpointFolder(Path(dst)).clear_leftovers()
     request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
     return _convert(request, _Share(writes_shards=False), on_event, CancelToken())
 

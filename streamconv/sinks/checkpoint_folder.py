@@ -13,6 +13,7 @@ from pathlib import Path
 
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
+from streamconv.sinks.committed_folder import CommittedFolder
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
@@ -55,6 +56,7 @@ class CheckpointFolder:
         """
         self.target = Path(os.path.abspath(target))
         self._resume = resume
+        self._overwrite = overwrite
         self._modes = modes
         self._sha256 = sha256
         self._reads = tuple(reads)
@@ -100,13 +102,36 @@ class CheckpointFolder:
         with map_os_errors(self.target):
             check_location(self.target, self._all_reads(plan, source), self._files)
             self._workspace.lock.check()
+            if committed := self._committed(plan):
+                return committed
             self._workspace.replacement.check(self._workspace.target_is_result())
             finished = self._resume_state.finished(plan)
             reclaimed = self._resume_state.reclaimed(finished)
             check_room(plan, bytes_left(plan, finished), self.target.parent, reclaimed)
         return finished
 
-    def prepare(self, plan: Plan) -> OpenFolder:
+    def clear_leftovers(self) -> None:
+        """Remove what a run that died at the very end of its commit has left next to the target.
+
+        Nothing is removed while a result is incomplete, or a request is left to finish.
+
+        Raises:
+            OutputExists: Another run is working on the target.
+            IOFailed: The files cannot be removed.
+        """
+        with map_os_errors(self.target):
+            self._workspace.clear_leftovers()
+
+    def _committed(self, plan: Plan) -> dict[int, Finished]:
+        """Find the shards of a committed result that a run with --resume only has to clean up."""
+        workspace = self._workspace
+        if not self._resume or (
+            self._files.exists(workspace.paths.replaced, follow=False) and not self._overwrite
+        ):
+            return {}
+        return workspace.committed(plan)
+
+    def prepare(self, plan: Plan) -> OpenFolder | CommittedFolder:
         workspace = self._workspace
         location = plan.checkpoint.location
         with ExitStack() as undo:
@@ -119,13 +144,19 @@ class CheckpointFolder:
                 workspace.replacement.make_parents()
                 workspace.lock.take()
                 check_location(self.target, reads, self._files)
+                if committed := self._committed(plan):
+                    undo.pop_all()
+                    return CommittedFolder(committed, workspace)
                 workspace.replacement.recover(workspace.target_is_result())
             finished = self.check(plan, location)
             with map_os_errors(self.partial, partial(bytes_left, plan, finished)):
-                if self._files.exists(self.partial) and not self._resume:
+                partial_exists = self._files.exists(self.partial)
+                if partial_exists and not self._resume:
                     self._files.remove_tree(self.partial)
                 undo.callback(workspace.leave, plan, finished)
                 workspace.make_partial()
+                if self._resume and partial_exists:
+                    workspace.journals.move_back()
                 journal = workspace.journals.start(plan, finished)
                 undo.callback(journal.close)
                 if self._part.of == 1:

@@ -8,16 +8,18 @@ renames the partial folder to the target, and removes them. A crash leaves one o
     incomplete       journals            -                    --resume keeps the finished shards
     complete         some journals       the others           the same: all of them are read
     complete         -                   journals             the same: every shard is finished
-    -                -                   journals             the target is the result: if the
-                                                              next run replaces it, they go
+    -                -                   journals             the target is the result: --resume
+                                                              and `finish` remove them, and any
+                                                              run that replaces the target
 
 A journal in the folder is written by its own part only. A new run writes its journal to a new
 file and renames it, because bytes must not be appended to a file whose fsync may have failed.
+After the commit the request goes first: as long as a journal is left, it names the conversion.
 """
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,7 +94,13 @@ class Journals:
 
     def read(self) -> list[Journal]:
         """Read every journal, in the partial folder and next to the target."""
-        paths = [*self.in_folder(), *self.moved()]
+        return self._read_all([*self.in_folder(), *self.moved()])
+
+    def read_moved(self) -> list[Journal]:
+        """Read every journal next to the target."""
+        return self._read_all(self.moved())
+
+    def _read_all(self, paths: Iterable[Path]) -> list[Journal]:
         journals = [self._read(path) for path in paths]
         return [journal for journal in journals if journal is not None]
 
@@ -145,13 +153,25 @@ class Journals:
         self._files.sync_folder(self._paths.partial)
 
     def move_back(self) -> None:
-        """Move all files back to the partial folder, if the commit has failed."""
-        for path in self.moved():
-            self._files.rename(path, self._paths.moved_back(path))
+        """Move all files back to the partial folder, if the commit has failed or was cut short.
+
+        A file that the folder has again is newer, and contains what the moved one does.
+        """
+        moved = self.moved()
+        for path in moved:
+            with suppress(FileNotFoundError):  # another part moves it at the same moment
+                if self._files.exists(self._paths.moved_back(path)):
+                    self._files.unlink(path)
+                else:
+                    self._files.rename(path, self._paths.moved_back(path))
+        if moved:
+            self._files.sync_folder(self._paths.partial)
+            self._files.sync_folder(self._paths.parent)
 
     def remove_moved(self) -> None:
         """Remove the files next to the target, after the commit or if they are outdated."""
-        for path in self.moved():
+        request = self._paths.moved(self._paths.request)
+        for path in sorted(self.moved(), key=lambda path: path != request):
             self._files.unlink(path)
 
 
@@ -168,8 +188,9 @@ def load_request(target: Path) -> tuple[bytes, str]:
     paths = RunPaths(Path(os.path.abspath(target)))
     files = system_files()
     with map_os_errors(paths.request):
-        if files.exists(paths.request):
-            return read_own_file(paths.request, files), str(paths.request)
+        for path in (paths.request, paths.moved(paths.request)):
+            if files.exists(path):
+                return read_own_file(path, files), str(path)
         if files.exists(paths.target):
             raise OutputExists(
                 f"cannot finish {paths.target}: it exists already, and there is no unfinished "

@@ -116,8 +116,7 @@ class OpenFolder:
                 self._is_committed = not self._files.exists(self._partial)
                 raise
             workspace.leftover_note = f"the result is complete at {workspace.paths.target}"
-            workspace.replacement.cleanup()
-            workspace.journals.remove_moved()
+            workspace.finish_commit()
         workspace.lock.release()
 
     def abort(self, *, keep: bool = True) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
-from streamconv.sinks.journal import Finished
+from streamconv.sinks.journal import Finished, difference
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_lock import Lock
@@ -32,6 +32,53 @@ class Workspace:
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""
         return not self.files.exists(self.partial) and bool(self.journals.moved())
+
+    def committed(self, plan: Plan) -> dict[int, Finished]:
+        """Find the shards of a result that is at the target, while files of its run remain.
+
+        A run that died right after its commit leaves this state. The journals name the conversion.
+
+        Returns:
+            All shards, by number; empty if the target is not the result of `plan`.
+        """
+        if not self.target_is_result():
+            return {}
+        journals = self.journals.read_moved()
+        if not journals or any(difference(plan, journal) for journal in journals):
+            return {}
+        target = self.paths.target
+        finished = {}
+        for number, shard in enumerate(plan.shards):
+            try:
+                size = self.files.stat(target / shard.name).st_size
+            except FileNotFoundError:
+                return {}
+            if size != shard.nbytes:
+                return {}
+            finished[number] = Finished(size, ())
+        return finished
+
+    def clear_leftovers(self) -> None:
+        """Remove what a run has left that died when all but its journals or lock was removed.
+
+        Raises:
+            OutputExists: Another run is working on the target.
+        """
+        paths, exists = self.paths, self.files.exists
+        kept = (paths.partial, paths.replaced, paths.moved(paths.request))
+        if not exists(paths.target) or any(exists(path, follow=False) for path in kept):
+            return
+        self.lock.take()
+        try:
+            if not any(exists(path, follow=False) for path in kept):
+                self.journals.remove_moved()
+        finally:
+            self.lock.release()
+
+    def finish_commit(self) -> None:
+        """Make the name of the result durable, then remove what its run kept next to it."""
+        self.replacement.cleanup()
+        self.journals.remove_moved()
 
     def make_partial(self) -> None:
         """Create the partial folder, if it does not exist, and make its name durable."""

@@ -1,0 +1,147 @@
+"""Files of our own in folders that other people can write to.
+
+Somebody else can plant a link, a FIFO or a file of his own under a name that we use. So the names
+that `Guard` knows are reached from the folder that holds them, one component at a time, without
+following a link, and what is there already must be ours:
+
+    kind     a regular file with one link, or a real folder
+    owner    this user; another one only if the folder that holds it is his or root's, or is this
+             user's and not writable by everybody, as several users may make parts of one run
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from errno import EPERM
+from pathlib import Path
+
+KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFREG: "a file",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""Opens a FIFO at once, whether or not another process has it open."""
+FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0)
+
+
+class PlantedFile(OSError):
+    """A path of ours has something that we have not made."""
+
+    def __init__(self, path: Path, fact: str) -> None:
+        super().__init__(EPERM, fact, str(path))
+
+
+class Guard:
+    """The names that are ours, in the folders that hold them."""
+
+    def __init__(self) -> None:
+        self._roots: set[tuple[Path, str]] = set()
+
+    def add(self, folder: Path, prefix: str) -> None:
+        """Guard all names in `folder` that begin with `prefix`, and everything below them."""
+        if os.open in os.supports_dir_fd:
+            self._roots.add((folder, prefix))
+
+    def split(self, path: Path) -> tuple[Path, Sequence[str]] | None:
+        """Split a guarded path into the folder that holds it and the names from there on.
+
+        Returns:
+            None if the path is not guarded.
+        """
+        for folder, prefix in self._roots:
+            count = len(folder.parts)
+            parts = path.parts
+            if len(parts) > count and parts[count].startswith(prefix) and folder in path.parents:
+                return folder, parts[count:]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path as the system calls take it: a name in an open folder, or the whole path."""
+
+    path: Path
+    name: str | Path
+    folder: int | None
+    """The descriptor of the folder that holds a guarded path; None for other paths."""
+
+    @property
+    def is_guarded(self) -> bool:
+        return self.folder is not None
+
+    def open(self, flags: int, mode: int = 0o777) -> int:
+        """Open it. If it is guarded, links are not followed, and what is there must be ours."""
+        if self.folder is None:
+            return os.open(self.path, flags, mode)
+        try:
+            fd = os.open(self.name, flags | NO_FOLLOW | NO_WAIT, mode, dir_fd=self.folder)
+        except FileExistsError:
+            raise
+        except OSError:
+            self.check_if_there(is_folder=False)
+            raise
+        try:
+            self._check(os.fstat(fd), is_folder=False)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def stat(self, *, follow: bool) -> os.stat_result:
+        """Return its status; never that of another path if it is guarded."""
+        follow = follow and not self.is_guarded
+        return os.stat(self.name, dir_fd=self.folder, follow_symlinks=follow)
+
+    def check(self, *, is_folder: bool) -> None:
+        """Check that what is there is ours.
+
+        Raises:
+            PlantedFile: It is not.
+            FileNotFoundError: Nothing is there.
+        """
+        if self.is_guarded:
+            self._check(self.stat(follow=False), is_folder=is_folder)
+
+    def check_if_there(self, *, is_folder: bool) -> None:
+        """Check that what is there is ours, if anything is."""
+        try:
+            self.check(is_folder=is_folder)
+        except FileNotFoundError:
+            return
+
+    def _check(self, found: os.stat_result, *, is_folder: bool) -> None:
+        assert self.folder is not None
+        check_own(self.path, found, os.fstat(self.folder), is_folder=is_folder)
+
+
+def check_own(
+    path: Path, found: os.stat_result, folder: os.stat_result, *, is_folder: bool | None = None
+) -> None:
+    """Check that a file or folder is ours; see the table above.
+
+    Args:
+        path: Its path, for the error.
+        found: Its status, which is that of the link if it is one.
+        folder: The status of the folder that holds it.
+        is_folder: Whether it has to be a folder; None if it may be a file as well.
+
+    Raises:
+        PlantedFile: It is not ours.
+    """
+    kind = stat.S_IFMT(found.st_mode)
+    allowed = {None: (stat.S_IFDIR, stat.S_IFREG), True: (stat.S_IFDIR,), False: (stat.S_IFREG,)}
+    if kind not in allowed[is_folder]:
+        raise PlantedFile(path, f"it is {KINDS.get(kind, 'a device')}")
+    if kind == stat.S_IFREG and found.st_nlink > 1:
+        raise PlantedFile(path, f"it has {found.st_nlink} hard links")
+    user = os.geteuid()
+    if found.st_uid == user or folder.st_uid in (found.st_uid, 0):
+        return
+    if folder.st_uid == user and not folder.st_mode & stat.S_IWOTH:
+        return
+    raise PlantedFile(path, f"it belongs to user {found.st_uid}")
