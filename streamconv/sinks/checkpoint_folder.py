@@ -101,6 +101,7 @@ class CheckpointFolder:
         """
         with map_os_errors(self.target):
             check_location(self.target, self._all_reads(plan, source), self._files)
+            self._workspace.check_own()
             self._workspace.lock.check()
             if committed := self._committed(plan):
                 return committed
@@ -142,6 +143,7 @@ class CheckpointFolder:
                 reads = self._all_reads(plan, location)
                 check_location(self.target, reads, self._files)
                 workspace.replacement.make_parents()
+                workspace.check_own()
                 workspace.lock.take()
                 check_location(self.target, reads, self._files)
                 if committed := self._committed(plan):

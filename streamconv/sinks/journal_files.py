@@ -187,6 +187,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
     """
     paths = RunPaths(Path(os.path.abspath(target)))
     files = system_files()
+    files.guard(paths.parent, paths.own_prefix)
     with map_os_errors(paths.request):
         for path in (paths.request, paths.moved(paths.request)):
             if files.exists(path):

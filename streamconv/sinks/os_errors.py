@@ -10,25 +10,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streamconv.errors import IOFailed, NoSpace, quoted
+from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.system.own_files import PlantedFile
 from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
 
 
 @contextmanager
 def map_os_errors(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Raise every OSError of the block as NoSpace or IOFailed.
+    """Raise every OSError of the block as OutputExists, NoSpace or IOFailed.
 
     Args:
         path: The file or folder that the message names, if the error itself names none.
         left: Returns the bytes that are still to be written, for the message about a full disk.
 
     Raises:
+        OutputExists: A file of a run is somebody else's.
         NoSpace: The disk is full, or a quota or the file size limit is exhausted.
         IOFailed: Any other OSError.
     """
     try:
         yield
+    except PlantedFile as error:
+        raise OutputExists(
+            f"cannot use {quoted(str(error.filename))}: {error.strerror}, "
+            "and no run of streamconv has made that",
+            "look at it, then remove it or name another target",
+        ) from error
     except OSError as error:
         fact = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
         if error.errno == errno.EFBIG:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 
+OWN_SUFFIX = ".streamconv-"
 PARTIAL_SUFFIX = ".streamconv-partial"
 REPLACED_SUFFIX = ".streamconv-replaced"
 LOCK_SUFFIX = ".streamconv-lock-"
@@ -41,6 +42,11 @@ class RunPaths:
     def replaced(self) -> Path:
         """The former target while it is replaced."""
         return self._sibling(REPLACED_SUFFIX)
+
+    @property
+    def own_prefix(self) -> str:
+        """The start of all names next to the target that are those of a run."""
+        return f"{self.target.name}{OWN_SUFFIX}"
 
     @property
     def lock_prefix(self) -> str:

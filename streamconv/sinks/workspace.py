@@ -26,8 +26,23 @@ class Workspace:
         self.lock = Lock(paths, part, files)
         self.journals = Journals(paths, part.number, files)
         self.replacement = TargetReplacement(paths, overwrite, files)
+        files.guard(paths.parent, paths.own_prefix)
         self.leftover_note = ""
         """A sentence for the person at the terminal: what a run that ended early has left."""
+
+    def check_own(self) -> None:
+        """Check that all names of a run next to the target are those of one. Raises OSError.
+
+        What is in the partial folder is checked when it is listed.
+        """
+        paths, files = self.paths, self.files
+        with suppress(FileNotFoundError):  # the folder above the target may be missing
+            for name in files.names(paths.parent):
+                if name.startswith((paths.lock_prefix, paths.moved_prefix)):
+                    files.check_own(paths.parent / name, is_folder=False)
+        files_above = files.exists(paths.parent)
+        for folder in (paths.partial, paths.replaced) if files_above else ():
+            files.check_own(folder, is_folder=True)
 
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""
@@ -64,6 +79,7 @@ class Workspace:
         Raises:
             OutputExists: Another run is working on the target.
         """
+        self.check_own()
         paths, exists = self.paths, self.files.exists
         kept = (paths.partial, paths.replaced, paths.moved(paths.request))
         if not exists(paths.target) or any(exists(path, follow=False) for path in kept):

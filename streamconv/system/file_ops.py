@@ -12,6 +12,9 @@ import stat
 import threading
 from pathlib import Path
 
+from streamconv.system.guarded_paths import GuardedPaths
+from streamconv.system.own_files import NO_FOLLOW, NO_WAIT, names_of_own, walk_own
+
 BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path at which nothing exists."""
@@ -35,17 +38,19 @@ def new_buffer(nbytes: int) -> memoryview:
     return memoryview(memory)
 
 
-class Files:
+class Files(GuardedPaths):
     """Every file operation of sources and sinks, so that a test can let any of them fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._seek = threading.Lock()
 
     # reading
 
     def open_read(self, path: Path) -> int:
         """Open a file for reading, and return its descriptor."""
-        return os.open(path, os.O_RDONLY | BINARY)
+        with self._place(path) as place:
+            return place.open(os.O_RDONLY | BINARY)
 
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset`, and return the bytes read: fewer only at the file's end."""
@@ -59,11 +64,18 @@ class Files:
 
     def read_file(self, path: Path) -> bytes:
         """Return the bytes of a small file."""
-        return path.read_bytes()
+        with self._place(path) as place:
+            if not place.is_guarded:
+                return path.read_bytes()
+            with os.fdopen(place.open(os.O_RDONLY | BINARY), "rb") as file:
+                return file.read()
 
     def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
         """Return the status of an open file or a path. `follow=False` returns that of a link."""
-        return os.fstat(file) if isinstance(file, int) else file.stat(follow_symlinks=follow)
+        if isinstance(file, int):
+            return os.fstat(file)
+        with self._place(file) as place:
+            return place.stat(follow=follow)
 
     def exists(self, path: Path, *, follow: bool = True) -> bool:
         """Return True if the path exists. With `follow=False`, a dangling link exists too."""
@@ -85,14 +97,24 @@ class Files:
 
     def names(self, folder: Path) -> list[str]:
         """Return the names in a folder, sorted."""
-        return sorted(path.name for path in folder.iterdir())
+        with self._place(folder) as place:
+            if not place.is_guarded:
+                return sorted(path.name for path in folder.iterdir())
+            return names_of_own(place)
 
     def walk(self, folder: Path) -> list[Path]:
-        """Return the paths of all files below a folder, sorted."""
+        """Return the paths of all files below a folder, sorted.
+
+        Below a guarded folder, PlantedFile is raised for everything that is not ours.
+        """
 
         def fail(error: OSError) -> None:
             raise error
 
+        with self._place(folder) as place:
+            if place.is_guarded:
+                place.check(is_folder=True)
+                return sorted(walk_own(folder, place))
         found = os.walk(folder, onerror=fail)
         return sorted(Path(path, name) for path, _, names in found for name in names)
 
@@ -119,7 +141,19 @@ class Files:
 
         A missing file is created. With `create=False` it raises FileNotFoundError.
         """
-        return os.open(path, os.O_RDWR | os.O_APPEND | BINARY | (os.O_CREAT if create else 0), MODE)
+        flags = os.O_RDWR | os.O_APPEND | BINARY
+        with self._place(path) as place:
+            if not place.is_guarded:
+                return place.open(flags | (os.O_CREAT if create else 0), MODE)
+            try:
+                return place.open(flags)
+            except FileNotFoundError:
+                if not create:
+                    raise
+            try:
+                return place.open(flags | os.O_CREAT | os.O_EXCL, MODE)
+            except FileExistsError:  # another process has just created it
+                return place.open(flags)
 
     def append(self, fd: int, data: bytes | memoryview) -> None:
         """Write all of `data` at the end of the file."""
@@ -169,29 +203,47 @@ class Files:
 
     def make_folder(self, path: Path) -> None:
         """Create a folder. Raises FileExistsError if the path exists."""
-        path.mkdir()
+        with self._place(path) as place:
+            os.mkdir(place.name, dir_fd=place.folder)
 
     def set_mode(self, path: Path, mode: int) -> None:
         """Set the permissions of a file or folder."""
-        path.chmod(mode)
+        with self._place(path) as place:
+            if not place.is_guarded:
+                path.chmod(mode)
+                return
+            fd = os.open(place.name, os.O_RDONLY | NO_FOLLOW | NO_WAIT, dir_fd=place.folder)
+            try:
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
 
     def sync_folder(self, path: Path) -> None:
         """Make a folder's entries durable, if the system can."""
 
     def rename(self, source: Path, target: Path) -> None:
-        source.rename(target)
+        """Rename a file or folder; what is ours replaces only what is ours."""
+        with self._place(source) as old, self._place(target) as new:
+            if new.is_guarded and stat.S_ISREG(old.stat(follow=False).st_mode):
+                new.check_if_there(is_folder=False)
+            os.rename(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
 
     def unlink(self, path: Path) -> None:
         """Remove a file, if it exists."""
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), self._place(path) as place:
+            place.check(is_folder=False)
+            os.unlink(place.name, dir_fd=place.folder)
 
     def remove_folder(self, path: Path) -> None:
         """Remove an empty folder."""
-        path.rmdir()
+        with self._place(path) as place:
+            os.rmdir(place.name, dir_fd=place.folder)
 
     def remove_tree(self, path: Path) -> None:
         """Remove a folder and everything in it."""
-        shutil.rmtree(path)
+        with self._place(path) as place:
+            place.check(is_folder=True)
+            shutil.rmtree(place.name, dir_fd=place.folder)
 
     def _mode(self, path: Path, follow: bool) -> int | None:
         try:
@@ -202,7 +254,8 @@ class Files:
             return None
 
     def _open_new(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, MODE)
+        with self._place(path) as place:
+            return place.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, MODE)
 
     def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
         with self._seek:

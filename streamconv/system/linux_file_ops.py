@@ -59,7 +59,9 @@ class LinuxFiles(Files):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync_folder(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        with self._place(path) as place:
+            flags = os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if place.is_guarded else 0)
+            fd = os.open(place.name, flags, dir_fd=place.folder)
         try:
             self.sync(fd)
         finally:

@@ -9,9 +9,10 @@ following a link, and what is there already must be ours:
              user's and not writable by everybody, as several users may make parts of one run
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from errno import EPERM
 from pathlib import Path
@@ -36,31 +37,6 @@ class PlantedFile(OSError):
         super().__init__(EPERM, fact, str(path))
 
 
-class Guard:
-    """The names that are ours, in the folders that hold them."""
-
-    def __init__(self) -> None:
-        self._roots: set[tuple[Path, str]] = set()
-
-    def add(self, folder: Path, prefix: str) -> None:
-        """Guard all names in `folder` that begin with `prefix`, and everything below them."""
-        if os.open in os.supports_dir_fd:
-            self._roots.add((folder, prefix))
-
-    def split(self, path: Path) -> tuple[Path, Sequence[str]] | None:
-        """Split a guarded path into the folder that holds it and the names from there on.
-
-        Returns:
-            None if the path is not guarded.
-        """
-        for folder, prefix in self._roots:
-            count = len(folder.parts)
-            parts = path.parts
-            if len(parts) > count and parts[count].startswith(prefix) and folder in path.parents:
-                return folder, parts[count:]
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A path as the system calls take it: a name in an open folder, or the whole path."""
@@ -80,8 +56,6 @@ class Place:
             return os.open(self.path, flags, mode)
         try:
             fd = os.open(self.name, flags | NO_FOLLOW | NO_WAIT, mode, dir_fd=self.folder)
-        except FileExistsError:
-            raise
         except OSError:
             self.check_if_there(is_folder=False)
             raise
@@ -145,3 +119,31 @@ def check_own(
     if folder.st_uid == user and not folder.st_mode & stat.S_IWOTH:
         return
     raise PlantedFile(path, f"it belongs to user {found.st_uid}")
+
+
+def names_of_own(place: Place) -> list[str]:
+    """Return the names in a guarded folder, sorted. Raises PlantedFile."""
+    place.check(is_folder=True)
+    fd = os.open(place.name, os.O_RDONLY | NO_FOLLOW, dir_fd=place.folder)
+    try:
+        with os.scandir(fd) as entries:
+            return sorted(entry.name for entry in entries)
+    finally:
+        os.close(fd)
+
+
+def walk_own(folder: Path, place: Place) -> Iterator[Path]:
+    """Yield the files below a guarded folder. Raises PlantedFile."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for above, folders, names, fd in os.fwalk(place.name, onerror=fail, dir_fd=place.folder):
+        holder = os.fstat(fd)
+        path = folder / Path(above).relative_to(place.name)
+        for name in (*folders, *names):
+            with contextlib.suppress(FileNotFoundError):  # another part has just renamed it
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                check_own(path / name, found, holder)
+                if not stat.S_ISDIR(found.st_mode):
+                    yield path / name

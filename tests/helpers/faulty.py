@@ -16,7 +16,18 @@ from typing import Any
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
 
-READING = ("open_read", "_read_some", "read_file", "stat", "real_path", "names", "walk", "lock")
+READING = (
+    "open_folder",
+    "check_own",
+    "open_read",
+    "_read_some",
+    "read_file",
+    "stat",
+    "real_path",
+    "names",
+    "walk",
+    "lock",
+)
 MAKING = ("_open_new", "_allocate", "open_append", "make_folder", "rename")
 WRITING = (
     *("_write_some", "_sync_range", "_append_some"),

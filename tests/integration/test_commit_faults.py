@@ -27,8 +27,11 @@ def src(memory: Path) -> Path:
 
 
 def convert(src: Path, dst: Path, **options: Any) -> None:
-    options = {"to": "fused-transposed", "jobs": 1, "max_shard_size": 300, **options}
-    streamconv.convert(src, dst, **{k: v for k, v in options.items() if v is not None})
+    options = {"jobs": 1, "max_shard_size": 300, **options}
+    if "preset" in options:
+        streamconv.merge(src, dst, **options)
+    else:
+        streamconv.convert(src, dst, to="fused-transposed", **options)
 
 
 def prepared(src: Path, place: Path, way: str) -> Path:
@@ -53,7 +56,7 @@ def options_of(way: str) -> dict[str, Any]:
         "--resume": {"resume": True},
         "--verify": {"verify": True},
         "dcp": {"format": "dcp"},
-        "preset": {"preset": "mindspeed", "to": None, "max_shard_size": None},
+        "preset": {"preset": "mindspeed"},
     }.get(way, {})
 
 
