@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
-from streamconv.system.own_files import PlantedFile
+from streamconv.system.planted import PlantedFile
 from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
 

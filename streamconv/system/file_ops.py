@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from streamconv.system.guarded_paths import GuardedPaths
-from streamconv.system.own_files import NO_FOLLOW, NO_WAIT, names_of_own, walk_own
+from streamconv.system.planted import NO_FOLLOW, NO_WAIT, names_of_own, walk_own
 
 BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)

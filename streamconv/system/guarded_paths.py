@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from streamconv.system.own_files import FOLDER, NO_FOLLOW, Place, PlantedFile
+from streamconv.system.planted import FOLDER, NO_FOLLOW, Place, PlantedFile
 
 
 class Guard:
@@ -43,7 +43,7 @@ class GuardedPaths:
         """Take as ours all names in `folder` that begin with `prefix`, and what is below them.
 
         From now on every operation reaches them without following a link, and raises PlantedFile
-        for what somebody else has put there; see `own_files`.
+        for what somebody else has put there; see `planted`.
         """
         self._guard.add(folder, prefix)
 
