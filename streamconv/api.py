@@ -31,8 +31,8 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
         {options}
 
     Returns:
-        The source, closed: its `checkpoint` has the tensors and files. And what they are: family,
-        form, and the layout of each expert stack.
+        The source, closed, whose `checkpoint` lists the tensors and files; and the detected family,
+        form, and layout of each expert stack.
 
     Raises:
         UsageError: An option makes no sense.

@@ -12,9 +12,10 @@
     |   `-- RankFailed         8   another rank of the run failed
     `-- Interrupted          130   SIGINT (143 for SIGTERM)
 
-A message says "cannot X: Y", with both facts: what was found, and what was expected. The hint, if
-there is one, begins with a verb. Names from a checkpoint are untrusted text: they go into a message
-through `quoted`.
+A message says what cannot be done and why, as "cannot X: Y", or it names the tensor, file or module
+that is wrong. It has both facts: what was found, and what was expected. The hint, if there is one,
+begins with a verb. Names from a checkpoint are untrusted text: they go into a message through
+`quoted`.
 """
 
 from typing import ClassVar

@@ -21,53 +21,54 @@ _LAYERS = re.compile(r"(?P<only>[0-9]{1,9})|(?P<begin>[0-9]{0,9}):(?P<end>[0-9]{
 
 
 class Reading(TypedDict, total=False):
-    """Options for reading a source that does not describe itself."""
+    """Options for reading a source. `api_options` has what `help` says of each."""
 
     source_layout: str | None
-    """The layout or form that it has (`--from`)."""
+    """Layout or form of the source (`--from`), if the source does not record its own."""
     preset: str | None
-    """A training framework whose DCP is read or written, such as `mindspeed`."""
+    """Training framework whose DCP is read or written: `mindspeed`."""
     hf_prefix: str | None
-    """What names begin with outside of a DCP whose keys begin with `dcp_prefix`."""
+    """Prefix of tensor names outside of a DCP, for which its keys have `dcp_prefix`."""
     dcp_prefix: str | None
+    """Prefix of keys in a DCP."""
     family: str | PathLike[str] | None
-    """A file of families, layouts and namings to add to the shipped tables for this call."""
+    """TOML file with families, layouts and namings to add to the shipped tables."""
     template: Location | None
-    """The hub checkpoint that a DCP was trained from: its config, its other files, its names."""
+    """Hub checkpoint that a DCP was trained from. It supplies config.json and the other files."""
     fill_from_template: bool
-    """Whether to take from there what the DCP lacks."""
+    """True to take the tensors that the DCP lacks from `template`."""
 
 
 class Options(Reading, total=False):
     """Options of every conversion."""
 
     max_shard_size: int | str
-    """Bytes, or text such as `4GB` or `4GiB`; a larger tensor gets a shard of its own."""
+    """Bytes of tensors in a shard, or text such as `4GB`. A larger tensor gets its own shard."""
     max_memory: int | str | None
-    """What the whole process may hold; what the host has free unless given."""
+    """Memory limit of the whole process, in bytes or as text. Default: by the free memory."""
     jobs: int | None
-    """Workers."""
+    """Number of workers."""
     part: str | None
-    """`2/4`: only the second of four parts, which `finish` puts together when all are done."""
+    """`2/4` to write only the second of four parts. After all parts, `finish` commits them."""
     max_rate: int | str | None
-    """Bytes a second that are read at most, or text such as `200MB/s`.
+    """Read limit in bytes a second, or text such as `200MB/s`.
 
-    Of all ranks that torchrun has started together; of each `part` by itself.
+    All ranks of a torchrun share it; each `part` has its own.
     """
     layers: str | None
-    """Only these layers, as `0:2`, and what belongs to no layer."""
+    """Layers to convert, as `0:2`. Tensors outside of layers are always converted."""
     format: str | None
-    """What the output is written in: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
+    """Output format: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
     dtype: str | None
-    """`bf16`, `fp16` or `fp32`: what floating tensors become, routers and norms excepted."""
+    """`bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers and norms."""
     cast_all: bool
-    """Whether `dtype` is for routers, their biases and norms as well."""
+    """True to let `dtype` cast routers, their biases and norms, too."""
     dequantize: str | None
-    """What block-scaled FP8 weights become, their scales used up."""
+    """Dtype to dequantize block-scaled FP8 weights to. Their scales are dropped."""
     pass_through: bool
-    """Whether experts that cannot be converted stay as they are, instead of being refused."""
+    """True to copy experts that cannot be converted, instead of raising PlanRefused."""
     sha256: bool
-    """Whether the manifest has the SHA-256 of each file too, for which they are read once more."""
+    """True to record the SHA-256 of each file in the manifest. Reads each file again."""
 
 
 def preset_of(options: Reading) -> Preset | None:

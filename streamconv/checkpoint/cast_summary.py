@@ -1,4 +1,4 @@
-"""The casts of a plan as people and programs read them: counts, and what config.json gets wrong."""
+"""The casts of a plan as people and programs read them: counts, and notes about config.json."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -35,7 +35,7 @@ def protected_rows(inputs: Iterable[TensorInfo], casting: Casting) -> dict[str, 
 
 
 def config_notes(config: Mapping[str, Any], casting: Casting) -> Iterator[str]:
-    """Yield what config.json, which is copied unchanged, says and no longer holds."""
+    """Yield a note for each statement that is outdated in config.json, which is copied as it is."""
     if casting.dequantize is not None and "quantization_config" in config:
         yield (
             "config.json is copied unchanged and its quantization_config still describes quantized "

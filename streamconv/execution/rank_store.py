@@ -1,4 +1,4 @@
-"""What the ranks of a run say to each other, in the key-value store that torchrun keeps.
+"""The messages between the ranks of a run, in the key-value store that torchrun keeps.
 
 A rank writes its own entries and counts itself in shared counters; everyone reads all of them.
 Only the first failure is kept, so that all ranks end with the same one.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 
-class Entry(enum.StrEnum):
+class RankEntry(enum.StrEnum):
     """The entries that each rank has of its own."""
 
     PROCESS = "who"
@@ -80,48 +80,48 @@ class RankStore:
     def join(self) -> None:
         """Say which process this rank is, and give the first heartbeat."""
         process = f"process {os.getpid()} on {quoted(platform.node())}"
-        self._store.set(Entry.PROCESS.key(self._rank), process)
+        self._store.set(RankEntry.PROCESS.key(self._rank), process)
         self.beat()
 
     def leave(self) -> None:
         """Say that this rank has left, so that its silence is not taken for a failure."""
-        self._store.add(Entry.LEFT.key(self._rank), 1)
+        self._store.add(RankEntry.LEFT.key(self._rank), 1)
 
     def beat(self) -> None:
         """Give a heartbeat."""
-        self._store.add(Entry.HEARTBEATS.key(self._rank), 1)
+        self._store.add(RankEntry.HEARTBEATS.key(self._rank), 1)
 
     def heartbeats(self, rank: int) -> int:
         """Return the number of heartbeats of a rank: 0 if it has not joined yet."""
-        return self._store.add(Entry.HEARTBEATS.key(rank), 0)
+        return self._store.add(RankEntry.HEARTBEATS.key(rank), 0)
 
     def has_left(self, rank: int) -> bool:
         """Return True if a rank has left as intended."""
-        return self._store.add(Entry.LEFT.key(rank), 0) > 0
+        return self._store.add(RankEntry.LEFT.key(rank), 0) > 0
 
     def process(self, rank: int) -> str:
         """Return process and host of a rank, for messages."""
-        key = Entry.PROCESS.key(rank)
+        key = RankEntry.PROCESS.key(rank)
         return self._store.get(key).decode() if self._store.check([key]) else "never seen"
 
     def publish_fingerprint(self, fingerprint: str) -> None:
         """Say which plan this rank has made."""
-        self._store.set(Entry.FINGERPRINT.key(self._rank), fingerprint)
+        self._store.set(RankEntry.FINGERPRINT.key(self._rank), fingerprint)
 
     def fingerprint(self, rank: int) -> str:
         """Return the fingerprint of the plan of a rank that has published one."""
-        return self._store.get(Entry.FINGERPRINT.key(rank)).decode()
+        return self._store.get(RankEntry.FINGERPRINT.key(rank)).decode()
 
     def have_all_planned(self) -> bool:
         """Return True if every rank has published a fingerprint."""
-        return self._store.check([Entry.FINGERPRINT.key(rank) for rank in range(self._size)])
+        return self._store.check([RankEntry.FINGERPRINT.key(rank) for rank in range(self._size)])
 
     def unplanned(self) -> list[int]:
         """Return the ranks that have not published a fingerprint."""
         return [
             rank
             for rank in range(self._size)
-            if not self._store.check([Entry.FINGERPRINT.key(rank)])
+            if not self._store.check([RankEntry.FINGERPRINT.key(rank)])
         ]
 
     def increment(self, counter: Counter) -> None:

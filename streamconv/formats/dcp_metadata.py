@@ -91,7 +91,7 @@ class Metadata:
     own: str | None
     """What this package recorded, if it wrote the file."""
     has_digest: bool
-    """Whether the file has a digest of itself, which was checked."""
+    """True if the file has a digest of itself, which was checked."""
 
 
 # --- read --------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def read_pickle(raw: bytes, admitted: Collection[str], label: str) -> Any:
     try:
         return machine.run()
     except (IndexError, struct.error):
-        raise machine.refusal("it ends too early, or takes what is not there") from None
+        raise machine.refusal("it ends too early, or takes a value that is not there") from None
     except UnicodeDecodeError:
         raise machine.refusal("text that is not UTF-8") from None
 
@@ -110,7 +110,7 @@ class _Machine:
     def top(self, kind: Any) -> Any:
         """Return the value on top of the stack. Raises BadCheckpoint if it is of another type."""
         if type(self.stack[-1]) is not kind:
-            raise self.refusal(f"something is put into what is not a {kind.__name__}")
+            raise self.refusal(f"a value is put into something that is not a {kind.__name__}")
         return self.stack[-1]
 
     def name(self, module: str, name: str) -> None:
@@ -228,7 +228,7 @@ def _persistent(m: _Machine) -> None:
 
 
 def _unknown(m: _Machine) -> None:
-    raise m.refusal("it does what no plain value needs")
+    raise m.refusal("it has an opcode that no plain value needs")
 
 
 _STOP = ord(".")

@@ -4,7 +4,7 @@
     directory          for each file: entry, name, extra field, comment
     end records        number of files; size and offset of the directory
 
-What a file is stands in several places, and readers differ in which of them they believe: torch's
+Several records describe a file, and readers differ in which of them they believe: torch's
 takes sizes and offsets from the directory, the start of a content from the local header, and names
 without regard to case. So all of them have to agree here, and to account for every byte. The
 records are those of `zip_archive.py`.
@@ -140,7 +140,7 @@ class ZipMember:
 
     def _contradiction(self, window: Window) -> BadCheckpoint:
         name = quoted(self.full_name.decode("utf-8", "replace"))
-        return window.refusal(f"what stands beside {name} is not what the directory says of it")
+        return window.refusal(f"the local header or descriptor of {name} contradicts the directory")
 
 
 def read_directory(window: Window) -> dict[str, ZipMember]:

@@ -1,4 +1,4 @@
-"""What a file format has to say of its files, the shards.
+"""The interface of file formats, which cut an output into files: the shards.
 
 A shard consists of parts, in the order of the file: bytes of the output tensors, and framing bytes
 that belong to the format, such as a header. A format cuts steps into shards and says which parts

@@ -1,4 +1,4 @@
-"""What there is to say of a plan apart from its numbers, for tables and JSON alike."""
+"""Facts and notes about a plan in words, for tables and JSON alike."""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,13 +20,13 @@ def format_line(plan: Plan) -> str:
 
 
 def notes_of(plan: Plan) -> Iterator[str]:
-    """Yield what to know of a plan before its result is used."""
+    """Yield notes that a user should read before using the result."""
     yield from config_notes(plan.checkpoint.config, plan.casting)
     template = plan.checkpoint.template
     if template and template.unknown:
         yield (
-            f"the template does not have {len(template.unknown):,} of the tensors; they are "
-            f"converted nevertheless: {summarize_names(template.unknown)}"
+            f"{len(template.unknown):,} tensors are converted although the template lacks them: "
+            f"{summarize_names(template.unknown)}"
         )
 
 

@@ -47,7 +47,7 @@ class WriteBuffer:
         return self._take(nbytes)
 
     def flush(self) -> None:
-        """Write what the buffer holds; the run may go on after it."""
+        """Write what the buffer holds; the run may continue after it."""
         data = self._buffer[: self._filled]
         if data:
             self._write(self._offset, data)

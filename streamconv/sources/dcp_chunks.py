@@ -84,7 +84,7 @@ class ChunkFinder:
         check_value(read, value.nbytes, label)
 
     def _check_end(self, file: str, end: int, label: str) -> None:
-        """Refuse an archive that would end behind its file. Raises BadCheckpoint."""
+        """Refuse an archive that would end after its file. Raises BadCheckpoint."""
         size = self._local.size(file)
         if end > size:
             raise BadCheckpoint(

@@ -18,24 +18,24 @@ class CancelToken:
         self._event.set()
 
     def is_set(self) -> bool:
-        """Return True if the run has been cancelled."""
+        """Return True if the run has been canceled."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait for this time. Raises Interrupted as soon as the run is cancelled."""
+        """Wait for this time. Raises Interrupted as soon as the run is canceled."""
         if self._event.wait(seconds):
-            raise Interrupted("the run was cancelled")
+            raise Interrupted("the run was canceled")
 
     def check(self) -> None:
-        """Raise Interrupted if the run has been cancelled."""
+        """Raise Interrupted if the run has been canceled."""
         self.wait(0)
 
     @contextmanager
     def cancels_on_exit(self, *threads: threading.Thread) -> Iterator[None]:
         """Start these threads, and wait for their end when the context is left.
 
-        If an exception leaves the context, the run is cancelled first. Raises Interrupted at the
-        end of the context if somebody else has cancelled it.
+        If an exception leaves the context, the run is canceled first. Raises Interrupted at the
+        end of the context if somebody else has canceled it.
         """
         for thread in threads:
             thread.start()

@@ -1,4 +1,4 @@
-"""Retries of what may fail for a moment: how often, and how long to wait in between."""
+"""Retries of calls that may fail for a moment: how often, and how long to wait in between."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -31,17 +31,17 @@ class TransientError(Exception):
         """True if the attempt got a part of what it was for."""
 
 
-def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
+def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
     """Call `attempt` until it raises no TransientError, and return its result.
 
     Args:
-        what: Begins the message of the last error: "cannot read hf://org/name".
+        failure: Beginning of the message if all attempts fail: "cannot read hf://org/name".
         attempt: Raises TransientError if it should be called again.
         cancel: Ends the waiting.
 
     Raises:
         IOFailed: ATTEMPTS attempts in a row failed without progress.
-        Interrupted: The run was cancelled.
+        Interrupted: The run was canceled.
     """
     failed = 0
     while True:
@@ -56,7 +56,7 @@ def retry(what: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
                 wait = error.wait
             if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
-                raise IOFailed(f"{what}: {error}{asked}; tried {failed} times") from error
+                raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times") from error
             cancel.wait(wait)
 
 

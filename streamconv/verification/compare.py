@@ -8,10 +8,6 @@ The output is read block by block. So is the source if both regions have their a
 order. If not, the source's region is in memory, one expert of one weight. A comparison across a
 transpose would stride through memory by whole rows: panels that fit into the cache are gathered
 from the source in long runs first. Elements are compared as integers of their width.
-
-How bytes move is deliberately written twice: here for comparing them, and in
-`execution/transpose.py` for converting them. The two share no code, so that a mistake in one is
-found by the other.
 """
 
 import itertools

@@ -122,7 +122,7 @@ def doubled(times: int) -> Any:
         (b"\x80\x04X\xff\xff\xff\xffa.", "ends too early"),
         (b"\x80\x04\x8d" + b"\xff" * 8 + b".", "ends too early"),
         (b"\x80\x04\x96" + b"\xff" * 8 + b".", "no plain value needs"),
-        (b"\x80\x04Nr\xff\xff\xff\xff.", "takes what is not there"),
+        (b"\x80\x04Nr\xff\xff\xff\xff.", "takes a value that is not there"),
         (b"\x80\x04j\xff\xff\xff\xff.", "ends too early"),
         (b"\x80\x04})" + b"\x85" * 9 + b"Ns.", "a key that is neither"),
         (b"]" + b"\x94h\0a" * 3 + b".", "not the metadata"),

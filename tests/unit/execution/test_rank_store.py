@@ -7,8 +7,8 @@ from streamconv.errors import RankFailed
 from streamconv.execution.rank_store import (
     FAILURE,
     Counter,
-    Entry,
     Failure,
+    RankEntry,
     RankStore,
     map_store_errors,
 )
@@ -23,7 +23,7 @@ def ranks() -> list[RankStore]:
 
 def test_no_two_keys_are_equal() -> None:
     """Not of two ranks either, whatever their numbers."""
-    keys = [entry.key(rank) for entry in Entry for rank in (0, 1, 10, 11)]
+    keys = [entry.key(rank) for entry in RankEntry for rank in (0, 1, 10, 11)]
     keys += [counter.value for counter in Counter] + [FAILURE]
     assert len(keys) == len(set(keys))
 

@@ -13,7 +13,7 @@ import streamconv
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, RankFailed
 from streamconv.execution import liveness, ranks
 from streamconv.execution.events import Planned
-from streamconv.execution.rank_store import Entry, Failure, RankStore
+from streamconv.execution.rank_store import Failure, RankEntry, RankStore
 from streamconv.execution.ranks import RankGroup
 from streamconv.planning.manifest import fingerprint
 from streamconv.system.cancellation import CancelToken
@@ -36,7 +36,7 @@ def test_ranks_that_plan_otherwise_are_refused(src: Path) -> None:
     store = HashStore()
     plans = [streamconv.plan(src, max_shard_size=size) for size in ("4kB", "9kB")]
     with group(store, 0) as first, group(store, 1) as second:
-        store.set(Entry.FINGERPRINT.key(1), fingerprint(plans[1]))
+        store.set(RankEntry.FINGERPRINT.key(1), fingerprint(plans[1]))
         with pytest.raises(PlanRefused, match=r"rank 1 .* has made another plan than rank 0"):
             first.synchronize(Planned(plans[0]))
         with pytest.raises(PlanRefused, match="fingerprint"):

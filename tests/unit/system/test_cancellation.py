@@ -1,4 +1,4 @@
-"""A cancelled run stops all of its threads, and those that wait stop waiting."""
+"""A canceled run stops all of its threads, and those that wait stop waiting."""
 
 import threading
 import time
@@ -9,23 +9,23 @@ from streamconv.errors import Interrupted
 from streamconv.system.cancellation import CancelToken
 
 
-def test_nothing_happens_before_it_is_cancelled() -> None:
+def test_nothing_happens_before_it_is_canceled() -> None:
     cancel = CancelToken()
     assert not cancel.is_set()
     cancel.check()
     cancel.wait(0.001)
 
 
-def test_a_cancelled_run_raises() -> None:
+def test_a_canceled_run_raises() -> None:
     cancel = CancelToken()
     cancel.set()
     assert cancel.is_set()
     for call in (cancel.check, lambda: cancel.wait(60)):
-        with pytest.raises(Interrupted, match="the run was cancelled"):
+        with pytest.raises(Interrupted, match="the run was canceled"):
             call()
 
 
-def test_a_wait_ends_as_soon_as_the_run_is_cancelled() -> None:
+def test_a_wait_ends_as_soon_as_the_run_is_canceled() -> None:
     cancel = CancelToken()
     began = time.monotonic()
     threading.Timer(0.05, cancel.set).start()
@@ -35,7 +35,7 @@ def test_a_wait_ends_as_soon_as_the_run_is_cancelled() -> None:
 
 
 def test_threads_end_with_their_context() -> None:
-    """Without an error nothing is cancelled, and both have ended."""
+    """Without an error nothing is canceled, and both have ended."""
     cancel, done = CancelToken(), []
     threads = [threading.Thread(target=done.append, args=(k,)) for k in range(2)]
     with cancel.cancels_on_exit(*threads):
@@ -58,10 +58,10 @@ def test_an_error_cancels_the_threads() -> None:
 
     with pytest.raises(ZeroDivisionError), cancel.cancels_on_exit(threading.Thread(target=work)):
         raise ZeroDivisionError
-    assert stopped == ["the run was cancelled"]
+    assert stopped == ["the run was canceled"]
 
 
-def test_a_context_says_that_somebody_else_has_cancelled_it() -> None:
+def test_a_context_says_that_somebody_else_has_canceled_it() -> None:
     cancel = CancelToken()
     with pytest.raises(Interrupted), cancel.cancels_on_exit():
         cancel.set()

@@ -86,7 +86,7 @@ def test_other_errors_are_not_retried() -> None:
     assert waits.seconds == []
 
 
-def test_a_cancelled_run_is_not_retried() -> None:
+def test_a_canceled_run_is_not_retried() -> None:
     cancel = CancelToken()
 
     def attempt() -> None:

@@ -64,7 +64,7 @@ def test_one_thread_at_a_time_advances_the_tasks() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("bad"), Fault("bad")])
 def test_the_first_error_ends_all_threads(error: BaseException) -> None:
-    """Those that wait are cancelled, and no task is started after it."""
+    """Those that wait are canceled, and no task is started after it."""
     cancel, started = CancelToken(), []
 
     def work(_: None, task: int) -> list[int]:
