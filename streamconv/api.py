@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Unpack
 from streamconv.api_options import takes
 from streamconv.catalog.catalog import default_catalog, load_catalog
 from streamconv.detection.detect import Detected, detect
-from streamconv.errors import UsageError
 from streamconv.execution.request import ConversionRequest
 from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
+from streamconv.units import parse_share
 from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def verify(
     dst: Location | None = None,
     *,
     target_layout: str | None = None,
-    sample: float = 1.0,
+    sample: float | str = 1.0,
     sha256: bool = False,
     jobs: int | None = None,
     on_event: "Callable[[VerifyStarted | VerifyProgress], None] | None" = None,
@@ -230,7 +230,7 @@ def verify(
         dst: Checkpoint to verify. If it is missing, `src` is verified against its manifest.
         target_layout: Layout or form of `dst`, if `dst` does not record its own.
         sample: Fraction of each layer's experts and of the other tensors to compare, above 0 and
-            at most 1. They are chosen at random.
+            at most 1, or text such as `5%`. They are chosen at random.
         sha256: True to compute the SHA-256 of each file of the checkpoint that is verified.
         jobs: Number of workers, from 1 to 1024. Default: 2.
         on_event: Called with the progress, in the calling thread.
@@ -251,15 +251,11 @@ def verify(
     from streamconv.verification.run import VerifyOptions, run_verification
     from streamconv.verification.sides import Sample
 
-    if not 0 < sample <= 1:
-        raise UsageError(
-            f"sample must be above 0 and at most 1, got {sample}", "give 0.05 for 5% of the tensors"
-        )
     check_jobs(jobs)
     options = VerifyOptions(
         jobs=jobs or min(cores(), DEFAULT_JOBS),
         catalog=load_catalog(reading.get("family")),
-        sample=Sample(sample, SystemRandom()),
+        sample=Sample(parse_share(sample), SystemRandom()),
         sha256=sha256,
         reading=reading,
         target_layout=target_layout,

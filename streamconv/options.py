@@ -96,15 +96,15 @@ def check_prefixes(options: Reading, *formats: str) -> None:
     Raises:
         UsageError: A prefix is given, and "dcp" is not among the formats.
     """
-    said = [
+    given = [
         f"--{name.replace('_', '-')}"
         for name in ("hf_prefix", "dcp_prefix")
         if options.get(name) is not None
     ]
-    if said and "dcp" not in formats:
+    if given and "dcp" not in formats:
         raise UsageError(
-            f"{' and '.join(said)}: there is no DCP here whose keys could begin with anything",
-            "leave it out; --format dcp writes a DCP",
+            f"cannot use {' and '.join(given)}: no DCP is read or written",
+            "leave it out, or add --format dcp to write a DCP",
         )
 
 
@@ -117,7 +117,8 @@ def parse_layers(text: str) -> range:
         if first < last:
             return range(first, last)
     raise UsageError(
-        f"{quoted(repr(text))} is no range of layers", "write 0:2 for the layers 0 and 1"
+        f"cannot read the layers {quoted(repr(text))}: they are not a range",
+        "write 0:2 for the layers 0 and 1",
     )
 
 
@@ -125,7 +126,6 @@ def check_jobs(jobs: int | None) -> None:
     """Refuse a number of workers below 1 or above MAX_JOBS. Raises UsageError."""
     if jobs is None or 1 <= jobs <= MAX_JOBS:
         return
-    limit = "at least 1" if jobs < 1 else f"at most {MAX_JOBS}"
-    # Python does not convert numbers of more than 4300 digits to text
-    got = f", got {jobs}" if abs(jobs) < MAX_LAYERS else ""
-    raise UsageError(f"jobs must be {limit}{got}", f"give a number from 1 to {MAX_JOBS}")
+    # Python does not convert integers of more than 4300 digits to text
+    number = f"{jobs}" if abs(jobs) < 10**9 else "so many"
+    raise UsageError(f"cannot start {number} workers: jobs must be from 1 to {MAX_JOBS}")

@@ -1,4 +1,4 @@
-"""Sizes in bytes, rates and durations, as people write and read them.
+"""Sizes in bytes, rates, shares and durations, as people write and read them.
 
 Decimal units as on the hub (`4GB` is 4 * 10^9 bytes), binary ones with an i (`4GiB`).
 """
@@ -24,33 +24,60 @@ def parse_size(text: str | int) -> int:
 
     Raises UsageError if it is no size, less than 1 byte, or more than MAX_BYTES.
     """
-    from fractions import Fraction
-
-    if isinstance(text, int):
-        text = str(text) if abs(text) <= MAX_BYTES else "an integer with more than 63 bits"
-    shown = quoted(repr(text))
-    match = _SIZE.fullmatch(text)
-    factor = _FACTOR.get(match[2].upper()) if match else None
-    if match is None or factor is None:
-        raise UsageError(f"{shown} is not a size", "write 4GB, 512MiB or a number of bytes")
-    size = int(Fraction(match[1]) * factor)
-    if size <= 0:
-        raise UsageError(f"{shown} is not a size: it must be at least 1 byte")
-    if size > MAX_BYTES:
-        raise UsageError(f"{shown} is not a size: it must be less than 2^63 bytes")
-    return size
+    text = _as_text(text)
+    return _parse("size", text, text, "write 4GB, 512MiB or a number of bytes")
 
 
 def parse_rate(text: str | int) -> int:
     """Return the bytes per second in `text`: `200MB/s`, `1GiB/s`, or a plain number of bytes.
 
-    Raises UsageError if it is no rate.
+    Raises UsageError if it is no rate, less than 1 byte, or more than MAX_BYTES.
     """
+    text = _as_text(text)
+    size = text.strip().removesuffix("/s")
+    return _parse("rate", text, size, "write 200MB/s, 1GiB/s or a number of bytes")
+
+
+def _parse(kind: str, text: str, size: str, hint: str) -> int:
+    """Return the bytes in `size`, or raise UsageError that calls `text` a `kind`."""
+    from fractions import Fraction
+
+    match = _SIZE.fullmatch(size)
+    factor = _FACTOR.get(match[2].upper()) if match else None
+    cannot = f"cannot read the {kind} {quoted(repr(text))}"
+    if match is None or factor is None:
+        raise UsageError(f"{cannot}: it is not a number with a unit of bytes", hint)
+    nbytes = int(Fraction(match[1]) * factor)
+    if nbytes < 1:
+        raise UsageError(f"{cannot}: it must be at least 1 byte", hint)
+    if nbytes > MAX_BYTES:
+        raise UsageError(f"{cannot}: it must be less than 2^63 bytes", hint)
+    return nbytes
+
+
+def _as_text(value: str | int) -> str:
+    """Return a number as text; one that is far too large or small as one that is just so.
+
+    Python does not convert integers of more than 4300 digits to text.
+    """
+    return value if isinstance(value, str) else str(max(-1, min(value, MAX_BYTES + 1)))
+
+
+def parse_share(text: str | float) -> float:
+    """Return the fraction meant by `5%`, `0.05` or a number, above 0 and at most 1.
+
+    Raises UsageError if it is none.
+    """
+    hint = "write 5% or 0.05"
+    cannot = f"cannot read the share {quoted(repr(text))}"
     try:
-        return parse_size(text if isinstance(text, int) else text.strip().removesuffix("/s"))
-    except UsageError:
-        shown = "the number" if isinstance(text, int) else quoted(repr(text))
-        raise UsageError(f"{shown} is not a rate", "write 200MB/s or 1GiB/s") from None
+        is_percentage = isinstance(text, str) and text.endswith("%")
+        share = float(str(text).removesuffix("%")) / (100 if is_percentage else 1)
+    except ValueError:
+        raise UsageError(f"{cannot}: it is not a number or a percentage", hint) from None
+    if not 0 < share <= 1:
+        raise UsageError(f"{cannot}: it must be above 0 and at most 1", hint)
+    return share
 
 
 def show_size(nbytes: float) -> str:

@@ -13,16 +13,6 @@ from streamconv.cli._options import (
     reading_options,
     source_argument,
 )
-from streamconv.errors import quoted
-
-
-def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """Return the fraction meant by `5%` or `0.05`. Raises BadParameter."""
-    number, percent = text.removesuffix("%"), text.endswith("%")
-    try:
-        return float(number) / (100 if percent else 1)
-    except ValueError:
-        raise click.BadParameter(f"{quoted(repr(text))} is not a share; write 5% or 0.05") from None
 
 
 @click.command("verify")
@@ -32,7 +22,6 @@ def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> f
     "--sample",
     metavar="SHARE",
     default="100%",
-    callback=_parse_share,
     help="Compare only this share of each layer's experts and of the other tensors, such as 5%.",
 )
 @option("--sha256", is_flag=True, help="Show the SHA-256 of each file, as the hub shows it.")
@@ -50,7 +39,7 @@ def _parse_share(ctx: click.Context, parameter: click.Parameter, text: str) -> f
 def command(
     src: str,
     dst: str | None,
-    sample: float,
+    sample: str,
     sha256: bool,
     target_layout: str | None,
     jobs: int | None,

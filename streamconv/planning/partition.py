@@ -22,7 +22,10 @@ def parse_partition(text: str) -> Partition:
     """Return the partition that `2/4` means. Raises UsageError."""
     match = _PART.fullmatch(text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{quoted(repr(text))} is not a part", "write 1/4 for the first of four")
+        raise UsageError(
+            f"cannot read the part {quoted(repr(text))}: it is not K/N with K from 1 to N",
+            "write 1/4 for the first of four",
+        )
     return Partition(int(match[1]), int(match[2]))
 
 

@@ -326,7 +326,7 @@ def test_prefixes_without_a_dcp_are_wrong_usage(src: Path, dst: Path, verb: str)
     places = {"inspect": [src], "verify": [src, src]}.get(verb, [src, dst])
     done = process(*verb.split(), *places, "--hf-prefix", "model.", "--dcp-prefix", "")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--hf-prefix and --dcp-prefix: there is no DCP here" in done.stderr
+    assert "cannot use --hf-prefix and --dcp-prefix: no DCP is read or written" in done.stderr
     assert not dst.exists()
 
 

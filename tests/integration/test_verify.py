@@ -259,7 +259,7 @@ def test_a_sample_finds_what_is_wrong_everywhere(source: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("sample", [0.0, 1.5, -1, float("nan")])
 def test_a_sample_of_nothing(source: Path, sample: float) -> None:
-    with pytest.raises(UsageError, match="sample"):
+    with pytest.raises(UsageError, match="cannot read the share"):
         streamconv.verify(source, source, sample=sample)
 
 

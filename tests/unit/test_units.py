@@ -7,7 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.units import MAX_BYTES, parse_rate, parse_size, show_duration, show_size
+from streamconv.units import (
+    MAX_BYTES,
+    parse_rate,
+    parse_share,
+    parse_size,
+    show_duration,
+    show_size,
+)
 
 FACTORS = {
     "": 1,
@@ -46,12 +53,45 @@ def test_parse_size(text: str | int, nbytes: int) -> None:
 
 
 def test_parse_rate() -> None:
-    """A size a second, with or without the second; anything else is told as a rate."""
+    """A size a second, with or without `/s`. The message calls anything else a rate."""
     assert parse_rate("200MB/s") == parse_rate("200 MB") == 200_000_000
     assert parse_rate("1GiB/s") == 2**30
     assert parse_rate(7) == 7
-    with pytest.raises(UsageError, match="'fast' is not a rate"):
+    with pytest.raises(
+        UsageError, match=r"^cannot read the rate 'fast': it is not a number with a unit"
+    ):
         parse_rate("fast")
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("5%", 0.05), ("0.05", 0.05), ("100%", 1), ("0.1%", 0.001), (1, 1), (1e-9, 1e-9)],
+)
+def test_parse_share(text: str | float, share: float) -> None:
+    """A percentage, or a fraction of 1."""
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("many", "it is not a number or a percentage"),
+        ("%", "it is not a number or a percentage"),
+        ("5 %%", "it is not a number or a percentage"),
+        ("0%", "it must be above 0 and at most 1"),
+        ("101%", "it must be above 0 and at most 1"),
+        (-0.5, "it must be above 0 and at most 1"),
+        (float("nan"), "it must be above 0 and at most 1"),
+        ("9" * 5000, "it must be above 0 and at most 1"),
+    ],
+)
+def test_what_is_no_share_is_refused(text: str | float, fact: str) -> None:
+    """With the reason, in one line."""
+    with pytest.raises(UsageError) as caught:
+        parse_share(text)
+    assert caught.value.message.startswith("cannot read the share ")
+    assert caught.value.message.endswith(fact)
+    assert len(caught.value.message) < 300
 
 
 @settings(deadline=None)
@@ -102,10 +142,10 @@ def test_decimal_fractions_are_exact(thousandths: int, unit: str) -> None:
     ],
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
-    """With the text as it was given."""
+    """The message repeats the text as it was given."""
     with pytest.raises(UsageError) as caught:
         parse_size(text)
-    assert repr(text) in caught.value.message
+    assert caught.value.message.startswith(f"cannot read the size {text!r}: it ")
 
 
 @pytest.mark.parametrize(

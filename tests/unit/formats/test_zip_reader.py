@@ -89,10 +89,10 @@ def entry(raw: bytes, name: bytes) -> int:
     [
         (8, 0x1, "encrypted"),
         (10, 8, "compressed"),
-        (16, 1, "checksum|directory says"),
+        (16, 1, "checksum|contradicts the directory"),
         (34, 1, "another archive"),
         (38, 0x10, "a folder"),
-        (42, 64, "no file at byte|directory says|ends at byte|begin with a file"),
+        (42, 64, "no file at byte|contradicts the directory|ends at byte|begin with a file"),
     ],
     ids=["flags", "method", "checksum", "disk", "attributes", "offset"],
 )

@@ -1,0 +1,74 @@
+"""What a plan says apart from its numbers: target, names, groups, and what stays as it is."""
+
+import dataclasses
+from pathlib import Path
+
+import checkpoints
+import pytest
+from folders import qwen_tensors, write_checkpoint
+
+import streamconv
+from streamconv.planning.plan import Plan
+from streamconv.report.plan_notes import (
+    format_line,
+    notes_of,
+    passed_through,
+    regrouped,
+    renamed,
+    renames,
+    target_line,
+)
+
+
+@pytest.fixture(scope="module")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Qwen3-Omni to MindSpeed-MM: names lose `thinker.`, and the talker stays as it is."""
+    return streamconv.plan(checkpoints.qwen3_omni_moe(tmp_path_factory.mktemp("omni") / "hub"))
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    config = {"model_type": "qwen3_moe", "num_experts": 3, "dtype": "bfloat16"}
+    return write_checkpoint(tmp_path / "src", {"model.safetensors": qwen_tensors()}, config)
+
+
+def test_the_target_and_its_reason(omni: Plan, qwen: Path) -> None:
+    assert target_line(omni.target) == "mindspeed (what merging makes of qwen3_omni_moe)"
+    asked = streamconv.plan(qwen, to="fused").target
+    assert target_line(asked).startswith("fused, which is the form transformers (")
+
+
+def test_the_format(omni: Plan, qwen: Path) -> None:
+    assert format_line(omni) == "safetensors"
+    dcp = streamconv.plan(qwen, format="dcp", dcp_prefix="net.")
+    assert format_line(dcp).startswith("dcp, ")
+    assert "net." in format_line(dcp)
+
+
+def test_names_that_change(omni: Plan, qwen: Path) -> None:
+    """Each tensor that is copied under another name, and the rule for all of them."""
+    assert renames(omni) == ["thinker.* -> *"]
+    pairs = dict(renamed(omni))
+    assert pairs["thinker.model.norm.weight"] == "model.norm.weight"
+    assert not any(name.startswith("talker.") for name in pairs)
+    assert not any(".experts." in name for name in pairs)
+    kept = streamconv.plan(qwen)
+    assert (renames(kept), list(renamed(kept))) == ([], [])
+
+
+def test_stacks_of_experts_are_no_groups(qwen: Path) -> None:
+    """Groups are tested with the detection of them."""
+    assert list(regrouped(streamconv.plan(qwen))) == []
+
+
+def test_stacks_that_stay(omni: Plan, qwen: Path) -> None:
+    assert passed_through(streamconv.plan(qwen)) == {}
+    target = dataclasses.replace(omni.target, kept={"talker.layers.*.mlp.": "it is odd"})
+    kept = dataclasses.replace(omni, target=target)
+    assert passed_through(kept) == {"talker.layers.*.mlp.experts": "it is odd"}
+
+
+def test_a_cast_that_config_json_does_not_follow(qwen: Path) -> None:
+    assert list(notes_of(streamconv.plan(qwen))) == []
+    (note,) = notes_of(streamconv.plan(qwen, dtype="fp16"))
+    assert "still says dtype bfloat16" in note
