@@ -54,15 +54,21 @@ class UrlFiles:
         """Return the size of every file and a text that changes with the file, by name."""
         try:
             found = self._filesystem.find(self._root, detail=True)
-        except OSError as error:
-            raise IOFailed(f"cannot list {self.location}: {error}") from error
-        return {
-            path.removeprefix(self._root).lstrip("/"): (
-                int(fields["size"]),
-                str([fields.get(key) for key in _CHANGE_KEYS]),
-            )
-            for path, fields in found.items()
-        }
+        except Exception as error:  # each file system has errors of its own
+            reason = quoted(str(error)) or type(error).__name__
+            raise IOFailed(f"cannot list {self.location}: {reason}") from error
+        try:
+            return {
+                path.removeprefix(self._root).lstrip("/"): (
+                    int(fields["size"]),
+                    str([fields.get(key) for key in _CHANGE_KEYS]),
+                )
+                for path, fields in found.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            raise BadCheckpoint(
+                f"cannot read {self.location}: the listing has a file without a size"
+            ) from None
 
     def is_cached(self, name: str) -> bool:
         return False

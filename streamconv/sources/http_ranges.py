@@ -8,11 +8,15 @@ never changes.
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamconv.errors import SourceChanged, quoted
+from streamconv.sources.bad_answers import explain_bad_answers
+from streamconv.system import deadline
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.deadline import LeastRate, TooSlow, within
 from streamconv.system.retry import TransientError, retry, retry_after
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dead."""
 TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 """Responses after which a request is made again."""
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,6 @@ class Ranges:
 
     def _request_rest(self, pending: "_PendingRange") -> None:
         """Request the bytes of a range that have not arrived yet."""
-        import httpx2
-
         if not pending.missing:
             return
         location = self._location(pending.name)
@@ -88,22 +90,35 @@ class Ranges:
         }
         before = pending.missing
         try:
-            with self._client().stream(
-                "GET", location.url, headers=headers, timeout=TIMEOUT
-            ) as response:
+            with explain_bad_answers(quoted(pending.name)), ExitStack() as stack:
+                response = self._open(location, headers)
+                stack.callback(response.close)
                 self._check(response, pending)
+                rate = LeastRate()
                 for chunk in response.iter_raw():
                     self._cancel.check()
                     pending.take(chunk)
-        except httpx2.TransportError as error:
+                    rate.add(len(chunk))
+        except TransientError as error:
             self._forget_location(pending.name)
-            reason = str(error) or type(error).__name__
-            raise TransientError(reason, progress=pending.missing < before) from error
+            error.progress = pending.missing < before and not isinstance(error, TooSlow)
+            raise
         if pending.missing:
             raise TransientError(
                 f"the response ended {pending.missing} bytes early",
                 progress=pending.missing < before,
             )
+
+    def _open(self, location: RangeLocation, headers: Mapping[str, str]) -> "httpx2.Response":
+        """Request a range, and return the response when its headers are here."""
+        client = self._client()
+        request = client.build_request("GET", location.url, headers=headers, timeout=TIMEOUT)
+        return within(
+            deadline.ANSWER_SECONDS,
+            lambda: client.send(request, stream=True),
+            self._cancel,
+            lambda late: late.close(),
+        )
 
     def _check(self, response: "httpx2.Response", pending: "_PendingRange") -> None:
         """Check that a response is the requested range of the file that was planned from."""

@@ -9,23 +9,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
+from streamconv.sources.bad_answers import check_environment, explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
 from streamconv.sources.hub_errors import explain_refusals
+from streamconv.sources.hub_listing import Listing, request_listing
 from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.remote import open_remote
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.safetensors_folder import open_folder
+from streamconv.system import deadline
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.deadline import within
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.retry import TransientError, retry, retry_after
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
 
 SCHEME = "hf://"
 DEFAULT_REVISION = "main"
@@ -41,8 +41,6 @@ def open_repository(location: str, cancel: CancelToken) -> Source:
             hold a checkpoint.
         IOFailed: The hub cannot be reached.
     """
-    from huggingface_hub.constants import is_offline_mode
-
     match = _LOCATION.fullmatch(location)
     if match is None:
         raise UsageError(
@@ -50,35 +48,32 @@ def open_repository(location: str, cancel: CancelToken) -> Source:
             "write hf://org/name or hf://org/name@revision",
         )
     repo, revision = match["repo"], match["revision"] or DEFAULT_REVISION
+    check_environment()
+    from huggingface_hub.constants import is_offline_mode
+
     if is_offline_mode():
         folder = _cached_snapshot(repo, revision)
         return open_folder(location, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
-        info = retry(f"cannot read {location}", lambda: _model_info(repo, revision), cancel)
-    return open_remote(RepositoryFiles(location, repo, info, cancel), cancel)
+        listing = retry(
+            f"cannot read {location}", lambda: request_listing(repo, revision, cancel), cancel
+        )
+    return open_remote(RepositoryFiles(location, repo, listing, cancel), cancel)
 
 
 class RepositoryFiles:
     """The files of one commit, as `RemoteFiles`."""
 
-    def __init__(self, location: str, repo: str, info: "ModelInfo", cancel: CancelToken) -> None:
+    def __init__(self, location: str, repo: str, listing: Listing, cancel: CancelToken) -> None:
         from huggingface_hub import get_session
 
-        if info.sha is None:
-            raise BadCheckpoint(
-                f"cannot read {location}: the hub does not say at which commit it is"
-            )
         self.location = location
-        self.revision: str | None = info.sha
+        self.revision: str | None = listing.commit
         self._repo = repo
-        self._commit = info.sha
-        self.sizes: Mapping[str, int] = {
-            file.rfilename: file.size for file in info.siblings or () if file.size is not None
-        }
-        self._listed_etags = {
-            file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
-            for file in info.siblings or ()
-        }
+        self._commit = listing.commit
+        self._cancel = cancel
+        self.sizes: Mapping[str, int] = listing.sizes
+        self._listed_etags = listing.etags
         self._cached = {name: path for name in self.sizes if (path := self._cached_path(name))}
         self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
@@ -132,23 +127,20 @@ class RepositoryFiles:
         from huggingface_hub.utils._headers import build_hf_headers
 
         url = hf_hub_url(self._repo, name, revision=self._commit)
-        with explain_refusals(self._repo, self._commit), _transient_errors():
-            metadata = get_hf_file_metadata(url, timeout=TIMEOUT)
+        with explain_refusals(self._repo, self._commit), _transient_errors(quoted(name)):
+            metadata = within(
+                deadline.ANSWER_SECONDS,
+                lambda: get_hf_file_metadata(url, timeout=TIMEOUT),
+                self._cancel,
+            )
+            on_hub = urlsplit(metadata.location)[:2] == urlsplit(constants.ENDPOINT)[:2]
         listed = self._listed_etags.get(name)
         if listed and metadata.etag and metadata.etag != listed:
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: the hub listed it as "
                 f"{quoted(listed)}, it sends {quoted(metadata.etag)}"
             )
-        on_hub = urlsplit(metadata.location)[:2] == urlsplit(constants.ENDPOINT)[:2]
         return RangeLocation(metadata.location, build_hf_headers() if on_hub else {})
-
-
-def _model_info(repo: str, revision: str) -> "ModelInfo":
-    from huggingface_hub import HfApi
-
-    with _transient_errors():
-        return HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
 
 
 def _cached_snapshot(repo: str, revision: str) -> Path:
@@ -167,17 +159,15 @@ def _cached_snapshot(repo: str, revision: str) -> Path:
 
 
 @contextmanager
-def _transient_errors() -> Iterator[None]:
+def _transient_errors(subject: str) -> Iterator[None]:
     """Replace errors that may be gone at the next attempt by TransientError."""
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        yield
+        with explain_bad_answers(subject):
+            yield
     except HfHubHTTPError as error:
         if error.response.status_code not in TRANSIENT_STATUS:
             raise
         wait = retry_after(error.response.headers)
         raise TransientError(f"the hub answers {error.response.status_code}", wait=wait) from error
-    except httpx2.TransportError as error:
-        raise TransientError(f"the hub cannot be reached: {error}") from error

@@ -122,6 +122,7 @@ def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
                 f"cannot read {files.location}: it lists {quoted(name)}, which is no name of a "
                 "file below it"
             )
+    _check_folders(files)
     top_level = [name for name in files.sizes if "/" not in name]
     index_name = find_index(top_level, files.location)
     index = None if index_name is None else read_index(_json_object(files, index_name), index_name)
@@ -144,6 +145,17 @@ def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
             remote=frozenset(name for name in files.sizes if not files.is_cached(name)),
         ),
     )
+
+
+def _check_folders(files: RemoteFiles) -> None:
+    """Refuse a name that is listed as a file, and as the folder of another one."""
+    for name in files.sizes:
+        for folder in PurePosixPath(name).parents:
+            if str(folder) in files.sizes:
+                raise BadCheckpoint(
+                    f"cannot read {files.location}: it lists {quoted(str(folder))} as a file, and "
+                    f"{quoted(name)} in a folder of that name"
+                )
 
 
 def _other_files(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFile]:

@@ -1,5 +1,6 @@
 """Retries of calls that may fail for a moment: how often, and how long to wait in between."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,8 @@ from streamconv.system.cancellation import CancelToken
 
 ATTEMPTS = 6
 """How many attempts in a row may fail without any progress."""
+MOST_ATTEMPTS = 100
+"""How many attempts there are in all, each of which got a part of what it was for."""
 FIRST_WAIT = 0.5
 """Seconds before the second attempt. Each further wait is twice as long."""
 LONGEST_WAIT = 30.0
@@ -44,7 +47,7 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
         Interrupted: The run was canceled.
     """
     failed = 0
-    while True:
+    for attempts in itertools.count(1):
         cancel.check()
         try:
             return attempt()
@@ -54,10 +57,11 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
                 wait = min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT)
             else:
                 wait = error.wait
-            if failed == ATTEMPTS or wait > LONGEST_ASKED_WAIT:
+            if failed == ATTEMPTS or attempts >= MOST_ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
                 raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times") from error
             cancel.wait(wait)
+    raise AssertionError("not reached")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -66,9 +70,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     The header `Retry-After` holds a number or a date (RFC 9110, 10.2.3).
     """
     text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal():
         return float(text)
     try:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
