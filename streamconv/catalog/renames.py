@@ -1,4 +1,7 @@
-"""Renames between the names of a tensor on the hub and in a form, in both directions."""
+"""Renames between the names of a tensor on the hub and in a form, in both directions.
+
+A rename of a weight renames its companions too, which its row does not mention.
+"""
 
 import functools
 import re
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from streamconv.catalog.companions import endings_of
 from streamconv.errors import UsageError
 
 
@@ -13,7 +17,9 @@ from streamconv.errors import UsageError
 class Rename:
     """A rename that works in both directions; each `*` is the same text on both sides.
 
-    For example, `thinker.model.*` on the hub and `model.*` in a form.
+    For example, `thinker.model.*` on the hub and `model.*` in a form. One that ends without a `*`
+    also fits the companions of its weight: `a.w1` and `b.weight` stand for `a.w1_scale` and
+    `b.weight_scale` as well.
     """
 
     hub_name: str
@@ -24,30 +30,47 @@ class Rename:
     @cached_property
     def hub_name_mark(self) -> str:
         """The longest text in every name that `apply` changes; a search for it is cheaper."""
-        return max(self.hub_name.split("*"), key=len)
+        return max(self._endings[0].stem.split("*"), key=len)
 
     @cached_property
     def form_name_mark(self) -> str:
         """The longest text in every name that `undo` changes."""
-        return max(self.form_name.split("*"), key=len)
+        return max(self._endings[1].stem.split("*"), key=len)
+
+    @cached_property
+    def _endings(self) -> "tuple[_Side, _Side]":
+        """The two sides, as stems and endings that correspond."""
+        if "*" in (self.hub_name[-1:], self.form_name[-1:]):
+            return _Side(self.hub_name), _Side(self.form_name)
+        return _Side(*endings_of(self.hub_name)), _Side(*endings_of(self.form_name))
 
     def apply(self, name: str) -> str | None:
         """Return the name in the form for a hub name, or None if the rename does not fit."""
-        return _replace(self.hub_name, self.form_name, name)
+        in_hub, in_form = self._endings
+        return _replace(in_hub, in_form, name)
 
     def undo(self, name: str) -> str | None:
         """Return the hub name for a name in the form, or None if the rename does not fit."""
-        return (
-            None if name.startswith(self.unless) else _replace(self.form_name, self.hub_name, name)
-        )
+        in_hub, in_form = self._endings
+        return None if name.startswith(self.unless) else _replace(in_form, in_hub, name)
 
 
-def _replace(pattern: str, replacement: str, name: str) -> str | None:
-    match = _compiled(pattern).fullmatch(name)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a rename."""
+
+    stem: str
+    endings: tuple[str, ...] = ("",)
+
+
+def _replace(old: _Side, new: _Side, name: str) -> str | None:
+    match = _compiled(old).fullmatch(name)
     if match is None:
         return None
-    texts = iter(match.groups())
-    return "".join(next(texts) if part == "*" else part for part in _parts(replacement))
+    *stars, ending = match.groups()
+    texts = iter(stars)
+    stem = "".join(next(texts) if part == "*" else part for part in _parts(new.stem))
+    return stem + new.endings[old.endings.index(ending)]
 
 
 @functools.cache
@@ -56,8 +79,9 @@ def _parts(pattern: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile("".join("(.*)" if p == "*" else re.escape(p) for p in _parts(pattern)), re.S)
+def _compiled(side: _Side) -> re.Pattern[str]:
+    stem = "".join("(.*)" if part == "*" else re.escape(part) for part in _parts(side.stem))
+    return re.compile(f"{stem}({'|'.join(map(re.escape, side.endings))})", re.S)
 
 
 def read_rename(row: dict[str, Any]) -> Rename:

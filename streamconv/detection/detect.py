@@ -4,15 +4,20 @@ The form is that of the checkpoint's record, else the one whose own names the te
 layout a stack has is decided in `resolve_layout`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
-from streamconv.detection.experts import find_experts, stack_experts
+from streamconv.detection.experts import (
+    Candidate,
+    ModuleExperts,
+    find_experts,
+    stack_experts,
+)
 from streamconv.detection.resolve_layout import (
     LayoutResolver,
     check_expert_count,
@@ -20,7 +25,12 @@ from streamconv.detection.resolve_layout import (
     recorded_layouts,
 )
 from streamconv.detection.stacks import Stack
-from streamconv.detection.tensor_groups import GroupTensors, find_groups, groups_of
+from streamconv.detection.tensor_groups import (
+    GroupTensors,
+    companions_of_groups,
+    find_groups,
+    groups_of,
+)
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
@@ -46,6 +56,15 @@ class Detected:
     """Patterns of stacks whose experts are counted in config.json."""
     groups: tuple[Stack, ...] = ()
     """Tensors next to the experts that the family's forms store in different ways."""
+
+    def group_layouts(self) -> dict[Group, NamedLayout]:
+        """Return the layout that each group of the family is stored in."""
+        forms = self.family.forms if self.family else {}
+        return {group: self.names.layout_for(group) for group in groups_of(forms)}
+
+    def companions_of_groups(self) -> Iterator[tuple[Group, TensorInfo]]:
+        """Yield each tensor that means nothing without one of a group, and that no group has."""
+        return companions_of_groups(self.hub_names, self.group_layouts())
 
 
 def detect(
@@ -88,7 +107,8 @@ def detect(
             pass_through=pass_through,
         )
         resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
-        choices = [resolver.choose(module) for module in experts]
+        choices, unresolved = _choices(resolver, experts, pass_through=pass_through)
+        undescribed += unresolved
         stacks = stack_experts(choices)
         resolver.check_declared(choices)
     rows = {stack.pattern: stack.row for stack in stacks}
@@ -108,6 +128,25 @@ def detect(
         counted=frozenset(rows.keys() & counts.keys()),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
     )
+
+
+def _choices(
+    resolver: LayoutResolver, experts: Iterable[ModuleExperts], *, pass_through: bool
+) -> tuple[list[Candidate], tuple[str, ...]]:
+    """Return the layout of each module, and the patterns of modules that are left as they are.
+
+    Raises PlanRefused without `pass_through` if a layout cannot be resolved.
+    """
+    choices: list[Candidate] = []
+    left: dict[str, None] = {}
+    for module in experts:
+        try:
+            choices.append(resolver.choose(module))
+        except PlanRefused:
+            if not pass_through:
+                raise
+            left[module.pattern] = None
+    return [choice for choice in choices if choice.pattern not in left], tuple(left)
 
 
 def _refused(

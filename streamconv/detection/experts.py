@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.companions import stem_of
 from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.templates import EXPERT, solve_sizes
@@ -48,6 +49,8 @@ class ModuleExperts:
     shapes: str
     """Names and shapes of its tensors, as messages show them."""
     candidates: tuple[Candidate, ...]
+    misfit: tuple[TensorInfo, TensorInfo] | None = None
+    """If no layout fits: a companion without which one would, and its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +95,52 @@ def find_experts(
     """
     known = catalog.names_to_weights(naming)
     modules, unknown = _modules(tensors, known)
-    undescribed = _undescribed(unknown, known, pass_through)
-    return (
-        ModuleExperts(
-            pattern,
-            _shapes(found),
-            tuple(
-                _candidates(
-                    prefix, found, catalog.required_weight_pairs, expert_counts.get(pattern)
-                )
-            ),
-        )
-        for prefix, found in modules.items()
-        if (pattern := pattern_of(prefix)) not in undescribed
-    ), undescribed
+    undescribed = _undescribed(unknown, modules, known, pass_through)
+    found = (
+        _module_experts(prefix, named, catalog, expert_counts)
+        for prefix, named in modules.items()
+        if pattern_of(prefix) not in undescribed
+    )
+    return found, undescribed
+
+
+def _module_experts(
+    prefix: str, found: _NamedTensors, catalog: Catalog, expert_counts: Mapping[str, int]
+) -> ModuleExperts:
+    """Return the experts of one module with every layout that fits them."""
+    pattern = pattern_of(prefix)
+    pairs, count = catalog.required_weight_pairs, expert_counts.get(pattern)
+    candidates = tuple(_candidates(prefix, found, pairs, count))
+    misfit = None if candidates else _misfit(prefix, found, pairs, count)
+    return ModuleExperts(pattern, _shapes(found), candidates, misfit)
+
+
+def _misfit(
+    prefix: str, found: _NamedTensors, pairs: Sequence[WeightPair], count: int | None
+) -> tuple[TensorInfo, TensorInfo] | None:
+    """Return a companion without which a layout would fit, and its weight; None if there is none.
+
+    `found` is what no layout fits with its companions.
+    """
+    required = {weight for pair in pairs for weight in pair}
+    weights = {
+        key: matches
+        for key, matches in found.matches.items()
+        if any(match.weight in required for match in matches)
+    }
+    bare = _NamedTensors(weights, {key: found.tensors[key] for key in weights})
+    if not weights or not any(_candidates(prefix, bare, pairs, count)):
+        return None
+    owners = {stem_of(i.name): i for infos in bare.tensors.values() for i in infos.values()}
+    return next(
+        (
+            (info, owners[stem_of(info.name)])
+            for key, infos in found.tensors.items()
+            for info in infos.values()
+            if key not in weights and stem_of(info.name) in owners
+        ),
+        None,
+    )
 
 
 def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
@@ -125,10 +160,10 @@ def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
 
 def _modules(
     tensors: Iterable[tuple[str, TensorInfo]], known: Mapping[str, tuple[NameMatch, ...]]
-) -> tuple[dict[str, _NamedTensors], list[str]]:
-    """Return the tensors of each module by its prefix, and the unknown names below `experts.`."""
+) -> tuple[dict[str, _NamedTensors], dict[str, TensorInfo]]:
+    """Return the tensors of each module by its prefix, and the unknown ones below `experts.`."""
     modules: dict[str, _NamedTensors] = {}
-    unknown: list[str] = []
+    unknown: dict[str, TensorInfo] = {}
     keys: dict[str, str | None] = {}
     for name, info in tensors:
         pattern = pattern_of(name)
@@ -137,7 +172,7 @@ def _modules(
         key = keys[pattern]
         if key is None:
             if ".experts." in f".{name}":
-                unknown.append(name)
+                unknown[name] = info
             continue
         depth = key.count(".") + 1
         parts = name.split(".")
@@ -166,7 +201,12 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _undescribed(unknown: list[str], known: Iterable[str], pass_through: bool) -> tuple[str, ...]:
+def _undescribed(
+    unknown: Mapping[str, TensorInfo],
+    modules: Mapping[str, _NamedTensors],
+    known: Iterable[str],
+    pass_through: bool,
+) -> tuple[str, ...]:
     """Return the patterns of modules with an expert tensor that no layout describes.
 
     Such a tensor is numbered like an expert's, or its name begins like that of a weight. Raises
@@ -174,17 +214,29 @@ def _undescribed(unknown: list[str], known: Iterable[str], pass_through: bool) -
     """
     weights = tuple(key for key in known if "*" not in key)
     patterns: dict[str, None] = {}
-    for name in unknown:
-        prefix, _, below = f".{name}".rpartition(".experts.")
+    for name, info in unknown.items():
+        start, _, below = f".{name}".rpartition(".experts.")
+        prefix = f"{start}.".lstrip(".")
         if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
             if not pass_through:
+                owner = _weight_of(info, modules.get(prefix))
+                whose = f"{quoted(owner.name)} of an expert" if owner else "an expert"
                 raise PlanRefused(
-                    f"tensor {quoted(name)} belongs to an expert, and no layout describes it",
+                    f"tensor {quoted(info.name)} belongs to {whose}, and no layout describes it",
                     "add --pass-through to leave such experts as they are, "
                     "or describe them with --family FILE",
                 )
-            patterns[pattern_of(f"{prefix}.".lstrip("."))] = None
+            patterns[pattern_of(prefix)] = None
     return tuple(patterns)
+
+
+def _weight_of(companion: TensorInfo, module: _NamedTensors | None) -> TensorInfo | None:
+    """Return the tensor of a module that has the stem of `companion`, or None."""
+    stem = stem_of(companion.name)
+    tensors = (
+        info for infos in (module.tensors if module else {}).values() for info in infos.values()
+    )
+    return next((info for info in tensors if stem_of(info.name) == stem), None)
 
 
 def _candidates(

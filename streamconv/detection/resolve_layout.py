@@ -46,10 +46,19 @@ class LayoutResolver:
 
         Raises:
             BadCheckpoint: No layout fits, or none that the record allows.
-            PlanRefused: Several layouts fit, and nothing tells which it is.
+            PlanRefused: Several layouts fit, and nothing tells which it is; or none has a place
+                for a companion of a weight.
         """
         by_layout = {candidate.row.layout.name: candidate for candidate in experts.candidates}
         subject = f"{quoted(experts.pattern)}experts ({quoted(experts.shapes)})"
+        if experts.misfit is not None:
+            companion, weight = experts.misfit
+            raise PlanRefused(
+                f"tensor {quoted(companion.name)} is {companion.dtype} {list(companion.shape)} and "
+                f"belongs to {quoted(weight.name)} {list(weight.shape)}: no layout has a place for "
+                "such a shape",
+                "add --pass-through to leave such experts as they are",
+            )
         if not by_layout:
             raise BadCheckpoint(f"{subject} fits no layout: the shapes of its weights disagree")
         chosen = by_layout[self._layout_name(experts.pattern, subject, tuple(by_layout))]

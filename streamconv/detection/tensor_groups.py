@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from streamconv.catalog.companions import is_companion, possible_weights
 from streamconv.catalog.families import Form, Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template, solve_sizes
@@ -57,6 +58,24 @@ class GroupTensors:
                 position = tuple(next(numbers) if k is None else k for k in end.position)
                 return GroupTensor(group, name[: match.start()], end.template, position)
         return None
+
+
+def companions_of_groups(
+    hub_names: Mapping[str, TensorInfo], layouts: Mapping[Group, NamedLayout]
+) -> Iterator[tuple[Group, TensorInfo]]:
+    """Yield each tensor that means nothing without one of a group, and that no group has.
+
+    Args:
+        hub_names: Every tensor by its hub name.
+        layouts: The layout that each group is stored in.
+    """
+    group_tensors = GroupTensors(layouts)
+    for name, info in hub_names.items() if layouts else ():
+        if is_companion(name) and not group_tensors.find(name):
+            found = (group_tensors.find(weight) for weight in possible_weights(name))
+            owner = next(filter(None, found), None)
+            if owner is not None:
+                yield owner.group, info
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from streamconv.catalog.companions import is_companion, stem_of
 from streamconv.catalog.families import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.detection.tensor_groups import GroupTensors, groups_of
+from streamconv.detection.tensor_groups import GroupTensors
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.planning.steps import Step
 from streamconv.planning.target import Target
@@ -25,14 +26,15 @@ def check_lossless(
         layers: Numbers of the layers that are converted; None for all.
 
     Raises:
-        PlanRefused: Two tensors would get one name, a name could not be reverted, or bytes would
-            be lost.
+        PlanRefused: Two tensors would get one name, a name could not be reverted, a tensor would
+            be parted from its weight, or bytes would be lost.
         BadCheckpoint: config.json lacks a size that a group needs.
     """
     layer_filter = LayerFilter.of(source.stacks, layers)
     _check_unique_names(steps, target)
     _check_reversible_names(source, target)
     _check_groups(source, target)
+    _check_companions(steps, target)
     _check_bytes(
         steps, [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
     )
@@ -62,8 +64,7 @@ def _check_reversible_names(source: Detected, target: Target) -> None:
 
 def _check_groups(source: Detected, target: Target) -> None:
     """Check the tensors that no group has, against the groups that are converted."""
-    forms = source.family.forms if source.family else {}
-    stored = {group: source.names.layout_for(group) for group in groups_of(forms)}
+    stored = source.group_layouts()
     converted = {group: row for group, row in stored.items() if target.groups[row] != row}
     if not converted:
         return
@@ -77,7 +78,7 @@ def _check_groups(source: Detected, target: Target) -> None:
     }
     others = {name: info for name, info in source.hub_names.items() if info.name not in grouped}
     _check_sizes_known(others.items(), converted)
-    _check_not_quantized(source, converted, target)
+    _check_no_companions(source, converted, target)
     _check_names_free(others.items(), source, target)
 
 
@@ -98,21 +99,17 @@ def _check_sizes_known(others: _Tensors, converted: dict[Group, NamedLayout]) ->
             )
 
 
-def _check_not_quantized(
+def _check_no_companions(
     source: Detected, converted: dict[Group, NamedLayout], target: Target
 ) -> None:
-    """Raise PlanRefused for scales or packed elements of a tensor in a group."""
-    group_tensors = GroupTensors(converted)
-    suffixes = [kind.suffix for kind in source.catalog.weight_kinds.values() if kind.suffix]
-    for name, info in source.hub_names.items():
-        stems = (name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix))
-        if any(group_tensors.find(stem) for stem in stems):
+    """Raise PlanRefused for scales or the like of a tensor in a group that is converted."""
+    for group, info in source.companions_of_groups():
+        if group in converted:
             raise PlanRefused(
                 f"tensor {quoted(info.name)} belongs to one that the form {target.names.name!r} "
-                "joins, splits or transposes, which is impossible for quantized tensors: a cut "
-                "could fall inside a block",
+                "joins, splits or transposes, and no table says what becomes of it then",
                 "convert to a layout instead of a form to leave both as they are, or add "
-                "--dequantize bf16 if the scales are those of FP8 blocks",
+                "--pass-through, or --dequantize bf16 if it holds the scales of FP8 blocks",
             )
 
 
@@ -127,6 +124,35 @@ def _check_names_free(others: _Tensors, source: Detected, target: Target) -> Non
                 f"tensor {quoted(info.name)} has a name that the form {target.names.name!r} gives "
                 "to a tensor that it makes of others"
             )
+
+
+def _check_companions(steps: list[Step], target: Target) -> None:
+    """Raise PlanRefused if a tensor would be parted from the weight that it belongs to.
+
+    A weight that is rearranged takes all of its companions along. The companions of one that is
+    renamed do not keep their old stem.
+    """
+    rearranged = {
+        stem_of(info.name): info.name for step in steps if step.module for info in step.inputs
+    }
+    copied = [(stem_of(step.inputs[0].name), step) for step in steps if not step.module]
+    moved = {stem: step.inputs[0].name for stem, step in copied if _is_renamed_weight(step)}
+    for stem, step in copied:
+        name = step.inputs[0].name
+        weight = rearranged.get(stem)
+        if weight is None and is_companion(name) and stem_of(step.name) == stem:
+            weight = moved.get(stem)
+        if weight is not None:
+            raise PlanRefused(
+                f"tensor {quoted(name)} belongs to {quoted(weight)}, and {target.asked} would part "
+                "them: no table says what becomes of it",
+                "convert to a layout instead of a form, or add --pass-through",
+            )
+
+
+def _is_renamed_weight(step: Step) -> bool:
+    name = step.inputs[0].name
+    return step.name != name and not is_companion(name)
 
 
 def _check_bytes(steps: list[Step], expected: list[TensorInfo]) -> None:

@@ -39,7 +39,10 @@ class Target:
     form: str | None
     """The form of the whole output, or None if it has none."""
     kept: Mapping[str, str]
-    """The reason for each stack that stays as it is though a layout was asked for, by pattern."""
+    """The reason for each stack and group that stays as it is though it has another layout there.
+
+    The key is a pattern and what such modules hold: `model.layers.*.mlp.experts`.
+    """
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """Layout of each group in the output, by its layout in the source."""
 
@@ -80,13 +83,22 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
             if not pass_through:
                 raise
             rows[stack.pattern] = stack.row
-            kept[stack.pattern] = refusal.message
+            kept[stack.pattern + stack.contents] = refusal.message
     groups = {
         row: names.layout_for(group)
         for group in groups_of(source.family.forms if source.family else {})
         for row in (group.hub_layout, group.form_layout)
     }
-    return Target(asked, why, names, rows, form_of(source.family, names, rows), kept, groups)
+    form = form_of(source.family, names, rows)
+    if pass_through:
+        for group, info in source.companions_of_groups():
+            row = source.names.layout_for(group)
+            if groups[row] != row:
+                groups[row], form = row, None
+                kept[group.where + group.label] = (
+                    f"no table says what becomes of {quoted(info.name)}"
+                )
+    return Target(asked, why, names, rows, form, kept, groups)
 
 
 def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:

@@ -31,10 +31,9 @@ def notes_of(plan: Plan) -> Iterator[str]:
 
 
 def passed_through(plan: Plan) -> dict[str, str]:
-    """Return the stacks that are copied because they cannot be converted, with the reason."""
-    undescribed = dict.fromkeys(plan.source.undescribed, "no layout describes them")
-    kept = {**plan.target.kept, **undescribed}
-    return {f"{pattern}experts": reason for pattern, reason in kept.items()}
+    """Return the tensors that are copied because they cannot be converted, with the reason."""
+    undescribed = (f"{pattern}experts" for pattern in plan.source.undescribed)
+    return {**plan.target.kept, **dict.fromkeys(undescribed, "no layout describes them")}
 
 
 def renames(plan: Plan) -> list[str]:

@@ -171,7 +171,7 @@ def take_the_name(held: Tensors) -> None:
         (flatten, r"shape \[6, 4\], which is not that of its group if q = 3"),
         (scale, "weight_scale_inv belongs to one that the form 'transformers' joins, splits"),
         (scale_channels, "k_conv1d.weight_scale belongs to one that the form 'transformers'"),
-        (pack, "weight_packed belongs to one .* which is impossible for quantized tensors"),
+        (pack, "weight_packed belongs to one .* no table says what becomes of it"),
         (take_the_name, "layers.1.self_attn.conv1d.weight has a name that the form"),
     ],
 )

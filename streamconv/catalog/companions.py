@@ -1,0 +1,64 @@
+"""Companions of a weight: biases, scales and packed elements; rows of `data/companions.toml`.
+
+A weight and its companions share a stem, which is the beginning of their names. `X.weight` has the
+companion `X.weight_scale`, `experts.down_proj` has `experts.down_proj_scale`: the stems are `X` and
+`experts.down_proj`.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from streamconv.catalog.toml_tables import read_table
+
+_WEIGHT = "weight"
+_SEPARATORS = (".", "_")
+
+
+@functools.cache
+def companion_suffixes() -> Mapping[str, str]:
+    """Return what a companion's name adds to a plain weight's, by its word in place of `weight`.
+
+    For example, `_scale` by `weight_scale`.
+    """
+    return MappingProxyType(read_table("companions.toml")["companions"])
+
+
+def stem_of(name: str) -> str:
+    """Return the beginning that a tensor's name shares with its weight and its companions."""
+    match = _ending().search(name)
+    return name[: match.start()] if match else name
+
+
+def is_companion(name: str) -> bool:
+    """Return True if a tensor of this name means nothing without a weight."""
+    return stem_of(name) != name and not name.endswith(tuple(s + _WEIGHT for s in _SEPARATORS))
+
+
+def possible_weights(companion: str) -> tuple[str, ...]:
+    """Return the names that the weight of a companion can have."""
+    stem = stem_of(companion)
+    return stem, *(stem + separator + _WEIGHT for separator in _SEPARATORS)
+
+
+def endings_of(weight: str) -> tuple[str, tuple[str, ...]]:
+    """Return the stem of a weight's name, and the endings of its own name and its companions'.
+
+    The endings of two weights correspond, whether they are called `X.weight` or `X`.
+    """
+    for separator in _SEPARATORS:
+        if weight.endswith(separator + _WEIGHT):
+            words = (_WEIGHT, *companion_suffixes())
+            return weight[: -len(_WEIGHT) - 1], tuple(separator + word for word in words)
+    return weight, ("", *companion_suffixes().values())
+
+
+@functools.cache
+def _ending() -> re.Pattern[str]:
+    """Return the expression that finds the end of a name after its stem, the longest first."""
+    words = (_WEIGHT, *companion_suffixes())
+    endings = {separator + word for separator in _SEPARATORS for word in words}
+    endings |= {*companion_suffixes().values()}
+    longest_first = sorted(endings, key=lambda ending: (-len(ending), ending))
+    return re.compile(f"(?<=[^.])(?:{'|'.join(map(re.escape, longest_first))})\\Z", re.S)

@@ -1,0 +1,145 @@
+"""What belongs to a weight stays with it: through every form and layout of every family.
+
+The pairs of a weight and its companion are the test's own, and so are the names that both have to
+have afterwards.
+"""
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from family_headers import checkpoint_in_form, named_like
+from header_models import LIMITS, checkpoint_of
+
+from streamconv.catalog.catalog import default_catalog
+from streamconv.catalog.families import Family
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.detect import detect
+from streamconv.errors import PlanRefused
+from streamconv.planning.plan import Plan, make_plan
+from streamconv.planning.target import resolve_target
+
+CATALOG = default_catalog()
+OF_FAMILY = pytest.mark.parametrize("family", CATALOG.families.values(), ids=lambda f: f.name)
+
+KINDS = {"bias": "_bias", "weight_scale_inv": "_scale_inv", "weight_scale": "_scale"}
+"""Companions that layouts describe: after `X.`, and after another name of a weight."""
+OTHERS = {
+    "input_scale": "_input_scale",
+    "weight_zero_point": "_zero_point",
+    "weight_scale_2": "_scale_2",
+    "weight_global_scale": "_global_scale",
+}
+"""Companions that none describes."""
+
+
+def plan_of(checkpoint: Checkpoint, to: str, *, pass_through: bool = False) -> Plan:
+    found = detect(checkpoint, CATALOG, pass_through=pass_through)
+    return make_plan(
+        checkpoint,
+        found,
+        resolve_target(found, to, "asked", pass_through=pass_through),
+        max_shard_bytes=10**12,
+        limits=LIMITS,
+    )
+
+
+def outputs(plan: Plan) -> dict[str, set[str]]:
+    """The names of the tensors that each tensor of the source becomes."""
+    made: dict[str, set[str]] = {}
+    for shard in plan.shards:
+        for step in shard.steps:
+            for info in step.inputs:
+                made.setdefault(info.name, set()).add(step.name)
+    return made
+
+
+def check_together(plan: Plan, owners: dict[str, str], endings: dict[str, str]) -> None:
+    """A companion becomes the companions of what its weight becomes."""
+    made = outputs(plan)
+    for companion, weight in owners.items():
+        ending = next(
+            ending
+            for ending, bare in endings.items()
+            if own_spelling(companion) == own_spelling(named_like(weight, ending, bare))
+        )
+        want = {named_like(name, ending, endings[ending]) for name in made[weight]}
+        got = {own_spelling(name) for name in made[companion]}
+        assert got == {own_spelling(name) for name in want}, (companion, weight)
+
+
+def own_spelling(name: str) -> str:
+    """A name as DeepSeek-V4 is published: its scales are called `X.scale`."""
+    return name.replace(".weight_scale_inv", ".scale")
+
+
+def targets(family: Family) -> list[str]:
+    return [*family.forms, *CATALOG.layouts]
+
+
+@OF_FAMILY
+@pytest.mark.parametrize("kind", KINDS)
+def test_companions_of_experts_go_where_they_go(family: Family, kind: str) -> None:
+    """Or the conversion is refused. Some conversion of each family is possible."""
+    if family.refused:
+        return
+    done = []
+    for form in family.forms.values():
+        checkpoint, owners = checkpoint_in_form(family, form, experts=(kind, KINDS[kind]))
+        for to in targets(family):
+            with suppress(PlanRefused):
+                check_together(plan_of(checkpoint, to), owners, {kind: KINDS[kind]})
+                done.append(to)
+    # Scales of square blocks have no place where the rows of gate and up are interleaved.
+    assert done or kind == "weight_scale_inv"
+
+
+@OF_FAMILY
+def test_companions_of_what_a_form_renames(family: Family) -> None:
+    """They are renamed with it, also those that no row and no layout mentions."""
+    endings = {**KINDS, **OTHERS}
+    for form in family.forms.values():
+        checkpoint, owners = checkpoint_in_form(family, form, others=endings)
+        for to in family.forms:
+            plan = plan_of(checkpoint, to, pass_through=bool(family.refused))
+            check_together(plan, owners, endings)
+
+
+@OF_FAMILY
+@pytest.mark.parametrize("ending", OTHERS)
+def test_undescribed_companions_of_experts_are_refused_or_stay(family: Family, ending: str) -> None:
+    """The refusal names both. Passed through, no tensor of the experts is rearranged."""
+    if family.refused:
+        return
+    for form in family.forms.values():
+        checkpoint, owners = checkpoint_in_form(family, form, experts=(ending, OTHERS[ending]))
+        with pytest.raises(PlanRefused) as caught:
+            plan_of(checkpoint, "fused")
+        assert any(
+            companion in caught.value.message and weight in caught.value.message
+            for companion, weight in owners.items()
+        ), caught.value.message
+        for to in targets(family):
+            plan = plan_of(checkpoint, to, pass_through=True)
+            check_together(plan, owners, {ending: OTHERS[ending]})
+            assert not [step.name for s in plan.shards for step in s.steps if step.expert]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+def test_scales_that_no_layout_has_a_place_for(shape: tuple[int, ...]) -> None:
+    """One for each tensor or each expert of Granite's fused experts: refused, or left whole."""
+    family = CATALOG.families["granite-moe"]
+    checkpoint, owners = checkpoint_in_form(family, family.forms["hub"])
+    weight = "model.layers.1.block_sparse_moe.input_linear.weight"
+    scale = f"{weight}_scale"
+    tensors = {n: (i.dtype, i.shape) for n, i in checkpoint.tensors.items()}
+    tensors[scale] = ("F32", shape)
+    assert not owners
+    checkpoint = replace(checkpoint, tensors=checkpoint_of(tensors).tensors)
+    with pytest.raises(
+        PlanRefused, match=f"{re.escape(scale)} is F32.* belongs to {re.escape(weight)} "
+    ):
+        plan_of(checkpoint, "per-expert")
+    made = outputs(plan_of(checkpoint, "per-expert", pass_through=True))
+    assert made == {name: {name} for name in tensors}
