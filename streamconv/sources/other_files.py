@@ -50,22 +50,24 @@ def other_files(
         BadCheckpoint: There is a link to a folder or out of the checkpoint, or a special file.
         IOFailed: The file system does not answer.
     """
-    folders = []
-    with convert_os_errors(quoted(below) if below else str(folder)):
-        names = files.names(folder / below)
-    for name in (f"{below}{name}" for name in names):
-        with convert_os_errors(quoted(name)):
-            is_folder = files.is_folder(folder / name)
-            if is_folder and files.is_link(folder / name):
-                raise BadCheckpoint(f"cannot read {quoted(name)}: it is a link to a folder")
-        if name in BOOKKEEPING:
-            yield OtherFile(f"{name}/", 0)
-        elif is_folder:
-            folders.append(f"{name}/")
-        elif name not in shards:
-            yield OtherFile(name, resolve_file(folder, name, files)[1].st_size)
-    for name in folders:
-        yield from other_files(folder, shards, files, name)
+    pending = [below]  # folders may be nested more deeply than calls
+    while pending:
+        below = pending.pop()
+        folders = []
+        with convert_os_errors(quoted(below) if below else str(folder)):
+            names = files.names(folder / below)
+        for name in (f"{below}{name}" for name in names):
+            with convert_os_errors(quoted(name)):
+                is_folder = files.is_folder(folder / name)
+                if is_folder and files.is_link(folder / name):
+                    raise BadCheckpoint(f"cannot read {quoted(name)}: it is a link to a folder")
+            if name in BOOKKEEPING:
+                yield OtherFile(f"{name}/", 0)
+            elif is_folder:
+                folders.append(f"{name}/")
+            elif name not in shards:
+                yield OtherFile(name, resolve_file(folder, name, files)[1].st_size)
+        pending.extend(reversed(folders))
 
 
 def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:

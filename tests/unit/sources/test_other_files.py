@@ -82,3 +82,14 @@ def test_a_link_to_a_folder(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(BadCheckpoint, match="cannot read b: it is a link to a folder"):
         list(other_files(tmp_path, set(), LinuxFiles()))
+
+
+def test_folders_nested_more_deeply_than_calls(tmp_path: Path) -> None:
+    """A file 1,100 folders down is found like any other."""
+    below = tmp_path
+    for _ in range(1100):
+        below /= "a"
+        below.mkdir()
+    (below / "file").write_text("1")
+    found = list(other_files(tmp_path, set(), LinuxFiles()))
+    assert [other.name for other in found] == [f"{'a/' * 1100}file"]
