@@ -323,7 +323,7 @@ def test_a_mount_point_is_no_target(src: Path, small: Callable[[str], Path]) -> 
         ("sync_file_range", "EIO", 8),
         ("sync_file_range", "ENOSPC", 7),
         ("sync_file_range", "ENOSYS", 0),
-        ("rename", "KILL", -9),
+        ("renameat", "KILL", -9),
     ],
 )
 def test_a_system_call_fails(
