@@ -20,9 +20,15 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.verification.config_values import check_sizes, safe_config
+from streamconv.verification.sealed import sealed
 
 if TYPE_CHECKING:
     import torch
+
+
+SPARE_PARAMETERS = 100_000
+"""How many parameters a model may have in addition to four for each tensor of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,13 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
         BadCheckpoint: transformers cannot build a model from config.json.
     """
     transformers = _import_transformers()
+    check_sizes(checkpoint)
+    max_parameters = SPARE_PARAMETERS + 4 * len(checkpoint.tensors)
     config = _configuration(transformers, checkpoint)
     cls = _model_class(transformers, checkpoint, config)
-    model, quantizer = _build_model(transformers, checkpoint, cls, config)
-    found = _load(transformers, checkpoint, model, quantizer)
+    with sealed(max_parameters):
+        model, quantizer = _build_model(transformers, checkpoint, cls, config)
+        found = _load(transformers, checkpoint, model, quantizer)
     failed = {key: _reason(text) for key, text in found.conversion_errors.items()}
     mismatched = ((key, tuple(here), tuple(there)) for key, here, there in found.mismatched_keys)
     return Loading(
@@ -112,6 +121,7 @@ def _configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
     Raises PlanRefused for an unknown model type, BadCheckpoint for a malformed config.json.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     version = transformers.__version__
     model_type = checkpoint.config.get("model_type")
@@ -122,8 +132,10 @@ def _configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
             f"config.json, {said}",
             "use a transformers that has it; code in a checkpoint is never run",
         )
+    fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config))
+        with sealed(SPARE_PARAMETERS):
+            return CONFIG_MAPPING[model_type].from_dict(fields)
     except Exception as error:
         raise BadCheckpoint(
             f"{checkpoint.location}: transformers {version} does not accept config.json: "
@@ -136,8 +148,11 @@ def _model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
 
     Raises PlanRefused if transformers has neither.
     """
+    modules = transformers._class_to_module
     for name in checkpoint.config.get("architectures") or ():
-        cls = getattr(transformers, name, None) if isinstance(name, str) else None
+        if not isinstance(name, str) or ".modeling_" not in modules.get(name, ""):
+            continue  # not a model: its module may import whatever
+        cls = getattr(transformers, name)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
             return cls
     for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
