@@ -39,7 +39,7 @@ NODES_PER_BYTE = 2
 A pickle can refer to one list from any number of places, in two bytes each. An honest value takes
 several bytes."""
 CHUNK_NODES = 8
-"""Values that a chunk counts as, besides its offsets and sizes."""
+"""Values that a chunk counts as, in addition to its offsets and sizes."""
 
 _PACKAGE = "torch.distributed.checkpoint."
 _METADATA, _TENSOR, _BYTES, _CHUNK, _INDEX, _PROPERTIES, _ENCODING, _ORIGIN = (

@@ -20,16 +20,17 @@ VERBS = frozenset(
         Cast Check Clean Clear Close Collect Combine Commit Compare Complete Compute Concatenate
         Connect Convert Copy Count Create Cut Decide Decode Decrease Delete Dequantize Describe
         Detect Divide Do Drop Emit Encode End Enter Escape Estimate Exit Expect Expose Extract
-        Fetch Fill Filter Find Finish Fit Flush Follow Forget Format Gather Get Give Group Handle
-        Hash Hold Ignore Import Include Increase Initialize Insert Inspect Interrupt Iterate Join
-        Keep Leave Lend Limit List Load Locate Lock Look Make Map Mark Match Measure Merge Move
-        Name Narrow Notify Number Open Order Pack Parse Pass Pin Place Plan Prepare Prevent Print
-        Probe Process Prove Provide Publish Push Put Raise Read Receive Record Recover Reduce
-        Refuse Register Release Remove Rename Render Repeat Replace Report Request Require Reserve
-        Reset Resolve Restore Resume Retry Return Reverse Round Run Save Say Scan Schedule Select
-        Send Serve Set Show Signal Skip Sleep Solve Sort Split Start Stop Store Stream Submit
-        Summarize Swap Switch Take Tell Test Translate Transpose Truncate Try Turn Undo Unlock
-        Unpack Update Use Validate Verify Wait Walk Warn Watch Widen Work Wrap Write Yield
+        Fetch Fill Filter Find Finish Fit Flush Follow Forget Format Gather Get Give Group Guard
+        Handle Hash Hold Ignore Import Include Increase Initialize Insert Inspect Interrupt
+        Iterate Join Keep Leave Lend Let Limit List Load Locate Lock Look Make Map Mark Match
+        Measure Merge Move Name Narrow Notify Number Open Order Pack Parse Pass Pin Place Plan
+        Prepare Prevent Print Probe Process Prove Provide Publish Push Put Raise Read Receive
+        Record Recover Reduce Refuse Register Release Remove Rename Render Repeat Replace Report
+        Request Require Reserve Reset Resolve Restore Resume Retry Return Reverse Round Run Save
+        Say Scan Schedule Select Send Serve Set Show Signal Skip Sleep Solve Sort Split Start Stop
+        Store Stream Submit Summarize Swap Switch Take Tell Test Translate Transpose Truncate Try
+        Turn Undo Unlock Unpack Update Use Validate Verify Wait Walk Warn Watch Widen Work Wrap
+        Write Yield
         """,
     )
 )
