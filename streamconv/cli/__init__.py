@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import click
 
@@ -102,49 +102,92 @@ def main(args: list[str] | None = None) -> None:
     raise_open_file_limit()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with escaping():
-        _run(args)
+        sys.exit(_exit_code_of(args))
 
 
-def _run(args: list[str] | None) -> NoReturn:
-    """Run a verb and exit with its code."""
+def _exit_code_of(args: list[str] | None) -> int:
+    """Run a verb and return its exit code."""
     try:
         code = cli.main(args, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()
+    except SystemExit:  # click's answer to an output that nobody reads
+        _discard_output()
+        return IOFailed.exit_code
     except click.ClickException as error:
         _print_usage_error(error)
-        sys.exit(error.exit_code)
-    except Interrupted as error:
-        _print_error(error.message, *(_notes(error) or [NOTHING_LEFT]))
-        sys.exit(128 + error.signal)
-    except (KeyboardInterrupt, click.Abort) as error:
-        _print_error("interrupted", *(_notes(error) or [NOTHING_LEFT]))
-        sys.exit(Interrupted.exit_code)
+        return error.exit_code
+    except (Interrupted, KeyboardInterrupt, click.Abort) as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted("interrupted")
+        _print_error(stop.message, *(_notes(error) or [NOTHING_LEFT]))
+        return 128 + stop.signal
     except StreamconvError as error:
         _print_error(error.message, error.hint, *_notes(error))
         _print_traceback()
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _print_error(*_system_error(error), *_notes(error))
-        _print_traceback()
-        sys.exit(IOFailed.exit_code)
+        return error.exit_code
     except Exception as error:
+        code = _report_unforeseen(error)
+        _discard_output()
+        return code
+    return code if isinstance(code, int) else 0
+
+
+def _report_unforeseen(error: Exception) -> int:
+    """Print an error that nothing has put into words; return the exit code."""
+    code = IOFailed.exit_code
+    if isinstance(error, BrokenPipeError):  # whoever reads the output has seen enough
+        return code
+    if isinstance(error, OSError):
+        message, hint = _system_error(error)
+    elif isinstance(error, MemoryError | ImportError):
+        message = f"cannot run: {str(error).partition(chr(10))[0] or 'there is not enough memory'}"
+        hint = "allow the process more memory, or install streamconv again"
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        message = "cannot run: no thread can be started"
+        hint = "lift the limits of the process, or run fewer workers with --jobs"
+    else:
+        code = StreamconvError.exit_code
         message = f"unexpected error: {type(error).__name__}: {error}"
-        _print_error(message, "set STREAMCONV_DEBUG=1 to see the traceback", *_notes(error))
-        _print_traceback()
-        sys.exit(1)
+        hint = "set STREAMCONV_DEBUG=1 to see the traceback"
+    _print_error(message, hint, *_notes(error))
+    _print_traceback()
+    return code
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of standard streams that are closed.
+
+    Else the next file that is opened, such as a shard, has the number of one of them.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8"))
+
+
+def _discard_output() -> None:
+    """Let the interpreter not fail at its end because of output that nobody takes."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_error(message: str, *more: str) -> None:
     """Print an error on stderr: the message, then hints and notes in lines of their own."""
     indent = " " * len(ERROR)
-    say(ERROR + message, *(f"{indent}{line}" for line in more if line), err=True)
+    with suppress(OSError):
+        say(ERROR + message, *(f"{indent}{line}" for line in more if line), err=True)
 
 
 def _system_error(error: OSError) -> tuple[str, str]:

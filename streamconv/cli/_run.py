@@ -43,6 +43,10 @@ def run_command(
         StreamconvError: One of its subclasses.
     """
     from streamconv.system.launcher import rank
+    from streamconv.system.resources import require_address_space
+
+    if not dry_run:
+        require_address_space()
 
     if rank():
         as_json, quiet = False, True

@@ -16,6 +16,9 @@ def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
     Copies the other files, writes index and manifest, and moves the result to DST. SRC is the
     source of the parts.
     """
+    from streamconv.system.resources import require_address_space
+
+    require_address_space()
     from streamconv import finish
     from streamconv.cli._output import Output
 

@@ -54,6 +54,9 @@ def command(
     checksums in its manifest. Names each tensor and expert that differs. Exits with 5 if something
     differs.
     """
+    from streamconv.system.resources import require_address_space
+
+    require_address_space()
     from streamconv import verify
     from streamconv.cli._output import Output
 

@@ -18,7 +18,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from streamconv.errors import Interrupted, IOFailed, PlanRefused, RankFailed, StreamconvError
+from streamconv.errors import (
+    Interrupted,
+    IOFailed,
+    PlanRefused,
+    RankFailed,
+    StreamconvError,
+    quoted,
+)
 from streamconv.execution.events import (
     Committed,
     Event,
@@ -44,6 +51,8 @@ from streamconv.verification.result import VerifyProgress, VerifyStarted
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+STORE_SECONDS = 20.0
+"""How long the store of torchrun may take to answer: torchrun opens it before it starts a rank."""
 PLAN_SECONDS = 300.0
 """How long the ranks wait for each other to start, and to plan."""
 NOTICE_SECONDS = 5.0
@@ -63,9 +72,14 @@ def connect(cancel: CancelToken) -> "RankGroup":
         IOFailed: The store of torchrun cannot be reached.
     """
     try:
-        store = open_store(PLAN_SECONDS)
+        store = open_store(STORE_SECONDS)
     except Exception as error:
-        raise IOFailed(f"cannot reach the other ranks: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise IOFailed(
+            f"cannot reach the other ranks: the store that torchrun keeps does not answer within "
+            f"{STORE_SECONDS:.0f} s: {quoted(first_line)}",
+            f"check whether torchrun has ended on {launcher.store_host()}, or the host is gone",
+        ) from error
     return RankGroup(
         store,
         launcher.rank() or 0,
@@ -184,9 +198,11 @@ class RankGroup:
         while not self._store.have_all_planned():
             self._raise_failure()
             if time.monotonic() - begin > PLAN_SECONDS:
+                missing = self._store.unplanned()
+                unseen = [rank for rank in missing if not self._store.heartbeats(rank)]
                 raise IOFailed(
-                    f"cannot start: the ranks {self._store.unplanned()} have not made their plan "
-                    f"after {PLAN_SECONDS:.0f} s",
+                    f"cannot start: the ranks {missing} have not made their plan after "
+                    f"{PLAN_SECONDS:.0f} s; of these, {unseen or 'none'} have never started",
                     "check that torchrun has started on every host",
                 )
             time.sleep(POLL_SECONDS)

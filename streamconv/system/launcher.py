@@ -11,6 +11,8 @@ Source: `torch/distributed/elastic/agent/server/local_elastic_agent.py`.
 
 import os
 
+from streamconv.errors import UsageError, quoted
+
 
 def rank() -> int | None:
     """Return the number of this process in its run, or None if it runs alone.
@@ -18,13 +20,13 @@ def rank() -> int | None:
     Other launchers set RANK too. Only torchrun, which keeps a store for the ranks, counts.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and world_size() > 1:
-        return int(os.environ["RANK"])
+        return _number("RANK", None)
     return None
 
 
 def world_size() -> int:
     """Return how many processes the run has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", "1")
 
 
 def ranks_on_host() -> int:
@@ -40,9 +42,21 @@ def run_id() -> str:
 
 def restart_count() -> int:
     """Return how often torchrun has started all ranks again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return _number("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def store_host() -> str:
     """Return the host that keeps the store of the ranks, in words if its address is unknown."""
     return os.environ.get("MASTER_ADDR", "rank 0's host")
+
+
+def _number(variable: str, default: str | None) -> int:
+    """Return the number in a variable. Raises UsageError if it is no number."""
+    text = os.environ.get(variable, default)
+    if text is None or not (text.isascii() and text.isdecimal() and len(text) < 10):
+        found = "not set" if text is None else quoted(repr(text))
+        raise UsageError(
+            f"cannot join the ranks of torchrun: {variable} is {found}, not a number",
+            "start the ranks with torchrun, or remove TORCHELASTIC_RUN_ID from the environment",
+        )
+    return int(text)

@@ -7,6 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from streamconv.errors import IOFailed
+from streamconv.units import show_size
+
+MIN_ADDRESS_SPACE = 100_000_000
+"""Address space that numpy, its library and two threads take."""
+
 MEMORY_SHARE = 0.8
 """The share of the free memory that a run uses by default. Other processes need the rest."""
 MOUNT_POINT_FIELD = 4
@@ -18,6 +24,23 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
+
+
+def require_address_space() -> None:
+    """Refuse to run if numpy would not fit into RLIMIT_AS: its library ends the process then.
+
+    Raises IOFailed.
+    """
+    import resource
+
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
+    if limit != resource.RLIM_INFINITY and limit - used < MIN_ADDRESS_SPACE:
+        raise IOFailed(
+            f"cannot start: the process may address {show_size(limit)}, of which "
+            f"{show_size(max(limit - used, 0))} are left; a run takes "
+            f"{show_size(MIN_ADDRESS_SPACE)} more",
+            "lift the limit with `ulimit -v unlimited`",
+        )
 
 
 def resident_bytes() -> int:

@@ -550,7 +550,7 @@ def test_a_pipe_that_nobody_reads(words: list[str], src: Path, dst: Path) -> Non
     done = process(*words, stdout=theirs, cwd=src.parent)
     os.close(theirs)
     assert done.stderr == ""
-    assert done.returncode in (0, 1)
+    assert done.returncode in (0, 8)
     assert not dst.with_name("dst.streamconv-partial").exists()
     if words[0] == "merge" and "-n" not in words:
         assert len(read_checkpoint(dst)) == 10

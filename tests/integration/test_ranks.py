@@ -369,6 +369,43 @@ def reachable(endpoint: str) -> bool:
     return False
 
 
+LEFT_ALONE = """
+import os, pathlib, signal, sys, time
+if os.environ["RANK"] == "0":
+    os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(1)
+from streamconv.execution import ranks
+ranks.STORE_SECONDS = 3.0
+from streamconv.cli import main
+try:
+    main()
+except SystemExit as end:
+    pathlib.Path(f"code-{os.environ['RANK']}").write_text(str(end.code))
+"""
+"""The command line, whose launcher is killed before the first rank asks for its store."""
+
+
+def test_a_launcher_that_is_gone_before_ranks_meet(src: Path, tmp_path: Path) -> None:
+    """Every rank ends by itself, soon, in one line."""
+    (tmp_path / "alone.py").write_text(LEFT_ALONE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", str(tmp_path / "alone.py")]
+    begin = time.monotonic()
+    done = subprocess.run(
+        [*launch, *command(src, tmp_path / "out")],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert time.monotonic() - begin < 60
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in range(2)] == ["8", "8"]
+    assert "Traceback" not in done.stderr
+    assert len(re.findall("streamconv: cannot reach the other ranks: .*store", done.stderr)) == 2
+    assert leftovers(tmp_path / "out") == []
+
+
 # --- parts without a launcher ------------------------------------------------------------------
 
 

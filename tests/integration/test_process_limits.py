@@ -1,0 +1,101 @@
+"""What a process needs may be missing: streams, its folder, memory. One line, no traceback."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+
+import streamconv
+
+COMMAND = [sys.executable, "-m", "streamconv"]
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()))
+
+
+def shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a line in which STREAMCONV is the command line."""
+    line = line.replace("STREAMCONV", f"{sys.executable} -m streamconv")
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(src: Path, tmp_path: Path, closed: str) -> None:
+    """The result is that of any other run; no file gets the number of a stream."""
+    streamconv.merge(src, tmp_path / "wanted")
+    assert shell(f"STREAMCONV merge src out {closed}", tmp_path).returncode == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "wanted")
+    for line in ("inspect src", "inspect src --json", "verify src --json", "families"):
+        assert shell(f"STREAMCONV {line} {closed}", tmp_path).returncode == 0
+    assert shell(f"STREAMCONV inspect nothing {closed}", tmp_path).returncode == 3
+
+
+def test_output_that_cannot_be_written(src: Path, tmp_path: Path) -> None:
+    """It is an error of writing; that of the error itself is not."""
+    for line in ("inspect src", "inspect src --json", "layouts", "--help"):
+        done = shell(f"STREAMCONV {line} >/dev/full", tmp_path)
+        assert done.returncode == 8
+        assert done.stderr.startswith("streamconv: cannot read or write: No space left on device")
+    assert shell("STREAMCONV inspect nothing 2>/dev/full", tmp_path).returncode == 3
+
+
+@pytest.mark.parametrize("line", ["inspect src --json", "layouts", "merge src out -n"])
+def test_nobody_reads_the_output(src: Path, tmp_path: Path, line: str) -> None:
+    """Silent, as other programs are."""
+    done = shell(f"set -o pipefail; STREAMCONV {line} | (exec 0<&-; sleep 3)", tmp_path)
+    assert (done.returncode, done.stderr) == (8, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("merge x y", 8), ("finish x", 8), ("inspect x", 3), ("inspect ../src", 3), ("--help", 0)],
+)
+def test_the_working_directory_is_gone(src: Path, tmp_path: Path, line: str, code: int) -> None:
+    """Paths that need it lead nowhere; others work."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = shell(f"rmdir ../gone; STREAMCONV {line}", gone)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("streamconv: ") == (code != 0)
+
+
+def limited(nbytes: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
+
+
+@pytest.mark.parametrize("verb", ["merge", "verify"])
+@pytest.mark.parametrize("megabytes", [50, 70, 90, 110, 130, 150, 180])
+def test_too_little_address_space(src: Path, tmp_path: Path, verb: str, megabytes: int) -> None:
+    """Refused in one line, also where numpy's library would end the process; or it suffices."""
+    done = subprocess.run(
+        [*COMMAND, verb, str(src), *([str(tmp_path / "out")] if verb == "merge" else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limited(megabytes * 10**6),
+        timeout=60,
+    )
+    assert done.returncode in (0, 4, 8), done.stderr
+    if done.returncode:
+        assert done.stderr.startswith(("streamconv: cannot start: ", "streamconv: cannot run: "))
+        assert not os.path.lexists(tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["/proc/out", "/sys/out", "/proc/self/out", "/dev/full/out"])
+def test_a_target_where_nothing_can_be_made(src: Path, tmp_path: Path, target: str) -> None:
+    """The error comes at once, with the path."""
+    for more in ("", " --resume", " --part 1/2", " --overwrite"):
+        done = shell(f"STREAMCONV merge src {target}{more}", tmp_path)
+        assert done.returncode in (6, 8), done.stderr
+        assert target in done.stderr
