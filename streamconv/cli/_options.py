@@ -144,7 +144,12 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         type=click.Choice(["bf16", "fp16", "fp32"]),
         help="Dequantize block-scaled FP8 weights to this dtype and drop their scales.",
     ),
-    option("--overwrite", is_flag=True, help="Replace DST after its replacement is complete."),
+    option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace DST after its replacement is complete, if all that is in DST is a "
+        "checkpoint's; --dry-run lists what is removed.",
+    ),
     option(
         "--resume",
         is_flag=True,

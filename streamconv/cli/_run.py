@@ -109,17 +109,19 @@ def _show_plan(
     rate = rate or options.get("max_rate")
     bytes_per_second = parse_rate(rate) if rate else None
     planned = plan(src, to=to, **options)
-    free = free_disk(Path(dst).absolute().parent)
-    if output.as_json:
-        from streamconv.report.plan_json import plan_fields
-
-        print_json(plan_fields(planned, free, bytes_per_second))
-    elif not output.quiet:
-        from streamconv.report.plan_tables import plan_table
-
-        print_rich(plan_table(planned, free, bytes_per_second, verbose=output.verbose))
     part = parse_partition(options.get("part") or "1/1")
     resume = resume or part.of > 1  # other parts may already have written to the target
     reads = option_paths(cast("Options", options))
     sink = CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part, reads=reads)
+    removals = sink.removals(planned)
+    free = free_disk(Path(dst).absolute().parent)
+    if output.as_json:
+        from streamconv.report.plan_json import plan_fields
+
+        print_json(plan_fields(planned, free, bytes_per_second, removals))
+    elif not output.quiet:
+        from streamconv.report.plan_tables import plan_table
+
+        verbose = output.verbose
+        print_rich(plan_table(planned, free, bytes_per_second, removals, verbose=verbose))
     sink.check(planned, src)

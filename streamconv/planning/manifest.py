@@ -147,14 +147,14 @@ def build_manifest(
                 for shard, digests in zip(plan.shards, pieces, strict=True)
             },
             "files": {
-                _printable(name): {"size": size, "digest": digest, **hashed(name)}
+                printable(name): {"size": size, "digest": digest, **hashed(name)}
                 for name, (size, digest) in sorted(files.items())
             },
         }
     )
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Return a file name as JSON can hold it: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

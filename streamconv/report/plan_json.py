@@ -1,22 +1,30 @@
 """A plan as JSON fields."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
 from streamconv.planning.plan import Plan
+from streamconv.planning.removal import Removal
 from streamconv.planning.steps import Step
 from streamconv.report.checkpoint_json import file_fields, source_fields
 from streamconv.report.plan_notes import notes_of, passed_through, regrouped, renamed, renames
 from streamconv.report.schema import document
 
 
-def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> dict[str, Any]:
+def plan_fields(
+    plan: Plan,
+    free_disk: int | None,
+    rate: int | None = None,
+    removals: Sequence[Removal] = (),
+) -> dict[str, Any]:
     """Build the document of `--dry-run --json`.
 
     Args:
         plan: What a conversion will do.
         free_disk: Free bytes on the disk of the target; None if unknown.
         rate: Bytes read per second, to estimate the duration; None for no estimate.
+        removals: The files that it will remove.
     """
     memory = plan.memory
     fields = {
@@ -32,6 +40,7 @@ def plan_fields(plan: Plan, free_disk: int | None, rate: int | None = None) -> d
         "rate_bytes_per_second": rate,
         "seconds_at_rate": None if rate is None else round(plan.read_bytes / rate, 3),
         "free_disk_bytes": free_disk,
+        "removes": [{"path": each.path, "bytes": each.nbytes} for each in removals],
         "memory": {
             "projected_peak_bytes": memory.peak,
             "allowed_bytes": memory.allowed,

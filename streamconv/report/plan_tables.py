@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
+from streamconv.planning.removal import Removal
 from streamconv.report.checkpoint_json import stack_fields
 from streamconv.report.checkpoint_tables import add_stack, stacks_table
 from streamconv.report.plan_notes import (
@@ -28,12 +29,20 @@ from streamconv.units import show_duration, show_size
 MANY_SHARDS = 12
 """A plan with more shards shows only the first and the last few, unless all are asked for."""
 
+MANY_REMOVALS = 12
+"""A plan that removes more files shows only the first ones, unless all are asked for."""
+
 Fact = tuple[str, str]
 """A topic and what there is to say about it."""
 
 
 def plan_table(
-    plan: Plan, free_disk: int | None, rate: int | None = None, *, verbose: bool = False
+    plan: Plan,
+    free_disk: int | None,
+    rate: int | None = None,
+    removals: Sequence[Removal] = (),
+    *,
+    verbose: bool = False,
 ) -> RenderableType:
     """Build the output of `--dry-run`.
 
@@ -41,7 +50,8 @@ def plan_table(
         plan: What a conversion will do.
         free_disk: Free bytes on the disk of the target; None if unknown.
         rate: Bytes read per second, to estimate the duration; None for no estimate.
-        verbose: True to show each layer and each shard in a row of its own.
+        removals: The files that it will remove.
+        verbose: True to show each layer, shard and removed file in a row of its own.
     """
     facts = facts_table()
     for topic, fact in (
@@ -49,6 +59,7 @@ def plan_table(
         *_cost(plan, free_disk, rate),
         *_changes(plan),
         *_kept(plan),
+        *_removed(removals, verbose),
     ):
         facts.add_row(topic, fact)
     layers, shards = _layers(plan, verbose), _shards(plan, verbose)
@@ -112,6 +123,18 @@ def _kept(plan: Plan) -> Iterator[Fact]:
     for other in plan.others:
         if other.skip_reason:
             yield "not copied", f"{quoted(other.name)}: {other.skip_reason}"
+
+
+def _removed(removals: Sequence[Removal], verbose: bool) -> Iterator[Fact]:
+    """Yield the files that are removed; only the first few unless `verbose`."""
+    if removals:
+        size = show_size(sum(each.nbytes for each in removals))
+        yield "removes", f"{counted(len(removals), 'file')}, {size}"
+    shown = removals if verbose else removals[:MANY_REMOVALS]
+    for each in shown:
+        yield "", f"{quoted(each.path)}, {show_size(each.nbytes)}"
+    if len(shown) < len(removals):
+        yield "", f"... {len(removals) - len(shown)} more (-v shows them)"
 
 
 def _stacks(plan: Plan) -> Table:

@@ -13,16 +13,19 @@ from pathlib import Path
 
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
+from streamconv.planning.removal import Removal
 from streamconv.sinks.committed_folder import CommittedFolder
+from streamconv.sinks.folder_contents import FolderContents
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
-from streamconv.sinks.overlap import ReadPath, source_paths
+from streamconv.sinks.overlap import ReadPath, check_not_read, source_paths
 from streamconv.sinks.preflight import check_location, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import Workspace
 from streamconv.system.file_ops import Files
+from streamconv.system.identity import Identity
 from streamconv.system.linux_file_ops import system_files
 
 
@@ -100,13 +103,16 @@ class CheckpointFolder:
             IOFailed: The target cannot be written to.
         """
         with map_os_errors(self.target):
-            check_location(self.target, self._all_reads(plan, source), self._files)
+            reads = self._all_reads(plan, source)
+            check_location(self.target, reads, self._files)
             self._workspace.check_own()
             self._workspace.lock.check()
             if committed := self._committed(plan):
                 return committed
             self._workspace.replacement.check(self._workspace.target_is_result())
             finished = self._resume_state.finished(plan)
+            self._workspace.check_partial(plan)
+            check_not_read(self._workspace.paths, self._identities(plan), reads)
             reclaimed = self._resume_state.reclaimed(finished)
             check_room(plan, bytes_left(plan, finished), self.target.parent, reclaimed)
         return finished
@@ -132,6 +138,37 @@ class CheckpointFolder:
             return {}
         return workspace.committed(plan)
 
+    def removals(self, plan: Plan) -> tuple[Removal, ...]:
+        """List every file that the run removes: of a former target, and of an unfinished run.
+
+        Args:
+            plan: The conversion.
+
+        Raises:
+            IOFailed: A folder cannot be read.
+        """
+        with map_os_errors(self.target):
+            return tuple(
+                Removal(str(contents.folder / entry.name), entry.size)
+                for contents in self._removed(plan)
+                for entry in contents.files()
+            )
+
+    def _removed(self, plan: Plan) -> list[FolderContents]:
+        """List the folders that the run removes."""
+        found = self._workspace.replacement.former(self._workspace.target_is_result())
+        if self._overwrite and not self._resume:
+            found.append(self._workspace.partial_contents(plan))
+        return found
+
+    def _identities(self, plan: Plan) -> list[tuple[Path, Identity]]:
+        """Return all that the run removes, with the identity of each."""
+        return [
+            (contents.folder / entry.name, entry.identity)
+            for contents in self._removed(plan)
+            for entry in contents.entries
+        ]
+
     def prepare(self, plan: Plan) -> OpenFolder | CommittedFolder:
         workspace = self._workspace
         location = plan.checkpoint.location
@@ -154,7 +191,7 @@ class CheckpointFolder:
             with map_os_errors(self.partial, partial(bytes_left, plan, finished)):
                 partial_exists = self._files.exists(self.partial)
                 if partial_exists and not self._resume:
-                    self._files.remove_tree(self.partial)
+                    workspace.clear_partial(plan)
                 undo.callback(workspace.leave, plan, finished)
                 workspace.make_partial()
                 if self._resume and partial_exists:
@@ -162,7 +199,7 @@ class CheckpointFolder:
                 journal = workspace.journals.start(plan, finished)
                 undo.callback(journal.close)
                 if self._part.of == 1:
-                    workspace.keep_only(plan.shards[number].name for number in finished)
+                    workspace.keep_only(plan, (plan.shards[number].name for number in finished))
             undo.pop_all()
         return OpenFolder(
             plan, finished, workspace, journal, modes=self._modes, sha256=self._sha256

@@ -78,7 +78,7 @@ class OpenFolder:
         plan = self._plan
         with map_os_errors(self._partial, self._bytes_left):
             pieces = all_pieces(plan, self._workspace.journals, self._partial, self._files)
-            self._workspace.keep_only(shard.name for shard in plan.shards)
+            self._workspace.keep_only(plan, (shard.name for shard in plan.shards))
         copied = self._copy_others(source)
         source.check_unchanged()
         with map_os_errors(self._partial, self._bytes_left):

@@ -1,25 +1,41 @@
 """The commit: the finished folder gets the name of the target, and replaces what had it.
 
-With --overwrite, the former target is renamed to `out.streamconv-replaced` first and removed
-last. A crash leaves one of these states; the next run recovers it before it does anything else:
+With --overwrite, the former target is listed before the conversion and refused if anything in it
+is not a checkpoint's (`known_paths`) or cannot be removed. At the end it is renamed to
+`out.streamconv-replaced`, and removed last, file by file as it was listed. A crash leaves one of
+these states; the next run recovers it before it does anything else:
 
     out       .streamconv-replaced   .streamconv-partial   recovery by the next run
     former    -                      complete              none: --resume commits again
     -         former                 complete              rename `replaced` back to `out`
-    result    former                 -                     remove `replaced` (with --overwrite;
+    result    former, or some of it  -                     remove `replaced` (with --overwrite;
                                                            refuse without)
     result    -                      -                     none: the commit is done
+
+Between these states are these calls, and what else appears in the folder is never removed:
+
+    list `out` again       something is new or has changed: refuse, nothing was renamed
+    rename out, replaced
+    list `replaced`        the same: rename it back to `out`, refuse
+    rename partial, out    the commit; readers see it at once
+    unlink, rmdir          each file as it was listed, configs and manifest last, as they tell what
+                           else is a checkpoint's; what appeared since is kept and named
 
 Journals next to the target tell the result from the former target (`journal_files`). If both
 `out` and `replaced` exist and nothing proves that `out` is a result, the run is refused.
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from streamconv.errors import OutputExists
+from streamconv.errors import OutputExists, quoted
+from streamconv.sinks.folder_contents import FolderContents, list_contents, remove_contents
+from streamconv.sinks.known_paths import AllPaths, checkpoint_paths, is_evidence
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
+
+MOVE_AWAY = "move them elsewhere, or name another folder"
 
 
 class TargetReplacement:
@@ -32,6 +48,27 @@ class TargetReplacement:
         self._overwrite = overwrite
         self._files = files
         self._made_parents: list[Path] = []
+        self._listed = FolderContents(paths.target)
+        """The former target as the last check has listed it; nothing else is removed."""
+        self._has_replaced = False
+        """True if this run has renamed the former target that was listed."""
+
+    def former(self, target_is_result: bool) -> list[FolderContents]:
+        """List the folders that will be removed with --overwrite.
+
+        Args:
+            target_is_result: As in `check`.
+
+        Raises:
+            OSError: A folder cannot be read.
+        """
+        if not self._overwrite:
+            return []
+        if not self._files.exists(self._replaced, follow=False):
+            return [self._list(self._target)]
+        if not self._files.exists(self._target):
+            return [self._list(self._replaced)]
+        return [self._list(self._replaced, is_former=target_is_result), self._list(self._target)]
 
     def check(self, target_is_result: bool) -> None:
         """Refuse a target that may not be replaced.
@@ -56,6 +93,9 @@ class TargetReplacement:
                 f"cannot write to {self._target}: {former} is not empty",
                 "name another folder, or add --overwrite to replace it",
             )
+        for contents in self.former(target_is_result):
+            _require_removable(contents)
+            self._listed = contents
 
     def make_parents(self) -> None:
         """Create the missing folders above the target."""
@@ -77,6 +117,9 @@ class TargetReplacement:
 
         Args:
             target_is_result: As in `check`.
+
+        Raises:
+            OutputExists: What is to be removed holds something else.
         """
         if not self._files.exists(self._replaced, follow=False):
             return
@@ -84,14 +127,24 @@ class TargetReplacement:
             self._files.rename(self._replaced, self._target)
             self._files.sync_folder(self._target.parent)
         elif self._overwrite and target_is_result:
-            self._files.remove_tree(self._replaced)
+            contents = self._list(self._replaced, is_former=True)
+            _require_removable(contents)
+            self._remove(contents)
 
     def commit(self, folder: Path) -> None:
-        """Rename `folder` to the target; if that fails, the former target is put back."""
+        """Rename `folder` to the target; if that fails, the former target is put back.
+
+        Raises:
+            OutputExists: The former target is not as it was listed before the conversion.
+        """
         is_replacing = self._overwrite and self._files.exists(self._target)
         if is_replacing:
+            self._require_as_listed(self._target)
             self._files.rename(self._target, self._replaced)
+            self._has_replaced = True
         try:
+            if is_replacing:
+                self._require_as_listed(self._replaced)
             self._files.rename(folder, self._target)
         except BaseException:
             if is_replacing and not self._files.exists(self._target):
@@ -99,7 +152,55 @@ class TargetReplacement:
             raise
 
     def cleanup(self) -> None:
-        """Make the name of the result durable, then remove the former target."""
+        """Make the name of the result durable, then remove the former target.
+
+        If an earlier run has renamed it, it is listed again.
+
+        Raises:
+            OutputExists: Something appeared in the former target; it is kept.
+        """
         self._files.sync_folder(self._target.parent)
-        if self._files.exists(self._replaced):
-            self._files.remove_tree(self._replaced)
+        if not self._files.exists(self._replaced):
+            return
+        if self._has_replaced:
+            self._remove(replace(self._listed, folder=self._replaced))
+        else:
+            contents = self._list(self._replaced, is_former=True)
+            _require_removable(contents)
+            self._remove(contents)
+
+    def _list(self, folder: Path, *, is_former: bool = False) -> FolderContents:
+        """List a folder that is to be removed, with all as foreign that no checkpoint has."""
+        if not self._files.is_folder(folder):
+            return FolderContents(folder)
+        known = checkpoint_paths(folder, self._files, is_being_removed=is_former)
+        return list_contents(folder, known, self._files)
+
+    def _require_as_listed(self, folder: Path) -> None:
+        """Raise OutputExists if something in the former target is new or has changed."""
+        now = list_contents(folder, AllPaths(), self._files)
+        self._listed.differences(now).require_nothing_foreign(
+            f"cannot replace {quoted(str(self._target))}: it is not as it was before the "
+            "conversion",
+            "look at them, move them elsewhere, and run again with --overwrite and --resume",
+        )
+
+    def _remove(self, contents: FolderContents) -> None:
+        """Remove what was listed. Raises OutputExists if something else is in the folder."""
+        if remove_contents(contents, self._files, is_evidence):
+            return
+        now = list_contents(contents.folder, AllPaths(), self._files)
+        replace(contents, entries=()).differences(now).require_nothing_foreign(
+            f"cannot remove {quoted(str(contents.folder))}, which {quoted(str(self._target))} "
+            "has replaced",
+            f"look at them, move them elsewhere, and remove {contents.folder}",
+        )
+
+
+def _require_removable(contents: FolderContents) -> None:
+    """Raise OutputExists if a folder holds what is not a checkpoint's, or cannot be removed."""
+    contents.require_nothing_foreign(
+        f"cannot replace {quoted(str(contents.folder))}: it holds what is not known to be of a "
+        "checkpoint, or cannot be removed",
+        MOVE_AWAY,
+    )

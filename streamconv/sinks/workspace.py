@@ -4,11 +4,19 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from streamconv.checkpoint.types import JOURNAL_PREFIX
+from streamconv.errors import quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
+from streamconv.sinks.folder_contents import (
+    FolderContents,
+    list_contents,
+    remove_contents,
+)
 from streamconv.sinks.journal import Finished, difference
 from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.known_paths import partial_paths
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.run_paths import RunPaths
@@ -102,13 +110,49 @@ class Workspace:
             self.files.make_folder(self.partial)
         self.files.sync_folder(self.partial.parent)
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Remove every file of the partial folder but those with these names and the journals."""
+    def partial_contents(self, plan: Plan) -> FolderContents:
+        """List the partial folder: what runs have written, and what is somebody else's.
+
+        Args:
+            plan: The conversion of this run.
+        """
+        if not self.files.exists(self.partial):
+            return FolderContents(self.partial)
+        known = partial_paths(plan, self.journals.read())
+        return list_contents(self.partial, known, self.files, any_owner=True)
+
+    def check_partial(self, plan: Plan) -> None:
+        """Raise OutputExists if the partial folder holds what no run has written."""
+        self._require_own(self.partial_contents(plan))
+
+    def _require_own(self, contents: FolderContents) -> None:
+        contents.require_nothing_foreign(
+            f"cannot use {quoted(str(self.partial))}: it holds what no conversion has written",
+            "move them elsewhere, then run again",
+        )
+
+    def clear_partial(self, plan: Plan) -> None:
+        """Remove the partial folder; what runs have not written is kept, with the folder."""
+        contents = self.partial_contents(plan)
+        remove_contents(contents, self.files, lambda name: name.startswith(JOURNAL_PREFIX))
+
+    def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
+        """Remove what runs have written to the partial folder, but for journals and some files.
+
+        Args:
+            plan: The conversion of this run.
+            names: The files that are kept.
+
+        Raises:
+            OutputExists: It holds something else.
+        """
+        contents = self.partial_contents(plan)
+        self._require_own(contents)
         kept = {self.partial / name for name in names}
         kept.update(self.journals.in_folder())
-        for path in self.files.walk(self.partial):
-            if path not in kept:
-                self.files.unlink(path)
+        for entry in contents.files():
+            if self.partial / entry.name not in kept:
+                self.files.unlink(self.partial / entry.name)
 
     def write_file(self, name: str, content: bytes) -> None:
         """Write a small file into the partial folder, durable on return."""
@@ -151,5 +195,5 @@ class Workspace:
                 )
                 self.journals.move_back()
             elif self.part.of == 1:
-                self.files.remove_tree(self.partial)
+                self.clear_partial(plan)
                 self.journals.remove_moved()

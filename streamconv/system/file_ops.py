@@ -7,7 +7,6 @@ import contextlib
 import errno
 import mmap
 import os
-import shutil
 import stat
 import threading
 from pathlib import Path
@@ -101,6 +100,15 @@ class Files(GuardedPaths):
             if not place.is_guarded:
                 return sorted(path.name for path in folder.iterdir())
             return names_of_own(place)
+
+    def scan(self, folder: Path) -> list[tuple[str, os.stat_result]]:
+        """Return the names in a folder, sorted, with the status of each; links are not followed."""
+        with self._place(folder) as place:
+            if not place.is_guarded:
+                with os.scandir(folder) as found:
+                    return sorted((each.name, each.stat(follow_symlinks=False)) for each in found)
+            names = names_of_own(place)
+        return [(name, self.stat(folder / name, follow=False)) for name in names]
 
     def walk(self, folder: Path) -> list[Path]:
         """Return the paths of all files below a folder, sorted.
@@ -238,12 +246,6 @@ class Files(GuardedPaths):
         """Remove an empty folder."""
         with self._place(path) as place:
             os.rmdir(place.name, dir_fd=place.folder)
-
-    def remove_tree(self, path: Path) -> None:
-        """Remove a folder and everything in it."""
-        with self._place(path) as place:
-            place.check(is_folder=True)
-            shutil.rmtree(place.name, dir_fd=place.folder)
 
     def _mode(self, path: Path, follow: bool) -> int | None:
         try:

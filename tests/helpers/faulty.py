@@ -25,6 +25,7 @@ READING = (
     "stat",
     "real_path",
     "names",
+    "scan",
     "walk",
     "lock",
 )
@@ -33,7 +34,7 @@ WRITING = (
     *("_write_some", "_sync_range", "_append_some"),
     *("truncate", "sync", "sync_folder", "close"),
 )
-REMOVING = ("unlink", "remove_folder", "remove_tree")
+REMOVING = ("unlink", "remove_folder")
 FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
 """What needs room on the disk."""
 CHANGING = (*FILLING, *REMOVING)

@@ -219,3 +219,12 @@ def forget(folder: Path) -> None:
         del header["__metadata__"]["streamconv"]
         text = json.dumps(header).encode()
         shard.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])
+
+
+def old_checkpoint(folder: Path) -> dict[str, Any]:
+    """Make a folder that --overwrite may replace; returns its tree."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("keep this")
+    return tree(folder)

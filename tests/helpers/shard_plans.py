@@ -60,7 +60,7 @@ def plan_of(
     shard_format, pattern, _ = FORMATS[written]
     shards = [Shard(pattern.format(k), (), size, size) for k, size in enumerate(sizes)]
     return Plan(
-        checkpoint=Checkpoint(str(location), {}, others, (), {}, None, 0),
+        checkpoint=Checkpoint(str(location), {}, (), others, {}, None, 0),
         source=Detected(default_catalog(), None, "", HUB_NAMES, None, (), {}),
         target=Target("hub", "", HUB_NAMES, {}, None, {}),
         format=shard_format,

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from folders import (
+    old_checkpoint,
     qwen_tensors,
     read_checkpoint,
     tree,
@@ -379,11 +380,43 @@ def test_overwrite_keeps_nothing_of_the_old(src: Path, dst: Path, tmp_path: Path
     invoke("merge", src, fresh)
     invoke("merge", src, dst, "--max-shard-size", "300")
     assert len(list(dst.glob("*.safetensors"))) > 1
-    (dst / "old").mkdir()
-    (dst / "old" / "file").write_text("old")
+    (dst / "original").mkdir()
+    (dst / "original" / "config.json").write_text("old")
     invoke("merge", src, dst, "--overwrite")
     assert tree(dst) == tree(fresh)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "fresh", "src"]
+
+
+def test_overwrite_does_not_replace_what_is_no_checkpoint(src: Path, tmp_path: Path) -> None:
+    """A project with sources; also in the dry run, which says what goes if it is one."""
+    project = tmp_path / "project"
+    for name in ("src/main.py", ".git/HEAD", "README.md"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("mine")
+    before = tree(tmp_path)
+    for more in ([], ["--dry-run"], ["--resume"]):
+        words = ["merge", str(src), str(project), "--overwrite", *more]
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert isinstance(done.exception, OutputExists)
+        for name in ("src/", ".git/", "README.md"):
+            assert f"{project}/{name} (unknown)" in done.exception.message
+        assert tree(tmp_path) == before
+
+
+def test_the_dry_run_lists_what_is_removed(src: Path, dst: Path) -> None:
+    """The files of the former target and of an unfinished run, with their sizes."""
+    old = old_checkpoint(dst)
+    partial = dst.with_name("dst.streamconv-partial")
+    partial.mkdir()
+    (partial / "model.safetensors").write_text("half")
+    sizes = {str(dst / name): len(content) for name, content in old.items()}
+    sizes[str(partial / "model.safetensors")] = 4
+    document = json.loads(invoke("merge", src, dst, "--overwrite", "-n", "--json").stdout)
+    assert {each["path"]: each["bytes"] for each in document["removes"]} == sizes
+    shown = "".join(invoke("merge", src, dst, "--overwrite", "-n").stdout.split())
+    for path in sizes:
+        assert "".join(path.split()) in shown
+    assert tree(dst) == old
 
 
 def test_overwrite_starts_over_after_a_run_has_died(src: Path, dst: Path, tmp_path: Path) -> None:
@@ -443,8 +476,7 @@ def test_a_signal_leaves_no_files(
 ) -> None:
     sizes = {path.name: path.stat() for path in large.iterdir()}
     if overwrite:
-        dst.mkdir()
-        (dst / "precious").write_text("keep this")
+        old = old_checkpoint(dst)
     words = ["convert", str(large), str(dst), "--to", "fused-transposed"]
     running = subprocess.Popen(
         [sys.executable, "-c", WHOLE, *words, *(["--overwrite"] if overwrite else [])],
@@ -472,7 +504,7 @@ def test_a_signal_leaves_no_files(
     assert not partial.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "large"][1 - overwrite :]
     if overwrite:
-        assert tree(dst) == {"precious": b"keep this"}
+        assert tree(dst) == old
     now = {path.name: path.stat() for path in large.iterdir()}
     assert {name: (s.st_size, s.st_mtime_ns) for name, s in now.items()} == {
         name: (s.st_size, s.st_mtime_ns) for name, s in sizes.items()

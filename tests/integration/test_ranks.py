@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import reference
 from dcp_folders import stock
-from folders import output, qwen_tensors, tree, two_shards, write_checkpoint
+from folders import old_checkpoint, output, qwen_tensors, tree, two_shards, write_checkpoint
 from hub_server import Hub, serving
 
 import streamconv
@@ -241,8 +241,7 @@ def replaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replaced")
     tensors = qwen_tensors(layers=2, experts=6, hidden=1024, intermediate=512)
     write_checkpoint(folder / "src", two_shards(tensors), {"model_type": "qwen3_moe"})
-    (folder / "out").mkdir()
-    (folder / "out" / "precious").touch()
+    old_checkpoint(folder / "out")
     (folder / "measured.py").write_text(MEASURED)
     words = [str(folder / "src"), str(folder / "out")]
     done = torchrun(2, words, script=folder / "measured.py")
@@ -263,7 +262,7 @@ def test_ranks_write_a_dcp(replaced: Path) -> None:
     wanted = reference.read(replaced / "safetensors")
     assert reference.same_bytes(stock(dst), wanted) == []
     assert leftovers(dst) == ["out"]
-    assert not (dst / "precious").exists()
+    assert not (dst / "README.md").exists()
 
 
 def test_a_dry_run_by_ranks(replaced: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from faulty import Lockless
-from folders import fused_tensors, qwen_tensors, tree, two_shards, write_checkpoint
+from folders import fused_tensors, old_checkpoint, qwen_tensors, tree, two_shards, write_checkpoint
 
 import streamconv
 from streamconv.cli import cli
@@ -208,9 +208,16 @@ def test_a_finished_shard_that_is_not_there(
 def test_files_that_no_journal_knows_are_not_kept(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """Shards that look finished, and any other file in the folder."""
+    """A shard that looks finished is made again; what no run has written is refused and kept."""
     stopped(src, dst, pieces=2, jobs=1)
-    (tmp_path / PARTIAL / "stray.txt").write_text("x")
+    stray = tmp_path / PARTIAL / "stray.txt"
+    stray.write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExists, match=r"no conversion has written: .*/stray\.txt"):
+            streamconv.merge(
+                src, dst, max_shard_size=SHARD, resume=not overwrite, overwrite=overwrite
+            )
+    stray.unlink()
     name = f"model-{SHARDS:05}-of-{SHARDS:05}.safetensors"
     assert name in undisturbed
     (tmp_path / PARTIAL / name).write_bytes(bytes(len(undisturbed[name])))
@@ -403,20 +410,19 @@ def test_killed_while_replacing(
     src: Path, dst: Path, tmp_path: Path, undisturbed: dict[str, Any], at: int
 ) -> None:
     """After the first rename, the old target is put back; after the second, the new one stays."""
-    dst.mkdir()
-    (dst / "precious").write_text("keep this")
+    old = old_checkpoint(dst)
     killed_at_rename(src, dst, at, overwrite=True)
     if at == 1:
         assert not dst.exists()
         with pytest.raises(OutputExists, match="not empty"):
             resumed(src, dst)
-        assert tree(dst) == {"precious": b"keep this"}
+        assert tree(dst) == old
         assert resumed(src, dst, overwrite=True) == SHARDS
     else:
         assert tree(dst) == undisturbed
         with pytest.raises(OutputExists, match="streamconv-replaced exists"):
             resumed(src, dst)
-        assert tree(tmp_path / "dst.streamconv-replaced") == {"precious": b"keep this"}
+        assert tree(tmp_path / "dst.streamconv-replaced") == old
         resumed(src, dst, overwrite=True)
     assert tree(dst) == undisturbed
     assert names(tmp_path) == ["dst", "src"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from broken import PARTIAL, SECOND, filled, sound
-from folders import tree, write_sparse
+from folders import old_checkpoint, tree, write_sparse
 
 import streamconv
 from streamconv.errors import (
@@ -38,7 +38,7 @@ def test_too_little_disk_is_reported_before_the_first_byte(
 ) -> None:
     sound(tmp_path / "src")
     if overwrite:
-        filled(tmp_path / "dst")
+        old_checkpoint(tmp_path / "dst")
     before = tree(tmp_path)
     monkeypatch.setattr("streamconv.sinks.preflight.free_disk", lambda folder: 5000)
     with pytest.raises(NoSpace, match=r"5\.\d\d kB needed, 5\.00 kB free"):
@@ -188,7 +188,7 @@ def test_an_old_target_is_put_back_if_it_cannot_be_replaced(
 ) -> None:
     """Neither the first rename of a replacement nor the second may lose the old target."""
     sound(tmp_path / "src")
-    filled(tmp_path / "dst")
+    old_checkpoint(tmp_path / "dst")
     before = tree(tmp_path)
     rename = Files.rename
 

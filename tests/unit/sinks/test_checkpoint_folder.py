@@ -77,7 +77,7 @@ def test_a_prepared_folder_that_is_aborted_leaves_nothing(tmp_path: Path, source
     assert names(tmp_path) == ["source"]
 
 
-@pytest.mark.parametrize("step", ["make_folder", "sync_folder", "open_append", "walk"])
+@pytest.mark.parametrize("step", ["make_folder", "sync_folder", "open_append", "scan"])
 def test_a_folder_that_cannot_be_prepared_leaves_nothing(
     tmp_path: Path, source: Path, step: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Replacing a target: every state that a crash can leave, and how the next run recovers it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
-FORMER, RESULT = {"former": b"1"}, {"result": b"2"}
+FORMER = {"config.json": b"{}", "model.safetensors": b"1", "README.md": b"1"}
+RESULT = {"result": b"2"}
 
 
 @pytest.fixture
@@ -66,7 +68,6 @@ def test_a_crash_after_the_result_has_its_name(paths: RunPaths) -> None:
         replacement(paths, False).check(True)
     replacement(paths, False).recover(True)
     assert tree(paths.replaced) == FORMER
-    replacement(paths, True).check(True)
     replacement(paths, True).recover(True)
     assert tree(paths.target) == RESULT
     assert names(paths.parent) == ["out"]
@@ -90,6 +91,7 @@ def test_a_commit(paths: RunPaths, former: dict[str, bytes] | None) -> None:
         fill(paths.target, former)
     fill(paths.partial, RESULT)
     commit = replacement(paths, True)
+    commit.check(False)
     commit.commit(paths.partial)
     assert tree(paths.target) == RESULT
     assert paths.replaced.exists() == (former is not None)
@@ -109,11 +111,108 @@ def test_a_commit_that_fails_puts_the_former_target_back(paths: RunPaths, failin
 
     fill(paths.target, FORMER)
     fill(paths.partial, RESULT)
+    commit = replacement(paths, True, Failing())
+    commit.check(False)
     with pytest.raises(PermissionError):
-        replacement(paths, True, Failing()).commit(paths.partial)
+        commit.commit(paths.partial)
     assert tree(paths.target) == FORMER
     assert tree(paths.partial) == RESULT
     assert names(paths.parent) == ["out", "out.streamconv-partial"]
+
+
+# --- what was not listed is never removed -------------------------------------------------------
+
+
+def add(folder: Path) -> None:
+    (folder / "mine.txt").write_text("mine")
+
+
+def change(folder: Path) -> None:
+    (folder / "README.md").write_text("changed meanwhile")
+
+
+def nest(folder: Path) -> None:
+    (folder / "mine").mkdir()
+
+
+@pytest.mark.parametrize("meanwhile", [add, change, nest])
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_a_target_that_changes_during_the_run_is_kept(
+    paths: RunPaths, meanwhile: Callable[[Path], None], moment: str
+) -> None:
+    """Before the commit, or after the former target was renamed: it is put back as it is then."""
+
+    class Busy(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            if target == paths.replaced:
+                meanwhile(paths.replaced)
+
+    fill(paths.target, FORMER)
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, True, Busy() if moment == "between" else None)
+    commit.check(False)
+    if moment == "before":
+        meanwhile(paths.target)
+    with pytest.raises(OutputExists, match=r"it is not as it was .*(mine|README)"):
+        commit.commit(paths.partial)
+    assert names(paths.parent) == ["out", "out.streamconv-partial"]
+    assert tree(paths.target).keys() >= FORMER.keys()
+    if meanwhile is add:
+        assert (paths.target / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("meanwhile", [add, change, nest])
+def test_what_appears_while_the_former_target_is_removed_is_kept(
+    paths: RunPaths, meanwhile: Callable[[Path], None]
+) -> None:
+    """The result stands, and the folder that was kept is named."""
+    fill(paths.target, FORMER)
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, True)
+    commit.check(False)
+    commit.commit(paths.partial)
+    meanwhile(paths.replaced)
+    with pytest.raises(OutputExists, match=r"cannot remove .*out\.streamconv-replaced/(mine|REA)"):
+        commit.cleanup()
+    assert tree(paths.target) == RESULT
+    assert len(names(paths.replaced)) == 1
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_removal_that_was_cut_short_is_completed(paths: RunPaths, removed: int) -> None:
+    """After each of its calls: the rest is still known to be a checkpoint's."""
+
+    class Dying(Files):
+        left = removed
+
+        def unlink(self, path: Path) -> None:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            super().unlink(path)
+
+    code = {"config.json": b'{"auto_map": {"AutoModel": "modeling_x.Model"}}'}
+    fill(paths.target, {**FORMER, **code, "modeling_x.py": b"code"})
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, True, Dying())
+    commit.check(False)
+    commit.commit(paths.partial)
+    with pytest.raises(KeyboardInterrupt):
+        commit.cleanup()
+    assert len(names(paths.replaced)) == 4 - removed
+    replacement(paths, True).recover(True)
+    assert names(paths.parent) == ["out"]
+
+
+def test_something_else_in_a_folder_that_was_replaced(paths: RunPaths) -> None:
+    """The next run refuses to remove it, by its name."""
+    fill(paths.target, RESULT)
+    fill(paths.replaced, {**FORMER, "mine.txt": b"mine"})
+    for attempt in (replacement(paths, True).recover, replacement(paths, True).check):
+        with pytest.raises(OutputExists, match=r"replaced/mine\.txt"):
+            attempt(True)
+    assert tree(paths.replaced) == {**FORMER, "mine.txt": b"mine"}
 
 
 def test_parents_are_removed_if_this_run_made_them_and_they_are_empty(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Which files the folder of a checkpoint holds; `data/checkpoint_files.toml` has the table."""
+
+import functools
+import re
+from collections.abc import Collection, Iterable
+
+from streamconv.catalog.presets import presets
+from streamconv.catalog.toml_tables import read_table
+
+CONFIG = "config.json"
+DCP_METADATA = ".metadata"
+CODE_SUFFIX = ".py"
+
+
+class PathPatterns:
+    """Patterns of paths, in which `*` fits any characters but a slash."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        kept = list(patterns)
+        above = {"/".join(p.split("/")[:n]) for p in kept for n in range(1, p.count("/") + 1)}
+        self._files = _compiled(kept)
+        self._folders = _compiled(above)
+
+    def names_file(self, name: str) -> bool:
+        """Return True if a pattern fits the path of a file."""
+        return self._files.fullmatch(name) is not None
+
+    def names_folder(self, name: str) -> bool:
+        """Return True if a pattern leads through the folder."""
+        return self._folders.fullmatch(name) is not None
+
+
+def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Return the expression for all of the patterns; it fits nothing if there are none."""
+    parts = [re.escape(pattern).replace(r"\*", "[^/]*") for pattern in patterns]
+    return re.compile("|".join(parts) or r"(?!)", re.DOTALL)
+
+
+@functools.cache
+def checkpoint_files() -> PathPatterns:
+    """Return the patterns of every file that a checkpoint may have, but for its code."""
+    table = read_table("checkpoint_files.toml")
+    saves = [f"{preset.folder}/{p}" for preset in presets().values() for p in table["dcp"]]
+    trackers = [preset.tracker["name"] for preset in presets().values()]
+    return PathPatterns([*table["weights"], *table["dcp"], *table["files"], *saves, *trackers])
+
+
+def holds_checkpoint(names: Collection[str]) -> bool:
+    """Return True if the files of a folder, as paths below it, make it a checkpoint.
+
+    It has a config and weights, or the files of a DCP, at its top or in the folder of a preset.
+    """
+    weights = _weights()
+    if CONFIG in names and any(weights.names_file(name) for name in names):
+        return True
+    folders = ("", *(f"{preset.folder}/" for preset in presets().values()))
+    return any(
+        f"{folder}{DCP_METADATA}" in names
+        and any(n.startswith(f"{folder}") and n.endswith(".distcp") for n in names)
+        for folder in folders
+    )
+
+
+@functools.cache
+def _weights() -> PathPatterns:
+    return PathPatterns(read_table("checkpoint_files.toml")["weights"])
+
+
+def output_files() -> PathPatterns:
+    """Return the patterns of the files that any conversion may write, but for copied ones."""
+    own = [
+        *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+        "streamconv.json",
+    ]
+    dcp = [DCP_METADATA, "__*_*.distcp"]
+    for preset in presets().values():
+        own += [f"{preset.folder}/{pattern}" for pattern in dcp]
+        own.append(preset.tracker["name"])
+    return PathPatterns([*own, *dcp])

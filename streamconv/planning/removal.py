@@ -1,0 +1,12 @@
+"""What a conversion removes, as the plan shows it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A file that is removed: of the former target, or of an unfinished run."""
+
+    path: str
+    """Its absolute path."""
+    nbytes: int
