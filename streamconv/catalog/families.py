@@ -119,6 +119,12 @@ class Family:
         layout = form.layout_of(stack)
         return None if layout is None else NamedLayout(layout, self.naming)
 
+    def names_in_forms(self, name: str) -> frozenset[str]:
+        """Return `name` and what the tensor is called in each form, whichever `name` is from."""
+        forms = self.forms.values()
+        hub_names = {form.undo(name) for form in forms}
+        return frozenset({name, *(form.apply(n) for form in forms for n in hub_names)})
+
 
 HUB_NAMES = Form("hub", ())
 """The form of a checkpoint of no known family: it changes nothing."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from streamconv.catalog.families import Family
 from streamconv.checkpoint.casting import FLOATS, Casting, protected_kind
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
@@ -24,12 +25,14 @@ def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     return [dict(zip(fields, (*key, count), strict=True)) for key, count in sorted(rows.items())]
 
 
-def protected_rows(inputs: Iterable[TensorInfo], casting: Casting) -> dict[str, int]:
+def protected_rows(
+    inputs: Iterable[TensorInfo], casting: Casting, family: Family | None = None
+) -> dict[str, int]:
     """Count the tensors that are protected from a cast, by kind: `router`, `norm`, `scale`."""
     counts: dict[str, int] = {}
     for info in inputs if casting.dtype else ():
         if info.cast is None and info.dtype in FLOATS and info.dtype != casting.dtype:
-            kind = protected_kind(info.name) or "other"
+            kind = protected_kind(info.name, family) or "other"
             counts[kind] = counts.get(kind, 0) + 1
     return counts
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streamconv.catalog.families import Family
 from streamconv.catalog.toml_tables import read_table
 from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Cast, Checkpoint, TensorInfo
@@ -97,11 +98,14 @@ def _parse_dtype(name: str | None) -> str | None:
     raise UsageError(f"cannot cast to {name!r}: no such dtype", f"choose from {', '.join(DTYPES)}")
 
 
-def cast_checkpoint(checkpoint: Checkpoint, casting: Casting) -> Checkpoint:
+def cast_checkpoint(
+    checkpoint: Checkpoint, casting: Casting, family: Family | None = None
+) -> Checkpoint:
     """Return `checkpoint` as if it had been stored in the dtypes that were asked for.
 
     A tensor that changes has the stored ones in its `cast`. Scales of dequantized weights are no
-    tensors of the result.
+    tensors of the result. A tensor is protected from casts by any of the names that it has in the
+    forms of its `family`.
 
     Raises:
         PlanRefused: There is nothing to dequantize, or a weight that cannot be dequantized.
@@ -114,7 +118,9 @@ def cast_checkpoint(checkpoint: Checkpoint, casting: Casting) -> Checkpoint:
         tensors = _dequantize(checkpoint, casting.dequantize)
     if casting.dtype is not None:
         tensors = {
-            name: _cast(info, Cast(info), casting.dtype) if _is_cast(info, casting) else info
+            name: _cast(info, Cast(info), casting.dtype)
+            if _is_cast(info, casting, family)
+            else info
             for name, info in tensors.items()
         }
     return replace(checkpoint, tensors=tensors)
@@ -138,20 +144,26 @@ def _cast(info: TensorInfo, cast: Cast, dtype: str) -> TensorInfo:
     return replace(info, dtype=dtype, nbytes=nbytes, cast=cast)
 
 
-def _is_cast(info: TensorInfo, casting: Casting) -> bool:
+def _is_cast(info: TensorInfo, casting: Casting, family: Family | None) -> bool:
     """Return True if `--dtype` changes a tensor."""
     if info.cast is not None or info.dtype not in FLOATS or info.dtype == casting.dtype:
         return False
-    protected = protected_kind(info.name)
+    protected = protected_kind(info.name, family)
     return protected is None or (casting.everything and protected not in _table()["never"])
 
 
 # --- protected tensors -------------------------------------------------------------------------
 
 
-def protected_kind(name: str) -> str | None:
-    """Return `router`, `norm` or `scale` if that protects the tensor from casts, else None."""
-    return next((kind for kind, names in _protected().items() if names.fullmatch(name)), None)
+def protected_kind(name: str, family: Family | None = None) -> str | None:
+    """Return `router`, `norm` or `scale` if that protects the tensor from casts, else None.
+
+    Every name counts that the tensor has in a form of `family`: a router's bias is called
+    `moe.router_bias` in one and `mlp.gate.e_score_correction_bias` in another.
+    """
+    names = family.names_in_forms(name) if family else {name}
+    kinds = _protected().items()
+    return next((kind for kind, found in kinds if any(map(found.fullmatch, names))), None)
 
 
 @functools.cache

@@ -135,17 +135,16 @@ def _choices(
 ) -> tuple[list[Candidate], tuple[str, ...]]:
     """Return the layout of each module, and the patterns of modules that are left as they are.
 
-    Raises PlanRefused without `pass_through` if a layout cannot be resolved.
+    Those are the modules with a companion that no layout has a place for. Raises PlanRefused for
+    them without `pass_through`, and if a layout cannot be resolved.
     """
     choices: list[Candidate] = []
     left: dict[str, None] = {}
     for module in experts:
-        try:
-            choices.append(resolver.choose(module))
-        except PlanRefused:
-            if not pass_through:
-                raise
+        if pass_through and module.misfit is not None:
             left[module.pattern] = None
+        else:
+            choices.append(resolver.choose(module))
     return [choice for choice in choices if choice.pattern not in left], tuple(left)
 
 

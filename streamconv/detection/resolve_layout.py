@@ -5,7 +5,8 @@ Sources of the answer, in this order:
 1. the record that the checkpoint carries;
 2. names and shapes, if exactly one layout fits them;
 3. the form whose names the tensors have;
-4. `--from`.
+4. `--from`;
+5. the model type of the language model, if all of its family's forms have one of these layouts.
 
 If none of them answers, that is an error: a layout is never guessed.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import COUNT_KEYS, FORMS, Family, Form
+from streamconv.catalog.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.config import config_value
 from streamconv.checkpoint.types import Checkpoint
@@ -89,14 +90,35 @@ class LayoutResolver:
         if len(fitting) == 1:
             return fitting[0]
         by_names = self.names.layout_of(pattern)
-        for name in (by_names.name if by_names else None, self._declared_for(pattern)):
+        declared = self._declared_for(pattern)
+        for name in (by_names.name if by_names else None, declared, self._nested(fitting)):
             if name in fitting:
                 return str(name)
+        uses = (f"--from {name} ({self.catalog.layouts[name].used_by})" for name in fitting)
         raise PlanRefused(
             f"{subject} fits {' and '.join(fitting)} alike, and nothing in the checkpoint says "
             "which",
-            f"say which with --from {fitting[0]}",
+            f"find out what wrote it, because the other choice gives wrong experts, and add one "
+            f"of {', '.join(uses)}",
         )
+
+    def _nested(self, fitting: tuple[str, ...]) -> str | None:
+        """Return the layout that the language model's family is published in, or None.
+
+        It is None too if another form of that family has another of these layouts.
+        """
+        config = self.checkpoint.config
+        types = {config_value(config, f"{section}.model_type") for section in TEXT_SECTIONS[1:]}
+        families = [self.catalog.find_family(name) for name in types if isinstance(name, str)]
+        published: set[str] = set()
+        found: set[str] = set()
+        for family in filter(None, families):
+            for form in family.forms.values():
+                names = {layout.name for _, layout in form.layouts}
+                found |= names
+                published |= names if form.name == HUB_NAMES.name else set()
+        found &= set(fitting)
+        return next(iter(found)) if len(found) == 1 and found <= published else None
 
     def _declared_for(self, pattern: str) -> str | None:
         """Return the layout that `--from` means for a stack, or None if it means none."""

@@ -63,7 +63,9 @@ def build_plan(
     )
     pass_through = options.get("pass_through", False)
     source = detect(
-        cast_checkpoint(checkpoint, casting),
+        cast_checkpoint(
+            checkpoint, casting, catalog.find_family(checkpoint.config.get("model_type"))
+        ),
         catalog,
         options.get("source_layout"),
         pass_through=pass_through,

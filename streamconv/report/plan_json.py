@@ -98,7 +98,7 @@ def target_fields(plan: Plan) -> dict[str, Any]:
             f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
         },
         "casts": cast_rows(plan.inputs),
-        "not_cast": protected_rows(plan.inputs, plan.casting),
+        "not_cast": protected_rows(plan.inputs, plan.casting, plan.source.family),
         "notes": list(notes_of(plan)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),

@@ -192,7 +192,7 @@ def _casts(plan: Plan) -> Iterator[str]:
         counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
     for cast, count in counts.items():
         yield f"{counted(count, 'tensor')}, {cast}"
-    protected = protected_rows(plan.inputs, plan.casting)
+    protected = protected_rows(plan.inputs, plan.casting, plan.source.family)
     if protected:
         kinds = ", ".join(counted(count, kind) for kind, count in sorted(protected.items()))
         yield f"not cast: {kinds}"

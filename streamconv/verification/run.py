@@ -210,7 +210,8 @@ def _compare(
         yield Difference(MANIFEST, error.message)
         return
     try:
-        checkpoint = cast_checkpoint(source.checkpoint, casting)
+        family = options.catalog.find_family(source.checkpoint.config.get("model_type"))
+        checkpoint = cast_checkpoint(source.checkpoint, casting, family)
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_cast_options(casting)}: {error.message}")
         return

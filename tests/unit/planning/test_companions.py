@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 from family_headers import checkpoint_in_form, named_like
-from header_models import LIMITS, checkpoint_of
+from header_models import LIMITS, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import Family
+from streamconv.checkpoint.casting import Casting, cast_checkpoint, protected_kind
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused
@@ -124,6 +125,43 @@ def test_undescribed_companions_of_experts_are_refused_or_stay(family: Family, e
             plan = plan_of(checkpoint, to, pass_through=True)
             check_together(plan, owners, {ending: OTHERS[ending]})
             assert not [step.name for s in plan.shards for step in s.steps if step.expert]
+
+
+@OF_FAMILY
+def test_a_router_bias_is_protected_in_every_form(family: Family) -> None:
+    """What keeps its dtype under one of its names keeps it under the others."""
+    for name in ("mlp.gate.e_score_correction_bias", "mlp.gate.weight", "input_layernorm.weight"):
+        for form in family.forms.values():
+            hub_name = form.undo(f"model.layers.0.{name}")
+            for other in family.forms.values():
+                assert protected_kind(other.apply(hub_name), family) is not None
+
+
+def test_the_router_bias_of_step_is_not_cast() -> None:
+    family = CATALOG.families["step3p7"]
+    name = "model.layers.4.moe.router_bias"
+    checkpoint = checkpoint_of({name: ("F32", (4,)), "a.weight": ("F32", (4,))}, "step3p7")
+    cast = cast_checkpoint(checkpoint, Casting("BF16"), family).tensors
+    assert {n: info.dtype for n, info in cast.items()} == {name: "F32", "a.weight": "BF16"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "layout"),
+    [("gpt_oss", "fused-interleaved"), ("llama4_text", "fused-transposed"), ("qwen3_moe", None)],
+)
+def test_the_language_model_inside_tells_its_layout(inner: str, layout: str | None) -> None:
+    """Square experts fit two layouts. If nothing tells which, the hint has both and their users."""
+    tensors = experts("language_model.model.layers.0.mlp.", 3, 4, 4, "fused-transposed")
+    config = {"model_type": "internvl_chat", "llm_config": {"model_type": inner}}
+    checkpoint = replace(checkpoint_of(tensors), config=config)
+    if layout is None:
+        with pytest.raises(PlanRefused, match="alike") as caught:
+            detect(checkpoint, CATALOG)
+        assert "--from fused-transposed (Qwen3-VL" in caught.value.hint
+        assert "--from fused-interleaved (gpt-oss" in caught.value.hint
+        return
+    (stack,) = detect(checkpoint, CATALOG).stacks
+    assert stack.row.layout.name == layout
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,)])
