@@ -11,7 +11,7 @@ experts and groups have the names of their templates. If the hub names them othe
 `hub` has renames too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -82,6 +82,15 @@ class Form:
             new = rename.apply(name) if rename.hub_name_mark in name else None
             name = name if new is None else new
         return name
+
+    def renames_of(self, hub_name: str) -> Iterator[Rename]:
+        """Yield the renames that `apply` does to a hub name."""
+        name = hub_name
+        for rename in self.renames:
+            new = rename.apply(name) if rename.hub_name_mark in name else None
+            if new is not None:
+                yield rename
+                name = new
 
     def undo(self, name: str) -> str:
         """Return the hub name of a tensor by its name in this form, by all renames in reverse."""

@@ -150,7 +150,8 @@ def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
     """
     stacks: dict[tuple[str, NamedLayout, tuple[tuple[str, str], ...]], list[Candidate]] = {}
     for choice in choices:
-        dtypes = tuple((weight, infos[0].dtype) for weight, infos in choice.module.tensors.items())
+        tensors = sorted(choice.module.tensors.items())
+        dtypes = tuple((weight, infos[0].dtype) for weight, infos in tensors)
         stacks.setdefault((choice.pattern, choice.row, dtypes), []).append(choice)
     return tuple(
         Stack(pattern, row, _equal_sizes(alike), tuple(choice.module for choice in alike))

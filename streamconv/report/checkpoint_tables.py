@@ -31,8 +31,8 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
         f"{fields['tensors']:,} in {counted(fields['files'], 'file')} ({checkpoint.format}), "
         f"{show_size(fields['tensor_bytes'])}",
     )
-    others = f"{fields['other_tensors']:,} tensors, {show_size(fields['other_tensor_bytes'])}"
-    facts.add_row("not experts", others)
+    others = counted(fields["other_tensors"], "tensor")
+    facts.add_row("not experts", f"{others}, {show_size(fields['other_tensor_bytes'])}")
     facts.add_row("other files", copied_files(checkpoint.others))
     return Group(facts, Text(), _stacks(found))
 

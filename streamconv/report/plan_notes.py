@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from streamconv.catalog.renames import Rename
 from streamconv.checkpoint.cast_summary import config_notes
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.planning.plan import Plan
@@ -37,12 +38,27 @@ def passed_through(plan: Plan) -> dict[str, str]:
 
 
 def renames(plan: Plan) -> list[str]:
-    """Return the renames between source and output, as `thinker.* -> *`."""
+    """Return the renames between source and output that rename a tensor, as `thinker.* -> *`."""
     source, target = plan.source.names, plan.target.names
     if source.renames == target.renames:
         return []
-    undone = [f"{rename.form_name} -> {rename.hub_name}" for rename in source.renames]
-    return undone + [f"{rename.hub_name} -> {rename.form_name}" for rename in target.renames]
+    undone, done = set[Rename](), set[Rename]()
+    for hub_name, info in plan.source.hub_names.items():
+        if target.apply(hub_name) != info.name:
+            undone.update(source.renames_of(hub_name))
+            done.update(target.renames_of(hub_name))
+    return [
+        *(
+            f"{rename.form_name} -> {rename.hub_name}"
+            for rename in source.renames
+            if rename in undone
+        ),
+        *(
+            f"{rename.hub_name} -> {rename.form_name}"
+            for rename in target.renames
+            if rename in done
+        ),
+    ]
 
 
 def renamed(plan: Plan) -> Iterable[tuple[str, str]]:

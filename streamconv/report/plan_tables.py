@@ -102,7 +102,7 @@ def _changes(plan: Plan) -> Iterator[Fact]:
     """Yield what a conversion changes in addition to the layouts of experts."""
     count = sum(1 for _ in renamed(plan))
     if count:
-        yield "renamed", f"{count:,} tensors: {', '.join(renames(plan))}"
+        yield "renamed", f"{counted(count, 'tensor')}: {', '.join(renames(plan))}"
     for row in regrouped(plan):
         yield "regrouped", quoted(row)
     for row in _casts(plan):

@@ -6,7 +6,7 @@ import pytest
 from header_models import Tensors, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
-from streamconv.detection.experts import ModuleExperts, find_experts
+from streamconv.detection.experts import ModuleExperts, find_experts, stack_experts
 from streamconv.errors import BadCheckpoint, PlanRefused
 
 PREFIX = "model.layers.0.mlp."
@@ -71,3 +71,12 @@ def test_experts_without_a_layout() -> None:
         find_experts(infos, default_catalog(), {})
     modules, undescribed = find_experts(infos, default_catalog(), {}, pass_through=True)
     assert (list(modules), undescribed) == ([], ("model.layers.*.mlp.",))
+
+
+def test_the_order_of_tensors_does_not_divide_a_stack() -> None:
+    """Layers whose tensors stand in another order in the file are of one stack."""
+    first = experts(PREFIX, 2, 3, 5)
+    second = experts("model.layers.1.mlp.", 2, 3, 5)
+    tensors = {**first, **dict(reversed(second.items()))}
+    (stack,) = stack_experts(module.candidates[0] for module in found_in(tensors))
+    assert len(stack.modules) == 2

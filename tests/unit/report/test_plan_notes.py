@@ -63,7 +63,7 @@ def test_stacks_of_experts_are_no_groups(qwen: Path) -> None:
 
 def test_stacks_that_stay(omni: Plan, qwen: Path) -> None:
     assert passed_through(streamconv.plan(qwen)) == {}
-    target = dataclasses.replace(omni.target, kept={"talker.layers.*.mlp.": "it is odd"})
+    target = dataclasses.replace(omni.target, kept={"talker.layers.*.mlp.experts": "it is odd"})
     kept = dataclasses.replace(omni, target=target)
     assert passed_through(kept) == {"talker.layers.*.mlp.experts": "it is odd"}
 
@@ -72,3 +72,16 @@ def test_a_cast_that_config_json_does_not_follow(qwen: Path) -> None:
     assert list(notes_of(streamconv.plan(qwen))) == []
     (note,) = notes_of(streamconv.plan(qwen, dtype="fp16"))
     assert "still says dtype bfloat16" in note
+
+
+def test_only_renames_that_rename_something_are_listed(omni: Plan) -> None:
+    """The form has rows for towers that this checkpoint does not have."""
+    family = omni.source.family
+    assert family is not None
+    form = family.forms["transformers"]
+    assert len(form.renames) > 1
+    target = dataclasses.replace(omni.target, names=form)
+    text = {n: info for n, info in omni.source.hub_names.items() if n.startswith("thinker.model.")}
+    source = dataclasses.replace(omni.source, hub_names=text)
+    listed = renames(dataclasses.replace(omni, source=source, target=target))
+    assert listed == ["thinker.model.* -> thinker.model.language_model.*"]
