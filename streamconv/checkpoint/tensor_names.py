@@ -2,9 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from streamconv.errors import quoted
+
+Item = TypeVar("Item")
 
 MAX_SHOWN_KINDS = 8
 """Kinds of names that `summarize_names` lists before it only counts them."""
@@ -18,6 +21,28 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     parts: list[str | int] = list(_DIGITS.split(name))
     parts[1::2] = map(int, parts[1::2])
     return parts, name
+
+
+def sort_naturally(items: Iterable[Item], name_of: Callable[[Item], str]) -> list[Item]:
+    """Return the items in the order of their names' natural keys.
+
+    They are compared by one text for each name, which takes a fifth of the key's memory. In it,
+    characters that no name has end what is not a number, and the name; a number is preceded by
+    how many digits it has.
+    """
+    items = list(items)
+    if any("\0" in name or "\1" in name for name in map(name_of, items)):
+        return sorted(items, key=lambda item: natural_key(name_of(item)))
+    return sorted(items, key=lambda item: _text_key(name_of(item)))
+
+
+def _text_key(name: str) -> str:
+    return f"{_DIGITS.sub(_number_key, name)}\0{name}"
+
+
+def _number_key(match: re.Match[str]) -> str:
+    digits = match[0].lstrip("0")
+    return f"\1{chr(len(digits))}{digits}"
 
 
 def pattern_of(prefix: str) -> str:

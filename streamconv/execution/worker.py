@@ -45,7 +45,8 @@ class Worker:
                 continue
             for part in parts:
                 if isinstance(part, FramingBytes):
-                    self._write_framing(self._plan.framing_bytes(piece, part))
+                    for framing in self._plan.framing_bytes(piece, part):
+                        self._write_framing(framing)
                 else:
                     self._transpose(part)
         digest = self._digest.hexdigest()

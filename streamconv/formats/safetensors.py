@@ -16,8 +16,9 @@ that occurs twice, an unknown field, anything before the opening brace.
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
@@ -30,6 +31,8 @@ MAX_SIZE = 2**63
 MAX_METADATA = 2**16
 """Names in `__metadata__`. Writers store a handful; a header has room for ten million."""
 FIELDS = {"dtype", "shape", "data_offsets"}
+_ROWS = 500
+"""Entries in a part of a header that is written."""
 
 DTYPE_BITS: Mapping[str, int] = {
     **dict.fromkeys(("F4",), 4),
@@ -240,13 +243,39 @@ def build_header(
         metadata: The `__metadata__`; left out if empty.
         alignment: The data starts at a multiple of this many bytes, after spaces.
     """
-    fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    for entry in entries:
-        fields[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": entry.shape,
-            "data_offsets": (entry.begin, entry.end),
-        }
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    padded = -(-(LENGTH_BYTES + len(text)) // alignment) * alignment - LENGTH_BYTES
+    text = b"".join(header_text(entries, metadata))
+    padded = header_bytes(len(text), alignment) - LENGTH_BYTES
     return padded.to_bytes(LENGTH_BYTES, "little") + text.ljust(padded)
+
+
+def header_bytes(text_bytes: int, alignment: int) -> int:
+    """Return the bytes up to the data: the length, `text_bytes` of JSON, and spaces."""
+    return -(-(LENGTH_BYTES + text_bytes) // alignment) * alignment
+
+
+def header_text(entries: Iterable[Entry], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the JSON of a header in parts of many entries each, so that it is never whole.
+
+    Args:
+        entries: The tensors, in the order in which the header lists them.
+        metadata: The `__metadata__`; left out if empty.
+    """
+    rows: list[str] = []
+    if metadata:
+        text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        rows.append(f'"__metadata__":{text}')
+    yield b"{"
+    comma = ""
+    for entry in entries:
+        shape = ",".join(map(str, entry.shape))
+        rows.append(
+            f'{encode_basestring(entry.name)}:{{"dtype":"{entry.dtype}","shape":[{shape}],'
+            f'"data_offsets":[{entry.begin},{entry.end}]}}'
+        )
+        if len(rows) == _ROWS:
+            yield f"{comma}{','.join(rows)}".encode()
+            rows.clear()
+            comma = ","
+    if rows:
+        yield f"{comma}{','.join(rows)}".encode()
+    yield b"}"

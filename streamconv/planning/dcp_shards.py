@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes, Preset
-from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import DIGEST
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
@@ -50,7 +50,7 @@ class Dcp:
 
     def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
         """Cut steps, in natural order of names, so that no tensor is in two files."""
-        ordered = sorted(steps, key=lambda step: natural_key(step.name))
+        ordered = sort_naturally(steps, lambda step: step.name)
         self._check_keys(ordered)
         in_shard: list[Step] = []
         nbytes = number = 0
@@ -111,13 +111,14 @@ class Dcp:
         for number, extra in enumerate(self._extras_in(shard).values()):
             yield FramingBytes(2 * len(shard.steps) + number, len(extra))
 
-    def framing_bytes(self, shard: Shard, number: int) -> bytes:
-        """Return the head (2 k) or tail (2 k + 1) of step k's archives, or else an extra."""
+    def framing_bytes(self, shard: Shard, number: int) -> Iterator[bytes]:
+        """Yield the head (2 k) or tail (2 k + 1) of step k's archives, or else an extra."""
         index, side = divmod(number, 2)
         if index < len(shard.steps):
             step = shard.steps[index]
-            return around_tensor(step.dtype, _chunk_shape(step)[0])[side]
-        return list(self._extras_in(shard).values())[number - 2 * len(shard.steps)]
+            yield around_tensor(step.dtype, _chunk_shape(step)[0])[side]
+        else:
+            yield list(self._extras_in(shard).values())[number - 2 * len(shard.steps)]
 
     def _extras(self) -> Mapping[str, Any]:
         return self.preset.extras if self.preset else {}

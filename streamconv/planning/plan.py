@@ -138,8 +138,8 @@ class Plan:
         for number in range(len(self.shards)) if shards is None else shards:
             yield from _pieces(number, self.format.parts(self.shards[number]))
 
-    def framing_bytes(self, piece: Piece, part: FramingBytes) -> bytes:
-        """Return the content of a part of a piece that belongs to the file format."""
+    def framing_bytes(self, piece: Piece, part: FramingBytes) -> Iterator[bytes]:
+        """Yield the content of a part of a piece that belongs to the file format."""
         return self.format.framing_bytes(self.shards[piece.shard], part.number)
 
 

@@ -4,20 +4,29 @@ Each shard is a header and the bytes of its tensors. The header carries the reco
 that a single shard tells which layouts it has.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
-from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import INDEX, MANIFEST
-from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header
+from streamconv.formats.safetensors import (
+    DTYPE_BITS,
+    LENGTH_BYTES,
+    Entry,
+    header_bytes,
+    header_text,
+)
 from streamconv.planning.shards import FramingBytes, Shard, ShardPart, step_parts, with_offsets
 from streamconv.planning.steps import Step
 
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
 """Multiple of bytes at which a shard's data begins: a page, so that direct I/O can read it."""
+INDEX_ROWS = 500
+"""Rows of the index that are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Safetensors:
         """
         from huggingface_hub import split_state_dict_into_shards_factory
 
-        by_name = {step.name: step for step in sorted(steps, key=lambda s: natural_key(s.name))}
+        by_name = {step.name: step for step in sort_naturally(steps, lambda step: step.name)}
         split = split_state_dict_into_shards_factory(
             by_name,
             get_storage_size=lambda step: step.nbytes,
@@ -50,15 +59,22 @@ class Safetensors:
             )
             ordered = tuple(with_offsets(widest_first))
             data_bytes = sum(step.nbytes for step in ordered)
-            yield Shard(file, ordered, len(self._header(ordered)) + data_bytes, data_bytes)
+            text_bytes = sum(map(len, self._header_text(ordered)))
+            nbytes = header_bytes(text_bytes, DATA_ALIGNMENT) + data_bytes
+            yield Shard(file, ordered, nbytes, data_bytes)
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         yield FramingBytes(0, shard.nbytes - shard.data_bytes)
         for step in shard.steps:
             yield from step_parts(step)
 
-    def framing_bytes(self, shard: Shard, number: int) -> bytes:
-        return self._header(shard.steps)
+    def framing_bytes(self, shard: Shard, number: int) -> Iterator[bytes]:
+        left = shard.nbytes - shard.data_bytes - LENGTH_BYTES
+        yield left.to_bytes(LENGTH_BYTES, "little")
+        for text in self._header_text(shard.steps):
+            yield text
+            left -= len(text)
+        yield b" " * left
 
     def closing_files(
         self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
@@ -68,17 +84,28 @@ class Safetensors:
         yield from listed.items()
         yield MANIFEST, manifest(listed)
 
-    def _header(self, steps: Iterable[Step]) -> bytes:
+    def _header_text(self, steps: Iterable[Step]) -> Iterator[bytes]:
         entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
         metadata = {"format": "pt", METADATA_KEY: json.dumps(self.record.to_json(), sort_keys=True)}
-        return build_header(entries, metadata, DATA_ALIGNMENT)
+        return header_text(entries, metadata)
 
 
 def build_index(shards: Sequence[Shard]) -> bytes:
     """Return the content of the index: which shard holds each tensor."""
-    weight_map = {step.name: shard.name for shard in shards for step in shard.steps}
-    index = {
-        "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
-        "weight_map": dict(sorted(weight_map.items())),
-    }
-    return (json.dumps(index, indent=2) + "\n").encode("ascii")
+    return b"".join(_index_text(shards))
+
+
+def _index_text(shards: Sequence[Shard]) -> Iterator[bytes]:
+    """Yield the index in parts, as JSON that is indented by 2."""
+    total = sum(shard.data_bytes for shard in shards)
+    yield f'{{\n  "metadata": {{\n    "total_size": {total}\n  }},\n  "weight_map": {{'.encode()
+    rows = sorted((step.name, shard.name) for shard in shards for step in shard.steps)
+    comma = ""
+    for start in range(0, len(rows), INDEX_ROWS):
+        lines = (
+            f"\n    {json.dumps(name)}: {json.dumps(file)}"
+            for name, file in itertools.islice(rows, start, start + INDEX_ROWS)
+        )
+        yield f"{comma}{','.join(lines)}".encode("ascii")
+        comma = ","
+    yield b"\n  }\n}\n"

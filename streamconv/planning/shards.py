@@ -94,8 +94,8 @@ class ShardFormat(Protocol):
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Yield the parts of a shard in order, without gaps."""
 
-    def framing_bytes(self, shard: Shard, number: int) -> bytes:
-        """Return the framing bytes of a shard that have this number."""
+    def framing_bytes(self, shard: Shard, number: int) -> Iterator[bytes]:
+        """Yield the framing bytes of a shard that have this number, in order."""
 
     def closing_files(
         self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]

@@ -140,8 +140,12 @@ class _StackSteps:
 
     def of(self, module: Module) -> Iterator[Step]:
         """Yield the steps of one module, under hub names."""
+        shared: dict[tuple[tuple[str, int], ...], tuple[TensorInfo, ...]] = {}
         for output in self._outputs.values():
-            inputs = tuple(module.tensors[weight][index] for weight, index in output.inputs)
+            inputs = shared.get(output.inputs)
+            if inputs is None:
+                inputs = tuple(module.tensors[weight][index] for weight, index in output.inputs)
+                shared[output.inputs] = inputs
             yield Step(
                 name=module.prefix + output.suffix,
                 dtype=inputs[0].dtype,

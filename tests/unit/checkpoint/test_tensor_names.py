@@ -1,10 +1,14 @@
 """The order of names, their layers, and the patterns that they share."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from streamconv.checkpoint.tensor_names import (
     MAX_SHOWN_KINDS,
     layer_of,
     natural_key,
     pattern_of,
+    sort_naturally,
     summarize_names,
 )
 
@@ -15,6 +19,22 @@ def test_numbers_are_ordered_as_numbers() -> None:
     assert sorted(names, key=natural_key) == sorted(expected, key=natural_key)
     assert sorted(["e.10", "e.9", "e.100"], key=natural_key) == ["e.9", "e.10", "e.100"]
     assert natural_key("a.09.w") != natural_key("a.9.w")
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(["a", "a.", "b", "-", "/", "9", "0", "10", "07", "\0", "\1", "\2", "é"])
+            | st.integers(0, 10**21).map(str),
+            max_size=5,
+        ).map("".join)
+    )
+)
+def test_one_text_sorts_like_the_natural_key(names: list[str]) -> None:
+    """Also if a name holds the characters that the text uses, or digits without end."""
+    assert sort_naturally(names, str) == sorted(names, key=natural_key)
+    plain = [name for name in names if "\0" not in name and "\1" not in name]
+    assert sort_naturally(plain, str) == sorted(plain, key=natural_key)
 
 
 def test_patterns_replace_whole_parts() -> None:

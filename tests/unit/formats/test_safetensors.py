@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header, header_text
 
 SIZES = st.integers(0, 4) | st.sampled_from([-1, 2**31, 2**63, 2**64, 1.5, True, None, "1"])
 FIELDS = st.fixed_dictionaries(
@@ -22,6 +22,31 @@ FIELDS = st.fixed_dictionaries(
     },
     optional={"more": st.none()},
 )
+
+
+@settings(deadline=None)
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"])),
+    shape=st.lists(st.integers(0, 2**62), max_size=3).map(tuple),
+    count=st.sampled_from([0, 1, 2, 499, 500, 501, 1000]),
+    metadata=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.just("é\n")),
+)
+def test_a_header_in_parts_is_the_json_of_the_whole(
+    name: str, shape: tuple[int, ...], count: int, metadata: dict[str, str]
+) -> None:
+    """Byte by byte what json.dumps makes of all of it, and no part is large."""
+    entries = [Entry(f"{name}{k}", "BF16", shape, k, 10**12 + k) for k in range(count)]
+    whole: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    for entry in entries:
+        offsets = (entry.begin, entry.end)
+        whole[entry.name] = {"dtype": "BF16", "shape": shape, "data_offsets": offsets}
+    expected = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
+    parts = list(header_text(entries, metadata))
+    assert b"".join(parts) == expected
+    assert all(part.count(b"data_offsets") <= 500 + name.count("data_offsets") for part in parts)
+    framed_header = build_header(entries, metadata, 64)
+    assert framed_header[8:].rstrip(b" ") == expected
+    assert len(framed_header) % 64 == 0
 
 
 @cases()

@@ -146,7 +146,7 @@ def test_a_plan_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, name, touched)
     plan = planned(model(layers=3), "fused-transposed", max_shard_bytes=1000)
     pieces = list(plan.pieces())
-    headers = [plan.format.framing_bytes(shard, 0) for shard in plan.shards]
+    headers = [b"".join(plan.format.framing_bytes(shard, 0)) for shard in plan.shards]
     monkeypatch.undo()
     assert len(headers) > 1
     assert len(pieces) >= len(headers)

@@ -9,6 +9,11 @@ from typing import Any
 from header_models import BITS, PLANS, header_bytes, model, plan_from, planned, steps_of
 from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamconv.planning.safetensors_shards import build_index
+from streamconv.planning.shards import Shard
+from streamconv.planning.steps import Step
 
 
 def by_numbers(name: str) -> list[Any]:
@@ -77,7 +82,7 @@ def test_headers_are_as_long_as_planned(drawn: Mapping[str, Any]) -> None:
     """And say of every tensor where it is, and of the file what is in it."""
     plan = plan_from(drawn)
     for shard in plan.shards:
-        raw = plan.format.framing_bytes(shard, 0)
+        raw = b"".join(plan.format.framing_bytes(shard, 0))
         assert len(raw) == header_bytes(shard)
         assert int.from_bytes(raw[:8], "little") == len(raw) - 8
         fields = json.loads(raw[8:])
@@ -94,3 +99,27 @@ def test_headers_are_as_long_as_planned(drawn: Mapping[str, Any]) -> None:
             }
             for step in shard.steps
         }
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    cuts=st.lists(st.sampled_from([1, 2, 499, 500, 501]), min_size=1, max_size=4),
+    name=st.text(max_size=3),
+)
+def test_an_index_in_parts_is_the_json_of_the_whole(cuts: list[int], name: str) -> None:
+    """Byte by byte what json.dumps makes of all of it, sorted by names."""
+    numbers = itertools.count()
+    shards = [
+        Shard(f"{name}-{k}", tuple(a_step(f"{name}.{next(numbers)}") for _ in range(count)), 0, k)
+        for k, count in enumerate(cuts)
+    ]
+    weight_map = {step.name: shard.name for shard in shards for step in shard.steps}
+    whole = {
+        "metadata": {"total_size": sum(range(len(cuts)))},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    assert build_index(shards) == (json.dumps(whole, indent=2) + "\n").encode("ascii")
+
+
+def a_step(name: str) -> Step:
+    return Step(name, "BF16", (), 0, (), ())
