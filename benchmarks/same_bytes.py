@@ -38,7 +38,16 @@ def compare(before: Path, after: Path, work: Path) -> int:
     """Return 1 if the two checkouts write other bytes, else 0."""
     run(after, work, "-c", DEMO, str(work / "demo"), cwd=after)
     layer = str(work / "layer")
-    run(after, work, str(after / "benchmarks/truesize.py"), "qwen3-30b-a3b", layer, "--layers", "1", *("--random", "--experts-only"))
+    run(
+        after,
+        work,
+        str(after / "benchmarks/truesize.py"),
+        "qwen3-30b-a3b",
+        layer,
+        "--layers",
+        "1",
+        *("--random", "--experts-only"),
+    )
     for name, checkout in (("before", before), ("after", after)):
         (work / name).mkdir()
         run(checkout, work / name, "-c", SMOKE, str(work / name / "smoke"))
@@ -74,7 +83,9 @@ def tree(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[str(path.relative_to(folder))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return found
 
 

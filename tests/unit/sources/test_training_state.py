@@ -36,7 +36,7 @@ def tensor(*path: str) -> StoredTensor:
 
 def metadata(tensors: Iterable[tuple[str, ...]], values: Iterable[str] = ()) -> Metadata:
     others = tuple(StoredBytes(name, (name,), "__0_0.distcp", 0, 5) for name in values)
-    return Metadata(tuple(tensor(*path) for path in tensors), others, None)
+    return Metadata(tuple(tensor(*path) for path in tensors), others, None, False)
 
 
 # --- the folder --------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_two_keys_of_one_name() -> None:
 @pytest.mark.parametrize("own", ["{}", "[]", '{"keys": 1}', '{"keys": {"hf_prefix": ""}}'])
 def test_a_malformed_record(own: str) -> None:
     with pytest.raises(BadCheckpoint, match="not as streamconv writes them"):
-        read_streamconv_metadata(Metadata((), (), own))
+        read_streamconv_metadata(Metadata((), (), own, False))
 
 
 def test_a_record_is_read() -> None:
@@ -161,8 +161,8 @@ def test_a_record_is_read() -> None:
         "config": {"model_type": "qwen3_moe"},
         "manifest": {"record": record.to_json(), "fingerprint": "0"},
     }
-    assert read_streamconv_metadata(Metadata((), (), None)).record is None
-    found = read_streamconv_metadata(Metadata((), (), json.dumps(fields)))
+    assert read_streamconv_metadata(Metadata((), (), None, False)).record is None
+    found = read_streamconv_metadata(Metadata((), (), json.dumps(fields), False))
     assert found.record == record
     assert found.prefixes == Prefixes("model.", "net.")
     assert found.config == {"model_type": "qwen3_moe"}
