@@ -1,7 +1,7 @@
 """A file that several workers write in contiguous runs, in any order."""
 
-import threading
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
