@@ -49,7 +49,7 @@ def compare(before: Path, after: Path, work: Path) -> int:
         *("--random", "--experts-only"),
     )
     for name, checkout in (("before", before), ("after", after)):
-        (work / name).mkdir()
+        (work / name / "smoke").mkdir(parents=True)
         run(checkout, work / name, "-c", SMOKE, str(work / name / "smoke"))
         for layout in LAYOUTS:
             convert(checkout, work / name, work / "demo", f"demo-{layout}", layout)
