@@ -14,6 +14,9 @@ DIGEST = "xxh3-128"
 JOURNAL_PREFIX = "streamconv-journal-"
 """Begins the names of files of an unfinished run. They are never copied from a source."""
 
+PARTIAL_SUFFIX = ".streamconv-partial"
+"""Ends the name of the folder in which a result is built."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:

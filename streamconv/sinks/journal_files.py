@@ -119,7 +119,11 @@ class Journals:
     def moved(self) -> list[Path]:
         """List journals and request next to the target."""
         parent, prefix = self._paths.parent, self._paths.moved_prefix
-        return [parent / name for name in self._files.names(parent) if name.startswith(prefix)]
+        try:
+            names = self._files.names(parent)
+        except FileNotFoundError:
+            return []
+        return [parent / name for name in names if name.startswith(prefix)]
 
     def start(self, plan: Plan, finished: Mapping[int, Finished]) -> OpenJournal:
         """Write a new journal for this part, and open it for more lines.

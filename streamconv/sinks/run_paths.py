@@ -14,10 +14,9 @@ For the target `out`, part 1 of a run uses these names, all in the folder of `ou
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamconv.checkpoint.types import JOURNAL_PREFIX
+from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX
 
 OWN_SUFFIX = ".streamconv-"
-PARTIAL_SUFFIX = ".streamconv-partial"
 REPLACED_SUFFIX = ".streamconv-replaced"
 LOCK_SUFFIX = ".streamconv-lock-"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.types import OtherFile
+from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
@@ -184,7 +184,13 @@ def _plain_tensors(
 def _files(source: Source, output: Source) -> Iterator[_Task]:
     """Yield the tasks for files without tensors: the output has those that are copied, no more."""
     in_source = {o.name: o for o in source.checkpoint.others if not o.skip_reason}
-    in_output = {o.name: o for o in output.checkpoint.others if not is_description(o)}
+    # a result that is still being built has its journals in it; one that is committed has none
+    built = output.checkpoint.location.rstrip("/").endswith(PARTIAL_SUFFIX)
+    in_output = {
+        other.name: other
+        for other in output.checkpoint.others
+        if not is_description(other) and not (built and other.name.startswith(JOURNAL_PREFIX))
+    }
     for name in in_source.keys() - in_output.keys():
         yield Difference(name, "is missing: the source has this file")
     for name, here in in_output.items():
