@@ -26,7 +26,9 @@ from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import open_folder
 from streamconv.sources.shard_index import read_index, shard_names
 
-SECONDS = 1.0
+SECONDS = 20.0
+"""Far above the time that any file takes on a slow machine, far below that of quadratic work."""
+
 MEMORY = 200_000_000
 
 

@@ -47,7 +47,7 @@ def test_a_connection_is_closed_alone(ring: list[Connection]) -> None:
     begin = time.monotonic()
     ring[2].close()
     ring[2].close()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert not ring[0].broken.is_set()
 
 

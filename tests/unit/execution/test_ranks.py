@@ -93,7 +93,7 @@ def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
             begin = time.monotonic()
             with pytest.raises(Interrupted) as ended:
                 token.wait(60)
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 20
             cause = rank.report_failure(ended.value)
             assert isinstance(cause, RankFailed)
             assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", cause.message)
