@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes, Preset
+from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import DIGEST
 from streamconv.errors import PlanRefused, quoted
@@ -130,11 +131,11 @@ class Dcp:
         return {key: archive_of_value(value) for key, value in self._extras().items()}
 
     def closing_files(
-        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
+        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], Manifest]
     ) -> Iterator[tuple[str, bytes]]:
         """Yield `.metadata`, which contains the manifest, and the preset's tracker file."""
         own = {
-            "manifest": json.loads(manifest({})),
+            "manifest": manifest({}).to_json(),
             "keys": {"hf_prefix": self.prefixes.hf, "dcp_prefix": self.prefixes.dcp},
             "config": self.config,
             "digest": DIGEST,

@@ -1,11 +1,7 @@
-"""Write `streamconv.json`, the manifest of an output, and the fingerprint of a plan.
+"""The facts of a plan with their digest, the fingerprint, and the manifest of its output.
 
 There are no times and no paths in them: the same conversion gives the same bytes wherever and
-however it runs.
-
-The manifest is read in `sources/assembly.py`, for its record of layouts, and in
-`verification/against_manifest.py`, for its digests. In a DCP it is inside `.metadata`, which
-`sources/training_state.py` reads.
+however it runs. `checkpoint/manifest.py` writes and reads the file.
 """
 
 import json
@@ -14,10 +10,15 @@ from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.cast_summary import cast_rows
-from streamconv.checkpoint.types import DIGEST, Cast
+from streamconv.checkpoint.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    RecordedOther,
+    RecordedShard,
+    printable,
+)
+from streamconv.checkpoint.types import Cast
 from streamconv.planning.plan import Plan
-
-FORMAT_VERSION = 1
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def closing_files(
 
     from xxhash import xxh3_128_hexdigest
 
-    def manifest(contents: Mapping[str, bytes]) -> bytes:
+    def manifest(contents: Mapping[str, bytes]) -> Manifest:
         listed = {n: (len(raw), str(xxh3_128_hexdigest(raw))) for n, raw in contents.items()}
         hashed = dict(sha256 or {})
         if sha256:
@@ -120,8 +121,8 @@ def build_manifest(
     pieces: Sequence[Sequence[str]],
     files: Mapping[str, tuple[int, str]],
     sha256: Mapping[str, str],
-) -> bytes:
-    """Return the content of `streamconv.json`.
+) -> Manifest:
+    """Return the manifest of an output.
 
     Args:
         plan: What was converted.
@@ -129,35 +130,18 @@ def build_manifest(
         files: Size in bytes and digest of each other file of the output.
         sha256: SHA-256 of shards and other files, as far as it is known.
     """
-
-    def hashed(name: str) -> dict[str, str]:
-        return {"sha256": sha256[name]} if name in sha256 else {}
-
-    return _json(
-        {
-            "version": FORMAT_VERSION,
-            "fingerprint": fingerprint(plan),
-            **_revision(plan),
-            "record": plan.record.to_json(),
-            "casting": plan.casting.to_json(),
-            "casts": cast_rows(plan.inputs),
-            "digest": DIGEST,
-            "shards": {
-                shard.name: {"size": shard.nbytes, **hashed(shard.name), "pieces": list(digests)}
-                for shard, digests in zip(plan.shards, pieces, strict=True)
-            },
-            "files": {
-                printable(name): {"size": size, "digest": digest, **hashed(name)}
-                for name, (size, digest) in sorted(files.items())
-            },
-        }
+    return Manifest(
+        fingerprint=fingerprint(plan),
+        revision=plan.checkpoint.revision,
+        record=plan.record,
+        casting=plan.casting,
+        casts=cast_rows(plan.inputs),
+        shards={
+            shard.name: RecordedShard(shard.nbytes, digests, sha256.get(shard.name))
+            for shard, digests in zip(plan.shards, pieces, strict=True)
+        },
+        others={
+            printable(name): RecordedOther(size, digest, sha256.get(name))
+            for name, (size, digest) in sorted(files.items())
+        },
     )
-
-
-def printable(name: str) -> str:
-    """Return a file name as JSON can hold it: bytes that are not UTF-8 are escaped."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode("ascii")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
+from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import INDEX, MANIFEST
 from streamconv.formats.safetensors import (
@@ -77,12 +78,12 @@ class Safetensors:
         yield b" " * left
 
     def closing_files(
-        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
+        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], Manifest]
     ) -> Iterator[tuple[str, bytes]]:
         """Yield the index, if there are several shards, and the manifest."""
         listed = {} if len(shards) == 1 else {INDEX: build_index(shards)}
         yield from listed.items()
-        yield MANIFEST, manifest(listed)
+        yield MANIFEST, b"".join(manifest(listed).encode())
 
     def _header_text(self, steps: Iterable[Step]) -> Iterator[bytes]:
         entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.steps import Step
@@ -98,7 +99,7 @@ class ShardFormat(Protocol):
         """Yield the framing bytes of a shard that have this number, in order."""
 
     def closing_files(
-        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], bytes]
+        self, shards: Sequence[Shard], manifest: Callable[[Mapping[str, bytes]], Manifest]
     ) -> Iterator[tuple[str, bytes]]:
         """Yield the name and content of each file that is written last, in order.
 

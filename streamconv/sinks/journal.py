@@ -12,17 +12,14 @@ it and all lines after it count as not written.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.checkpoint.manifest import parse_piece
 from streamconv.errors import quoted
 from streamconv.planning.manifest import fingerprint_of, plan_facts
 from streamconv.planning.plan import Plan
-
-_ROW = re.compile(r"(0|[1-9][0-9]{0,17}) [0-9a-f]{32}")
-"""Bytes and digest of a piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,10 @@ def _finished(body: Mapping[str, Any]) -> Finished | None:
     size, pieces = body.get("size"), body.get("pieces")
     if type(size) is not int or not isinstance(pieces, list):
         return None
-    if not all(isinstance(row, str) and _ROW.fullmatch(row) for row in pieces):
+    try:
+        for row in pieces:
+            parse_piece(row)
+    except ValueError:
         return None
     return Finished(size, tuple(pieces))
 
@@ -134,8 +134,8 @@ def finished_shards(plan: Plan, journals: Iterable[Journal]) -> dict[int, Finish
         done = recorded.get(shard.name)
         if done is None or done.size != shard.nbytes:
             continue
-        sizes = [str(piece.nbytes) for piece in plan.pieces([number])]
-        if [row.partition(" ")[0] for row in done.pieces] == sizes:
+        sizes = [piece.nbytes for piece in plan.pieces([number])]
+        if [parse_piece(row)[0] for row in done.pieces] == sizes:
             finished[number] = done
     return finished
 

@@ -25,10 +25,10 @@ from streamconv.catalog.checkpoint_files import (
     output_files,
 )
 from streamconv.catalog.presets import presets
+from streamconv.checkpoint.manifest import printable, recorded_names
 from streamconv.checkpoint.types import JOURNAL_PREFIX, MANIFEST
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.strict_json import MAX_JSON_BYTES, parse_json_object
-from streamconv.planning.manifest import printable
 from streamconv.planning.plan import Plan
 from streamconv.sinks.folder_contents import KnownPaths
 from streamconv.sinks.journal import Journal
@@ -154,13 +154,8 @@ def _file_names(folder: Path, files: Files) -> set[str]:
 
 
 def _manifest_names(folder: Path, files: Files) -> Iterator[str]:
-    """Yield the names of all files that the manifest of a folder lists, itself included."""
-    manifest = _read_object(folder / MANIFEST, MAX_JSON_BYTES, files)
-    for field in ("shards", "files"):
-        listed = manifest.get(field)
-        if isinstance(listed, Mapping):
-            yield MANIFEST
-            yield from listed
+    """Return the names of all files that the manifest of a folder lists, itself included."""
+    return recorded_names(_read_object(folder / MANIFEST, MAX_JSON_BYTES, files))
 
 
 def _code_names(folder: Path, files: Files) -> Iterator[str]:

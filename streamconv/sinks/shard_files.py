@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
+from streamconv.checkpoint.manifest import piece_row
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.file_copy import make_folders
 from streamconv.sinks.journal import Finished
@@ -84,7 +85,7 @@ class Shards:
         """Record a digest, see `OpenOutput`."""
         with self._lock:
             digests = self._digests.setdefault(piece.shard, {})
-            digests[piece.offset] = f"{piece.nbytes} {digest}"
+            digests[piece.offset] = piece_row(piece.nbytes, digest)
 
     def write(self, number: int, offset: int, data: memoryview) -> bool:
         """Write contiguous bytes, see `OpenOutput`. Raises OSError."""

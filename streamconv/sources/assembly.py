@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.checkpoint.layout_record import Record, read_record, record_in_metadata
+from streamconv.checkpoint.layout_record import Record, record_in_metadata
+from streamconv.checkpoint.manifest import recorded_layouts
 from streamconv.checkpoint.types import (
     MANIFEST,
     Checkpoint,
@@ -141,7 +142,7 @@ def _common_record(
     """Return the record that the manifest and every shard have. Raises BadCheckpoint."""
     records: dict[str, Record | None] = dict(in_shards)
     if manifest:
-        records[MANIFEST] = read_record(manifest.get("record"), MANIFEST)
+        records[MANIFEST] = recorded_layouts(manifest)
     first = next(iter(records))
     for name, record in records.items():
         if record != records[first]:

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint.layout_record import Record, read_record
+from streamconv.checkpoint.layout_record import Record
+from streamconv.checkpoint.manifest import recorded_layouts
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, Metadata
@@ -134,7 +135,7 @@ def read_streamconv_metadata(metadata: Metadata) -> StreamconvMetadata:
     try:
         keys = fields["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
-        record = read_record(fields["manifest"]["record"], METADATA_FILE)
+        record = recorded_layouts(fields["manifest"], METADATA_FILE)
         if ("digest" in fields) != metadata.has_digest:
             raise BadCheckpoint(
                 f"cannot read {METADATA_FILE}: it says that it has a digest of its bytes, and has "

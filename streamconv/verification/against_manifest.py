@@ -5,7 +5,6 @@ is filled while the other one is hashed.
 """
 
 import hashlib
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,11 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint.types import DIGEST, MANIFEST, OtherFile, TensorInfo
+from streamconv.checkpoint.manifest import RecordedFile, printable, recorded_files
+from streamconv.checkpoint.types import MANIFEST, OtherFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
@@ -35,71 +34,6 @@ from streamconv.verification.result import (
 BLOCK_BYTES = 4 * 2**20
 MANY_TENSORS = 3
 """So many tensors of a damaged piece are named."""
-_PIECE = re.compile(r"([0-9]{1,18}) ([0-9a-f]{32})")
-"""Size and digest of a piece."""
-
-
-# --- what the manifest says --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedFile:
-    """A file as the manifest describes it."""
-
-    size: int
-    pieces: tuple[tuple[int, str], ...]
-    """Size and digest of each run of the file, in order."""
-    sha256: str | None
-
-
-def recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
-    """Read the files that the manifest lists, by name; None if there is no manifest.
-
-    A DCP without other files is flat: its shards go by their names without folders. Raises
-    BadCheckpoint if streamconv did not write the manifest.
-    """
-    fields = read_manifest(source)
-    if fields is None:
-        return None
-    flat = not has_files(source)
-    try:
-        if fields["digest"] != DIGEST:
-            raise ValueError
-        shards = {
-            PurePosixPath(name).name if flat else name: _recorded_shard(entry)
-            for name, entry in fields["shards"].items()
-        }
-        others = {name: _recorded_other(entry) for name, entry in fields["files"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise BadCheckpoint(f"{MANIFEST}: not a manifest that this release reads") from None
-    return {**shards, **others}
-
-
-def _recorded_shard(entry: Any) -> RecordedFile:
-    matches = [_PIECE.fullmatch(row) for row in entry["pieces"]]
-    pieces = tuple((int(m[1]), m[2]) for m in matches if m)
-    size = _checked_size(entry["size"])
-    if not all(matches) or sum(nbytes for nbytes, _ in pieces) != size:
-        raise ValueError
-    return RecordedFile(size, pieces, entry.get("sha256"))
-
-
-def _recorded_other(entry: Any) -> RecordedFile:
-    size, digest = _checked_size(entry["size"]), entry["digest"]
-    if not isinstance(digest, str):
-        raise TypeError
-    return RecordedFile(size, ((size, digest),), entry.get("sha256"))
-
-
-def _checked_size(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError
-    return value
-
-
-def printable(name: str) -> str:
-    """Return a file name as the manifest writes it: bytes that are not UTF-8 as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- what is to be read ------------------------------------------------------------------------
@@ -137,7 +71,7 @@ def check_files(
         BadCheckpoint: A file changed meanwhile.
     """
     try:
-        recorded = recorded_files(source)
+        recorded = _recorded_files(source)
     except BadCheckpoint as error:
         yield Difference(MANIFEST, error.message)
         return
@@ -155,6 +89,21 @@ def check_files(
             lambda readers, task: _read_file(source, tensors, task, readers),
             cancel,
         )
+
+
+def _recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
+    """Read the files that the manifest lists, by name; None if there is no manifest.
+
+    A DCP without other files is flat: its shards go by their names without folders. Raises
+    BadCheckpoint if streamconv did not write the manifest.
+    """
+    fields = read_manifest(source)
+    if fields is None:
+        return None
+    shards, others = recorded_files(fields)
+    if not has_files(source):
+        shards = {PurePosixPath(name).name: shard for name, shard in shards.items()}
+    return {**shards, **others}
 
 
 def _files(source: Source) -> list[OtherFile]:
@@ -206,7 +155,7 @@ def _read_file(
     position = 0
     ahead = ReadAhead(lambda data, offset: source.read_other(file, data, offset), block, reader)
     with closing(ahead):
-        for nbytes, expected in recorded.pieces if recorded else ((file.size, None),):
+        for nbytes, expected in recorded.runs() if recorded else ((file.size, None),):
             digest = xxh3_128()
             for data in _blocks(ahead, file, nbytes):
                 digest.update(data)

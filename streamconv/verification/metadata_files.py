@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.manifest import recorded_casting
 from streamconv.checkpoint.types import INDEX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import check_json_size, parse_json_object
@@ -58,7 +59,7 @@ def read_manifest(output: Source) -> Mapping[str, Any] | None:
 
 def read_casting(output: Source) -> Casting:
     """Read the casts that were made from the manifest; raises BadCheckpoint if it is malformed."""
-    return Casting.from_json((read_manifest(output) or {}).get("casting"), MANIFEST)
+    return recorded_casting(read_manifest(output) or {})
 
 
 def read_json(source: Source, other: OtherFile) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_result(tmp_path: Path, written: str) -> None:
     folder = fill(
         tmp_path / "out",
         *(*names, *closing, *(other.name for other in others)),
-        streamconv=manifest.decode(),
+        streamconv=b"".join(manifest.encode()).decode(),
     )
     if written == "safetensors":
         fill(folder, "config.json")

@@ -1,0 +1,245 @@
+"""The manifest of an output, `streamconv.json`: its layouts, its casts, and digests of its bytes.
+
+There are no times and no paths in it: the same conversion gives the same bytes wherever and
+however it runs. In a DCP it is inside `.metadata`.
+
+    {
+      "version": 1,
+      "fingerprint": "5f...",           of the plan
+      "revision": "c0...",              commit of the source, if it is a repository
+      "record": {...},                  see `layout_record`
+      "casting": {...},                 the casts that were asked for
+      "casts": [...],                   the casts that were made
+      "digest": "xxh3-128",
+      "shards": {
+        "model.safetensors": {"size": 8389520, "sha256": "9a...", "pieces": ["8389520 c1...", ...]}
+      },
+      "files": {
+        "config.json": {"size": 512, "digest": "77...", "sha256": "e3..."}
+      }
+    }
+
+`Manifest` holds all of it. A reader that needs a part reads that part alone, and accepts a
+manifest that is wrong elsewhere: to open a checkpoint takes its record, to remove it takes names.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.layout_record import Record, read_record
+from streamconv.checkpoint.types import DIGEST, MANIFEST
+from streamconv.errors import BadCheckpoint
+
+FORMAT_VERSION = 1
+
+_PIECE = re.compile(r"(0|[1-9][0-9]{0,17}) ([0-9a-f]{32})")
+
+
+# --- what is recorded of a file ----------------------------------------------------------------
+
+
+class RecordedFile(Protocol):
+    """A file as the manifest describes it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the file as hex digits, if it was asked for."""
+
+    def runs(self) -> Iterator[tuple[int, str]]:
+        """Yield size and digest of each run of bytes that has one, in order, without gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedShard:
+    """A shard, with a digest for each piece."""
+
+    size: int
+    pieces: Sequence[str]
+    """Bytes and digest of each piece, in order, as `piece_row` writes them."""
+    sha256: str | None = None
+
+    def runs(self) -> Iterator[tuple[int, str]]:
+        """Yield size and digest of each piece."""
+        yield from map(parse_piece, self.pieces)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that `from_json` reads."""
+        return {"size": self.size, **_sha256_field(self.sha256), "pieces": list(self.pieces)}
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Self:
+        """Read what `to_json` returned. Raises ValueError, TypeError or KeyError."""
+        shard = cls(_read_size(fields), tuple(fields["pieces"]), fields.get("sha256"))
+        if sum(nbytes for nbytes, _ in shard.runs()) != shard.size:
+            raise ValueError
+        return shard
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOther:
+    """A file without tensors, with one digest."""
+
+    size: int
+    digest: str
+    sha256: str | None = None
+
+    def runs(self) -> Iterator[tuple[int, str]]:
+        """Yield size and digest of the file."""
+        yield self.size, self.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that `from_json` reads."""
+        return {"size": self.size, "digest": self.digest, **_sha256_field(self.sha256)}
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Self:
+        """Read what `to_json` returned. Raises ValueError, TypeError or KeyError."""
+        digest = fields["digest"]
+        if not isinstance(digest, str):
+            raise TypeError
+        return cls(_read_size(fields), digest, fields.get("sha256"))
+
+
+def piece_row(nbytes: int, digest: str) -> str:
+    """Return the text that records a piece, for the manifest and for journals."""
+    return f"{nbytes} {digest}"
+
+
+def parse_piece(row: Any) -> tuple[int, str]:
+    """Return bytes and digest of what `piece_row` wrote. Raises ValueError for anything else."""
+    found = _PIECE.fullmatch(row) if isinstance(row, str) else None
+    if found is None:
+        raise ValueError(f"{row!r} is not a piece")
+    return int(found[1]), found[2]
+
+
+def printable(name: str) -> str:
+    """Return a file name as JSON can hold it: bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _read_size(fields: Any) -> int:
+    size = fields["size"]
+    if type(size) is not int or size < 0:
+        raise ValueError
+    return size
+
+
+def _sha256_field(sha256: str | None) -> dict[str, str]:
+    return {"sha256": sha256} if sha256 else {}
+
+
+# --- the manifest ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that the manifest of an output records."""
+
+    fingerprint: str
+    """Digest of the facts of the plan."""
+    revision: str | None
+    """Commit that was read, if the source is a repository."""
+    record: Record
+    casting: Casting
+    """The casts that were asked for."""
+    casts: Sequence[Mapping[str, Any]]
+    """The casts that were made, as `cast_rows` lists them."""
+    shards: Mapping[str, RecordedShard]
+    """By file name, in the order of the plan."""
+    others: Mapping[str, RecordedOther]
+    """By file name as `printable` returns it, sorted."""
+
+    def encode(self) -> Iterator[bytes]:
+        """Yield the content of `streamconv.json`: JSON that is indented by 2, a row at a time."""
+        yield _dumps(self._head())[:-2].encode("ascii")
+        for key, entries in (("shards", self.shards), ("files", self.others)):
+            yield f',\n  "{key}": {{'.encode()
+            comma = ""
+            for name, entry in entries.items():
+                row = _dumps({name: entry.to_json()})[1:-2].replace("\n", "\n  ")
+                yield f"{comma}{row}".encode("ascii")
+                comma = ","
+            yield b"\n  }" if entries else b"}"
+        yield b"\n}\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of the JSON that `encode` yields."""
+        return {
+            **self._head(),
+            "shards": {name: shard.to_json() for name, shard in self.shards.items()},
+            "files": {name: other.to_json() for name, other in self.others.items()},
+        }
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            **({"revision": self.revision} if self.revision else {}),
+            "record": self.record.to_json(),
+            "casting": self.casting.to_json(),
+            "casts": list(self.casts),
+            "digest": DIGEST,
+        }
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, indent=2)
+
+
+# --- reading a part of it ----------------------------------------------------------------------
+
+
+def recorded_layouts(fields: Any, source: str = MANIFEST) -> Record:
+    """Return the record of layouts in a manifest.
+
+    Args:
+        fields: The manifest as JSON, which may be anything.
+        source: The file that it is from, for messages.
+
+    Raises:
+        BadCheckpoint: There is no record, or it is malformed.
+    """
+    return read_record(fields.get("record") if isinstance(fields, Mapping) else None, source)
+
+
+def recorded_casting(fields: Mapping[str, Any]) -> Casting:
+    """Return the casts that were asked for; raises BadCheckpoint if they are malformed."""
+    return Casting.from_json(fields.get("casting"), MANIFEST)
+
+
+def recorded_files(
+    fields: Mapping[str, Any],
+) -> tuple[dict[str, RecordedShard], dict[str, RecordedOther]]:
+    """Return the shards and the other files of a manifest, by name.
+
+    Raises BadCheckpoint if they or their digests are not as this release writes them.
+    """
+    try:
+        if fields["digest"] != DIGEST:
+            raise ValueError
+        shards = {name: RecordedShard.from_json(row) for name, row in fields["shards"].items()}
+        others = {name: RecordedOther.from_json(row) for name, row in fields["files"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise BadCheckpoint(f"{MANIFEST}: not a manifest that this release reads") from None
+    return shards, others
+
+
+def recorded_names(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of all files that a manifest lists, itself included.
+
+    Nothing else of it is read. There are none if it is not a manifest.
+    """
+    for key in ("shards", "files"):
+        listed = fields.get(key)
+        if isinstance(listed, Mapping):
+            yield MANIFEST
+            yield from listed
