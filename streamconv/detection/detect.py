@@ -12,6 +12,7 @@ from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
+from streamconv.detection.detect_form import find_names, form_of, undo_renames
 from streamconv.detection.experts import (
     Candidate,
     ModuleExperts,
@@ -26,12 +27,11 @@ from streamconv.detection.resolve_layout import (
 )
 from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import (
-    GroupTensors,
     companions_of_groups,
     find_groups,
     groups_of,
 )
-from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.errors import PlanRefused, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ def detect(
     family = catalog.find_family(checkpoint.config.get("model_type"))
     if declared_layout is not None and declared_layout not in FORMS:
         catalog.find_layout(declared_layout)
-    names = _names(checkpoint, family, declared_layout)
+    names = find_names(checkpoint, family, declared_layout)
     recorded = recorded_layouts(checkpoint, catalog)
-    hub_names = _undo_renames(names, checkpoint)
+    hub_names = undo_renames(names, checkpoint)
     counts = expert_counts_from_config(checkpoint.config, family)
     if family is not None and family.refused:
         stacks, undescribed = _refused(family, checkpoint, pass_through=pass_through)
@@ -190,73 +190,3 @@ def _groups(
             checkpoint.config,
         )
     )
-
-
-def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout]) -> str | None:
-    """Return the form of the family that has these names and layouts, or None."""
-    if family is None or not rows:
-        return None
-    for form in family.forms.values():
-        as_here = (family.layout_for(pattern, form) in (row, None) for pattern, row in rows.items())
-        if (form.renames, form.groups) == (names.renames, names.groups) and all(as_here):
-            return form.name
-    return None
-
-
-def _names(checkpoint: Checkpoint, family: Family | None, declared_layout: str | None) -> Form:
-    """Return the form whose names the tensors have.
-
-    It comes from the record, or from the form that the user declares, or from the form with the
-    most tensors that carry its own names.
-    """
-    forms = family.forms if family else {}
-    model_type = quoted(str(checkpoint.config.get("model_type")))
-    record = checkpoint.record
-    if record is not None and record.names != HUB_NAMES.name and record.names not in forms:
-        raise BadCheckpoint(
-            f"{checkpoint.location}: its record says that it has the names of the form "
-            f"{quoted(record.names)}, and model type {model_type} has no such form"
-        )
-    if record is not None:
-        return forms.get(record.names, HUB_NAMES)
-    if declared_layout in FORMS:
-        if declared_layout not in forms:
-            known = f"only {', '.join(forms)}" if family else "no forms"
-            raise PlanRefused(f"model type {model_type} has no form {declared_layout!r}, {known}")
-        return forms[declared_layout]
-    counts = {form.name: _count_own_names(form, checkpoint) for form in forms.values()}
-    likely = max(counts, key=lambda name: counts[name], default=HUB_NAMES.name)
-    return forms.get(likely, HUB_NAMES)
-
-
-def _count_own_names(form: Form, checkpoint: Checkpoint) -> int:
-    """Return the number of tensors whose names only this form has.
-
-    Those are the names that it renames, and those of the tensors that it makes of groups. The
-    result is -1 if some tensor has a name that the form would not give.
-    """
-    if not form.renames and not form.groups:
-        return 0
-    hub_names = {name: form.undo(name) for name in checkpoint.tensors}
-    if any(form.apply(hub_name) != name for name, hub_name in hub_names.items()):
-        return -1
-    in_form = GroupTensors({group: group.form_layout for group in form.groups})
-    in_hub = GroupTensors({group: group.hub_layout for group in form.groups})
-    return sum(
-        hub_name != name or (in_form.find(hub_name) is not None and in_hub.find(hub_name) is None)
-        for name, hub_name in hub_names.items()
-    )
-
-
-def _undo_renames(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
-    """Return the tensors by hub name; raise BadCheckpoint for a name that the form never gives."""
-    if not names.renames:
-        return checkpoint.tensors
-    hub_names = {names.undo(name): info for name, info in checkpoint.tensors.items()}
-    for hub_name, info in hub_names.items():
-        if names.apply(hub_name) != info.name:
-            raise BadCheckpoint(
-                f"tensor {quoted(info.name)} would be {quoted(hub_name)} on the hub, "
-                f"and that is {quoted(names.apply(hub_name))} in the form {names.name!r}"
-            )
-    return hub_names

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from streamconv.catalog.families import FORMS, HUB_NAMES, Form
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import EXPERT, solve_sizes
-from streamconv.detection.detect import Detected, form_of
+from streamconv.detection.detect import Detected
+from streamconv.detection.detect_form import form_of
 from streamconv.detection.stacks import Stack, same_tensors
 from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, UsageError, quoted

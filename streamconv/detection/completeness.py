@@ -1,0 +1,84 @@
+"""Check that the experts of a module are complete, and put their tensors in order."""
+
+import itertools
+from collections.abc import Sequence
+
+from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.templates import EXPERT
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.expert_names import NamedTensors
+from streamconv.detection.stacks import check_alike
+from streamconv.errors import BadCheckpoint, quoted
+
+WeightPair = tuple[str, str]
+"""The weights of gate_up and down."""
+Position = tuple[int, ...]
+"""Positions on the axes in a tensor's name."""
+
+
+def complete_weights(
+    prefix: str, found: NamedTensors, row: NamedLayout, pairs: Sequence[WeightPair]
+) -> dict[str, tuple[TensorInfo, ...]]:
+    """Return the tensors of each weight of `row`, in order.
+
+    Raises BadCheckpoint if an expected weight, expert or tensor is not among those found, or if
+    the tensors of a weight are not alike.
+    """
+    by_weight = _by_position(found, row)
+    required = next((pair for pair in pairs if any(w in by_weight for w in pair)), pairs[0])
+    for weight in required:
+        if weight not in by_weight:
+            raise BadCheckpoint(
+                f"{quoted(prefix)}experts has {quoted(', '.join(found.matches))}, "
+                f"but no {_any_name(row, weight)}"
+            )
+    numbers = found.expert_numbers()
+    count = 1 + max(numbers, default=-1)
+    gap = next((number for number in range(count) if number not in numbers), None)
+    if gap is not None:
+        axes = row.layout.templates[required[0]].name_axes
+        position = tuple(gap if axis == EXPERT else 0 for axis in axes)
+        raise _missing(prefix, row, required[0], position, count)
+    complete = {}
+    for weight, infos in by_weight.items():
+        expected = _positions(row, weight, count)
+        missing = next((position for position in expected if position not in infos), None)
+        if missing is not None:
+            raise _missing(prefix, row, weight, missing, count)
+        complete[weight] = tuple(infos[position] for position in expected)
+        check_alike(list(complete[weight]))
+    return complete
+
+
+def _by_position(
+    found: NamedTensors, row: NamedLayout
+) -> dict[str, dict[tuple[int | None, ...], TensorInfo]]:
+    """Return the tensors by weight of `row`, and by position on the axes in their names."""
+    by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
+    for key, matches in found.matches.items():
+        match = next(m for m in matches if m.row == row)
+        for number, info in found.tensors[key].items():
+            position = tuple(number if at is None else at for at in match.position)
+            by_weight.setdefault(match.weight, {})[position] = info
+    return by_weight
+
+
+def _positions(row: NamedLayout, weight: str, count: int) -> list[Position]:
+    """Return all positions on the axes in the name of a weight, for `count` experts."""
+    sizes = {**row.sizes(), EXPERT: count}
+    axes = row.layout.templates[weight].name_axes
+    return list(itertools.product(*(range(sizes[axis]) for axis in axes)))
+
+
+def _missing(
+    prefix: str, row: NamedLayout, weight: str, position: Position, count: int
+) -> BadCheckpoint:
+    name = quoted(prefix + row.name(row.layout.templates[weight], position))
+    if count:
+        return BadCheckpoint(f"tensor {name} is missing: there are experts 0 to {count - 1} here")
+    return BadCheckpoint(f"tensor {name} is missing: its pair is here")
+
+
+def _any_name(row: NamedLayout, weight: str) -> str:
+    """Return the name of a weight's first tensor, with * for the expert's number."""
+    return next(name for name, _ in row.names(row.layout.templates[weight]))

@@ -1,0 +1,104 @@
+"""Find the modules that hold experts, by the names of their tensors."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from streamconv.catalog.companions import stem_of
+from streamconv.catalog.name_lookup import NameMatch
+from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensors:
+    """The tensors of one module whose names are in the catalog."""
+
+    matches: dict[str, tuple[NameMatch, ...]] = field(default_factory=dict)
+    """Meanings of each name below the prefix, with * for the expert's number."""
+    tensors: dict[str, dict[int | None, TensorInfo]] = field(default_factory=dict)
+    """Tensors by the same name, and by the expert's number."""
+
+    def expert_numbers(self) -> set[int]:
+        return {number for infos in self.tensors.values() for number in infos if number is not None}
+
+
+def find_modules(
+    tensors: Iterable[tuple[str, TensorInfo]], known: Mapping[str, tuple[NameMatch, ...]]
+) -> tuple[dict[str, NamedTensors], dict[str, TensorInfo]]:
+    """Return the tensors of each module by its prefix, and the unknown ones below `experts.`."""
+    modules: dict[str, NamedTensors] = {}
+    unknown: dict[str, TensorInfo] = {}
+    keys: dict[str, str | None] = {}
+    for name, info in tensors:
+        pattern = pattern_of(name)
+        if pattern not in keys:
+            keys[pattern] = _key(pattern, known)
+        key = keys[pattern]
+        if key is None:
+            if ".experts." in f".{name}":
+                unknown[name] = info
+            continue
+        depth = key.count(".") + 1
+        parts = name.split(".")
+        tail = parts[-depth:]
+        prefix = ".".join([*parts[:-depth], ""])
+        module = modules.setdefault(prefix, NamedTensors())
+        module.matches[key] = known[key]
+        digits = tail[key.split(".").index("*")] if "*" in key else None
+        number = None if digits is None else _expert_number(name, digits)
+        module.tensors.setdefault(key, {})[number] = info
+    return modules, unknown
+
+
+def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]]) -> str | None:
+    """Return the longest end of `pattern` that is a known name, or None."""
+    parts = pattern.split(".")
+    ends = (".".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in known), None)
+
+
+def _expert_number(name: str, digits: str) -> int:
+    if not digits.isascii() or len(digits) > 9 or str(int(digits)) != digits:
+        raise BadCheckpoint(
+            f"tensor {quoted(name)}: {quoted(digits)} is not how experts are numbered: 0, 1, 2"
+        )
+    return int(digits)
+
+
+def undescribed_modules(
+    unknown: Mapping[str, TensorInfo],
+    modules: Mapping[str, NamedTensors],
+    known: Iterable[str],
+    pass_through: bool,
+) -> tuple[str, ...]:
+    """Return the patterns of modules with an expert tensor that no layout describes.
+
+    Such a tensor is numbered like an expert's, or its name begins like that of a weight. Raises
+    PlanRefused at the first one without `pass_through`.
+    """
+    weights = tuple(key for key in known if "*" not in key)
+    patterns: dict[str, None] = {}
+    for name, info in unknown.items():
+        start, _, below = f".{name}".rpartition(".experts.")
+        prefix = f"{start}.".lstrip(".")
+        if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
+            if not pass_through:
+                owner = _weight_of(info, modules.get(prefix))
+                whose = f"{quoted(owner.name)} of an expert" if owner else "an expert"
+                raise PlanRefused(
+                    f"tensor {quoted(info.name)} belongs to {whose}, and no layout describes it",
+                    "add --pass-through to leave such experts as they are, "
+                    "or describe them with --family FILE",
+                )
+            patterns[pattern_of(prefix)] = None
+    return tuple(patterns)
+
+
+def _weight_of(companion: TensorInfo, module: NamedTensors | None) -> TensorInfo | None:
+    """Return the tensor of a module that has the stem of `companion`, or None."""
+    stem = stem_of(companion.name)
+    tensors = (
+        info for infos in (module.tensors if module else {}).values() for info in infos.values()
+    )
+    return next((info for info in tensors if stem_of(info.name) == stem), None)
