@@ -33,6 +33,10 @@ class Naming:
     auto_detect: bool = True
     """False if only the families that name it can have it."""
 
+    def is_interchangeable(self, other: "Naming") -> bool:
+        """Return True if both name as many projections, gates included."""
+        return all(len(self.tokens[axis]) == len(t) for axis, t in other.tokens.items())
+
 
 @dataclass(frozen=True)
 class WeightKind:

@@ -88,6 +88,8 @@ class ReferenceCheckpoint:
     """Bytes of these tensors."""
     unknown: tuple[str, ...] = ()
     """Names of the tensors of the completed checkpoint that it does not have."""
+    namings: Mapping[str, str] = field(default_factory=dict)
+    """The naming of each stack whose naming it shows or records, by its pattern in hub names."""
 
 
 @dataclass(frozen=True, slots=True)

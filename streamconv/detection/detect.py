@@ -5,11 +5,11 @@ layout a stack has is decided in `resolve_layout`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Group
-from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect_form import find_names, form_of, undo_renames
@@ -56,6 +56,8 @@ class Detected:
     """Patterns of stacks whose experts are counted in config.json."""
     groups: tuple[Stack, ...] = ()
     """Tensors next to the experts that the family's forms store in different ways."""
+    namings: Mapping[str, Naming] = field(default_factory=dict)
+    """The naming that each stack gets in a layout that names its projections, by its pattern."""
 
     def group_layouts(self) -> dict[Group, NamedLayout]:
         """Return the layout that each group of the family is stored in."""
@@ -96,6 +98,7 @@ def detect(
     recorded = recorded_layouts(checkpoint, catalog)
     hub_names = undo_renames(names, checkpoint)
     counts = expert_counts_from_config(checkpoint.config, family)
+    resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
     if family is not None and family.refused:
         stacks, undescribed = _refused(family, checkpoint, pass_through=pass_through)
     else:
@@ -106,7 +109,6 @@ def detect(
             family.naming if family and not family.naming.auto_detect else None,
             pass_through=pass_through,
         )
-        resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
         choices, unresolved = _choices(resolver, experts, pass_through=pass_through)
         undescribed += unresolved
         stacks = stack_experts(choices)
@@ -127,6 +129,7 @@ def detect(
         undescribed=undescribed,
         counted=frozenset(rows.keys() & counts.keys()),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
+        namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
     )
 
 

@@ -14,10 +14,18 @@ def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout])
     if family is None or not rows:
         return None
     for form in family.forms.values():
-        as_here = (family.layout_for(pattern, form) in (row, None) for pattern, row in rows.items())
+        as_here = (_is_in(family, form, pattern, row) for pattern, row in rows.items())
         if (form.renames, form.groups) == (names.renames, names.groups) and all(as_here):
             return form.name
     return None
+
+
+def _is_in(family: Family, form: Form, pattern: str, row: NamedLayout) -> bool:
+    """Return True if a stack has its layout in a form, or one that the form leaves as it is."""
+    own = family.layout_for(pattern, form)
+    if own is None or own == row:
+        return True
+    return own.layout is row.layout and not own.names_projections()
 
 
 def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: str | None) -> Form:

@@ -63,7 +63,9 @@ class LayoutResolver:
         if not by_layout:
             raise BadCheckpoint(f"{subject} fits no layout: the shapes of its weights disagree")
         chosen = by_layout[self._layout_name(experts.pattern, subject, tuple(by_layout))]
-        naming = self._naming(experts.pattern, chosen.row)
+        naming = chosen.row.naming
+        if not chosen.row.names_projections():
+            naming = self.target_naming(experts.pattern, self.catalog.default_naming)
         return replace(chosen, row=NamedLayout(chosen.row.layout, naming))
 
     def check_declared(self, choices: Sequence[Candidate]) -> None:
@@ -128,14 +130,25 @@ class LayoutResolver:
         layout = form.layout_of(pattern) if form else None
         return layout.name if layout else None
 
-    def _naming(self, pattern: str, fitting: NamedLayout) -> Naming:
-        """Return the naming by tensor names, the record, the family, or the default."""
-        if fitting.names_projections():
-            return fitting.naming
-        recorded = self.recorded.get(pattern)
-        if recorded is not None:
-            return recorded.naming
-        return self.family.naming if self.family else self.catalog.default_naming
+    def target_naming(self, pattern: str, own: Naming) -> Naming:
+        """Return the naming that a layout with names for the projections gets.
+
+        That is the naming that the checkpoint was made from by its record, else the template's,
+        else the family's. A naming of another number of projections is none for it.
+
+        Args:
+            pattern: The pattern of the stack.
+            own: The naming of its tensors, which is kept if nothing else tells.
+        """
+        recorded, template = self.recorded.get(pattern), self.checkpoint.template
+        named = template.namings.get(pattern, "") if template else ""
+        namings = (
+            recorded.naming if recorded else None,
+            self.catalog.namings.get(named),
+            self.family.naming if self.family else None,
+        )
+        alike = (n for n in namings if n is not None and n.is_interchangeable(own))
+        return next(alike, own)
 
 
 def recorded_layouts(checkpoint: Checkpoint, catalog: Catalog) -> dict[str, NamedLayout]:

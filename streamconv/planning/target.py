@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Form
-from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.layouts import Layout, NamedLayout
 from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
@@ -108,7 +108,16 @@ def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, Named
     names = source.names
     if asked == PER_EXPERT:
         names = source.family.forms[HUB_NAMES.name] if source.family else HUB_NAMES
-    return names, {stack.pattern: NamedLayout(layout, stack.row.naming) for stack in source.stacks}
+    return names, {stack.pattern: _named(source, stack, layout) for stack in source.stacks}
+
+
+def _named(source: Detected, stack: Stack, layout: Layout) -> NamedLayout:
+    """Return a layout of a stack under the naming of the target.
+
+    If the names do not show the naming, it is that of the source, for a way back.
+    """
+    row = NamedLayout(layout, source.namings[stack.pattern])
+    return row if row.names_projections() else NamedLayout(layout, stack.row.naming)
 
 
 def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
@@ -130,10 +139,11 @@ def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLa
             )
         raise PlanRefused(f"model type {model_type} has no form {asked!r} here, only {forms}", hint)
     form = family.forms[asked]
-    return form, {
-        stack.pattern: family.layout_for(stack.pattern, form) or stack.row
-        for stack in source.stacks
-    }
+    rows = {}
+    for stack in source.stacks:
+        row = family.layout_for(stack.pattern, form) or stack.row
+        rows[stack.pattern] = row if row.names_projections() else _named(source, stack, row.layout)
+    return form, rows
 
 
 def _check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | None) -> None:

@@ -109,6 +109,8 @@ class _Comparison:
     """The trained checkpoint, detected."""
     template_names: str
     """The form whose names the tensors of the template have."""
+    template_namings: Mapping[str, str]
+    """The naming of each stack of the template, by its pattern, if that is certain."""
     pairs: Sequence[tuple[_Item, _Item]]
     """The items of both: the trained one, and the template's."""
     missing: Mapping[str, TensorInfo]
@@ -133,6 +135,11 @@ def _compare(
         template=template,
         detected=detected,
         template_names=expected.names.name,
+        template_namings={
+            stack.pattern: stack.row.naming.name
+            for stack in expected.stacks
+            if stack.row.names_projections() or template.record is not None
+        },
         pairs=[(items[key], item) for key, item in expected_items.items() if key in items],
         missing={
             hub_names[info.name]: info
@@ -218,6 +225,7 @@ def _fill(comparison: _Comparison) -> Checkpoint:
             frozenset(filled),
             nbytes,
             comparison.unknown,
+            comparison.template_namings,
         ),
     )
 
