@@ -23,8 +23,9 @@ import atheris
 with atheris.instrument_imports(include=["streamconv"]):
     from streamconv.checkpoint.layout_record import read_record
     from streamconv.errors import BadCheckpoint
-    from streamconv.formats.dcp_metadata import read_metadata
-    from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
+    from streamconv.formats.dcp_metadata_reader import read_metadata
+    from streamconv.formats.safetensors import LENGTH_BYTES
+    from streamconv.formats.safetensors_reader import header_length, parse_header
     from streamconv.formats.strict_json import parse_json, parse_json_object
     from streamconv.sources.shard_index import read_index, shard_names
 

@@ -13,8 +13,8 @@ from streamconv.planning.shards import FramingBytes, ShardPart, StepBytes
 from streamconv.sinks.base import OpenOutput
 from streamconv.sinks.write_buffer import WriteBuffer
 from streamconv.sources.base import Read, Source
+from streamconv.system.buffers import new_buffer
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.file_ops import new_buffer
 
 
 class Worker:

@@ -12,7 +12,7 @@ records are those of `zip_archive.py`.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,8 @@ from streamconv.formats.zip_archive import (
     ZIP64_LOCATOR,
     ZIP64_LOCATOR_MAGIC,
 )
+from streamconv.formats.zip_window import Window
 
-WINDOW_BYTES = 1024
-"""How much of each end of an archive is read at once. What torch writes there fits."""
 MAX_FILES = 64
 
 _DESCRIPTORS = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
@@ -45,39 +44,6 @@ _PLAIN_FLAGS = UTF8_NAMES | _DESCRIBED_LATER
 """All flags that a file may have. Others say that it is encrypted, patched or masked."""
 _IS_FOLDER = 0x10
 """An attribute. torch reads no byte of an entry that has it."""
-
-
-ReadAt = Callable[[int, int], bytes]
-"""Returns a number of bytes from an offset in the archive: `read(offset, count)`. Fewer bytes only
-at the end of the archive."""
-
-
-class Window:
-    """An archive of which both ends are in memory, and the rest is read if it is needed."""
-
-    def __init__(self, read: ReadAt, nbytes: int, label: str) -> None:
-        """Read both ends of an archive of `nbytes`; `label` names it in errors."""
-        self._read = read
-        self._label = label
-        self.nbytes = nbytes
-        self._tail_at = max(nbytes - WINDOW_BYTES, 0)
-        self._tail = read(self._tail_at, min(nbytes, WINDOW_BYTES))
-        self._head = read(0, WINDOW_BYTES) if self._tail_at else self._tail
-
-    def bytes_at(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes from `offset`. Raises BadCheckpoint if the archive lacks them."""
-        end = offset + count
-        if not 0 <= offset <= end <= self.nbytes:
-            raise self.refusal(f"bytes {offset} to {end} are outside of it")
-        if end <= len(self._head):
-            return self._head[offset:end]
-        if offset >= self._tail_at:
-            return self._tail[offset - self._tail_at : end - self._tail_at]
-        return self._read(offset, count)
-
-    def refusal(self, fact: str) -> BadCheckpoint:
-        """Build the error for an archive that is not as it should be."""
-        return BadCheckpoint(f"cannot read {self._label}: not a tensor of torch.save: {fact}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import DIGEST
 from streamconv.errors import PlanRefused, quoted
-from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE, build_metadata
+from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
+from streamconv.formats.dcp_metadata_writer import build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
-from streamconv.formats.torch_archive import TORCH_DTYPES, archive_of_value, around_tensor
+from streamconv.formats.torch_archive import TORCH_DTYPES
+from streamconv.formats.torch_archive_writer import archive_of_value, around_tensor
 from streamconv.planning.shards import (
     FramingBytes,
     Shard,

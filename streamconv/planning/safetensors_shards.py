@@ -13,13 +13,8 @@ from streamconv.checkpoint.layout_record import METADATA_KEY, Record
 from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import INDEX, MANIFEST
-from streamconv.formats.safetensors import (
-    DTYPE_BITS,
-    LENGTH_BYTES,
-    Entry,
-    header_bytes,
-    header_text,
-)
+from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, Entry
+from streamconv.formats.safetensors_writer import header_bytes, header_text
 from streamconv.planning.shards import FramingBytes, Shard, ShardPart, step_parts, with_offsets
 from streamconv.planning.steps import Step
 

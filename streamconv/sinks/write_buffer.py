@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from streamconv.system.file_ops import new_buffer
+from streamconv.system.buffers import new_buffer
 
 Write = Callable[[int, memoryview], object]
 """Writes bytes at an offset of the file."""

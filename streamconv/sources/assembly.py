@@ -18,7 +18,8 @@ from streamconv.checkpoint.types import (
     TensorInfo,
 )
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.safetensors import Header, parse_header
+from streamconv.formats.safetensors import Header
+from streamconv.formats.safetensors_reader import parse_header
 from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.shard_index import Index
 

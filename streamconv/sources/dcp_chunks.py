@@ -12,15 +12,10 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import ChunkMap, box_of
 from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor, check_chunks
-from streamconv.formats.safetensors import (
-    DTYPE_BITS,
-    LENGTH_BYTES,
-    Entry,
-    header_length,
-    is_safetensors,
-    parse_header,
-)
-from streamconv.formats.torch_archive import Stored, around_tensor, check_value, find_tensor
+from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, Entry
+from streamconv.formats.safetensors_reader import header_length, is_safetensors, parse_header
+from streamconv.formats.torch_archive_reader import Stored, check_value, find_tensor
+from streamconv.formats.torch_archive_writer import around_tensor
 from streamconv.sources.local_files import LocalFiles
 
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.safetensors import LENGTH_BYTES, header_length
+from streamconv.formats.safetensors import LENGTH_BYTES
+from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.assembly import (
     CONFIG,

@@ -11,7 +11,8 @@ from typing import Any
 
 from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.formats.safetensors import LENGTH_BYTES, header_length
+from streamconv.formats.safetensors import LENGTH_BYTES
+from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.assembly import (
     CONFIG,

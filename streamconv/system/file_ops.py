@@ -5,7 +5,6 @@ They raise OSError. Callers turn it into errors with a message for people.
 
 import contextlib
 import errno
-import mmap
 import os
 import stat
 import threading
@@ -19,22 +18,6 @@ NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path at which nothing exists."""
 MODE = 0o666
 """Permissions of a new file, from which the umask takes some."""
-
-HUGE_PAGE = 2 * 2**20
-"""Bytes of a huge page on x86-64 and arm64."""
-
-
-def new_buffer(nbytes: int) -> memoryview:
-    """Return writable memory, filled with zeros. A page takes memory once it is written to.
-
-    The memory has huge pages if the system offers them. With small pages, reading the columns of a
-    matrix spends more time on address translation than on the bytes.
-    """
-    memory = mmap.mmap(-1, max(nbytes, 1))
-    if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 class Files(GuardedPaths):

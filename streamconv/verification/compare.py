@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamconv.sources.base import Read, Source
-from streamconv.system.file_ops import new_buffer
+from streamconv.system.buffers import new_buffer
 from streamconv.verification.regions import Region
 
 BLOCK_BYTES = 4 * 2**20

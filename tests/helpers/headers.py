@@ -7,7 +7,8 @@ import safetensors
 from corpus import CORPUS, Case
 from hypothesis import strategies as st
 
-from streamconv.formats.safetensors import LENGTH_BYTES, header_length, parse_header
+from streamconv.formats.safetensors import LENGTH_BYTES
+from streamconv.formats.safetensors_reader import header_length, parse_header
 
 FILE = "model.safetensors"
 NAMES = st.text(max_size=6) | st.sampled_from(["t", "__metadata__", "dtype"])

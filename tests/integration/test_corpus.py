@@ -19,9 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.safetensors import (
-    MAX_HEADER_BYTES,
-)
+from streamconv.formats.safetensors import MAX_HEADER_BYTES
 from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import open_folder
 from streamconv.sources.shard_index import read_index, shard_names

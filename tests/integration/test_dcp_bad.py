@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 import streamconv
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.dcp_metadata import MAX_METADATA_BYTES
+from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 

@@ -12,7 +12,7 @@ import pytest
 
 import streamconv
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.dcp_metadata import read_metadata
+from streamconv.formats.dcp_metadata_reader import read_metadata
 
 OLD_METADATA = "no digest of them was recorded"
 

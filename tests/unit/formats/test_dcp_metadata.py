@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.formats.dcp_metadata import read_metadata
+from streamconv.formats.dcp_metadata_reader import read_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.safetensors import DTYPE_BITS, Entry, build_header, header_text
+from streamconv.formats.safetensors import DTYPE_BITS, Entry
+from streamconv.formats.safetensors_writer import build_header, header_text
 
 SIZES = st.integers(0, 4) | st.sampled_from([-1, 2**31, 2**63, 2**64, 1.5, True, None, "1"])
 FIELDS = st.fixed_dictionaries(

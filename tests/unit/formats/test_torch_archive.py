@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.torch_archive import around_tensor, find_tensor
+from streamconv.formats.torch_archive_reader import find_tensor
+from streamconv.formats.torch_archive_writer import around_tensor
 
 
 def test_a_chunk_past_four_gigabytes(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from dcp_folders import saved
 from torch.utils.serialization import config
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.torch_archive import Stored, around_tensor, find_tensor
+from streamconv.formats.torch_archive_reader import Stored, find_tensor
+from streamconv.formats.torch_archive_writer import around_tensor
 
 TENSOR = torch.arange(40, dtype=torch.int16).view(torch.bfloat16)
 BYTES = TENSOR.view(torch.int16).numpy().tobytes()

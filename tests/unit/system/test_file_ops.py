@@ -13,7 +13,7 @@ from file_calls import ON_LINUX, PAGE, content, refusing, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.system.file_ops import HUGE_PAGE, Files, new_buffer
+from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
 from streamconv.system.writeback import Writeback
 
@@ -26,15 +26,6 @@ SOME = 7
 def files(request: pytest.FixtureRequest) -> Files:
     kind: type[Files] = request.param
     return kind()
-
-
-@pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
-def test_new_buffer(nbytes: int) -> None:
-    """Zeroed memory of that size that can be written."""
-    buffer = new_buffer(nbytes)
-    assert len(buffer) == nbytes
-    assert not any(buffer)
-    buffer[-1] = 1
 
 
 # --- reading -----------------------------------------------------------------------------------

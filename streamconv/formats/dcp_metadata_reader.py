@@ -1,0 +1,235 @@
+"""Reads the `.metadata` of a torch.distributed.checkpoint folder.
+
+The pickle is data here: no class is imported, nothing is run.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.dcp_metadata import (
+    BYTES,
+    CHUNK,
+    DIGEST_FIELD,
+    DIGITS,
+    ENCODING,
+    INDEX,
+    LAYOUT,
+    METADATA,
+    OLD,
+    ORIGIN,
+    PROPERTIES,
+    SIZE,
+    STORAGE_INFO,
+    TAIL,
+    TENSOR,
+    Metadata,
+    digest_of,
+)
+from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
+from streamconv.formats.pickle_reader import read_pickle
+from streamconv.formats.pickle_types import Global
+from streamconv.formats.safetensors import MAX_SIZE
+from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
+
+MAX_METADATA_BYTES = 256_000_000
+"""No `.metadata` is larger. That of 70,000 tensors has 20 MB."""
+NODES_PER_BYTE = 2
+"""Values that are looked at, for each byte of a `.metadata`.
+
+A pickle can refer to one list from any number of places, in two bytes each. An honest value takes
+several bytes."""
+CHUNK_NODES = 8
+"""Values that a chunk counts as, in addition to its offsets and sizes."""
+
+_OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
+"""Dtypes that torch has and safetensors lacks. The state of a training run may name them."""
+
+ADMITTED = frozenset(
+    {
+        *(METADATA, TENSOR, BYTES, CHUNK, INDEX, PROPERTIES, ENCODING, ORIGIN),
+        *(STORAGE_INFO, SIZE, LAYOUT, f"{OLD}TensorProperties", f"{OLD}MEM_FORMAT_ENCODING"),
+        *(name for name, _ in TORCH_DTYPES.values()),
+        *(f"torch.{name}" for name in _OTHER_DTYPES),
+        *(f"pathlib.{name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath")),
+        *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
+    }
+)
+"""Every name that a `.metadata` may contain. None of them is imported or called."""
+
+_DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
+
+
+class _Budget:
+    """The number of values that may still be looked at, so that time is linear in the bytes."""
+
+    def __init__(self, nbytes: int, label: str) -> None:
+        self._left = NODES_PER_BYTE * nbytes
+        self._label = label
+
+    def spend(self, nodes: int) -> None:
+        """Count values that are looked at. Raises BadCheckpoint if there are too many."""
+        self._left -= nodes
+        if self._left < 0:
+            raise BadCheckpoint(
+                f"cannot read {self._label}: it repeats its lists: more values than "
+                f"{NODES_PER_BYTE} for each of its bytes",
+                "check where the file comes from; no program that saves checkpoints writes this",
+            )
+
+    def sizes_in(self, value: Any) -> tuple[int, ...]:
+        """Return the numbers in a `torch.Size`, which count."""
+        if value.name != SIZE or len(value.args) != 1:
+            raise TypeError
+        found = sizes(value.args[0])
+        self.spend(len(found))
+        return found
+
+
+_Location = tuple[str, int, int]
+"""File, offset and length in bytes."""
+_Locations = Mapping[tuple[str, tuple[int, ...] | None], _Location]
+"""By key and offsets of a chunk; the offsets of bytes are None."""
+
+
+def read_metadata(raw: bytes, label: str) -> Metadata:
+    """Read a `.metadata`, without running it.
+
+    `check_chunks` checks later that the chunks of a tensor cover it.
+
+    Args:
+        raw: The bytes of the file.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The file is malformed or names what no checkpoint needs, or the location of a
+            chunk is missing.
+    """
+    root = read_pickle(raw, ADMITTED, label)
+    try:
+        metadata = _parse_metadata(_fields(root, METADATA), _Budget(len(raw), label))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BadCheckpoint(
+            f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
+            "missing, or is of another kind"
+        ) from None
+    if metadata.has_digest and not _is_as_written(raw):
+        raise BadCheckpoint(
+            f"cannot read {label}: its bytes do not have the digest that it was written with, so "
+            "it has changed since",
+            "restore the file, or convert again",
+        )
+    return metadata
+
+
+def _is_as_written(raw: bytes) -> bool:
+    """Return True if the file ends in the digest of all bytes before the digest."""
+    begin = len(raw) - len(TAIL) - DIGITS
+    return raw.endswith(TAIL) and raw[begin : -len(TAIL)] == digest_of(memoryview(raw)[:begin])
+
+
+def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
+    """Build the metadata from the fields of torch's class.
+
+    This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
+    or of another type, they raise what Python raises.
+    """
+    paths = fields.get("planner_data") or {}
+    locations = _parse_locations(fields["storage_data"], budget)
+    tensors, others = [], []
+    for key, entry in fields["state_dict_metadata"].items():
+        path = _parse_path(key, paths.get(key, (key,)), budget)
+        if entry.name == BYTES:
+            others.append(StoredBytes(key, path, *_locate(locations, key, None)))
+        else:
+            fields_of = _fields(entry, TENSOR)
+            tensors.append(_parse_tensor(key, path, fields_of, locations, budget))
+    own = fields.get("streamconv")
+    has_digest = any(key == DIGEST_FIELD for key in fields)
+    return Metadata(
+        tuple(tensors), tuple(others), own if isinstance(own, str) else None, has_digest
+    )
+
+
+def _fields(value: Any, name: str) -> Mapping[str, Any]:
+    """Return the fields of an object of the class `name`."""
+    if value.name != name or not isinstance(value.state, dict):
+        raise TypeError
+    fields: Mapping[str, Any] = value.state
+    return fields
+
+
+def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
+    """Return the path of a key in the state dict, as text.
+
+    Only text and numbers are converted. The text of a nested tuple may be longer than memory: each
+    level of a tuple that contains the next one twice doubles it.
+    """
+    if not isinstance(key, str) or not isinstance(path, tuple | list):
+        raise TypeError
+    budget.spend(len(path))
+    for part in path:
+        if not isinstance(part, str | int) or (isinstance(part, int) and abs(part) >= MAX_SIZE):
+            raise TypeError
+    return tuple(map(str, path))
+
+
+def _parse_locations(storage_data: Any, budget: _Budget) -> _Locations:
+    """Return the location of every chunk and of all other bytes."""
+    locations = {}
+    for index, info in storage_data.items():
+        chunk, location = _fields(index, INDEX), _fields(info, STORAGE_INFO)
+        key, offsets = chunk["fqn"], chunk.get("offset")
+        file = location["relative_path"]
+        offset, nbytes = sizes((location["offset"], location["length"]))
+        if not isinstance(file, str) or not isinstance(key, str):
+            raise TypeError
+        if extensions := location.get("transform_descriptors"):
+            names = ", ".join(quoted(name) for name in extensions[:3] if isinstance(name, str))
+            raise BadCheckpoint(
+                f"cannot read tensor {quoted(key)}: it is stored transformed by {quoted(names)}, "
+                "only plain bytes can be read",
+                "save the checkpoint without extensions",
+            )
+        chunk_offsets = None if offsets is None else budget.sizes_in(offsets)
+        locations[key, chunk_offsets] = (file, offset, nbytes)
+    return locations
+
+
+def _locate(locations: _Locations, key: str, offsets: tuple[int, ...] | None) -> _Location:
+    """Return the location of a chunk. Raises BadCheckpoint if there is none."""
+    location = locations.get((key, offsets))
+    if location is not None:
+        return location
+    if offsets is None:
+        raise BadCheckpoint(f"cannot read {quoted(key)}: no file is said to hold it")
+    raise BadCheckpoint(
+        f"cannot read tensor {quoted(key)}: no file is said to hold its chunk at {list(offsets)}"
+    )
+
+
+def _parse_tensor(
+    key: str,
+    path: tuple[str, ...],
+    fields: Mapping[str, Any],
+    locations: _Locations,
+    budget: _Budget,
+) -> StoredTensor:
+    """Build a tensor from its fields. Chunks without elements are left out."""
+    properties = fields["properties"]
+    if properties.name not in (PROPERTIES, f"{OLD}TensorProperties"):
+        raise TypeError
+    dtype = properties.state[0]
+    if not isinstance(dtype, Global):
+        raise TypeError
+    shape = budget.sizes_in(fields["size"])
+    chunks = []
+    for chunk in fields["chunks"]:
+        box = _fields(chunk, CHUNK)
+        budget.spend(CHUNK_NODES)
+        offsets, extent = budget.sizes_in(box["offsets"]), budget.sizes_in(box["sizes"])
+        if math.prod(extent) or not math.prod(shape):
+            chunks.append(Chunk(offsets, extent, *_locate(locations, key, offsets)))
+    chunks.sort(key=lambda chunk: chunk.offsets)
+    return StoredTensor(key, path, _DTYPES.get(dtype.name, dtype.name), shape, tuple(chunks))

@@ -1,0 +1,184 @@
+"""Reads and checks the header of a safetensors file.
+
+Every rule of the format is checked, and what two readers could understand differently is refused:
+a name that occurs twice, an unknown field, anything before the opening brace.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.safetensors import (
+    DTYPE_BITS,
+    LENGTH_BYTES,
+    MAX_DIMS,
+    MAX_HEADER_BYTES,
+    MAX_SIZE,
+    Entry,
+    Header,
+)
+from streamconv.formats.strict_json import Cursor, as_bad_checkpoint
+
+MAX_METADATA = 2**16
+"""Names in `__metadata__`. Writers store a handful; a header has room for ten million."""
+FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+def is_safetensors(first: bytes) -> bool:
+    """Return True if a file that begins with these 9 bytes may be a safetensors file."""
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
+    return length <= MAX_HEADER_BYTES and first[LENGTH_BYTES:] == b"{"
+
+
+def header_length(first: bytes, file_size: int, label: str) -> int:
+    """Return the length in bytes of a file's header, from the first 8 bytes of the file.
+
+    Args:
+        first: The first 8 bytes, or all of a shorter file.
+        file_size: Size of the file in bytes.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The header is longer than the file, or than the format allows.
+    """
+    if len(first) < LENGTH_BYTES:
+        raise BadCheckpoint(
+            f"cannot read {label}: {file_size} bytes are too few for a safetensors file"
+        )
+    length = int.from_bytes(first, "little")
+    if length > MAX_HEADER_BYTES or length + LENGTH_BYTES > file_size:
+        raise BadCheckpoint(
+            f"cannot read {label}: the first 8 bytes announce a header of {length} bytes, "
+            f"the file has {file_size}, the format allows {MAX_HEADER_BYTES}",
+            "check that it is a whole safetensors file, not a Git LFS pointer or a web page",
+        )
+    return length
+
+
+def parse_header(raw: bytes, file_size: int, label: str) -> Header:
+    """Parse a header, and check every rule of the format.
+
+    Args:
+        raw: The JSON of the header, with its padding.
+        file_size: Size of the whole file in bytes.
+        label: Names the file in errors.
+
+    Raises:
+        BadCheckpoint: The header breaks a rule, or does not fit the file.
+    """
+    if raw[:1] != b"{":
+        raise BadCheckpoint(f"cannot read {label}: the header does not begin with a brace")
+    metadata: Mapping[str, str] = {}
+    entries = []
+    shapes: dict[object, Any] = {}
+    with as_bad_checkpoint(label):
+        cursor = Cursor(raw.decode("utf-8"))
+        for name in cursor.members():
+            if name == "__metadata__":
+                metadata = _parse_metadata(cursor, label)
+                continue
+            try:
+                entries.append(_parse_entry(name, _read_fields(cursor), shapes))
+            except _InvalidEntry as error:
+                raise BadCheckpoint(
+                    f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
+                ) from None
+        cursor.end()
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    data_start = LENGTH_BYTES + len(raw)
+    _check_offsets(entries, file_size - data_start, data_start, label)
+    return Header(tuple(entries), metadata, data_start)
+
+
+def _parse_metadata(cursor: Cursor, label: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    not_text = BadCheckpoint(f"cannot read {label}: __metadata__ has to map text to text")
+    if cursor.next() != "{":
+        raise not_text
+    for name in cursor.members():
+        if cursor.next() != '"':
+            raise not_text
+        if len(found) == MAX_METADATA:
+            raise BadCheckpoint(
+                f"cannot read {label}: __metadata__ has more than {MAX_METADATA:,} names"
+            )
+        found[name] = cursor.value()
+    return found
+
+
+class _InvalidEntry(Exception):
+    """A rule of the format that a tensor's entry breaks."""
+
+
+def _read_fields(cursor: Cursor) -> Any:
+    """Return the value of an entry. One that is too long is refused before it is parsed."""
+    try:
+        return cursor.small_value()
+    except OverflowError as error:
+        raise _InvalidEntry(
+            f"{error} ... is more than a dtype, a shape and data_offsets take"
+        ) from None
+
+
+def _parse_entry(name: str, fields: Any, shapes: dict[object, Any]) -> Entry:
+    """Build an entry from the value in the header.
+
+    Args:
+        name: The tensor.
+        fields: The JSON value that describes it.
+        shapes: The shapes so far, each under itself, so that equal ones share one object.
+
+    Raises:
+        _InvalidEntry: A field is missing, unknown or wrong, or the size contradicts the shape.
+    """
+    if not isinstance(fields, dict) or fields.keys() != FIELDS:
+        raise _InvalidEntry("not an object of dtype, shape and data_offsets alone")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is None:
+        raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMS:
+        raise _InvalidEntry(f"shape {str(shape)[:80]} is not a list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
+        raise _InvalidEntry(f"data_offsets {str(offsets)[:80]} are not a begin and an end")
+    begin, end = offsets
+    expected, span = math.prod(shape) * bits, 8 * (end - begin)
+    if expected != span:
+        raise _InvalidEntry(f"{dtype} {shape} takes {expected} bits, its data_offsets span {span}")
+    shape = tuple(shape)
+    return Entry(name, sys.intern(dtype), shapes.setdefault(shape, shape), begin, end)
+
+
+def _are_sizes(values: Any) -> bool:
+    """Return True for a list of integers that fit a file. JSON's `true` and `2.0` do not count."""
+    if not isinstance(values, list):
+        return False
+    for value in values:  # noqa: SIM110 - a header has a million of these
+        if type(value) is not int or not 0 <= value < MAX_SIZE:
+            return False
+    return True
+
+
+def _check_offsets(entries: Iterable[Entry], nbytes: int, data_start: int, label: str) -> None:
+    """Refuse entries, sorted by their bytes, that do not fill `nbytes` of data exactly."""
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            raise BadCheckpoint(
+                f"cannot read {label}: tensor {quoted(entry.name)} begins at byte {entry.begin} of "
+                f"the data, the one before it ends at {position}"
+            )
+        position = entry.end
+    described, there = data_start + position, data_start + nbytes
+    if described > there:
+        raise BadCheckpoint(
+            f"cannot read {label}: the file is cut short: its header describes {described} bytes, "
+            f"it has {there}"
+        )
+    if described < there:
+        raise BadCheckpoint(
+            f"cannot read {label}: the file is too long: its header describes {described} bytes, "
+            f"it has {there}"
+        )
