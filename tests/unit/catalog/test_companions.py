@@ -1,8 +1,17 @@
 """What a weight and its companions are called, in the three spellings that are about."""
 
+import itertools
+import re
+
 import pytest
 
-from streamconv.catalog.companions import endings_of, is_companion, possible_weights, stem_of
+from streamconv.catalog.companions import (
+    companion_suffixes,
+    endings_of,
+    is_companion,
+    possible_weights,
+    stem_of,
+)
 from streamconv.catalog.renames import Rename
 
 
@@ -25,6 +34,17 @@ def test_companions_share_the_stem_of_their_weight(weight: str, companions: list
 def test_other_names_are_their_own_stem() -> None:
     for name in ("a.weight_of_it", "a.scales_of_b", "bias", "a.experts.gate_up_proj"):
         assert (stem_of(name), is_companion(name)) == (name, False)
+
+
+def test_the_longest_ending_is_cut_off() -> None:
+    """As an expression finds it: of any two endings in a row, and after a dot or nothing."""
+    words = ("weight", *companion_suffixes())
+    endings = [*(f"{s}{w}" for s in "._" for w in words), *companion_suffixes().values(), "x", "."]
+    ending = re.compile(f"(?<=[^.])({'|'.join(map(re.escape, endings[:-2]))})\\Z")
+    for first, second in itertools.product(endings, repeat=2):
+        for name in (f"{first}{second}", f"a.b{first}{second}"):
+            starts = (k for k in range(len(name)) if ending.match(name, k))
+            assert stem_of(name) == name[: next(starts, len(name))], name
 
 
 def test_endings_correspond_in_every_spelling() -> None:

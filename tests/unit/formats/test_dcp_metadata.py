@@ -109,7 +109,8 @@ def test_an_honest_checkpoint_of_many_chunks_is_read() -> None:
 
 def test_keys_of_one_hash_are_refused() -> None:
     """Each would be compared with all before it."""
-    raw = pickle.dumps({k * (2**61 - 1): None for k in range(1, 50_000)})
+    keys = (pickle.dumps(k * (2**61 - 1))[2:-1] for k in range(1, 50_000))
+    raw = b"}(" + b"".join(key + b"N" for key in keys) + b"u."
     begin = time.process_time()
     with pytest.raises(BadCheckpoint, match="a key that is a very large number"):
         read_metadata(raw, "it")
