@@ -43,7 +43,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
     catalog = load_catalog(reading.get("family"))
-    with open_with_template(src, catalog, reading) as source:
+    with open_with_template(src, catalog, reading, lenient=True) as source:
         check_prefixes(reading, source.checkpoint.format)
         return source, detect(source.checkpoint, catalog, reading.get("source_layout"))
 

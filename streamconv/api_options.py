@@ -29,6 +29,9 @@ family: TOML file with families, layouts and namings to use in addition to the b
 template: Hub checkpoint that a DCP was trained from. It supplies config.json and the other
     files, and its tensors are compared with those of the DCP.
 fill_from_template: True to take the tensors that the DCP lacks from `template`.
+add_unlisted: True to convert the tensors of files that the index of `src` leaves out, too.
+rename: List of texts `OLD=NEW`: OLD becomes NEW wherever it is in a tensor name of `src`,
+    one rename after the other, before anything is detected. A `*` in both is the same text.
 """
 
 _CONVERSION = """\

@@ -1,6 +1,8 @@
 """The options of a source and a conversion, for Python and the command line alike."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import TypedDict
 
@@ -37,6 +39,10 @@ class Reading(TypedDict, total=False):
     """Hub checkpoint that a DCP was trained from. It supplies config.json and the other files."""
     fill_from_template: bool
     """True to take the tensors that the DCP lacks from `template`."""
+    add_unlisted: bool
+    """True to read the files of tensors that the index leaves out, too."""
+    rename: Sequence[str] | None
+    """Renames of the source's tensors, each as `OLD=NEW`, before anything is recognized."""
 
 
 class Options(Reading, total=False):
@@ -69,6 +75,23 @@ class Options(Reading, total=False):
     """True to copy experts that cannot be converted, instead of raising PlanRefused."""
     sha256: bool
     """True to record the SHA-256 of each file in the manifest. Reads each file again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the files of a source are opened."""
+
+    prefixes: Prefixes | None = None
+    """Those of the keys of a DCP; None for those that it records."""
+    add_unlisted: bool = False
+    """True to read the files of tensors that the index leaves out, too."""
+    lenient: bool = False
+    """True to list contradictions between files in the checkpoint instead of raising them."""
+
+
+def opening_of(options: Reading, *, lenient: bool = False) -> Opening:
+    """Return how the options open a source. Raises UsageError for an unknown preset."""
+    return Opening(prefixes_of(options), options.get("add_unlisted", False), lenient)
 
 
 def preset_of(options: Reading) -> Preset | None:

@@ -8,6 +8,7 @@ however it runs. In a DCP it is inside `.metadata`.
       "fingerprint": "5f...",           of the plan
       "revision": "c0...",              commit of the source, if it is a repository
       "record": {...},                  see `layout_record`
+      "reading": {...},                 see `reading_record`; missing if it is empty
       "casting": {...},                 the casts that were asked for
       "casts": [...],                   the casts that were made
       "digest": "xxh3-128",
@@ -149,6 +150,8 @@ class Manifest:
     revision: str | None
     """Commit that was read, if the source is a repository."""
     record: Record
+    reading: Mapping[str, Any]
+    """How the source was read, as `reading_fields` returns it."""
     casting: Casting
     """The casts that were asked for."""
     casts: Sequence[Mapping[str, Any]]
@@ -185,6 +188,7 @@ class Manifest:
             "fingerprint": self.fingerprint,
             **({"revision": self.revision} if self.revision else {}),
             "record": self.record.to_json(),
+            **({"reading": self.reading} if self.reading else {}),
             "casting": self.casting.to_json(),
             "casts": list(self.casts),
             "digest": DIGEST,

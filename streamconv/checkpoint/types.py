@@ -76,6 +76,30 @@ class OtherFile:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlistedFile:
+    """A file of tensors that the index leaves out, so that no reader of the index takes it."""
+
+    name: str
+    tensors: tuple[TensorInfo, ...]
+    """What its header describes; empty if nobody can read that."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(info.nbytes for info in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRename:
+    """A rename that the user asked for."""
+
+    text: str
+    """As it was asked for: `OLD=NEW`."""
+    count: int
+    """How many names it changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceCheckpoint:
     """A template: a checkpoint that completes another one."""
 
@@ -121,3 +145,13 @@ class Checkpoint:
     """Files that readers rely on, and of whose bytes no digest was recorded."""
     template: ReferenceCheckpoint | None = None
     """The template that its config and other files are from, if there is one."""
+    unlisted: tuple[UnlistedFile, ...] = ()
+    """Files of tensors that the index leaves out, and whose tensors are none of its own."""
+    added: tuple[str, ...] = ()
+    """Names of the files that the index leaves out, and whose tensors it has nevertheless."""
+    unindexed: tuple[str, ...] = ()
+    """Names of the tensors that it has though the index leaves them out of their file."""
+    renames: tuple[AppliedRename, ...] = ()
+    """The renames that gave its tensors the names that they have here, in order."""
+    contradictions: tuple[str, ...] = ()
+    """What its files say of each other that cannot all be true. Empty if it may be converted."""

@@ -79,6 +79,19 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         is_flag=True,
         help="Take the tensors that the DCP lacks from --template.",
     ),
+    option(
+        "--add-unlisted",
+        is_flag=True,
+        help="Add the tensors of *.safetensors files that the index of SRC leaves out.",
+    ),
+    option(
+        "--rename",
+        metavar="OLD=NEW",
+        multiple=True,
+        help="Replace OLD by NEW in the tensor names of SRC, wherever it is, before anything is "
+        "detected; a * in both is the same text. Give it several times for several renames, which "
+        "are done in order.",
+    ),
 )
 
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (

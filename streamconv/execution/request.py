@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from streamconv.checkpoint.user_renames import parse_rename
 from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Location, Options, parse_layers, preset_of
@@ -81,7 +82,7 @@ _TEXTS = frozenset(
         *("format", "dtype", "dequantize", "max_shard_size"),
     }
 )
-_FLAGS = frozenset({"fill_from_template", "cast_all", "pass_through", "sha256"})
+_FLAGS = frozenset({"fill_from_template", "add_unlisted", "cast_all", "pass_through", "sha256"})
 
 
 def _wrong_field(fields: Mapping[str, Any]) -> str:
@@ -95,8 +96,18 @@ def _wrong_field(fields: Mapping[str, Any]) -> str:
             return f"its field {name} is missing, or has another type"
     if "\0" in fields["src"]:
         return "its field src is not a path"
-    options = fields["options"]
+    return _wrong_option(fields["options"])
+
+
+def _wrong_option(options: Mapping[str, Any]) -> str:
+    """Return what is wrong with the stored options; empty if nothing is."""
     for name, value in options.items():
+        if name == "rename" and isinstance(value, list):
+            if not all(isinstance(text, str) and "\0" not in text for text in value):
+                return "its option rename is not a list of texts that can be typed"
+            for text in value:
+                parse_rename(text)
+            continue
         kind = str | None if name in _TEXTS else bool if name in _FLAGS else None
         if name == "max_shard_size" and type(value) is int:
             continue

@@ -17,6 +17,7 @@ from streamconv.checkpoint.manifest import (
     RecordedShard,
     printable,
 )
+from streamconv.checkpoint.reading_record import reading_fields
 from streamconv.checkpoint.types import Cast
 from streamconv.planning.plan import Plan
 
@@ -38,6 +39,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
         "output names": _names_digest(plan),
+        **_reading(plan),
         **_revision(plan),
     }
 
@@ -81,6 +83,12 @@ def _revision(plan: Plan) -> dict[str, str]:
     """Return the commit that is read, if the source is a repository: a branch may move."""
     revision = plan.checkpoint.revision
     return {"revision": revision} if revision else {}
+
+
+def _reading(plan: Plan) -> dict[str, Any]:
+    """Return how the source was read, if that is not as it describes itself."""
+    fields = reading_fields(plan.checkpoint)
+    return {"reading": fields} if fields else {}
 
 
 def _cast_facts(cast: Cast) -> list[Any]:
@@ -134,6 +142,7 @@ def build_manifest(
         fingerprint=fingerprint(plan),
         revision=plan.checkpoint.revision,
         record=plan.record,
+        reading=reading_fields(plan.checkpoint),
         casting=plan.casting,
         casts=cast_rows(plan.inputs),
         shards={

@@ -4,7 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
+from streamconv.checkpoint.types import (
+    Checkpoint,
+    OtherFile,
+    ReferenceCheckpoint,
+    TensorInfo,
+    UnlistedFile,
+)
 from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack
 from streamconv.report.schema import document
@@ -38,6 +44,13 @@ def source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
         "other_tensors": len(others),
         "other_tensor_bytes": sum(info.nbytes for info in others),
         "other_files": [file_fields(other) for other in checkpoint.others],
+        "unlisted": [unlisted_fields(file) for file in checkpoint.unlisted],
+        "added": list(checkpoint.added),
+        "unindexed": list(checkpoint.unindexed),
+        "user_renames": [
+            {"rename": rename.text, "names": rename.count} for rename in checkpoint.renames
+        ],
+        "contradictions": list(checkpoint.contradictions),
     }
 
 
@@ -69,6 +82,15 @@ def _stored(stack: Stack) -> Iterator[TensorInfo]:
 def file_fields(other: OtherFile) -> dict[str, Any]:
     """Describe a file without tensors; `left_behind` is the reason if it is not copied."""
     return {"name": other.name, "bytes": other.size, "left_behind": other.skip_reason or None}
+
+
+def unlisted_fields(file: UnlistedFile) -> dict[str, Any]:
+    """Describe a file of tensors that the index leaves out."""
+    return {
+        "name": file.name,
+        "tensors": [info.name for info in file.tensors],
+        "tensor_bytes": file.nbytes,
+    }
 
 
 def _template_fields(template: ReferenceCheckpoint | None) -> dict[str, Any] | None:

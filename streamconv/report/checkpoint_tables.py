@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
@@ -34,6 +35,10 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     others = counted(fields["other_tensors"], "tensor")
     facts.add_row("not experts", f"{others}, {show_size(fields['other_tensor_bytes'])}")
     facts.add_row("other files", copied_files(checkpoint.others))
+    for contradiction in checkpoint.contradictions:
+        facts.add_row("contradiction", contradiction)
+    for note in not_carried_over_notes(checkpoint, checkpoint.others):
+        facts.add_row("note", note)
     return Group(facts, Text(), _stacks(found))
 
 

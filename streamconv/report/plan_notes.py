@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from streamconv.catalog.renames import Rename
 from streamconv.checkpoint.cast_summary import config_notes
+from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import Target
@@ -29,6 +30,7 @@ def notes_of(plan: Plan) -> Iterator[str]:
             f"{len(template.unknown):,} tensors are converted although the template lacks them: "
             f"{summarize_names(template.unknown)}"
         )
+    yield from not_carried_over_notes(plan.checkpoint, plan.others)
 
 
 def passed_through(plan: Plan) -> dict[str, str]:

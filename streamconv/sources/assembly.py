@@ -4,8 +4,8 @@ Each tensor has to be in the shard that the index names, and all shards and the 
 record the same layouts. Nothing here reads a file.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.checkpoint.layout_record import Record, record_in_metadata
@@ -16,10 +16,12 @@ from streamconv.checkpoint.types import (
     OtherFile,
     SourceFile,
     TensorInfo,
+    UnlistedFile,
 )
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.safetensors import Header
+from streamconv.formats.safetensors import Entry, Header
 from streamconv.formats.safetensors_reader import parse_header
+from streamconv.options import Opening
 from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.shard_index import Index
 
@@ -56,12 +58,19 @@ def header_digest(raw: bytes) -> str:
     return str(xxh3_128_hexdigest(raw))
 
 
+def unreadable(name: str, size: int) -> ShardHeader:
+    """Return what takes the place of a header that nobody can read, of a file that need not be."""
+    return ShardHeader(Header((), {}, 0), SourceFile(name, size, ""))
+
+
 def assemble(
     location: str,
     headers: Iterable[ShardHeader],
     index: Index | None,
     objects: Mapping[str, Mapping[str, Any]],
     others: Iterable[OtherFile],
+    unlisted: Iterable[ShardHeader] = (),
+    opening: Opening = Opening(),  # noqa: B008 - frozen
 ) -> Checkpoint:
     """Build the checkpoint that the headers describe.
 
@@ -71,52 +80,137 @@ def assemble(
         index: Emptied in the course, as each tensor is found.
         objects: Config and manifest by their names, empty if there are none.
         others: All files but the shards; iterated over last.
+        unlisted: The headers of the files that the index leaves out.
+        opening: If these files are added, and if contradictions are listed instead of raised.
 
     Raises:
         BadCheckpoint: The headers, the index and the records contradict one another.
     """
-    infos: dict[str, TensorInfo] = {}
+    found = _Tensors(index, opening)
     files = []
     records: dict[str, Record | None] = {}
     for shard in headers:
         name = shard.file.name
         files.append(shard.file)
         records[name] = record_in_metadata(shard.header.metadata, quoted(name))
-        _add_tensors(infos, name, shard.header, index)
-    for name, missing in (index or {}).items():
-        for tensor in missing:
-            raise BadCheckpoint(
-                f"tensor {quoted(tensor)}: the index says it is in {quoted(name)}, "
-                "whose header does not have it"
-            )
+        found.add(name, shard.header)
+    found.check_index()
+    left = []
+    for shard in unlisted:
+        if opening.add_unlisted:
+            files.append(shard.file)
+            found.add_unlisted(shard.file.name, shard.header)
+        else:
+            left.append(UnlistedFile(shard.file.name, tuple(_tensors(shard))))
     return Checkpoint(
         location=location,
-        tensors=infos,
+        tensors=found.infos,
         files=tuple(files),
         others=tuple(select_copied_files(list(others), sum(file.size for file in files))),
         config=objects.get(CONFIG, {}),
         record=_common_record(objects.get(MANIFEST, {}), records),
-        total_bytes=sum(info.nbytes for info in infos.values()),
+        total_bytes=sum(info.nbytes for info in found.infos.values()),
+        unlisted=tuple(left),
+        added=tuple(found.added),
+        unindexed=tuple(found.unindexed),
+        contradictions=tuple(found.contradictions),
     )
 
 
-def _add_tensors(
-    infos: dict[str, TensorInfo], file: str, header: Header, index: Index | None
-) -> None:
-    """Add the tensors of a file to `infos`, and remove each from the index."""
+@dataclass(slots=True)
+class _Tensors:
+    """The tensors found so far, and what the index says that is not found yet."""
+
+    index: Index | None
+    opening: Opening
+    infos: dict[str, TensorInfo] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
+    unindexed: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
+
+    def add(self, file: str, header: Header) -> None:
+        """Add the tensors of a file, and remove each from the index.
+
+        One that the index leaves out is added, too, unless another file has it or is said to.
+        """
+        shared: dict[object, Any] = {}
+        for entry in header.entries:
+            name = entry.name if self.index is None else self.index[file].pop(entry.name, None)
+            if name is None and not self._is_elsewhere(entry.name):
+                name = entry.name
+                self.unindexed.append(name)
+            if name is None or name in self.infos:
+                self._contradict(_misplaced(entry.name, file, self.infos, self.index or {}))
+            else:
+                self.infos[name] = _tensor_info(name, entry, header, file, shared)
+
+    def add_unlisted(self, file: str, header: Header) -> None:
+        """Add the tensors of a file that the index leaves out. Raises BadCheckpoint."""
+        self.added.append(file)
+        shared: dict[object, Any] = {}
+        for entry in header.entries:
+            other = self.infos.get(entry.name)
+            if other is None:
+                self.infos[entry.name] = _tensor_info(entry.name, entry, header, file, shared)
+            else:
+                self._contradict(
+                    BadCheckpoint(
+                        f"cannot add {quoted(file)}: tensor {quoted(entry.name)} is in it and in "
+                        f"{quoted(other.file)}",
+                        "move the file away that is not the model's, or leave out --add-unlisted",
+                    )
+                )
+        if not header.entries:
+            self._contradict(
+                BadCheckpoint(
+                    f"cannot add {quoted(file)}: it describes no tensors",
+                    "download the file again, or leave out --add-unlisted",
+                )
+            )
+
+    def check_index(self) -> None:
+        """Raise BadCheckpoint if the index has a tensor that its file lacks."""
+        for file, missing in (self.index or {}).items():
+            for tensor in missing:
+                self._contradict(
+                    BadCheckpoint(
+                        f"tensor {quoted(tensor)}: the index says it is in {quoted(file)}, "
+                        "whose header does not have it",
+                        "download that file again; if the model has no such tensor, remove it from "
+                        "the weight_map",
+                    )
+                )
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Return True if another file has the tensor, or is said to have it."""
+        return name in self.infos or any(name in names for names in (self.index or {}).values())
+
+    def _contradict(self, problem: BadCheckpoint) -> None:
+        """Raise a contradiction, or list it."""
+        if not self.opening.lenient:
+            raise problem
+        self.contradictions.append(problem.message)
+
+
+def _tensors(shard: ShardHeader) -> Iterator[TensorInfo]:
+    """Yield the tensors of a file that is not read."""
     shared: dict[object, Any] = {}
-    for entry in header.entries:
-        name = entry.name if index is None else index[file].pop(entry.name, None)
-        if name is None or name in infos:
-            raise _misplaced(entry.name, file, infos, index or {})
-        infos[name] = TensorInfo(
-            name=name,
-            dtype=entry.dtype,
-            shape=shared.setdefault(entry.shape, entry.shape),
-            file=file,
-            offset=header.data_start + entry.begin,
-            nbytes=shared.setdefault(entry.end - entry.begin, entry.end - entry.begin),
-        )
+    for entry in shard.header.entries:
+        yield _tensor_info(entry.name, entry, shard.header, shard.file.name, shared)
+
+
+def _tensor_info(
+    name: str, entry: Entry, header: Header, file: str, shared: dict[object, Any]
+) -> TensorInfo:
+    """Return a tensor of a file; equal shapes and sizes are one object through `shared`."""
+    return TensorInfo(
+        name=name,
+        dtype=entry.dtype,
+        shape=shared.setdefault(entry.shape, entry.shape),
+        file=file,
+        offset=header.data_start + entry.begin,
+        nbytes=shared.setdefault(entry.end - entry.begin, entry.end - entry.begin),
+    )
 
 
 def _misplaced(
@@ -125,15 +219,13 @@ def _misplaced(
     """Return why a tensor of a file cannot be added."""
     if name in infos:
         return BadCheckpoint(
-            f"tensor {quoted(name)} is in two files: {quoted(infos[name].file)} and {quoted(file)}"
+            f"tensor {quoted(name)} is in two files: {quoted(infos[name].file)} and {quoted(file)}",
+            "remove one of the two: nothing tells which of them is the model's",
         )
-    other_file = next((other for other, names in index.items() if name in names), None)
-    if other_file is None:
-        return BadCheckpoint(
-            f"tensor {quoted(name)} is in {quoted(file)}, the index does not list it"
-        )
+    other_file = next(other for other, names in index.items() if name in names)
     return BadCheckpoint(
-        f"tensor {quoted(name)} is in {quoted(file)}, the index says it is in {quoted(other_file)}"
+        f"tensor {quoted(name)} is in {quoted(file)}, the index says it is in {quoted(other_file)}",
+        "correct the index, or download both files again",
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
+from streamconv.options import Opening
 from streamconv.sources.base import Source
 from streamconv.sources.remote import open_remote
 from streamconv.system.cancellation import CancelToken
@@ -15,7 +16,7 @@ _CHANGE_KEYS = ("ETag", "etag", "mtime", "LastModified", "created")
 """The fields of a listing that change with the file; each file system has other ones."""
 
 
-def open_url(location: str, cancel: CancelToken) -> Source:
+def open_url(location: str, opening: Opening, cancel: CancelToken) -> Source:
     """Open the checkpoint at a URL.
 
     Raises:
@@ -32,7 +33,7 @@ def open_url(location: str, cancel: CancelToken) -> Source:
             f"cannot open {quoted(location)}: {quoted(str(error))}",
             "run pip install 'streamconv[fsspec]', and install what fsspec needs for such URLs",
         ) from error
-    return open_remote(UrlFiles(location, filesystem, root, cancel), cancel)
+    return open_remote(UrlFiles(location, filesystem, root, cancel), opening, cancel)
 
 
 class UrlFiles:

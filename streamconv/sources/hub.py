@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
+from streamconv.options import Opening
 from streamconv.sources.bad_answers import check_environment, explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
@@ -32,7 +33,7 @@ DEFAULT_REVISION = "main"
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
 
-def open_repository(location: str, cancel: CancelToken) -> Source:
+def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Source:
     """Open the checkpoint in a repository, at the commit that its revision is at now.
 
     Raises:
@@ -53,12 +54,12 @@ def open_repository(location: str, cancel: CancelToken) -> Source:
 
     if is_offline_mode():
         folder = _cached_snapshot(repo, revision)
-        return open_folder(location, folder=folder, revision=folder.name)
+        return open_folder(location, opening, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
         listing = retry(
             f"cannot read {location}", lambda: request_listing(repo, revision, cancel), cancel
         )
-    return open_remote(RepositoryFiles(location, repo, listing, cancel), cancel)
+    return open_remote(RepositoryFiles(location, repo, listing, cancel), opening, cancel)
 
 
 class RepositoryFiles:

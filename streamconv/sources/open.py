@@ -7,7 +7,7 @@
 Each kind is imported only if it is used.
 """
 
-from streamconv.catalog.presets import Prefixes
+from streamconv.options import Opening
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 
@@ -18,13 +18,13 @@ def is_url(location: str) -> bool:
 
 
 def open_source(
-    location: str, prefixes: Prefixes | None = None, cancel: CancelToken | None = None
+    location: str, opening: Opening | None = None, cancel: CancelToken | None = None
 ) -> Source:
     """Open the checkpoint at `location`.
 
     Args:
         location: A local path or a URL.
-        prefixes: Those of a DCP's keys; by default those that the DCP records.
+        opening: How its files are opened; by default without any option.
         cancel: Ends the waits of all reads.
 
     Raises:
@@ -32,17 +32,20 @@ def open_source(
         BadCheckpoint: There is no checkpoint, or it is malformed or incomplete.
         IOFailed: Reading failed.
     """
+    opening = opening or Opening()
     if location.startswith("hf://"):
         from streamconv.sources.hub import open_repository
 
-        return open_repository(location, cancel or CancelToken())
+        return open_repository(location, opening, cancel or CancelToken())
     if is_url(location):
         from streamconv.sources.fsspec_url import open_url
 
-        return open_url(location, cancel or CancelToken())
+        return open_url(location, opening, cancel or CancelToken())
     from streamconv.sources.dcp_folder import open_dcp
     from streamconv.sources.safetensors_folder import open_folder
     from streamconv.sources.training_state import find_dcp
 
     folder = find_dcp(location)
-    return open_dcp(location, folder, prefixes) if folder else open_folder(location)
+    if folder:
+        return open_dcp(location, folder, opening.prefixes)
+    return open_folder(location, opening)

@@ -21,6 +21,7 @@ SKIPPED = {
     MANIFEST: "describes the source",
     f"{JOURNAL_PREFIX}*": "the journal of a run that was not finished",
     f"*{INDEX_SUFFIX}": "the index of the source's shards",
+    f"consolidated*{SHARD_SUFFIX}": "the weights in Mistral's own format",
     f"*{SHARD_SUFFIX}": "not in the index",
     f"*{DATA_SUFFIX}": "not in .metadata",
     f"{METADATA_FILE}*": "describes chunks of tensors",

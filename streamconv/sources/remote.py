@@ -15,15 +15,17 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
+from streamconv.options import Opening
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
     read_shard_header,
+    unreadable,
 )
 from streamconv.sources.base import Read
 from streamconv.sources.safe_paths import is_below
-from streamconv.sources.shard_index import find_index, read_index, shard_names
+from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.cancellation import CancelToken
 
 REMOTE_SCRATCH_BYTES = 5 * 2**19
@@ -106,11 +108,12 @@ def merge_adjacent(reads: Sequence[Read]) -> Iterator[tuple[str, int, list[memor
         yield name, begin, buffers
 
 
-def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
+def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> RemoteSource:
     """Open the checkpoint that consists of the files.
 
     Args:
         files: All files of the checkpoint.
+        opening: How they are opened.
         cancel: The token that ends their reads; set if one of several headers cannot be read.
 
     Raises:
@@ -128,14 +131,19 @@ def open_remote(files: RemoteFiles, cancel: CancelToken) -> RemoteSource:
     index_name = find_index(top_level, files.location)
     index = None if index_name is None else read_index(_json_object(files, index_name), index_name)
     shards = shard_names(index, top_level, files.location)
+    unlisted = unlisted_names(index, top_level)
+    added = unlisted if opening.add_unlisted else []
     with ThreadPoolExecutor(CONCURRENT_HEADERS, "header") as pool, cancel.cancels_on_exit():
         headers = list(pool.map(lambda name: _read_header(files, name), shards))
+        others = list(pool.map(lambda name: _read_unlisted(files, name), unlisted))
     checkpoint = assemble(
         files.location,
         headers,
         index,
         {name: _json_object(files, name) for name in (CONFIG, MANIFEST)},
-        _other_files(files.sizes, set(shards)),
+        _other_files(files.sizes, {*shards, *added}),
+        others,
+        opening,
     )
     return RemoteSource(
         files,
@@ -176,6 +184,14 @@ def _read_header(files: RemoteFiles, name: str) -> ShardHeader:
     prefix = _read(files, name, 0, min(LENGTH_BYTES, size))
     length = header_length(prefix, size, quoted(name))
     return read_shard_header(name, _read(files, name, LENGTH_BYTES, length), size)
+
+
+def _read_unlisted(files: RemoteFiles, name: str) -> ShardHeader:
+    """Read the header of a file that the index leaves out, which may be anything."""
+    try:
+        return _read_header(files, name)
+    except BadCheckpoint:
+        return unreadable(name, files.sizes[name])
 
 
 def _json_object(files: RemoteFiles, name: str) -> dict[str, Any]:

@@ -14,18 +14,20 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
+from streamconv.options import Opening
 from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
     header_digest,
     read_shard_header,
+    unreadable,
 )
 from streamconv.sources.base import Read
 from streamconv.sources.local_files import LocalFiles, check_size
 from streamconv.sources.other_files import other_files
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
-from streamconv.sources.shard_index import find_index, read_index, shard_names
+from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -75,6 +77,7 @@ class LocalSource:
 
 def open_folder(
     location: str,
+    opening: Opening | None = None,
     files: Files | None = None,
     *,
     folder: Path | None = None,
@@ -84,6 +87,7 @@ def open_folder(
 
     Args:
         location: What the user calls it.
+        opening: How its files are opened.
         files: The file operations to use.
         folder: The folder, if it is not `location` itself.
         revision: The commit that the folder holds, if it is known.
@@ -109,14 +113,20 @@ def open_folder(
     index = None
     if index_name is not None:
         index = read_index(json_object(folder, index_name, files), index_name)
+    opening = opening or Opening()
     shards = shard_names(index, top_level, location)
+    with convert_os_errors(location):
+        unlisted = [n for n in unlisted_names(index, top_level) if not files.is_folder(folder / n)]
+    added = unlisted if opening.add_unlisted else []
     checkpoint = assemble(
         location,
         # one at a time: all headers together would be as large as the plan made from them
         (_read_header(folder, shard, files) for shard in shards),
         index,
         {name: json_object(folder, name, files) for name in (CONFIG, MANIFEST)},
-        other_files(folder, set(shards), files),
+        other_files(folder, {*shards, *added}, files),
+        (_read_unlisted(folder, name, files) for name in unlisted),
+        opening,
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
@@ -138,6 +148,15 @@ def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
     except OSError as error:
         raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
     return parse_json_object(raw, quoted(name))
+
+
+def _read_unlisted(folder: Path, name: str, files: Files) -> ShardHeader:
+    """Read the header of a file that the index leaves out, which may be anything."""
+    try:
+        return _read_header(folder, name, files)
+    except (BadCheckpoint, IOFailed):
+        with convert_os_errors(quoted(name)):
+            return unreadable(name, resolve_file(folder, name, files)[1].st_size)
 
 
 def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:

@@ -17,6 +17,8 @@ from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
 SINGLE_FILE = f"model{SHARD_SUFFIX}"
 """The file that some readers take before they look for an index."""
+NATIVE_PREFIX = "consolidated"
+"""Begins the names of files that have the weights in Mistral's own format."""
 _NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors", re.S)
 
 Index = dict[str, dict[str, str]]
@@ -72,6 +74,8 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
         BadCheckpoint: There are none, some are missing, or readers could disagree which they are.
     """
     present = {name for name in names if name.endswith(SHARD_SUFFIX)}
+    if index is None:
+        present = {n for n in present if not n.startswith(NATIVE_PREFIX)} or present
     shards = sorted(present if index is None else index)
     if not shards:
         raise BadCheckpoint(
@@ -88,6 +92,32 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
         )
     _check_case(shards, location)
     return shards
+
+
+def unlisted_names(index: Index | None, names: Iterable[str]) -> list[str]:
+    """Return the top-level files of tensors that the index leaves out, sorted.
+
+    Those of another index are not among them, nor are copies of the weights in another format.
+
+    Args:
+        index: The index, if there is one.
+        names: The top-level files.
+    """
+    if index is None:
+        return []
+    names = list(names)
+    others = [
+        name.removesuffix(INDEX_SUFFIX)
+        for name in names
+        if name.endswith(INDEX_SUFFIX) and name != INDEX and INDEX in names
+    ]
+    return sorted(
+        name
+        for name in names
+        if name.endswith(SHARD_SUFFIX)
+        and name not in index
+        and not name.startswith((*others, NATIVE_PREFIX))
+    )
 
 
 def _check_complete(shards: Iterable[str], location: str) -> None:

@@ -4,14 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from typing import cast
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
+from streamconv.checkpoint.not_carried_over import reading_notes
+from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import MANIFEST
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
-from streamconv.options import Reading, check_prefixes, prefixes_of
+from streamconv.options import Opening, Reading, check_prefixes, prefixes_of
 from streamconv.sources.base import Source
 from streamconv.sources.open import open_source
 from streamconv.sources.wrappers.cast import CastSource
@@ -132,7 +135,7 @@ def _verify_alone(path: str, options: VerifyOptions, tally: _Tally) -> None:
     reading = options.reading
     with ExitStack() as stack:
         try:
-            opened = open_source(path, prefixes_of(reading), options.cancel)
+            opened = open_source(path, Opening(prefixes_of(reading)), options.cancel)
             output = stack.enter_context(closing(opened))
             check_prefixes(reading, output.checkpoint.format)
             _check_structure(output, options, tally)
@@ -173,23 +176,43 @@ def _check_files(output: Source, options: VerifyOptions) -> Iterator[VerifyEvent
 
 def _verify_conversion(path: str, src: str, options: VerifyOptions, tally: _Tally) -> None:
     """Compare a checkpoint with the conversion of its source."""
-    reading = options.reading
-    # Of a template, every dtype is wanted: the output says which casts were made.
-    opening = open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
-    with opening as source, ExitStack() as stack:
+    with ExitStack() as stack:
+        output: Source | BadCheckpoint
+        reading = options.reading
         try:
-            opened = open_source(path, prefixes_of(reading), options.cancel)
+            opened = open_source(path, Opening(prefixes_of(reading)), options.cancel)
             output = stack.enter_context(closing(opened))
+            reading = _source_reading(output, options)
+        except BadCheckpoint as error:
+            output = error
+        # Of a template, every dtype is wanted: the output says which casts were made.
+        source = stack.enter_context(
+            open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
+        )
+        try:
+            if isinstance(output, BadCheckpoint):
+                raise output
             check_prefixes(reading, output.checkpoint.format, source.checkpoint.format)
             side = Side(output, _detect_output(output, options))
         except BadCheckpoint as error:
             tally.add([Difference(path, error.message)])
             return
         tally.unchecked += _undigested(output)
+        tally.unchecked += reading_notes(source.checkpoint)
         tally.add(index_differences(output))
         tally.add(_compare(source, side, options, tally))
         if options.sha256:
             tally.add(_check_files(output, options))
+
+
+def _source_reading(output: Source, options: VerifyOptions) -> Reading:
+    """Return the options for reading the source: as asked for, else as the output records them.
+
+    Raises BadCheckpoint if the record is malformed.
+    """
+    recorded = recorded_reading((read_manifest(output) or {}).get("reading"), MANIFEST)
+    asked = {k: v for k, v in options.reading.items() if v not in (None, False, ())}
+    return cast(Reading, {**recorded, **asked})
 
 
 def _detect_output(output: Source, options: VerifyOptions) -> Detected:

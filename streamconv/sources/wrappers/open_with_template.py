@@ -1,13 +1,15 @@
-"""A source opened as the user's options say: with prefixes, a declared layout and a template."""
+"""A source opened as the user's options say: with prefixes, renames and a template."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from streamconv.catalog.catalog import Catalog
+from streamconv.checkpoint.user_renames import parse_rename
 from streamconv.errors import UsageError
-from streamconv.options import Location, Reading, prefixes_of
+from streamconv.options import Location, Reading, opening_of
 from streamconv.sources.base import Source
 from streamconv.sources.open import open_source
+from streamconv.sources.wrappers.rename import with_renames
 from streamconv.system.cancellation import CancelToken
 
 
@@ -18,6 +20,7 @@ def open_with_template(
     reading: Reading,
     *,
     casts: bool = False,
+    lenient: bool = False,
     cancel: CancelToken | None = None,
 ) -> Iterator[Source]:
     """Open the checkpoint at `src`, completed by its template if the options name one.
@@ -25,8 +28,9 @@ def open_with_template(
     Args:
         src: The location of the checkpoint.
         catalog: The layouts and families that the checkpoints can have.
-        reading: The options for its prefixes, layout and template.
+        reading: The options for its prefixes, renames, layout and template.
         casts: Allow dtypes that differ from those of the template.
+        lenient: List contradictions between files instead of raising them.
         cancel: Ends the waits of all reads.
 
     Yields:
@@ -43,7 +47,8 @@ def open_with_template(
             "cannot fill from a template: there is no template",
             "add --template with the hub checkpoint that training began with",
         )
-    with closing(open_source(str(src), prefixes_of(reading), cancel)) as source:
+    with closing(open_source(str(src), opening_of(reading, lenient=lenient), cancel)) as opened:
+        source = with_renames(opened, [parse_rename(text) for text in reading.get("rename") or ()])
         if location is None:
             yield source
             return

@@ -27,6 +27,7 @@ MANIFEST = Manifest(
     fingerprint="f" * 32,
     revision="c" * 40,
     record=Record("hub", None, {"model.layers.*.mlp.": LayoutNames("fused", "gate-up")}, "0:2"),
+    reading={"renames": ["module.="]},
     casting=Casting("F32", "BF16", True),
     casts=[{"tensors": 'odd "name"\n\u2028', "from": "F8_E4M3", "to": "BF16", "count": 2}],
     shards={
@@ -42,7 +43,11 @@ MANIFEST = Manifest(
 
 @pytest.mark.parametrize(
     "manifest",
-    [MANIFEST, replace(MANIFEST, shards={}), replace(MANIFEST, others={}, revision=None)],
+    [
+        MANIFEST,
+        replace(MANIFEST, shards={}),
+        replace(MANIFEST, others={}, revision=None, reading={}),
+    ],
 )
 def test_it_is_json_with_an_indent(manifest: Manifest) -> None:
     """As it has been stored since the first version, to the byte."""
@@ -51,7 +56,7 @@ def test_it_is_json_with_an_indent(manifest: Manifest) -> None:
 
 
 def test_its_fields_are_these() -> None:
-    """Their names and order are stored; a revision and SHA-256 only if there is one."""
+    """Their names and order are stored; a revision, reading and SHA-256 only if there is one."""
     head = {
         "version": 1,
         "fingerprint": "f" * 32,
@@ -63,6 +68,7 @@ def test_its_fields_are_these() -> None:
             "stacks": {"model.layers.*.mlp.": {"layout": "fused", "naming": "gate-up"}},
             "layers": "0:2",
         },
+        "reading": {"renames": ["module.="]},
         "casting": {"dtype": "F32", "dequantize": "BF16", "all": True},
         "casts": MANIFEST.casts,
         "digest": "xxh3-128",

@@ -97,15 +97,16 @@ OPTIONS = [name for name in Options.__annotations__ if name not in PROCESS_OPTIO
 @pytest.mark.parametrize("name", [*OPTIONS, "part", "jobs", "nobody", "\x1b[31m"])
 def test_an_option_of_another_kind_is_refused(name: str, value: object) -> None:
     """Each option, those of one process, and those that do not exist."""
-    if (name, value) != ("max_shard_size", 1):
+    if (name, value) not in (("max_shard_size", 1), ("rename", [])):
         refused(json.dumps({**FIELDS, "options": {name: value}}).encode())
 
 
 def test_every_option_of_a_conversion_is_read_back() -> None:
     """None is refused that a run stores."""
     options: dict[str, object] = dict.fromkeys(OPTIONS)
-    flags = {"fill_from_template", "cast_all", "pass_through", "sha256"}
+    flags = {"fill_from_template", "add_unlisted", "cast_all", "pass_through", "sha256"}
     options |= {**dict.fromkeys(flags, True), "layers": "0:2", "max_shard_size": "4GB"}
+    options["rename"] = ["module.=", "*=model.*"]
     request = ConversionRequest("src", "dst", options=cast(Options, options))
     assert read_request(request.to_json(), "file", "dst").options == options
 

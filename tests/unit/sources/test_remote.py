@@ -6,6 +6,7 @@ import pytest
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint
+from streamconv.options import Opening
 from streamconv.sources.base import Read
 from streamconv.sources.remote import merge_adjacent, open_remote
 from streamconv.system.cancellation import CancelToken
@@ -56,7 +57,7 @@ def test_adjacent_reads_are_merged() -> None:
 
 def test_opening_reads_headers_and_json() -> None:
     files = Files({"model.safetensors": SHARD, "config.json": b"{}", "notes.txt": b"text"})
-    source = open_remote(files, CancelToken())
+    source = open_remote(files, Opening(), CancelToken())
     assert sorted(files.read) == [
         ("config.json", 0, 2),
         ("model.safetensors", 0, 8),
@@ -73,14 +74,14 @@ def test_files_come_before_folders() -> None:
     """As in a walk through a local folder."""
     names = ["z.txt", "a/b/c.txt", "a/z.txt", "b.txt"]
     files = Files({"model.safetensors": SHARD, **dict.fromkeys(names, b"")})
-    source = open_remote(files, CancelToken())
+    source = open_remote(files, Opening(), CancelToken())
     assert [o.name for o in source.checkpoint.others] == ["b.txt", "z.txt", "a/z.txt", "a/b/c.txt"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\\b", "a//b", "x\n"])
 def test_a_listed_name_that_leads_elsewhere(name: str) -> None:
     with pytest.raises(BadCheckpoint, match="no name of a file below it"):
-        open_remote(Files({"model.safetensors": SHARD, name: b""}), CancelToken())
+        open_remote(Files({"model.safetensors": SHARD, name: b""}), Opening(), CancelToken())
 
 
 def test_a_shard_that_is_not_listed() -> None:
@@ -89,4 +90,4 @@ def test_a_shard_that_is_not_listed() -> None:
     with pytest.raises(
         BadCheckpoint, match=r"other\.safetensors: it is missing from remote://folder"
     ):
-        open_remote(files, CancelToken())
+        open_remote(files, Opening(), CancelToken())

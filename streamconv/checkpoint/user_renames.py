@@ -1,0 +1,97 @@
+"""Renames that a user asks for with `--rename OLD=NEW`, before anything is recognized.
+
+    module.=              every `module.` in a name is left out, wherever it is
+    moe.w1=mlp.gate_proj  every `moe.w1` becomes `mlp.gate_proj`
+    layers.*.moe=layers.*.mlp   the `*` is any text, as little of it as possible
+    model.*=*             with a `*` at one of its ends, OLD is the whole name
+
+Several are applied to each name one after the other.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from streamconv.checkpoint.types import AppliedRename, Checkpoint, TensorInfo
+from streamconv.errors import UsageError, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class UserRename:
+    """A rename of every tensor whose name contains `old`."""
+
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        """Return the rename as `parse_rename` reads it."""
+        return f"{self.old}={self.new}"
+
+    def apply(self, name: str) -> str:
+        """Return the name with every occurrence of `old` replaced."""
+        if "*" not in self.old:
+            return name.replace(self.old, self.new)
+        before, _, after = map(re.escape, self.old.partition("*"))
+        if before and after:
+            return re.sub(f"{before}(.+?){after}", self._filled, name, flags=re.S)
+        match = re.fullmatch(f"{before}(.+){after}", name, re.S)
+        return self._filled(match) if match else name
+
+    def _filled(self, match: re.Match[str]) -> str:
+        return self.new.replace("*", match[1])
+
+
+def parse_rename(text: str) -> UserRename:
+    """Read `OLD=NEW`. Raises UsageError if it is not a rename."""
+    old, equals, new = text.partition("=")
+    if not equals or not old:
+        raise UsageError(
+            f"cannot use the rename {quoted(repr(text))}: it is not OLD=NEW",
+            "write module.= to leave out every `module.`, or '*=model.*' to put it before every "
+            "name",
+        )
+    if old.count("*") > 1 or new.count("*") > old.count("*"):
+        raise UsageError(
+            f"cannot use the rename {quoted(repr(text))}: OLD may have one *, and NEW one if OLD "
+            "has it",
+            "give --rename several times for several changes",
+        )
+    return UserRename(old, new)
+
+
+def rename_tensors(
+    checkpoint: Checkpoint, renames: Sequence[UserRename]
+) -> tuple[Checkpoint, Mapping[str, str]]:
+    """Return a checkpoint whose tensors have other names, and its own name of each of them.
+
+    Raises UsageError if a rename changes no name, or if two tensors get one name.
+    """
+    counts: Counter[UserRename] = Counter()
+    tensors: dict[str, TensorInfo] = {}
+    stored: dict[str, str] = {}
+    for old, info in checkpoint.tensors.items():
+        name = old
+        for rename in renames:
+            new = rename.apply(name)
+            counts[rename] += new != name
+            name = new
+        if name in tensors:
+            raise UsageError(
+                f"cannot rename {quoted(old)} to {quoted(name)}: {quoted(stored[name])} gets that "
+                "name, too",
+                "give --rename more of the names that it is for",
+            )
+        if not name:
+            raise UsageError(f"cannot rename {quoted(old)}: nothing would be left of its name")
+        tensors[name] = info if name == old else replace(info, name=name)
+        stored[name] = old
+    for rename in renames:
+        if not counts[rename]:
+            raise UsageError(
+                f"cannot rename {quoted(rename.old)}: no tensor of {checkpoint.location} has it in "
+                "its name",
+                "see the names with `streamconv inspect`",
+            )
+    applied = tuple(AppliedRename(str(rename), counts[rename]) for rename in renames)
+    return replace(checkpoint, tensors=tensors, renames=applied), stored

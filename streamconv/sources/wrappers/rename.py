@@ -1,0 +1,40 @@
+"""A source whose tensors have other names, as the user asked for with `--rename`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.checkpoint.user_renames import UserRename, rename_tensors
+from streamconv.sources.base import Read, Source
+from streamconv.sources.wrappers.base import SourceWrapper
+
+
+class RenamedSource(SourceWrapper):
+    """A source that is asked for tensors by other names than it stores them under."""
+
+    def __init__(self, source: Source, checkpoint: Checkpoint, stored: Mapping[str, str]) -> None:
+        super().__init__(source)
+        self._checkpoint = checkpoint
+        self._stored = stored
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._checkpoint
+
+    def read(self, reads: Sequence[Read]) -> None:
+        super().read(
+            [
+                Read(replace(read.info, name=self._stored[read.info.name]), read.start, read.buffer)
+                for read in reads
+            ]
+        )
+
+
+def with_renames(source: Source, renames: Sequence[UserRename]) -> Source:
+    """Return a source with its tensors renamed; the source itself if there are no renames.
+
+    Raises UsageError if a rename changes no name, or if two tensors get one name.
+    """
+    if not renames:
+        return source
+    return RenamedSource(source, *rename_tensors(source.checkpoint, renames))
