@@ -96,7 +96,7 @@ class LayoutResolver:
         for name in (by_names.name if by_names else None, declared, self._nested(fitting)):
             if name in fitting:
                 return str(name)
-        uses = (f"--from {name} ({self.catalog.layouts[name].used_by})" for name in fitting)
+        uses = (f"--from {name} ({'; '.join(self._uses(name))})" for name in fitting)
         raise PlanRefused(
             f"{subject} fits {' and '.join(fitting)} alike, and nothing in the checkpoint says "
             "which",
@@ -109,18 +109,33 @@ class LayoutResolver:
 
         It is None too if another form of that family has another of these layouts.
         """
-        config = self.checkpoint.config
-        types = {config_value(config, f"{section}.model_type") for section in TEXT_SECTIONS[1:]}
-        families = [self.catalog.find_family(name) for name in types if isinstance(name, str)]
         published: set[str] = set()
         found: set[str] = set()
-        for family in filter(None, families):
+        for family in self._nested_families().values():
             for form in family.forms.values():
                 names = {layout.name for _, layout in form.layouts}
                 found |= names
                 published |= names if form.name == HUB_NAMES.name else set()
         found &= set(fitting)
         return next(iter(found)) if len(found) == 1 and found <= published else None
+
+    def _nested_families(self) -> dict[str, Family]:
+        """Return the families of the language models in config.json, by their model types."""
+        config = self.checkpoint.config
+        types = [config_value(config, f"{section}.model_type") for section in TEXT_SECTIONS[1:]]
+        families = {name: self.catalog.find_family(name) for name in types if isinstance(name, str)}
+        return {name: family for name, family in families.items() if family}
+
+    def _uses(self, layout: str) -> Iterator[str]:
+        """Yield what speaks for a layout: who uses it, and the forms that have it here."""
+        yield self.catalog.layouts[layout].used_by
+        families = self._nested_families()
+        if self.family is not None:
+            families[str(self.checkpoint.config.get("model_type"))] = self.family
+        for model_type, family in families.items():
+            for form in family.forms.values():
+                if any(layout == known.name for _, known in form.layouts):
+                    yield f"the form {form.name} of {quoted(model_type)}"
 
     def _declared_for(self, pattern: str) -> str | None:
         """Return the layout that `--from` means for a stack, or None if it means none."""
