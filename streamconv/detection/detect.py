@@ -13,6 +13,7 @@ from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect_form import find_names, form_of, undo_renames
+from streamconv.detection.expert_counts import ExpertCounts
 from streamconv.detection.experts import (
     Candidate,
     ModuleExperts,
@@ -21,8 +22,6 @@ from streamconv.detection.experts import (
 )
 from streamconv.detection.resolve_layout import (
     LayoutResolver,
-    check_expert_count,
-    expert_counts_from_config,
     recorded_layouts,
 )
 from streamconv.detection.stacks import Stack
@@ -53,7 +52,7 @@ class Detected:
     undescribed: tuple[str, ...] = ()
     """Patterns of modules whose experts no layout describes, and that stay as they are."""
     counted: frozenset[str] = frozenset()
-    """Patterns of stacks whose experts are counted in config.json."""
+    """Patterns of stacks whose experts are counted in config.json, or by their routers."""
     groups: tuple[Stack, ...] = ()
     """Tensors next to the experts that the family's forms store in different ways."""
     namings: Mapping[str, Naming] = field(default_factory=dict)
@@ -97,7 +96,7 @@ def detect(
     names = find_names(checkpoint, family, declared_layout)
     recorded = recorded_layouts(checkpoint, catalog)
     hub_names = undo_renames(names, checkpoint)
-    counts = expert_counts_from_config(checkpoint.config, family)
+    counts = ExpertCounts(checkpoint.config, family, hub_names)
     resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
     if family is not None and family.refused:
         stacks, undescribed = _refused(family, checkpoint, pass_through=pass_through)
@@ -105,7 +104,7 @@ def detect(
         experts, undescribed = find_experts(
             hub_names.items(),
             catalog,
-            counts,
+            counts.possible,
             family.naming if family and not family.naming.auto_detect else None,
             pass_through=pass_through,
         )
@@ -114,8 +113,6 @@ def detect(
         stacks = stack_experts(choices)
         resolver.check_declared(choices)
     rows = {stack.pattern: stack.row for stack in stacks}
-    for stack in stacks:
-        check_expert_count(checkpoint.config, family, stack, is_only_stack=len(rows) == 1)
     model_type = checkpoint.config.get("model_type")
     return Detected(
         catalog=catalog,
@@ -127,7 +124,7 @@ def detect(
         hub_names=hub_names,
         block=block_from_config(checkpoint.config),
         undescribed=undescribed,
-        counted=frozenset(rows.keys() & counts.keys()),
+        counted=counts.check(stacks),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
         namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
     )

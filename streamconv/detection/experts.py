@@ -5,7 +5,7 @@ complete: 0 to E-1 for every projection, equal in shape and dtype. Which layouts
 from names and shapes; which one of these it is, `resolve_layout` decides.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamconv.catalog.catalog import Catalog
@@ -18,6 +18,9 @@ from streamconv.detection.completeness import WeightPair, complete_weights
 from streamconv.detection.expert_names import NamedTensors, find_modules, undescribed_modules
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
+
+PossibleCounts = Callable[[str, str], Sequence[int]]
+"""The numbers of experts that a module may have, by its prefix and its pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class ModuleExperts:
 def find_experts(
     tensors: Iterable[tuple[str, TensorInfo]],
     catalog: Catalog,
-    expert_counts: Mapping[str, int],
+    possible_counts: PossibleCounts,
     naming: Naming | None = None,
     *,
     pass_through: bool = False,
@@ -61,8 +64,8 @@ def find_experts(
     Args:
         tensors: Every tensor with its hub name.
         catalog: The layouts to look for.
-        expert_counts: By the pattern of a module, the number of experts in config.json. It settles
-            the sizes if the shapes alone do not.
+        possible_counts: The numbers of experts that a module may have. They settle the sizes if
+            the shapes alone do not.
         naming: The only naming to look for; None for all.
         pass_through: Skip modules with experts that no layout describes.
 
@@ -79,7 +82,7 @@ def find_experts(
     modules, unknown = find_modules(tensors, known)
     undescribed = undescribed_modules(unknown, modules, known, pass_through)
     found = (
-        _module_experts(prefix, named, catalog, expert_counts)
+        _module_experts(prefix, named, catalog, possible_counts)
         for prefix, named in modules.items()
         if pattern_of(prefix) not in undescribed
     )
@@ -87,18 +90,18 @@ def find_experts(
 
 
 def _module_experts(
-    prefix: str, found: NamedTensors, catalog: Catalog, expert_counts: Mapping[str, int]
+    prefix: str, found: NamedTensors, catalog: Catalog, possible_counts: PossibleCounts
 ) -> ModuleExperts:
     """Return the experts of one module with every layout that fits them."""
     pattern = pattern_of(prefix)
-    pairs, count = catalog.required_weight_pairs, expert_counts.get(pattern)
-    candidates = tuple(_candidates(prefix, found, pairs, count))
-    misfit = None if candidates else _misfit(prefix, found, pairs, count)
+    pairs, counts = catalog.required_weight_pairs, possible_counts(prefix, pattern)
+    candidates = tuple(_candidates(prefix, found, pairs, counts))
+    misfit = None if candidates else _misfit(prefix, found, pairs, counts)
     return ModuleExperts(pattern, _shapes(found), candidates, misfit)
 
 
 def _misfit(
-    prefix: str, found: NamedTensors, pairs: Sequence[WeightPair], count: int | None
+    prefix: str, found: NamedTensors, pairs: Sequence[WeightPair], counts: Sequence[int]
 ) -> tuple[TensorInfo, TensorInfo] | None:
     """Return a companion without which a layout would fit, and its weight; None if there is none.
 
@@ -111,7 +114,7 @@ def _misfit(
         if any(match.weight in required for match in matches)
     }
     bare = NamedTensors(weights, {key: found.tensors[key] for key in weights})
-    if not weights or not any(_candidates(prefix, bare, pairs, count)):
+    if not weights or not any(_candidates(prefix, bare, pairs, counts)):
         return None
     owners = {stem_of(i.name): i for infos in bare.tensors.values() for i in infos.values()}
     return next(
@@ -126,28 +129,31 @@ def _misfit(
 
 
 def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
-    """Group modules into stacks: those of one pattern, one layout, and the same dtypes.
+    """Group modules into stacks: of one pattern, layout, number of experts, and the same dtypes.
 
-    Raises BadCheckpoint if the sizes in a stack differ.
+    Raises BadCheckpoint if other sizes differ between the layers of a pattern.
     """
-    stacks: dict[tuple[str, NamedLayout, tuple[tuple[str, str], ...]], list[Candidate]] = {}
+    firsts: dict[tuple[object, ...], Candidate] = {}
+    stacks: dict[tuple[object, ...], list[Candidate]] = {}
     for choice in choices:
         tensors = sorted(choice.module.tensors.items())
         dtypes = tuple((weight, infos[0].dtype) for weight, infos in tensors)
-        stacks.setdefault((choice.pattern, choice.row, dtypes), []).append(choice)
+        alike = (choice.pattern, choice.row, dtypes)
+        _check_sizes(choice, firsts.setdefault(alike, choice))
+        stacks.setdefault((*alike, choice.sizes[EXPERT]), []).append(choice)
     return tuple(
-        Stack(pattern, row, _equal_sizes(alike), tuple(choice.module for choice in alike))
-        for (pattern, row, _), alike in stacks.items()
+        Stack(first.pattern, first.row, first.sizes, (first.module, *(c.module for c in rest)))
+        for first, *rest in stacks.values()
     )
 
 
 def _candidates(
-    prefix: str, found: NamedTensors, pairs: Sequence[WeightPair], count: int | None
+    prefix: str, found: NamedTensors, pairs: Sequence[WeightPair], counts: Sequence[int]
 ) -> Iterator[Candidate]:
     """Yield each layout whose names and shapes the module has.
 
-    `pairs` are the weights of which one pair is required; `count` is the number of experts if
-    shapes alone do not settle it.
+    `pairs` are the weights of which one pair is required; `counts` are the possible
+    numbers of experts if shapes alone do not settle it.
     """
     rows = dict.fromkeys(
         match.row
@@ -167,22 +173,21 @@ def _candidates(
         if any(EXPERT in row.layout.templates[weight].name_axes for weight in tensors):
             known[EXPERT] = 1 + max(found.expert_numbers())
         sizes = solve_sizes(shapes, known)
-        if sizes is None and count is not None and EXPERT not in known:
-            sizes = solve_sizes(shapes, {**known, EXPERT: count})
+        if sizes is None and EXPERT not in known:
+            solved = (solve_sizes(shapes, {**known, EXPERT: count}) for count in counts)
+            sizes = next(filter(None, solved), None)
         if sizes is not None:
             yield Candidate(row, Module(prefix, tensors), sizes)
 
 
-def _equal_sizes(choices: list[Candidate]) -> Mapping[str, int]:
-    first = choices[0]
-    for choice in choices:
-        if choice.sizes != first.sizes:
-            raise BadCheckpoint(
-                f"{quoted(choice.module.prefix)}experts has {_show_sizes(choice.sizes)}, "
-                f"{quoted(first.module.prefix)}experts has {_show_sizes(first.sizes)}: "
-                "the layers of a stack have to be alike"
-            )
-    return first.sizes
+def _check_sizes(one: Candidate, other: Candidate) -> None:
+    """Raise BadCheckpoint if two layers differ in more than their number of experts."""
+    if {**one.sizes, EXPERT: 0} != {**other.sizes, EXPERT: 0}:
+        raise BadCheckpoint(
+            f"{quoted(one.module.prefix)}experts has {_show_sizes(one.sizes)}, "
+            f"{quoted(other.module.prefix)}experts has {_show_sizes(other.sizes)}: "
+            "the layers of a stack have to be alike"
+        )
 
 
 def _show_sizes(sizes: Mapping[str, int]) -> str:

@@ -13,19 +13,15 @@ If none of them answers, that is an error: a layout is never guessed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import COUNT_KEYS, FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.config import config_value
 from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.expert_counts import TEXT_SECTIONS
 from streamconv.detection.experts import Candidate, ModuleExperts
-from streamconv.detection.stacks import Stack
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-
-TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
-"""Sections of config.json that may describe the language model of an unknown model type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,46 +180,3 @@ def recorded_layouts(checkpoint: Checkpoint, catalog: Catalog) -> dict[str, Name
             )
         found[pattern] = NamedLayout(layout, naming)
     return found
-
-
-def check_expert_count(
-    config: Mapping[str, Any], family: Family | None, stack: Stack, *, is_only_stack: bool
-) -> None:
-    """Raise BadCheckpoint if config.json counts other experts than `stack` holds.
-
-    For an unknown model type, config.json is only compared if the checkpoint has no other stack:
-    it does not say which of several it describes.
-    """
-    section = family.stacks.get(stack.pattern) if family else None
-    if section is not None:
-        sections: tuple[str, ...] = (section,)
-    else:
-        sections = TEXT_SECTIONS if is_only_stack else ()
-    for path in sections:
-        for key, count in _counts(config, path):
-            if count != stack.sizes["e"]:
-                raise BadCheckpoint(
-                    f"{quoted(stack.pattern)}experts holds {stack.sizes['e']} experts, "
-                    f"config.json says {'.'.join(filter(None, (path, key)))} = {count}"
-                )
-
-
-def expert_counts_from_config(config: Mapping[str, Any], family: Family | None) -> dict[str, int]:
-    """Return the number of experts by the pattern of each stack that the family describes.
-
-    A stack whose section of config.json counts no experts is left out.
-    """
-    counts: dict[str, int] = {}
-    for pattern, section in family.stacks.items() if family else ():
-        for _, count in _counts(config, section):
-            counts.setdefault(pattern, count)
-    return counts
-
-
-def _counts(config: Mapping[str, Any], section: str) -> Iterator[tuple[str, int]]:
-    """Yield each key of a section of config.json that counts experts, and its value."""
-    fields = config_value(config, section)
-    for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
-        count = fields.get(key)
-        if type(count) is int:
-            yield key, count

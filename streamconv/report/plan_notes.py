@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from streamconv.catalog.renames import Rename
+from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.cast_summary import config_notes
 from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import Target
 
@@ -24,6 +26,7 @@ def format_line(plan: Plan) -> str:
 def notes_of(plan: Plan) -> Iterator[str]:
     """Yield notes that a user should read before using the result."""
     yield from config_notes(plan.checkpoint.config, plan.casting)
+    yield from _uneven(plan)
     template = plan.checkpoint.template
     if template and template.unknown:
         yield (
@@ -31,6 +34,19 @@ def notes_of(plan: Plan) -> Iterator[str]:
             f"{summarize_names(template.unknown)}"
         )
     yield from not_carried_over_notes(plan.checkpoint, plan.others)
+
+
+def _uneven(plan: Plan) -> Iterator[str]:
+    """Yield a note for each pattern whose layers have different numbers of experts."""
+    counts: dict[str, set[int]] = {}
+    for stack in plan.source.stacks:
+        counts.setdefault(stack.pattern, set()).add(stack.sizes[EXPERT])
+    for pattern, found in counts.items():
+        if len(found) > 1:
+            yield (
+                f"the layers of {quoted(pattern)}experts have {min(found)} to {max(found)} "
+                "experts, as their routers do; transformers has one number for all layers"
+            )
 
 
 def passed_through(plan: Plan) -> dict[str, str]:

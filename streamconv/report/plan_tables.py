@@ -115,8 +115,8 @@ def _kept(plan: Plan) -> Iterator[Fact]:
     """Yield what stays as it is, and the files that are copied or not."""
     same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
     if same:
-        stacks = ", ".join(f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
-        yield "unchanged", stacks
+        stacks = (f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
+        yield "unchanged", ", ".join(dict.fromkeys(stacks))
     for stack, reason in passed_through(plan).items():
         yield "passed through", f"{quoted(stack)}: {reason}"
     yield "other files", copied_files(plan.others)

@@ -1,6 +1,7 @@
 """Experts are found by name, complete and in order, or the missing tensor is named."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from header_models import Tensors, checkpoint_of, experts
@@ -12,9 +13,9 @@ from streamconv.errors import BadCheckpoint, PlanRefused
 PREFIX = "model.layers.0.mlp."
 
 
-def found_in(tensors: Tensors, counts: dict[str, int] | None = None) -> list[ModuleExperts]:
+def found_in(tensors: Tensors, counts: Sequence[int] = ()) -> list[ModuleExperts]:
     infos = checkpoint_of(tensors).tensors
-    modules, undescribed = find_experts(infos.items(), default_catalog(), counts or {})
+    modules, undescribed = find_experts(infos.items(), default_catalog(), lambda *_: counts)
     assert undescribed == ()
     return list(modules)
 

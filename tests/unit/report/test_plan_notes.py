@@ -6,6 +6,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 from folders import qwen_tensors, write_checkpoint
+from header_models import experts, planned
 
 import streamconv
 from streamconv.planning.plan import Plan
@@ -85,3 +86,11 @@ def test_only_renames_that_rename_something_are_listed(omni: Plan) -> None:
     source = dataclasses.replace(omni.source, hub_names=text)
     listed = renames(dataclasses.replace(omni, source=source, target=target))
     assert listed == ["thinker.model.* -> thinker.model.language_model.*"]
+
+
+def test_layers_with_different_numbers_of_experts() -> None:
+    first, second = "model.layers.0.mlp.", "model.layers.1.mlp."
+    tensors = experts(first, 8, 3, 5) | experts(second, 6, 3, 5)
+    tensors |= {f"{first}gate.weight": ("F32", (8, 5)), f"{second}gate.weight": ("F32", (6, 5))}
+    (note,) = notes_of(planned(tensors))
+    assert "model.layers.*.mlp.experts have 6 to 8 experts" in note

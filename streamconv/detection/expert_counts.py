@@ -1,0 +1,145 @@
+"""Compare the experts that are here with the rows of their router, and with config.json.
+
+The router of a layer tells best how many experts it has. config.json has one number for all layers,
+may have several, and may be older than the tensors.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.catalog.families import COUNT_KEYS, Family
+from streamconv.catalog.routers import router_weights
+from streamconv.catalog.templates import EXPERT
+from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.stacks import Module, Stack
+from streamconv.errors import BadCheckpoint, quoted
+
+TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
+"""Sections of config.json that may describe the language model of an unknown model type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertCounts:
+    """The numbers of experts that config.json and the routers give."""
+
+    config: Mapping[str, Any]
+    family: Family | None
+    hub_names: Mapping[str, TensorInfo]
+    """Every tensor by its hub name."""
+
+    def possible(self, prefix: str, pattern: str) -> tuple[int, ...]:
+        """Return the numbers that a module may have, for layouts whose shapes do not settle it.
+
+        Args:
+            prefix: The prefix of the module, in hub names.
+            pattern: The same with * for numbers.
+        """
+        router = self._router(prefix)
+        section = self.family.stacks.get(pattern) if self.family else None
+        counts = [count for _, count in self._counts(section)] if section is not None else []
+        return tuple(dict.fromkeys([*(router.shape[:1] if router else ()), *counts]))
+
+    def check(self, stacks: Iterable[Stack]) -> frozenset[str]:
+        """Return the patterns of the stacks whose number of experts is known from elsewhere.
+
+        For an unknown model type, config.json is only compared if all experts are in stacks of one
+        pattern: it does not say which of several it describes.
+
+        Raises:
+            BadCheckpoint: A router has other rows than there are experts, config.json counts
+                others and no router confirms them, or the layers of a stack differ and no router
+                confirms that.
+        """
+        by_pattern: dict[str, list[Stack]] = {}
+        for stack in stacks:
+            by_pattern.setdefault(stack.pattern, []).append(stack)
+        return frozenset(
+            pattern
+            for pattern, alike in by_pattern.items()
+            if self._is_counted(pattern, alike, is_only=len(by_pattern) == 1)
+        )
+
+    def _is_counted(self, pattern: str, stacks: list[Stack], *, is_only: bool) -> bool:
+        """Return True if config.json or routers count the experts of a pattern's stacks."""
+        section = self.family.stacks.get(pattern) if self.family else None
+        sections = (section,) if section is not None else TEXT_SECTIONS if is_only else ()
+        stated = dict(item for path in sections for item in self._counts(path))
+        checked = [self._check_router(s, module, stated) for s in stacks for module in s.modules]
+        confirmed = bool(checked) and all(checked)
+        found = {stack.sizes[EXPERT] for stack in stacks}
+        if len(found) > 1 and not confirmed:
+            raise _uneven(stacks)
+        if len(found) > 1 or not stated:
+            return confirmed
+        wrong = {key: count for key, count in stated.items() if count not in found}
+        if wrong and not (confirmed and (len(wrong) < len(stated) or self._is_extra(pattern))):
+            said = " and ".join(f"{key} = {count}" for key, count in stated.items())
+            raise BadCheckpoint(
+                f"{quoted(pattern)}experts holds {found.pop()} experts, config.json says {said}",
+                "correct config.json if the experts were pruned, or find those that are missing",
+            )
+        return section is not None or confirmed
+
+    def _is_extra(self, pattern: str) -> bool:
+        """Return True if a stack is not the first of those that its section describes.
+
+        Such experts, of a head that predicts further tokens, may be another number than those of
+        the model.
+        """
+        stacks = self.family.stacks if self.family else {}
+        alike = [other for other, section in stacks.items() if section == stacks.get(pattern)]
+        return pattern in alike[1:]
+
+    def _check_router(self, stack: Stack, module: Module, stated: Mapping[str, int]) -> bool:
+        """Return True if a module has a router, with as many rows as there are experts.
+
+        Raises BadCheckpoint if it has other rows.
+        """
+        router = self._router(module.prefix)
+        rows = None if router is None else _rows(router, stack.sizes.get("h"))
+        if router is None or rows is None:
+            return False
+        experts = stack.sizes[EXPERT]
+        if rows != experts:
+            said = "".join(f", config.json says {key} = {count}" for key, count in stated.items())
+            raise BadCheckpoint(
+                f"{quoted(module.prefix)}experts holds {experts} experts, and its router "
+                f"{quoted(router.name)} has {rows} rows{said}"
+            )
+        return True
+
+    def _router(self, prefix: str) -> TensorInfo | None:
+        """Return the router's weight of a module, or None."""
+        found = (self.hub_names.get(prefix + name) for name in router_weights())
+        return next((info for info in found if info is not None and len(info.shape) == 2), None)
+
+    def _counts(self, section: str) -> Iterator[tuple[str, int]]:
+        """Yield each key of a section of config.json that counts experts, and its value."""
+        fields = config_value(self.config, section)
+        for key in COUNT_KEYS if isinstance(fields, Mapping) else ():
+            count = fields.get(key)
+            if type(count) is int:
+                yield ".".join(filter(None, (section, key))), count
+
+
+def _rows(router: TensorInfo, hidden: int | None) -> int | None:
+    """Return the rows of a router for experts of a hidden size; None if no side of it is that size.
+
+    Some are stored with the hidden size first.
+    """
+    experts, inputs = router.shape
+    if inputs == hidden:
+        return experts
+    return inputs if experts == hidden else None
+
+
+def _uneven(stacks: list[Stack]) -> BadCheckpoint:
+    """Return the error for layers with different numbers of experts, which nothing confirms."""
+    one, other = stacks[:2]
+    return BadCheckpoint(
+        f"{quoted(other.modules[0].prefix)}experts has {other.sizes[EXPERT]} experts, "
+        f"{quoted(one.modules[0].prefix)}experts has {one.sizes[EXPERT]}: the layers of a stack "
+        "have to be alike, unless the rows of their routers say otherwise"
+    )

@@ -1,0 +1,115 @@
+"""How many experts there are: the router's rows, config.json, and which of them is believed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from header_models import Tensors, checkpoint_of, experts
+
+from streamconv.catalog.catalog import default_catalog
+from streamconv.detection.detect import Detected, detect
+from streamconv.errors import BadCheckpoint
+
+Counts = dict[str, int]
+
+
+def layers(counts: Counts, routers: Counts | None = None, layout: str = "per-expert") -> Tensors:
+    """Experts by the prefix of their module; by default the routers have as many rows."""
+    tensors: Tensors = {}
+    for prefix, count in counts.items():
+        tensors |= experts(prefix, count, 3, 5, layout)
+    rows = counts if routers is None else routers
+    return tensors | {f"{prefix}gate.weight": ("F32", (n, 5)) for prefix, n in rows.items()}
+
+
+def model(*counts: int) -> Counts:
+    return {f"model.layers.{number}.mlp.": count for number, count in enumerate(counts)}
+
+
+def found(tensors: Tensors, config: dict[str, Any]) -> Detected:
+    made = replace(checkpoint_of(tensors), config={"model_type": "qwen3_moe", **config})
+    return detect(made, default_catalog())
+
+
+def sizes(detected: Detected) -> list[tuple[str, int, int]]:
+    return [(s.pattern, len(s.modules), s.sizes["e"]) for s in detected.stacks]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"num_experts": 8}, {"num_experts": [8, 6, 7]}, {"model_type": "novel"}],
+)
+@pytest.mark.parametrize("layout", ["per-expert", "fused", "stacked"])
+def test_pruned_layers_are_stacks_of_their_own(config: dict[str, Any], layout: str) -> None:
+    """Their routers confirm each of them, whatever config.json has for all."""
+    pattern = "model.layers.*.mlp."
+    detected = found(layers(model(8, 6, 8, 7), layout=layout), config)
+    assert sizes(detected) == [(pattern, 2, 8), (pattern, 1, 6), (pattern, 1, 7)]
+    assert pattern in detected.counted
+
+
+def test_without_routers_layers_have_to_be_alike() -> None:
+    with pytest.raises(BadCheckpoint, match=r"layers\.1\.mlp\.experts has 6 .* has 8"):
+        found(layers(model(8, 6), {}), {})
+
+
+@pytest.mark.parametrize("config", [{}, {"num_experts": 5}, {"num_experts": 6}])
+def test_experts_that_are_lost(config: dict[str, Any]) -> None:
+    """The router has rows for them, even if config.json does not count any."""
+    with pytest.raises(BadCheckpoint, match="holds 5 experts, and its router") as caught:
+        found(layers(model(5, 5), model(6, 6)), config)
+    assert "model.layers.0.mlp.gate.weight has 6 rows" in caught.value.message
+    assert all(f"{key} = {count}" in caught.value.message for key, count in config.items())
+
+
+def test_a_router_that_is_stored_the_other_way_round() -> None:
+    tensors = layers(model(4), {}) | {"model.layers.0.mlp.gate.weight": ("F32", (5, 4))}
+    assert found(tensors, {}).counted
+    tensors |= {"model.layers.0.mlp.gate.weight": ("F32", (5, 6))}
+    with pytest.raises(BadCheckpoint, match="has 6 rows"):
+        found(tensors, {})
+
+
+def test_a_packed_router_says_nothing() -> None:
+    tensors = layers(model(4), {}) | {"model.layers.0.mlp.gate.weight": ("U8", (7, 2))}
+    assert not found(tensors, {}).counted
+
+
+def test_all_that_config_json_says_is_named() -> None:
+    """A router confirms one of two keys; without a router, neither is believed."""
+    both = {"num_experts": 8, "n_routed_experts": 5}
+    assert found(layers(model(5, 5)), both).counted
+    with pytest.raises(BadCheckpoint) as caught:
+        found(layers(model(5, 5), {}), both)
+    assert "holds 5 experts" in caught.value.message
+    assert "num_experts = 8 and n_routed_experts = 5" in caught.value.message
+    with pytest.raises(BadCheckpoint) as caught:
+        found(layers(model(6, 6)), both)
+    assert "num_experts = 8 and n_routed_experts = 5" in caught.value.message
+    assert "correct config.json" in caught.value.hint
+
+
+def test_a_head_for_further_tokens_may_have_others() -> None:
+    """Pruned experts of the model, and all of those of the head, as its router says."""
+    counts = {**model(5, 5), "mtp.layers.0.mlp.": 8}
+    config = {"model_type": "qwen3_next", "num_experts": 5}
+    assert sizes(found(layers(counts), config)) == [
+        ("model.layers.*.mlp.", 2, 5),
+        ("mtp.layers.*.mlp.", 1, 8),
+    ]
+    with pytest.raises(BadCheckpoint, match="holds 5 experts"):
+        found(layers(counts), {**config, "num_experts": 8})
+
+
+def test_sizes_that_shapes_leave_open_come_from_the_router() -> None:
+    """Of DBRX, whose shapes have experts times intermediate as one number."""
+    prefix = "transformer.blocks.0.ffn."
+    tensors: Tensors = {
+        f"{prefix}experts.mlp.{name}": ("BF16", (4 * 3, 5)) for name in ("w1", "v1", "w2")
+    }
+    tensors[f"{prefix}router.layer.weight"] = ("F32", (4, 5))
+    detected = found(tensors, {"model_type": "dbrx"})
+    assert sizes(detected) == [("transformer.blocks.*.ffn.", 1, 4)]
+    assert detected.stacks[0].sizes["i"] == 3
+    with pytest.raises(BadCheckpoint, match="moe_num_experts = 6"):
+        found(tensors, {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 6}})
