@@ -27,10 +27,10 @@ from streamconv.errors import (
 )
 from streamconv.options import Options, Reading
 from streamconv.planning.plan import Plan
-from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
+    from streamconv.verification.result import Verification
 
 __version__ = "0.1.0"
 __all__ = [
@@ -61,9 +61,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import Result when it is asked for: no call needs it, and `--help` has to come at once."""
+    """Import a result's class when it is asked for, so that `--help` comes at once."""
     if name == "Result":
         from streamconv.execution.result import Result
 
         return Result
+    if name == "Verification":
+        from streamconv.verification.result import Verification
+
+        return Verification
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,12 +13,11 @@ from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
 from streamconv.units import parse_share
-from streamconv.verification.result import Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Event
     from streamconv.execution.result import Result
-    from streamconv.verification.result import VerifyProgress, VerifyStarted
+    from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 
 
@@ -222,7 +221,7 @@ def verify(
     jobs: int | None = None,
     on_event: "Callable[[VerifyStarted | VerifyProgress], None] | None" = None,
     **reading: Unpack[Reading],
-) -> Verification:
+) -> "Verification":
     """Verify that `dst` is the conversion of `src`, bit for bit, whatever program made it.
 
     Args:

@@ -4,7 +4,6 @@ A TypedDict names the options for type checkers only. `takes` does the rest: it 
 into the docstring, and refuses an option that does not exist.
 """
 
-import difflib
 import functools
 import inspect
 import textwrap
@@ -94,6 +93,8 @@ def takes(options: type | None = None) -> Callable[[Function], Function]:
 
 def _unexpected(function: str, name: str, known: list[str]) -> str:
     """Return the message for an unknown keyword argument, as Python writes it."""
+    import difflib
+
     similar = difflib.get_close_matches(name, known, n=1)
     message = f"{function}() got an unexpected keyword argument {name!r}"
     return f"{message}; did you mean {similar[0]!r}?" if similar else message

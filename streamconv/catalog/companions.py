@@ -13,8 +13,6 @@ from streamconv.catalog.toml_tables import read_table
 
 _WEIGHT = "weight"
 _SEPARATORS = (".", "_")
-TAIL = 4
-"""Characters by which an ending is looked up. No ending is shorter."""
 
 
 @functools.cache
@@ -28,10 +26,11 @@ def companion_suffixes() -> Mapping[str, str]:
 
 def stem_of(name: str) -> str:
     """Return the beginning that a tensor's name shares with its weight and its companions."""
-    for ending in _endings().get(name[-TAIL:], ()):
-        begin = len(name) - len(ending)
-        if begin > 0 and name[begin - 1] != "." and name.endswith(ending):
-            return name[:begin]
+    for ending in _endings().get(_last_word(name), ()):
+        if name.endswith(ending):
+            stem = name[: -len(ending)]
+            if stem and not stem.endswith("."):
+                return stem
     return name
 
 
@@ -60,7 +59,7 @@ def endings_of(weight: str) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def _endings() -> Mapping[str, tuple[str, ...]]:
-    """Return the ends of names after their stem by their last characters, the longest first.
+    """Return the ends of names after their stem by their last word, the longest first.
 
     A checkpoint has a hundred thousand names, and each is looked up several times: an expression
     of all endings takes ten times as long.
@@ -70,5 +69,10 @@ def _endings() -> Mapping[str, tuple[str, ...]]:
     endings |= {*companion_suffixes().values()}
     found: dict[str, list[str]] = {}
     for ending in sorted(endings, key=lambda ending: (-len(ending), ending)):
-        found.setdefault(ending[-TAIL:], []).append(ending)
-    return {tail: tuple(longest_first) for tail, longest_first in found.items()}
+        found.setdefault(_last_word(ending), []).append(ending)
+    return {word: tuple(longest_first) for word, longest_first in found.items()}
+
+
+def _last_word(name: str) -> str:
+    """Return the last separator of a name, and what follows it."""
+    return name[max(name.rfind("."), name.rfind("_")) :]

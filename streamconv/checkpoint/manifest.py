@@ -28,7 +28,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.layout_record import Record, read_record
@@ -41,21 +41,6 @@ _PIECE = re.compile(r"(0|[1-9][0-9]{0,17}) ([0-9a-f]{32})")
 
 
 # --- what is recorded of a file ----------------------------------------------------------------
-
-
-class RecordedFile(Protocol):
-    """A file as the manifest describes it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the file as hex digits, if it was asked for."""
-
-    def runs(self) -> Iterator[tuple[int, str]]:
-        """Yield size and digest of each run of bytes that has one, in order, without gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +92,9 @@ class RecordedOther:
         if not isinstance(digest, str):
             raise TypeError
         return cls(_read_size(fields), digest, fields.get("sha256"))
+
+
+RecordedFile = RecordedShard | RecordedOther
 
 
 def piece_row(nbytes: int, digest: str) -> str:

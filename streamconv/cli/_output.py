@@ -1,5 +1,6 @@
 """What the commands print: results on stdout, progress on stderr."""
 
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from streamconv.execution.result import Result
     from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
+
+JSON_TOKENS = 1000
+"""Words of JSON that are printed at once. A plan of many tensors has a hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Output:
 
 def print_json(fields: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    for chunk in json.JSONEncoder(indent=2).iterencode(fields):
+    tokens = json.JSONEncoder(indent=2).iterencode(fields)
+    while chunk := "".join(itertools.islice(tokens, JSON_TOKENS)):
         sys.stdout.write(chunk.replace("\x7f", "\\u007f"))  # the only one that JSON leaves as it is
     sys.stdout.write("\n")
 

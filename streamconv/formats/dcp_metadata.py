@@ -13,10 +13,6 @@ The file is a pickle of torch's own classes.
 Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `default_planner.py`.
 """
 
-from dataclasses import dataclass
-
-from streamconv.formats.dcp_tensors import StoredBytes, StoredTensor
-
 METADATA_FILE = ".metadata"
 DATA_SUFFIX = ".distcp"
 VERSION = "1.0.0"
@@ -44,18 +40,6 @@ DIGEST_FIELD = "streamconv_digest"
 DIGITS = 32
 TAIL = b"ub."
 """What follows the digits: the end of the fields, of the object and of the pickle."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """The contents of a `.metadata`."""
-
-    tensors: tuple[StoredTensor, ...]
-    others: tuple[StoredBytes, ...]
-    own: str | None
-    """What this package recorded, if it wrote the file."""
-    has_digest: bool
-    """True if the file has a digest of itself, which was checked."""
 
 
 def digest_of(raw: bytes | memoryview) -> bytes:

@@ -5,6 +5,7 @@ The pickle is data here: no class is imported, nothing is run.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
@@ -24,7 +25,6 @@ from streamconv.formats.dcp_metadata import (
     STORAGE_INFO,
     TAIL,
     TENSOR,
-    Metadata,
     digest_of,
 )
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
@@ -59,6 +59,18 @@ ADMITTED = frozenset(
 """Every name that a `.metadata` may contain. None of them is imported or called."""
 
 _DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The contents of a `.metadata`."""
+
+    tensors: tuple[StoredTensor, ...]
+    others: tuple[StoredBytes, ...]
+    own: str | None
+    """What this package recorded, if it wrote the file."""
+    has_digest: bool
+    """True if the file has a digest of itself, which was checked."""
 
 
 class _Budget:

@@ -15,7 +15,7 @@ from streamconv.options import Reading
 from streamconv.planning.plan import Plan
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sources.open import is_url
-from streamconv.sources.training_state import find_dcp
+from streamconv.sources.training_run import find_dcp
 from streamconv.system.identity import Identity, identities_on_the_way, identity_of
 
 LOCAL_PROTOCOLS = ("file://", "local://")

@@ -20,8 +20,8 @@ from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.chunk_map import Box, ChunkMap
-from streamconv.formats.dcp_metadata import METADATA_FILE, Metadata
-from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES, read_metadata
+from streamconv.formats.dcp_metadata import METADATA_FILE
+from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES, Metadata, read_metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.sources.assembly import CONFIG, header_digest

@@ -41,11 +41,12 @@ def open_source(
         from streamconv.sources.fsspec_url import open_url
 
         return open_url(location, opening, cancel or CancelToken())
-    from streamconv.sources.dcp_folder import open_dcp
-    from streamconv.sources.safetensors_folder import open_folder
-    from streamconv.sources.training_state import find_dcp
+    from streamconv.sources.training_run import find_dcp
 
-    folder = find_dcp(location)
-    if folder:
+    if folder := find_dcp(location):
+        from streamconv.sources.dcp_folder import open_dcp
+
         return open_dcp(location, folder, opening.prefixes)
+    from streamconv.sources.safetensors_folder import open_folder
+
     return open_folder(location, opening)
