@@ -1,6 +1,8 @@
 """Reads the `.metadata` of a torch.distributed.checkpoint folder.
 
-The pickle is data here: no class is imported, nothing is run.
+The pickle is data here: no class is imported, nothing is run. Frameworks put values of their own
+classes next to torch's, and subclass torch's own Metadata. What is foreign is held as data and not
+looked at.
 """
 
 import math
@@ -56,7 +58,7 @@ ADMITTED = frozenset(
         *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
     }
 )
-"""Every name that a `.metadata` may contain. None of them is imported or called."""
+"""The names that torch itself writes. None of them is imported or called."""
 
 _DTYPES = {name: dtype for dtype, (name, _) in TORCH_DTYPES.items()}
 
@@ -115,12 +117,12 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
         label: Names the file in errors.
 
     Raises:
-        BadCheckpoint: The file is malformed or names what no checkpoint needs, or the location of a
+        BadCheckpoint: The file is malformed or names what does harm, or the location of a
             chunk is missing.
     """
-    root = read_pickle(raw, ADMITTED, label)
+    root = read_pickle(raw, ADMITTED, label, holds_foreign=True)
     try:
-        metadata = _parse_metadata(_fields(root, METADATA), _Budget(len(raw), label))
+        metadata = _parse_metadata(_root_fields(root), _Budget(len(raw), label))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
@@ -147,7 +149,8 @@ def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
     This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
     or of another type, they raise what Python raises.
     """
-    paths = fields.get("planner_data") or {}
+    paths = fields.get("planner_data")
+    paths = paths if isinstance(paths, dict) else {}
     locations = _parse_locations(fields["storage_data"], budget)
     tensors, others = [], []
     for key, entry in fields["state_dict_metadata"].items():
@@ -162,6 +165,13 @@ def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
     return Metadata(
         tuple(tensors), tuple(others), own if isinstance(own, str) else None, has_digest
     )
+
+
+def _root_fields(root: Any) -> Mapping[str, Any]:
+    """Return the fields of torch's class Metadata, or of a subclass, by the fields that it has."""
+    if root.name in ADMITTED:
+        return _fields(root, METADATA)
+    return _fields(root, root.name)
 
 
 def _fields(value: Any, name: str) -> Mapping[str, Any]:

@@ -8,8 +8,10 @@ A pickle is a program for a machine with a stack, which makes its reader call wh
     R                        call the name with the tuple   here: push Object("os.system", ("ls",))
     .                        stop: the value is on top of the stack
 
-The caller admits the names that it expects; any other is refused. Only what `pickle.dump` writes
-for plain values is understood, and keys of dictionaries are text, numbers or objects. Nothing is
+The caller admits the names that it expects. Any other is refused, or held as data if the caller
+holds foreign names; even then, names of functions that do harm where a pickle is run are refused,
+so that nobody learns of them elsewhere. Only what `pickle.dump` writes is understood. Keys of
+dictionaries are text, numbers or objects; another one is held in an object of its own. Nothing is
 hashed, compared or walked in depth, so that time and memory stay linear in the pickle's length.
 Source of the opcodes: `pickletools` of Python's library.
 """
@@ -19,24 +21,49 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.pickle_types import PERSISTENT, Global, Object
+from streamconv.formats.pickle_types import KEY, PERSISTENT, Global, Object
 
 MAX_KEY_BITS = 64
 """Bits of a number that is a key of a dictionary."""
+HARMFUL_MODULES = frozenset(
+    {
+        *("os", "posix", "nt", "sys", "subprocess", "shutil", "pty", "socket", "ctypes", "signal"),
+        *("importlib", "runpy", "code", "codeop", "pickle", "_pickle", "webbrowser", "pip"),
+        *("multiprocessing", "threading", "asyncio", "urllib", "http", "requests", "operator"),
+        *("_operator", "types", "inspect", "tempfile", "io", "_io", "marshal", "timeit"),
+    }
+)
+"""Modules whose functions no value of a checkpoint needs, and that a program can be made of."""
+HARMFUL_NAMES = frozenset({"torch.load", "torch.serialization.load", "torch.hub.load"})
+PLAIN_BUILTINS = frozenset(
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in (
+        *("object", "set", "frozenset", "bytearray", "bytes", "complex", "dict", "list", "tuple"),
+        *("int", "long", "float", "str", "unicode", "bool", "slice", "range", "xrange"),
+    )
+)
+"""The builtin names that values are made of. Others are functions."""
+DICTIONARIES = frozenset({"collections.OrderedDict", "collections.defaultdict"})
+"""Classes whose instances are dictionaries: they are read as these."""
 
 
-def read_pickle(raw: bytes, admitted: Collection[str], label: str) -> Any:
+def read_pickle(
+    raw: bytes, admitted: Collection[str], label: str, *, holds_foreign: bool = False
+) -> Any:
     """Return the value in a pickle, with `Global` and `Object` for what it names and calls.
 
     Args:
         raw: The bytes of the pickle.
         admitted: Every name that it may contain, such as `torch.Size`.
         label: Names the pickle in errors.
+        holds_foreign: True to hold names that are not admitted as data, unless they are known to
+            do harm where a pickle is run.
 
     Raises:
         BadCheckpoint: It contains another name, or no plain value.
     """
-    machine = _Machine(raw, admitted, label)
+    machine = _Machine(raw, admitted, label, holds_foreign)
     try:
         return machine.run()
     except (IndexError, struct.error):
@@ -48,11 +75,17 @@ def read_pickle(raw: bytes, admitted: Collection[str], label: str) -> Any:
 class _Machine:
     """The state that the opcodes change."""
 
-    __slots__ = ("admitted", "below", "globals", "label", "memo", "position", "raw", "stack")
+    __slots__ = (
+        *("admitted", "below", "globals", "holds_foreign", "label", "memo", "position", "raw"),
+        "stack",
+    )
 
-    def __init__(self, raw: bytes, admitted: Collection[str], label: str) -> None:
+    def __init__(
+        self, raw: bytes, admitted: Collection[str], label: str, holds_foreign: bool
+    ) -> None:
         self.raw = raw
         self.admitted = admitted
+        self.holds_foreign = holds_foreign
         self.label = label
         self.position = 0
         self.stack: list[Any] = []
@@ -116,12 +149,20 @@ class _Machine:
     def name(self, module: str, name: str) -> None:
         """Push a name. Raises BadCheckpoint if it is not admitted."""
         full = f"{module}.{name}"
-        if full not in self.admitted:
+        if full not in self.admitted and (not self.holds_foreign or _is_harmful(full)):
             raise BadCheckpoint(
                 f"cannot read {self.label}: it names {quoted(full)}, which no checkpoint needs",
                 "do not load this file with torch: it could run code; nothing was run here",
             )
         self.stack.append(self.globals.setdefault(full, Global(full)))
+
+
+def _is_harmful(name: str) -> bool:
+    """Return True if a pickle that is run could do harm by calling `name`."""
+    top = name.partition(".")[0]
+    if top in ("builtins", "__builtin__"):
+        return name not in PLAIN_BUILTINS
+    return top in HARMFUL_MODULES or name in HARMFUL_NAMES
 
 
 # --- the opcodes: one function each, because a large pickle has millions of them ----------------
@@ -165,14 +206,25 @@ def _marked_tuple(m: _Machine) -> None:
 
 
 def _extend(m: _Machine, values: list[Any]) -> None:
-    m.top(list).extend(values)
+    if not _is_foreign(m):
+        m.top(list).extend(values)
+
+
+def _is_foreign(m: _Machine) -> bool:
+    """Return True if the top is an object of a foreign class, of whose items nothing is needed."""
+    return m.holds_foreign and type(m.stack[-1]) is Object and m.stack[-1].name not in m.admitted
 
 
 def _set(m: _Machine, values: list[Any]) -> None:
+    if _is_foreign(m):
+        return
     target = m.top(dict)
     for key, value in zip(values[::2], values[1::2], strict=False):
         if not isinstance(key, str | int | Object):
-            raise m.refusal("a key that is neither text nor number nor object")
+            if not m.holds_foreign:
+                raise m.refusal("a key that is neither text nor number nor object")
+            target[Object(KEY, (key,))] = value
+            continue
         # any number of longer ones have the same hash
         if isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
             raise m.refusal("a key that is a very large number")
@@ -213,12 +265,36 @@ def _call(m: _Machine) -> None:
     args, called = m.stack.pop(), m.stack.pop()
     if type(called) is not Global or type(args) is not tuple:
         raise m.refusal("something is called that is not a name, or not with arguments")
-    m.stack.append(Object(called.name, args))
+    is_dictionary = m.holds_foreign and called.name in DICTIONARIES
+    m.stack.append({} if is_dictionary else Object(called.name, args))
+
+
+def _call_with_names(m: _Machine) -> None:
+    named = m.stack.pop()
+    m.stack[-1] = (*m.stack[-1], named) if type(m.stack[-1]) is tuple else None
+    _call(m)
 
 
 def _build(m: _Machine) -> None:
     state = m.stack.pop()
+    if m.holds_foreign and type(m.stack[-1]) in (dict, list):
+        return
     m.top(Object).state = state
+
+
+def _bytes(length: struct.Struct) -> _Op:
+    return lambda m: m.stack.append(m.take(m.number(length)))
+
+
+def _only_foreign(op: _Op) -> _Op:
+    """Return an opcode that only foreign values need."""
+
+    def run(m: _Machine) -> None:
+        if not m.holds_foreign:
+            _unknown(m)
+        op(m)
+
+    return run
 
 
 def _persistent(m: _Machine) -> None:
@@ -269,6 +345,14 @@ _KNOWN: Mapping[int, _Op] = {
     0x81: _call,  # NEWOBJ
     ord("b"): _build,  # BUILD
     ord("Q"): _persistent,  # BINPERSID
+    ord("C"): _only_foreign(_bytes(_BYTE)),  # SHORT_BINBYTES
+    ord("B"): _only_foreign(_bytes(_UINT)),  # BINBYTES
+    0x8E: _only_foreign(_bytes(_LONG)),  # BINBYTES8
+    0x96: _only_foreign(_bytes(_LONG)),  # BYTEARRAY8
+    0x8F: _only_foreign(lambda m: m.stack.append([])),  # EMPTY_SET
+    0x90: _only_foreign(lambda m: _extend(m, m.to_mark())),  # ADDITEMS
+    0x91: _only_foreign(_marked_tuple),  # FROZENSET
+    0x92: _only_foreign(_call_with_names),  # NEWOBJ_EX
 }
 """The opcodes that are understood. A checkpoint's metadata or a tensor needs no other."""
 _OPS = [_KNOWN.get(op, _unknown) for op in range(256)]

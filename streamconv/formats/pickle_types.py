@@ -6,6 +6,9 @@ from typing import Any
 PERSISTENT = "persistent id"
 """The name of an Object that is outside of the pickle; its `args` are the reference to it."""
 
+KEY = "key"
+"""The name of an Object in place of a dictionary's key, which is in its `args`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Global:

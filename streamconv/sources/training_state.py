@@ -13,7 +13,8 @@ the tensors of the model may lie next to what belongs to the run:
     }
 
 With an entry `model`, the tensors below it are the model. Without one, all tensors are, except
-those below an entry of `RUN_STATE`. The rest is listed and not converted.
+those below an entry of `RUN_STATE`. The rest is listed and not converted. All of it may be in one
+entry more, such as the `app` of torch's own tutorial: `{"app": {"model": ..., "optimizer": ...}}`.
 
 Only `find_dcp` reads files.
 """
@@ -79,12 +80,12 @@ def model_tensors(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str,
 
     Raises BadCheckpoint if there are none, if a key lacks the prefix, or if two get one name.
     """
-    wrapped = _has_model_entry(metadata)
+    entry = _model_entry(metadata)
     keys: dict[str, str] = {}
     for stored in metadata.tensors:
-        if not _is_of_model(stored.path, wrapped):
+        if not _is_of_model(stored.path, entry):
             continue
-        key = ".".join(stored.path[1:] if wrapped else stored.path)
+        key = ".".join(stored.path[len(entry) :])
         name = prefixes.undo(key)
         if prefixes.apply(name) != key:
             raise BadCheckpoint(
@@ -105,32 +106,58 @@ def model_tensors(metadata: Metadata, prefixes: Prefixes) -> Iterator[tuple[str,
 
 def skipped_entries(metadata: Metadata) -> Iterator[OtherFile]:
     """Yield the entries of the state dict that belong to the training run, as skipped files."""
-    wrapped = _has_model_entry(metadata)
+    entry = _model_entry(metadata)
     counts: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for tensor in metadata.tensors:
-        if not _is_of_model(tensor.path, wrapped):
-            counts[tensor.path[0]] += 1
-            nbytes[tensor.path[0]] += sum(chunk.nbytes for chunk in tensor.chunks)
+        if not _is_of_model(tensor.path, entry):
+            name = _entry_name(tensor.path, entry)
+            counts[name] += 1
+            nbytes[name] += sum(chunk.nbytes for chunk in tensor.chunks)
     for value in metadata.others:
-        counts[value.path[0]] += 1
-        nbytes[value.path[0]] += value.nbytes
-    for entry, count in counts.items():
+        name = _entry_name(value.path, entry)
+        counts[name] += 1
+        nbytes[name] += value.nbytes
+    for name, count in counts.items():
         reason = (
             "1 value of the training run, not of the model"
             if count == 1
             else f"{count:,} values of the training run, not of the model"
         )
-        yield OtherFile(entry, nbytes[entry], reason)
+        yield OtherFile(name, nbytes[name], reason)
 
 
-def _has_model_entry(metadata: Metadata) -> bool:
-    return any(len(t.path) > 1 and t.path[0] == MODEL for t in metadata.tensors)
+def _model_entry(metadata: Metadata) -> tuple[str, ...]:
+    """Return the path of the model's entry; empty if the model has no entry of its own.
+
+    It is `model`; or `X.model` if all tensors are in `X`, and `X` looks like a training run's: it
+    has state of the run next to the model, or the names in its model have dots, as those of a flat
+    state dict have.
+    """
+    paths = [tensor.path for tensor in metadata.tensors]
+    if any(len(path) > 1 and path[0] == MODEL for path in paths):
+        return (MODEL,)
+    outer = {path[0] for path in paths}
+    in_model = [path for path in paths if path[1:2] == (MODEL,) and len(path) > 2]
+    if len(outer) != 1 or not in_model:
+        return ()
+    paths += [value.path for value in metadata.others]
+    next_to_it = {path[1] for path in paths if len(path) > 1}
+    is_run = not next_to_it.isdisjoint(RUN_STATE) or next_to_it == {MODEL}
+    is_flat = any("." in path[2] for path in in_model)
+    return (*outer, MODEL) if is_run and (is_flat or len(next_to_it) > 1) else ()
 
 
-def _is_of_model(path: tuple[str, ...], wrapped: bool) -> bool:
+def _entry_name(path: tuple[str, ...], entry: tuple[str, ...]) -> str:
+    """Return the name of the entry that a value of the training run is in."""
+    return ".".join(path[: max(len(entry), 1)])
+
+
+def _is_of_model(path: tuple[str, ...], entry: tuple[str, ...]) -> bool:
     """Return True if the tensor at `path` of the state dict belongs to the model.
 
-    `wrapped` says that the model has an entry of its own.
+    `entry` is the path of the model's own entry, if it has one.
     """
-    return path[0] == MODEL if wrapped else len(path) == 1 or path[0] not in RUN_STATE
+    if entry:
+        return path[: len(entry)] == entry
+    return len(path) == 1 or path[0] not in RUN_STATE

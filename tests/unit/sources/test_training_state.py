@@ -47,6 +47,37 @@ def test_a_model_with_an_entry_of_its_own() -> None:
     }
 
 
+def test_all_of_it_in_one_entry_more() -> None:
+    """As torch's tutorial saves it; what is next to the model is skipped."""
+    found = metadata(
+        [("app", "model", "net.a.weight"), ("app", "optimizer", "m"), ("app", "ema", "m")],
+        ["step"],
+    )
+    assert names(found) == ["net.a.weight"]
+    assert {(o.name, o.size) for o in skipped_entries(found)} == {
+        ("app.optimizer", 8),
+        ("app.ema", 8),
+        ("step", 5),
+    }
+    assert names(metadata([("app", "model", "a.b"), ("app", "model", "c")])) == ["a.b", "c"]
+
+
+def test_a_nested_model_is_no_training_run() -> None:
+    """Modules of modules, one of which is called `model`; and two wrappers."""
+    assert names(metadata([("net", "model", "a", "w"), ("net", "model", "b", "w")])) == [
+        "net.model.a.w",
+        "net.model.b.w",
+    ]
+    assert names(metadata([("net", "model", "a.w"), ("net", "vision", "b.w")])) == [
+        "net.model.a.w",
+        "net.vision.b.w",
+    ]
+    assert names(metadata([("a", "model", "x.w"), ("b", "model", "x.w")])) == [
+        "a.model.x.w",
+        "b.model.x.w",
+    ]
+
+
 def test_a_model_next_to_the_state_of_the_run() -> None:
     """A flat name is a tensor of the model, also if it begins like an entry of the run."""
     found = metadata(
