@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from streamconv.errors import IOFailed, OutputExists, quoted
 from streamconv.planning.partition import Partition
-from streamconv.sinks.own_files import read_own_file, refuse_other_kinds
+from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.resources import start_time
@@ -164,9 +164,8 @@ class Lock:
         Raises:
             BlockingIOError: Another process holds the lock.
             FileNotFoundError: The file does not exist, or was removed meanwhile (_Removed).
-            OutputExists: There is something else at the path.
+            PlantedFile: There is something else at the path.
         """
-        refuse_other_kinds(path, self._files)
         fd = self._files.open_append(path, create=create)
         try:
             try:

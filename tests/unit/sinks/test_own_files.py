@@ -13,6 +13,7 @@ from streamconv.errors import OutputExists, StreamconvError
 from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.linux_file_ops import system_files
+from streamconv.system.planted import PlantedFile
 
 
 def _socket(path: Path) -> None:
@@ -31,7 +32,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "FIFO": os.mkfifo,
     "socket": _socket,
     "folder": Path.mkdir,
-    "device": lambda path: path.symlink_to("/dev/zero"),
+    "symbolic link": lambda path: path.symlink_to("/dev/zero"),
 }
 
 
@@ -43,11 +44,13 @@ def src(tmp_path: Path) -> Path:
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("kind", [*KINDS])
 def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
-    """By its kind, without opening it."""
+    """By its kind, without waiting for it."""
     path = tmp_path / "it"
     KINDS[kind](path)
-    with pytest.raises(OutputExists, match=rf"cannot use .*/it: it is a {kind}, not a file"):
-        read_own_file(path, system_files())
+    files = system_files()
+    files.guard(tmp_path, "it")
+    with pytest.raises(PlantedFile, match=f"it is a {kind}"):
+        read_own_file(path, files)
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
