@@ -1,8 +1,9 @@
 """What the names of tensors say: their order, their layer, and which of them are alike."""
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from streamconv.errors import quoted
@@ -26,23 +27,49 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def sort_naturally(items: Iterable[Item], name_of: Callable[[Item], str]) -> list[Item]:
     """Return the items in the order of their names' natural keys.
 
-    They are compared by one text for each name, which takes a fifth of the key's memory. In it,
-    characters that no name has end what is not a number, and the name; a number is preceded by
-    how many digits it has.
+    They are compared by one text for each name, which takes a fifth of the key's memory, unless
+    two names might have the same text.
     """
     items = list(items)
-    if any("\0" in name or "\1" in name for name in map(name_of, items)):
-        return sorted(items, key=lambda item: natural_key(name_of(item)))
-    return sorted(items, key=lambda item: _text_key(name_of(item)))
+    keys = _TextKeys()
+    ordered = sorted(items, key=lambda item: keys.of(name_of(item)))
+    if keys.are_ambiguous:
+        ordered = sorted(items, key=lambda item: natural_key(name_of(item)))
+    return ordered
 
 
-def _text_key(name: str) -> str:
-    return f"{_DIGITS.sub(_number_key, name)}\0{name}"
+def find_naturally(items: Sequence[Item], name_of: Callable[[Item], str], name: str) -> Item:
+    """Return the item called `name`, of items in natural order. Raises KeyError."""
+    place = bisect_left(items, natural_key(name), key=lambda item: natural_key(name_of(item)))
+    if place == len(items) or name_of(items[place]) != name:
+        raise KeyError(name)
+    return items[place]
 
 
-def _number_key(match: re.Match[str]) -> str:
-    digits = match[0].lstrip("0")
-    return f"\1{chr(len(digits))}{digits}"
+class _TextKeys(dict[str, str]):
+    """Makes of each name a text that compares like its natural key.
+
+    In it, characters that no name has end the name and begin a number, which is preceded by how
+    many digits it has. As a dictionary it holds the texts of numbers.
+    """
+
+    are_ambiguous = False
+    """True if a name has one of these characters, or a number that begins with a zero."""
+
+    def of(self, name: str) -> str:
+        """Return the text of a name."""
+        if "\0" in name or "\1" in name:
+            self.are_ambiguous = True
+        parts = _DIGITS.split(name)
+        parts[1::2] = [self[digits] for digits in parts[1::2]]
+        return f"{''.join(parts)}\0"
+
+    def __missing__(self, digits: str) -> str:
+        number = digits.lstrip("0")
+        if digits not in (number, "0"):
+            self.are_ambiguous = True
+        text = self[digits] = f"\1{chr(len(number))}{number}"
+        return text
 
 
 def pattern_of(prefix: str) -> str:

@@ -1,7 +1,8 @@
 """One worker of a run: makes pieces as the plan says, hashes them, and writes them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
@@ -15,6 +16,9 @@ from streamconv.sinks.write_buffer import WriteBuffer
 from streamconv.sources.base import Read, Source
 from streamconv.system.buffers import new_buffer
 from streamconv.system.cancellation import CancelToken
+
+BATCH_READS = 1024
+"""Reads that are asked for at once; the system fills as many buffers in one call."""
 
 
 class Worker:
@@ -39,11 +43,12 @@ class Worker:
         self._buffer.begin(
             piece.offset, lambda offset, data: self._output.write(piece.shard, offset, data)
         )
-        for is_copy, parts in itertools.groupby(piece.parts, _is_copy):
-            if is_copy:
-                self._copy([part for part in parts if isinstance(part, StepBytes)])
+        for run in _runs(piece.parts):
+            if run.is_copy:
+                self._copy(piece.parts, run)
                 continue
-            for part in parts:
+            for index in run.parts:
+                part = piece.parts[index]
                 if isinstance(part, FramingBytes):
                     for framing in self._plan.framing_bytes(piece, part):
                         self._write_framing(framing)
@@ -63,12 +68,12 @@ class Worker:
             self._filled(room)
             left = left[len(room) :]
 
-    def _copy(self, parts: Sequence[StepBytes]) -> None:
+    def _copy(self, parts: Sequence[ShardPart], run: "_Run") -> None:
         """Read bytes that keep their order straight into the output buffer, in large batches."""
-        left = sum(part.nbytes for part in parts)
+        left = run.nbytes
         reads: list[Read] = []
         room = free = memoryview(b"")
-        for info, begin, end in itertools.chain.from_iterable(map(_copied_ranges, parts)):
+        for info, begin, end in _copied_ranges(parts[index] for index in run.parts):
             position = begin
             while position < end:
                 if not free:
@@ -78,10 +83,11 @@ class Worker:
                 position += len(buffer)
                 left -= len(buffer)
                 free = free[len(buffer) :]
-                if not free:
+                if not free or len(reads) == BATCH_READS:
                     self._source.read(reads)
-                    self._filled(room)
                     reads.clear()
+                if not free:
+                    self._filled(room)
 
     def _transpose(self, part: StepBytes) -> None:
         """Write a unit whose bytes do not keep their order, panel by panel."""
@@ -126,12 +132,41 @@ class _UnitInputs:
         self._loaded = wanted
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Adjacent parts of a piece that are all copies, or that none of is one."""
+
+    is_copy: bool
+    parts: range
+    """Their indices."""
+    nbytes: int
+
+
+def _runs(parts: Sequence[ShardPart]) -> Iterator[_Run]:
+    """Yield the runs of parts, in order."""
+    first = 0
+    for is_copy, group in itertools.groupby(parts, _is_copy):
+        count = nbytes = 0
+        for part in group:
+            count += 1
+            nbytes += part.nbytes
+        yield _Run(is_copy, range(first, first + count), nbytes)
+        first += count
+
+
 def _is_copy(part: ShardPart) -> bool:
     return isinstance(part, StepBytes) and part.how.is_copy
 
 
-def _copied_ranges(part: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
-    """Yield the byte ranges that a copy consists of, in order: tensor, begin, end."""
+def _copied_ranges(parts: Iterable[ShardPart]) -> Iterator[tuple[TensorInfo, int, int]]:
+    """Yield the byte ranges that copies consist of, in order: tensor, begin, end."""
+    for part in parts:
+        if isinstance(part, StepBytes):
+            yield from _ranges_of(part)
+
+
+def _ranges_of(part: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
+    """Yield the byte ranges that one copy consists of, in order: tensor, begin, end."""
     how, inputs = part.how, part.inputs
     reads = how.reads(part.unit)
     position = part.begin

@@ -7,13 +7,12 @@ that their rank needs.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from streamconv.catalog.presets import Prefixes, Preset
 from streamconv.checkpoint.manifest import Manifest
-from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import DIGEST
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
@@ -23,13 +22,13 @@ from streamconv.formats.torch_archive import TORCH_DTYPES
 from streamconv.formats.torch_archive_writer import archive_of_value, around_tensor
 from streamconv.planning.shards import (
     FramingBytes,
+    PlacedSteps,
     Shard,
     ShardPart,
     step_parts,
     unit_parts,
-    with_offsets,
 )
-from streamconv.planning.steps import Step
+from streamconv.planning.steps import Step, Steps
 
 
 @dataclass(frozen=True)
@@ -51,56 +50,53 @@ class Dcp:
         renamed = (f"names {self.prefixes.hf}* as {self.prefixes.dcp}*",)
         return preset if self.prefixes.hf == self.prefixes.dcp else preset + renamed
 
-    def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
-        """Cut steps, in natural order of names, so that no tensor is in two files."""
-        ordered = sort_naturally(steps, lambda step: step.name)
-        self._check_keys(ordered)
-        in_shard: list[Step] = []
-        nbytes = number = 0
-        for step in ordered:
-            if in_shard and nbytes + step.nbytes > max_shard_bytes:
-                yield self._shard(number, in_shard)
-                in_shard, nbytes, number = [], 0, number + 1
-            in_shard.append(step)
-            nbytes += step.nbytes
-        yield self._shard(number, in_shard)
+    def shards(self, steps: Steps, max_shard_bytes: int) -> Iterator[Shard]:
+        """Cut steps so that no tensor is in two files."""
+        self._check_keys(steps)
+        first = nbytes = count = 0
+        for number in range(len(steps)):
+            size = steps.nbytes(number)
+            if number > first and nbytes + size > max_shard_bytes:
+                yield self._shard(count, PlacedSteps(steps, range(first, number)))
+                first, nbytes, count = number, 0, count + 1
+            nbytes += size
+        yield self._shard(count, PlacedSteps(steps, range(first, len(steps))))
 
-    def _shard(self, number: int, steps: list[Step]) -> Shard:
-        ordered = tuple(with_offsets(steps))
+    def _shard(self, number: int, steps: PlacedSteps) -> Shard:
         name = f"{self._folder}__0_{number}{DATA_SUFFIX}"
-        data_bytes = sum(step.nbytes for step in ordered)
-        nbytes = sum(part.nbytes for part in self.parts(Shard(name, ordered, 0, data_bytes)))
-        return Shard(name, ordered, nbytes, data_bytes)
+        nbytes = sum(part.nbytes for part in self.parts(Shard(name, steps, 0, steps.nbytes)))
+        return Shard(name, steps, nbytes, steps.nbytes)
 
     @property
     def _folder(self) -> str:
         return f"{self.preset.folder}/" if self.preset else ""
 
-    def _check_keys(self, steps: Sequence[Step]) -> None:
+    def _check_keys(self, steps: Steps) -> None:
         """Raise PlanRefused for a tensor that a DCP cannot hold, or not under a reversible key."""
-        keys: dict[str, str] = {}
-        for step in steps:
-            key = self.prefixes.apply(step.name)
-            if step.dtype not in TORCH_DTYPES:
-                raise PlanRefused(
-                    f"tensor {quoted(step.name)} is {step.dtype}, which torch has no dtype for"
-                )
-            if key in keys:
-                raise PlanRefused(
-                    f"tensors {quoted(keys[key])} and {quoted(step.name)} would both have the key "
-                    f"{quoted(key)}",
-                    "choose other prefixes",
-                )
-            if not self.prefixes.is_reversible(step.name):
-                raise PlanRefused(
-                    f"tensor {quoted(step.name)} would have the key {quoted(key)} and come back "
-                    f"from it as {quoted(self.prefixes.undo(key))}",
-                    "choose prefixes that can be undone",
-                )
-            keys[key] = step.name
-        for extra in self._extras():
-            if extra in keys:
-                raise PlanRefused(f"tensor {quoted(keys[extra])} would have the key {extra!r}")
+        extras = self._extras()
+        for number in range(len(steps)):
+            name, dtype = steps.name(number), steps.dtype(number)
+            key = self.prefixes.apply(name)
+            if dtype not in TORCH_DTYPES:
+                raise PlanRefused(f"tensor {quoted(name)} is {dtype}, which torch has no dtype for")
+            if not self.prefixes.is_reversible(name):
+                self._refuse_key(steps, name, key)
+            if key in extras:
+                raise PlanRefused(f"tensor {quoted(name)} would have the key {key!r}")
+
+    def _refuse_key(self, steps: Steps, name: str, key: str) -> NoReturn:
+        """Raise PlanRefused for a tensor whose key means another tensor."""
+        other = self.prefixes.undo(key)
+        if other in map(steps.name, range(len(steps))):
+            raise PlanRefused(
+                f"tensors {quoted(other)} and {quoted(name)} would both have the key {quoted(key)}",
+                "choose other prefixes",
+            )
+        raise PlanRefused(
+            f"tensor {quoted(name)} would have the key {quoted(key)} and come back from it as "
+            f"{quoted(other)}",
+            "choose prefixes that can be undone",
+        )
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Yield the archives of each step's chunks; in the first file, also those of the extras."""
@@ -109,7 +105,10 @@ class Dcp:
             head, tail = around_tensor(step.dtype, shape)
             for unit in range(count):
                 yield FramingBytes(2 * number, len(head))
-                yield from step_parts(step) if count == 1 else unit_parts(step, unit)
+                if count == 1:
+                    yield from step_parts(shard.steps, number)
+                else:
+                    yield from unit_parts(shard.steps, number, unit)
                 yield FramingBytes(2 * number + 1, len(tail))
         for number, extra in enumerate(self._extras_in(shard).values()):
             yield FramingBytes(2 * len(shard.steps) + number, len(extra))

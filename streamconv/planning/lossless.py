@@ -10,13 +10,11 @@ from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.tensor_groups import GroupTensors
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.planning.steps import Step
+from streamconv.planning.steps import Steps
 from streamconv.planning.target import Target
 
 
-def check_lossless(
-    steps: list[Step], source: Detected, target: Target, layers: range | None
-) -> None:
+def check_lossless(steps: Steps, source: Detected, target: Target, layers: range | None) -> None:
     """Check steps against their source.
 
     Args:
@@ -34,21 +32,23 @@ def check_lossless(
     _check_unique_names(steps, target)
     _check_reversible_names(source, target)
     _check_groups(source, target)
-    _check_companions(steps, target)
+    _check_companions(steps, source, target)
     _check_bytes(
-        steps, [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
+        steps, (info for name, info in source.hub_names.items() if layer_filter.keeps(name))
     )
 
 
-def _check_unique_names(steps: list[Step], target: Target) -> None:
-    seen: set[str] = set()
-    for step in steps:
-        if step.name in seen:
+def _check_unique_names(steps: Steps, target: Target) -> None:
+    """Raise PlanRefused if two tensors have one name. They would be neighbors in their order."""
+    before = None
+    for number in range(len(steps)):
+        name = steps.name(number)
+        if name == before:
             raise PlanRefused(
-                f"two tensors would be called {quoted(step.name)} in the form "
-                f"{target.names.name!r}, {quoted(step.inputs[0].name)} is one of them"
+                f"two tensors would be called {quoted(name)} in the form "
+                f"{target.names.name!r}, {quoted(steps[number].inputs[0].name)} is one of them"
             )
-        seen.add(step.name)
+        before = name
 
 
 def _check_reversible_names(source: Detected, target: Target) -> None:
@@ -126,22 +126,33 @@ def _check_names_free(others: _Tensors, source: Detected, target: Target) -> Non
             )
 
 
-def _check_companions(steps: list[Step], target: Target) -> None:
+def _check_companions(steps: Steps, source: Detected, target: Target) -> None:
     """Raise PlanRefused if a tensor would be parted from the weight that it belongs to.
 
     A weight that is rearranged takes all of its companions along. The companions of one that is
     renamed do not keep their old stem.
     """
+    copied = [(source.hub_names[hub_name].name, hub_name) for hub_name in steps.copied]
+    if not steps.converted and all(target.names.apply(hub) == name for name, hub in copied):
+        return
+    moved, stems = {}, set()
+    for name, hub_name in copied:
+        stem = stem_of(name)
+        stems.add(stem)
+        if target.names.apply(hub_name) != name and not is_companion(name):
+            moved[stem] = name
     rearranged = {
-        stem_of(info.name): info.name for step in steps if step.module for info in step.inputs
+        stem_of(info.name): info.name
+        for each in steps.converted
+        for infos in each.module.tensors.values()
+        for info in infos
+        if stem_of(info.name) in stems
     }
-    copied = [(stem_of(step.inputs[0].name), step) for step in steps if not step.module]
-    moved = {stem: step.inputs[0].name for stem, step in copied if _is_renamed_weight(step)}
-    for stem, step in copied:
-        name = step.inputs[0].name
+    for name, hub_name in copied:
+        stem = stem_of(name)
         weight = rearranged.get(stem)
-        if weight is None and is_companion(name) and stem_of(step.name) == stem:
-            weight = moved.get(stem)
+        if weight is None and is_companion(name):
+            weight = moved.get(stem) if stem_of(target.names.apply(hub_name)) == stem else None
         if weight is not None:
             raise PlanRefused(
                 f"tensor {quoted(name)} belongs to {quoted(weight)}, and {target.asked} would part "
@@ -150,18 +161,15 @@ def _check_companions(steps: list[Step], target: Target) -> None:
             )
 
 
-def _is_renamed_weight(step: Step) -> bool:
-    name = step.inputs[0].name
-    return step.name != name and not is_companion(name)
-
-
-def _check_bytes(steps: list[Step], expected: list[TensorInfo]) -> None:
+def _check_bytes(steps: Steps, expected: Iterable[TensorInfo]) -> None:
     """Raise PlanRefused if a tensor is not used, or if the output has more or fewer bytes."""
-    used = {info.name for step in steps for info in step.inputs}
-    unused = next((info for info in expected if info.name not in used), None)
-    before, after = sum(info.nbytes for info in expected), sum(step.nbytes for step in steps)
+    before = sum(info.nbytes for info in expected)
+    after = sum(map(steps.nbytes, range(len(steps))))
     total = (
         f"{before} bytes of tensors would become {after}: a layout or family is described wrongly"
+    )
+    unused = next(
+        (info for each in steps.converted for info in each.stack.unused(each.module)), None
     )
     if unused is not None:
         raise PlanRefused(f"tensor {quoted(unused.name)} would be lost; {total}")

@@ -19,7 +19,7 @@ panel
     processor's cache. Panels are not in the plan: `execution/transpose.py` cuts a unit into them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,8 +32,15 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import Limits, Memory, fit_memory, tables_bytes
 from streamconv.planning.safetensors_shards import Safetensors
-from streamconv.planning.shards import FramingBytes, Shard, ShardFormat, ShardPart, StepBytes
-from streamconv.planning.steps import Step, make_steps
+from streamconv.planning.shards import (
+    FramingBytes,
+    PieceParts,
+    Shard,
+    ShardFormat,
+    ShardPart,
+    StepBytes,
+)
+from streamconv.planning.steps import Step, Steps, make_steps
 from streamconv.planning.target import Target
 
 PIECE_BYTES = 8 * 2**20
@@ -49,7 +56,7 @@ class Piece:
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
-    parts: tuple[ShardPart, ...]
+    parts: Sequence[ShardPart]
     """Its content, in order."""
 
 
@@ -62,6 +69,8 @@ class Plan:
     source: Detected
     """What was detected in it, with all casts applied."""
     target: Target
+    steps: Steps
+    """Every output tensor, in natural order of names and without a place."""
     format: ShardFormat
     shards: tuple[Shard, ...]
     record: Record
@@ -110,11 +119,14 @@ class Plan:
                 grouped.setdefault(self.layer(step), []).append(step)
         return dict(sorted(grouped.items(), key=lambda item: (item[0] is None, item[0])))
 
-    @cached_property
-    def inputs(self) -> tuple[TensorInfo, ...]:
+    def step(self, name: str) -> Step:
+        """Return the step that makes the tensor `name`, at offset 0. Raises KeyError."""
+        return self.steps[self.steps.find(name)]
+
+    @property
+    def inputs(self) -> Iterator[TensorInfo]:
         """Every tensor that a step takes, once; with casts applied."""
-        steps = (step for shard in self.shards for step in shard.steps)
-        return tuple({info.name: info for step in steps for info in step.inputs}.values())
+        return self.steps.inputs()
 
     @cached_property
     def read_bytes(self) -> int:
@@ -128,15 +140,16 @@ class Plan:
         tensors = sum(info.nbytes for info in self.stored if info.file in remote)
         return tensors + sum(other.size for other in self.copied if other.name in remote)
 
-    @cached_property
-    def stored(self) -> tuple[TensorInfo, ...]:
+    @property
+    def stored(self) -> Iterator[TensorInfo]:
         """Every stored tensor that is read, once."""
-        return tuple({i.name: i for info in self.inputs for i in info.stored}.values())
+        return (stored for info in self.inputs for stored in info.stored)
 
     def pieces(self, shards: Iterable[int] | None = None) -> Iterator[Piece]:
         """Yield every piece, or those of some shards, in the order of shards and offsets."""
         for number in range(len(self.shards)) if shards is None else shards:
-            yield from _pieces(number, self.format.parts(self.shards[number]))
+            shard = self.shards[number]
+            yield from _pieces(number, shard, self.format.parts(shard))
 
     def framing_bytes(self, piece: Piece, part: FramingBytes) -> Iterator[bytes]:
         """Yield the content of a part of a piece that belongs to the file format."""
@@ -183,23 +196,23 @@ def make_plan(
         )
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
-    casts = max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
-    widest = max(steps, key=lambda step: step.buffer_bytes)
     layouts = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
-    inputs = len({info.name for step in steps for info in step.inputs})
     record = Record(target.names.name, target.form, layouts, _layers_text(source, layers))
     file_format = shard_format(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.skip_reason:
         _check_files(checkpoint, shards)
+    inputs = sum(1 for _ in steps.inputs())
     tables = tables_bytes(inputs, len(steps), file_format.name, verify=verify, sha256=sha256)
-    buffer, name = widest.buffer_bytes, widest.name
-    del steps, widest
+    widest = max(range(len(steps)), key=steps.buffer_bytes)
+    buffer, name = steps.buffer_bytes(widest), steps.name(widest)
+    casts = _cast_bytes(steps) if casting != AS_STORED else 0
     limits = limits if isinstance(limits, Limits) else limits()
     return Plan(
         checkpoint=checkpoint,
         source=source,
         target=target,
+        steps=steps,
         format=file_format,
         shards=shards,
         record=record,
@@ -207,6 +220,11 @@ def make_plan(
         memory=fit_memory(limits, buffer, name, casts, checkpoint.read_scratch_bytes, tables),
         casting=casting,
     )
+
+
+def _cast_bytes(steps: Steps) -> int:
+    """Return the bytes that a worker needs for the casts of any step."""
+    return max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
 
 
 def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
@@ -230,19 +248,22 @@ def _layers_text(source: Detected, layers: range | None) -> str | None:
     return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
 
 
-def _pieces(shard: int, parts: Iterator[ShardPart]) -> Iterator[Piece]:
+def _pieces(number: int, shard: Shard, parts: Iterable[ShardPart]) -> Iterator[Piece]:
     """Group the parts of a shard into pieces; the tensors of one expert stay together."""
-    pending: list[ShardPart] = []
+    pending = PieceParts(shard.steps)
     begin = position = 0
     owner: tuple[str, int | None] = ("", None)
     for part in parts:
-        next_owner = (part.step.module, part.step.expert) if isinstance(part, StepBytes) else owner
+        next_owner = owner
+        if isinstance(part, StepBytes):
+            step = part.step
+            next_owner = (step.module, step.expert)
         same_expert = next_owner == owner and owner[1] is not None
         if position - begin >= PIECE_BYTES and not same_expert:
-            yield Piece(shard, begin, position - begin, tuple(pending))
-            pending, begin = [], position
+            yield Piece(number, begin, position - begin, pending)
+            pending, begin = PieceParts(shard.steps), position
         owner = next_owner
         pending.append(part)
         position += part.nbytes
     if pending:
-        yield Piece(shard, begin, position - begin, tuple(pending))
+        yield Piece(number, begin, position - begin, pending)

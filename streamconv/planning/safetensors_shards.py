@@ -6,17 +6,17 @@ that a single shard tells which layouts it has.
 
 import itertools
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
 from streamconv.checkpoint.manifest import Manifest
-from streamconv.checkpoint.tensor_names import sort_naturally
 from streamconv.checkpoint.types import INDEX, MANIFEST
 from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, Entry
 from streamconv.formats.safetensors_writer import header_bytes, header_text
-from streamconv.planning.shards import FramingBytes, Shard, ShardPart, step_parts, with_offsets
-from streamconv.planning.steps import Step
+from streamconv.planning.shards import FramingBytes, PlacedSteps, Shard, ShardPart, step_parts
+from streamconv.planning.steps import Step, Steps
 
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
@@ -35,34 +35,24 @@ class Safetensors:
     skip_reason: str = ""
     facts: tuple[str, ...] = ()
 
-    def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
-        """Cut steps, in natural order of names, by huggingface_hub's own rules.
+    def shards(self, steps: Steps, max_shard_bytes: int) -> Iterator[Shard]:
+        """Cut steps by huggingface_hub's rules.
 
         In a shard, tensors with wide elements come first, so that each is aligned.
         """
-        from huggingface_hub import split_state_dict_into_shards_factory
-
-        by_name = {step.name: step for step in sort_naturally(steps, lambda step: step.name)}
-        split = split_state_dict_into_shards_factory(
-            by_name,
-            get_storage_size=lambda step: step.nbytes,
-            filename_pattern=FILENAME_PATTERN,
-            max_shard_size=max_shard_bytes,
-        )
-        for file, names in split.filename_to_tensors.items():
-            widest_first = sorted(
-                (by_name[name] for name in names), key=lambda step: -DTYPE_BITS[step.dtype]
-            )
-            ordered = tuple(with_offsets(widest_first))
-            data_bytes = sum(step.nbytes for step in ordered)
-            text_bytes = sum(map(len, self._header_text(ordered)))
-            nbytes = header_bytes(text_bytes, DATA_ALIGNMENT) + data_bytes
-            yield Shard(file, ordered, nbytes, data_bytes)
+        cuts = list(_cut(map(steps.nbytes, range(len(steps))), max_shard_bytes))
+        for index, numbers in enumerate(cuts, 1):
+            suffix = f"-{index:05d}-of-{len(cuts):05d}" if len(cuts) > 1 else ""
+            widest_first = sorted(numbers, key=lambda number: -DTYPE_BITS[steps.dtype(number)])
+            placed = PlacedSteps(steps, widest_first)
+            text_bytes = sum(map(len, self._header_text(placed)))
+            nbytes = header_bytes(text_bytes, DATA_ALIGNMENT) + placed.nbytes
+            yield Shard(FILENAME_PATTERN.format(suffix=suffix), placed, nbytes, placed.nbytes)
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         yield FramingBytes(0, shard.nbytes - shard.data_bytes)
-        for step in shard.steps:
-            yield from step_parts(step)
+        for index in range(len(shard.steps)):
+            yield from step_parts(shard.steps, index)
 
     def framing_bytes(self, shard: Shard, number: int) -> Iterator[bytes]:
         left = shard.nbytes - shard.data_bytes - LENGTH_BYTES
@@ -84,6 +74,29 @@ class Safetensors:
         entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
         metadata = {"format": "pt", METADATA_KEY: json.dumps(self.record.to_json(), sort_keys=True)}
         return header_text(entries, metadata)
+
+
+def _cut(sizes: Iterable[int], most: int) -> "Iterator[array[int]]":
+    """Yield the numbers of the tensors in each shard, as huggingface_hub's splitter cuts them.
+
+    A tensor that is larger than a shard gets one of its own, before the one that is being filled.
+
+    Args:
+        sizes: Bytes of each tensor.
+        most: Bytes of a shard, at most.
+    """
+    filling, nbytes = array("q"), 0
+    for number, size in enumerate(sizes):
+        if size > most:
+            yield array("q", [number])
+            continue
+        if nbytes + size > most:
+            yield filling
+            filling, nbytes = array("q"), 0
+        filling.append(number)
+        nbytes += size
+    if filling:
+        yield filling
 
 
 def build_index(shards: Sequence[Shard]) -> bytes:

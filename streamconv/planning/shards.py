@@ -5,14 +5,15 @@ that belong to the format, such as a header. A format cuts steps into shards and
 each has. Whatever runs a plan knows no format.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, overload
 
 from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.planning.rearrangement import Rearrangement
-from streamconv.planning.steps import Step
+from streamconv.planning.steps import Step, Steps
 
 COPY_BYTES = 8 * 2**20
 """Bytes at which a copy is cut, so that a piece can end there. Other units stay whole."""
@@ -31,7 +32,10 @@ class FramingBytes:
 class StepBytes:
     """Bytes `begin` to `end` of one unit of a step."""
 
-    step: Step
+    steps: Sequence[Step]
+    """The steps of the shard."""
+    index: int
+    """Index of the step among them."""
     section: int
     """Index of the section that the unit belongs to."""
     unit: int
@@ -42,6 +46,11 @@ class StepBytes:
     @property
     def nbytes(self) -> int:
         return self.end - self.begin
+
+    @property
+    def step(self) -> Step:
+        """The step."""
+        return self.steps[self.index]
 
     @property
     def how(self) -> Rearrangement:
@@ -63,7 +72,7 @@ class Shard:
 
     name: str
     """Path below the output folder, with slashes."""
-    steps: tuple[Step, ...]
+    steps: Sequence[Step]
     """In the order of their bytes."""
     nbytes: int
     """Size of the file."""
@@ -86,10 +95,10 @@ class ShardFormat(Protocol):
     def facts(self) -> tuple[str, ...]:
         """Settings in which two outputs of this format can differ, in words."""
 
-    def shards(self, steps: Iterable[Step], max_shard_bytes: int) -> Iterator[Shard]:
-        """Put steps into files of at most `max_shard_bytes` of data, each at its offset.
+    def shards(self, steps: Steps, max_shard_bytes: int) -> Iterator[Shard]:
+        """Put steps, in natural order of names, into files, each at its offset.
 
-        A single tensor that is larger gets a file of its own.
+        A file has at most `max_shard_bytes` of data; a tensor that is larger gets its own.
         """
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
@@ -110,25 +119,100 @@ class ShardFormat(Protocol):
         """
 
 
-def with_offsets(steps: Iterable[Step]) -> Iterator[Step]:
-    """Yield the steps, each with its offset if their bytes are concatenated in this order."""
-    offset = 0
-    for step in steps:
-        yield replace(step, offset=offset)
-        offset += step.nbytes
+class PlacedSteps(Sequence[Step]):
+    """The steps of a shard, each with its offset; made from a few bytes when they are asked for."""
+
+    def __init__(self, steps: Steps, numbers: Iterable[int]) -> None:
+        """Concatenate the bytes of steps.
+
+        Args:
+            steps: All steps of the conversion.
+            numbers: The numbers of those in the shard, in the order of their bytes.
+        """
+        self._steps = steps
+        self._numbers = array("q", numbers)
+        self._offsets = array("q")
+        self._last: tuple[int, Step] | None = None
+        self.nbytes = 0
+        """Bytes of all of them."""
+        for number in self._numbers:
+            self._offsets.append(self.nbytes)
+            self.nbytes += steps.nbytes(number)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Step, ...]: ...
+    def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
+        if isinstance(index, slice):
+            return tuple(self[each] for each in range(*index.indices(len(self))))
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]
+        step = self._steps.step(self._numbers[index], self._offsets[index])
+        self._last = index, step
+        return step
 
 
-def step_parts(step: Step) -> Iterator[StepBytes]:
+class PieceParts(Sequence[ShardPart]):
+    """Adjacent parts of a shard, each held in a few bytes: a shard can have a million of them."""
+
+    _FIELDS = 5
+    _FRAMING = -1
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        """Hold no parts yet, of a shard that consists of `steps`."""
+        self._steps = steps
+        self._rows = array("q")
+
+    def append(self, part: ShardPart) -> None:
+        """Add the part that follows."""
+        if isinstance(part, FramingBytes):
+            self._rows.extend((self._FRAMING, part.number, 0, 0, part.nbytes))
+        else:
+            self._rows.extend((part.index, part.section, part.unit, part.begin, part.end))
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._FIELDS
+
+    @overload
+    def __getitem__(self, index: int) -> ShardPart: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ShardPart, ...]: ...
+    def __getitem__(self, index: int | slice) -> ShardPart | tuple[ShardPart, ...]:
+        if isinstance(index, slice):
+            return tuple(self[each] for each in range(*index.indices(len(self))))
+        first = range(len(self))[index] * self._FIELDS
+        which, number, unit, begin, end = self._rows[first : first + self._FIELDS]
+        if which == self._FRAMING:
+            return FramingBytes(number, end)
+        return StepBytes(self._steps, which, number, unit, begin, end)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PieceParts) and (
+            (self._rows, [*self._steps]) == (other._rows, [*other._steps])
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._rows.tobytes())
+
+
+def step_parts(steps: Sequence[Step], index: int) -> Iterator[StepBytes]:
     """Yield all units of a step: copies in cuts of COPY_BYTES, others whole."""
-    for section, how in enumerate(step.sections):
+    for section, how in enumerate(steps[index].sections):
         for unit in range(how.units):
-            yield from unit_parts(step, unit, section)
+            yield from unit_parts(steps, index, unit, section)
 
 
-def unit_parts(step: Step, unit: int, section: int = 0) -> Iterator[StepBytes]:
+def unit_parts(
+    steps: Sequence[Step], index: int, unit: int, section: int = 0
+) -> Iterator[StepBytes]:
     """Yield one unit of a step: a copy in cuts of COPY_BYTES, any other whole."""
-    how = step.sections[section]
+    how = steps[index].sections[section]
     size = how.unit_bytes
     cut = COPY_BYTES if how.is_copy else max(size, 1)
     for begin in range(0, size, cut):
-        yield StepBytes(step, section, unit, begin, min(begin + cut, size))
+        yield StepBytes(steps, index, section, unit, begin, min(begin + cut, size))

@@ -1,22 +1,25 @@
-"""Plan the steps of a conversion: one for each output tensor.
+"""The steps of a conversion: one for each output tensor, made when it is asked for.
 
-A step has a name, but no place yet. The file format orders the steps and gives them offsets.
+A step follows from its stack, its module and its number, so a plan holds only a few bytes for each,
+however many there are. A step has no place yet: the file format puts steps into shards and gives
+them offsets.
 """
 
 import functools
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
 
-from streamconv.catalog.layouts import NamedLayout
-from streamconv.catalog.templates import EXPERT, Template
+from streamconv.checkpoint.tensor_names import find_naturally, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.detection.stacks import Module, Stack
-from streamconv.errors import PlanRefused, UsageError, quoted
-from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import Rearrangement, copy_of, plan_rearrangement
+from streamconv.detection.stacks import Module
+from streamconv.errors import PlanRefused
+from streamconv.planning.rearrangement import Rearrangement, copy_of
+from streamconv.planning.stack_outputs import OutputTensor, StackOutputs
 from streamconv.planning.target import Target
 
 
@@ -63,7 +66,122 @@ class Step:
         return self.inputs[first : first + self.sections[section].total_inputs]
 
 
-def make_steps(source: Detected, target: Target, layers: range | None) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class ConvertedModule:
+    """A module that gets another layout."""
+
+    module: Module
+    stack: StackOutputs
+
+
+class Steps(Sequence[Step]):
+    """Every step of a conversion, in natural order of names, all at offset 0."""
+
+    def __init__(self, source: Detected, target: Target, layer_filter: LayerFilter) -> None:
+        """Plan the conversion of each stack; see `make_steps`."""
+        self._names = target.names
+        self._hub_names = source.hub_names
+        self.converted = tuple(_converted(source, target, layer_filter))
+        """The modules that get another layout."""
+        taken = _converted_names(source, target)
+        self.copied = tuple(
+            hub_name
+            for hub_name, info in source.hub_names.items()
+            if info.name not in taken and layer_filter.keeps(hub_name)
+        )
+        """Hub names of the tensors that stay as they are."""
+        self._firsts = array("q")
+        """Number of the first step of each module, in the order of `converted`."""
+        count = 0
+        for each in self.converted:
+            self._firsts.append(count)
+            count += len(each.stack.outputs)
+        self._copies = count
+        count += len(self.copied)
+        self._order = array("q", range(count))
+        self._order = array("q", sort_naturally(range(count), self.name))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, number: int) -> Step: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Step, ...]: ...
+    def __getitem__(self, number: int | slice) -> Step | tuple[Step, ...]:
+        if isinstance(number, slice):
+            return tuple(self.step(each) for each in range(*number.indices(len(self))))
+        return self.step(range(len(self))[number])
+
+    def step(self, number: int, offset: int = 0) -> Step:
+        """Return the step with this number, at an offset in its shard's data."""
+        place = self._order[number]
+        name = self.name(number)
+        if place >= self._copies:
+            info = self._copied_info(place)
+            return Step(name, info.dtype, info.shape, offset, (info,), _copied(info.nbytes))
+        of, output = self._output(place)
+        inputs = of.stack.inputs(of.module, output)
+        return Step(
+            name,
+            inputs[0].dtype,
+            output.shape,
+            offset,
+            inputs,
+            output.sections,
+            of.module.prefix,
+            output.expert,
+        )
+
+    def find(self, name: str) -> int:
+        """Return the number of the step that makes the tensor `name`. Raises KeyError."""
+        return find_naturally(range(len(self)), self.name, name)
+
+    def name(self, number: int) -> str:
+        """Return the name of the output tensor with this number."""
+        place = self._order[number]
+        if place >= self._copies:
+            return self._names.apply(self.copied[place - self._copies])
+        of, output = self._output(place)
+        return self._names.apply(of.module.prefix + output.suffix)
+
+    def nbytes(self, number: int) -> int:
+        """Return the bytes of the output tensor with this number."""
+        place = self._order[number]
+        if place >= self._copies:
+            return self._copied_info(place).nbytes
+        return self._output(place)[1].nbytes
+
+    def dtype(self, number: int) -> str:
+        """Return the dtype of the output tensor with this number."""
+        place = self._order[number]
+        if place >= self._copies:
+            return self._copied_info(place).dtype
+        of, output = self._output(place)
+        return of.stack.dtype(of.module, output)
+
+    def buffer_bytes(self, number: int) -> int:
+        """Return the bytes of input that are in memory at once to make an output tensor."""
+        place = self._order[number]
+        return 0 if place >= self._copies else self._output(place)[1].buffer_bytes
+
+    def inputs(self) -> Iterator[TensorInfo]:
+        """Yield every tensor that a step takes, once."""
+        for each in self.converted:
+            tensors = each.module.tensors.values()
+            yield from {info.name: info for infos in tensors for info in infos}.values()
+        yield from (self._hub_names[hub_name] for hub_name in self.copied)
+
+    def _output(self, place: int) -> tuple[ConvertedModule, OutputTensor]:
+        index = bisect_right(self._firsts, place) - 1
+        of = self.converted[index]
+        return of, of.stack.outputs[place - self._firsts[index]]
+
+    def _copied_info(self, place: int) -> TensorInfo:
+        return self._hub_names[self.copied[place - self._copies]]
+
+
+def make_steps(source: Detected, target: Target, layers: range | None) -> Steps:
     """Return a step for every output tensor, all at offset 0.
 
     Args:
@@ -77,108 +195,34 @@ def make_steps(source: Detected, target: Target, layers: range | None) -> list[S
     layer_filter = LayerFilter.of(source.stacks, layers)
     if layers and layer_filter.keeps_no_layer(source.hub_names):
         raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
-    return list(_steps(source, target, layer_filter))
+    return Steps(source, target, layer_filter)
 
 
-def _steps(source: Detected, target: Target, layer_filter: LayerFilter) -> Iterator[Step]:
-    """Yield the steps that convert stacks and groups, then a copy of every other tensor."""
-    converted: set[str] = set()
+def _converted(
+    source: Detected, target: Target, layer_filter: LayerFilter
+) -> Iterator[ConvertedModule]:
+    """Yield the modules of stacks and groups that get another layout."""
     for stack in (*source.stacks, *source.groups):
         row = target.layout_for(stack)
-        if row == stack.row:
-            continue
-        stack_steps = _StackSteps(stack, row)
-        for module in stack.modules:
-            converted.update(info.name for infos in module.tensors.values() for info in infos)
-            if layer_filter.keeps(module.prefix):
-                for step in stack_steps.of(module):
-                    yield replace(step, name=target.names.apply(step.name))
-    for hub_name, info in source.hub_names.items():
-        if info.name not in converted and layer_filter.keeps(hub_name):
-            name = target.names.apply(hub_name)
-            yield Step(name, info.dtype, info.shape, 0, (info,), _copied(info.nbytes))
+        if row != stack.row:
+            outputs = StackOutputs(stack, row)
+            for module in stack.modules:
+                if layer_filter.keeps(module.prefix):
+                    yield ConvertedModule(module, outputs)
+
+
+def _converted_names(source: Detected, target: Target) -> set[str]:
+    """Return the names of all tensors in stacks and groups that get another layout."""
+    return {
+        info.name
+        for stack in (*source.stacks, *source.groups)
+        if target.layout_for(stack) != stack.row
+        for module in stack.modules
+        for infos in module.tensors.values()
+        for info in infos
+    }
 
 
 @functools.cache
 def _copied(nbytes: int) -> tuple[Rearrangement, ...]:
     return (copy_of(nbytes),)
-
-
-@dataclass(frozen=True, slots=True)
-class _OutputTensor:
-    """One output tensor of every module of a stack."""
-
-    suffix: str
-    """Its name below the module's prefix."""
-    shape: tuple[int, ...]
-    sections: tuple[Rearrangement, ...]
-    inputs: tuple[tuple[str, int], ...]
-    """For each input, its weight and its index among the tensors of that weight."""
-    expert: int | None
-
-    def concat(self, other: "_OutputTensor") -> "_OutputTensor":
-        """Return the tensor in which the sections of `other` follow on the first dimension."""
-        return replace(
-            self,
-            shape=(self.shape[0] + other.shape[0], *self.shape[1:]),
-            sections=self.sections + other.sections,
-            inputs=self.inputs + other.inputs,
-        )
-
-
-class _StackSteps:
-    """The conversion of one stack to a layout, planned once for all of its modules."""
-
-    def __init__(self, stack: Stack, row: NamedLayout) -> None:
-        self._stack = stack
-        self._row = row
-        self._outputs: dict[str, _OutputTensor] = {}
-        for weight, infos in stack.first.items():
-            for output in self._outputs_of(weight, infos):
-                first = self._outputs.get(output.suffix)
-                self._outputs[output.suffix] = first.concat(output) if first else output
-
-    def of(self, module: Module) -> Iterator[Step]:
-        """Yield the steps of one module, under hub names."""
-        shared: dict[tuple[tuple[str, int], ...], tuple[TensorInfo, ...]] = {}
-        for output in self._outputs.values():
-            inputs = shared.get(output.inputs)
-            if inputs is None:
-                inputs = tuple(module.tensors[weight][index] for weight, index in output.inputs)
-                shared[output.inputs] = inputs
-            yield Step(
-                name=module.prefix + output.suffix,
-                dtype=inputs[0].dtype,
-                shape=output.shape,
-                offset=0,
-                inputs=inputs,
-                sections=output.sections,
-                module=module.prefix,
-                expert=output.expert,
-            )
-
-    def _outputs_of(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[_OutputTensor]:
-        """Yield the output tensors of a weight; of one that several weights share, its section."""
-        sizes = self._stack.sizes
-        layout = self._stack.row.layout
-        source, target = layout.templates[weight], self._row.layout.templates[weight]
-        elements_before = layout.elements_before(weight, sizes)
-        shape = target.shape(sizes)
-        for position in itertools.product(*(range(sizes[axis]) for axis in target.name_axes)):
-            fixed = dict(zip(target.name_axes, position, strict=True))
-            try:
-                bits = DTYPE_BITS[infos[0].dtype]
-                how = plan_rearrangement(source, target, sizes, fixed, bits, elements_before)
-            except UsageError as error:
-                raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
-            suffix = self._row.name(target, position)
-            inputs = tuple((weight, index) for index in self._input_indices(source, fixed))
-            yield _OutputTensor(suffix, shape, (how,), inputs, fixed.get(EXPERT))
-
-    def _input_indices(self, source: Template, fixed: dict[str, int]) -> Iterator[int]:
-        """Yield the indices of a weight's tensors whose names have the fixed positions."""
-        axes = source.name_axes
-        spans = (range(self._stack.sizes[axis]) for axis in axes)
-        for index, position in enumerate(itertools.product(*spans)):
-            if all(fixed.get(axis, at) == at for axis, at in zip(axes, position, strict=True)):
-                yield index

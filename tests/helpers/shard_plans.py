@@ -18,6 +18,7 @@ from streamconv.planning.memory import Memory
 from streamconv.planning.plan import Plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import Shard, ShardFormat
+from streamconv.planning.steps import make_steps
 from streamconv.planning.target import Target
 from streamconv.sources.base import Read
 from streamconv.system.file_ops import Files
@@ -59,10 +60,13 @@ def plan_of(
     """Build a plan of empty shards of these sizes, from the source at `location`."""
     shard_format, pattern, _ = FORMATS[written]
     shards = [Shard(pattern.format(k), (), size, size) for k, size in enumerate(sizes)]
+    source = Detected(default_catalog(), None, "", HUB_NAMES, None, (), {})
+    target = Target("hub", "", HUB_NAMES, {}, None, {})
     return Plan(
         checkpoint=Checkpoint(str(location), {}, (), others, {}, None, 0),
-        source=Detected(default_catalog(), None, "", HUB_NAMES, None, (), {}),
-        target=Target("hub", "", HUB_NAMES, {}, None, {}),
+        source=source,
+        target=target,
+        steps=make_steps(source, target, None),
         format=shard_format,
         shards=tuple(shards),
         record=RECORD,

@@ -1,10 +1,14 @@
 """The order of names, their layers, and the patterns that they share."""
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconv.checkpoint.tensor_names import (
     MAX_SHOWN_KINDS,
+    find_naturally,
     layer_of,
     natural_key,
     pattern_of,
@@ -35,6 +39,17 @@ def test_one_text_sorts_like_the_natural_key(names: list[str]) -> None:
     assert sort_naturally(names, str) == sorted(names, key=natural_key)
     plain = [name for name in names if "\0" not in name and "\1" not in name]
     assert sort_naturally(plain, str) == sorted(plain, key=natural_key)
+    unpadded = [name for name in plain if not re.search(r"(?<![0-9])0[0-9]", name)]
+    assert sort_naturally(unpadded, str) == sorted(unpadded, key=natural_key)
+
+
+def test_a_name_is_found_in_natural_order() -> None:
+    """Any of them, and none that is not there."""
+    names = sort_naturally([f"a.{k}.{w}" for k in range(120) for w in ("w1", "w10", "w2")], str)
+    assert [find_naturally(names, str, name) for name in names] == names
+    for name in ("", "a.01.w1", "a.120.w1", "b"):
+        with pytest.raises(KeyError):
+            find_naturally(names, str, name)
 
 
 def test_patterns_replace_whole_parts() -> None:

@@ -3,7 +3,9 @@
 import itertools
 import math
 import re
+import tracemalloc
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,15 @@ from header_models import (
 )
 from hypothesis import given, settings
 
+from streamconv.catalog.catalog import default_catalog
+from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.detection.detect import detect
 from streamconv.errors import StreamconvError
 from streamconv.options import parse_layers
+from streamconv.planning.memory import Limits
+from streamconv.planning.plan import make_plan
 from streamconv.planning.steps import Step
+from streamconv.planning.target import resolve_target
 
 
 def used(step: Step, begin_of: Mapping[str, int]) -> Iterable[npt.NDArray[np.int64]]:
@@ -187,3 +195,35 @@ def test_layers_are_numbers_in_names() -> None:
     tensors |= {"model.layers.².weight": ("BF16", (2,)), "model.layers.": ("BF16", (2,))}
     plan = planned(tensors, layers=range(1))
     assert {"model.layers.²x.weight", "model.layers.².weight", "model.layers."} <= names_of(plan)
+
+
+def test_a_step_is_found_by_its_name() -> None:
+    """The same one that the shards have, but for its place; a name that no tensor has is none's."""
+    plan = planned(model(layers=12, e=11, layout="fused"), "per-expert", max_shard_bytes=3000)
+    assert len(plan.shards) > 2
+    for step in steps_of(plan):
+        assert replace(step, offset=0) == plan.step(step.name)
+    assert [step.name for step in plan.steps] == sorted(names_of(plan), key=natural_key)
+    with pytest.raises(KeyError):
+        plan.step("model.layers.0.mlp.experts.11.gate_proj.weight")
+
+
+def test_a_plan_holds_a_few_bytes_for_each_output() -> None:
+    """Its steps, shards and pieces: far less than a name has, let alone a step."""
+    tensors = model(layers=40, e=300, i=1, h=1, layout="fused")
+    checkpoint = planned(tensors, "per-expert").checkpoint
+    found = detect(checkpoint, default_catalog())
+    target = resolve_target(found, "per-expert", "asked")
+    limits = Limits(0)
+    make_plan(checkpoint, found, target, max_shard_bytes=10**9, limits=limits)
+    tracemalloc.start()
+    try:
+        plan = make_plan(checkpoint, found, target, max_shard_bytes=10**9, limits=limits)
+        pieces = list(plan.pieces())
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    outputs = sum(len(shard.steps) for shard in plan.shards)
+    assert outputs > 40 * 300 * 3
+    assert sum(len(piece.parts) for piece in pieces) >= outputs
+    assert held / outputs < 100

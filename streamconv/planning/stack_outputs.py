@@ -1,0 +1,122 @@
+"""Plan what one stack becomes in a layout, once for all of its modules."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.templates import EXPERT, Template
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.stacks import Module, Stack
+from streamconv.errors import PlanRefused, UsageError, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
+
+InputIndex = tuple[str, int]
+"""A weight of a stack, and the index of a tensor among those of that weight."""
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output tensor of every module of a stack."""
+
+    suffix: str
+    """Its name below the module's prefix."""
+    shape: tuple[int, ...]
+    sections: tuple[Rearrangement, ...]
+    inputs: tuple[InputIndex, ...]
+    expert: int | None
+    """Number of the expert, if it holds a single one."""
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return sum(how.units * how.unit_bytes for how in self.sections)
+
+    @cached_property
+    def buffer_bytes(self) -> int:
+        """Bytes of input that are in memory at once."""
+        return max(how.buffer_bytes for how in self.sections)
+
+    def concat(self, other: "OutputTensor") -> "OutputTensor":
+        """Return the tensor in which the sections of `other` follow on the first dimension."""
+        return replace(
+            self,
+            shape=(self.shape[0] + other.shape[0], *self.shape[1:]),
+            sections=self.sections + other.sections,
+            inputs=self.inputs + other.inputs,
+        )
+
+
+class StackOutputs:
+    """What every module of a stack becomes."""
+
+    def __init__(self, stack: Stack, row: NamedLayout) -> None:
+        """Plan the conversion of a stack.
+
+        Args:
+            stack: The stack as it is stored.
+            row: Layout and naming that it gets.
+
+        Raises:
+            PlanRefused: Elements of less than a byte would have to move.
+        """
+        self._stack = stack
+        self._row = row
+        outputs: dict[str, OutputTensor] = {}
+        for weight, infos in stack.first.items():
+            for output in self._outputs_of(weight, infos):
+                first = outputs.get(output.suffix)
+                outputs[output.suffix] = first.concat(output) if first else output
+        self.outputs = tuple(outputs.values())
+
+    def dtype(self, module: Module, output: OutputTensor) -> str:
+        """Return the dtype of an output tensor of a module."""
+        weight, index = output.inputs[0]
+        return module.tensors[weight][index].dtype
+
+    def inputs(self, module: Module, output: OutputTensor) -> tuple[TensorInfo, ...]:
+        """Return the inputs of an output tensor of a module, section by section."""
+        return tuple(module.tensors[weight][index] for weight, index in output.inputs)
+
+    def unused(self, module: Module) -> Iterator[TensorInfo]:
+        """Yield the tensors of a module that no output takes."""
+        for weight, infos in module.tensors.items():
+            used = self._used.get(weight, frozenset())
+            yield from (info for index, info in enumerate(infos) if index not in used)
+
+    @cached_property
+    def _used(self) -> Mapping[str, frozenset[int]]:
+        """By weight, the indices of the tensors that an output takes."""
+        used: dict[str, set[int]] = {}
+        for output in self.outputs:
+            for weight, index in output.inputs:
+                used.setdefault(weight, set()).add(index)
+        return {weight: frozenset(indices) for weight, indices in used.items()}
+
+    def _outputs_of(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[OutputTensor]:
+        """Yield the output tensors of a weight; of one that several weights share, its section."""
+        sizes = self._stack.sizes
+        layout = self._stack.row.layout
+        source, target = layout.templates[weight], self._row.layout.templates[weight]
+        elements_before = layout.elements_before(weight, sizes)
+        shape = target.shape(sizes)
+        for position in itertools.product(*(range(sizes[axis]) for axis in target.name_axes)):
+            fixed = dict(zip(target.name_axes, position, strict=True))
+            try:
+                bits = DTYPE_BITS[infos[0].dtype]
+                how = plan_rearrangement(source, target, sizes, fixed, bits, elements_before)
+            except UsageError as error:
+                raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+            suffix = self._row.name(target, position)
+            inputs = tuple((weight, index) for index in self._input_indices(source, fixed))
+            yield OutputTensor(suffix, shape, (how,), inputs, fixed.get(EXPERT))
+
+    def _input_indices(self, source: Template, fixed: dict[str, int]) -> Iterator[int]:
+        """Yield the indices of a weight's tensors whose names have the fixed positions."""
+        axes = source.name_axes
+        spans = (range(self._stack.sizes[axis]) for axis in axes)
+        for index, position in enumerate(itertools.product(*spans)):
+            if all(fixed.get(axis, at) == at for axis, at in zip(axes, position, strict=True)):
+                yield index
