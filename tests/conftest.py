@@ -2,11 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from damage import converter, write_source
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,15 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="streamconv-tests-", dir=there) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module", params=["H = 2I", "H = I"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose gate and up together, or whose down, are square: no shape tells more."""
+    return write_source(tmp_path_factory.mktemp("source") / "src", request.param)
+
+
+@pytest.fixture(scope="module")
+def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns `source` in a layout, the same folder for each test: copy it to change it."""
+    return converter(source, tmp_path_factory.mktemp("converted"))

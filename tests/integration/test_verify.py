@@ -22,13 +22,11 @@ from damage import (
     LAYER,
     NORM,
     bit_flipped,
-    converter,
     differing,
     drop,
     place,
     relabelled,
     tensors_swapped,
-    write_source,
 )
 from folders import (
     INDEX,
@@ -50,16 +48,6 @@ from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, VerifyFail
 from streamconv.verification import compare as equal
 
 SCHEMA = json.loads((Path(streamconv.__file__).parent / "report" / "schema.json").read_text())
-
-
-@pytest.fixture(scope="module", params=["H = 2I", "H = I"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_source(tmp_path_factory.mktemp("source") / "src", request.param)
-
-
-@pytest.fixture(scope="module")
-def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return converter(source, tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture(params=["blocks of 4 MiB", "blocks of 64 bytes"])

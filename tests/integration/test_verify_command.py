@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 from click.testing import CliRunner
-from damage import LAYER, NORM, bit_flipped, converter, tensors_swapped, write_source
+from damage import LAYER, NORM, bit_flipped, tensors_swapped
 from folders import (
     qwen_tensors,
     tensor,
@@ -21,16 +20,6 @@ from folders import (
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import VerifyFailed
-
-
-@pytest.fixture(scope="module", params=["H = 2I", "H = I"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_source(tmp_path_factory.mktemp("source") / "src", request.param)
-
-
-@pytest.fixture(scope="module")
-def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return converter(source, tmp_path_factory.mktemp("converted"))
 
 
 def attempt(*words: object) -> Any:

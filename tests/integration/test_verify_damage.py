@@ -18,7 +18,6 @@ from damage import (
     NORM,
     Damage,
     bit_flipped,
-    converter,
     differing,
     experts_swapped,
     halves_swapped,
@@ -29,7 +28,6 @@ from damage import (
     rewritten,
     tensors_swapped,
     transposed,
-    write_source,
 )
 from folders import (
     INDEX,
@@ -39,17 +37,6 @@ from folders import (
 
 import streamconv
 from streamconv.verification import compare as equal
-
-
-@pytest.fixture(scope="module", params=["H = 2I", "H = I"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_source(tmp_path_factory.mktemp("source") / "src", request.param)
-
-
-@pytest.fixture(scope="module")
-def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return converter(source, tmp_path_factory.mktemp("converted"))
-
 
 FUSED = ("fused", "fused-transposed", "fused-flat", "fused-interleaved")
 

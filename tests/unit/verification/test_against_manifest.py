@@ -15,12 +15,10 @@ from damage import (
     NORM,
     Damage,
     bit_flipped,
-    converter,
     differing,
     drop,
     indexed,
     place,
-    write_source,
 )
 from folders import (
     INDEX,
@@ -28,17 +26,6 @@ from folders import (
 )
 
 import streamconv
-
-
-@pytest.fixture(scope="module", params=["H = 2I", "H = I"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_source(tmp_path_factory.mktemp("source") / "src", request.param)
-
-
-@pytest.fixture(scope="module")
-def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return converter(source, tmp_path_factory.mktemp("converted"))
-
 
 ALONE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "one bit of a tensor": (bit_flipped(NORM), ("SHARD",)),
