@@ -27,13 +27,15 @@ def has_files(source: Source) -> bool:
 
 
 def index_differences(output: Source) -> Iterator[Difference]:
-    """Compare the total size in the index, if there is one, with the tensors.
+    """Compare the index, if there is one, with the tensors: the names, and the total size.
 
     That it names the right files was checked when the checkpoint was opened.
     """
     index = _find(output, INDEX)
     if index is None:
         return
+    for name in output.checkpoint.unindexed:
+        yield Difference(INDEX, f"does not list tensor {quoted(name)}")
     try:
         metadata = read_json(output, index).get("metadata", {})
     except BadCheckpoint as error:

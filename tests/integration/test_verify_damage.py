@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[tuple[str, ...], Damage, tuple[str, ...]]] = {
         indexed(lambda i: i["metadata"].update(total_size="1")),
         (INDEX,),
     ),
-    "a stale index": (("fused",), indexed(lambda i: i["weight_map"].pop(NORM)), ("DST",)),
+    "a stale index": (("fused",), indexed(lambda i: i["weight_map"].pop(NORM)), (INDEX,)),
     "an index with a tensor more": (
         ("fused",),
         indexed(lambda i: i["weight_map"].update(ghost=i["weight_map"][NORM])),
