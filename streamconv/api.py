@@ -9,7 +9,7 @@ from streamconv.detection.detect import Detected, detect
 from streamconv.execution.request import ConversionRequest
 from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
 from streamconv.planning.plan import Plan
-from streamconv.planning.target import PER_EXPERT
+from streamconv.planning.target import PER_EXPERT, SAME
 from streamconv.sources.base import Source
 from streamconv.system.resources import cores
 from streamconv.units import parse_share
@@ -77,7 +77,8 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Args:
         src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
-        to: Form or layout of the output. Default: what `merge` makes of `src`.
+        to: Form or layout of the output; `same` keeps those of `src`. Default: what `merge` makes
+            of `src`.
         {options}
 
     Returns:
@@ -86,7 +87,8 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     Raises:
         UsageError: An option makes no sense.
         BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
-        PlanRefused: This conversion is not possible, or needs more memory than is allowed.
+        PlanRefused: This conversion is not possible, would change nothing, or needs more memory
+            than is allowed.
         IOFailed: Reading failed.
     """
     from streamconv.planning.build import build_plan
@@ -172,19 +174,20 @@ def convert(
     src: Location,
     dst: Location,
     *,
-    to: str,
+    to: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     verify: bool = False,
     on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
     **options: Unpack[Options],
 ) -> "Result":
-    """Convert a checkpoint to a form or layout, in a new folder.
+    """Convert a checkpoint to a form or layout, dtype, format or shard size, in a new folder.
 
     Args:
         src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
         dst: Folder to write. It appears complete or not at all.
-        to: Form (`hub`, `transformers`, `mindspeed`), or a layout for every expert stack.
+        to: Form (`hub`, `transformers`, `mindspeed`), or a layout for every expert stack. Default:
+            `same`, which keeps all layouts and names.
         overwrite: True to replace `dst` after its replacement is complete.
         resume: True to resume an earlier run of this conversion, if there was one. An error
             has a note if the run that it ended can be resumed.
@@ -198,7 +201,8 @@ def convert(
     Raises:
         UsageError: An option makes no sense.
         BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
-        PlanRefused: This conversion is not possible, or needs more memory than is allowed.
+        PlanRefused: This conversion is not possible, would change nothing, or needs more memory
+            than is allowed.
         VerifyFailed: The result is not the conversion of `src`; `dst` is as it was.
         OutputExists: `dst` is not empty, or another run is writing it.
         NoSpace: The disk or a quota is full.
@@ -206,7 +210,7 @@ def convert(
     """
     from streamconv.execution.pipeline import run_conversion
 
-    request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
+    request = ConversionRequest(str(src), dst, to or SAME, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
 
 

@@ -54,6 +54,8 @@ cast_all: True to let `dtype` cast routers, their biases and norms, too.
 dequantize: `bf16`, `fp16` or `fp32` to dequantize block-scaled FP8 weights to this dtype
     and drop their scales. Default: FP8 weights and scales are kept.
 pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
+copy: True to copy a checkpoint that is already what was asked for, instead of raising
+    PlanRefused.
 sha256: True to record the SHA-256 of each output file in the manifest. Reads each file
     again.
 """

@@ -48,7 +48,7 @@ class Reading(TypedDict, total=False):
 class Options(Reading, total=False):
     """Options of every conversion."""
 
-    max_shard_size: int | str
+    max_shard_size: int | str | None
     """Bytes of tensors in a shard, or text such as `4GB`. A larger tensor gets its own shard."""
     max_memory: int | str | None
     """Memory limit of the whole process, in bytes or as text. Default: by the free memory."""
@@ -73,6 +73,8 @@ class Options(Reading, total=False):
     """Dtype to dequantize block-scaled FP8 weights to. Their scales are dropped."""
     pass_through: bool
     """True to copy experts that cannot be converted, instead of raising PlanRefused."""
+    copy: bool
+    """True to write the output even if it is the input."""
     sha256: bool
     """True to record the SHA-256 of each file in the manifest. Reads each file again."""
 

@@ -85,13 +85,13 @@ def run_smoke(folder: Path) -> Iterator[FamilyPassed]:
         experts = _tensors(family, np.random.default_rng(number))
         original = _in_form(family, family.forms[HUB_NAMES.name], experts)
         _write(source, family, original)
-        planned = plan(source, max_shard_size=SHARD_BYTES)
-        merge(source, merged, max_shard_size=SHARD_BYTES)
+        planned = plan(source, max_shard_size=SHARD_BYTES, copy=True)
+        merge(source, merged, max_shard_size=SHARD_BYTES, copy=True)
         wanted = _in_form(family, _merged(family), experts)
         _compare(f"{family.name}, merged", wanted, _read(merged))
         if {step.name for shard in planned.shards for step in shard.steps} != set(wanted):
             raise VerifyFailed(f"{family.name}: the plan names other tensors than the run wrote")
-        convert(merged, again, to=HUB_NAMES.name)
+        convert(merged, again, to=HUB_NAMES.name, copy=True)
         _compare(f"{family.name}, as on the hub again", original, _read(again))
         yield FamilyPassed(family.name, family.merge, len(original), len(wanted))
 

@@ -101,9 +101,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option(
         "--max-shard-size",
         metavar="SIZE",
-        default="4GB",
-        show_default=True,
-        help="Split the output into files of this size; 4GB is 4*10^9 bytes, 4GiB is 4*2^30.",
+        help="Split the output into files of this size; 4GB is 4*10^9 bytes, 4GiB is 4*2^30.  "
+        "[default: 4GB]",
     ),
     option(
         "--max-memory",
@@ -167,6 +166,11 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         "--resume",
         is_flag=True,
         help="Resume an earlier run of this conversion, if there was one.",
+    ),
+    option(
+        "--copy",
+        is_flag=True,
+        help="Copy SRC if it is already what was asked for.",
     ),
     option(
         "--sha256",

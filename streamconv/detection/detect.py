@@ -20,6 +20,7 @@ from streamconv.detection.experts import (
     find_experts,
     stack_experts,
 )
+from streamconv.detection.layer_lists import LayerList, find_layer_lists
 from streamconv.detection.resolve_layout import (
     LayoutResolver,
     recorded_layouts,
@@ -57,6 +58,8 @@ class Detected:
     """Tensors next to the experts that the family's forms store in different ways."""
     namings: Mapping[str, Naming] = field(default_factory=dict)
     """The naming that each stack gets in a layout that names its projections, by its pattern."""
+    layer_lists: tuple[LayerList, ...] = ()
+    """The lists of layers that a range of layers refers to."""
 
     def group_layouts(self) -> dict[Group, NamedLayout]:
         """Return the layout that each group of the family is stored in."""
@@ -127,6 +130,7 @@ def detect(
         counted=counts.check(stacks),
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
         namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
+        layer_lists=find_layer_lists((*rows, *undescribed), hub_names, checkpoint.config, family),
     )
 
 

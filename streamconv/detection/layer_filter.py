@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamconv.checkpoint.tensor_names import layer_of
-from streamconv.detection.stacks import Stack
+from streamconv.detection.layer_lists import LayerList
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFilter:
     """Keeps the tensors of some layers, and all tensors that are in no layer.
 
-    Only lists of layers that contain experts count: with experts below `model.layers.`,
-    `visual.blocks.3.` is in no layer. All names are hub names.
+    Only some lists of layers count: with experts below `model.layers.`, `visual.blocks.3.` is in
+    no layer. All names are hub names.
     """
 
     paths: frozenset[str]
@@ -21,10 +21,9 @@ class LayerFilter:
     """Numbers of the layers to keep; None for all."""
 
     @classmethod
-    def of(cls, stacks: Iterable[Stack], layers: range | None) -> "LayerFilter":
-        """Build the filter for a checkpoint with these stacks of experts."""
-        found = (layer_of(module.prefix) for stack in stacks for module in stack.modules)
-        return cls(frozenset(layer[0] for layer in found if layer), layers)
+    def of(cls, lists: Iterable[LayerList], layers: range | None) -> "LayerFilter":
+        """Build the filter for a checkpoint with these lists of layers."""
+        return cls(frozenset(each.path for each in lists), layers)
 
     def keeps(self, hub_name: str) -> bool:
         """Return True if a tensor, or a module by its prefix, is kept."""

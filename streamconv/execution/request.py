@@ -82,7 +82,9 @@ _TEXTS = frozenset(
         *("format", "dtype", "dequantize", "max_shard_size"),
     }
 )
-_FLAGS = frozenset({"fill_from_template", "add_unlisted", "cast_all", "pass_through", "sha256"})
+_FLAGS = frozenset(
+    {"fill_from_template", "add_unlisted", "cast_all", "pass_through", "copy", "sha256"}
+)
 
 
 def _wrong_field(fields: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.detection.detect import detect
+from streamconv.detection.detect import Detected, detect
 from streamconv.errors import UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
@@ -25,7 +25,8 @@ from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, L
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
-from streamconv.planning.target import PER_EXPERT, merge_target, resolve_target
+from streamconv.planning.target import PER_EXPERT, SAME, merge_target, resolve_target
+from streamconv.planning.unchanged import check_changed
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
     cores,
@@ -49,14 +50,15 @@ def build_plan(
     Args:
         checkpoint: The source as it is stored.
         catalog: The known layouts and families.
-        to: A form or layout; None for the one that merging gives to this family.
+        to: A form or layout, or `same`; None for the one that merging gives to this family.
         options: What the user asked for.
         verify: True if the result is verified in the same process.
 
     Raises:
         UsageError: An option has a value that makes no sense.
         BadCheckpoint: The checkpoint is not complete and consistent.
-        PlanRefused: The conversion is impossible, or does not fit into memory.
+        PlanRefused: The conversion is impossible, would change nothing, or does not fit into
+            memory.
     """
     casting = parse_casting(
         options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
@@ -68,16 +70,16 @@ def build_plan(
         ),
         catalog,
         options.get("source_layout"),
-        pass_through=pass_through,
+        pass_through=pass_through or to == SAME,
     )
-    asked, why = merge_target(source) if to is None else (to, "as asked")
+    asked, why = _target(source, to)
     jobs = _jobs(checkpoint, options)
     layers = options.get("layers")
-    return make_plan(
+    plan = make_plan(
         checkpoint,
         source,
         resolve_target(source, asked, why, pass_through=pass_through),
-        max_shard_bytes=parse_size(options.get("max_shard_size", DEFAULT_SHARD_SIZE)),
+        max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
         limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
         layers=parse_layers(layers) if layers else None,
         shard_format=_shard_format(checkpoint, to, options),
@@ -85,6 +87,15 @@ def build_plan(
         verify=verify,
         sha256=options.get("sha256", False),
     )
+    check_changed(plan, options)
+    return plan
+
+
+def _target(source: Detected, to: str | None) -> tuple[str, str]:
+    """Return the form or layout of the output, and the reason for it."""
+    if to is None:
+        return merge_target(source)
+    return to, "all layouts and names stay" if to == SAME else "as asked"
 
 
 def _jobs(checkpoint: Checkpoint, options: Options) -> int:

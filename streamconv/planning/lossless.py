@@ -28,7 +28,7 @@ def check_lossless(steps: Steps, source: Detected, target: Target, layers: range
             be parted from its weight, or bytes would be lost.
         BadCheckpoint: config.json lacks a size that a group needs.
     """
-    layer_filter = LayerFilter.of(source.stacks, layers)
+    layer_filter = LayerFilter.of(source.layer_lists, layers)
     _check_unique_names(steps, target)
     _check_reversible_names(source, target)
     _check_groups(source, target)

@@ -101,8 +101,11 @@ class Plan:
 
     @cached_property
     def layer_paths(self) -> frozenset[str]:
-        """Paths of the lists of layers that contain experts, in output names: `model.layers.`"""
-        prefixes = (module.prefix for stack in self.source.stacks for module in stack.modules)
+        """Paths of the lists of layers, in output names: `model.layers.`"""
+        prefixes = [module.prefix for stack in self.source.stacks for module in stack.modules]
+        if not prefixes:
+            paths = tuple(each.path for each in self.source.layer_lists)
+            prefixes = [name for name in self.source.hub_names if name.startswith(paths)]
         layers = (layer_of(self.target.names.apply(prefix)) for prefix in prefixes)
         return frozenset(layer[0] for layer in layers if layer)
 
@@ -185,15 +188,12 @@ def make_plan(
         sha256: True if every file of the result is read back.
 
     Raises:
-        PlanRefused: There are no experts, the conversion would lose something, a file lies where
+        PlanRefused: There are no tensors, the conversion would lose something, a file lies where
             a shard has to be, or the memory does not suffice for one worker.
         BadCheckpoint: config.json lacks a size that the conversion needs.
     """
-    if not source.stacks and not source.undescribed:
-        raise PlanRefused(
-            f"{checkpoint.location} holds no expert stack, so there is nothing to convert",
-            "see what is in it with `streamconv inspect`",
-        )
+    if not source.hub_names:
+        raise PlanRefused(f"cannot convert {checkpoint.location}: it holds no tensors")
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
     layouts = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
@@ -243,9 +243,8 @@ def _layers_text(source: Detected, layers: range | None) -> str | None:
     """Return the range of layers as the record has it; an open end becomes the last layer's."""
     if layers is None:
         return None
-    found = (layer_of(module.prefix) for stack in source.stacks for module in stack.modules)
-    last = max((layer[1] for layer in found if layer), default=0)
-    return f"{layers.start}:{max(min(layers.stop, last + 1), layers.start + 1)}"
+    count = max((each.layers for each in source.layer_lists), default=0)
+    return f"{layers.start}:{max(min(layers.stop, count), layers.start + 1)}"
 
 
 def _pieces(number: int, shard: Shard, parts: Iterable[ShardPart]) -> Iterator[Piece]:

@@ -192,7 +192,13 @@ def make_steps(source: Detected, target: Target, layers: range | None) -> Steps:
     Raises:
         PlanRefused: No layer is left, or elements of less than a byte would have to move.
     """
-    layer_filter = LayerFilter.of(source.stacks, layers)
+    if layers and not (source.layer_lists or source.stacks or source.undescribed):
+        raise PlanRefused(
+            f"cannot take the layers {layers.start}:{layers.stop}: the names of the tensors and "
+            "config.json do not tell which of them are layers of the model",
+            "leave out --layers",
+        )
+    layer_filter = LayerFilter.of(source.layer_lists, layers)
     if layers and layer_filter.keeps_no_layer(source.hub_names):
         raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
     return Steps(source, target, layer_filter)

@@ -1,8 +1,8 @@
 """Resolve the target of a conversion: a layout for each stack, and names.
 
-A target is a form (`hub`, `transformers`, `mindspeed`) or a layout. A layout applies to every
-stack and keeps the source's names, except `per-expert`, which gives hub names. A stack that cannot
-have the layout is refused or stays as it is.
+A target is a form (`hub`, `transformers`, `mindspeed`), a layout, or `same`. A layout applies to
+every stack and keeps the source's names, except `per-expert`, which gives hub names. A stack that
+cannot have the layout is refused or stays as it is. `same` keeps all layouts and names.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.rearrangement import plan_rearrangement
 
 PER_EXPERT = "per-expert"
+SAME = "same"
+"""The target that changes neither layouts nor names."""
 _AXES = {"i": "the intermediate size", "h": "the hidden size"}
 MERGE_UNKNOWN = "fused"
 """The layout that merging gives to a model type in no family."""
@@ -66,7 +68,7 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
 
     Args:
         source: The checkpoint to convert.
-        asked: A form or a layout.
+        asked: A form, a layout, or `same`.
         why: The reason for it, for the person who reads the plan.
         pass_through: Leave a stack that cannot have its layout as it is.
 
@@ -74,7 +76,12 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
         UsageError: There is no form or layout called `asked`.
         PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
-    names, wanted = _form_rows(source, asked) if asked in FORMS else _layout_rows(source, asked)
+    if asked in FORMS:
+        names, wanted = _form_rows(source, asked)
+    elif asked == SAME:
+        names, wanted = source.names, {stack.pattern: stack.row for stack in source.stacks}
+    else:
+        names, wanted = _layout_rows(source, asked)
     rows, kept = {}, {}
     for stack in source.stacks:
         rows[stack.pattern] = wanted[stack.pattern]

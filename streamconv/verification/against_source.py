@@ -95,7 +95,7 @@ def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
 def _layer_filter(source: Side, output: Side) -> LayerFilter:
     """Return the filter that keeps the layers to which the output was cut."""
     record = output.source.checkpoint.record
-    return LayerFilter.of(source.found.stacks, record.kept if record else None)
+    return LayerFilter.of(source.found.layer_lists, record.kept if record else None)
 
 
 def _modules(source: Side, output: Side, layers: LayerFilter, sample: Sample) -> Iterator[_Task]:

@@ -61,7 +61,7 @@ def saved(model_type: str, tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 def test_the_form_transformers_is_what_it_holds_in_memory(saved: Saved, tmp_path: Path) -> None:
     hub, memory = saved
-    streamconv.convert(hub, tmp_path / "out", to="transformers", max_shard_size="40KB")
+    streamconv.convert(hub, tmp_path / "out", to="transformers", max_shard_size="40KB", copy=True)
     out = reference.read(tmp_path / "out")
     assert reference.same_bytes(reference.read(memory), out) == []
     assert streamconv.inspect(hub)[1].stacks
@@ -69,7 +69,7 @@ def test_the_form_transformers_is_what_it_holds_in_memory(saved: Saved, tmp_path
 
 def test_from_memory_to_the_hub(saved: Saved, tmp_path: Path) -> None:
     hub, memory = saved
-    streamconv.convert(memory, tmp_path / "out", to="hub")
+    streamconv.convert(memory, tmp_path / "out", to="hub", copy=True)
     assert reference.same_bytes(reference.read(hub), reference.read(tmp_path / "out")) == []
 
 
@@ -86,19 +86,19 @@ def test_every_layout_and_back(name: str, tmp_path: Path) -> None:
     for layout in CATALOG.layouts:
         out, back, guess = (tmp_path / f"{layout}{end}" for end in ("", "-back", "-guess"))
         try:
-            streamconv.convert(hub, out, to=layout)
+            streamconv.convert(hub, out, to=layout, copy=True)
         except streamconv.PlanRefused as refusal:
             assert "could not be distinguished" in refusal.message
             refused.append(layout)
             continue
-        streamconv.convert(out, back, to="hub")
+        streamconv.convert(out, back, to="hub", copy=True)
         assert reference.same_bytes(original, reference.read(back)) == [], layout
         forget(out)
         try:
-            streamconv.convert(out, guess, to="hub")
+            streamconv.convert(out, guess, to="hub", copy=True)
         except streamconv.PlanRefused as refusal:
             assert "--from" in refusal.hint
-            streamconv.convert(out, guess, to="hub", source_layout=layout)
+            streamconv.convert(out, guess, to="hub", source_layout=layout, copy=True)
         assert reference.same_bytes(original, reference.read(guess)) == [], layout
     assert len(refused) <= 1
 
@@ -127,8 +127,8 @@ def test_the_same_logits_from_every_layout_that_transformers_loads(
     model = build(name)
     save_as_published(model, tmp_path / "hub")
     model.save_pretrained(tmp_path / "memory", save_original_format=False)
-    streamconv.convert(tmp_path / "hub", tmp_path / "to-transformers", to="transformers")
-    streamconv.convert(tmp_path / "memory", tmp_path / "to-hub", to="hub")
+    streamconv.convert(tmp_path / "hub", tmp_path / "to-transformers", to="transformers", copy=True)
+    streamconv.convert(tmp_path / "memory", tmp_path / "to-hub", to="hub", copy=True)
     tokens = torch.arange(3, 15).unsqueeze(0)
     logits = []
     for folder in ("hub", "to-transformers", "to-hub"):
@@ -347,7 +347,7 @@ def test_layers_of_different_kinds_in_one_checkpoint(tmp_path: Path) -> None:
     streamconv.split(hub, tmp_path / "split")
     assert not any(name.endswith("gate_up_proj") for name in reference.read(tmp_path / "split"))
     for middle in ("split", "hub"):
-        streamconv.convert(tmp_path / middle, tmp_path / f"{middle}-back", to="hub")
+        streamconv.convert(tmp_path / middle, tmp_path / f"{middle}-back", to="hub", copy=True)
         back = reference.read(tmp_path / f"{middle}-back")
         assert reference.same_bytes(tensors, back) == []
     streamconv.convert(tmp_path / "split", tmp_path / "memory", to="transformers")

@@ -145,7 +145,7 @@ EXPERTS = [
         f"{EXPERTS_0}down_proj_zeros", "no layout", options={"to": "per-expert"}),
     row("no experts", PlanRefused,
         without_any(".experts."), "src",
-        "no expert stack", process=True),
+        "it holds no experts: nothing to convert", process=True),
     row("a name that the form would not give back", PlanRefused,
         only(THINKER | made({"lm.bias": (3,)}), OMNI),
         "lm.bias", "mindspeed", process=True),

@@ -39,6 +39,8 @@ _IN_MEMORY_CLASSES = {
     "mixtral": "MixtralForCausalLM",
     "glm4v_moe": "Glm4vMoeForConditionalGeneration",
     "qwen3_omni_moe": "Qwen3OmniMoeForConditionalGeneration",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
 }
 
 
@@ -307,6 +309,31 @@ def internvl_chat(
         )
     _add_other_files(folder)
     return folder
+
+
+def qwen3(folder: Path, *, layers: int = 3, shard_size: str = "20KB", seed: int = 0) -> Path:
+    """Qwen3, which has no experts."""
+    config = transformers.Qwen3Config(
+        vocab_size=64,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=layers,
+        **_HEADS,
+    )
+    return _save(transformers.Qwen3ForCausalLM, config, folder, shard_size, seed)
+
+
+def llama(folder: Path, *, layers: int = 3, shard_size: str = "20KB", seed: int = 0) -> Path:
+    """Llama, whose output is its embedding: the file has one of them."""
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=layers,
+        tie_word_embeddings=True,
+        **_HEADS,
+    )
+    return _save(transformers.LlamaForCausalLM, config, folder, shard_size, seed)
 
 
 BUILDERS: dict[str, Callable[..., Path]] = {

@@ -71,7 +71,7 @@ def test_a_conversion_makes_what_the_formulas_say(
             streamconv.convert(source, tmp_path / "out", to=target)
         return
     before = tree(source)
-    streamconv.convert(source, tmp_path / "out", to=target, max_shard_size="40KB")
+    streamconv.convert(source, tmp_path / "out", to=target, max_shard_size="40KB", copy=True)
     out = reference.read(tmp_path / "out")
     assert reference.same_bytes(expected(source, original, target), out) == []
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
@@ -111,27 +111,27 @@ def test_any_two_conversions_and_back(
     bytes or a refusal, never other bytes."""
     if not has_form(source, first):
         return
-    streamconv.convert(source, tmp_path / "first", to=first)
+    streamconv.convert(source, tmp_path / "first", to=first, copy=True)
     refusals = 0
     for number, second in enumerate(TARGETS):
         if not has_form(source, second):
             continue
         out, back, guess = (tmp_path / f"{number}-{name}" for name in ("out", "back", "guess"))
         try:
-            streamconv.convert(tmp_path / "first", out, to=second)
+            streamconv.convert(tmp_path / "first", out, to=second, copy=True)
         except streamconv.PlanRefused as refusal:
             assert "could not be distinguished" in refusal.message
             refusals += 1
             continue
-        streamconv.convert(out, back, to="hub")
+        streamconv.convert(out, back, to="hub", copy=True)
         assert reference.same_bytes(original, reference.read(back)) == [], second
         forget(out)
         try:
-            streamconv.split(out, guess)
+            streamconv.split(out, guess, copy=True)
         except streamconv.PlanRefused as refusal:
             assert "--from" in refusal.hint
             given = next(name for name in (second, first) if name in LOOKALIKES)
-            streamconv.split(out, guess, source_layout=given)
+            streamconv.split(out, guess, source_layout=given, copy=True)
         assert reference.same_bytes(original, reference.read(guess)) == [], second
     assert refusals <= 2
 
@@ -141,7 +141,7 @@ def test_merge_with_a_layout_takes_every_stack(
     source: Path, original: reference.Tensors, layout: str, tmp_path: Path
 ) -> None:
     """`merge --to L` is `convert --to L`."""
-    streamconv.merge(source, tmp_path / "out", to=layout)
+    streamconv.merge(source, tmp_path / "out", to=layout, copy=True)
     want = reference.to_layout(original, layout)
     assert reference.same_bytes(want, reference.read(tmp_path / "out")) == []
 

@@ -82,8 +82,12 @@ def test_from_dcp_to_dcp(tmp_path: Path) -> None:
     source = checkpoints.qwen3_moe(tmp_path / "hub")
     streamconv.merge(source, tmp_path / "fused", format="dcp")
     for layout in ("stacked", "per-expert", "fused-flat"):
-        streamconv.convert(tmp_path / "fused", tmp_path / layout, to=layout, format="dcp")
-        streamconv.convert(source, tmp_path / f"{layout}-directly", to=layout, format="dcp")
+        streamconv.convert(
+            tmp_path / "fused", tmp_path / layout, to=layout, format="dcp", copy=True
+        )
+        streamconv.convert(
+            source, tmp_path / f"{layout}-directly", to=layout, format="dcp", copy=True
+        )
         made, wanted = tree(tmp_path / layout), tree(tmp_path / f"{layout}-directly")
         assert {k: v for k, v in made.items() if k != ".metadata"} == {
             k: v for k, v in wanted.items() if k != ".metadata"

@@ -20,6 +20,7 @@ from header_models import (
     plan_from,
     planned,
     step_parts_of,
+    steps_of,
 )
 from hypothesis import given, settings
 
@@ -111,10 +112,17 @@ def test_pieces_do_not_depend_on_workers(target: str) -> None:
     assert all(pieces == found[0] for pieces in found)
 
 
-def test_nothing_to_convert_is_refused() -> None:
-    """A checkpoint without experts."""
-    with pytest.raises(PlanRefused, match="no expert"):
-        planned(model(layers=0))
+def test_a_checkpoint_without_experts_is_copied() -> None:
+    """Every tensor, each in pieces like any other."""
+    plan = planned(model(layers=0))
+    check_pieces(plan)
+    assert names_of(plan) == model(layers=0).keys()
+    assert all(step.is_copy for step in steps_of(plan))
+
+
+def test_a_checkpoint_without_tensors_is_refused() -> None:
+    with pytest.raises(PlanRefused, match=r"^cannot convert /nowhere.*: it holds no tensors$"):
+        planned({})
 
 
 def test_steps_are_grouped_by_layer() -> None:

@@ -1,0 +1,44 @@
+"""Which keys of config.json say what the tensors are; `data/config_keys.toml` has the table."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from streamconv.catalog.toml_tables import read_table
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKeys:
+    """The keys, by what they say. A section is a path of keys, separated by dots."""
+
+    dtype: frozenset[str]
+    dtype_names: Mapping[str, str]
+    """What config.json calls a dtype, by its name in safetensors."""
+    quantization: frozenset[str]
+    quantization_files: frozenset[str]
+    """Files next to config.json that describe quantized weights."""
+    layer_sections: tuple[str, ...]
+    """Sections that may describe the language model, the most likely one first."""
+    layer_counts: tuple[str, ...]
+    layer_lists: tuple[str, ...]
+    """Keys of lists and texts with an item for each layer."""
+    layers_after: tuple[str, ...]
+    """Keys that count layers after those of `layer_counts`."""
+
+
+@functools.cache
+def config_keys() -> ConfigKeys:
+    """Return the keys of the table."""
+    table = read_table("config_keys.toml")
+    dtype, quantization, layers = table["dtype"], table["quantization"], table["layers"]
+    return ConfigKeys(
+        dtype=frozenset(dtype["keys"]),
+        dtype_names=MappingProxyType(dtype["names"]),
+        quantization=frozenset(quantization["keys"]),
+        quantization_files=frozenset(quantization["files"]),
+        layer_sections=tuple(layers["sections"]),
+        layer_counts=tuple(layers["counts"]),
+        layer_lists=tuple(layers["lists"]),
+        layers_after=tuple(layers["after"]),
+    )
