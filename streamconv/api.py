@@ -10,7 +10,7 @@ from streamconv.execution.request import ConversionRequest
 from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT, SAME
-from streamconv.sources.base import Source
+from streamconv.sources.base import Source, read_whole
 from streamconv.system.resources import cores
 from streamconv.units import parse_share
 
@@ -96,7 +96,8 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     catalog = load_catalog(options.get("family"))
     with open_with_template(src, catalog, options, casts=bool(options.get("dtype"))) as source:
-        return build_plan(source.checkpoint, catalog, to, options)
+        read = read_whole(source)
+        return build_plan(source.checkpoint, catalog, to, options, read=read)
 
 
 @takes(Options)

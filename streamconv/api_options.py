@@ -51,8 +51,11 @@ format: Output format, `safetensors` or `dcp` (torch.distributed.checkpoint). De
 dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers, their
     biases and norms. Default: no cast.
 cast_all: True to let `dtype` cast routers, their biases and norms, too.
-dequantize: `bf16`, `fp16` or `fp32` to dequantize block-scaled FP8 weights to this dtype
-    and drop their scales. Default: FP8 weights and scales are kept.
+dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
+    their scales. Default: quantized weights and their scales are kept.
+only: Names of the weights to dequantize, with `*` for any text, or number formats such as
+    `int4`. Default: all.
+skip: Names of weights, or number formats, that stay quantized. Default: none.
 pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
 copy: True to copy a checkpoint that is already what was asked for, instead of raising
     PlanRefused.

@@ -70,7 +70,11 @@ class Options(Reading, total=False):
     cast_all: bool
     """True to let `dtype` cast routers, their biases and norms, too."""
     dequantize: str | None
-    """Dtype to dequantize block-scaled FP8 weights to. Their scales are dropped."""
+    """Dtype to dequantize quantized weights to. Their scales are dropped."""
+    only: str | Sequence[str]
+    """Weights to dequantize: names with * for any text, or number formats. Default: all."""
+    skip: str | Sequence[str]
+    """Weights that stay quantized: names with * for any text, or number formats."""
     pass_through: bool
     """True to copy experts that cannot be converted, instead of raising PlanRefused."""
     copy: bool

@@ -34,6 +34,16 @@ def stem_of(name: str) -> str:
     return name
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Return the stem of a tensor's name, and the word that the rest of the name means.
+
+    For example, `a` and `weight_scale` for `a.weight_scale`, and `weight_scale` for the rest of
+    `down_proj_scale` too. The word is `weight` for a weight, also if its name is the stem.
+    """
+    stem = stem_of(name)
+    return stem, _WEIGHT if stem == name else _words()[name[len(stem) :]]
+
+
 def is_companion(name: str) -> bool:
     """Return True if a tensor of this name means nothing without a weight."""
     return stem_of(name) != name and not name.endswith(tuple(s + _WEIGHT for s in _SEPARATORS))
@@ -55,6 +65,14 @@ def endings_of(weight: str) -> tuple[str, tuple[str, ...]]:
             words = (_WEIGHT, *companion_suffixes())
             return weight[: -len(_WEIGHT) - 1], tuple(separator + word for word in words)
     return weight, ("", *companion_suffixes().values())
+
+
+@functools.cache
+def _words() -> Mapping[str, str]:
+    """Return the word of each ending. A suffix comes before a word with a separator."""
+    words = (_WEIGHT, *companion_suffixes())
+    parts = {separator + word: word for separator in _SEPARATORS for word in words}
+    return {**parts, **{suffix: word for word, suffix in companion_suffixes().items()}}
 
 
 @functools.cache

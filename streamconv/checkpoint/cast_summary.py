@@ -15,14 +15,25 @@ CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     """List the casts among `inputs`; tensors whose names differ only in numbers share a row."""
-    rows: dict[tuple[str, str, str, bool], int] = {}
+    rows: dict[tuple[str, str, str, bool, str], int] = {}
     for info in inputs:
         if info.cast is not None:
-            is_scaled = info.cast.scales is not None
-            key = (pattern_of(info.name), info.cast.stored.dtype, info.dtype, is_scaled)
+            decoding = info.cast.decoding
+            name = decoding.format if decoding else ""
+            stored = info.cast.stored.dtype
+            key = (pattern_of(info.name), stored, info.dtype, decoding is not None, name)
             rows[key] = rows.get(key, 0) + 1
-    fields = ("tensors", "from", "to", "scaled", "count")
-    return [dict(zip(fields, (*key, count), strict=True)) for key, count in sorted(rows.items())]
+    return [
+        {
+            "tensors": tensors,
+            "from": stored,
+            "to": dtype,
+            "scaled": is_scaled,
+            "format": name or None,
+            "count": count,
+        }
+        for (tensors, stored, dtype, is_scaled, name), count in sorted(rows.items())
+    ]
 
 
 def protected_rows(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.checkpoint.decoding import Decoding
 from streamconv.checkpoint.layout_record import Record
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -39,7 +40,7 @@ class TensorInfo:
         """The stored tensors that it is read from: itself, or those of its cast."""
         if self.cast is None:
             return (self,)
-        return (self.cast.stored, *filter(None, (self.cast.scales,)))
+        return (self.cast.stored, *self.cast.companions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,13 @@ class Cast:
     """The origin of a tensor whose elements change their dtype as they are read."""
 
     stored: TensorInfo
-    scales: TensorInfo | None = None
-    """A factor for each block of the last two dimensions of a tensor that is dequantized."""
-    block: tuple[int, int] = (1, 1)
-    """Rows and columns of a block. The last block of a row or column may be smaller."""
+    """The elements, or the codes of a weight that is dequantized."""
+    companions: tuple[TensorInfo, ...] = ()
+    """What is read together with codes, in the order of the planes of `decoding`."""
+    decoding: Decoding | None = None
+    """How a weight is dequantized; None for a cast from one dtype to another."""
+    dropped: tuple[TensorInfo, ...] = ()
+    """What means nothing any more when the weight is dequantized: scales of activations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,22 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     option(
         "--dequantize",
         type=click.Choice(["bf16", "fp16", "fp32"]),
-        help="Dequantize block-scaled FP8 weights to this dtype and drop their scales.",
+        help="Dequantize quantized weights to this dtype and drop their scales.",
+    ),
+    option(
+        "--only",
+        metavar="NAME",
+        multiple=True,
+        help="Dequantize only the weights of this name, with * for any text, or of this number "
+        "format. May be repeated.",
+    ),
+    option(
+        "--except",
+        "skip",
+        metavar="NAME",
+        multiple=True,
+        help="Leave the weights of this name, or of this number format, quantized. May be "
+        "repeated.",
     ),
     option(
         "--overwrite",

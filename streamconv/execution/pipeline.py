@@ -23,7 +23,7 @@ from streamconv.execution.result import Result
 from streamconv.options import Location, Options, preset_of
 from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards, parse_partition
-from streamconv.sources.base import Source
+from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.launcher import rank
@@ -162,7 +162,12 @@ def _convert(
         casts = bool(options.get("dtype"))
         with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
             plan = build_plan(
-                source.checkpoint, catalog, request.to, options, verify=request.verify
+                source.checkpoint,
+                catalog,
+                request.to,
+                options,
+                verify=request.verify,
+                read=read_whole(source),
             )
             pinned = pin_request(request, source)
             is_stored = share.partition.of > 1 or source.checkpoint.revision is not None

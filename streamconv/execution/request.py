@@ -36,7 +36,8 @@ class ConversionRequest:
 
     def to_json(self) -> bytes:
         """Return the fields that are stored: those that are the same in every process."""
-        options = {k: v for k, v in self.options.items() if k not in PROCESS_OPTIONS}
+        stored = {k: v for k, v in self.options.items() if k not in PROCESS_OPTIONS}
+        options = {k: v for k, v in stored.items() if v != ()}
         fields = {"src": self.src, "to": self.to, "overwrite": self.overwrite, "options": options}
         return json.dumps(fields, sort_keys=True).encode("ascii")
 
@@ -85,6 +86,7 @@ _TEXTS = frozenset(
 _FLAGS = frozenset(
     {"fill_from_template", "add_unlisted", "cast_all", "pass_through", "copy", "sha256"}
 )
+_LISTS = frozenset({"rename", "only", "skip"})
 
 
 def _wrong_field(fields: Mapping[str, Any]) -> str:
@@ -102,21 +104,21 @@ def _wrong_field(fields: Mapping[str, Any]) -> str:
 
 
 def _wrong_option(options: Mapping[str, Any]) -> str:
-    """Return what is wrong with the stored options; empty if nothing is."""
+    """Return what is wrong with stored options; empty if nothing is. Raises UsageError."""
     for name, value in options.items():
-        if name == "rename" and isinstance(value, list):
+        if name in _LISTS and isinstance(value, list):
             if not all(isinstance(text, str) and "\0" not in text for text in value):
-                return "its option rename is not a list of texts that can be typed"
-            for text in value:
-                parse_rename(text)
+                return f"its option {name} is not a list of texts that can be typed"
             continue
-        kind = str | None if name in _TEXTS else bool if name in _FLAGS else None
+        kind = str | None if name in (*_TEXTS, *_LISTS) else bool if name in _FLAGS else None
         if name == "max_shard_size" and type(value) is int:
             continue
         if kind is None or not isinstance(value, kind):
             return f"its option {quoted(name)} is not known, or has another type"
         if isinstance(value, str) and "\0" in value:
             return f"its option {quoted(name)} is not text that can be typed"
+    for text in options.get("rename") or ():
+        parse_rename(text)
     if options.get("layers"):
         parse_layers(options["layers"])
     if options.get("max_shard_size"):

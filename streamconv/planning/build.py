@@ -6,7 +6,7 @@ from collections.abc import Callable
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint.casting import cast_checkpoint, parse_casting
+from streamconv.checkpoint.casting import parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
@@ -27,6 +27,8 @@ from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.target import PER_EXPERT, SAME, merge_target, resolve_target
 from streamconv.planning.unchanged import check_changed
+from streamconv.quantization.cast_checkpoint import cast_checkpoint
+from streamconv.quantization.recognize import ReadSmall
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
     cores,
@@ -44,6 +46,7 @@ def build_plan(
     options: Options,
     *,
     verify: bool = False,
+    read: ReadSmall | None = None,
 ) -> Plan:
     """Plan a conversion as a user asks for it.
 
@@ -53,6 +56,7 @@ def build_plan(
         to: A form or layout, or `same`; None for the one that merging gives to this family.
         options: What the user asked for.
         verify: True if the result is verified in the same process.
+        read: Reads small tensors: the shapes of packed matrices are stored as numbers.
 
     Raises:
         UsageError: An option has a value that makes no sense.
@@ -61,12 +65,16 @@ def build_plan(
             memory.
     """
     casting = parse_casting(
-        options.get("dtype"), options.get("dequantize"), options.get("cast_all", False)
+        options.get("dtype"),
+        options.get("dequantize"),
+        options.get("cast_all", False),
+        options.get("only") or (),
+        options.get("skip") or (),
     )
     pass_through = options.get("pass_through", False)
     source = detect(
         cast_checkpoint(
-            checkpoint, casting, catalog.find_family(checkpoint.config.get("model_type"))
+            checkpoint, casting, catalog.find_family(checkpoint.config.get("model_type")), read
         ),
         catalog,
         options.get("source_layout"),

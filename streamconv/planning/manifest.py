@@ -92,8 +92,12 @@ def _reading(plan: Plan) -> dict[str, Any]:
 
 
 def _cast_facts(cast: Cast) -> list[Any]:
-    scales = cast.scales and cast.scales.name
-    return [cast.stored.dtype, scales, cast.block]
+    decoding = cast.decoding
+    return [
+        cast.stored.dtype,
+        decoding and decoding.format,
+        [info.name for info in cast.companions],
+    ]
 
 
 def closing_files(

@@ -73,8 +73,13 @@ def _cast_fields(step: Step) -> dict[str, Any] | None:
     cast = step.inputs[0].cast
     if cast is None:
         return None
-    block = list(cast.block) if cast.scales else None
-    return {"from": cast.stored.dtype, "scales": cast.scales and cast.scales.dtype, "block": block}
+    scale = cast.decoding and cast.decoding.plane("scale")
+    return {
+        "from": cast.stored.dtype,
+        "format": cast.decoding and cast.decoding.format,
+        "scales": scale and scale.dtype,
+        "block": list(scale.block) if scale else None,
+    }
 
 
 def shard_fields(plan: Plan) -> list[dict[str, Any]]:

@@ -188,7 +188,7 @@ def _casts(plan: Plan) -> Iterator[str]:
     """Yield how many tensors are cast to each dtype, and how many of each kind are not."""
     counts: Counter[str] = Counter()
     for row in cast_rows(plan.inputs):
-        scaled = " times its scales" if row["scaled"] else ""
+        scaled = f" times its scales ({row['format']})" if row["scaled"] else ""
         counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
     for cast, count in counts.items():
         yield f"{counted(count, 'tensor')}, {cast}"

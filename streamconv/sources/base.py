@@ -4,7 +4,7 @@ Opening reads headers and JSON, never tensor data. `tests/unit/sources/test_sour
 contract for every kind of source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,3 +77,14 @@ class Source(Protocol):
 
         Never raises.
         """
+
+
+def read_whole(source: Source) -> Callable[[TensorInfo], bytes]:
+    """Return a function that reads all bytes of a small tensor of a source."""
+
+    def read(info: TensorInfo) -> bytes:
+        buffer = memoryview(bytearray(info.nbytes))
+        source.read([Read(info, 0, buffer)])
+        return bytes(buffer)
+
+    return read

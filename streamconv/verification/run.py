@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.checkpoint.casting import AS_STORED, Casting, cast_checkpoint
+from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.not_carried_over import reading_notes
 from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import MANIFEST
 from streamconv.detection.detect import Detected, detect
-from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.options import Opening, Reading, check_prefixes, prefixes_of
-from streamconv.sources.base import Source
+from streamconv.quantization.cast_checkpoint import cast_checkpoint
+from streamconv.sources.base import Source, read_whole
 from streamconv.sources.open import open_source
 from streamconv.sources.wrappers.cast import CastSource
 from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -23,6 +24,7 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.verification.against_manifest import check_files
 from streamconv.verification.against_source import compare
+from streamconv.verification.dequantize import DequantizedSource
 from streamconv.verification.metadata_files import (
     has_files,
     index_differences,
@@ -234,7 +236,7 @@ def _compare(
         return
     try:
         family = options.catalog.find_family(source.checkpoint.config.get("model_type"))
-        checkpoint = cast_checkpoint(source.checkpoint, casting, family)
+        checkpoint = cast_checkpoint(source.checkpoint, casting, family, read_whole(source))
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_cast_options(casting)}: {error.message}")
         return
@@ -249,7 +251,7 @@ def _compare(
     declared_layout = options.reading.get("source_layout")
     found = detect(checkpoint, options.catalog, declared_layout, pass_through=True)
     yield from compare(
-        Side(CastSource(source), found),
+        Side(DequantizedSource(CastSource(source)), found),
         output,
         jobs=options.jobs,
         cancel=options.cancel,
@@ -260,4 +262,9 @@ def _compare(
 def _cast_options(casting: Casting) -> str:
     """Return the options that ask for a casting."""
     asked = {"--dtype": casting.dtype, "--dequantize": casting.dequantize}
-    return " ".join(f"{option} {dtype}" for option, dtype in asked.items() if dtype)
+    dtypes = [f"{option} {dtype}" for option, dtype in asked.items() if dtype]
+    only, skip = (
+        [f"{option} {quoted(name)}" for name in names]
+        for option, names in (("--only", casting.only), ("--except", casting.skip))
+    )
+    return " ".join([*dtypes, *only, *skip])

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from import_graph import PACKAGE, modules
 
-PURE = ("errors", "units", "formats", "options", "checkpoint", "detection", "planning")
+PURE = (
+    "errors",
+    "units",
+    "formats",
+    "options",
+    "checkpoint",
+    "quantization",
+    "detection",
+    "planning",
+)
 EXCEPT = {"streamconv.planning.build"}
 """Asks the machine for memory and processor cores."""
 WORLD = {

@@ -20,6 +20,7 @@ ORDER = (
     "catalog",
     "options",
     "checkpoint",
+    "quantization",
     "detection",
     "planning",
     "sources",

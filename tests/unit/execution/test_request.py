@@ -97,7 +97,9 @@ OPTIONS = [name for name in Options.__annotations__ if name not in PROCESS_OPTIO
 @pytest.mark.parametrize("name", [*OPTIONS, "part", "jobs", "nobody", "\x1b[31m"])
 def test_an_option_of_another_kind_is_refused(name: str, value: object) -> None:
     """Each option, those of one process, and those that do not exist."""
-    if (name, value) not in (("max_shard_size", 1), ("rename", [])):
+    lists = [(n, v) for n in ("rename", "only", "skip") for v in ([], ["x"])]
+    lists.remove(("rename", ["x"]))
+    if (name, value) not in (("max_shard_size", 1), *lists):
         refused(json.dumps({**FIELDS, "options": {name: value}}).encode())
 
 

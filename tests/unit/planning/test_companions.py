@@ -14,12 +14,13 @@ from header_models import LIMITS, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import Family
-from streamconv.checkpoint.casting import Casting, cast_checkpoint, protected_kind
+from streamconv.checkpoint.casting import Casting, protected_kind
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.target import resolve_target
+from streamconv.quantization.cast_checkpoint import cast_checkpoint
 
 CATALOG = default_catalog()
 OF_FAMILY = pytest.mark.parametrize("family", CATALOG.families.values(), ids=lambda f: f.name)

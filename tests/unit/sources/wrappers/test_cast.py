@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import quantized
 import torch
 from memory_source import MemorySource
 
+from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.types import Cast, TensorInfo
+from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import Read
 from streamconv.sources.wrappers.cast import CastSource
 
@@ -26,30 +29,53 @@ def memory(**tensors: torch.Tensor) -> MemorySource:
     return MemorySource({n: (dtypes[t.dtype], tuple(t.shape), raw(t)) for n, t in tensors.items()})
 
 
-def cast_to(dtype: str, stored: TensorInfo, **cast: object) -> TensorInfo:
+def cast_to(dtype: str, stored: TensorInfo) -> TensorInfo:
     """The tensor as a plan under a cast has it."""
     nbytes = TORCH[dtype].itemsize * (stored.nbytes // TORCH[stored.dtype].itemsize)
-    return replace(stored, dtype=dtype, nbytes=nbytes, cast=Cast(stored, **cast))  # type: ignore[arg-type]
+    return replace(stored, dtype=dtype, nbytes=nbytes, cast=Cast(stored))
 
 
 def test_wider_tensors_stay_one_batch() -> None:
-    """With whatever is not cast, and with scales."""
+    """With whatever is not cast, and with codes and their scales."""
     a = torch.arange(6, dtype=torch.float32).to(torch.bfloat16).reshape(2, 3)
     codes = torch.arange(24, dtype=torch.uint8).view(torch.float8_e4m3fn).reshape(6, 4)
     scales = torch.tensor([[0.5, 2.0], [4.0, 8.0], [1.0, 3.0]])
-    source = memory(a=a, b=a, codes=codes, scales=scales)
+    source = memory(a=a, b=a, codes=codes, codes_scale_inv=scales)
     infos = source.checkpoint.tensors
     wide = cast_to("F32", infos["a"])
-    scaled = cast_to("BF16", infos["codes"], scales=infos["scales"], block=(2, 2))
+    scaled = cast_checkpoint(source.checkpoint, Casting(dequantize="BF16")).tensors["codes"]
     buffers = [memoryview(bytearray(n)) for n in (12, 4, 16)]
     CastSource(source).read(
         [Read(wide, 8, buffers[0]), Read(infos["b"], 2, buffers[1]), Read(scaled, 16, buffers[2])]
     )
-    assert source.calls == [("read", [("a", 4, 6), ("b", 2, 4), ("codes", 8, 8), ("scales", 8, 8)])]
+    scale_reads = [("codes_scale_inv", 8, 8)]
+    assert source.calls == [("read", [("a", 4, 6), ("b", 2, 4), ("codes", 8, 8), *scale_reads])]
     assert bytes(buffers[0]) == raw(a.float().reshape(-1)[2:5])
     assert bytes(buffers[1]) == raw(a.reshape(-1)[1:3])
     blocks = scales.repeat_interleave(2, 0).repeat_interleave(2, 1)
     assert bytes(buffers[2]) == raw((codes.float() * blocks).bfloat16().reshape(-1)[8:16])
+
+
+def test_codes_that_are_spread_are_read_once() -> None:
+    """A thread keeps the matrix that it read last."""
+    torch.manual_seed(0)
+    case = quantized.mxfp4_blocks(2, 6, 64)
+    source = MemorySource(
+        {f"a{n}": ("U8", tuple(t.shape), raw(t)) for n, t in case.tensors.items()},
+        config=case.config,
+    )
+    (info,) = cast_checkpoint(source.checkpoint, Casting(dequantize="BF16")).tensors.values()
+    reader, buffer = CastSource(source), memoryview(bytearray(info.nbytes))
+    for begin in range(0, info.nbytes, 256):
+        reader.read([Read(info, begin, buffer[begin : begin + 256])])
+    reads = [read for _, each in source.calls for read in each if read]
+    assert reads == [
+        ("a_blocks", 0, 192),
+        ("a_scales", 0, 12),
+        ("a_blocks", 192, 192),
+        ("a_scales", 12, 12),
+    ]
+    assert bytes(buffer) == raw(case.decoded(torch.bfloat16))
 
 
 def test_a_narrower_tensor_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:

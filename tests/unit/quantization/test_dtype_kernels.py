@@ -1,16 +1,13 @@
 """Numbers of one dtype as numbers of another, against torch: every pattern of 8 and 16 bits."""
 
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from streamconv.sources.wrappers.dtype_kernels import CHUNK, as_float32, cast, dequantize, grid_rows
+from streamconv.quantization.dtype_kernels import CHUNK, cast
 
 TORCH = {
     "F64": torch.float64,
@@ -134,80 +131,3 @@ def test_bytes_at_the_end_of_their_own_buffer(dtype: str, target: str) -> None:
     stored[:] = raw(values)
     cast(stored, dtype, buffer, target)
     assert bytes(buffer) == raw(ours(values, dtype, target))
-
-
-# --- block-scaled weights ----------------------------------------------------------------------
-
-
-def expected(weight: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
-    """DeepSeek's formula: the weight in float32 times its block's scale."""
-    rows, columns = weight.shape[-2:]
-    wide = scales.to(torch.float32).repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)
-    return weight.to(torch.float32) * wide[..., :rows, :columns]
-
-
-@st.composite
-def scaled(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, int], range]:
-    """The shape of a weight, of its blocks, and a range of its elements."""
-    shape = (*draw(st.sampled_from([(), (1,), (3,)])), draw(st.integers(1, 9)))
-    shape = (*shape, draw(st.integers(1, 9)))
-    block = draw(st.integers(1, 10)), draw(st.integers(1, 10))
-    begin = draw(st.integers(0, math.prod(shape) - 1))
-    return shape, block, range(begin, draw(st.integers(begin + 1, math.prod(shape))))
-
-
-@settings(max_examples=200, deadline=None)
-@given(scaled(), st.sampled_from(["F32", "BF16", "F8_E8M0"]), st.sampled_from(TARGETS))
-def test_any_range_of_a_block_scaled_weight(
-    case: tuple[tuple[int, ...], tuple[int, int], range], scale_dtype: str, target: str
-) -> None:
-    """Blocks that are cut short, and ranges that begin and end inside rows and blocks."""
-    shape, block, part = case
-    generator = torch.Generator().manual_seed(len(part))
-    codes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    weight = codes.view(torch.float8_e4m3fn)
-    grid = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
-    scales = (torch.rand(grid, generator=generator) * 3 + 0.01).to(TORCH[scale_dtype])
-    rows = grid_rows(part.start, len(part), shape, block)
-    wanted = raw(scales.reshape(-1, grid[-1]).view(torch.uint8)[rows.start : rows.stop])
-    out = bytearray(len(part) * TORCH[target].itemsize)
-    dequantize(
-        raw(codes)[part.start : part.stop],
-        "F8_E4M3",
-        memoryview(out),
-        target,
-        start=part.start,
-        shape=shape,
-        block=block,
-        scales=as_float32(wanted, scale_dtype).reshape(-1, grid[-1]),
-    )
-    whole = expected(weight, scales, block).to(TORCH[target]).flatten()
-    assert_same(tensor(out, target), whole[part.start : part.stop])
-
-
-@pytest.mark.parametrize("scale_dtype", ["F32", "BF16", "U8"])
-def test_transformers_dequantizes_alike(scale_dtype: str) -> None:
-    """Its own operation on a weight of several blocks, every code of the format in it."""
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-
-    shape, block = (256, 384), (128, 128)
-    codes = torch.arange(math.prod(shape)).remainder(256).to(torch.uint8).reshape(shape)
-    scales = torch.rand((2, 3), generator=torch.Generator().manual_seed(1)) * 2e-3
-    stored = scales.to(TORCH.get(scale_dtype, torch.float32))
-    if scale_dtype == "U8":
-        stored = torch.tensor([[0, 100, 120], [127, 130, 254]], dtype=torch.uint8)
-    theirs = Fp8Dequantize(None)._dequantize_one(
-        codes.view(torch.float8_e4m3fn), stored, output_dtype=torch.bfloat16
-    )
-    out = bytearray(2 * math.prod(shape))
-    dequantize(
-        raw(codes),
-        "F8_E4M3",
-        memoryview(out),
-        "BF16",
-        start=0,
-        shape=shape,
-        block=block,
-        scales=as_float32(raw(stored), scale_dtype).reshape(2, 3),
-    )
-    assert_same(tensor(out, "BF16"), theirs.flatten())

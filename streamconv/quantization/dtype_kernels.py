@@ -8,7 +8,6 @@ it needs a few hundred kB of memory for a tensor of any size.
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ _FLOATS8 = {"F8_E4M3": (3, 7), "F8_E5M2": (2, 15), "F8_E4M3FNUZ": (3, 8), "F8_E5
 """Bits of the mantissa, and the bias of the exponent."""
 _POWERS = ("F8_E8M0", "U8")
 """A power of two whose exponent has the bias 127. U8 holds the same bits under another name."""
-_STORED: dict[str, Any] = {
+STORED: dict[str, Any] = {
     **dict.fromkeys((*_FLOATS8, *_POWERS), np.uint8),
     "BF16": np.uint16,
     "F16": np.float16,
@@ -39,9 +38,7 @@ Array = npt.NDArray[Any]
 Bytes = memoryview | bytearray | bytes
 
 
-def cast(
-    stored: Bytes, dtype: str, out: memoryview, target: str, factors: Array | None = None
-) -> None:
+def cast(stored: Bytes, dtype: str, out: memoryview, target: str) -> None:
     """Fill a buffer with the elements of another one, cast to another dtype.
 
     Args:
@@ -49,123 +46,45 @@ def cast(
         dtype: The dtype of `stored`, any floating one of safetensors.
         out: The buffer for as many elements of the target.
         target: BF16, F16 or F32.
-        factors: A row of float32. Each consecutive row of as many elements is multiplied by it, in
-            float32, before it is rounded.
     """
-    source: Array = np.frombuffer(stored, _STORED[dtype])
-    result: Array = np.frombuffer(out, _STORED[target])
-    width = 1 if factors is None else len(factors)
-    most = max(CHUNK // width, 1) * width
-    values = np.empty(min(most, len(source)), np.float32)
+    source: Array = np.frombuffer(stored, STORED[dtype])
+    result: Array = np.frombuffer(out, STORED[target])
+    values = np.empty(min(CHUNK, len(source)), np.float32)
     spare = np.empty(values.shape, np.uint32)
-    for begin in range(0, len(source), most):
-        taken = source[begin : begin + most]
+    for begin in range(0, len(source), CHUNK):
+        taken = source[begin : begin + CHUNK]
         chunk = values[: len(taken)]
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             _widen(taken, dtype, chunk)
-            if factors is not None:
-                rows = chunk.reshape(-1, width)
-                np.multiply(rows, factors, out=rows)
-            _narrow(chunk, spare[: len(taken)], target, result[begin : begin + len(taken)])
+            narrow(chunk, spare[: len(taken)], target, result[begin : begin + len(taken)])
 
 
 def as_float32(stored: Bytes, dtype: str) -> Array:
     """Return the elements of `stored`, which are of `dtype`, as an array of float32."""
-    values = np.empty(len(stored) // np.dtype(_STORED[dtype]).itemsize, np.float32)
+    values = np.empty(len(stored) // np.dtype(STORED[dtype]).itemsize, np.float32)
     cast(stored, dtype, values.data.cast("B"), "F32")
     return values
-
-
-def dequantize(
-    stored: Bytes,
-    dtype: str,
-    out: memoryview,
-    target: str,
-    *,
-    start: int,
-    shape: tuple[int, ...],
-    block: tuple[int, int],
-    scales: Array,
-) -> None:
-    """Fill a buffer with elements times the scales of their blocks, rounded once.
-
-    Args:
-        stored: Consecutive elements of a tensor.
-        dtype: The dtype of `stored`.
-        out: The buffer for as many elements of the target.
-        target: BF16, F16 or F32.
-        start: The number of the first of these elements in the tensor.
-        shape: The shape of the tensor. Its last two dimensions are cut into blocks.
-        block: The rows and columns of a block.
-        scales: The rows of the grid of blocks that `grid_rows` returns for these elements, as
-            float32.
-    """
-    stored_itemsize, itemsize = (np.dtype(_STORED[name]).itemsize for name in (dtype, target))
-    source = memoryview(stored)
-    rows, columns = shape[-2:]
-    first = grid_rows(start, 1, shape, block).start
-    for begin, end in _bands(
-        start, start + len(source) // stored_itemsize, rows, columns, block[0]
-    ):
-        row = scales[grid_rows(begin, 1, shape, block).start - first]
-        factors = np.repeat(row, block[1])[begin % columns :][: min(end - begin, columns)]
-        a, b = begin - start, end - start
-        elements = source[a * stored_itemsize : b * stored_itemsize]
-        cast(elements, dtype, out[a * itemsize : b * itemsize], target, factors)
-
-
-def grid_rows(start: int, count: int, shape: tuple[int, ...], block: tuple[int, int]) -> range:
-    """Return the rows of the grid of blocks that some consecutive elements of a tensor are in.
-
-    Args:
-        start: The number of the first element.
-        count: How many elements, at least 1.
-        shape: The shape of the tensor, `[..., rows, columns]`.
-        block: The rows and columns of a block.
-
-    Returns:
-        Numbers of rows. They are counted through the grids of all matrices of the tensor.
-    """
-    rows, columns = shape[-2:]
-    per_matrix = -(-rows // block[0])
-
-    def row_of(element: int) -> int:
-        matrix, row = divmod(element // columns, rows)
-        return matrix * per_matrix + row // block[0]
-
-    return range(row_of(start), row_of(start + count - 1) + 1)
-
-
-def _bands(
-    begin: int, end: int, rows: int, columns: int, block_rows: int
-) -> Iterator[tuple[int, int]]:
-    """Cut a range of elements so that each part has one row of factors.
-
-    A part is a piece of a row, or whole rows that are in one row of blocks.
-    """
-    while begin < end:
-        row = begin // columns
-        stop = min(end, (row + 1) * columns)
-        if begin % columns == 0 and stop % columns == 0:
-            row_in_matrix = row % rows
-            left = min(block_rows - row_in_matrix % block_rows, rows - row_in_matrix)
-            stop = min(row + left, end // columns) * columns
-        yield begin, stop
-        begin = stop
 
 
 def _widen(source: Array, dtype: str, values: Array) -> None:
     """Fill `values`, of float32, with the elements of `source`."""
     if source.dtype == np.uint8:
-        np.take(_values(dtype), source, out=values, mode="clip")
+        np.take(values_of(dtype), source, out=values, mode="clip")
     elif dtype == "BF16":
         np.left_shift(source, np.uint32(16), out=values.view(np.uint32))
     else:
         np.copyto(values, source, casting="unsafe")
 
 
-def _narrow(values: Array, spare: Array, target: str, result: Array) -> None:
-    """Fill `result` with `values`, and overwrite both them and `spare`."""
+def narrow(values: Array, spare: Array, target: str, result: Array) -> None:
+    """Fill `result` with `values` as the target dtype, and overwrite both them and `spare`.
+
+    Args:
+        values: Numbers of float32.
+        spare: As many integers of 32 bits.
+        target: BF16, F16 or F32.
+        result: As many elements of the target; those of BF16 as integers.
+    """
     if target == "F32":
         np.copyto(result, values)
     elif target == "F16":
@@ -219,7 +138,7 @@ def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
 
 
 @functools.cache
-def _values(dtype: str) -> Array:
+def values_of(dtype: str) -> Array:
     """Return the 256 values of a float of 8 bits, as float32."""
     code = np.arange(256)
     if dtype in _POWERS:

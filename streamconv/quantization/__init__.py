@@ -1,0 +1,1 @@
+"""How are weights stored as codes, and which numbers do they mean?"""

@@ -1,0 +1,119 @@
+"""What config.json says of number formats, and which rows of the table that allows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.errors import quoted
+from streamconv.quantization.number_format import NamedFormat, NumberFormat, Statement
+
+SECTIONS = ("quantization_config", "compression_config", "quantization")
+"""Keys of a section that describes number formats, anywhere in config.json."""
+
+_KEYS = {
+    "method": ("quant_method",),
+    "format": ("format",),
+    "algo": ("quant_algo",),
+    "bits": ("num_bits", "bits", "w_bit"),
+    "type": ("type",),
+    "strategy": ("strategy",),
+    "group": ("group_size", "q_group_size"),
+    "block": ("weight_block_size", "block_structure"),
+    "checkpoint_format": ("checkpoint_format",),
+    "version": ("version",),
+    "symmetric": ("symmetric", "sym"),
+}
+"""What the keys of a section, or of a group in it, are called here."""
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a section of config.json says of one number format."""
+
+    path: str
+    """Path of keys to the section: `text_config.quantization_config`."""
+    facts: Mapping[str, Any]
+    """By the words of `quantization.toml`: method, format, bits, group and so on."""
+
+    def allows(self, row: NumberFormat | NamedFormat) -> bool:
+        """Return True if the format is one that the section can mean."""
+        return any(self._fits(statement) for statement in row.config)
+
+    def _fits(self, statement: Statement) -> bool:
+        for key, allowed in statement.items():
+            value = self.facts.get(key)
+            if not ("" in allowed if value is None else value in allowed):
+                return False
+        return True
+
+    @property
+    def text(self) -> str:
+        """What it says, for people."""
+        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        return f"{quoted(self.path)} says {quoted(facts)}"
+
+
+def announcements(config: Mapping[str, Any]) -> tuple[Announcement, ...]:
+    """Return what config.json says of number formats, each statement once.
+
+    A section with several groups makes one statement a group.
+    """
+    found: list[Announcement] = []
+    for path, section in _sections(config, "", 0):
+        for facts in _facts(section):
+            if facts and all(facts != other.facts for other in found):
+                found.append(Announcement(path, facts))
+    return tuple(found)
+
+
+def sections(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of all sections of config.json that describe number formats."""
+    return tuple(path for path, _ in _sections(config, "", 0))
+
+
+def _sections(
+    config: Mapping[str, Any], path: str, depth: int
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if key in SECTIONS:
+                yield f"{path}{key}", value
+            elif depth < _MAX_DEPTH:
+                yield from _sections(value, f"{path}{key}.", depth + 1)
+
+
+def _facts(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the facts of each group of a section, with those that hold for all of them."""
+    common = _of(section)
+    if "method" not in common and {"bits", "group"} <= common.keys():
+        common["method"] = "mlx"
+    groups = section.get("config_groups")
+    weights = [
+        {**_of(group), **_of(weights)}
+        for group in (groups.values() if isinstance(groups, Mapping) else ())
+        if isinstance(group, Mapping) and isinstance(weights := group.get("weights"), Mapping)
+    ]
+    if common.get("method") == "modelopt":
+        weights = []
+    for facts in weights or ({},):
+        merged = {**common, **facts}
+        if facts.get("format") is None and common.get("format") is not None:
+            merged["format"] = common["format"]
+        if merged.get("strategy") == "tensor_group":
+            merged["strategy"] = "group"
+        yield {key: value for key, value in merged.items() if value is not None}
+
+
+def _of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts among the values of one object; lists become tuples in comparisons."""
+    found: dict[str, Any] = {}
+    for word, keys in _KEYS.items():
+        value = next((section[key] for key in keys if section.get(key) is not None), None)
+        if isinstance(value, str | int | bool) or _is_block(value):
+            found[word] = value
+    return found
+
+
+def _is_block(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)

@@ -1,0 +1,284 @@
+"""Decode rows of quantized matrices, in tiles that stay in the processor's cache.
+
+Codes become float32 by a table, their zero points are subtracted, and the product with their scale
+is rounded once. So the result is that of torch: `((code - zero) * scale).to(dtype)` in float32.
+
+`verification/dequantize.py` computes the same in another way, and neither uses the other.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamconv.checkpoint.decoding import Decoding, Plane
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.quantization.dtype_kernels import (
+    CHUNK,
+    STORED,
+    Bytes,
+    as_float32,
+    narrow,
+    values_of,
+)
+
+Array = npt.NDArray[Any]
+
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""The values of a float of 4 bits; the highest bit is its sign."""
+_INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
+_PANEL = 64
+"""Columns that are transposed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Bytes of a plane in memory: some rows of its tensor for one matrix."""
+
+    name: str
+    """Name of the tensor, for errors."""
+    plane: Plane
+    first: int
+    """The first row."""
+    rows: Array
+    """The rows as bytes, `[rows, bytes of a row]`; columns of the tensor if it is transposed."""
+
+    @classmethod
+    def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "Loaded":
+        """Return rows of a tensor, turned so that they are rows of the grid."""
+        data: Array = np.frombuffer(raw, np.uint8)
+        if not plane.is_transposed:
+            return cls(name, plane, first, data.reshape(-1, plane.row_bytes))
+        width = plane.row_bytes // plane.stored[1]
+        words = data.view(np.dtype(f"u{width}")).reshape(plane.stored)
+        turned = np.empty(plane.stored[::-1], words.dtype)
+        for begin in range(0, plane.stored[1], _PANEL):
+            turned[begin : begin + _PANEL] = words[:, begin : begin + _PANEL].T
+        return cls(name, plane, first, turned.view(np.uint8).reshape(plane.stored[1], -1))
+
+
+def rows_needed(plane: Plane, rows: range) -> range:
+    """Return the rows of a tensor that hold a plane's numbers for some rows of the matrix."""
+    if plane.is_transposed:
+        return range(plane.stored[0])
+    first, last = rows.start // plane.block[0], (rows.stop - 1) // plane.block[0]
+    if plane.packed == "rows":
+        per_element = DTYPE_BITS[plane.dtype] // plane.bits
+        return range(first // per_element, last // per_element + 1)
+    return range(first, last + 1)
+
+
+class RowDecoder:
+    """Decodes rows of one matrix that is in memory, as far as it is needed."""
+
+    def __init__(
+        self, decoding: Decoding, codes: Loaded, others: Mapping[str, Loaded], target: str
+    ) -> None:
+        """Check what holds for the whole matrix.
+
+        Args:
+            decoding: How the matrix is decoded.
+            codes: Its codes.
+            others: By role, what belongs to them.
+            target: BF16, F16 or F32.
+
+        Raises:
+            BadCheckpoint: The shape or a group index contradicts the plan.
+        """
+        self._decoding = decoding
+        self._codes = codes
+        self._others = others
+        self._target = target
+        self._groups = self._group_index()
+        self._second = self._second_scale()
+
+    def decode(self, rows: range, out: memoryview) -> None:
+        """Fill a buffer with whole rows of the matrix.
+
+        Args:
+            rows: Their numbers.
+            out: Bytes for as many elements. It may end in the codes of the rows, if these are
+                no longer than the rows of the result.
+
+        Raises:
+            BadCheckpoint: A scale is not a number, infinite or zero.
+        """
+        columns = self._decoding.shape[1]
+        result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+            for tile in self._tiles(rows):
+                values = self._values(self._codes, tile, columns)
+                self._subtract_zeros(values, tile)
+                self._multiply(values, tile)
+                into = result[tile.start - rows.start : tile.stop - rows.start]
+                flat = values.reshape(-1)
+                narrow(flat, np.empty(flat.shape, np.uint32), self._target, into.reshape(-1))
+
+    def _tiles(self, rows: range) -> Iterator[range]:
+        """Cut rows into tiles that fit in the cache, and have one row of scales or one each."""
+        scale = self._others["scale"].plane
+        step = max(CHUNK // self._decoding.shape[1], 1)
+        if self._codes.plane.packed == "rows":
+            per_element = DTYPE_BITS[self._codes.plane.dtype] // self._codes.plane.bits
+            step = -(-step // per_element) * per_element
+        begin = rows.start
+        while begin < rows.stop:
+            end = min(begin + step - begin % step, rows.stop)
+            if scale.block[0] > 1:
+                end = min(end, begin + scale.block[0] - begin % scale.block[0])
+            yield range(begin, end)
+            begin = end
+
+    # --- the numbers of a plane ---
+
+    def _values(self, loaded: Loaded, rows: range, columns: int) -> Array:
+        """Return rows of a grid as float32."""
+        plane = loaded.plane
+        if plane.packed == "rows":
+            return _unpack_rows(loaded, rows, columns)
+        data = loaded.rows[rows.start - loaded.first : rows.stop - loaded.first]
+        return _unpack_columns(plane, data)[:, :columns]
+
+    def _grid(self, role: str, rows: range) -> Array:
+        """Return the rows of a grid that belong to rows of the matrix."""
+        loaded = self._others[role]
+        block = loaded.plane.block[0]
+        needed = range(rows.start // block, (rows.stop - 1) // block + 1)
+        values = self._values(loaded, needed, loaded.plane.shape[1])
+        if self._groups is not None:
+            values = values[:, self._groups]
+        return values
+
+    def _subtract_zeros(self, values: Array, rows: range) -> None:
+        if "zero" in self._others:
+            self._apply(np.subtract, values, self._grid("zero", rows), "zero")
+
+    def _multiply(self, values: Array, rows: range) -> None:
+        scales = self._grid("scale", rows)
+        wrong = ~np.isfinite(scales) | (scales == 0)
+        if wrong.any():
+            raise self._bad_scale("scale", scales[wrong][0])
+        if self._second is not None:
+            combine = np.multiply if self._decoding.second == "multiplies" else np.divide
+            scales = combine(scales, self._second)
+        self._apply(np.multiply, values, scales, "scale")
+
+    def _apply(self, operation: Any, values: Array, grid: Array, role: str) -> None:
+        """Apply a grid to all elements, each number to its block of a row."""
+        columns = values.shape[1]
+        width = self._others[role].plane.block[1] if self._groups is None else 1
+        if grid.shape[1] == 1 or grid.shape[1] == columns:
+            operation(values, grid, out=values)
+        elif grid.shape[1] * width == columns:
+            blocks = values.reshape(len(values), -1, width)
+            operation(blocks, grid[:, :, None], out=blocks)
+        else:
+            operation(values, np.repeat(grid, width, axis=1)[:, :columns], out=values)
+
+    # --- what holds for a whole matrix ---
+
+    def _group_index(self) -> Array | None:
+        """Return the group of each column if they are not in order. Raises BadCheckpoint."""
+        loaded = self._others.get("index")
+        if loaded is None:
+            return None
+        scale = self._others["scale"].plane
+        groups = loaded.rows.reshape(-1).view(_INTEGERS[loaded.plane.dtype])
+        count = scale.shape[1]
+        wrong = (groups < 0) | (groups >= count)
+        if wrong.any():
+            raise BadCheckpoint(
+                f"tensor {quoted(loaded.name)} names the group {groups[wrong][0]}, and there are "
+                f"{count} groups of scales"
+            )
+        in_order = np.arange(len(groups)) // scale.block[1]
+        return None if np.array_equal(groups, in_order) else groups.astype(np.intp)
+
+    def _second_scale(self) -> np.float32 | None:
+        loaded = self._others.get("second")
+        if loaded is None:
+            return None
+        (value,) = as_float32(loaded.rows.tobytes(), loaded.plane.dtype)
+        if not np.isfinite(value) or value == 0:
+            raise self._bad_scale("second", value)
+        return np.float32(value)
+
+    def _bad_scale(self, role: str, value: float) -> BadCheckpoint:
+        return BadCheckpoint(
+            f"tensor {quoted(self._others[role].name)} holds the scale {value:g} for "
+            f"{quoted(self._codes.name)}, and a scale has to be finite and not zero"
+        )
+
+
+def _unpack_columns(plane: Plane, data: Array) -> Array:
+    """Return the numbers in rows of bytes as float32, `[rows, numbers]`."""
+    if plane.bits == 4:
+        pairs = np.empty(data.shape, np.uint64)
+        np.take(_pairs(plane), data, out=pairs, mode="clip")
+        values: Array = pairs.view(np.float32)
+        if plane.order:
+            grouped = values.reshape(len(values), -1, len(plane.order))
+            values = grouped[:, :, np.argsort(plane.order)].reshape(len(values), -1)
+        return values
+    if plane.values == "int" and plane.dtype == "I8":
+        return data.view(np.int8).astype(np.float32)
+    if plane.values == "int":
+        return data.astype(np.float32) - np.float32(plane.offset)
+    if data.shape[1] and STORED[plane.dtype] == np.uint8:
+        wide: Array = np.empty(data.shape, np.float32)
+        return np.take(values_of(plane.dtype), data, out=wide, mode="clip")
+    flat = as_float32(np.ascontiguousarray(data).data.cast("B"), plane.dtype)
+    return flat.reshape(len(data), -1)
+
+
+def _unpack_rows(loaded: Loaded, rows: range, columns: int) -> Array:
+    """Return rows of a grid, several of which are in one row of elements."""
+    plane = loaded.plane
+    width = DTYPE_BITS[plane.dtype] // 8
+    per_element = DTYPE_BITS[plane.dtype] // plane.bits
+    first = rows.start // per_element
+    last = (rows.stop - 1) // per_element + 1
+    data = loaded.rows[first - loaded.first : last - loaded.first]
+    elements = data.reshape(len(data), -1, width)[:, :columns]
+    values = np.empty((len(data), per_element, columns), np.float32)
+    taken = np.empty((len(data), columns), np.float32)
+    for place in range(per_element):
+        byte, half = divmod(place * plane.bits, 8)
+        np.take(_singles(plane, half), elements[:, :, byte], out=taken, mode="clip")
+        values[:, plane.order[place] if plane.order else place] = taken
+    begin = rows.start - first * per_element
+    return values.reshape(-1, columns)[begin : begin + len(rows)]
+
+
+@functools.cache
+def _codes(plane: Plane) -> Array:
+    """Return the number that each code means."""
+    numbers = np.arange(1 << plane.bits)
+    if plane.values.startswith("e2m1"):
+        codes = np.array([*E2M1, *(-value for value in E2M1)], np.float32)
+        return codes + np.float32(0) if plane.values == "e2m1+0" else codes
+    if plane.offset < 0:
+        # a zero point that was stored less one: the largest code is zero
+        return (numbers - plane.offset & (1 << plane.bits) - 1).astype(np.float32)
+    return (numbers - plane.offset).astype(np.float32)
+
+
+@functools.cache
+def _pairs(plane: Plane) -> Array:
+    """Return the two numbers in each byte of codes of 4 bits, as one element."""
+    byte = np.arange(256)
+    codes = _codes(plane)
+    pairs = np.stack([codes[byte & 15], codes[byte >> 4]], axis=1)
+    return np.ascontiguousarray(pairs).view(np.uint64).reshape(-1)
+
+
+@functools.cache
+def _singles(plane: Plane, shift: int) -> Array:
+    """Return the number that each byte means if a code begins at a bit of it."""
+    codes = np.arange(256) >> shift & (1 << plane.bits) - 1
+    singles: Array = _codes(plane)[codes]
+    return singles

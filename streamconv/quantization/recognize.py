@@ -1,0 +1,278 @@
+"""Recognize the quantized weights of a checkpoint.
+
+Names, dtypes and shapes say what formats a weight can have, and config.json what formats there
+are. Both have to agree.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from streamconv.checkpoint.decoding import Decoding
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.quantization.announcement import Announcement, announcements
+from streamconv.quantization.fit import MatrixShape, Misfit, fit, parts_of
+from streamconv.quantization.number_format import (
+    NamedFormat,
+    NumberFormat,
+    activation_words,
+    named_formats,
+    number_formats,
+    part_words,
+)
+from streamconv.quantization.stems import Stem, belongs_to_a_weight, decoded_name, stems
+
+FLOATS8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+"""Dtypes of weights that mean nothing without scales."""
+_CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
+"""Dtypes that codes can have."""
+
+ReadSmall = Callable[[TensorInfo], bytes]
+"""Reads all bytes of a small tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A weight that is stored as codes."""
+
+    name: str
+    """Name of the decoded weight: `a.weight`, also if its codes are `a.qweight`."""
+    codes: TensorInfo
+    format: NumberFormat | NamedFormat
+    decoding: Decoding | None = None
+    """How it is decoded; None if its format is known by name only."""
+    companions: tuple[TensorInfo, ...] = ()
+    """What is read together with the codes, in the order of the decoding's planes."""
+    dropped: tuple[TensorInfo, ...] = ()
+    """What means nothing any more when the weight is decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """The number formats of a checkpoint."""
+
+    weights: Mapping[str, QuantizedWeight]
+    """By the name of the codes, in the order of the checkpoint."""
+    announced: tuple[Announcement, ...] = field(default=())
+    """What config.json says."""
+
+
+def recognize(
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    read: ReadSmall | None = None,
+) -> Recognized:
+    """Find the weights that are stored as codes, and how.
+
+    Args:
+        tensors: All tensors by name.
+        config: The content of config.json.
+        read: Reads the shapes that are stored as numbers. Without it they are solved, which fails
+            for matrices whose last element is not full.
+
+    Raises:
+        BadCheckpoint: Scales are missing or left over, do not fit their codes, or are not those
+            of the format that config.json says.
+    """
+    return _Recognizer(announcements(config), read).recognize(tensors)
+
+
+_Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Word, dtype and shape of each tensor of a stem."""
+_Outcome = tuple[NumberFormat | NamedFormat, Decoding | None]
+
+
+class _Recognizer:
+    """Recognizes stems; those that are alike once."""
+
+    def __init__(self, announced: tuple[Announcement, ...], read: ReadSmall | None) -> None:
+        self._announced = announced
+        self._read = read
+        self._known: dict[_Signature, _Outcome | None] = {}
+
+    def recognize(self, tensors: Mapping[str, TensorInfo]) -> Recognized:
+        weights: dict[str, QuantizedWeight] = {}
+        for stem in stems(tensors).values():
+            weight = self._weight(stem)
+            if weight is not None:
+                weights[weight.codes.name] = weight
+        return Recognized(weights, self._announced)
+
+    def _weight(self, stem: Stem) -> QuantizedWeight | None:
+        """Return the quantized weight that a stem is; None if it is not quantized."""
+        if not _may_be_quantized(stem):
+            return None
+        signature = tuple((w, info.dtype, info.shape) for w, info in stem.tensors.items())
+        if signature not in self._known:
+            self._known[signature] = self._outcome(stem)
+        outcome = self._known[signature]
+        if outcome is None:
+            return None
+        row, decoding = outcome
+        if isinstance(row, NamedFormat):
+            codes = _codes_of_named(stem)
+            return QuantizedWeight(codes.name, codes, row)
+        (codes,) = [info for info in [stem.find(row.codes.words)] if info is not None]
+        return QuantizedWeight(
+            decoded_name(codes.name),
+            codes,
+            row,
+            decoding,
+            tuple(info for _, info in parts_of(row, stem)),
+            tuple(info for word, info in stem.tensors.items() if word in activation_words()),
+        )
+
+    def _outcome(self, stem: Stem) -> _Outcome | None:
+        """Return the format of a stem; None if it is not quantized. Raises BadCheckpoint."""
+        named = self._named(stem)
+        if named is not None:
+            return named, None
+        allowed: list[tuple[NumberFormat, Decoding]] = []
+        others: list[NumberFormat] = []
+        misfits: list[tuple[bool, Misfit, NumberFormat]] = []
+        for row in number_formats().values():
+            found = fit(row, stem, self._stated(row), self._shape(row, stem))
+            if isinstance(found, Misfit):
+                misfits.append((self._allowed(row), found, row))
+            elif self._allowed(row):
+                allowed.append((row, found))
+            else:
+                others.append(row)
+        if len({_meaning(decoding) for _, decoding in allowed}) > 1:
+            raise self._ambiguity(stem, [row for row, _ in allowed])
+        if allowed:
+            return allowed[0]
+        if others:
+            raise self._contradiction(stem, others[0])
+        raise self._misfit(stem, misfits)
+
+    def _shape(self, row: NumberFormat, stem: Stem) -> MatrixShape | None:
+        """Return the shape of the matrix that the stem stores as numbers, if it can be read."""
+        part = row.part("shape")
+        info = stem.find(part.words) if part else None
+        if info is None or part is None or self._read is None or info.dtype not in part.dtypes:
+            return None
+        return read_shape(info, self._read(info))
+
+    def _stated(self, row: NumberFormat) -> dict[str, set[Any]]:
+        """Return what config.json says of blocks and groups if it means this format."""
+        stated: dict[str, set[Any]] = {}
+        for announced in self._announced:
+            if announced.allows(row):
+                for key in ("group", "block", "symmetric"):
+                    value = announced.facts.get(key)
+                    stated.setdefault(key, set()).add(
+                        tuple(value) if isinstance(value, list) else value
+                    )
+        return {key: values for key, values in stated.items() if values != {None}}
+
+    def _allowed(self, row: NumberFormat | NamedFormat) -> bool:
+        return not self._announced or any(each.allows(row) for each in self._announced)
+
+    def _named(self, stem: Stem) -> NamedFormat | None:
+        """Return the format that is known by name only and that a stem has."""
+        for row in named_formats().values():
+            said = bool(self._announced) and any(each.allows(row) for each in self._announced)
+            if row.words & stem.tensors.keys() or said:
+                return row
+        return None
+
+    def _contradiction(self, stem: Stem, row: NumberFormat) -> BadCheckpoint:
+        info = stem.find(row.codes.words)
+        shown = "" if info is None else f" {info.dtype} {list(info.shape)}"
+        said = " and ".join(each.text for each in self._announced)
+        return BadCheckpoint(
+            f"tensor {quoted(info.name if info else stem.name)}{shown} is stored as {row.name}, "
+            f"and config.json does not say so: {said}"
+        )
+
+    def _ambiguity(self, stem: Stem, rows: list[NumberFormat]) -> BadCheckpoint:
+        info = next(filter(None, (stem.find(row.codes.words) for row in rows)))
+        names = " or ".join(row.name for row in rows)
+        return BadCheckpoint(
+            f"tensor {quoted(info.name)} {info.dtype} {list(info.shape)} can be {names}, and "
+            "config.json does not say which"
+        )
+
+    def _misfit(
+        self, stem: Stem, misfits: Iterable[tuple[bool, Misfit, NumberFormat]]
+    ) -> BadCheckpoint:
+        """Return the error for a stem that fits no format: why it is not of the closest one."""
+        allowed, closest, row = max(
+            misfits, key=lambda each: (_closeness(each[2], stem), each[0], each[1].matching)
+        )
+        info = stem.find(row.codes.words)
+        if info is None:
+            scales = next(iter(stem.tensors.values()))
+            return BadCheckpoint(
+                f"tensor {quoted(scales.name)} is a part of a quantized weight, and its weight is "
+                "missing"
+            )
+        said = ""
+        if self._announced and not allowed:
+            said = f"; {' and '.join(each.text for each in self._announced)}"
+        return BadCheckpoint(f"cannot decode tensor {quoted(info.name)}: {closest.reason}{said}")
+
+
+def read_shape(info: TensorInfo, raw: bytes) -> MatrixShape:
+    """Return the rows and columns that a tensor of numbers says.
+
+    A tensor for several matrices on top of each other has one pair for each of them.
+
+    Raises:
+        BadCheckpoint: They are not two positive numbers, or the columns differ.
+    """
+    width = DTYPE_BITS[info.dtype] // 8
+    numbers = [
+        int.from_bytes(raw[at : at + width], "little", signed=True)
+        for at in range(0, len(raw), width)
+    ]
+    if len(numbers) < 2 or len(numbers) % 2 or min(numbers) < 1 or len(set(numbers[1::2])) > 1:
+        raise BadCheckpoint(
+            f"tensor {quoted(info.name)} says the shape {numbers[:8]}, which is no matrix"
+        )
+    return sum(numbers[::2]), numbers[1]
+
+
+def _may_be_quantized(stem: Stem) -> bool:
+    """Return True if a stem has to be of some format: by its codes, or by what belongs to them."""
+    if any(info.dtype in FLOATS8 for word, info in stem.tensors.items() if word == "weight"):
+        return True
+    if len(stem.tensors) == 1 and not any(
+        belongs_to_a_weight(info.name) for info in stem.tensors.values()
+    ):
+        return False
+    present = part_words() & stem.tensors.keys()
+    if not present:
+        return False
+    weight = stem.tensors.get("weight")
+    if weight is not None and weight.dtype not in _CODES:
+        return any(belongs_to_a_weight(stem.tensors[word].name) for word in present)
+    return weight is not None or any(
+        belongs_to_a_weight(stem.tensors[word].name) for word in present
+    )
+
+
+def _meaning(decoding: Decoding) -> Decoding:
+    """Return a decoding without its name, and without what a block has beyond the matrix."""
+    planes = tuple(
+        (role, replace(plane, block=_smaller(plane.block, decoding.shape)))
+        for role, plane in decoding.planes
+    )
+    return replace(decoding, format="", planes=planes)
+
+
+def _smaller(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return min(one[0], other[0]), min(one[1], other[1])
+
+
+def _codes_of_named(stem: Stem) -> TensorInfo:
+    return stem.tensors.get("weight") or next(iter(stem.tensors.values()))
+
+
+def _closeness(row: NumberFormat, stem: Stem) -> tuple[bool, int]:
+    """Return how much of a stem a format knows: its codes first, then the other words."""
+    info = stem.find(row.codes.words)
+    return info is not None and info.dtype in row.codes.dtypes, len(row.words & stem.tensors.keys())
