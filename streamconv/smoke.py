@@ -123,7 +123,7 @@ def _merged(family: Family) -> Form:
     """Return the form that merging makes; if it is a bare layout, with the names of the hub."""
     if family.merge in family.forms:
         return family.forms[family.merge]
-    layouts = (("*", default_catalog().find_layout(family.merge)),)
+    layouts = (("*", (default_catalog().find_layout(family.merge),)),)
     return Form(family.merge, layouts, family.forms[HUB_NAMES.name].renames)
 
 

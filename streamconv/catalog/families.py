@@ -63,14 +63,21 @@ class Form:
     """How one ecosystem stores a family."""
 
     name: str
-    layouts: tuple[tuple[str, Layout], ...]
-    """Patterns of stacks in hub names, and their layouts in this form; the first fit wins."""
+    layouts: tuple[tuple[str, tuple[Layout, ...]], ...]
+    """Patterns of stacks in hub names, and the layouts that they can have in this form.
+
+    The first pattern that fits wins; of its layouts, the first is that of a stack that has another.
+    """
     renames: tuple[Rename, ...] = ()
     groups: tuple[Group, ...] = ()
 
+    def layouts_of(self, stack: str) -> tuple[Layout, ...]:
+        """Return the layouts that the stack with this pattern can have; none if it stays."""
+        return next((layouts for glob, layouts in self.layouts if fnmatchcase(stack, glob)), ())
+
     def layout_of(self, stack: str) -> Layout | None:
-        """Return the layout of the stack with this pattern, or None if it stays as it is."""
-        return next((layout for glob, layout in self.layouts if fnmatchcase(stack, glob)), None)
+        """Return the first layout of the stack with this pattern, or None if it stays as it is."""
+        return next(iter(self.layouts_of(stack)), None)
 
     def layout_for(self, group: Group) -> NamedLayout:
         """Return the layout of a group in this form: the hub's, unless the form has the group."""
@@ -118,6 +125,8 @@ class Family:
     """The form or layout that `merge` converts to."""
     without: Mapping[str, str]
     """Reasons why the tables cannot describe a form, by the name of the form."""
+    aliases: tuple[Rename, ...] = ()
+    """Names that some save in the place of hub names, as the form's side of a rename."""
     refused: str = ""
     """Why its experts cannot be converted; empty if they can."""
     transformers_model_type: str = ""
@@ -125,8 +134,18 @@ class Family:
 
     def layout_for(self, stack: str, form: Form) -> NamedLayout | None:
         """Return the layout and naming of a stack in a form, or None if it stays as it is."""
-        layout = form.layout_of(stack)
-        return None if layout is None else NamedLayout(layout, self.naming)
+        return next(iter(self.layouts_for(stack, form)), None)
+
+    def resolve_alias(self, name: str) -> str:
+        """Return the hub name for a hub name or an alias of one."""
+        for alias in self.aliases:
+            found = alias.undo(name) if alias.form_name_mark in name else None
+            name = name if found is None else found
+        return name
+
+    def layouts_for(self, stack: str, form: Form) -> tuple[NamedLayout, ...]:
+        """Return every layout that a stack can have in a form, with its naming."""
+        return tuple(NamedLayout(layout, self.naming) for layout in form.layouts_of(stack))
 
     def names_in_forms(self, name: str) -> frozenset[str]:
         """Return `name` and what the tensor is called in each form, whichever `name` is from."""
@@ -160,6 +179,7 @@ def read_family(
         forms=MappingProxyType(forms),
         merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
         without=MappingProxyType(dict(row.get("without", {}))),
+        aliases=tuple(read_rename(r) for r in row.get("aliases", ())),
         refused=row.get("refused", ""),
         transformers_model_type=row.get("transformers_model_type", ""),
     )
@@ -168,7 +188,13 @@ def read_family(
 def _form(name: str, row: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Form:
     return Form(
         name=name,
-        layouts=tuple((glob, find_layout(layouts, name)) for glob, name in row["layouts"].items()),
+        layouts=tuple(
+            (
+                glob,
+                tuple(find_layout(layouts, n) for n in ([name] if isinstance(name, str) else name)),
+            )
+            for glob, name in row["layouts"].items()
+        ),
         renames=tuple(read_rename(r) for r in row.get("renames", ())),
         groups=tuple(_group(g) for g in row.get("groups", ())),
     )

@@ -24,11 +24,18 @@ class LayoutNames:
 
     layout: str
     naming: str
+    hub_layout: str | None = None
+    """The layout that the stack was made from, if the hub has more than one for it."""
 
     @classmethod
-    def of(cls, row: NamedLayout) -> "LayoutNames":
+    def of(cls, row: NamedLayout, hub_layout: str | None = None) -> "LayoutNames":
         """Return the names of a layout and its naming."""
-        return cls(row.layout.name, row.naming.name)
+        return cls(row.layout.name, row.naming.name, hub_layout)
+
+    def to_json(self) -> dict[str, str]:
+        """Return the fields of a record."""
+        fields = {"layout": self.layout, "naming": self.naming}
+        return fields if self.hub_layout is None else {**fields, "hub_layout": self.hub_layout}
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,7 @@ class Record:
             "version": RECORD_VERSION,
             "form": self.form,
             "names": self.names,
-            "stacks": {
-                pattern: {"layout": names.layout, "naming": names.naming}
-                for pattern, names in sorted(self.stacks.items())
-            },
+            "stacks": {pattern: names.to_json() for pattern, names in sorted(self.stacks.items())},
             "layers": self.layers,
         }
 
@@ -88,12 +92,15 @@ def read_record(fields: Any, source: str) -> Record:
                 "use a newer streamconv, or remove the record and name the layout with --from",
             )
         stacks = {
-            str(pattern): LayoutNames(row["layout"], row["naming"])
+            str(pattern): LayoutNames(row["layout"], row["naming"], row.get("hub_layout"))
             for pattern, row in fields["stacks"].items()
         }
         names, form, layers = (fields[key] for key in ("names", "form", "layers"))
         texts = [names, *(text for s in stacks.values() for text in (s.layout, s.naming))]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(form, str | None):
+        optional = [form, *(s.hub_layout for s in stacks.values())]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        if not all(isinstance(text, str | None) for text in optional):
             raise TypeError
         if layers is not None and not LAYERS.fullmatch(layers):
             raise TypeError

@@ -60,6 +60,15 @@ class Detected:
     """The naming that each stack gets in a layout that names its projections, by its pattern."""
     layer_lists: tuple[LayerList, ...] = ()
     """The lists of layers that a range of layers refers to."""
+    hub_layouts: Mapping[str, str] = field(default_factory=dict)
+    """The layout on the hub of each stack for which the hub has several, by its pattern."""
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Patterns of stacks whose names are not those of the family."""
+        own = self.family.stacks if self.family else {}
+        found = dict.fromkeys(stack.pattern for stack in self.stacks)
+        return tuple(pattern for pattern in found if self.family and pattern not in own)
 
     def group_layouts(self) -> dict[Group, NamedLayout]:
         """Return the layout that each group of the family is stored in."""
@@ -98,7 +107,7 @@ def detect(
         catalog.find_layout(declared_layout)
     names = find_names(checkpoint, family, declared_layout)
     recorded = recorded_layouts(checkpoint, catalog)
-    hub_names = undo_renames(names, checkpoint)
+    hub_names = undo_renames(names, family, checkpoint)
     counts = ExpertCounts(checkpoint.config, family, hub_names)
     resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
     if family is not None and family.refused:
@@ -131,7 +140,28 @@ def detect(
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
         namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
         layer_lists=find_layer_lists((*rows, *undescribed), hub_names, checkpoint.config, family),
+        hub_layouts=_hub_layouts(checkpoint, family, rows),
     )
+
+
+def _hub_layouts(
+    checkpoint: Checkpoint, family: Family | None, rows: Mapping[str, NamedLayout]
+) -> dict[str, str]:
+    """Return the layout of each stack on the hub, if the hub has several for it.
+
+    It is the layout that the stack was made from by the record, else its own if that is one of
+    them, else the first of them.
+    """
+    recorded = checkpoint.record.stacks if checkpoint.record else {}
+    chosen = {}
+    for pattern, row in rows.items() if family else ():
+        layouts = family.forms[HUB_NAMES.name].layouts_of(pattern) if family else ()
+        possible = [layout.name for layout in layouts]
+        made_from = recorded[pattern].hub_layout if pattern in recorded else None
+        likely = (name for name in (made_from, row.layout.name) if name in possible)
+        if len(possible) > 1:
+            chosen[pattern] = str(next(likely, possible[0]))
+    return chosen
 
 
 def _choices(

@@ -10,8 +10,11 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
 def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout]) -> str | None:
-    """Return the form of the family that has these names and layouts, or None."""
-    if family is None or not rows:
+    """Return the form of the family that has these names and layouts, or None.
+
+    None as well if some of the experts are not in a stack of the family.
+    """
+    if family is None or not rows or not rows.keys() <= family.stacks.keys():
         return None
     for form in family.forms.values():
         as_here = (_is_in(family, form, pattern, row) for pattern, row in rows.items())
@@ -22,10 +25,10 @@ def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout])
 
 def _is_in(family: Family, form: Form, pattern: str, row: NamedLayout) -> bool:
     """Return True if a stack has its layout in a form, or one that the form leaves as it is."""
-    own = family.layout_for(pattern, form)
-    if own is None or own == row:
-        return True
-    return own.layout is row.layout and not own.names_projections()
+    possible = family.layouts_for(pattern, form)
+    return not possible or any(
+        own == row or (own.layout is row.layout and not own.names_projections()) for own in possible
+    )
 
 
 def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: str | None) -> Form:
@@ -73,15 +76,29 @@ def _count_own_names(form: Form, checkpoint: Checkpoint) -> int:
     )
 
 
-def undo_renames(names: Form, checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
-    """Return the tensors by hub name; raise BadCheckpoint for a name that the form never gives."""
-    if not names.renames:
+def undo_renames(
+    names: Form, family: Family | None, checkpoint: Checkpoint
+) -> Mapping[str, TensorInfo]:
+    """Return the tensors by hub name.
+
+    Raises BadCheckpoint for a name that the form never gives, and for two names of one tensor.
+    """
+    if not names.renames and not (family and family.aliases):
         return checkpoint.tensors
-    hub_names = {names.undo(name): info for name, info in checkpoint.tensors.items()}
-    for hub_name, info in hub_names.items():
-        if names.apply(hub_name) != info.name:
+    hub_names: dict[str, TensorInfo] = {}
+    for name, info in checkpoint.tensors.items():
+        hub_name = names.undo(name)
+        if names.apply(hub_name) != name:
             raise BadCheckpoint(
-                f"tensor {quoted(info.name)} would be {quoted(hub_name)} on the hub, "
+                f"tensor {quoted(name)} would be {quoted(hub_name)} on the hub, "
                 f"and that is {quoted(names.apply(hub_name))} in the form {names.name!r}"
             )
+        if family is not None and names.name == HUB_NAMES.name:
+            hub_name = family.resolve_alias(hub_name)
+        if hub_name in hub_names:
+            raise BadCheckpoint(
+                f"tensors {quoted(hub_names[hub_name].name)} and {quoted(name)} are two names of "
+                f"one tensor of model type {quoted(str(checkpoint.config.get('model_type')))}"
+            )
+        hub_names[hub_name] = info
     return hub_names

@@ -87,9 +87,11 @@ class LayoutResolver:
             return recorded.layout.name
         if len(fitting) == 1:
             return fitting[0]
-        by_names = self.names.layout_of(pattern)
+        stacks = self.family.stacks if self.family else ()
+        is_own = pattern in stacks or self.names.name != HUB_NAMES.name
+        by_names = self.names.layouts_of(pattern) if is_own else ()
         declared = self._declared_for(pattern)
-        for name in (by_names.name if by_names else None, declared, self._nested(fitting)):
+        for name in (*(layout.name for layout in by_names), declared, self._agreed(fitting)):
             if name in fitting:
                 return str(name)
         uses = (f"--from {name} ({'; '.join(self._uses(name))})" for name in fitting)
@@ -100,37 +102,37 @@ class LayoutResolver:
             f"of {', '.join(uses)}",
         )
 
-    def _nested(self, fitting: tuple[str, ...]) -> str | None:
-        """Return the layout that the language model's family is published in, or None.
+    def _agreed(self, fitting: tuple[str, ...]) -> str | None:
+        """Return the layout that the family, or the language model's, is published in, or None.
 
         It is None too if another form of that family has another of these layouts.
         """
         published: set[str] = set()
         found: set[str] = set()
-        for family in self._nested_families().values():
+        for family in self._families().values():
             for form in family.forms.values():
-                names = {layout.name for _, layout in form.layouts}
+                names = {layout.name for _, layouts in form.layouts for layout in layouts}
                 found |= names
                 published |= names if form.name == HUB_NAMES.name else set()
         found &= set(fitting)
         return next(iter(found)) if len(found) == 1 and found <= published else None
 
-    def _nested_families(self) -> dict[str, Family]:
-        """Return the families of the language models in config.json, by their model types."""
+    def _families(self) -> dict[str, Family]:
+        """Return the families that config.json names, by their model types.
+
+        Those are the families of the model and of the language models in it.
+        """
         config = self.checkpoint.config
-        types = [config_value(config, f"{section}.model_type") for section in TEXT_SECTIONS[1:]]
+        types = [config_value(config, f"{section}.model_type") for section in TEXT_SECTIONS]
         families = {name: self.catalog.find_family(name) for name in types if isinstance(name, str)}
         return {name: family for name, family in families.items() if family}
 
     def _uses(self, layout: str) -> Iterator[str]:
         """Yield what speaks for a layout: who uses it, and the forms that have it here."""
         yield self.catalog.layouts[layout].used_by
-        families = self._nested_families()
-        if self.family is not None:
-            families[str(self.checkpoint.config.get("model_type"))] = self.family
-        for model_type, family in families.items():
+        for model_type, family in self._families().items():
             for form in family.forms.values():
-                if any(layout == known.name for _, known in form.layouts):
+                if any(layout == known.name for _, all_of in form.layouts for known in all_of):
                     yield f"the form {form.name} of {quoted(model_type)}"
 
     def _declared_for(self, pattern: str) -> str | None:

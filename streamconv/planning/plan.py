@@ -196,7 +196,10 @@ def make_plan(
         raise PlanRefused(f"cannot convert {checkpoint.location}: it holds no tensors")
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
-    layouts = {pattern: LayoutNames.of(row) for pattern, row in target.rows.items()}
+    layouts = {
+        pattern: LayoutNames.of(row, target.hub_layouts.get(pattern))
+        for pattern, row in target.rows.items()
+    }
     record = Record(target.names.name, target.form, layouts, _layers_text(source, layers))
     file_format = shard_format(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))

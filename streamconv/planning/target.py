@@ -8,21 +8,18 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import Layout, NamedLayout
-from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
-from streamconv.detection.stacks import Stack, same_tensors
+from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import groups_of
-from streamconv.errors import PlanRefused, UsageError, quoted
-from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import plan_rearrangement
+from streamconv.errors import PlanRefused, quoted
+from streamconv.planning.stack_target import check_row
 
 PER_EXPERT = "per-expert"
 SAME = "same"
 """The target that changes neither layouts nor names."""
-_AXES = {"i": "the intermediate size", "h": "the hidden size"}
 MERGE_UNKNOWN = "fused"
 """The layout that merging gives to a model type in no family."""
 
@@ -46,6 +43,8 @@ class Target:
 
     The key is a pattern and what such modules hold: `model.layers.*.mlp.experts`.
     """
+    hub_layouts: Mapping[str, str] = field(default_factory=dict)
+    """The layout on the hub of each stack for which the hub has several, by its pattern."""
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """Layout of each group in the output, by its layout in the source."""
 
@@ -56,11 +55,25 @@ class Target:
 
 def merge_target(source: Detected) -> tuple[str, str]:
     """Return the form or layout that merging makes of `source`, and the reason."""
-    if source.family is not None:
-        return source.family.merge, f"what merging makes of {quoted(source.model_type)}"
+    family = source.family
+    if family is not None and source.foreign:
+        found = ", ".join(f"{quoted(pattern)}experts" for pattern in source.foreign)
+        layout = _merged_layout(family)
+        return layout, f"{found} is no stack of {quoted(source.model_type)}"
+    if family is not None:
+        return family.merge, f"what merging makes of {quoted(source.model_type)}"
     if source.model_type:
         return MERGE_UNKNOWN, f"model type {quoted(source.model_type)} is in no family"
     return MERGE_UNKNOWN, "config.json has no model type"
+
+
+def _merged_layout(family: Family) -> str:
+    """Return the layout that merging gives to experts with other names than those of `family`."""
+    form = family.forms.get(family.merge)
+    if form is None:
+        return family.merge
+    found = (form.layout_of(pattern) for pattern in family.stacks)
+    return next((layout.name for layout in found if layout), MERGE_UNKNOWN)
 
 
 def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool = False) -> Target:
@@ -77,16 +90,19 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
         PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
     if asked in FORMS:
-        names, wanted = _form_rows(source, asked)
+        names, wanted = _form_rows(source, asked, pass_through=pass_through)
     elif asked == SAME:
         names, wanted = source.names, {stack.pattern: stack.row for stack in source.stacks}
     else:
         names, wanted = _layout_rows(source, asked)
-    rows, kept = {}, {}
+    rows: dict[str, NamedLayout] = {}
+    kept: dict[str, str] = {}
+    for pattern in source.foreign if asked in FORMS else ():
+        kept[f"{pattern}experts"] = f"it is no stack of {quoted(source.model_type)}"
     for stack in source.stacks:
         rows[stack.pattern] = wanted[stack.pattern]
         try:
-            _check_row(source, stack, wanted[stack.pattern], None if asked in FORMS else names)
+            check_row(source, stack, wanted[stack.pattern], None if asked in FORMS else names)
         except PlanRefused as refusal:
             if not pass_through:
                 raise
@@ -106,7 +122,7 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
                 kept[group.where + group.label] = (
                     f"no table says what becomes of {quoted(info.name)}"
                 )
-    return Target(asked, why, names, rows, form, kept, groups)
+    return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups)
 
 
 def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
@@ -127,8 +143,14 @@ def _named(source: Detected, stack: Stack, layout: Layout) -> NamedLayout:
     return row if row.names_projections() else NamedLayout(layout, stack.row.naming)
 
 
-def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return the names and the layout of each stack in a form."""
+def _form_rows(
+    source: Detected, asked: str, *, pass_through: bool
+) -> tuple[Form, Mapping[str, NamedLayout]]:
+    """Return the names and the layout of each stack in a form.
+
+    Raises PlanRefused if the family does not have the form, and without `pass_through` if some of
+    the experts have other names than those of the family.
+    """
     family = source.family
     if family is None or asked not in family.forms:
         model_type = quoted(source.model_type or "unknown")
@@ -146,99 +168,19 @@ def _form_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLa
             )
         raise PlanRefused(f"model type {model_type} has no form {asked!r} here, only {forms}", hint)
     form = family.forms[asked]
+    if source.foreign and not pass_through:
+        raise PlanRefused(
+            f"cannot give {quoted(source.foreign[0])}experts the form {asked!r}: the experts of "
+            f"{quoted(source.model_type)} are {' and '.join(f'{p}experts' for p in family.stacks)}",
+            "rename the tensors with --rename OLD=NEW, name a layout instead of a form, or add "
+            "--pass-through to leave such experts as they are",
+        )
     rows = {}
     for stack in source.stacks:
-        row = family.layout_for(stack.pattern, form) or stack.row
+        possible = {row.layout.name: row for row in family.layouts_for(stack.pattern, form)}
+        row = possible.get(source.hub_layouts.get(stack.pattern, "")) if len(possible) > 1 else None
+        row = row or next(iter(possible.values()), stack.row)
+        if stack.pattern in source.foreign:
+            row = stack.row
         rows[stack.pattern] = row if row.names_projections() else _named(source, stack, row.layout)
     return form, rows
-
-
-def _check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | None) -> None:
-    """Raise PlanRefused if a stack cannot have a layout.
-
-    `names` is the form whose names it would get if a layout was asked for, None if a form was.
-    """
-    if row == stack.row:
-        return
-    _check_weights(source, stack, row)
-    _check_count_recoverable(source, stack, row)
-    if names is not None:
-        _check_unambiguous(stack, row, names)
-
-
-def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
-    """Check that each weight has a place in the layout, and moves in whole blocks and bytes."""
-    subject = f"{quoted(stack.pattern)}experts"
-    for weight, infos in stack.first.items():
-        old = stack.row.layout.templates[weight]
-        new = row.layout.templates.get(weight)
-        if new is None:
-            raise PlanRefused(
-                f"{subject} cannot become {row.layout.name}: it has no place for "
-                f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}, whose elements "
-                "belong together along the axis that they are packed or scaled along"
-            )
-        for layout in (stack.row.layout, row.layout):
-            for axis, count in layout.whole_blocks[weight].items():
-                _check_blocks(source, stack, infos[0].name, axis, count)
-        fixed = dict.fromkeys(new.name_axes, 0)
-        try:
-            plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
-        except UsageError as error:
-            raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
-
-
-def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -> None:
-    """Check that the number of experts follows from names and shapes, or from config.json."""
-    if stack.pattern not in source.counted and not _settles_sizes(stack, row):
-        raise PlanRefused(
-            f"{quoted(stack.pattern)}experts as {row.layout.name} would not tell how many experts "
-            f"there are: its shapes would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as "
-            "one number, and config.json does not count them",
-            "choose another layout",
-        )
-
-
-def _check_unambiguous(stack: Stack, row: NamedLayout, names: Form) -> None:
-    """Check that under these names the stack would not look like the form's own layout."""
-    expected = names.layout_of(stack.pattern)
-    if expected in (None, row.layout):
-        return
-    if same_tensors(NamedLayout(expected, row.naming), row, stack):
-        raise PlanRefused(
-            f"{quoted(stack.pattern)}experts as {row.layout.name} has the names and shapes that "
-            f"are {expected.name} in the form {names.name!r}: the two could not be distinguished",
-            "convert to `hub` first, and from there, or to another layout",
-        )
-
-
-def _settles_sizes(stack: Stack, row: NamedLayout) -> bool:
-    """Return True if names and shapes in a layout settle the size of every axis."""
-    templates = [row.layout.templates[weight] for weight in stack.first]
-    shapes = [((template,), template.shape(stack.sizes)) for template in templates]
-    named = any(EXPERT in template.name_axes for template in templates)
-    known = {EXPERT: stack.sizes[EXPERT]} if named else {}
-    return solve_sizes(shapes, {**row.sizes(), **known}) is not None
-
-
-def _check_blocks(source: Detected, stack: Stack, name: str, axis: str, count: str) -> None:
-    """Check that experts or projections next to each other end where a block of scales ends.
-
-    Args:
-        source: The checkpoint, with the size of a block if config.json gives it.
-        stack: The stack with the scales.
-        name: Name of a weight, for the error.
-        axis: The axis along which blocks have to be whole.
-        count: The axis that counts these blocks.
-    """
-    sizes = stack.sizes
-    lengths = {sizes[of] / sizes[by] for of, by in (("i", "j"), ("h", "k"))}
-    length = source.block[0] if source.block else min(lengths)
-    square = len(set(source.block or lengths)) == 1
-    if not square or sizes[count] * length != sizes[axis]:
-        blocks = f"blocks of {list(source.block)}" if source.block else f"{sizes[count]} blocks"
-        raise PlanRefused(
-            f"{quoted(stack.pattern)}experts: {quoted(name)} has scales for {blocks}, and "
-            f"{_AXES[axis]} is {sizes[axis]}: a cut between projections or experts would fall "
-            "inside a block"
-        )

@@ -410,7 +410,7 @@ def test_deepseek_v4_under_the_names_of_its_hub(tmp_path: Path) -> None:
     """At the root, with a layer for MTP: transformers loads its form, and all of it comes back."""
     model = build("deepseek_v4")
     hub = tmp_path / "hub"
-    model.save_pretrained(hub)
+    save_as_published(model, hub)
     tensors: reference.Tensors = {}
     for name, tensor in reference.read(hub).items():
         root = name.removeprefix("model.").replace("hc_head.hc_", "hc_head_")
@@ -430,6 +430,61 @@ def test_deepseek_v4_under_the_names_of_its_hub(tmp_path: Path) -> None:
         "mtp.0.self_attn.q_a_proj.weight",
         "mtp.0.e_proj.weight",
         "mtp.0.hc_head_fn",
+        "mtp.0.self_attn.kv_norm.weight",
     } <= mtp
     streamconv.convert(out, tmp_path / "back", to="hub", verify=True)
     assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
+
+
+def test_deepseek_v4_as_transformers_saves_it(tmp_path: Path) -> None:
+    """It calls one norm otherwise than the hub does: that becomes the hub's name on the way."""
+    model = build("deepseek_v4")
+    model.save_pretrained(tmp_path / "saved")
+    save_as_published(model, tmp_path / "hub")
+    hub = reference.read(tmp_path / "hub")
+    assert any(name.endswith(".attn.norm.weight") for name in reference.read(tmp_path / "saved"))
+    streamconv.convert(tmp_path / "saved", tmp_path / "split", to="hub", verify=True)
+    assert reference.same_bytes(hub, reference.read(tmp_path / "split")) == []
+    streamconv.convert(tmp_path / "saved", tmp_path / "out", to="transformers", verify=True)
+    assert_loads(model, tmp_path / "out")
+    both = {**hub, "model.layers.0.attn.norm.weight": torch.ones(8)}
+    save_file(both, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(streamconv.BadCheckpoint, match="two names of one tensor"):
+        streamconv.inspect(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("head", ["per-expert", "fused"])
+@pytest.mark.parametrize("main", ["per-expert", "fused"])
+def test_each_hub_form_of_qwen_3_5_is_kept_and_comes_back(
+    tmp_path: Path, main: str, head: str
+) -> None:
+    """The hub has the model and its head per expert or fused: in bf16, in FP8, and of Qwen3.6."""
+    original = {
+        **made_experts("model.language_model.layers.0.mlp.", main),
+        **made_experts("mtp.layers.0.mlp.", head),
+    }
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    save_file(original, hub / "model.safetensors", {"format": "pt"})
+    (hub / "config.json").write_text('{"model_type": "qwen3_5_moe"}')
+    assert streamconv.inspect(hub)[1].form == "hub"
+    streamconv.convert(hub, tmp_path / "same", to="hub")
+    assert reference.same_bytes(original, reference.read(tmp_path / "same")) == []
+    for middle in ("transformers", "fused", "fused-flat", "per-expert"):
+        streamconv.convert(hub, tmp_path / middle, to=middle)
+        streamconv.convert(tmp_path / middle, tmp_path / f"{middle}-back", to="hub", verify=True)
+        back = reference.read(tmp_path / f"{middle}-back")
+        assert reference.same_bytes(original, back) == [], middle
+    streamconv.convert(tmp_path / "transformers", tmp_path / "twice", to="fused-transposed")
+    streamconv.convert(tmp_path / "twice", tmp_path / "twice-back", to="hub")
+    assert reference.same_bytes(original, reference.read(tmp_path / "twice-back")) == []
+
+
+def made_experts(prefix: str, layout: str) -> reference.Tensors:
+    shapes = {"gate_proj": (20, 32), "up_proj": (20, 32), "down_proj": (32, 20)}
+    tensors = {
+        f"{prefix}experts.{number}.{name}.weight": torch.randn(shape).to(torch.bfloat16)
+        for number in range(EXPERTS)
+        for name, shape in shapes.items()
+    }
+    return reference.to_layout(tensors, layout)

@@ -496,12 +496,18 @@ def _as_nemo(tensors: reference.Tensors) -> reference.Tensors:
     return made
 
 
+def _with_kv_norm(tensors: reference.Tensors) -> reference.Tensors:
+    """DeepSeek-V4 as published: transformers names back a norm that it never renamed."""
+    return {n.replace(".attn.norm.", ".attn.kv_norm."): tensor for n, tensor in tensors.items()}
+
+
 PUBLISHED: dict[str, tuple[bool, Callable[[reference.Tensors], reference.Tensors]]] = {
     "qwen3_5_moe": (True, lambda tensors: tensors),
     "qwen3_vl_moe": (True, _transposed),
     "kimi_linear": (False, _dense_as_mlp),
     "kimi_k25": (False, _at_the_root),
     "nemo_speechlm": (False, _as_nemo),
+    "deepseek_v4": (False, _with_kv_norm),
 }
 """What makes the hub's tensors where transformers would save others: whether of those that it
 holds in memory, and how."""

@@ -1,0 +1,107 @@
+"""Check that a stack can have the layout of a target, and that it could come back from it."""
+
+from streamconv.catalog.families import Form
+from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.templates import EXPERT, solve_sizes
+from streamconv.detection.detect import Detected
+from streamconv.detection.stacks import Stack, same_tensors
+from streamconv.errors import PlanRefused, UsageError, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.planning.rearrangement import plan_rearrangement
+
+_AXES = {"i": "the intermediate size", "h": "the hidden size"}
+
+
+def check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | None) -> None:
+    """Raise PlanRefused if a stack cannot have a layout.
+
+    Args:
+        source: The checkpoint to convert.
+        stack: The stack.
+        row: The layout and naming that it would get.
+        names: The form whose names it would get if a layout was asked for, None if a form was.
+    """
+    if row == stack.row:
+        return
+    _check_weights(source, stack, row)
+    _check_count_recoverable(source, stack, row)
+    if names is not None:
+        _check_unambiguous(stack, row, names)
+
+
+def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
+    """Check that each weight has a place in the layout, and moves in whole blocks and bytes."""
+    subject = f"{quoted(stack.pattern)}experts"
+    for weight, infos in stack.first.items():
+        old = stack.row.layout.templates[weight]
+        new = row.layout.templates.get(weight)
+        if new is None:
+            raise PlanRefused(
+                f"{subject} cannot become {row.layout.name}: it has no place for "
+                f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}, whose elements "
+                "belong together along the axis that they are packed or scaled along"
+            )
+        for layout in (stack.row.layout, row.layout):
+            for axis, count in layout.whole_blocks[weight].items():
+                _check_blocks(source, stack, infos[0].name, axis, count)
+        fixed = dict.fromkeys(new.name_axes, 0)
+        try:
+            plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
+        except UsageError as error:
+            raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+
+
+def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -> None:
+    """Check that the number of experts follows from names and shapes, or from config.json."""
+    if stack.pattern not in source.counted and not _settles_sizes(stack, row):
+        raise PlanRefused(
+            f"{quoted(stack.pattern)}experts as {row.layout.name} would not tell how many experts "
+            f"there are: its shapes would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as "
+            "one number, and config.json does not count them",
+            "choose another layout",
+        )
+
+
+def _check_unambiguous(stack: Stack, row: NamedLayout, names: Form) -> None:
+    """Check that under these names the stack would not look like the form's own layout."""
+    expected = names.layout_of(stack.pattern)
+    if expected in (None, row.layout):
+        return
+    if same_tensors(NamedLayout(expected, row.naming), row, stack):
+        raise PlanRefused(
+            f"{quoted(stack.pattern)}experts as {row.layout.name} has the names and shapes that "
+            f"are {expected.name} in the form {names.name!r}: the two could not be distinguished",
+            "convert to `hub` first, and from there, or to another layout",
+        )
+
+
+def _settles_sizes(stack: Stack, row: NamedLayout) -> bool:
+    """Return True if names and shapes in a layout settle the size of every axis."""
+    templates = [row.layout.templates[weight] for weight in stack.first]
+    shapes = [((template,), template.shape(stack.sizes)) for template in templates]
+    named = any(EXPERT in template.name_axes for template in templates)
+    known = {EXPERT: stack.sizes[EXPERT]} if named else {}
+    return solve_sizes(shapes, {**row.sizes(), **known}) is not None
+
+
+def _check_blocks(source: Detected, stack: Stack, name: str, axis: str, count: str) -> None:
+    """Check that experts or projections next to each other end where a block of scales ends.
+
+    Args:
+        source: The checkpoint, with the size of a block if config.json gives it.
+        stack: The stack with the scales.
+        name: Name of a weight, for the error.
+        axis: The axis along which blocks have to be whole.
+        count: The axis that counts these blocks.
+    """
+    sizes = stack.sizes
+    lengths = {sizes[of] / sizes[by] for of, by in (("i", "j"), ("h", "k"))}
+    length = source.block[0] if source.block else min(lengths)
+    square = len(set(source.block or lengths)) == 1
+    if not square or sizes[count] * length != sizes[axis]:
+        blocks = f"blocks of {list(source.block)}" if source.block else f"{sizes[count]} blocks"
+        raise PlanRefused(
+            f"{quoted(stack.pattern)}experts: {quoted(name)} has scales for {blocks}, and "
+            f"{_AXES[axis]} is {sizes[axis]}: a cut between projections or experts would fall "
+            "inside a block"
+        )
