@@ -21,6 +21,7 @@ from streamconv.detection.experts import (
     stack_experts,
 )
 from streamconv.detection.layer_lists import LayerList, find_layer_lists
+from streamconv.detection.refusals import Refusal, Refusals
 from streamconv.detection.resolve_layout import (
     LayoutResolver,
     recorded_layouts,
@@ -31,7 +32,7 @@ from streamconv.detection.tensor_groups import (
     find_groups,
     groups_of,
 )
-from streamconv.errors import PlanRefused, quoted
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Detected:
     """Every tensor by its hub name, in the checkpoint's order."""
     block: tuple[int, int] | None = None
     """Rows and columns of a block of scales, if config.json gives them."""
-    undescribed: tuple[str, ...] = ()
-    """Patterns of modules whose experts no layout describes, and that stay as they are."""
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """Why experts cannot be converted, and stay as they are, by the pattern of their modules."""
     counted: frozenset[str] = frozenset()
     """Patterns of stacks whose experts are counted in config.json, or by their routers."""
     groups: tuple[Stack, ...] = ()
@@ -93,13 +94,13 @@ def detect(
         checkpoint: Its headers.
         catalog: The layouts and families to look for.
         declared_layout: The form or layout that the user says it has.
-        pass_through: Leave experts that no layout describes as they are.
+        pass_through: Collect the refusals of experts that cannot be converted, for any reason.
 
     Raises:
-        BadCheckpoint: Experts are incomplete or contradict config.json, or the checkpoint records
-            a layout that is not in the catalog.
-        PlanRefused: The layout is ambiguous, or no layout describes some experts, without
-            `pass_through`.
+        BadCheckpoint: The checkpoint records a layout that is not in the catalog; or, without
+            `pass_through`, experts are incomplete or contradict config.json.
+        PlanRefused: The checkpoint contradicts `declared_layout`; or, without `pass_through`, a
+            layout is ambiguous, or no layout describes some experts.
         UsageError: There is no form or layout called `declared_layout`.
     """
     family = catalog.find_family(checkpoint.config.get("model_type"))
@@ -110,20 +111,18 @@ def detect(
     hub_names = undo_renames(names, family, checkpoint)
     counts = ExpertCounts(checkpoint.config, family, hub_names)
     resolver = LayoutResolver(checkpoint, catalog, recorded, family, names, declared_layout)
+    refusals = Refusals(collects=pass_through)
+    stacks: tuple[Stack, ...] = ()
     if family is not None and family.refused:
-        stacks, undescribed = _refused(family, checkpoint, pass_through=pass_through)
+        _refuse(family, checkpoint, refusals)
     else:
-        experts, undescribed = find_experts(
-            hub_names.items(),
-            catalog,
-            counts.possible,
-            family.naming if family and not family.naming.auto_detect else None,
-            pass_through=pass_through,
-        )
-        choices, unresolved = _choices(resolver, experts, pass_through=pass_through)
-        undescribed += unresolved
-        stacks = stack_experts(choices)
+        naming = family.naming if family and not family.naming.auto_detect else None
+        experts = find_experts(hub_names.items(), catalog, counts.possible, naming, refusals)
+        choices = _choices(resolver, experts, refusals)
+        stacks = _stacks(choices, refusals)
         resolver.check_declared(choices)
+    counted = counts.check(stacks, refusals)
+    stacks = tuple(stack for stack in stacks if stack.pattern not in refusals)
     rows = {stack.pattern: stack.row for stack in stacks}
     model_type = checkpoint.config.get("model_type")
     return Detected(
@@ -135,11 +134,13 @@ def detect(
         stacks=stacks,
         hub_names=hub_names,
         block=block_from_config(checkpoint.config),
-        undescribed=undescribed,
-        counted=counts.check(stacks),
+        refusals=refusals.by_pattern(),
+        counted=counted,
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
         namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
-        layer_lists=find_layer_lists((*rows, *undescribed), hub_names, checkpoint.config, family),
+        layer_lists=find_layer_lists(
+            (*rows, *refusals.by_pattern()), hub_names, checkpoint.config, family
+        ),
         hub_layouts=_hub_layouts(checkpoint, family, rows),
     )
 
@@ -165,37 +166,46 @@ def _hub_layouts(
 
 
 def _choices(
-    resolver: LayoutResolver, experts: Iterable[ModuleExperts], *, pass_through: bool
-) -> tuple[list[Candidate], tuple[str, ...]]:
-    """Return the layout of each module, and the patterns of modules that are left as they are.
-
-    Those are the modules with a companion that no layout has a place for. Raises PlanRefused for
-    them without `pass_through`, and if a layout cannot be resolved.
-    """
+    resolver: LayoutResolver, experts: Iterable[ModuleExperts], refusals: Refusals
+) -> list[Candidate]:
+    """Return the layout of each module, and refuse those whose layout cannot be resolved."""
     choices: list[Candidate] = []
-    left: dict[str, None] = {}
     for module in experts:
-        if pass_through and module.misfit is not None:
-            left[module.pattern] = None
-        else:
+        try:
             choices.append(resolver.choose(module))
-    return [choice for choice in choices if choice.pattern not in left], tuple(left)
+        except (BadCheckpoint, PlanRefused) as error:
+            refusals.add(module.pattern, error)
+    return choices
 
 
-def _refused(
-    family: Family, checkpoint: Checkpoint, *, pass_through: bool
-) -> tuple[tuple[Stack, ...], tuple[str, ...]]:
-    """Return no stacks, and the patterns of a family whose experts are never converted.
+def _stacks(choices: Iterable[Candidate], refusals: Refusals) -> tuple[Stack, ...]:
+    """Return the stacks of the modules that are not refused, and refuse those that are not alike.
 
-    Raises PlanRefused without `pass_through`.
+    The modules of a pattern are converted together or not at all.
     """
-    if not pass_through:
-        raise PlanRefused(
-            f"cannot convert model type {quoted(str(checkpoint.config.get('model_type')))}: "
-            f"{family.refused}",
-            "add --pass-through to copy its experts as they are",
+    by_pattern: dict[str, list[Candidate]] = {}
+    for choice in choices:
+        by_pattern.setdefault(choice.pattern, []).append(choice)
+    stacks: list[Stack] = []
+    for pattern, alike in by_pattern.items():
+        try:
+            stacks += () if pattern in refusals else stack_experts(alike)
+        except BadCheckpoint as error:
+            refusals.add(pattern, error)
+    return tuple(stacks)
+
+
+def _refuse(family: Family, checkpoint: Checkpoint, refusals: Refusals) -> None:
+    """Refuse the experts of a family that are never converted."""
+    for pattern in family.stacks:
+        refusals.add(
+            pattern,
+            PlanRefused(
+                f"cannot convert model type {quoted(str(checkpoint.config.get('model_type')))}: "
+                f"{family.refused}",
+                "add --pass-through to copy its experts as they are",
+            ),
         )
-    return (), tuple(family.stacks)
 
 
 def _groups(

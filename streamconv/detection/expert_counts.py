@@ -13,6 +13,7 @@ from streamconv.catalog.routers import router_weights
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.config import config_value
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -41,25 +42,26 @@ class ExpertCounts:
         counts = [count for _, count in self._counts(section)] if section is not None else []
         return tuple(dict.fromkeys([*(router.shape[:1] if router else ()), *counts]))
 
-    def check(self, stacks: Iterable[Stack]) -> frozenset[str]:
+    def check(self, stacks: Iterable[Stack], refusals: Refusals) -> frozenset[str]:
         """Return the patterns of the stacks whose number of experts is known from elsewhere.
 
         For an unknown model type, config.json is only compared if all experts are in stacks of one
         pattern: it does not say which of several it describes.
 
-        Raises:
-            BadCheckpoint: A router has other rows than there are experts, config.json counts
-                others and no router confirms them, or the layers of a stack differ and no router
-                confirms that.
+        A pattern is refused if a router has other rows than there are experts, if config.json
+        counts others and no router confirms them, or if layers differ and no router confirms that.
         """
         by_pattern: dict[str, list[Stack]] = {}
         for stack in stacks:
             by_pattern.setdefault(stack.pattern, []).append(stack)
-        return frozenset(
-            pattern
-            for pattern, alike in by_pattern.items()
-            if self._is_counted(pattern, alike, is_only=len(by_pattern) == 1)
-        )
+        counted = set()
+        for pattern, alike in by_pattern.items():
+            try:
+                if self._is_counted(pattern, alike, is_only=len(by_pattern) == 1):
+                    counted.add(pattern)
+            except BadCheckpoint as error:
+                refusals.add(pattern, error)
+        return frozenset(counted)
 
     def _is_counted(self, pattern: str, stacks: list[Stack], *, is_only: bool) -> bool:
         """Return True if config.json or routers count the experts of a pattern's stacks."""

@@ -7,6 +7,7 @@ from streamconv.catalog.companions import stem_of
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
@@ -24,9 +25,14 @@ class NamedTensors:
 
 
 def find_modules(
-    tensors: Iterable[tuple[str, TensorInfo]], known: Mapping[str, tuple[NameMatch, ...]]
+    tensors: Iterable[tuple[str, TensorInfo]],
+    known: Mapping[str, tuple[NameMatch, ...]],
+    refusals: Refusals,
 ) -> tuple[dict[str, NamedTensors], dict[str, TensorInfo]]:
-    """Return the tensors of each module by its prefix, and the unknown ones below `experts.`."""
+    """Return the tensors of each module by its prefix, and the unknown ones below `experts.`.
+
+    Modules with an expert that is not numbered 0, 1, 2 and so on are refused.
+    """
     modules: dict[str, NamedTensors] = {}
     unknown: dict[str, TensorInfo] = {}
     keys: dict[str, str | None] = {}
@@ -46,7 +52,11 @@ def find_modules(
         module = modules.setdefault(prefix, NamedTensors())
         module.matches[key] = known[key]
         digits = tail[key.split(".").index("*")] if "*" in key else None
-        number = None if digits is None else _expert_number(name, digits)
+        try:
+            number = None if digits is None else _expert_number(name, digits)
+        except BadCheckpoint as error:
+            refusals.add(pattern_of(prefix), error)
+            continue
         module.tensors.setdefault(key, {})[number] = info
     return modules, unknown
 
@@ -66,33 +76,34 @@ def _expert_number(name: str, digits: str) -> int:
     return int(digits)
 
 
-def undescribed_modules(
+def refuse_undescribed(
     unknown: Mapping[str, TensorInfo],
     modules: Mapping[str, NamedTensors],
     known: Iterable[str],
-    pass_through: bool,
-) -> tuple[str, ...]:
-    """Return the patterns of modules with an expert tensor that no layout describes.
+    refusals: Refusals,
+) -> None:
+    """Refuse the modules with an expert tensor that no layout describes.
 
-    Such a tensor is numbered like an expert's, or its name begins like that of a weight. Raises
-    PlanRefused at the first one without `pass_through`.
+    Such a tensor is numbered like an expert's, or its name begins like that of a weight.
     """
     weights = tuple(key for key in known if "*" not in key)
-    patterns: dict[str, None] = {}
     for name, info in unknown.items():
         start, _, below = f".{name}".rpartition(".experts.")
         prefix = f"{start}.".lstrip(".")
         if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
-            if not pass_through:
-                owner = _weight_of(info, modules.get(prefix))
-                whose = f"{quoted(owner.name)} of an expert" if owner else "an expert"
-                raise PlanRefused(
+            pattern = pattern_of(prefix)
+            if pattern in refusals:
+                continue
+            owner = _weight_of(info, modules.get(prefix))
+            whose = f"{quoted(owner.name)} of an expert" if owner else "an expert"
+            refusals.add(
+                pattern,
+                PlanRefused(
                     f"tensor {quoted(info.name)} belongs to {whose}, and no layout describes it",
                     "add --pass-through to leave such experts as they are, "
                     "or describe them with --family FILE",
-                )
-            patterns[pattern_of(prefix)] = None
-    return tuple(patterns)
+                ),
+            )
 
 
 def _weight_of(companion: TensorInfo, module: NamedTensors | None) -> TensorInfo | None:

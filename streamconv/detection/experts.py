@@ -15,7 +15,8 @@ from streamconv.catalog.templates import EXPERT, solve_sizes
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.completeness import WeightPair, complete_weights
-from streamconv.detection.expert_names import NamedTensors, find_modules, undescribed_modules
+from streamconv.detection.expert_names import NamedTensors, find_modules, refuse_undescribed
+from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -56,9 +57,8 @@ def find_experts(
     catalog: Catalog,
     possible_counts: PossibleCounts,
     naming: Naming | None = None,
-    *,
-    pass_through: bool = False,
-) -> tuple[Iterator[ModuleExperts], tuple[str, ...]]:
+    refusals: Refusals | None = None,
+) -> Iterator[ModuleExperts]:
     """Find the modules that hold experts.
 
     Args:
@@ -67,26 +67,28 @@ def find_experts(
         possible_counts: The numbers of experts that a module may have. They settle the sizes if
             the shapes alone do not.
         naming: The only naming to look for; None for all.
-        pass_through: Skip modules with experts that no layout describes.
+        refusals: Collects the modules whose experts cannot be converted, and which are left out:
+            they are missing, unequal, numbered otherwise than 0, 1, 2 and so on, belong to more
+            than one layout, or no layout describes them.
 
-    Returns:
-        The experts of each module, in the order of the names, and the patterns of the skipped
-        modules. The iterator raises BadCheckpoint if experts are missing, unequal, or belong to
-        more than one layout.
+    Yields:
+        The experts of each module, in the order of the names.
 
     Raises:
-        BadCheckpoint: An expert is not numbered 0, 1, 2 and so on.
-        PlanRefused: No layout describes some experts, without `pass_through`.
+        BadCheckpoint, PlanRefused: Such experts are found, and `refusals` are not collected.
     """
+    refusals = refusals or Refusals(collects=False)
     known = catalog.names_to_weights(naming)
-    modules, unknown = find_modules(tensors, known)
-    undescribed = undescribed_modules(unknown, modules, known, pass_through)
-    found = (
-        _module_experts(prefix, named, catalog, possible_counts)
-        for prefix, named in modules.items()
-        if pattern_of(prefix) not in undescribed
-    )
-    return found, undescribed
+    modules, unknown = find_modules(tensors, known, refusals)
+    refuse_undescribed(unknown, modules, known, refusals)
+    for prefix, named in modules.items():
+        pattern = pattern_of(prefix)
+        if pattern in refusals:
+            continue
+        try:
+            yield _module_experts(prefix, named, catalog, possible_counts)
+        except BadCheckpoint as error:
+            refusals.add(pattern, error)
 
 
 def _module_experts(

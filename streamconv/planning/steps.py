@@ -192,7 +192,7 @@ def make_steps(source: Detected, target: Target, layers: range | None) -> Steps:
     Raises:
         PlanRefused: No layer is left, or elements of less than a byte would have to move.
     """
-    if layers and not (source.layer_lists or source.stacks or source.undescribed):
+    if layers and not (source.layer_lists or source.stacks or source.refusals):
         raise PlanRefused(
             f"cannot take the layers {layers.start}:{layers.stop}: the names of the tensors and "
             "config.json do not tell which of them are layers of the model",

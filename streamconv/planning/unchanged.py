@@ -33,7 +33,7 @@ def check_changed(plan: Plan, options: Options) -> None:
 
 def _is_unchanged(plan: Plan, options: Options) -> bool:
     checkpoint = plan.checkpoint
-    passes_through = plan.source.undescribed or plan.target.kept
+    passes_through = plan.source.refusals or plan.target.kept
     return (
         plan.format.name == checkpoint.format
         and checkpoint.template is None

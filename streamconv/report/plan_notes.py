@@ -51,8 +51,8 @@ def _uneven(plan: Plan) -> Iterator[str]:
 
 def passed_through(plan: Plan) -> dict[str, str]:
     """Return the tensors that are copied because they cannot be converted, with the reason."""
-    undescribed = (f"{pattern}experts" for pattern in plan.source.undescribed)
-    return {**plan.target.kept, **dict.fromkeys(undescribed, "no layout describes them")}
+    refused = {f"{p}experts": refusal.message for p, refusal in plan.source.refusals.items()}
+    return {**plan.target.kept, **refused}
 
 
 def renames(plan: Plan) -> list[str]:

@@ -153,11 +153,16 @@ def _check_structure(output: Source, options: VerifyOptions, tally: _Tally) -> N
     """Raise BadCheckpoint if experts are incomplete; note what nobody can check."""
     declared_layout = options.reading.get("source_layout")
     try:
-        detect(output.checkpoint, options.catalog, declared_layout, pass_through=True)
+        found = detect(output.checkpoint, options.catalog, declared_layout, pass_through=True)
     except PlanRefused as error:
         tally.unchecked.append(f"whether the experts are complete: {error.message}")
         return
-    if read_manifest(output) is None:
+    has_manifest = read_manifest(output) is not None
+    for refusal in found.refusals.values():
+        if refusal.is_defect and not has_manifest:
+            raise BadCheckpoint(refusal.message)
+        tally.unchecked.append(f"whether the experts are complete: {refusal.message}")
+    if not has_manifest:
         tally.unchecked.append(f"the bytes: there is no {MANIFEST} that says what was written")
 
 
@@ -250,6 +255,14 @@ def _compare(
         tally.unchecked.append(f"all bytes except for a sample of {percent:.3g}% of them")
     declared_layout = options.reading.get("source_layout")
     found = detect(checkpoint, options.catalog, declared_layout, pass_through=True)
+    for pattern, refusal in output.found.refusals.items():
+        if pattern not in found.refusals and "--from" in refusal.hint:
+            raise PlanRefused(refusal.message, refusal.hint.replace("--from", "--to"))
+        if pattern not in found.refusals and refusal.is_defect:
+            yield Difference(output.source.checkpoint.location, refusal.message)
+            return
+    for refusal in found.refusals.values():
+        tally.unchecked.append(f"whether the experts are complete: {refusal.message}")
     yield from compare(
         Side(DequantizedSource(CastSource(source)), found),
         output,

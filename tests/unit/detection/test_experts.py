@@ -8,6 +8,7 @@ from header_models import Tensors, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.detection.experts import ModuleExperts, find_experts, stack_experts
+from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint, PlanRefused
 
 PREFIX = "model.layers.0.mlp."
@@ -15,9 +16,7 @@ PREFIX = "model.layers.0.mlp."
 
 def found_in(tensors: Tensors, counts: Sequence[int] = ()) -> list[ModuleExperts]:
     infos = checkpoint_of(tensors).tensors
-    modules, undescribed = find_experts(infos.items(), default_catalog(), lambda *_: counts)
-    assert undescribed == ()
-    return list(modules)
+    return list(find_experts(infos.items(), default_catalog(), lambda *_: counts))
 
 
 def test_experts_are_ordered_by_number() -> None:
@@ -69,9 +68,13 @@ def test_experts_without_a_layout() -> None:
     tensors: Tensors = {f"{PREFIX}experts.0.strange.weight": ("BF16", (3, 5))}
     infos = checkpoint_of(tensors).tensors.items()
     with pytest.raises(PlanRefused, match=r"strange\.weight belongs to an expert"):
-        find_experts(infos, default_catalog(), {})
-    modules, undescribed = find_experts(infos, default_catalog(), {}, pass_through=True)
-    assert (list(modules), undescribed) == ([], ("model.layers.*.mlp.",))
+        list(find_experts(infos, default_catalog(), lambda *_: ()))
+    refusals = Refusals(collects=True)
+    modules = find_experts(infos, default_catalog(), lambda *_: (), refusals=refusals)
+    assert list(modules) == []
+    (refusal,) = refusals.by_pattern().items()
+    assert refusal[0] == "model.layers.*.mlp."
+    assert not refusal[1].is_defect
 
 
 def test_the_order_of_tensors_does_not_divide_a_stack() -> None:

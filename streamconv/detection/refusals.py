@@ -1,0 +1,47 @@
+"""Why experts of a checkpoint cannot be converted: raised at once, or collected by module.
+
+Who converts wants the first reason as an error. Who inspects, verifies, or passes experts through
+wants the reasons of all modules, and the other modules converted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamconv.errors import BadCheckpoint, StreamconvError
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the experts of some modules cannot be converted."""
+
+    message: str
+    hint: str
+    is_defect: bool
+    """True if the experts are incomplete or contradict something; False if no layout is known."""
+
+    @classmethod
+    def of(cls, error: StreamconvError) -> "Refusal":
+        """Return the refusal that an error means."""
+        return cls(error.message, error.hint, isinstance(error, BadCheckpoint))
+
+
+class Refusals:
+    """The refusals found so far, by the pattern of the modules."""
+
+    def __init__(self, *, collects: bool) -> None:
+        self._collects = collects
+        self._found: dict[str, Refusal] = {}
+
+    def add(self, pattern: str, error: StreamconvError) -> None:
+        """Keep the first refusal of a pattern. Raises the error unless refusals are collected."""
+        if not self._collects:
+            raise error
+        self._found.setdefault(pattern, Refusal.of(error))
+
+    def __contains__(self, pattern: object) -> bool:
+        """Return True if modules of this pattern cannot be converted."""
+        return pattern in self._found
+
+    def by_pattern(self) -> Mapping[str, Refusal]:
+        """Return all refusals."""
+        return dict(self._found)
