@@ -23,7 +23,7 @@ from streamconv.formats.dcp_metadata import (
 )
 from streamconv.formats.dcp_tensors import StoredBytes, StoredTensor
 from streamconv.formats.pickle_types import Global, Object
-from streamconv.formats.pickle_writer import Pairs, write_pickle
+from streamconv.formats.pickle_writer import Pairs, pickle_buffer
 from streamconv.formats.torch_archive import TORCH_DTYPES
 
 
@@ -32,24 +32,31 @@ def build_metadata(
 ) -> bytes:
     """Build the `.metadata` that describes these tensors and other bytes, in this order.
 
-    `own` is what this package records.
+    Args:
+        tensors: The tensors; iterated over several times, so that they are not held.
+        others: The other bytes; likewise.
+        own: What this package records.
     """
-    tensors, others = list(tensors), list(others)
-    everything: list[StoredTensor | StoredBytes] = [*tensors, *others]
+
+    def everything() -> Iterator[StoredTensor | StoredBytes]:
+        yield from tensors
+        yield from others
+
     fields = {
-        "state_dict_metadata": Pairs((each.key, _described(each)) for each in everything),
-        "planner_data": Pairs((each.key, each.path) for each in everything),
+        "state_dict_metadata": Pairs((each.key, _described(each)) for each in everything()),
+        "planner_data": Pairs((each.key, each.path) for each in everything()),
         "storage_data": Pairs(_storage_data(tensors, others)),
         "storage_meta": None,
         "version": VERSION,
         "streamconv": own,
     }
-    raw = write_pickle(Object(METADATA, (), fields))
+    raw = pickle_buffer(Object(METADATA, (), fields))
     field = DIGEST_FIELD.encode()
     # two texts that nothing refers to: the field's name, and the digits that are to follow
     opening = struct.pack(f"<cI{len(field)}scI", b"X", len(field), field, b"X", DIGITS)
-    before = raw.removesuffix(TAIL) + opening
-    return b"".join([before, digest_of(before), TAIL])
+    raw[-len(TAIL) :] = opening
+    raw += digest_of(memoryview(raw)) + TAIL
+    return bytes(raw)
 
 
 _STRIDED = Object(LAYOUT, ("torch.strided",))

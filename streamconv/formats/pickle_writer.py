@@ -32,9 +32,15 @@ def write_pickle(value: Any) -> bytes:
     `Object`. An `Object` with a state is written as `cls.__new__(cls, *args)` and its state. One
     without a state is written as a call; if it occurs again, as a reference to the first.
     """
+    return bytes(pickle_buffer(value))
+
+
+def pickle_buffer(value: Any) -> bytearray:
+    """Return a pickle of `value` in a buffer that may be changed, so that it is not copied."""
     writer = _Writer()
     writer.write(value)
-    return bytes(writer.out + b".")
+    writer.out += b"."
+    return writer.out
 
 
 class _Writer:

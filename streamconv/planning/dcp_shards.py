@@ -6,8 +6,9 @@ chunk an expert, and any other as a single chunk. Readers assemble chunks, or th
 that their rank needs.
 """
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -141,21 +142,27 @@ class Dcp:
             "config": self.config,
             "digest": DIGEST,
         }
-        tensors: list[StoredTensor] = []
         others: list[StoredBytes] = []
-        for shard in shards:
-            position = 0
-            file = shard.name.removeprefix(self._folder)
-            for step in shard.steps:
-                stored = self._stored(step, file, position)
-                tensors.append(stored)
-                position += sum(chunk.nbytes for chunk in stored.chunks)
-            for key, content in self._extras_in(shard).items():
+        for shard in shards[:1]:
+            extras = self._extras_in(shard)
+            position = shard.nbytes - sum(map(len, extras.values()))
+            for key, content in extras.items():
+                file = shard.name.removeprefix(self._folder)
                 others.append(StoredBytes(key, (key,), file, position, len(content)))
                 position += len(content)
+        tensors = _StoredTensors(self, shards)
         yield f"{self._folder}{METADATA_FILE}", build_metadata(tensors, others, json.dumps(own))
         if self.preset:
             yield self.preset.tracker["name"], self.preset.tracker["text"].encode()
+
+    def stored(self, shard: Shard) -> Iterator[StoredTensor]:
+        """Yield the tensors of a shard as `.metadata` describes them."""
+        position = 0
+        file = shard.name.removeprefix(self._folder)
+        for step in shard.steps:
+            stored = self._stored(step, file, position)
+            yield stored
+            position += sum(chunk.nbytes for chunk in stored.chunks)
 
     def _stored(self, step: Step, file: str, position: int) -> StoredTensor:
         shape, count = _chunk_shape(step)
@@ -176,6 +183,17 @@ class Dcp:
                 for unit, at in enumerate(offsets)
             ),
         )
+
+
+@dataclass(frozen=True)
+class _StoredTensors(Iterable[StoredTensor]):
+    """The tensors of all shards, made anew each time that they are iterated over."""
+
+    format: Dcp
+    shards: Sequence[Shard]
+
+    def __iter__(self) -> Iterator[StoredTensor]:
+        return itertools.chain.from_iterable(map(self.format.stored, self.shards))
 
 
 def _chunk_shape(step: Step) -> tuple[tuple[int, ...], int]:

@@ -19,7 +19,6 @@ from streamconv.sources.assembly import (
     CONFIG,
     ShardHeader,
     assemble,
-    header_digest,
     read_shard_header,
     unreadable,
 )
@@ -30,6 +29,9 @@ from streamconv.sources.safe_paths import convert_os_errors, resolve_file
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
+
+DIGEST_BLOCK = 2**18
+"""Bytes of a header that are read at once when its digest is compared."""
 
 
 class LocalSource:
@@ -67,12 +69,12 @@ class LocalSource:
         """Check a file as it is opened: the plan was made from its size and its header."""
         planned = self._planned[name]
         check_size(name, planned.size, size)
-        if isinstance(planned, SourceFile):
-            raw = _header_bytes(self._files, fd, size, quoted(name))
-            if header_digest(raw) != planned.digest:
-                raise SourceChanged(
-                    f"{quoted(name)} has changed since it was planned: its header is another"
-                )
+        if isinstance(planned, OtherFile):
+            return
+        if _header_digest(self._files, fd, size, quoted(name)) != planned.digest:
+            raise SourceChanged(
+                f"{quoted(name)} has changed since it was planned: its header is another"
+            )
 
 
 def open_folder(
@@ -172,11 +174,29 @@ def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
     return read_shard_header(name, raw, status.st_size)
 
 
-def _header_bytes(files: Files, fd: int, size: int, label: str) -> bytes:
-    """Read the JSON of a shard's header; `label` names the shard in errors."""
+def _header_length(files: Files, fd: int, size: int, label: str) -> int:
+    """Read the length in bytes of a shard's header; `label` names the shard in errors."""
     prefix = memoryview(bytearray(LENGTH_BYTES))
     count = files.read_into(fd, prefix, 0)
-    raw = bytearray(header_length(bytes(prefix[:count]), size, label))
+    return header_length(bytes(prefix[:count]), size, label)
+
+
+def _header_digest(files: Files, fd: int, size: int, label: str) -> str:
+    """Return the digest of a shard's header, which is never in memory as a whole."""
+    from xxhash import xxh3_128
+
+    digest = xxh3_128()
+    end = LENGTH_BYTES + _header_length(files, fd, size, label)
+    block = memoryview(bytearray(min(DIGEST_BLOCK, end)))
+    for offset in range(LENGTH_BYTES, end, len(block)):
+        part = block[: end - offset]
+        digest.update(part[: files.read_into(fd, part, offset)])
+    return digest.hexdigest()
+
+
+def _header_bytes(files: Files, fd: int, size: int, label: str) -> bytes:
+    """Read the JSON of a shard's header; `label` names the shard in errors."""
+    raw = bytearray(_header_length(files, fd, size, label))
     if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):
         raise BadCheckpoint(f"{label}: the file ends inside its header")
     return bytes(raw)
