@@ -187,7 +187,7 @@ class Dcp:
 
 @dataclass(frozen=True)
 class _StoredTensors(Iterable[StoredTensor]):
-    """The tensors of all shards, made anew each time that they are iterated over."""
+    """The tensors of all shards, made again each time that they are iterated over."""
 
     format: Dcp
     shards: Sequence[Shard]

@@ -1,0 +1,338 @@
+"""Which bytes make a slice of an output tensor.
+
+A slice is a box: a range on each dimension. Its bytes follow from the rearrangements of the step,
+in the same terms: each part of a slice is a rearrangement of what it reads of its inputs, with a
+single unit, and has its place in the result.
+
+An example: rows 2 to 4 of `e h (p i)`, shape [8, 4, 6], of tensors `experts.{e}.{p} : i h`. Each
+expert is a unit, which reads two inputs of 3 * 4 elements as one array of shape (4, 6) and strides
+(1, 4). The dimensions of the tensor and the axes of that array are cut where either of them ends,
+and where an input ends, so that the box is a range on each of these axes:
+
+    axis          e     h     p     i
+    extent        8     4     2     3
+    stride              1    12     4       in elements of the unit's memory
+    range         8   2-3   0-1   0-2
+
+So a unit needs elements 2 to 11 of each input. They are read, and rearranged with the strides 1, 10
+and 4 to the result's 6, 3 and 1.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import UsageError, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.planning.rearrangement import Rearrangement
+from streamconv.planning.steps import Step
+
+Span = tuple[int, int]
+"""First index and the one after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePart:
+    """A part of a slice that is made at once."""
+
+    how: Rearrangement
+    """How its elements come from what is read; it has a single unit."""
+    inputs: tuple[TensorInfo, ...]
+    start: int
+    """Its first element in the result."""
+    strides: tuple[int, ...]
+    """Distance in the result, in elements, of neighbors on each axis of `how.shape`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it has in the result."""
+        return self.how.unit_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that it reads."""
+        return self.how.inputs * self.how.input_bytes
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True if its bytes follow one another in the result."""
+        width = 1
+        for extent, stride in zip(reversed(self.how.shape), reversed(self.strides), strict=True):
+            if stride != width:
+                return False
+            width *= extent
+        return True
+
+    @property
+    def is_copy(self) -> bool:
+        """True if its bytes follow one another in the inputs and in the result alike."""
+        return self.how.is_copy and self.is_contiguous
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A range on an axis that no dimension, array axis or input ends inside of."""
+
+    extent: int
+    stride: int
+    """In elements of a unit's memory; of an axis of units, in units."""
+    of_units: bool
+    target_stride: int = 0
+    """In elements of the result."""
+    span: Span = (0, 0)
+
+    @property
+    def count(self) -> int:
+        return self.span[1] - self.span[0]
+
+
+def slice_parts(step: Step, box: Sequence[Span]) -> Iterator[SlicePart]:
+    """Yield the parts of a slice of an output tensor.
+
+    What is read of an input is exact as long as the innermost dimension of the input is whole;
+    otherwise it is all between the first and the last element that are needed of a matrix.
+
+    Args:
+        step: The step that makes the tensor.
+        box: The range on each of its dimensions, inside of it.
+
+    Raises:
+        UsageError: Elements of less than a byte would be cut apart.
+    """
+    if any(begin >= end for begin, end in box):
+        return
+    row_bytes = step.nbytes // step.shape[0] if step.shape else step.nbytes
+    begin, end = box[0] if box else (0, 1)
+    first = 0
+    for number, how in enumerate(step.sections):
+        rows = how.units * how.unit_bytes // row_bytes
+        span = max(begin, first) - first, min(end, first + rows) - first
+        if span[0] < span[1]:
+            shape, spans = (rows, *step.shape[1:]), [span, *box[1:]]
+            if not step.shape:
+                shape, spans = (), []
+            shape, spans = _in_items(step, shape, spans, how.itemsize)
+            items = math.prod(last - at for at, last in spans) // (span[1] - span[0])
+            before = (first + span[0] - begin) * items
+            yield from _section_parts(how, step.inputs_of(number), shape, spans, before)
+        first += rows
+
+
+def _in_items(
+    step: Step, shape: tuple[int, ...], box: Sequence[Span], itemsize: int
+) -> tuple[tuple[int, ...], list[Span]]:
+    """Return shape and box in items of a rearrangement: bytes, if it copies them as such."""
+    bits = DTYPE_BITS[step.dtype]
+    if bits == itemsize * 8:
+        return shape, list(box)
+    if bits % 8 == 0:
+        width = bits // 8 // itemsize
+        return (*shape, width), [*box, (0, width)]
+    if all(span == (0, extent) for span, extent in zip(box, shape, strict=True)):
+        nbytes = math.prod(shape) * bits // 8
+        return (nbytes,), [(0, nbytes)]
+    in_bits = [bits * count for count in (shape[-1], *box[-1])]
+    if any(count % 8 for count in in_bits):
+        raise UsageError(
+            f"cannot cut {quoted(step.name)} there: its elements of {bits} bits are no whole bytes"
+        )
+    last, begin, end = (count // 8 for count in in_bits)
+    return (*shape[:-1], last), [*box[:-1], (begin, end)]
+
+
+def _section_parts(
+    how: Rearrangement,
+    inputs: Sequence[TensorInfo],
+    shape: Sequence[int],
+    box: Sequence[Span],
+    at: int,
+) -> Iterator[SlicePart]:
+    """Yield the parts of a slice of one section, which begins at item `at` of the result."""
+    axes = _common_axes(how, shape)
+    for ranges in itertools.product(*_ranges(axes, shape, box)):
+        chosen = list(itertools.chain.from_iterable(ranges))
+        target = at + sum(axis.target_stride * axis.span[0] for axis in chosen)
+        target -= _result_offset(shape, box)
+        units = [axis for axis in chosen if axis.of_units]
+        others = [axis for axis in chosen if not axis.of_units]
+        for position in itertools.product(*(range(*axis.span) for axis in units)):
+            unit = sum(k * axis.stride for k, axis in zip(position, units, strict=True))
+            moved = sum(
+                (k - axis.span[0]) * axis.target_stride
+                for k, axis in zip(position, units, strict=True)
+            )
+            yield from _unit_parts(how, inputs, unit, others, target + moved)
+
+
+def _result_offset(shape: Sequence[int], box: Sequence[Span]) -> int:
+    """Return the item of the result at which the tensor's first item would be, negated."""
+    offset, width = 0, 1
+    for begin, end in reversed(box):
+        offset += begin * width
+        width *= end - begin
+    return offset
+
+
+def _common_axes(how: Rearrangement, shape: Sequence[int]) -> list[_Axis]:
+    """Cut a section into axes that end wherever a dimension, an array axis or an input ends."""
+    input_items = how.input_bytes // how.itemsize
+    array = list(zip(how.shape, how.strides, strict=True))
+    cuts = {1}
+    width = 1
+    for extent, stride in reversed(array):
+        if stride < input_items < extent * stride:
+            cuts.add(width * (input_items // stride))
+        width *= extent
+        cuts.add(width)
+    unit = width
+    cuts.add(unit * how.units)
+    width = 1
+    for extent in reversed(shape):
+        width *= extent
+        cuts.add(width)
+    axes: list[_Axis] = []
+    for outer, inner in itertools.pairwise(sorted(cuts, reverse=True)):
+        if inner >= unit:
+            axes.append(_Axis(outer // inner, inner // unit, of_units=True))
+        else:
+            axes.append(_Axis(outer // inner, _stride_at(array, inner), of_units=False))
+    return axes
+
+
+def _stride_at(array: Sequence[Span], position: int) -> int:
+    """Return the distance in memory of items that are `position` apart in the output."""
+    width = 1
+    for extent, stride in reversed(array):
+        if position < width * extent:
+            return stride * (position // width)
+        width *= extent
+    raise AssertionError("the position is outside of the unit")
+
+
+def _ranges(
+    axes: Sequence[_Axis], shape: Sequence[int], box: Sequence[Span]
+) -> Iterator[list[list[_Axis]]]:
+    """Yield for each dimension, outermost first, the ranges on its axes that make up its span."""
+    left = list(axes)
+    after = math.prod(end - begin for begin, end in box)
+    for extent, (begin, end) in zip(shape, box, strict=True):
+        after //= end - begin
+        own: list[_Axis] = []
+        while math.prod(axis.extent for axis in own) < extent:
+            own.append(left.pop(0))
+        inner = extent
+        placed = []
+        for axis in own:
+            inner //= axis.extent
+            placed.append(_Axis(axis.extent, axis.stride, axis.of_units, inner * after))
+        yield list(_cover(placed, begin, end))
+
+
+def _cover(axes: Sequence[_Axis], begin: int, end: int) -> Iterator[list[_Axis]]:
+    """Yield boxes over axes that together are the positions `begin` to `end` on all of them."""
+    if not axes:
+        yield []
+        return
+    axis, rest = axes[0], axes[1:]
+    inner = math.prod(each.extent for each in rest)
+    (first, skipped), (last, more) = divmod(begin, inner), divmod(end, inner)
+    if first == last:
+        yield from (_then(axis, first, first + 1, box) for box in _cover(rest, skipped, more))
+        return
+    if skipped:
+        yield from (_then(axis, first, first + 1, box) for box in _cover(rest, skipped, inner))
+        first += 1
+    if first < last:
+        yield from (_then(axis, first, last, box) for box in _cover(rest, 0, inner))
+    if more:
+        yield from (_then(axis, last, last + 1, box) for box in _cover(rest, 0, more))
+
+
+def _then(axis: _Axis, begin: int, end: int, rest: list[_Axis]) -> list[_Axis]:
+    span = (begin, end)
+    return [_Axis(axis.extent, axis.stride, axis.of_units, axis.target_stride, span), *rest]
+
+
+def _unit_parts(
+    how: Rearrangement,
+    inputs: Sequence[TensorInfo],
+    unit: int,
+    axes: Sequence[_Axis],
+    target: int,
+) -> Iterator[SlicePart]:
+    """Yield the parts that one unit makes of a box, whose first item is `target` in the result."""
+    input_items = how.input_bytes // how.itemsize
+    across = [axis for axis in axes if axis.stride >= input_items]
+    within = [axis for axis in axes if axis.stride < input_items]
+    split = _split_axes(within)
+    kept = [axis for axis in axes if axis not in split]
+    start = how.start + sum(axis.stride * axis.span[0] for axis in within)
+    numbers = [
+        sum(k * axis.stride // input_items for k, axis in zip(position, across, strict=True))
+        for position in itertools.product(*(range(*axis.span) for axis in across))
+    ]
+    first = unit * how.inputs if how.advance else 0
+    taken = tuple(inputs[first + number] for number in numbers)
+    width = 1 + sum((a.count - 1) * a.stride for a in within if a not in split)
+    strides, step = {}, width
+    for axis in reversed(across):
+        strides[id(axis)] = step
+        step *= axis.count
+    shape, from_strides, to_strides = _join(
+        (axis.count, strides.get(id(axis), axis.stride), axis.target_stride) for axis in kept
+    )
+    for position in itertools.product(*(range(axis.count) for axis in split)):
+        moved = sum(k * axis.stride for k, axis in zip(position, split, strict=True))
+        place = sum(k * axis.target_stride for k, axis in zip(position, split, strict=True))
+        part = Rearrangement(
+            units=1,
+            inputs=len(taken),
+            advance=False,
+            base=how.base + unit * how.stride + (start + moved) * how.itemsize,
+            stride=0,
+            input_bytes=width * how.itemsize,
+            start=0,
+            shape=shape,
+            strides=from_strides,
+            itemsize=how.itemsize,
+        )
+        yield SlicePart(part, taken, target + place, to_strides)
+
+
+def _split_axes(within: Sequence[_Axis]) -> list[_Axis]:
+    """Return the axes of an input at each of whose positions a part of its own is read.
+
+    The others are read at once. They are dense, or they are columns of a matrix.
+    """
+    ordered = sorted(within, key=lambda axis: axis.stride)
+    width, dense = 1, 0
+    for axis in ordered:
+        if axis.count > 1 and axis.stride != width:
+            break
+        width *= axis.count
+        dense += 1
+    if ordered and ordered[0].count < ordered[0].extent:
+        wider = (number for number, axis in enumerate(ordered) if number and axis.count > 1)
+        dense = max(dense, next(wider, 0) + 1)
+    return [axis for axis in ordered[dense:] if axis.count > 1]
+
+
+def _join(
+    axes: Iterator[tuple[int, int, int]],
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Join neighboring axes if one continues the other in memory and in the result."""
+    joined: list[tuple[int, int, int]] = []
+    for extent, stride, target in axes:
+        if extent == 1:
+            continue
+        if joined and joined[-1][1:] == (extent * stride, extent * target):
+            joined[-1] = (joined[-1][0] * extent, stride, target)
+        else:
+            joined.append((extent, stride, target))
+    return (
+        tuple(extent for extent, _, _ in joined),
+        tuple(stride for _, stride, _ in joined),
+        tuple(target for _, _, target in joined),
+    )
