@@ -10,6 +10,8 @@ from streamconv.checkpoint.layout_record import Record
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"
 MANIFEST = "streamconv.json"
+QUANT_CONFIG = "hf_quant_config.json"
+"""Says what config.json may leave out: the number format of a checkpoint of ModelOpt."""
 DIGEST = "xxh3-128"
 """The checksum of every piece and file, as the manifest names it."""
 JOURNAL_PREFIX = "streamconv-journal-"
@@ -147,6 +149,8 @@ class Checkpoint:
     """The manifest, if it is not a file of its own but in another one, as in a DCP."""
     undigested: tuple[str, ...] = ()
     """Files that readers rely on, and of whose bytes no digest was recorded."""
+    quant_config: Mapping[str, Any] = field(default_factory=dict)
+    """The content of `hf_quant_config.json`."""
     template: ReferenceCheckpoint | None = None
     """The template that its config and other files are from, if there is one."""
     unlisted: tuple[UnlistedFile, ...] = ()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.checkpoint.types import QUANT_CONFIG
 from streamconv.errors import quoted
 from streamconv.quantization.number_format import NamedFormat, NumberFormat, Statement
 
@@ -54,17 +55,35 @@ class Announcement:
         return f"{quoted(self.path)} says {quoted(facts)}"
 
 
-def announcements(config: Mapping[str, Any]) -> tuple[Announcement, ...]:
+def announcements(
+    config: Mapping[str, Any], quant_config: Mapping[str, Any] | None = None
+) -> tuple[Announcement, ...]:
     """Return what config.json says of number formats, each statement once.
 
     A section with several groups makes one statement a group.
+
+    Args:
+        config: The content of config.json.
+        quant_config: The content of hf_quant_config.json, which counts if config.json has no such
+            section.
     """
     found: list[Announcement] = []
     for path, section in _sections(config, "", 0):
         for facts in _facts(section):
             if facts and all(facts != other.facts for other in found):
                 found.append(Announcement(path, facts))
+    if not found and quant_config:
+        facts = _of_modelopt(quant_config)
+        found += [Announcement(QUANT_CONFIG, facts)] if facts else []
     return tuple(found)
+
+
+def _of_modelopt(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the facts of a hf_quant_config.json; none if it says nothing."""
+    producer, section = config.get("producer"), config.get("quantization")
+    facts = _of(section) if isinstance(section, Mapping) else {}
+    name = producer.get("name") if isinstance(producer, Mapping) else None
+    return {**facts, "method": name if isinstance(name, str) else "modelopt"} if facts else {}
 
 
 def sections(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def _dequantize(
     checkpoint: Checkpoint, casting: Casting, dtype: str, read: ReadSmall | None
 ) -> dict[str, TensorInfo]:
     """Return the tensors with the chosen weights in `dtype`, and without what belonged to them."""
-    found = recognize(checkpoint.tensors, checkpoint.config, read)
+    found = recognize(checkpoint, read)
     chosen = _chosen(checkpoint, found, casting)
     gone = {info.name for weight in chosen for info in (*weight.companions, *weight.dropped)}
     by_codes = {weight.codes.name: weight for weight in chosen}

@@ -141,7 +141,10 @@ class RowDecoder:
         if plane.packed == "rows":
             return _unpack_rows(loaded, rows, columns)
         data = loaded.rows[rows.start - loaded.first : rows.stop - loaded.first]
-        return _unpack_columns(plane, data)[:, :columns]
+        values = _unpack_columns(plane, data)[:, :columns]
+        if not plane.packed and plane.bits < DTYPE_BITS[plane.dtype]:
+            _check_range(loaded, values)
+        return values
 
     def _grid(self, role: str, rows: range) -> Array:
         """Return the rows of a grid that belong to rows of the matrix."""
@@ -214,9 +217,20 @@ class RowDecoder:
         )
 
 
+def _check_range(loaded: Loaded, values: Array) -> None:
+    """Raise BadCheckpoint for a code that is wider than the format says."""
+    most = 1 << (loaded.plane.bits - 1)
+    wrong = (values < -most) | (values >= most)
+    if wrong.any():
+        raise BadCheckpoint(
+            f"tensor {quoted(loaded.name)} has the code {values[wrong][0]:g}, and codes of "
+            f"{loaded.plane.bits} bits are from {-most} to {most - 1}"
+        )
+
+
 def _unpack_columns(plane: Plane, data: Array) -> Array:
     """Return the numbers in rows of bytes as float32, `[rows, numbers]`."""
-    if plane.bits == 4:
+    if plane.bits == 4 and (plane.packed or DTYPE_BITS[plane.dtype] < 8):
         pairs = np.empty(data.shape, np.uint64)
         np.take(_pairs(plane), data, out=pairs, mode="clip")
         values: Array = pairs.view(np.float32)

@@ -139,6 +139,11 @@ def _wrong_part(row: NumberFormat, stem: Stem, codes: _Codes) -> Misfit | None:
     unknown = _unknown_words(row, stem)
     if unknown is not None:
         return Misfit(f"{quoted(unknown.name)} is no part of {row.name}", 1)
+    for part in (row.codes, *row.others):
+        several = [stem.tensors[word] for word in part.words if word in stem.tensors]
+        if len(several) > 1:
+            names = " and ".join(quoted(info.name) for info in several)
+            return Misfit(f"it has {names}, and {row.name} has one of them", 3)
     for part in row.others:
         info = stem.find(part.words)
         if info is None and part.required:

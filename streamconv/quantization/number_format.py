@@ -58,6 +58,8 @@ class NumberFormat:
     codes: Part
     decoded: str
     """Axes of the rows and columns of what is decoded; empty for those of the codes."""
+    has_to_be_announced: bool
+    """True if tensors alone do not tell it from another format."""
     others: tuple[Part, ...]
     """Scale first; then, if there are any, second scale, zero, index and shape."""
 
@@ -126,6 +128,7 @@ def _number_format(name: str, row: Mapping[str, Any]) -> NumberFormat:
         config=_statements(row),
         codes=_part("codes", row["codes"]),
         decoded=row.get("decoded", "").replace(" ", ""),
+        has_to_be_announced=row.get("announced", False),
         others=tuple(_part(role, row[role]) for role in roles if role in row),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamconv.checkpoint.decoding import Decoding
-from streamconv.checkpoint.types import TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.announcement import Announcement, announcements
@@ -59,16 +59,11 @@ class Recognized:
     """What config.json says."""
 
 
-def recognize(
-    tensors: Mapping[str, TensorInfo],
-    config: Mapping[str, Any],
-    read: ReadSmall | None = None,
-) -> Recognized:
+def recognize(checkpoint: Checkpoint, read: ReadSmall | None = None) -> Recognized:
     """Find the weights that are stored as codes, and how.
 
     Args:
-        tensors: All tensors by name.
-        config: The content of config.json.
+        checkpoint: The checkpoint as it is stored.
         read: Reads the shapes that are stored as numbers. Without it they are solved, which fails
             for matrices whose last element is not full.
 
@@ -76,7 +71,8 @@ def recognize(
         BadCheckpoint: Scales are missing or left over, do not fit their codes, or are not those
             of the format that config.json says.
     """
-    return _Recognizer(announcements(config), read).recognize(tensors)
+    announced = announcements(checkpoint.config, checkpoint.quant_config)
+    return _Recognizer(announced, read).recognize(checkpoint.tensors)
 
 
 _Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -169,7 +165,9 @@ class _Recognizer:
         return {key: values for key, values in stated.items() if values != {None}}
 
     def _allowed(self, row: NumberFormat | NamedFormat) -> bool:
-        return not self._announced or any(each.allows(row) for each in self._announced)
+        if not self._announced:
+            return isinstance(row, NamedFormat) or not row.has_to_be_announced
+        return any(each.allows(row) for each in self._announced)
 
     def _named(self, stem: Stem) -> NamedFormat | None:
         """Return the format that is known by name only and that a stem has."""

@@ -12,6 +12,7 @@ from streamconv.checkpoint.layout_record import Record, record_in_metadata
 from streamconv.checkpoint.manifest import recorded_layouts
 from streamconv.checkpoint.types import (
     MANIFEST,
+    QUANT_CONFIG,
     Checkpoint,
     OtherFile,
     SourceFile,
@@ -26,6 +27,8 @@ from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.shard_index import Index
 
 CONFIG = "config.json"
+OBJECTS = (CONFIG, QUANT_CONFIG, MANIFEST)
+"""The JSON files that are read when a checkpoint is opened, if they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def assemble(
         location: What the user calls it.
         headers: Those of all shards, read one after the other.
         index: Emptied in the course, as each tensor is found.
-        objects: Config and manifest by their names, empty if there are none.
+        objects: Configs and manifest by their names, empty if there are none.
         others: All files but the shards; iterated over last.
         unlisted: The headers of the files that the index leaves out.
         opening: If these files are added, and if contradictions are listed instead of raised.
@@ -108,6 +111,7 @@ def assemble(
         files=tuple(files),
         others=tuple(select_copied_files(list(others), sum(file.size for file in files))),
         config=objects.get(CONFIG, {}),
+        quant_config=objects.get(QUANT_CONFIG, {}),
         record=_common_record(objects.get(MANIFEST, {}), records),
         total_bytes=sum(info.nbytes for info in found.infos.values()),
         unlisted=tuple(left),

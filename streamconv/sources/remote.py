@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile
+from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
 from streamconv.sources.assembly import (
-    CONFIG,
+    OBJECTS,
     ShardHeader,
     assemble,
     read_shard_header,
@@ -140,7 +140,7 @@ def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> Re
         files.location,
         headers,
         index,
-        {name: _json_object(files, name) for name in (CONFIG, MANIFEST)},
+        {name: _json_object(files, name) for name in OBJECTS},
         _other_files(files.sizes, {*shards, *added}),
         others,
         opening,

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
+from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
 from streamconv.sources.assembly import (
-    CONFIG,
+    OBJECTS,
     ShardHeader,
     assemble,
     read_shard_header,
@@ -125,7 +125,7 @@ def open_folder(
         # one at a time: all headers together would be as large as the plan made from them
         (_read_header(folder, shard, files) for shard in shards),
         index,
-        {name: json_object(folder, name, files) for name in (CONFIG, MANIFEST)},
+        {name: json_object(folder, name, files) for name in OBJECTS},
         other_files(folder, {*shards, *added}, files),
         (_read_unlisted(folder, name, files) for name in unlisted),
         opening,
