@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from streamconv.errors import RankFailed, quoted
+from streamconv.errors import BadCheckpoint, RankFailed, quoted
+from streamconv.formats.strict_json import parse_json_object
 from streamconv.system import launcher
 
 if TYPE_CHECKING:
@@ -142,7 +143,11 @@ class RankStore:
 
     def failure(self) -> Failure:
         """Return the failure that was published."""
-        return Failure(**json.loads(self._store.get(FAILURE)))
+        try:
+            fields = parse_json_object(self._store.get(FAILURE), "failure", half_characters=True)
+            return Failure(int(fields["rank"]), str(fields["message"]), str(fields["hint"]))
+        except (BadCheckpoint, KeyError, TypeError, ValueError):
+            return Failure(0, "the store that torchrun keeps has something else in its place")
 
 
 def open_store(seconds: float) -> "Store":

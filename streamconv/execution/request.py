@@ -56,7 +56,7 @@ def read_request(raw: bytes, path: str, dst: Location) -> ConversionRequest:
     fields: Mapping[str, Any] = {}
     wrong = ""
     try:
-        fields = parse_json_object(raw, quoted(path))
+        fields = parse_json_object(raw, quoted(path), half_characters=True)
         wrong = _wrong_field(fields)
     except BadCheckpoint as error:
         wrong = error.message.rpartition(": ")[2]

@@ -65,8 +65,17 @@ _SIZES_DECODER = json.JSONDecoder(
 """Refuses -0 as well. It calls Python for each number, which takes twice the time."""
 
 
-def parse_json(raw: bytes, label: str) -> Any:
-    """Return the value that `raw` encodes. Raises BadCheckpoint; `label` names the file in it."""
+def parse_json(raw: bytes, label: str, *, half_characters: bool = False) -> Any:
+    """Return the value that `raw` encodes.
+
+    Args:
+        raw: The text.
+        label: The name of the file, for the error.
+        half_characters: True to accept them: Python has them in a path that is not UTF-8.
+
+    Raises:
+        BadCheckpoint: It is not JSON, or has too many values.
+    """
     if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise BadCheckpoint(
             f"cannot read {label}: more than {MAX_VALUES:,} values; no such file has so many"
@@ -74,14 +83,14 @@ def parse_json(raw: bytes, label: str) -> Any:
     with as_bad_checkpoint(label):
         text = raw.decode("utf-8")
         parsed = _DECODER.decode(text)
-        if _SURROGATE.search(text):
+        if not half_characters and _SURROGATE.search(text):
             json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     return parsed
 
 
-def parse_json_object(raw: bytes, label: str) -> dict[str, Any]:
-    """Return the JSON object in `raw`. Raises BadCheckpoint; `label` names the file in it."""
-    parsed = parse_json(raw, label)
+def parse_json_object(raw: bytes, label: str, *, half_characters: bool = False) -> dict[str, Any]:
+    """Return the JSON object in `raw`; see `parse_json`. Raises BadCheckpoint."""
+    parsed = parse_json(raw, label, half_characters=half_characters)
     if not isinstance(parsed, dict):
         raise BadCheckpoint(f"cannot read {label}: not a JSON object")
     return parsed

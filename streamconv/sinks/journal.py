@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.checkpoint.manifest import parse_piece
-from streamconv.errors import quoted
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import fingerprint_of, plan_facts
 from streamconv.planning.plan import Plan
 
@@ -105,10 +106,10 @@ def _whole_bodies(lines: Sequence[bytes]) -> Iterator[Any]:
     """Read the bodies of the lines before the first damaged one."""
     for line in lines:
         try:
-            digest, body = json.loads(line)
-            if not isinstance(body, dict) or digest != _digest(json.dumps(body, sort_keys=True)):
-                return
-        except (ValueError, TypeError, RecursionError):
+            digest, body = parse_json(line, "journal", half_characters=True)
+        except (BadCheckpoint, ValueError, TypeError):
+            return
+        if not isinstance(body, dict) or digest != _digest(json.dumps(body, sort_keys=True)):
             return
         yield body
 

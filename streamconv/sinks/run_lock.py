@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from streamconv.errors import IOFailed, OutputExists, quoted
+from streamconv.errors import BadCheckpoint, IOFailed, OutputExists, quoted
+from streamconv.formats.strict_json import parse_json_object
 from streamconv.planning.partition import Partition
 from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
@@ -193,9 +194,9 @@ class Lock:
     def _owner(self, path: Path) -> LockOwner | None:
         """Read the owner of a lock; None if it is not written yet, or is not an owner."""
         try:
-            fields = json.loads(read_own_file(path, self._files, MAX_LOCK_BYTES))
+            fields = parse_json_object(read_own_file(path, self._files, MAX_LOCK_BYTES), "lock")
             owner = LockOwner(**fields)
-        except (OSError, ValueError, TypeError, RecursionError, OutputExists):
+        except (OSError, TypeError, BadCheckpoint, OutputExists):
             return None
         return owner if owner.is_well_formed() else None
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.strict_json import parse_json
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS
 from streamconv.system import deadline
@@ -105,8 +106,8 @@ def _body(response: "httpx2.Response", repo: str, cancel: CancelToken) -> bytes:
 def parse_listing(raw: bytes, repo: str) -> Listing:
     """Return the listing that is the body of an answer. Raises BadCheckpoint if it is none."""
     try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError):
+        fields = parse_json(raw, "listing")
+    except BadCheckpoint:
         raise _no_listing(repo, "it is not JSON") from None
     if not isinstance(fields, dict):
         raise _no_listing(repo, "it is not an object")

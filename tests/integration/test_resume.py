@@ -103,6 +103,20 @@ def test_it_ends_in_the_same_tree(
     assert names(tmp_path) == ["dst", "src"]
 
 
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    """Of source, target and other files: a run that was stopped goes on, and parts are finished."""
+    folder, odd = tmp_path / os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xe9.txt")
+    folder.mkdir()
+    src = write_checkpoint(folder / "src", two_shards(qwen_tensors()))
+    (src / odd).touch()
+    stopped(src, folder / odd)
+    assert resumed(src, folder / odd) > 0
+    for part in ("1/2", "2/2"):
+        streamconv.merge(src, folder / "parts", part=part, max_shard_size=SHARD)
+    streamconv.finish(folder / "parts", verify=True)
+    assert tree(folder / "parts") == tree(folder / odd)
+
+
 @pytest.mark.parametrize("preset", [None, "mindspeed"])
 def test_a_dcp_is_resumed_too(src: Path, dst: Path, tmp_path: Path, preset: str | None) -> None:
     """Into a subfolder, with modes of its own, and with its manifest where it has it."""

@@ -1,5 +1,7 @@
 """What ranks say to each other in the store of torchrun."""
 
+import os
+
 import pytest
 from torch._C._distributed_c10d import HashStore
 
@@ -74,6 +76,20 @@ def test_the_first_failure_is_kept(ranks: list[RankStore]) -> None:
     ranks[2].publish_failure(Failure(2, "later"))
     assert ranks[0].has_failure()
     assert ranks[0].failure() == Failure(1, 'disk "é" is full', "free some")
+
+
+@pytest.mark.parametrize("raw", ["", "{", "[]", "{}", '{"rank": []}', "[" * 10**5, "9" * 5000])
+def test_a_failure_that_is_none(raw: str) -> None:
+    """Another program of the same store ends the run as well, in words."""
+    store = HashStore()
+    store.set(FAILURE, raw)
+    assert "something else" in RankStore(store, 0, 3).failure().message
+
+
+def test_a_failure_about_a_path_that_is_not_utf8(ranks: list[RankStore]) -> None:
+    failure = Failure(1, f"cannot read {os.fsdecode(b'caf' + bytes([0xE9]))}", "")
+    ranks[1].publish_failure(failure)
+    assert ranks[0].failure() == failure
 
 
 def test_a_lost_store_is_a_failed_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """JSON is read strictly, and refused in words."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 from headers import FILE, JSON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import streamconv
 from streamconv.errors import BadCheckpoint
 from streamconv.formats import strict_json
 from streamconv.formats.strict_json import (
@@ -34,6 +38,23 @@ def test_what_two_readers_could_understand_differently(raw: bytes, fact: str) ->
     """Is refused, naming the file."""
     with pytest.raises(BadCheckpoint, match=f"^cannot read {FILE}: {fact}"):
         parse_json(raw, FILE)
+
+
+def test_half_a_character_is_read_if_it_may_be_there() -> None:
+    """Python has one for each byte of a path that is not UTF-8."""
+    path = os.fsdecode(b"caf\xe9")
+    raw = json.dumps({"path": path}).encode()
+    assert parse_json_object(raw, FILE, half_characters=True) == {"path": path}
+    with pytest.raises(BadCheckpoint, match="half of a character"):
+        parse_json_object(raw, FILE)
+
+
+def test_no_other_reader_of_json_is_in_the_package() -> None:
+    """All that others may have written goes through this one, which has its limits."""
+    package = Path(streamconv.__file__).parent
+    readers = re.compile(r"json\.loads?\(|JSONDecoder\(")
+    found = {path.name for path in package.rglob("*.py") if readers.search(path.read_text())}
+    assert found == {"strict_json.py"}
 
 
 def test_an_object() -> None:
