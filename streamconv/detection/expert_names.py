@@ -36,10 +36,11 @@ def find_modules(
     modules: dict[str, NamedTensors] = {}
     unknown: dict[str, TensorInfo] = {}
     keys: dict[str, str | None] = {}
+    most_parts = max((key.count(".") + 1 for key in known), default=0)
     for name, info in tensors:
         pattern = pattern_of(name)
         if pattern not in keys:
-            keys[pattern] = _key(pattern, known)
+            keys[pattern] = _key(pattern, known, most_parts)
         key = keys[pattern]
         if key is None:
             if ".experts." in f".{name}":
@@ -61,9 +62,12 @@ def find_modules(
     return modules, unknown
 
 
-def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]]) -> str | None:
-    """Return the longest end of `pattern` that is a known name, or None."""
-    parts = pattern.split(".")
+def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]], most_parts: int) -> str | None:
+    """Return the longest end of `pattern` that is a known name, or None.
+
+    No known name has more than `most_parts` parts. The pattern may have any number of them.
+    """
+    parts = pattern.rsplit(".", most_parts)[-most_parts:]
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((end for end in ends if end in known), None)
 

@@ -63,6 +63,16 @@ def test_a_huge_number_is_a_gap() -> None:
         found_in(tensors)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["experts.0.", "experts.", "0.", ".", "experts.gate_up_proj."])
+def test_long_names_take_time_in_proportion(part: str) -> None:
+    """Of 60 with 6,000 times the same part, which took minutes, none is an expert's."""
+    tensors: Tensors = {f"{part * 6000}{number}x": ("U8", (1,)) for number in range(60)}
+    infos = checkpoint_of(tensors).tensors.items()
+    modules, _ = find_experts(infos, default_catalog(), {}, pass_through=True)
+    assert list(modules) == []
+
+
 def test_experts_without_a_layout() -> None:
     """They are refused, or skipped with their pattern."""
     tensors: Tensors = {f"{PREFIX}experts.0.strange.weight": ("BF16", (3, 5))}
