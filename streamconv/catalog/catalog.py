@@ -5,12 +5,12 @@ two runs in one process can know different families.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from streamconv.catalog.families import Family, read_family
 from streamconv.catalog.layouts import (
@@ -25,7 +25,6 @@ from streamconv.catalog.layouts import (
 )
 from streamconv.catalog.name_lookup import NameMatch, build_name_lookup
 from streamconv.catalog.toml_tables import Rows, read_table, read_user_tables
-from streamconv.errors import UsageError
 
 Entry = TypeVar("Entry")
 
@@ -78,7 +77,7 @@ class Catalog:
 @functools.cache
 def default_catalog() -> Catalog:
     """Return the shipped catalog."""
-    return _build(lambda _: {}, None)
+    return _build({})
 
 
 def load_catalog(path: str | PathLike[str] | None) -> Catalog:
@@ -95,24 +94,24 @@ def load_catalog(path: str | PathLike[str] | None) -> Catalog:
     """
     if path is None:
         return default_catalog()
-    return _build(read_user_tables(Path(path)).__getitem__, Path(path))
+    return _build(read_user_tables(Path(path)))
 
 
-def _build(added: Callable[[str], Rows], path: Path | None) -> Catalog:
-    """Build a catalog of the shipped tables and of those `added` from the file at `path`."""
+def _build(added: Mapping[str, Rows]) -> Catalog:
+    """Build a catalog of the shipped tables and of those `added` to them."""
     shipped = read_table("layouts.toml")
     kinds = {name: read_weight_kind(row) for name, row in shipped["weights"].items()}
     namings = {
         name: read_naming(name, row)
-        for name, row in {**shipped["namings"], **added("namings")}.items()
+        for name, row in {**shipped["namings"], **added.get("namings", {})}.items()
     }
     layouts = {
         name: read_layout(name, row, kinds.values())
-        for name, row in {**shipped["layouts"], **added("layouts")}.items()
+        for name, row in {**shipped["layouts"], **added.get("layouts", {})}.items()
     }
     families = {
-        name: _read_added_family(path, name, row, layouts, namings)
-        for name, row in added("families").items()
+        name: read_family(name, row, layouts, namings)
+        for name, row in added.get("families", {}).items()
     }
     for name, row in read_table("families.toml").items():
         if name not in families:
@@ -123,25 +122,3 @@ def _build(added: Callable[[str], Rows], path: Path | None) -> Catalog:
         MappingProxyType(layouts),
         MappingProxyType(families),
     )
-
-
-def _read_added_family(
-    path: Path | None,
-    name: str,
-    row: Mapping[str, Any],
-    layouts: Mapping[str, Layout],
-    namings: Mapping[str, Naming],
-) -> Family:
-    """Read a user's row. Raises UsageError that names it if it is not one of a family."""
-    try:
-        return read_family(name, row, layouts, namings)
-    except KeyError as error:
-        raise UsageError(
-            f"cannot read the family {name!r} of {path}: {error} is missing or not known",
-            "give a family model_types, stacks, and a form with its layouts",
-        ) from None
-    except (TypeError, AttributeError, ValueError, StopIteration):
-        raise UsageError(
-            f"cannot read the family {name!r} of {path}: a field is not what it has to be",
-            "compare it with the rows of families.toml",
-        ) from None

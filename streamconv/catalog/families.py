@@ -25,6 +25,9 @@ from streamconv.errors import UsageError
 FORMS = ("hub", "transformers", "mindspeed")
 """The forms: as published, as transformers v5 has it in memory, as MindSpeed-MM trains it."""
 
+SIDES = ("hub_name", "form_name")
+"""The fields of the two sides of a rename or group."""
+
 COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Keys of config.json that count experts, in the order in which they are tried."""
 
@@ -166,18 +169,32 @@ def read_family(
 ) -> Family:
     """Read a row of the table `families`, which may name any of the layouts and namings.
 
-    Raises UsageError for an unknown layout and for a rename or group that could not be undone,
-    KeyError for a missing field or an unknown naming, and TypeError, AttributeError, ValueError or
-    StopIteration if a field has another type than it has to have.
+    The fields have to be what `row_fields` says.
+
+    Raises UsageError for an unknown layout or naming, for a rename or group that could not be
+    undone, and if there is nothing to merge to.
     """
     forms = {form: _form(form, row[form], layouts) for form in FORMS if form in row}
+    merge = row.get("merge") or next((form for form in FORMS[1:] if form in forms), None)
+    if merge is None:
+        raise UsageError(
+            f"cannot use the family {name!r}: it has neither merge, nor a form to merge to",
+            "give it the form transformers or mindspeed with its layouts",
+        )
+    if merge not in forms:
+        find_layout(layouts, merge)
+    if row.get("naming", next(iter(namings))) not in namings:
+        raise UsageError(
+            f"cannot use the family {name!r}: there is no naming called {row['naming']!r}",
+            f"choose from {', '.join(namings)}",
+        )
     return Family(
         name=name,
         model_types=tuple(row["model_types"]),
         naming=namings[row["naming"]] if "naming" in row else next(iter(namings.values())),
         stacks=MappingProxyType(dict(row["stacks"])),
         forms=MappingProxyType(forms),
-        merge=row["merge"] if "merge" in row else next(f for f in FORMS[1:] if f in forms),
+        merge=merge,
         without=MappingProxyType(dict(row.get("without", {}))),
         aliases=tuple(read_rename(r) for r in row.get("aliases", ())),
         refused=row.get("refused", ""),
@@ -202,7 +219,12 @@ def _form(name: str, row: Mapping[str, Any], layouts: Mapping[str, Layout]) -> F
 
 def _group(row: dict[str, Any]) -> Group:
     """Read a group. Raises UsageError if its two sides do not have the same axes."""
-    parts = row.get("parts", [row])
+    parts = row.get("parts") or [row]
+    if not all(side in part for part in parts for side in SIDES):
+        raise UsageError(
+            f"cannot use the group in {row['where']!r}: it has no names in both forms",
+            "give it hub_name and form_name, or parts that have them",
+        )
     lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list) and t is not parts}
     naming = Naming(row["where"], MappingProxyType(lists))
     sizes = {
@@ -210,8 +232,7 @@ def _group(row: dict[str, Any]) -> Group:
         for axis, size in row.get("sizes", {}).items()
     }
     in_hub, in_form = (
-        {str(k): Template.parse(part[side]) for k, part in enumerate(parts)}
-        for side in ("hub_name", "form_name")
+        {str(k): Template.parse(part[side]) for k, part in enumerate(parts)} for side in SIDES
     )
     for one, other in zip(in_hub.values(), in_form.values(), strict=True):
         unnamed = {*one.name_axes, *other.name_axes} - {*lists, *sizes}

@@ -138,13 +138,9 @@ def read_weight_kind(row: Mapping[str, Any]) -> WeightKind:
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:
     """Read a row of the table `layouts`, and derive a template for each kind of weight.
 
-    Raises UsageError if the row is not a layout.
+    The fields have to be what `row_fields` says. Raises UsageError if the row is not a layout.
     """
     texts = {weight: text for weight, text in row.items() if weight != "used_by"}
-    if not all(isinstance(text, str) for text in texts.values()) or not {*MATRICES} <= {*texts}:
-        raise UsageError(
-            f"cannot use the layout {name!r}: it needs a template of {' and of '.join(MATRICES)}"
-        )
     declared = {weight: Template.parse(text) for weight, text in texts.items()}
     templates: dict[str, Template] = {}
     whole_blocks: dict[str, Mapping[str, str]] = {}
@@ -162,7 +158,7 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
         )
     return Layout(
         name,
-        str(row.get("used_by", "")),
+        row.get("used_by", ""),
         MappingProxyType(templates),
         MappingProxyType(whole_blocks),
     )
@@ -209,16 +205,9 @@ def _whole_blocks(
 
 
 def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
-    """Read a row of the table `namings`. Raises UsageError if it does not name each projection."""
-    tokens = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list)}
-    if {*tokens} != {"p", "d"} or not all(
-        isinstance(token, str) and token for names in tokens.values() for token in names
-    ):
-        raise UsageError(
-            f"cannot use the naming {name!r}: it has to list the names of the projections p and d",
-            'write p = ["gate_proj", "up_proj"] and d = ["down_proj"]',
-        )
-    return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True) is True)
+    """Read a row of the table `namings`; the fields have to be what `row_fields` says."""
+    tokens = {axis: tuple(row[axis]) for axis in ("p", "d")}
+    return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True))
 
 
 def find_layout(layouts: Mapping[str, Layout], name: str) -> Layout:

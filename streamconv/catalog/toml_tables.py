@@ -1,11 +1,15 @@
 """Reads the files of tables: those of `data/`, and a user's file like them."""
 
+import os
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamconv.errors import UsageError
+from streamconv.catalog.row_fields import check_rows
+from streamconv.errors import UsageError, quoted
 
 Rows = dict[str, Mapping[str, Any]]
 """The rows of a table by their names."""
@@ -22,23 +26,45 @@ def read_table(name: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
+MAX_FILE_BYTES = 1_000_000
+"""No file of tables is larger. That of the shipped families has 43,000."""
+MAX_DOTS = 16
+"""Dots in a key. The time to read one grows with the square of their number."""
+
+_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}[ \t]*+\.[ \t]*+){{{MAX_DOTS + 1}}}")
+
+
 def read_user_tables(path: Path) -> dict[str, Rows]:
     """Read the tables of a user's file; those that it leaves out are empty.
 
     Raises UsageError if the file cannot be read, is not TOML, or has something else in the place
-    of a table.
+    of a table, row or field.
     """
+    shown = quoted(str(path))
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the tables of {path}: {error}") from None
+        text = _read_file(path).decode("utf-8")
+        if _DEEP_KEY.search(text):
+            raise ValueError(f"a key has more than {MAX_DOTS} dots")
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise UsageError(f"cannot read the tables of {shown}: nested too deeply") from None
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise UsageError(f"cannot read the tables of {shown}: {quoted(str(error))}") from None
     found: dict[str, Rows] = {}
     for name in USER_TABLES:
-        rows = tables.get(name, {})
-        if not isinstance(rows, dict):
-            raise UsageError(f"cannot read {name} of {path}: it has to be a table")
-        for row, fields in rows.items():
-            if not isinstance(fields, dict):
-                raise UsageError(f"cannot read {name}.{row} of {path}: it has to be a table")
-        found[name] = rows
+        found[name] = tables.get(name, {})
+        check_rows(name, found[name], shown)
     return found
+
+
+def _read_file(path: Path) -> bytes:
+    """Return the bytes of a small regular file. Raises OSError or ValueError if it is none."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    # a FIFO that took its place meanwhile would wait for whoever writes to it
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+    return raw

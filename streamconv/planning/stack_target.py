@@ -23,10 +23,22 @@ def check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | No
     """
     if row == stack.row:
         return
+    _check_naming(stack, row)
     _check_weights(source, stack, row)
     _check_count_recoverable(source, stack, row)
     if names is not None:
         _check_unambiguous(stack, row, names)
+
+
+def _check_naming(stack: Stack, row: NamedLayout) -> None:
+    """Check that the naming of the layout has as many projections as the stack."""
+    for axis, count in row.sizes().items():
+        if stack.sizes[axis] != count:
+            raise PlanRefused(
+                f"{quoted(stack.pattern)}experts has {stack.sizes[axis]} projections on the axis "
+                f"{axis}, and the naming {row.naming.name!r} has {count}",
+                "give the family the naming that its tensors have",
+            )
 
 
 def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:

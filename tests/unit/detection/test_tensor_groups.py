@@ -432,7 +432,7 @@ def test_a_bad_row_is_refused(group: str, tmp_path: Path) -> None:
         f"hub.layouts = {{'*' = 'fused'}}\nhub.groups = [{group}]"
     )
     (tmp_path / "mine.toml").write_text(text)
-    said = "does not settle every axis|'(where|form_name)' is missing"
+    said = r"does not settle every axis|\.(where|form_name) of .*: it is missing"
     with pytest.raises(UsageError, match=said):
         streamconv.merge(tmp_path, tmp_path / "out", family=tmp_path / "mine.toml")
 
