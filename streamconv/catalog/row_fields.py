@@ -47,6 +47,9 @@ def _is_size(value: Any) -> bool:
 TEXT = Value(f"a text of 1 to {MAX_TEXT:,} printable characters", lambda v: _is_text(v) and v != "")
 MAYBE_EMPTY = Value(f"a text of at most {MAX_TEXT:,} printable characters", _is_text)
 TEXTS = Value("a list of different texts", _are_texts)
+ONE_OR_MORE = Value(
+    "a text, or a list of different texts", lambda v: (_is_text(v) and v != "") or _are_texts(v)
+)
 FLAG = Value("true or false", lambda value: isinstance(value, bool))
 SIZE = Value(f"a number from 1 to {MAX_SIZE:,}, or paths in config.json", _is_size)
 
@@ -64,7 +67,7 @@ GROUP: Kind = {
     "parts?": [{"hub_name": TEXT, "form_name": TEXT}],
     "*": TEXTS,
 }
-FORM: Kind = {"layouts": {"*": TEXT}, "renames?": [RENAME], "groups?": [GROUP]}
+FORM: Kind = {"layouts": {"*": ONE_OR_MORE}, "renames?": [RENAME], "groups?": [GROUP]}
 FAMILY: Kind = {
     "model_types": TEXTS,
     "stacks": {"*": MAYBE_EMPTY},
@@ -74,6 +77,7 @@ FAMILY: Kind = {
     "transformers?": FORM,
     "mindspeed?": FORM,
     "without?": {"*": TEXT},
+    "aliases?": [RENAME],
     "refused?": TEXT,
     "transformers_model_type?": TEXT,
 }
