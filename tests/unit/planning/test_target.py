@@ -1,0 +1,77 @@
+"""Which layouts and names a target means, and which stacks cannot have it."""
+
+import pytest
+from header_models import OMNI, Tensors, checkpoint_of, experts, omni
+
+from streamconv.catalog.catalog import default_catalog
+from streamconv.detection.detect import Detected, detect
+from streamconv.errors import PlanRefused, UsageError
+from streamconv.planning.target import merge_target, resolve_target
+
+PREFIX = "model.layers.0.mlp."
+PATTERN = "model.layers.*.mlp."
+
+
+def detected(tensors: Tensors, model_type: str = "qwen3_moe") -> Detected:
+    return detect(checkpoint_of(tensors, model_type), default_catalog())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked", "why"),
+    [
+        ("qwen3_moe", "fused", "what merging makes of qwen3_moe"),
+        ("a_model_of_tomorrow", "fused", "model type a_model_of_tomorrow is in no family"),
+        ("", "fused", "config.json has no model type"),
+    ],
+)
+def test_what_merging_makes(model_type: str, asked: str, why: str) -> None:
+    found = detected(experts(PREFIX, 3, 4, 6), model_type)
+    target, reason = merge_target(found)
+    assert reason == why
+    resolved = resolve_target(found, target, reason)
+    assert resolved.rows[PATTERN].layout.name == asked
+    assert (resolved.asked, resolved.why) == (target, why)
+
+
+def test_a_layout_is_for_every_stack() -> None:
+    found = detected(omni(), OMNI)
+    for layout in ("fused", "stacked", "fused-transposed"):
+        target = resolve_target(found, layout, "asked")
+        assert len(target.rows) == 2
+        assert {row.layout.name for row in target.rows.values()} == {layout}
+        assert target.kept == {}
+
+
+def test_a_form_says_it_of_each_stack() -> None:
+    """As the family's row has it; `form` is set, as it is for a layout that comes to the same."""
+    found = detected(omni(), OMNI)
+    form = found.family and found.family.forms["transformers"]
+    assert form is not None
+    target = resolve_target(found, "transformers", "asked")
+    expected = {stack.pattern: form.layout_of(stack.pattern) for stack in found.stacks}
+    assert {pattern: row.layout for pattern, row in target.rows.items()} == expected
+    assert target.form == "transformers"
+    assert target.names == form
+
+
+def test_what_there_is_not() -> None:
+    """A layout that is none, a form of no family, and one that the family lacks."""
+    found = detected(experts(PREFIX, 3, 4, 6))
+    with pytest.raises(UsageError, match="fusd"):
+        resolve_target(found, "fusd", "asked")
+    unknown = detected(experts(PREFIX, 3, 4, 6), "a_model_of_tomorrow")
+    with pytest.raises(PlanRefused, match="no form 'transformers' here: it is in no family"):
+        resolve_target(unknown, "transformers", "asked")
+    kimi = detected(experts(PREFIX, 3, 4, 6), "kimi_k2")
+    with pytest.raises(PlanRefused, match="no form 'mindspeed' here, only hub, transformers"):
+        resolve_target(kimi, "mindspeed", "asked")
+
+
+def test_a_count_that_could_not_be_found_again() -> None:
+    """Flat, the number of experts and their width are one number, and config.json has neither."""
+    found = detected(experts(PREFIX, 3, 4, 6), "a_model_of_tomorrow")
+    with pytest.raises(PlanRefused, match="would not tell how many experts there are") as caught:
+        resolve_target(found, "stacked-flat", "asked")
+    target = resolve_target(found, "stacked-flat", "asked", pass_through=True)
+    assert target.rows == {PATTERN: found.stacks[0].row}
+    assert target.kept == {f"{PATTERN}experts": caught.value.message}
