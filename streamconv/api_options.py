@@ -57,6 +57,8 @@ only: Names of the weights to dequantize, with `*` for any text, or number forma
     `int4`. Default: all.
 skip: Names of weights, or number formats, that stay quantized. Default: none.
 pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
+keep_config: True to copy config.json as it is. Default: what the conversion makes untrue is
+    changed in it.
 copy: True to copy a checkpoint that is already what was asked for, instead of raising
     PlanRefused.
 sha256: True to record the SHA-256 of each output file in the manifest. Reads each file

@@ -77,6 +77,8 @@ class Options(Reading, total=False):
     """Weights that stay quantized: names with * for any text, or number formats."""
     pass_through: bool
     """True to copy experts that cannot be converted, instead of raising PlanRefused."""
+    keep_config: bool
+    """True to copy config.json as it is, even if it is no longer true of the output."""
     copy: bool
     """True to write the output even if it is the input."""
     sha256: bool

@@ -1,16 +1,12 @@
-"""The casts of a plan as people and programs read them: counts, and notes about config.json."""
+"""The casts of a plan as people and programs read them: counts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from streamconv.catalog.families import Family
 from streamconv.checkpoint.casting import FLOATS, Casting, protected_kind
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.errors import quoted
-
-CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-"""What config.json calls the dtypes that a cast can have as its result."""
 
 
 def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
@@ -46,21 +42,3 @@ def protected_rows(
             kind = protected_kind(info.name, family) or "other"
             counts[kind] = counts.get(kind, 0) + 1
     return counts
-
-
-def config_notes(config: Mapping[str, Any], casting: Casting) -> Iterator[str]:
-    """Yield a note for each statement that is outdated in config.json, which is copied as it is."""
-    if casting.dequantize is not None and "quantization_config" in config:
-        yield (
-            "config.json is copied unchanged and its quantization_config still describes quantized "
-            "weights: remove it before you load the result"
-        )
-    declared = config.get("dtype", config.get("torch_dtype"))
-    if casting.dtype is None or not isinstance(declared, str):
-        return
-    dtype = CONFIG_DTYPES[casting.dtype]
-    if declared != dtype:
-        yield (
-            f"config.json is copied unchanged and still says dtype {quoted(declared)}: loaders "
-            f"that use it will not load {dtype}"
-        )

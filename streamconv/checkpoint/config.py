@@ -1,7 +1,12 @@
 """Values in the config.json of a checkpoint, which is untrusted: any of them may be anything."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from streamconv.catalog.config_keys import config_keys
+
+MAX_DEPTH = 32
+"""No section of a config is nested deeper."""
 
 
 def config_value(config: Mapping[str, Any], path: str) -> Any:
@@ -26,3 +31,18 @@ def block_from_config(config: Mapping[str, Any]) -> tuple[int, int] | None:
         if isinstance(block, list) and len(block) == 2 and all(type(n) is int for n in block):
             return (block[0], block[1]) if min(block) > 0 else None
     return None
+
+
+def config_members(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every member of a config and of its sections, with its path, in order.
+
+    What describes quantized weights is a member, and no section.
+    """
+    pending: list[tuple[tuple[str, ...], Any]] = []
+    pending += [((key,), each) for key, each in config.items()][::-1]
+    while pending:
+        path, value = pending.pop()
+        yield path, value
+        is_section = isinstance(value, Mapping) and path[-1] not in config_keys().quantization
+        if is_section and len(path) < MAX_DEPTH:
+            pending += [((*path, key), each) for key, each in value.items()][::-1]

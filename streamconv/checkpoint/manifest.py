@@ -11,6 +11,7 @@ however it runs. In a DCP it is inside `.metadata`.
       "reading": {...},                 see `reading_record`; missing if it is empty
       "casting": {...},                 the casts that were asked for
       "casts": [...],                   the casts that were made
+      "config": [...],                  the changes of config.json; null if it was to be kept
       "digest": "xxh3-128",
       "shards": {
         "model.safetensors": {"size": 8389520, "sha256": "9a...", "pieces": ["8389520 c1...", ...]}
@@ -144,6 +145,8 @@ class Manifest:
     """The casts that were asked for."""
     casts: Sequence[Mapping[str, Any]]
     """The casts that were made, as `cast_rows` lists them."""
+    config: Sequence[Mapping[str, Any]] | None
+    """The changes of config.json, in its order; None if it was to be kept as it is."""
     shards: Mapping[str, RecordedShard]
     """By file name, in the order of the plan."""
     others: Mapping[str, RecordedOther]
@@ -179,6 +182,7 @@ class Manifest:
             **({"reading": self.reading} if self.reading else {}),
             "casting": self.casting.to_json(),
             "casts": list(self.casts),
+            "config": None if self.config is None else list(self.config),
             "digest": DIGEST,
         }
 
@@ -206,6 +210,11 @@ def recorded_layouts(fields: Any, source: str = MANIFEST) -> Record:
 def recorded_casting(fields: Mapping[str, Any]) -> Casting:
     """Return the casts that were asked for; raises BadCheckpoint if they are malformed."""
     return Casting.from_json(fields.get("casting"), MANIFEST)
+
+
+def keeps_config(fields: Mapping[str, Any]) -> bool:
+    """Return True if a manifest records that config.json was kept as it is."""
+    return "config" in fields and fields["config"] is None
 
 
 def recorded_files(

@@ -1,5 +1,6 @@
 """A checkpoint as its headers describe it: every tensor, every other file, the config."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from streamconv.checkpoint.layout_record import Record
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"
 MANIFEST = "streamconv.json"
+CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
 """Says what config.json may leave out: the number format of a checkpoint of ModelOpt."""
 DIGEST = "xxh3-128"
@@ -36,6 +38,11 @@ class TensorInfo:
     nbytes: int
     cast: "Cast | None" = None
     """The stored tensor, if `dtype` and `nbytes` are those of a cast."""
+
+    @property
+    def elements(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)
 
     @property
     def stored(self) -> "tuple[TensorInfo, ...]":
@@ -120,6 +127,8 @@ class ReferenceCheckpoint:
     """Names of the tensors of the completed checkpoint that it does not have."""
     namings: Mapping[str, str] = field(default_factory=dict)
     """The naming of each stack whose naming it shows or records, by its pattern in hub names."""
+    is_dequantized: bool = False
+    """True if it has quantized weights, and the completed checkpoint has the same as numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +142,13 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     others: tuple[OtherFile, ...]
     config: Mapping[str, Any]
+    """Content of config.json; empty if there is none."""
     record: Record | None
     """Its layouts, if streamconv wrote it."""
     total_bytes: int
     """Bytes of all tensors, headers excluded."""
+    config_text: bytes = b""
+    """The bytes of config.json; empty if it is not a file."""
     format: str = "safetensors"
     """Format of the files, as `--format` calls it."""
     revision: str | None = None

@@ -183,6 +183,12 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="Resume an earlier run of this conversion, if there was one.",
     ),
     option(
+        "--keep-config",
+        is_flag=True,
+        help="Copy config.json as it is. By default, what the conversion makes untrue is changed "
+        "in it.",
+    ),
+    option(
         "--copy",
         is_flag=True,
         help="Copy SRC if it is already what was asked for.",

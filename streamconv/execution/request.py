@@ -84,7 +84,15 @@ _TEXTS = frozenset(
     }
 )
 _FLAGS = frozenset(
-    {"fill_from_template", "add_unlisted", "cast_all", "pass_through", "copy", "sha256"}
+    {
+        "fill_from_template",
+        "add_unlisted",
+        "cast_all",
+        "pass_through",
+        "copy",
+        "keep_config",
+        "sha256",
+    }
 )
 _LISTS = frozenset({"rename", "only", "skip"})
 

@@ -1,7 +1,8 @@
 """Turn the options of a user into a plan."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import HUB_NAMES
@@ -21,6 +22,7 @@ from streamconv.options import (
     prefixes_of,
     preset_of,
 )
+from streamconv.planning.config_change import config_change
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.planning.safetensors_shards import Safetensors
@@ -82,16 +84,20 @@ def build_plan(
     )
     asked, why = _target(source, to)
     jobs = _jobs(checkpoint, options)
-    layers = options.get("layers")
+    asked_layers = options.get("layers")
+    layers = parse_layers(asked_layers) if asked_layers else None
+    keep = options.get("keep_config", False)
+    change = config_change(checkpoint, source, casting, layers, keep=keep)
     plan = make_plan(
         checkpoint,
         source,
         resolve_target(source, asked, why, pass_through=pass_through),
         max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
         limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
-        layers=parse_layers(layers) if layers else None,
-        shard_format=_shard_format(checkpoint, to, options),
+        layers=layers,
+        shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
         casting=casting,
+        config=change,
         verify=verify,
         sha256=options.get("sha256", False),
     )
@@ -124,9 +130,9 @@ def _allowed_memory(options: Options) -> int | None:
 
 
 def _shard_format(
-    checkpoint: Checkpoint, to: str | None, options: Options
+    checkpoint: Checkpoint, config: Mapping[str, Any], to: str | None, options: Options
 ) -> Callable[[Record], ShardFormat]:
-    """Return the format of the output, as a function of its record.
+    """Return the format of the output, as a function of its record. `config` is that of the output.
 
     A preset means DCP, unless the target has the hub's layout.
     """
@@ -142,7 +148,7 @@ def _shard_format(
     from streamconv.planning.dcp_shards import Dcp
 
     prefixes = prefixes_of(options) or Prefixes()
-    return lambda _: Dcp(prefixes, preset, checkpoint.config)
+    return lambda _: Dcp(prefixes, preset, config)
 
 
 def _base_memory() -> int:

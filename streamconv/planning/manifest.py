@@ -34,6 +34,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "target": plan.record.to_json(),
         "source layouts": _layouts({stack.pattern: stack.row for stack in plan.source.stacks}),
         "target layouts": _layouts(plan.target.rows),
+        "config": plan.config.rows(),
         "casts": {i.name: [i.dtype, *_cast_facts(i.cast)] for i in plan.inputs if i.cast},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
@@ -149,6 +150,7 @@ def build_manifest(
         reading=reading_fields(plan.checkpoint),
         casting=plan.casting,
         casts=cast_rows(plan.inputs),
+        config=plan.config.rows(),
         shards={
             shard.name: RecordedShard(shard.nbytes, digests, sha256.get(shard.name))
             for shard, digests in zip(plan.shards, pieces, strict=True)

@@ -26,9 +26,10 @@ from functools import cached_property
 from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.tensor_names import layer_of
-from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
+from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
+from streamconv.planning.config_change import AS_IT_IS, ConfigChange
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import Limits, Memory, fit_memory, tables_bytes
 from streamconv.planning.safetensors_shards import Safetensors
@@ -77,6 +78,8 @@ class Plan:
     max_shard_bytes: int
     memory: Memory
     casting: Casting = AS_STORED
+    config: ConfigChange = AS_IT_IS
+    """What becomes of config.json."""
 
     @cached_property
     def data_bytes(self) -> int:
@@ -92,12 +95,26 @@ class Plan:
     def others(self) -> tuple[OtherFile, ...]:
         """The source's files without tensors, each with the reason if it is not copied."""
         skip = self.format.skip_reason
-        return tuple(replace(o, skip_reason=o.skip_reason or skip) for o in self.checkpoint.others)
+        left_out = dict.fromkeys(self.config.left_out, "describes quantized weights")
+        return tuple(
+            replace(o, skip_reason=o.skip_reason or skip or left_out.get(o.name, ""))
+            for o in self.checkpoint.others
+        )
+
+    @cached_property
+    def edited(self) -> Mapping[str, bytes]:
+        """The new content of each copied file that is edited: of config.json, or of none."""
+        is_copied = any(other.name == CONFIG for other in self.copied)
+        if not self.config.edits or not is_copied:
+            return {}
+        return {CONFIG: self.config.content(self.checkpoint)}
 
     @cached_property
     def write_bytes(self) -> int:
         """Bytes of everything that is written, except index and manifest."""
-        return sum(s.nbytes for s in self.shards) + sum(other.size for other in self.copied)
+        grown = {name: len(content) for name, content in self.edited.items()}
+        copied = sum(grown.get(other.name, other.size) for other in self.copied)
+        return sum(s.nbytes for s in self.shards) + copied
 
     @cached_property
     def layer_paths(self) -> frozenset[str]:
@@ -169,6 +186,7 @@ def make_plan(
     layers: range | None = None,
     shard_format: Callable[[Record], ShardFormat] = Safetensors,
     casting: Casting = AS_STORED,
+    config: ConfigChange = AS_IT_IS,
     verify: bool = False,
     sha256: bool = False,
 ) -> Plan:
@@ -184,6 +202,7 @@ def make_plan(
         layers: Numbers of the layers to keep, along with everything in no layer; None for all.
         shard_format: Builds the file format of the output for its record.
         casting: The dtypes that were asked for.
+        config: What becomes of config.json.
         verify: True if the result is verified in the same process.
         sha256: True if every file of the result is read back.
 
@@ -222,6 +241,7 @@ def make_plan(
         max_shard_bytes=max_shard_bytes,
         memory=fit_memory(limits, buffer, name, casts, checkpoint.read_scratch_bytes, tables),
         casting=casting,
+        config=config,
     )
 
 

@@ -37,6 +37,7 @@ def _is_unchanged(plan: Plan, options: Options) -> bool:
     return (
         plan.format.name == checkpoint.format
         and checkpoint.template is None
+        and not plan.config.edits
         and not (checkpoint.renames or checkpoint.added or checkpoint.unindexed)
         and not (checkpoint.format == "dcp" and _names_keys(options))
         and not (passes_through and options.get("pass_through"))

@@ -8,7 +8,14 @@ from streamconv.planning.plan import Plan
 from streamconv.planning.removal import Removal
 from streamconv.planning.steps import Step
 from streamconv.report.checkpoint_json import file_fields, source_fields
-from streamconv.report.plan_notes import notes_of, passed_through, regrouped, renamed, renames
+from streamconv.report.plan_notes import (
+    config_edits,
+    notes_of,
+    passed_through,
+    regrouped,
+    renamed,
+    renames,
+)
 from streamconv.report.schema import document
 
 
@@ -104,6 +111,7 @@ def target_fields(plan: Plan) -> dict[str, Any]:
         },
         "casts": cast_rows(plan.inputs),
         "not_cast": protected_rows(plan.inputs, plan.casting, plan.source.family),
+        "config_edits": config_edits(plan),
         "notes": list(notes_of(plan)),
         "renames": renames(plan),
         "renamed_tensors": sum(1 for _ in renamed(plan)),

@@ -1,13 +1,14 @@
 """Facts and notes about a plan in words, for tables and JSON alike."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from streamconv.catalog.renames import Rename
 from streamconv.catalog.templates import EXPERT
-from streamconv.checkpoint.cast_summary import config_notes
 from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.errors import quoted
+from streamconv.formats.json_edit import REMOVED, Edit
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import Target
 
@@ -25,7 +26,9 @@ def format_line(plan: Plan) -> str:
 
 def notes_of(plan: Plan) -> Iterator[str]:
     """Yield notes that a user should read before using the result."""
-    yield from config_notes(plan.checkpoint.config, plan.casting)
+    for line in _edit_lines(plan, plan.config.omitted):
+        yield f"config.json is kept as it is, and no longer true: {line}"
+    yield from plan.config.notes
     yield from _uneven(plan)
     template = plan.checkpoint.template
     if template and template.unknown:
@@ -47,6 +50,36 @@ def _uneven(plan: Plan) -> Iterator[str]:
                 f"the layers of {quoted(pattern)}experts have {min(found)} to {max(found)} "
                 "experts, as their routers do; transformers has one number for all layers"
             )
+
+
+def config_edits(plan: Plan) -> list[dict[str, Any]]:
+    """Return the changes of config.json as JSON: the key, and its value before and after."""
+    return [
+        {
+            "key": ".".join(edit.path),
+            "removed": edit.new is REMOVED,
+            "from": None if edit.new is REMOVED else edit.old(plan.checkpoint.config),
+            "to": None if edit.new is REMOVED else edit.new,
+        }
+        for edit in plan.config.edits
+    ]
+
+
+def config_line(plan: Plan) -> str:
+    """Return the changes of config.json in a line; empty if there are none."""
+    return ", ".join(_edit_lines(plan, plan.config.edits))
+
+
+def _edit_lines(plan: Plan, edits: Iterable[Edit]) -> Iterator[str]:
+    """Yield each change of config.json in words."""
+    for edit in edits:
+        key, old, new = quoted(".".join(edit.path)), edit.old(plan.checkpoint.config), edit.new
+        if new is REMOVED:
+            yield f"{key} is removed"
+        elif isinstance(new, list):
+            yield f"{key} has {len(new)} items instead of {len(old)}"
+        else:
+            yield f"{key} is {quoted(str(new))} instead of {quoted(str(old))}"
 
 
 def passed_through(plan: Plan) -> dict[str, str]:

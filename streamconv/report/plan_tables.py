@@ -15,6 +15,7 @@ from streamconv.planning.removal import Removal
 from streamconv.report.checkpoint_json import stack_fields
 from streamconv.report.checkpoint_tables import add_stack, stacks_table
 from streamconv.report.plan_notes import (
+    config_line,
     format_line,
     notes_of,
     passed_through,
@@ -107,6 +108,8 @@ def _changes(plan: Plan) -> Iterator[Fact]:
         yield "regrouped", quoted(row)
     for row in _casts(plan):
         yield "cast", row
+    if plan.config.edits:
+        yield "config.json", config_line(plan)
     for note in notes_of(plan):
         yield "note", note
 

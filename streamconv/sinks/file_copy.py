@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from streamconv.checkpoint.types import OtherFile
+from streamconv.errors import SourceChanged, quoted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.file_ops import Files
@@ -62,6 +63,36 @@ def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> 
     finally:
         files.close(fd)
     return size, digest.hexdigest()
+
+
+def write_edited(
+    files: Files, folder: Path, source: Source, other: OtherFile, planned: bytes, content: bytes
+) -> tuple[int, str]:
+    """Write a file of the source into `folder` with new content, durable on return.
+
+    Args:
+        files: The file operations.
+        folder: The partial folder.
+        source: The source that the file belongs to.
+        other: The file, which must not exist in `folder`.
+        planned: What the source had in it when the conversion was planned.
+        content: The new content.
+
+    Returns:
+        Its bytes, and its XXH3-128 in hexadecimal.
+
+    Raises:
+        SourceChanged: The source has something else in it now.
+    """
+    from xxhash import xxh3_128_hexdigest
+
+    buffer = memoryview(bytearray(len(planned) + 1))
+    count = source.read_other(other, buffer, 0)
+    if buffer[:count] != planned:
+        raise SourceChanged(f"{quoted(other.name)} has changed since it was planned")
+    make_folders(files, folder, other.name)
+    files.write_file(folder / other.name, content)
+    return len(content), str(xxh3_128_hexdigest(content))
 
 
 def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> dict[str, str]:

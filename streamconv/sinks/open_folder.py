@@ -6,7 +6,7 @@ from pathlib import Path
 
 from streamconv.planning.manifest import closing_files
 from streamconv.planning.plan import Piece, Plan
-from streamconv.sinks.file_copy import copy_other, sha256_of
+from streamconv.sinks.file_copy import copy_other, sha256_of, write_edited
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import OpenJournal
 from streamconv.sinks.os_errors import map_os_errors
@@ -95,9 +95,14 @@ class OpenFolder:
     def _copy_others(self, source: Source) -> dict[str, tuple[int, str]]:
         """Copy the source's other files; returns size and digest of each, by name."""
         copied = {}
+        edited, planned = self._plan.edited, self._plan.checkpoint.config_text
         for other in self._plan.copied:
+            to = (self._files, self._partial, source, other)
             with map_os_errors(self._partial / other.name, self._bytes_left):
-                copied[other.name] = copy_other(self._files, self._partial, source, other)
+                if other.name in edited:
+                    copied[other.name] = write_edited(*to, planned, edited[other.name])
+                else:
+                    copied[other.name] = copy_other(*to)
         return copied
 
     def _sha256_of_all(self, copied: Mapping[str, object]) -> dict[str, str]:

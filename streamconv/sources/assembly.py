@@ -11,6 +11,7 @@ from typing import Any
 from streamconv.checkpoint.layout_record import Record, record_in_metadata
 from streamconv.checkpoint.manifest import recorded_layouts
 from streamconv.checkpoint.types import (
+    CONFIG,
     MANIFEST,
     QUANT_CONFIG,
     Checkpoint,
@@ -22,11 +23,11 @@ from streamconv.checkpoint.types import (
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Entry, Header
 from streamconv.formats.safetensors_reader import parse_header
+from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Opening
 from streamconv.sources.other_files import select_copied_files
 from streamconv.sources.shard_index import Index
 
-CONFIG = "config.json"
 OBJECTS = (CONFIG, QUANT_CONFIG, MANIFEST)
 """The JSON files that are read when a checkpoint is opened, if they are there."""
 
@@ -70,7 +71,7 @@ def assemble(
     location: str,
     headers: Iterable[ShardHeader],
     index: Index | None,
-    objects: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, bytes],
     others: Iterable[OtherFile],
     unlisted: Iterable[ShardHeader] = (),
     opening: Opening = Opening(),  # noqa: B008 - frozen
@@ -81,7 +82,7 @@ def assemble(
         location: What the user calls it.
         headers: Those of all shards, read one after the other.
         index: Emptied in the course, as each tensor is found.
-        objects: Configs and manifest by their names, empty if there are none.
+        texts: The bytes of configs and manifest, those that there are, by their names.
         others: All files but the shards; iterated over last.
         unlisted: The headers of the files that the index leaves out.
         opening: If these files are added, and if contradictions are listed instead of raised.
@@ -89,6 +90,7 @@ def assemble(
     Raises:
         BadCheckpoint: The headers, the index and the records contradict one another.
     """
+    config, quant_config, manifest = (_object(texts.get(name), name) for name in OBJECTS)
     found = _Tensors(index, opening)
     files = []
     records: dict[str, Record | None] = {}
@@ -110,15 +112,21 @@ def assemble(
         tensors=found.infos,
         files=tuple(files),
         others=tuple(select_copied_files(list(others), sum(file.size for file in files))),
-        config=objects.get(CONFIG, {}),
-        quant_config=objects.get(QUANT_CONFIG, {}),
-        record=_common_record(objects.get(MANIFEST, {}), records),
+        config=config,
+        config_text=texts.get(CONFIG, b""),
+        quant_config=quant_config,
+        record=_common_record(manifest, records),
         total_bytes=sum(info.nbytes for info in found.infos.values()),
         unlisted=tuple(left),
         added=tuple(found.added),
         unindexed=tuple(found.unindexed),
         contradictions=tuple(found.contradictions),
     )
+
+
+def _object(raw: bytes | None, name: str) -> dict[str, Any]:
+    """Return the JSON object of a file; an empty one if there is no such file."""
+    return {} if raw is None else parse_json_object(raw, quoted(name))
 
 
 @dataclass(slots=True)

@@ -17,19 +17,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
-from streamconv.errors import BadCheckpoint
+from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, ChunkMap
 from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES, Metadata, read_metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.sources.assembly import CONFIG, header_digest
+from streamconv.formats.strict_json import parse_json_object
+from streamconv.sources.assembly import header_digest
 from streamconv.sources.base import Read
 from streamconv.sources.dcp_chunks import ChunkFinder
 from streamconv.sources.local_files import LocalFiles
 from streamconv.sources.other_files import other_files, select_copied_files
-from streamconv.sources.safetensors_folder import json_object
+from streamconv.sources.safetensors_folder import read_json_file
 from streamconv.sources.training_state import (
     model_tensors,
     read_streamconv_metadata,
@@ -154,13 +155,16 @@ def _open(
     digest = header_digest(raw)
     total_bytes = sum(info.nbytes for info in infos.values())
     others = other_files(folder, _files_of(metadata), files)
+    config_text = read_json_file(folder, CONFIG, files)
+    config = {} if config_text is None else parse_json_object(config_text, quoted(CONFIG))
     has_cut_rows = any(box.axes for chunks in chunk_maps.values() for box in chunks.boxes)
     checkpoint = Checkpoint(
         location=location,
         tensors=infos,
         files=tuple(SourceFile(name, local.size(name), digest) for name in sorted(used)),
         others=(*skipped_entries(metadata), *select_copied_files(list(others), total_bytes)),
-        config=json_object(folder, CONFIG, files) or recorded.config,
+        config=config or recorded.config,
+        config_text=config_text or b"",
         record=recorded.record,
         manifest=recorded.manifest,
         undigested=() if metadata.has_digest else (METADATA_FILE,),

@@ -129,7 +129,7 @@ def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> Re
     _check_folders(files)
     top_level = [name for name in files.sizes if "/" not in name]
     index_name = find_index(top_level, files.location)
-    index = None if index_name is None else read_index(_json_object(files, index_name), index_name)
+    index = None if index_name is None else read_index(_index_object(files, index_name), index_name)
     shards = shard_names(index, top_level, files.location)
     unlisted = unlisted_names(index, top_level)
     added = unlisted if opening.add_unlisted else []
@@ -140,7 +140,7 @@ def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> Re
         files.location,
         headers,
         index,
-        {name: _json_object(files, name) for name in OBJECTS},
+        {name: _json_text(files, name) for name in OBJECTS if name in files.sizes},
         _other_files(files.sizes, {*shards, *added}),
         others,
         opening,
@@ -194,12 +194,14 @@ def _read_unlisted(files: RemoteFiles, name: str) -> ShardHeader:
         return unreadable(name, files.sizes[name])
 
 
-def _json_object(files: RemoteFiles, name: str) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is no such file."""
-    if name not in files.sizes:
-        return {}
+def _index_object(files: RemoteFiles, name: str) -> dict[str, Any]:
+    return parse_json_object(_json_text(files, name), quoted(name))
+
+
+def _json_text(files: RemoteFiles, name: str) -> bytes:
+    """Read a file of JSON. Raises BadCheckpoint if it is too large."""
     check_json_size(files.sizes[name], quoted(name))
-    return parse_json_object(_read(files, name, 0, files.sizes[name]), quoted(name))
+    return _read(files, name, 0, files.sizes[name])
 
 
 def _read(files: RemoteFiles, name: str, offset: int, nbytes: int) -> bytes:

@@ -7,7 +7,6 @@ except for the links of the hub's own cache.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
@@ -114,7 +113,8 @@ def open_folder(
     index_name = find_index(top_level, location)
     index = None
     if index_name is not None:
-        index = read_index(json_object(folder, index_name, files), index_name)
+        text = read_json_file(folder, index_name, files) or b""
+        index = read_index(parse_json_object(text, quoted(index_name)), index_name)
     opening = opening or Opening()
     shards = shard_names(index, top_level, location)
     with convert_os_errors(location):
@@ -125,7 +125,7 @@ def open_folder(
         # one at a time: all headers together would be as large as the plan made from them
         (_read_header(folder, shard, files) for shard in shards),
         index,
-        {name: json_object(folder, name, files) for name in OBJECTS},
+        {name: raw for name in OBJECTS if (raw := read_json_file(folder, name, files)) is not None},
         other_files(folder, {*shards, *added}, files),
         (_read_unlisted(folder, name, files) for name in unlisted),
         opening,
@@ -133,23 +133,22 @@ def open_folder(
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
-def json_object(folder: Path, name: str, files: Files) -> dict[str, Any]:
-    """Read a JSON object of a folder; an empty one if there is no such file.
+def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
+    """Read a file of JSON in a folder; None if there is no such file.
 
     Raises:
-        BadCheckpoint: The file is too large, not JSON or no object.
+        BadCheckpoint: The file is too large.
         IOFailed: Reading failed.
     """
     with convert_os_errors(quoted(name)):
         if not files.exists(folder / name, follow=False):
-            return {}
+            return None
     path, status = resolve_file(folder, name, files)
     check_json_size(status.st_size, quoted(name))
     try:
-        raw = files.read_file(path)
+        return files.read_file(path)
     except OSError as error:
         raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
-    return parse_json_object(raw, quoted(name))
 
 
 def _read_unlisted(folder: Path, name: str, files: Files) -> ShardHeader:

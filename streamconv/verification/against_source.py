@@ -5,16 +5,22 @@ name that only one side has is a difference. Memory of each of `jobs` threads: t
 and one expert of one weight if its axes are in another order.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
+from streamconv.checkpoint.types import CONFIG, JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.compare import Comparer, Unequal
+from streamconv.verification.config_file import (
+    AS_IN_SOURCE,
+    ExpectedConfig,
+    config_differences,
+)
 from streamconv.verification.metadata_files import has_files, is_description
 from streamconv.verification.regions import Region, whole
 from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
@@ -51,7 +57,13 @@ _Task = Difference | _RegionPair | _FilePair
 
 
 def compare(
-    source: Side, output: Side, *, jobs: int, cancel: CancelToken, sample: Sample = EVERYTHING
+    source: Side,
+    output: Side,
+    *,
+    jobs: int,
+    cancel: CancelToken,
+    config: ExpectedConfig | None = None,
+    sample: Sample = EVERYTHING,
 ) -> Iterator[VerifyEvent]:
     """Compare `output` with the conversion of `source`.
 
@@ -60,6 +72,7 @@ def compare(
         output: The checkpoint to verify.
         jobs: Number of threads.
         cancel: Ends the comparison with Interrupted if it is set.
+        config: What config.json has to say; None if it has to be the source's.
         sample: The part of the bytes that is compared.
 
     Yields:
@@ -73,7 +86,7 @@ def compare(
     others = sum(other.size for other in checkpoint.others if not other.skip_reason)
     yield VerifyStarted(int(checkpoint.total_bytes * sample.share) + others)
     yield from map_unordered(
-        _tasks(source, output, sample),
+        _tasks(source, output, config, sample),
         jobs,
         lambda: _Worker(source.source, output.source),
         _Worker.carry_out,
@@ -84,12 +97,16 @@ def compare(
 # --- what is to be compared --------------------------------------------------------------------
 
 
-def _tasks(source: Side, output: Side, sample: Sample) -> Iterator[_Task]:
+def _tasks(
+    source: Side, output: Side, config: ExpectedConfig | None, sample: Sample
+) -> Iterator[_Task]:
     layers = _layer_filter(source, output)
     yield from _modules(source, output, layers, sample)
     yield from _plain_tensors(source, output, layers, sample)
     if has_files(source.source) and has_files(output.source):
-        yield from _files(source.source, output.source)
+        yield from _files(source.source, output.source, config)
+    else:
+        yield from _recorded_config(source.source, output.source, config)
 
 
 def _layer_filter(source: Side, output: Side) -> LayerFilter:
@@ -181,9 +198,23 @@ def _plain_tensors(
             yield _RegionPair(whole(there), whole(here))
 
 
-def _files(source: Source, output: Source) -> Iterator[_Task]:
+def _recorded_config(
+    source: Source, output: Source, config: ExpectedConfig | None
+) -> Iterator[Difference]:
+    """Yield how the config that a DCP records differs from what it has to say."""
+    there, here = source.checkpoint, output.checkpoint
+    if here.manifest and not here.config_text:
+        expected = config or AS_IN_SOURCE
+        texts = (json.dumps(there.config), json.dumps(here.config))
+        yield from config_differences(*texts, expected, spaces=False)
+
+
+def _files(source: Source, output: Source, config: ExpectedConfig | None) -> Iterator[_Task]:
     """Yield the tasks for files without tensors: the output has those that are copied, no more."""
-    in_source = {o.name: o for o in source.checkpoint.others if not o.skip_reason}
+    left_out = config.left_out if config else frozenset()
+    in_source = {
+        o.name: o for o in source.checkpoint.others if not o.skip_reason and o.name not in left_out
+    }
     # a result that is still being built has its journals in it; one that is committed has none
     built = output.checkpoint.location.rstrip("/").endswith(PARTIAL_SUFFIX)
     in_output = {
@@ -198,6 +229,9 @@ def _files(source: Source, output: Source) -> Iterator[_Task]:
         if there is None:
             reason = f" ({here.skip_reason})" if here.skip_reason else ""
             yield Difference(name, f"is not in the source{reason}")
+        elif name == CONFIG and config and config.differs_from(source.checkpoint.config_text):
+            was, text = (each.checkpoint.config_text.decode() for each in (source, output))
+            yield from config_differences(was, text, config)
         elif here.size != there.size:
             yield Difference(name, f"has {here.size} bytes, the source's has {there.size}")
         else:

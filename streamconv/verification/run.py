@@ -8,6 +8,7 @@ from typing import cast
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import AS_STORED, Casting
+from streamconv.checkpoint.manifest import keeps_config
 from streamconv.checkpoint.not_carried_over import reading_notes
 from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.tensor_names import natural_key
@@ -24,6 +25,7 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.verification.against_manifest import check_files
 from streamconv.verification.against_source import compare
+from streamconv.verification.config_file import expected_config
 from streamconv.verification.dequantize import DequantizedSource
 from streamconv.verification.metadata_files import (
     has_files,
@@ -263,9 +265,12 @@ def _compare(
             return
     for refusal in found.refusals.values():
         tally.unchecked.append(f"whether the experts are complete: {refusal.message}")
+    keeps = keeps_config(read_manifest(output.source) or {})
+    expected = expected_config(found, source.checkpoint, output.source.checkpoint, casting)
     yield from compare(
         Side(DequantizedSource(CastSource(source)), found),
         output,
+        config=None if keeps else expected,
         jobs=options.jobs,
         cancel=options.cancel,
         sample=options.sample,

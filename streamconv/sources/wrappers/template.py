@@ -2,7 +2,8 @@
 
 The template gives the config and all files without tensors, and says which tensors there have to
 be. Tensors that the run did not save, such as those of a talker that was not trained, are taken
-from the template if the user asks for that, and refused otherwise.
+from the template if the user asks for that, and refused otherwise. A run that began with quantized
+weights may have trained them as floating-point numbers; the template is then seen dequantized.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,11 +11,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
+from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.sources.base import Read, Source
+from streamconv.quantization.announcement import announcements
+from streamconv.quantization.cast_checkpoint import cast_checkpoint
+from streamconv.sources.base import Read, Source, read_whole
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -75,7 +80,8 @@ def with_template(
         PlanRefused: The layout of either checkpoint cannot be detected.
         UsageError: There is no such `declared_layout`.
     """
-    comparison = _compare(source.checkpoint, template.checkpoint, catalog, declared_layout)
+    reference = _as_trained(template, source.checkpoint, catalog)
+    comparison = _compare(source.checkpoint, reference, catalog, declared_layout)
     _check(comparison, fill=fill, casts=casts)
     return TemplatedSource(source, template, _fill(comparison))
 
@@ -105,6 +111,7 @@ class _Comparison:
 
     trained: Checkpoint
     template: Checkpoint
+    """The template; its quantized weights are dequantized if those that were trained are none."""
     detected: Detected
     """The trained checkpoint, detected."""
     template_names: str
@@ -117,6 +124,28 @@ class _Comparison:
     """The template's tensors that the trained checkpoint lacks, by hub name."""
     unknown: tuple[str, ...]
     """The names of the trained tensors that the template lacks."""
+
+    @property
+    def is_dequantized(self) -> bool:
+        """True if the template is seen dequantized."""
+        return any(info.cast is not None for info in self.template.tensors.values())
+
+
+def _as_trained(source: Source, trained: Checkpoint, catalog: Catalog) -> Checkpoint:
+    """Return a template as if its weights had not been quantized, if training had such weights.
+
+    Raises PlanRefused or BadCheckpoint if they cannot be dequantized.
+    """
+    template = source.checkpoint
+    dtype = main_dtype(trained.tensors.values())
+    stored = (template.tensors.values(), trained.tensors.values())
+    is_quantized_here, was_trained_so = (any(map(is_quantized, infos)) for infos in stored)
+    if dtype is None or was_trained_so or not is_quantized_here:
+        return template
+    if not announcements(template.config, template.quant_config):
+        return template
+    family = catalog.find_family(template.config.get("model_type"))
+    return cast_checkpoint(template, Casting(dequantize=dtype), family, read_whole(source))
 
 
 def _compare(
@@ -210,7 +239,7 @@ def _fill(comparison: _Comparison) -> Checkpoint:
         names.apply(hub): replace(info, name=names.apply(hub))
         for hub, info in comparison.missing.items()
     }
-    files = {info.file for info in filled.values()}
+    files = {stored.file for info in filled.values() for stored in info.stored}
     nbytes = sum(info.nbytes for info in filled.values())
     return replace(
         trained,
@@ -218,6 +247,7 @@ def _fill(comparison: _Comparison) -> Checkpoint:
         files=(*trained.files, *(file for file in template.files if file.name in files)),
         others=(*_skipped(trained.others), *template.others),
         config=template.config,
+        config_text=template.config_text,
         total_bytes=trained.total_bytes + nbytes,
         template=ReferenceCheckpoint(
             template.location,
@@ -226,6 +256,7 @@ def _fill(comparison: _Comparison) -> Checkpoint:
             nbytes,
             comparison.unknown,
             comparison.template_namings,
+            is_dequantized=comparison.is_dequantized,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamconv.checkpoint.config import block_from_config, config_value
+from streamconv.checkpoint.config import MAX_DEPTH, block_from_config, config_members, config_value
 
 
 def test_a_path_leads_through_sections() -> None:
@@ -33,3 +33,22 @@ def test_the_block_of_a_quantized_checkpoint(
     assert block_from_config(config) == expected
     assert block_from_config({"a": 1, "text_config": config}) == expected
     assert block_from_config({"quantization_config": "fp8"}) is None
+
+
+def test_members_at_any_depth() -> None:
+    """In the order of the text; lists and descriptions of quantized weights are no sections."""
+    config = {
+        "a": {"b": {"c": 1}, "quantization_config": {"d": 2}},
+        "list": [{"e": 3}],
+        "f": None,
+    }
+    paths = [".".join(path) for path, _ in config_members(config)]
+    assert paths == ["a", "a.b", "a.b.c", "a.quantization_config", "list", "f"]
+
+
+def test_members_of_a_config_that_is_nested_without_end() -> None:
+    """As deep as no config is, and no deeper."""
+    config: dict[str, object] = {}
+    for _ in range(2000):
+        config = {"a": config}
+    assert len(list(config_members(config))) == MAX_DEPTH

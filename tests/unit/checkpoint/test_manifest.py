@@ -12,6 +12,7 @@ from streamconv.checkpoint.manifest import (
     Manifest,
     RecordedOther,
     RecordedShard,
+    keeps_config,
     parse_piece,
     piece_row,
     printable,
@@ -30,6 +31,7 @@ MANIFEST = Manifest(
     reading={"renames": ["module.="]},
     casting=Casting("F32", "BF16", True),
     casts=[{"tensors": 'odd "name"\n\u2028', "from": "F8_E4M3", "to": "BF16", "count": 2}],
+    config=[{"key": "text_config.dtype", "to": "float32"}, {"key": "quantization_config"}],
     shards={
         "a.safetensors": RecordedShard(10, (f"6 {HEX}", f"4 {HEX}"), "e" * 64),
         "b.safetensors": RecordedShard(0, ()),
@@ -71,6 +73,7 @@ def test_its_fields_are_these() -> None:
         "reading": {"renames": ["module.="]},
         "casting": {"dtype": "F32", "dequantize": "BF16", "all": True},
         "casts": MANIFEST.casts,
+        "config": MANIFEST.config,
         "digest": "xxh3-128",
     }
     shards = {
@@ -89,6 +92,9 @@ def test_each_part_reads_back() -> None:
     fields = json.loads(b"".join(MANIFEST.encode()))
     assert recorded_layouts(fields) == MANIFEST.record
     assert recorded_casting(fields) == MANIFEST.casting
+    assert not keeps_config(fields)
+    assert keeps_config(replace(MANIFEST, config=None).to_json())
+    assert not keeps_config({})
     assert recorded_files(fields) == (MANIFEST.shards, MANIFEST.others)
     assert {*recorded_names(fields)} == {"streamconv.json", *MANIFEST.shards, *MANIFEST.others}
 

@@ -106,7 +106,15 @@ def test_an_option_of_another_kind_is_refused(name: str, value: object) -> None:
 def test_every_option_of_a_conversion_is_read_back() -> None:
     """None is refused that a run stores."""
     options: dict[str, object] = dict.fromkeys(OPTIONS)
-    flags = {"fill_from_template", "add_unlisted", "cast_all", "pass_through", "copy", "sha256"}
+    flags = {
+        "fill_from_template",
+        "add_unlisted",
+        "cast_all",
+        "pass_through",
+        "copy",
+        "keep_config",
+        "sha256",
+    }
     options |= {**dict.fromkeys(flags, True), "layers": "0:2", "max_shard_size": "4GB"}
     options["rename"] = ["module.=", "*=model.*"]
     request = ConversionRequest("src", "dst", options=cast(Options, options))

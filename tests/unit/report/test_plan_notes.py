@@ -11,6 +11,8 @@ from header_models import experts, planned
 import streamconv
 from streamconv.planning.plan import Plan
 from streamconv.report.plan_notes import (
+    config_edits,
+    config_line,
     format_line,
     notes_of,
     passed_through,
@@ -69,10 +71,20 @@ def test_stacks_that_stay(omni: Plan, qwen: Path) -> None:
     assert passed_through(kept) == {"talker.layers.*.mlp.experts": "it is odd"}
 
 
-def test_a_cast_that_config_json_does_not_follow(qwen: Path) -> None:
-    assert list(notes_of(streamconv.plan(qwen))) == []
-    (note,) = notes_of(streamconv.plan(qwen, dtype="fp16"))
-    assert "still says dtype bfloat16" in note
+def test_what_config_json_no_longer_says(qwen: Path) -> None:
+    """Is changed, or noted if it is to be kept."""
+    cast = streamconv.plan(qwen, dtype="fp16")
+    assert (list(notes_of(cast)), config_line(cast)) == (
+        [],
+        "dtype is float16 instead of bfloat16",
+    )
+    assert config_edits(cast) == [
+        {"key": "dtype", "removed": False, "from": "bfloat16", "to": "float16"}
+    ]
+    kept = streamconv.plan(qwen, dtype="fp16", keep_config=True)
+    assert (config_line(kept), config_edits(kept)) == ("", [])
+    (note,) = notes_of(kept)
+    assert note.endswith("no longer true: dtype is float16 instead of bfloat16")
 
 
 def test_only_renames_that_rename_something_are_listed(omni: Plan) -> None:

@@ -10,7 +10,15 @@ from shard_plans import EmptySource, names, plan_of
 from xxhash import xxh3_128_hexdigest
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sinks.file_copy import COPY_BYTES, HASH_BYTES, copy_other, make_folders, sha256_of
+from streamconv.errors import SourceChanged
+from streamconv.sinks.file_copy import (
+    COPY_BYTES,
+    HASH_BYTES,
+    copy_other,
+    make_folders,
+    sha256_of,
+    write_edited,
+)
 from streamconv.system.file_ops import Files
 
 
@@ -31,6 +39,21 @@ def test_a_copy_has_the_bytes_of_the_source(tmp_path: Path, size: int) -> None:
     copied = copy_other(Files(), tmp_path, source, other)
     assert copied == (size, xxh3_128_hexdigest(data))
     assert (tmp_path / "notes" / "readme").read_bytes() == data
+
+
+@pytest.mark.parametrize("now", [b"{}", b"", b"{} ", b"[]"])
+def test_an_edited_file_is_written_if_it_was_not_changed(tmp_path: Path, now: bytes) -> None:
+    """By somebody else since it was planned: longer, shorter, or of the same length."""
+    other = OtherFile("config.json", 2)
+    source = EmptySource(plan_of([1], tmp_path).checkpoint, {other.name: now})
+    if now != b"{}":
+        with pytest.raises(SourceChanged, match=r"config\.json has changed since it was planned"):
+            write_edited(Files(), tmp_path, source, other, b"{}", b"new")
+        assert not (tmp_path / "config.json").exists()
+        return
+    written = write_edited(Files(), tmp_path, source, other, b"{}", b"new")
+    assert written == (3, xxh3_128_hexdigest(b"new"))
+    assert (tmp_path / "config.json").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

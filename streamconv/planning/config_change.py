@@ -1,0 +1,189 @@
+"""Decide which keys of config.json a conversion makes untrue, and what they become.
+
+    a cast                    dtype, in every section
+    a full dequantization     quantization_config, wherever it is, and files that describe it
+    the layers from 0 on      their number, and lists with an item for each
+
+The keys are rows of `data/config_keys.toml`. Whatever else config.json says stays, even if it was
+not true before.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.catalog.config_keys import config_keys
+from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.config import config_members, config_value
+from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.detect import Detected
+from streamconv.detection.layer_filter import LayerFilter
+from streamconv.detection.layer_lists import LayerList
+from streamconv.errors import quoted
+from streamconv.formats.json_edit import REMOVED, Edit, Path, edit_json, edit_value
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """What becomes of config.json, and of the files that describe it further."""
+
+    edits: tuple[Edit, ...] = ()
+    """The changes of config.json, in its order."""
+    omitted: tuple[Edit, ...] = ()
+    """The changes that `--keep-config` leaves out."""
+    is_kept: bool = False
+    """True if `--keep-config` was given."""
+    left_out: frozenset[str] = frozenset()
+    """Names of files that are not copied, because they describe what is no longer so."""
+    notes: tuple[str, ...] = ()
+    """What to know before the result is loaded."""
+
+    def content(self, checkpoint: Checkpoint) -> bytes:
+        """Return the content of the edited config.json."""
+        return edit_json(checkpoint.config_text.decode("utf-8"), self.edits).encode("utf-8")
+
+    def config(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """Return the edited config as a value."""
+        edited: Mapping[str, Any] = edit_value(checkpoint.config, self.edits)
+        return edited
+
+    def rows(self) -> list[dict[str, Any]] | None:
+        """Return the changes as JSON, as the manifest records them; None if it is kept."""
+        return None if self.is_kept else [edit_row(edit) for edit in self.edits]
+
+
+AS_IT_IS = ConfigChange()
+
+
+def edit_row(edit: Edit) -> dict[str, Any]:
+    """Return an edit as JSON: the path of a key and its new value; a key without one is removed."""
+    value = {} if edit.new is REMOVED else {"to": edit.new}
+    return {"key": ".".join(edit.path), **value}
+
+
+def config_change(
+    checkpoint: Checkpoint,
+    source: Detected,
+    casting: Casting,
+    layers: range | None,
+    *,
+    keep: bool = False,
+) -> ConfigChange:
+    """Decide what becomes of config.json.
+
+    Args:
+        checkpoint: The source as it is stored.
+        source: What was detected in it, with `casting` applied.
+        casting: The casts that were asked for.
+        layers: Numbers of the layers that are kept; None for all.
+        keep: True to leave config.json as it is.
+    """
+    config, left_out = checkpoint.config, frozenset[str]()
+    edits: list[Edit] = []
+    if _loses_quantization(checkpoint, source, casting):
+        edits += [Edit(path, REMOVED) for path in _quantization(config)]
+        left_out = config_keys().quantization_files
+    edits += _dtypes(checkpoint, source, casting, LayerFilter.of(source.layer_lists, layers))
+    if layers is not None and layers.start == 0:
+        edits += _layers(config, source.layer_lists, layers)
+    edits.sort(key=lambda edit: _position(config, edit.path))
+    notes = tuple(_notes(checkpoint, source, casting, layers))
+    if keep:
+        return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)
+    return ConfigChange(tuple(edits), left_out=left_out, notes=notes)
+
+
+def _notes(
+    checkpoint: Checkpoint, source: Detected, casting: Casting, layers: range | None
+) -> Iterator[str]:
+    """Yield what no change of config.json puts right."""
+    if layers is not None and layers.start > 0:
+        first = layers.start
+        yield f"the result does not load: its layers begin with {first}, loaders count from 0"
+    is_partial = casting.dequantize and any(map(is_quantized, source.hub_names.values()))
+    for path in _quantization(checkpoint.config) if is_partial else ():
+        yield (
+            f"some weights stay quantized, and {quoted('.'.join(path))} stays in config.json: add "
+            "the modules that are dequantized to its list of exceptions before you load the result"
+        )
+
+
+def _loses_quantization(checkpoint: Checkpoint, source: Detected, casting: Casting) -> bool:
+    """Return True if the source, or its template, has quantized weights and the output has none."""
+    was_quantized = casting.dequantize is not None or (
+        checkpoint.template is not None and checkpoint.template.is_dequantized
+    )
+    return was_quantized and not any(map(is_quantized, source.hub_names.values()))
+
+
+def _quantization(config: Mapping[str, Any]) -> Iterator[Path]:
+    for path, value in config_members(config):
+        if path[-1] in config_keys().quantization and isinstance(value, Mapping):
+            yield path
+
+
+def _dtypes(
+    checkpoint: Checkpoint, source: Detected, casting: Casting, kept: LayerFilter
+) -> Iterator[Edit]:
+    """Yield the changes of dtypes.
+
+    `--dtype` casts all of the model. What is quantized is the language model, so a dequantization
+    changes the dtype of the sections around its layers alone.
+    """
+    template = checkpoint.template
+    if (
+        casting.dtype is None
+        and casting.dequantize is None
+        and not (template and template.is_dequantized)
+    ):
+        return
+    stored = main_dtype(info for name, info in source.hub_names.items() if kept.keeps(name))
+    dtype = config_keys().dtype_names.get(stored or "")
+    sections = None if casting.dtype else _language_sections(source)
+    for path, value in config_members(checkpoint.config):
+        is_dtype = path[-1] in config_keys().dtype and isinstance(value, str)
+        is_in_section = sections is None or path[:-1] in sections
+        if is_dtype and is_in_section and dtype is not None and value != dtype:
+            yield Edit(path, dtype)
+
+
+def _language_sections(source: Detected) -> frozenset[Path]:
+    """Return the sections that describe the language model, and those around them."""
+    named = {each.section for each in source.layer_lists if each.section is not None}
+    paths = [tuple(filter(None, name.split("."))) for name in named]
+    return frozenset(path[:end] for path in [(), *paths] for end in range(len(path) + 1))
+
+
+def _layers(
+    config: Mapping[str, Any], lists: tuple[LayerList, ...], layers: range
+) -> Iterator[Edit]:
+    """Yield the changes of numbers of layers, and of lists with an item for each."""
+    keys = config_keys()
+    for each in lists:
+        if each.section is None or each.count is None:
+            continue
+        kept = min(layers.stop, each.count)
+        kept_after = max(min(layers.stop, each.layers) - each.count, 0)
+        section = tuple(filter(None, each.section.split(".")))
+        fields = config_value(config, each.section)
+        for key, value in fields.items():
+            if key in keys.layer_counts and value == each.count != kept:
+                yield Edit((*section, key), kept)
+            elif key in keys.layers_after and value == each.after != kept_after:
+                if each.layers > each.count:
+                    yield Edit((*section, key), kept_after)
+            elif key in keys.layer_lists and isinstance(value, list | str):
+                rest = len(value) - each.count
+                if kept < each.count and rest in (0, each.after):
+                    yield Edit((*section, key), value[: kept + min(rest, kept_after)])
+
+
+def _position(config: Mapping[str, Any], path: Path) -> list[int]:
+    """Return a sort key for the order of the text."""
+    position = []
+    value: Any = config
+    for key in path:
+        position.append(list(value).index(key))
+        value = value[key]
+    return position
