@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api_options import takes
 from streamconv.catalog.catalog import default_catalog, load_catalog
-from streamconv.detection.detect import Detected, detect
+from streamconv.detection.detect import Detected
+from streamconv.detection.detect_all import detect_all
 from streamconv.execution.request import ConversionRequest
 from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
 from streamconv.planning.plan import Plan
@@ -31,12 +32,13 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
 
     Returns:
         The source, closed, whose `checkpoint` lists the tensors and files; and the detected family,
-        form, and layout of each expert stack.
+        form, and layout of each expert stack. Its `refusals` say which experts cannot be
+        converted, and why.
 
     Raises:
         UsageError: An option makes no sense.
-        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
-        PlanRefused: Several layouts fit; name one with `source_layout`.
+        BadCheckpoint: A file is malformed or missing.
+        PlanRefused: The checkpoint contradicts `source_layout`.
         IOFailed: Reading failed.
     """
     from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -44,7 +46,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
     catalog = load_catalog(reading.get("family"))
     with open_with_template(src, catalog, reading, lenient=True) as source:
         check_prefixes(reading, source.checkpoint.format)
-        return source, detect(source.checkpoint, catalog, reading.get("source_layout"))
+        return source, detect_all(source.checkpoint, catalog, reading.get("source_layout"))
 
 
 @takes()

@@ -11,6 +11,7 @@ from streamconv.checkpoint.casting import parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
+from streamconv.detection.kinds import check_kind
 from streamconv.errors import UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
@@ -74,6 +75,8 @@ def build_plan(
         options.get("skip") or (),
     )
     pass_through = options.get("pass_through", False)
+    if not pass_through and to != SAME:
+        check_kind(checkpoint)
     source = detect(
         cast_checkpoint(
             checkpoint, casting, catalog.find_family(checkpoint.config.get("model_type")), read

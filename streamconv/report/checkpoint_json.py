@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from streamconv.checkpoint.not_carried_over import not_carried_over_notes
+from streamconv.checkpoint.tensor_kinds import TensorKind, tensor_kinds
 from streamconv.checkpoint.types import (
     Checkpoint,
     OtherFile,
@@ -12,13 +14,50 @@ from streamconv.checkpoint.types import (
     UnlistedFile,
 )
 from streamconv.detection.detect import Detected
+from streamconv.detection.kinds import count_notes, format_notes, kinds_of
 from streamconv.detection.stacks import Stack
 from streamconv.report.schema import document
 
 
 def inspection_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
     """Build the document of `inspect --json`."""
-    return document("inspection", source_fields(checkpoint, found))
+    kinds = [{"kind": kind.name, "says": kind.says} for kind in kinds_of(checkpoint)]
+    fields = {
+        **source_fields(checkpoint, found),
+        "kinds": kinds,
+        "notes": list(inspection_notes(checkpoint, found)),
+        "refusals": [
+            {
+                "stack": pattern and f"{pattern}experts",
+                "why": refusal.message,
+                "hint": refusal.hint or None,
+                "defect": refusal.is_defect,
+            }
+            for pattern, refusal in found.refusals.items()
+        ],
+        "tensor_kinds": [kind_fields(k) for k in tensor_kinds(checkpoint.tensors.values())],
+    }
+    return document("inspection", fields)
+
+
+def inspection_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:
+    """Yield what there is to say of a checkpoint in sentences, apart from its kinds."""
+    yield from format_notes(checkpoint)
+    if not checkpoint.config:
+        yield "there is no config.json, so that nothing says of what model type it is"
+    yield from count_notes(checkpoint, found)
+    yield from not_carried_over_notes(checkpoint, checkpoint.others)
+
+
+def kind_fields(kind: TensorKind) -> dict[str, Any]:
+    """Describe all tensors whose names differ only in numbers."""
+    return {
+        "pattern": kind.pattern,
+        "tensors": kind.count,
+        "dtypes": dict(kind.dtypes),
+        "shapes": [{"shape": list(shape), "tensors": count} for shape, count in kind.shapes],
+        "bytes": kind.nbytes,
+    }
 
 
 def source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:

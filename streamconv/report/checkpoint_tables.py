@@ -6,13 +6,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streamconv.checkpoint.not_carried_over import not_carried_over_notes
+from streamconv.checkpoint.tensor_kinds import tensor_kinds
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
+from streamconv.detection.kinds import kinds_of
 from streamconv.errors import quoted
-from streamconv.report.checkpoint_json import source_fields, stack_fields
+from streamconv.report.checkpoint_json import inspection_notes, source_fields, stack_fields
 from streamconv.report.table_parts import copied_files, counted, facts_table, titled_table
 from streamconv.units import show_size
+
+MANY_SHAPES = 3
+"""Of the shapes of tensors whose names differ in numbers, so many are shown."""
 
 
 def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
@@ -25,6 +29,8 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     family = f"family {found.family.name}" if found.family else "unknown family"
     facts.add_row("model type", f"{quoted(found.model_type or 'not given')} ({family})")
     facts.add_row("form", found.form or "unknown")
+    for kind in kinds_of(checkpoint):
+        facts.add_row("this is", kind.says)
     if fields["layers"]:
         facts.add_row("partial", f"only layers {fields['layers']}")
     facts.add_row(
@@ -37,9 +43,30 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     facts.add_row("other files", copied_files(checkpoint.others))
     for contradiction in checkpoint.contradictions:
         facts.add_row("contradiction", contradiction)
-    for note in not_carried_over_notes(checkpoint, checkpoint.others):
+    for pattern, refusal in found.refusals.items():
+        facts.add_row("cannot convert", f"{quoted(pattern)}experts: {refusal.message}")
+        if refusal.hint:
+            facts.add_row("", refusal.hint)
+    for note in inspection_notes(checkpoint, found):
         facts.add_row("note", note)
-    return Group(facts, Text(), _stacks(found))
+    stacks: list[RenderableType] = [_stacks(found), Text()] if found.stacks else []
+    return Group(facts, Text(), *stacks, _tensors(checkpoint))
+
+
+def _tensors(checkpoint: Checkpoint) -> Table:
+    """Build the table of all tensors, experts or not, by the patterns of their names."""
+    table = titled_table("tensors", "name", "count", "dtype", "shape", "size")
+    for kind in tensor_kinds(checkpoint.tensors.values()):
+        shown = [str(list(shape)) for shape, _ in kind.shapes[:MANY_SHAPES]]
+        rest = len(kind.shapes) - len(shown)
+        table.add_row(
+            quoted(kind.pattern),
+            f"{kind.count:,}",
+            ", ".join(dtype for dtype, _ in kind.dtypes),
+            Text(", ".join([*shown, *([f"{rest} more"] if rest else [])])),
+            show_size(kind.nbytes),
+        )
+    return table
 
 
 def _stacks(found: Detected) -> Table:

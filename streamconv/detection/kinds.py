@@ -1,0 +1,77 @@
+"""What a checkpoint is apart from its family: an adapter, a draft, quantized, of a framework."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from streamconv.catalog.checkpoint_kinds import CheckpointKind, checkpoint_kinds
+from streamconv.catalog.families import COUNT_KEYS
+from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.detect import Detected
+from streamconv.detection.expert_counts import TEXT_SECTIONS
+from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.quantization.recognize import Recognized, recognize
+
+
+def kinds_of(checkpoint: Checkpoint) -> tuple[CheckpointKind, ...]:
+    """Return the kinds that a checkpoint shows signs of."""
+    return tuple(kind for kind in checkpoint_kinds() if _has_signs(kind, checkpoint))
+
+
+def check_kind(checkpoint: Checkpoint) -> None:
+    """Raise PlanRefused if a checkpoint is of a kind that is not converted."""
+    for kind in checkpoint_kinds():
+        if kind.way and _has_signs(kind, checkpoint):
+            raise PlanRefused(
+                f"cannot convert {checkpoint.location}: it is {kind.says}",
+                f"{kind.way}; or add --pass-through",
+            )
+
+
+def _has_signs(kind: CheckpointKind, checkpoint: Checkpoint) -> bool:
+    """Return True if a checkpoint has one of the signs of a kind."""
+    files = {*(file.name for file in checkpoint.files), *(o.name for o in checkpoint.others)}
+    config, tensors = checkpoint.config, checkpoint.tensors
+    listed = config.get("architectures")
+    architectures = [e for e in listed if isinstance(e, str)] if isinstance(listed, list) else []
+    return (
+        not files.isdisjoint(kind.files)
+        or any(config_value(config, path) is not None for path in kind.config)
+        or any(fnmatchcase(each, glob) for each in architectures for glob in kind.architectures)
+        or any(name in tensors for name in kind.names)
+        or any(part in name for part in kind.parts for name in tensors)
+    )
+
+
+def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a sentence for each number format that weights have, and what config.json says."""
+    try:
+        found = recognize(checkpoint)
+    except BadCheckpoint as error:
+        yield f"quantized, and not as it says: {error.message}"
+        return
+    for name, weights in _by_format(found).items():
+        count = "1 weight" if len(weights) == 1 else f"{len(weights):,} weights"
+        yield f"quantized to {name}: {count}, {summarize_names(weights)}"
+    for announced in found.announced:
+        yield f"config.json: {announced.text}"
+
+
+def _by_format(found: Recognized) -> dict[str, list[str]]:
+    by_format: dict[str, list[str]] = {}
+    for weight in found.weights.values():
+        by_format.setdefault(weight.format.says, []).append(weight.codes.name)
+    return by_format
+
+
+def count_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:
+    """Yield a sentence if config.json counts experts, and nothing that looks like one is there."""
+    if found.stacks or found.refusals:
+        return
+    for section in TEXT_SECTIONS:
+        for key in COUNT_KEYS:
+            path = ".".join(filter(None, (section, key)))
+            count = config_value(checkpoint.config, path)
+            if type(count) is int and count > 1:
+                yield f"config.json says {path} = {count}, and no experts were found"
