@@ -1,11 +1,11 @@
-"""The benchmark behind `make bench`: streamconv beside `cp -r` and the whole model in memory.
+"""The benchmark of `make bench`: streamconv next to `cp -r` and the whole model in memory.
 
 Everything that is compared is measured in the same run, in turns, from the start of the process
 to the end of a `sync`; the tables give medians (and min to max). CPU is user and system time of
 the process, peak is its largest resident set, MB are 10^6 bytes.
 
 Two things would spoil the numbers. A virtual machine's balloon takes free memory away and gives
-it back slowly, so that the same `cp` varies fivefold, and it works beside whoever runs next: so
+it back slowly, so that the same `cp` varies fivefold, and it works during the next run: so
 what the last run has freed is given time to go, then the source is read into the page cache, then
 as much memory as the run will use is touched, in huge pages, as single ones come back in other
 places. And a child's peak starts at the resident set of its parent: this driver uses the standard
@@ -150,7 +150,7 @@ def say(text: str) -> None:
 
 
 def python(script: str, *arguments: str | Path) -> list[str | Path]:
-    """The command line of a script beside this one."""
+    """Return the command line of a script in this folder."""
     return [sys.executable, HERE / script, *arguments]
 
 
@@ -390,13 +390,15 @@ def report(samples: Samples, promises: Sequence[Target]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure streamconv beside cp and in-memory ways.")
+    parser = argparse.ArgumentParser(
+        description="Measure streamconv next to cp and in-memory ways."
+    )
     parser.add_argument("--layers", type=int, default=8, help="layers of Qwen3-30B-A3B (8)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the fast sides (5)")
     parser.add_argument("--whole-rounds", type=int, default=1, help="rounds of the slow side (1)")
     parser.add_argument("--quick", action="store_true", help="2 layers, 2 rounds")
     parser.add_argument("--kimi", action="store_true", help="a layer of Kimi-K2 too (34 GB)")
-    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     args = parser.parse_args()
     layers, rounds = (2, 2) if args.quick else (args.layers, args.rounds)

@@ -1,4 +1,4 @@
-"""DCP in the benchmark: to and from, beside `cp -r` and torch's own way with the whole model.
+"""DCP in the benchmark: to and from, next to `cp -r` and torch's own way with the whole model.
 
 As `bench.py` measures: in turns, from the start of a process to the end of a `sync`.
 """
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8, help="layers of Qwen3-30B-A3B (8)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the fast sides (3)")
     parser.add_argument("--whole-rounds", type=int, default=1, help="rounds of the slow sides (1)")
-    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="streamconv-bench-", dir=args.work or Path.cwd().parent))
     try:

@@ -1,7 +1,7 @@
 """Every pair of layouts, FP8 at DeepSeek-V3's shapes, and transformers doing the same.
 
-Part of `make bench`; measured as bench.py says. A pair is one run, beside the `cp -r` of the same
-bytes that stands nearest to it in time.
+Part of `make bench`; measured as bench.py says. A pair is one run, and the `cp -r` of the same
+bytes that is nearest to it in time.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def beside_transformers(work: Path) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure every pair of layouts.")
-    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="streamconv-bench-", dir=args.work or Path.cwd().parent))
     try:

@@ -1,4 +1,4 @@
-"""Verification beside `cat` of the same files, the page cache dropped before each.
+"""Verification next to `cat` of the same files, the page cache dropped before each.
 
 Part of `make bench`; measured as bench.py says, but that nothing is in the page cache: of what is
 compared, both sides read every byte from the disk.
@@ -71,10 +71,10 @@ def verification(work: Path, layers: int, rounds: int) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure verification beside cat.")
+    parser = argparse.ArgumentParser(description="Measure verification next to cat.")
     parser.add_argument("--layers", type=int, default=LAYERS, help=f"layers ({LAYERS})")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (3)")
-    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="streamconv-bench-", dir=args.work or Path.cwd().parent))
     try:

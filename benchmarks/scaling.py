@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure one and two ranks, compute more.")
     parser.add_argument("--layers", type=int, default=4, help="layers of Qwen3-30B-A3B (4)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (3)")
-    parser.add_argument("--work", type=Path, help="work in a new folder in here (beside the cwd)")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun says at length that it sets it
     work = Path(tempfile.mkdtemp(prefix="streamconv-scaling-", dir=args.work or Path.cwd().parent))

@@ -128,7 +128,7 @@ def _tensors(lines: Sequence[str], prefix: str, layers: float) -> Iterator[Tenso
 
 
 def _names(pattern: str, layers: float) -> Iterator[str]:
-    """The names a pattern stands for, its leftmost choice varying slowest."""
+    """Return the names of a pattern; its leftmost choice varies slowest."""
     choice = re.search(r"[{<](?:(\d+)-(\d+)|(.+?))[}>]", pattern)
     if not choice:
         yield pattern

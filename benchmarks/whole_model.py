@@ -1,6 +1,6 @@
 """The usual way to fuse a checkpoint's experts: load the whole model, stack, save.
 
-What `make bench` measures streamconv against: a new state dict is made beside the loaded one,
+What `make bench` measures streamconv against: a new state dict is made next to the loaded one,
 so it needs twice the model in memory. With `--free` a layer's experts are let go as soon as they
 are stacked, which is as good as a script of this kind gets without giving up its simplicity.
 """

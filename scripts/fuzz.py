@@ -4,7 +4,7 @@
     python scripts/fuzz.py header --seconds 60 [--corpus FOLDER]
 
 The one error that may come is BadCheckpoint, with a printable message; anything else stops the
-run and leaves the input in the working folder. `header` is held against safetensors' own parser as
+run and leaves the input in the working folder. `header` is compared with safetensors' own parser as
 well: what ours accepts, theirs has to accept, with the same tensors. Seeds are those of the tests'
 corpus and small pickles. What atheris knows of an input it knows from the bytecode of the package.
 """

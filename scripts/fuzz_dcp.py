@@ -68,7 +68,7 @@ def read_by_torch(folder: Path) -> Any:
 
 
 def verdicts(source: Path, folder: Path) -> tuple[bool, bool]:
-    """Whether the DCP passes beside its source, and alone."""
+    """Return True twice if the DCP passes: next to its source, and alone."""
     import streamconv
     from streamconv.errors import BadCheckpoint
 
@@ -101,15 +101,15 @@ class Outcome:
     change: str
     is_read: bool
     """Whether torch reads all that it read before."""
-    beside: bool
-    """Whether verification beside the source finds nothing."""
+    by_source: bool
+    """True if verification with the source finds nothing."""
     by_itself: bool
     """Whether verification without the source finds nothing."""
 
     @property
     def is_missed(self) -> bool:
         """Whether torch reads otherwise, or not at all, and a verification finds nothing."""
-        return not self.is_read and (self.beside or self.by_itself)
+        return not self.is_read and (self.by_source or self.by_itself)
 
 
 def try_changes(task: Task, numbers: Iterable[int], asks_torch: bool = True) -> Iterator[Outcome]:
@@ -130,10 +130,10 @@ def try_changes(task: Task, numbers: Iterable[int], asks_torch: bool = True) -> 
         path.write_bytes(new)
         try:
             is_read = asks_torch and read_by_torch(task.folder) == true
-            beside, by_itself = verdicts(task.source, task.folder)
+            by_source, by_itself = verdicts(task.source, task.folder)
         finally:
             path.write_bytes(raw)
-        yield Outcome(change, is_read, beside, by_itself and task.alone)
+        yield Outcome(change, is_read, by_source, by_itself and task.alone)
 
 
 def try_in_children(task: Task, changes: int) -> Iterator[Outcome]:
@@ -214,7 +214,7 @@ def main() -> None:
         for outcome in try_in_children(task, args.changes):
             counts["changes"] += 1
             counts["torch reads otherwise or not at all"] += not outcome.is_read
-            counts["refused beside the source"] += not outcome.beside
+            counts["refused with the source"] += not outcome.by_source
             counts["refused alone"] += not outcome.by_itself
             counts["missed"] += outcome.is_missed
             if outcome.is_missed:

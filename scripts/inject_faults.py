@@ -155,9 +155,9 @@ def wrong(work: Work, dst: Path, right: dict[str, object], code: int, expected: 
     """Say what is wrong after a run that ended with `code`, and after going on; or nothing."""
     if code not in expected:
         return f"exit code {code}"
-    stands = dst.exists()
-    is_right = stands and tree(dst) == right
-    if stands and not is_right and work.name != "--overwrite":
+    is_there = dst.exists()
+    is_right = is_there and tree(dst) == right
+    if is_there and not is_right and work.name != "--overwrite":
         return "another result"
     if code == 0 and not is_right:
         return "no result"

@@ -29,7 +29,7 @@ FREE_DISK = 83_000_000_000
 
 
 def main() -> None:
-    """Draw both pictures anew."""
+    """Draw both pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "Qwen3-30B-A3B"

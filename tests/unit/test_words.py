@@ -59,14 +59,24 @@ UNCLEAR = (
 
 BLOCKS = ("Args:", "Returns:", "Raises:")
 FILES = sorted(ROOT.rglob("*.py"))
+TOOLS = sorted(
+    path for name in ("scripts", "benchmarks") for path in (ROOT.parent / name).rglob("*.py")
+)
+PROSE = [ROOT.parent / "CHANGELOG.md", *sorted(ROOT.rglob("*.toml"))]
 
 
 def from_root(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return str(path.relative_to(ROOT.parent))
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield every comment and every string of a module, docstrings too, with its line."""
+    """Yield every comment and every string of a module, docstrings too, with its line.
+
+    Of another file, yield every line.
+    """
+    if path.suffix != ".py":
+        yield from enumerate(path.read_text().splitlines(), 1)
+        return
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
             if token.type == tokenize.COMMENT:
@@ -98,9 +108,9 @@ def test_docstrings_of_functions_begin_with_a_verb(path: Path) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=from_root)
+@pytest.mark.parametrize("path", [*FILES, *TOOLS, *PROSE], ids=from_root)
 def test_no_unclear_words(path: Path) -> None:
-    """In comments, docstrings and messages."""
+    """In comments, docstrings and messages; in tables and in the list of changes."""
     pattern = re.compile(rf"\b({'|'.join(UNCLEAR)})\b", re.IGNORECASE)
     wrong = {
         f"{line}: ...{text[max(found.start() - 30, 0) : found.end() + 30]!r}..."
