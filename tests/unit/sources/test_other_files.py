@@ -1,5 +1,7 @@
 """Which files without tensors are found and copied."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,13 @@ from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import BadCheckpoint
 from streamconv.sources.other_files import other_files, select_copied_files
 from streamconv.system.linux_file_ops import LinuxFiles
+
+
+@pytest.fixture(autouse=True)
+def _nothing_deep_is_left(tmp_path: Path) -> Iterator[None]:
+    """pytest removes old folders by recursion, and would fail at the deepest of them."""
+    yield
+    subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)
 
 
 def reason(name: str, size: int = 1, weight_bytes: int = 100) -> str:
