@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench faults tables pictures clean
+.PHONY: help setup test lint format demo bench faults tables dist pictures clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,6 +43,10 @@ faults: setup ## let each system call of a conversion fail in turn (strace, Linu
 
 tables: setup ## generate the tables of layouts and families in the documents
 	$(RUN) scripts/generate_docs.py
+
+dist: setup ## build a wheel and an sdist in dist/
+	rm -rf dist
+	$(RUN) -m build --no-isolation
 
 pictures: setup ## draw the pictures in the README
 	$(RUN) scripts/pictures.py

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamconv.execution.result import Result
     from streamconv.verification.result import Verification
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BadCheckpoint",
     "Detected",

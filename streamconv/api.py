@@ -53,7 +53,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
 def check(src: Location) -> "Loading":
     """Check if transformers would load a checkpoint, on the meta device and from headers alone.
 
-    Imports torch and transformers.
+    Imports torch and transformers, which `pip install 'streamconv[torch]'` installs.
 
     Args:
         src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
@@ -63,7 +63,8 @@ def check(src: Location) -> "Loading":
 
     Raises:
         BadCheckpoint: The checkpoint is malformed, or transformers does not accept its config.json.
-        PlanRefused: transformers is not installed, or does not know the model type.
+        PlanRefused: torch or transformers is not installed, or transformers does not know the
+            model type.
         IOFailed: Reading failed.
     """
     from streamconv.sources.wrappers.open_with_template import open_with_template

@@ -26,6 +26,7 @@ from streamconv.planning.partition import Partition, assign_shards, parse_partit
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank
 from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
@@ -119,6 +120,7 @@ def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
     """Write the shards of this rank. Rank 0 prepares the target first and commits it at last."""
     from streamconv.execution.ranks import connect
 
+    require_extra("share a conversion with other ranks", "torch", ("torch",))
     begin = time.monotonic()
     cancel = CancelToken()
     ranks = connect(cancel)

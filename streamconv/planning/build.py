@@ -32,6 +32,7 @@ from streamconv.planning.target import PER_EXPERT, SAME, merge_target, resolve_t
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.recognize import ReadSmall
+from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
     cores,
@@ -158,6 +159,7 @@ def _base_memory() -> int:
     """Return the bytes that this process will hold when a run begins."""
     ranks = 0
     if rank() is not None:
+        require_extra("share a conversion with other ranks", "torch", ("torch",))
         # Loaded in a dry run too, so that its plan shows the memory of a real one.
         import torch.distributed  # noqa: F401
 

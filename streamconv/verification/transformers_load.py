@@ -20,6 +20,7 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.system.extras import TORCH, require_extra
 from streamconv.verification.config_values import check_sizes, safe_config
 from streamconv.verification.sealed import sealed
 
@@ -63,8 +64,8 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
         The keys that would and would not load.
 
     Raises:
-        PlanRefused: transformers is not installed, does not know the model type, or its loader
-            fails on the headers.
+        PlanRefused: torch or transformers is not installed; transformers does not know the model
+            type, or its loader fails on the headers.
         BadCheckpoint: transformers cannot build a model from config.json.
     """
     transformers = _import_transformers()
@@ -103,13 +104,10 @@ def _damage(checkpoint: Checkpoint) -> str:
 
 
 def _import_transformers() -> Any:
-    """Import transformers and silence it. Raises PlanRefused if it is not installed."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise PlanRefused(
-            f"cannot import transformers: {error}", "run `pip install torch transformers`"
-        ) from None
+    """Import transformers and silence it. Raises PlanRefused if it or torch is not installed."""
+    require_extra("check if transformers loads a checkpoint", "torch", TORCH)
+    import transformers
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
