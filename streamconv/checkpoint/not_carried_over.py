@@ -23,10 +23,21 @@ MAX_SHOWN_FILES = 4
 
 
 def reading_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a sentence for each rename and each thing that the index leaves out."""
+    """Yield a sentence for each rename, tied head, and thing that the index leaves out."""
     for rename in checkpoint.renames:
         names = "1 name" if rename.count == 1 else f"{rename.count:,} names"
         yield f"renamed before anything was detected, in {names}: {quoted(rename.text)}"
+    template = checkpoint.template
+    for name in template.tied if template else ():
+        yield (
+            f"not carried over: {quoted(name)} of the template, which config.json ties to the "
+            "embeddings, and these were trained"
+        )
+    for name in template.maybe_tied if template else ():
+        yield (
+            f"{quoted(name)} is the template's, and the embeddings were trained: config.json does "
+            "not say whether the model ties them; if it does, remove that tensor"
+        )
     for unlisted in checkpoint.unlisted:
         yield _unlisted_note(unlisted, checkpoint)
     if checkpoint.added:

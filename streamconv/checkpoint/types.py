@@ -129,6 +129,10 @@ class ReferenceCheckpoint:
     """The naming of each stack whose naming it shows or records, by its pattern in hub names."""
     is_dequantized: bool = False
     """True if it has quantized weights, and the completed checkpoint has the same as numbers."""
+    tied: tuple[str, ...] = ()
+    """Names of its heads that are left out, as they are tied to embeddings that were trained."""
+    maybe_tied: tuple[str, ...] = ()
+    """Names of its heads that are filled in although config.json does not say that they are not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
 from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.checkpoint.tied_weights import heads_of_trained_embeddings
 from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
@@ -124,6 +125,10 @@ class _Comparison:
     """The template's tensors that the trained checkpoint lacks, by hub name."""
     unknown: tuple[str, ...]
     """The names of the trained tensors that the template lacks."""
+    tied: tuple[str, ...] = ()
+    """Hub names of heads that only the template has, tied to embeddings that were trained."""
+    maybe_tied: tuple[str, ...] = ()
+    """Hub names of such heads of which config.json does not say that they are not tied."""
 
     @property
     def is_dequantized(self) -> bool:
@@ -159,6 +164,13 @@ def _compare(
     expected = detect(template, catalog)
     items, expected_items = dict(_items(detected)), dict(_items(expected))
     hub_names = {info.name: hub for hub, info in expected.hub_names.items()}
+    missing = {
+        hub_names[info.name]: info
+        for key, item in expected_items.items()
+        if key not in items
+        for info in item.tensors
+    }
+    heads = dict(heads_of_trained_embeddings(template.config, missing, items.keys()))
     return _Comparison(
         trained=trained,
         template=template,
@@ -170,18 +182,15 @@ def _compare(
             if stack.row.names_projections() or template.record is not None
         },
         pairs=[(items[key], item) for key, item in expected_items.items() if key in items],
-        missing={
-            hub_names[info.name]: info
-            for key, item in expected_items.items()
-            if key not in items
-            for info in item.tensors
-        },
+        missing={name: info for name, info in missing.items() if not heads.get(name)},
         unknown=tuple(
             info.name
             for key, item in items.items()
             if key not in expected_items
             for info in item.tensors
         ),
+        tied=tuple(name for name, is_tied in heads.items() if is_tied),
+        maybe_tied=tuple(name for name, is_tied in heads.items() if is_tied is None),
     )
 
 
@@ -257,6 +266,8 @@ def _fill(comparison: _Comparison) -> Checkpoint:
             comparison.unknown,
             comparison.template_namings,
             is_dequantized=comparison.is_dequantized,
+            tied=comparison.tied,
+            maybe_tied=comparison.maybe_tied,
         ),
     )
 
