@@ -121,7 +121,7 @@ DAMAGES: dict[str, tuple[tuple[str, ...], Damage, tuple[str, ...]]] = {
         rewritten(lambda t: t.update({NORM: (*t[NORM][:1], (1, 12), t[NORM][2])})),
         (NORM,),
     ),
-    "an expert lost": (("per-expert",), lost_expert, ("DST",)),
+    "an expert lost": (("per-expert",), lost_expert, ("DST", INDEX)),
     "a wrong total": (("fused",), indexed(lambda i: i["metadata"].update(total_size=1)), (INDEX,)),
     "a total in quotes": (
         ("fused",),

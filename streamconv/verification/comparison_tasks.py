@@ -1,0 +1,197 @@
+"""What has to be compared: the tensors, experts and files of an output with those of its source.
+
+A difference that names, dtypes and shapes show already needs no comparison.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from streamconv.catalog.templates import EXPERT, Template
+from streamconv.checkpoint.types import CONFIG, JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
+from streamconv.detection.layer_filter import LayerFilter
+from streamconv.sources.base import Source
+from streamconv.verification.config_file import (
+    AS_IN_SOURCE,
+    ExpectedConfig,
+    config_differences,
+)
+from streamconv.verification.metadata_files import has_files, is_description
+from streamconv.verification.regions import Region, whole
+from streamconv.verification.result import Difference
+from streamconv.verification.sides import Sample, Side, StackModule
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPair:
+    """Two regions that must hold the same bits."""
+
+    source: Region
+    output: Region
+    expert: int | None = None
+    """Number of the expert, if the output's tensor holds several."""
+    split: str = ""
+    """The axis of the projections, if the output's tensor holds several."""
+    tokens: tuple[str, ...] = ()
+    """The names of these projections."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePair:
+    """A file without tensors, on both sides, with the same size."""
+
+    source: OtherFile
+    output: OtherFile
+
+
+Task = Difference | RegionPair | FilePair
+"""A difference that names and shapes show already, or bytes to compare."""
+
+
+def comparison_tasks(
+    source: Side, output: Side, config: ExpectedConfig | None, sample: Sample
+) -> Iterator[Task]:
+    """Yield what has to be compared, and the differences that are found on the way.
+
+    Args:
+        source: The source, with the casts that the output records.
+        output: The checkpoint to verify.
+        config: What config.json has to say; None if it has to be the source's.
+        sample: The part of the bytes that is compared.
+    """
+    layers = _layer_filter(source, output)
+    yield from _modules(source, output, layers, sample)
+    yield from _plain_tensors(source, output, layers, sample)
+    if has_files(source.source) and has_files(output.source):
+        yield from _files(source.source, output.source, config)
+    else:
+        yield from _recorded_config(source.source, output.source, config)
+
+
+def _layer_filter(source: Side, output: Side) -> LayerFilter:
+    """Return the filter that keeps the layers to which the output was cut."""
+    record = output.source.checkpoint.record
+    return LayerFilter.of(source.found.layer_lists, record.kept if record else None)
+
+
+def _modules(source: Side, output: Side, layers: LayerFilter, sample: Sample) -> Iterator[Task]:
+    """Yield the tasks for all experts and for groups of tensors that are rearranged."""
+    in_source, in_output = source.modules(), output.modules()
+    for name in in_source.keys() - in_output.keys():
+        if layers.keeps(name):
+            contents = in_source[name].stack.contents
+            yield Difference(name, f"is missing: the source has {contents} there")
+    for name, module in in_output.items():
+        if name in in_source and layers.keeps(name):
+            yield from _module(name, in_source[name], module, sample)
+        else:
+            yield Difference(name, "is not in the source")
+
+
+def _module(name: str, source: StackModule, output: StackModule, sample: Sample) -> Iterator[Task]:
+    """Yield the tasks for one layer, or for one group: expert by expert, all weights of each."""
+    if source.sizes != output.sizes:
+        yield Difference(name, f"has sizes {output.sizes}, the source {source.sizes}")
+        return
+    for weight in source.tensors.keys() - output.tensors.keys():
+        yield Difference(f"{name}, {weight}", "is missing")
+    weights = []
+    for weight in output.tensors:
+        if weight not in source.tensors:
+            yield Difference(f"{name}, {weight}", "is not in the source")
+            continue
+        there, here = source.tensors[weight][0], output.tensors[weight][0]
+        if there.dtype == here.dtype:
+            weights.append(weight)
+        else:
+            yield Difference(here.name, f"is {here.dtype}, {there.name} is {there.dtype}")
+    for expert in sample.experts(output.stack.sizes.get(EXPERT, 1)):
+        for weight in weights:
+            yield _expert(weight, expert, source, output)
+
+
+def _expert(weight: str, expert: int, source: StackModule, output: StackModule) -> Task:
+    """Return the task for one expert of one weight."""
+    template = output.template(weight)
+    number = expert if EXPERT in template.axes else None
+    there, here = source.region(weight, expert), output.region(weight, expert)
+    if there is None or here is None or (there.bits < 8 and there.axes != here.axes):
+        return Difference(
+            output.tensors[weight][0].name,
+            "cannot be compared: elements smaller than a byte are rearranged",
+            number,
+        )
+    split, tokens = _projections(template, output.stack.row.naming.tokens, here)
+    return RegionPair(there, here, number, split, tokens)
+
+
+def _projections(
+    template: Template, namings: Mapping[str, tuple[str, ...]], region: Region
+) -> tuple[str, tuple[str, ...]]:
+    """Return the region's axis of projections and their names; no names if tensors have them."""
+    axis = next((axis for axis in region.axes if axis in namings), "")
+    return axis, () if axis in template.name_axes else namings.get(axis, ())
+
+
+def _plain_tensors(
+    source: Side, output: Side, layers: LayerFilter, sample: Sample
+) -> Iterator[Task]:
+    """Yield the tasks for all other tensors, which a conversion copies."""
+    in_source, in_output = source.plain(), output.plain()
+    for hub_name in in_source.keys() - in_output.keys():
+        if layers.keeps(hub_name):
+            name = output.found.names.apply(hub_name)
+            yield Difference(name, f"is missing: it is {in_source[hub_name].name} in the source")
+    chosen = sample.of(list(in_output))
+    for hub_name, here in in_output.items():
+        there = in_source.get(hub_name)
+        if there is None or not layers.keeps(hub_name):
+            yield Difference(here.name, "is not in the source")
+        elif (there.dtype, there.shape) != (here.dtype, here.shape):
+            yield Difference(
+                here.name,
+                f"is {here.dtype} {list(here.shape)}, the source has {there.dtype} "
+                f"{list(there.shape)}",
+            )
+        elif hub_name in chosen:
+            yield RegionPair(whole(there), whole(here))
+
+
+def _recorded_config(
+    source: Source, output: Source, config: ExpectedConfig | None
+) -> Iterator[Difference]:
+    """Yield how the config that a DCP records differs from what it has to say."""
+    there, here = source.checkpoint, output.checkpoint
+    if here.manifest and not here.config_text:
+        expected = config or AS_IN_SOURCE
+        texts = (json.dumps(there.config), json.dumps(here.config))
+        yield from config_differences(*texts, expected, spaces=False)
+
+
+def _files(source: Source, output: Source, config: ExpectedConfig | None) -> Iterator[Task]:
+    """Yield the tasks for files without tensors: the output has those that are copied, no more."""
+    left_out = config.left_out if config else frozenset()
+    in_source = {
+        o.name: o for o in source.checkpoint.others if not o.skip_reason and o.name not in left_out
+    }
+    # a result that is still being built has its journals in it; one that is committed has none
+    built = output.checkpoint.location.rstrip("/").endswith(PARTIAL_SUFFIX)
+    in_output = {
+        other.name: other
+        for other in output.checkpoint.others
+        if not is_description(other) and not (built and other.name.startswith(JOURNAL_PREFIX))
+    }
+    for name in in_source.keys() - in_output.keys():
+        yield Difference(name, "is missing: the source has this file")
+    for name, here in in_output.items():
+        there = in_source.get(name)
+        if there is None:
+            reason = f" ({here.skip_reason})" if here.skip_reason else ""
+            yield Difference(name, f"is not in the source{reason}")
+        elif name == CONFIG and config and config.differs_from(source.checkpoint.config_text):
+            was, text = (each.checkpoint.config_text.decode() for each in (source, output))
+            yield from config_differences(was, text, config)
+        elif here.size != there.size:
+            yield Difference(name, f"has {here.size} bytes, the source's has {there.size}")
+        else:
+            yield FilePair(there, here)
