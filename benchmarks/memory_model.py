@@ -35,7 +35,7 @@ VERBS = {
     "split": (True, ["split"]),
     "merge": (False, ["merge"]),
     "transpose": (False, ["convert", "--to", "fused-transposed"]),
-    "copy": (False, ["convert", "--to", "per-expert"]),
+    "copy": (False, ["convert", "--to", "per-expert", "--copy"]),
 }
 """Whether the source is merged, and the words of the command."""
 OPTIONS = [

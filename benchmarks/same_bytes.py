@@ -73,7 +73,8 @@ def convert(checkout: Path, folder: Path, source: Path, name: str, to: str) -> N
 
 def run(checkout: Path, folder: Path, *words: str, cwd: Path | None = None) -> None:
     """Run Python with the package of one checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    # as an option, versions that copy without being asked would refuse it
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "STREAMCONV_COPY": "1"}
     subprocess.run([sys.executable, *words], cwd=cwd or folder, env=environment, check=True)
 
 

@@ -1,6 +1,7 @@
 """Models of transformers with the parts that a conversion makes untrue in config.json."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import family_models
 import reference
 import torch
 import transformers
+from quantized import Case
 from safetensors.torch import save_file
 
 BLOCK = 4
@@ -59,6 +61,31 @@ def quantize(folder: Path, target: Path, section: str = "") -> Path:
         (where / "config.json").write_text(text)
     (target / "config.json").write_text(json.dumps(config, indent=2))
     (target / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    return reference_folder
+
+
+def quantize_by(make: Callable[[int, int], Case], folder: Path, target: Path) -> Path:
+    """Write a checkpoint whose matrices are those of a number format, and return a plain one.
+
+    Args:
+        make: Makes a matrix with so many rows and columns.
+        folder: What `published` has written.
+        target: The folder for the quantized checkpoint.
+    """
+    torch.manual_seed(7)
+    stored, plain, config = {}, {}, json.loads((folder / "config.json").read_text())
+    for name, tensor in reference.read(folder).items():
+        stored[name] = plain[name] = tensor
+        if tensor.ndim == 2 and not any(part in name for part in KEPT):
+            case, stem = make(*tensor.shape), name.removesuffix(".weight")
+            del stored[name]
+            stored |= {f"{stem}{suffix}": t.contiguous() for suffix, t in case.tensors.items()}
+            plain[name] = case.decoded(torch.bfloat16).contiguous()
+    reference_folder = target.with_name(f"{target.name}-plain")
+    for where, tensors, said in ((target, stored, case.config), (reference_folder, plain, {})):
+        where.mkdir()
+        save_file(tensors, where / "model.safetensors", {"format": "pt"})
+        (where / "config.json").write_text(json.dumps({**config, **said}))
     return reference_folder
 
 

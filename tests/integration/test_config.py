@@ -3,16 +3,19 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pytest
+import quantized
 import reference
 import torch
 import transformers
-from config_folders import config_of, loaded, published, quantize
+from config_folders import config_of, loaded, published, quantize, quantize_by
 from dcp_folders import stock
 from folders import tree
 from rich.console import Console
@@ -235,6 +238,62 @@ def test_a_dcp_next_to_a_quantized_template(
     assert streamconv.verify(tmp_path / "dcp", tmp_path / "out", **options).ok
 
 
+FORMATS: dict[str, Callable[[int, int], quantized.Case]] = {
+    "fp8 channels": quantized.fp8_channel,
+    "int4": quantized.packed_int,
+    "int8": quantized.int8,
+    "gptq": quantized.gptq,
+    "awq": quantized.awq,
+    "mxfp4": quantized.mxfp4_packed,
+    "nvfp4": quantized.nvfp4,
+}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without experts whose matrices have whole groups of any format."""
+    config = transformers.Qwen3Config(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+    )
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    torch.manual_seed(8)
+    transformers.Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_format_is_left_in_the_config(wide: Path, tmp_path: Path, name: str) -> None:
+    """Dequantized, the model loads as the one that was never quantized; from a DCP, too."""
+    source = tmp_path / "source"
+    plain = quantize_by(FORMATS[name], wide, source)
+    streamconv.convert(source, tmp_path / "out", dequantize="bf16", verify=True)
+    assert (tmp_path / "out/config.json").read_text() == (plain / "config.json").read_text()
+    wanted = loaded(plain)[0]
+    assert loaded(tmp_path / "out")[0].equal(wanted)
+    streamconv.convert(plain, tmp_path / "dcp", format="dcp")
+    streamconv.convert(tmp_path / "dcp", tmp_path / "back", template=source, verify=True)
+    assert (tmp_path / "back/config.json").read_text() == (plain / "config.json").read_text()
+    assert loaded(tmp_path / "back")[0].equal(wanted)
+
+
+def test_what_is_dequantized_in_part_keeps_its_description(wide: Path, tmp_path: Path) -> None:
+    """And the plan says what has to be done."""
+    source = tmp_path / "source"
+    quantize_by(quantized.packed_int, wide, source)
+    result = streamconv.convert(
+        source, tmp_path / "out", dequantize="bf16", only=["*.mlp.*"], verify=True
+    )
+    assert_only(source, tmp_path / "out")
+    (note,) = result.plan.config.notes
+    assert "quantization_config stays in config.json" in note
+
+
 # --- layers ------------------------------------------------------------------------------------
 
 
@@ -350,6 +409,21 @@ def test_parts_and_a_resumed_run(qwen3: Path, tmp_path: Path) -> None:
         streamconv.convert(qwen3, tmp_path / "again", resume=True, keep_config=True, **CAST)
     streamconv.convert(qwen3, tmp_path / "again", resume=True, **CAST)
     assert tree(tmp_path / "again") == tree(tmp_path / "one")
+
+
+def test_ranks_of_torchrun(qwen3: Path, tmp_path: Path) -> None:
+    """End in the same tree."""
+    streamconv.convert(qwen3, tmp_path / "one", **CAST)
+    words = ["convert", str(qwen3), str(tmp_path / "out"), "--dtype", "fp32", "--layers", "0:2"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "streamconv", *words, "--max-shard-size", "20KB"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
 def test_a_config_that_changes_meanwhile(qwen3: Path, tmp_path: Path) -> None:
