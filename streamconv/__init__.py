@@ -4,6 +4,7 @@
     plan(src)          every output byte has its place before any is written
     merge(src, dst)    experts of a layer in one tensor; `split` for one tensor each,
                        `convert` for any layout; `finish` after all parts of a run
+    open(src)          any layout without converting: tensors that are read where they are indexed
     verify(src, dst)   bit for bit, independent of the code that converts
     check(src)         if transformers would load it
 
@@ -13,6 +14,7 @@ Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are S
 from typing import TYPE_CHECKING
 
 from streamconv.api import check, convert, finish, inspect, merge, plan, split, verify
+from streamconv.api import open as open  # noqa: A004 - called streamconv.open
 from streamconv.detection.detect import Detected
 from streamconv.errors import (
     BadCheckpoint,
@@ -25,11 +27,13 @@ from streamconv.errors import (
     UsageError,
     VerifyFailed,
 )
-from streamconv.options import Options, Reading
+from streamconv.options import LazyOptions, Options, Reading
 from streamconv.planning.plan import Plan
 
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
+    from streamconv.lazy.checkpoint import LazyCheckpoint
+    from streamconv.lazy.tensor import LazyTensor
     from streamconv.verification.result import Verification
 
 __version__ = "0.2.0"
@@ -38,6 +42,9 @@ __all__ = [
     "Detected",
     "IOFailed",
     "Interrupted",
+    "LazyCheckpoint",
+    "LazyOptions",
+    "LazyTensor",
     "NoSpace",
     "Options",
     "OutputExists",
@@ -54,20 +61,26 @@ __all__ = [
     "finish",
     "inspect",
     "merge",
+    "open",
     "plan",
     "split",
     "verify",
 ]
 
 
+_MODULES = {
+    "LazyCheckpoint": "streamconv.lazy.checkpoint",
+    "LazyTensor": "streamconv.lazy.tensor",
+    "Result": "streamconv.execution.result",
+    "Verification": "streamconv.verification.result",
+}
+"""The modules of classes that are imported when they are asked for: `--help` comes at once."""
+
+
 def __getattr__(name: str) -> object:
-    """Import a result's class when it is asked for, so that `--help` comes at once."""
-    if name == "Result":
-        from streamconv.execution.result import Result
+    """Import the class of a result."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return Result
-    if name == "Verification":
-        from streamconv.verification.result import Verification
-
-        return Verification
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

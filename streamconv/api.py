@@ -8,7 +8,15 @@ from streamconv.catalog.catalog import default_catalog, load_catalog
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_all import detect_all
 from streamconv.execution.request import ConversionRequest
-from streamconv.options import DEFAULT_JOBS, Location, Options, Reading, check_jobs, check_prefixes
+from streamconv.options import (
+    DEFAULT_JOBS,
+    LazyOptions,
+    Location,
+    Options,
+    Reading,
+    check_jobs,
+    check_prefixes,
+)
 from streamconv.planning.plan import Plan
 from streamconv.planning.target import PER_EXPERT, SAME
 from streamconv.sources.base import Source, read_whole
@@ -18,6 +26,7 @@ from streamconv.units import parse_share
 if TYPE_CHECKING:
     from streamconv.execution.events import Event
     from streamconv.execution.result import Result
+    from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 
@@ -101,6 +110,38 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     with open_with_template(src, catalog, options, casts=bool(options.get("dtype"))) as source:
         read = read_whole(source)
         return build_plan(source.checkpoint, catalog, to, options, read=read)
+
+
+@takes(LazyOptions)
+def open(  # noqa: A001 - called streamconv.open
+    src: Location,
+    to: str | None = None,
+    *,
+    framework: str = "pt",
+    **options: Unpack[LazyOptions],
+) -> "LazyCheckpoint":
+    """Open a checkpoint in another layout without converting it. Reads headers alone.
+
+    Args:
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        to: Form or layout in which the tensors are seen. Default: as they are stored.
+        framework: `pt` for tensors of torch, or `np` for arrays of numpy, which never imports torch
+            and has unsigned integers for the dtypes that numpy lacks.
+        {options}
+
+    Returns:
+        The checkpoint, a context manager with the methods of `safetensors.safe_open`. Its tensors
+        are read where they are indexed.
+
+    Raises:
+        UsageError: An option makes no sense.
+        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
+        PlanRefused: The conversion is impossible.
+        IOFailed: Reading failed.
+    """
+    from streamconv.lazy.opening import open_checkpoint
+
+    return open_checkpoint(src, to, framework, options)
 
 
 @takes(Options)

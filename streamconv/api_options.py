@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from streamconv.options import Options, Reading
+from streamconv.options import LazyOptions, Options, Reading
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,6 +33,20 @@ rename: List of texts `OLD=NEW`: OLD becomes NEW wherever it is in a tensor name
     one rename after the other, before anything is detected. A `*` in both is the same text.
 """
 
+_TENSORS = """\
+layers: Layers to convert: `0:2` for 0 and 1, `:2`, `3`. Tensors outside of layers are
+    always converted. Default: all layers.
+dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers, their
+    biases and norms. Default: no cast.
+cast_all: True to let `dtype` cast routers, their biases and norms, too.
+dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
+    their scales. Default: quantized weights and their scales are kept.
+only: Names of the weights to dequantize, with `*` for any text, or number formats such as
+    `int4`. Default: all.
+skip: Names of weights, or number formats, that stay quantized. Default: none.
+pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
+"""
+
 _CONVERSION = """\
 max_shard_size: Size limit of an output file, in bytes or as text: `4GB` is 4*10^9 bytes,
     `4GiB` is 4*2^30. A larger tensor gets a file of its own. Default: `4GB`.
@@ -44,19 +58,8 @@ part: `K/N` to write only the K-th of N parts. After all parts, `finish` commits
     Default: everything in one process.
 max_rate: Read limit in bytes a second, or text such as `200MB/s`. All ranks of a torchrun
     share it; each `part` has its own. Default: none.
-layers: Layers to convert: `0:2` for 0 and 1, `:2`, `3`. Tensors outside of layers are
-    always converted. Default: all layers.
 format: Output format, `safetensors` or `dcp` (torch.distributed.checkpoint). Default:
     `safetensors`, but `dcp` with a `preset` unless the target is the hub's layout.
-dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers, their
-    biases and norms. Default: no cast.
-cast_all: True to let `dtype` cast routers, their biases and norms, too.
-dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
-    their scales. Default: quantized weights and their scales are kept.
-only: Names of the weights to dequantize, with `*` for any text, or number formats such as
-    `int4`. Default: all.
-skip: Names of weights, or number formats, that stay quantized. Default: none.
-pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
 keep_config: True to copy config.json as it is. Default: what the conversion makes untrue is
     changed in it.
 copy: True to copy a checkpoint that is already what was asked for, instead of raising
@@ -65,7 +68,11 @@ sha256: True to record the SHA-256 of each output file in the manifest. Reads ea
     again.
 """
 
-_HELP: dict[type, str] = {Reading: _READING, Options: _READING + _CONVERSION}
+_HELP: dict[type, str] = {
+    Reading: _READING,
+    LazyOptions: _READING + _TENSORS,
+    Options: _READING + _TENSORS + _CONVERSION,
+}
 
 
 def takes(options: type | None = None) -> Callable[[Function], Function]:

@@ -45,7 +45,26 @@ class Reading(TypedDict, total=False):
     """Renames of the source's tensors, each as `OLD=NEW`, before anything is recognized."""
 
 
-class Options(Reading, total=False):
+class LazyOptions(Reading, total=False):
+    """Options that say which tensors a conversion makes."""
+
+    layers: str | None
+    """Layers to convert, as `0:2`. Tensors outside of layers are always converted."""
+    dtype: str | None
+    """`bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers and norms."""
+    cast_all: bool
+    """True to let `dtype` cast routers, their biases and norms, too."""
+    dequantize: str | None
+    """Dtype to dequantize quantized weights to. Their scales are dropped."""
+    only: str | Sequence[str]
+    """Weights to dequantize: names with * for any text, or number formats. Default: all."""
+    skip: str | Sequence[str]
+    """Weights that stay quantized: names with * for any text, or number formats."""
+    pass_through: bool
+    """True to copy experts that cannot be converted, instead of raising PlanRefused."""
+
+
+class Options(LazyOptions, total=False):
     """Options of every conversion."""
 
     max_shard_size: int | str | None
@@ -61,22 +80,8 @@ class Options(Reading, total=False):
 
     All ranks of a torchrun share it; each `part` has its own.
     """
-    layers: str | None
-    """Layers to convert, as `0:2`. Tensors outside of layers are always converted."""
     format: str | None
     """Output format: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
-    dtype: str | None
-    """`bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers and norms."""
-    cast_all: bool
-    """True to let `dtype` cast routers, their biases and norms, too."""
-    dequantize: str | None
-    """Dtype to dequantize quantized weights to. Their scales are dropped."""
-    only: str | Sequence[str]
-    """Weights to dequantize: names with * for any text, or number formats. Default: all."""
-    skip: str | Sequence[str]
-    """Weights that stay quantized: names with * for any text, or number formats."""
-    pass_through: bool
-    """True to copy experts that cannot be converted, instead of raising PlanRefused."""
     keep_config: bool
     """True to copy config.json as it is, even if it is no longer true of the output."""
     copy: bool

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint.casting import parse_casting
+from streamconv.checkpoint.casting import Casting, parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
@@ -16,6 +17,7 @@ from streamconv.errors import UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
+    LazyOptions,
     Options,
     check_jobs,
     check_prefixes,
@@ -24,11 +26,13 @@ from streamconv.options import (
     preset_of,
 )
 from streamconv.planning.config_change import config_change
+from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
-from streamconv.planning.plan import Plan, make_plan
+from streamconv.planning.plan import Plan, make_plan, record_of
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
-from streamconv.planning.target import PER_EXPERT, SAME, merge_target, resolve_target
+from streamconv.planning.steps import Steps, make_steps
+from streamconv.planning.target import PER_EXPERT, SAME, Target, merge_target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.recognize import ReadSmall
@@ -41,6 +45,16 @@ from streamconv.system.resources import (
     resident_bytes,
 )
 from streamconv.units import parse_size
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The tensors that a conversion makes, without files."""
+
+    source: Detected
+    target: Target
+    steps: Steps
+    record: Record
 
 
 def build_plan(
@@ -68,6 +82,65 @@ def build_plan(
         PlanRefused: The conversion is impossible, would change nothing, or does not fit into
             memory.
     """
+    casting, source, target = _conversion(checkpoint, catalog, to, options, read)
+    jobs = _jobs(checkpoint, options)
+    layers = _layers(options)
+    keep = options.get("keep_config", False)
+    change = config_change(checkpoint, source, casting, layers, keep=keep)
+    plan = make_plan(
+        checkpoint,
+        source,
+        target,
+        max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
+        limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
+        layers=layers,
+        shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
+        casting=casting,
+        config=change,
+        verify=verify,
+        sha256=options.get("sha256", False),
+    )
+    check_changed(plan, options)
+    return plan
+
+
+def build_outputs(
+    checkpoint: Checkpoint,
+    catalog: Catalog,
+    to: str | None,
+    options: LazyOptions,
+    *,
+    read: ReadSmall | None = None,
+) -> Outputs:
+    """Plan the output tensors of a conversion that is not written.
+
+    Args:
+        checkpoint: The source as it is stored.
+        catalog: The known layouts and families.
+        to: A form or layout; None to leave all layouts and names as they are.
+        options: What the user asked for.
+        read: Reads small tensors: the shapes of packed matrices are stored as numbers.
+
+    Raises:
+        UsageError: An option has a value that makes no sense.
+        BadCheckpoint: The checkpoint is not complete and consistent.
+        PlanRefused: The conversion is impossible.
+    """
+    _, source, target = _conversion(checkpoint, catalog, to or SAME, options, read)
+    layers = _layers(options)
+    steps = make_steps(source, target, layers)
+    check_lossless(steps, source, target, layers)
+    return Outputs(source, target, steps, record_of(source, target, layers))
+
+
+def _conversion(
+    checkpoint: Checkpoint,
+    catalog: Catalog,
+    to: str | None,
+    options: LazyOptions,
+    read: ReadSmall | None,
+) -> tuple[Casting, Detected, Target]:
+    """Return the casts, the source with these casts, and the target that the options mean."""
     casting = parse_casting(
         options.get("dtype"),
         options.get("dequantize"),
@@ -87,26 +160,13 @@ def build_plan(
         pass_through=pass_through or to == SAME,
     )
     asked, why = _target(source, to)
-    jobs = _jobs(checkpoint, options)
-    asked_layers = options.get("layers")
-    layers = parse_layers(asked_layers) if asked_layers else None
-    keep = options.get("keep_config", False)
-    change = config_change(checkpoint, source, casting, layers, keep=keep)
-    plan = make_plan(
-        checkpoint,
-        source,
-        resolve_target(source, asked, why, pass_through=pass_through),
-        max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
-        limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
-        layers=layers,
-        shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
-        casting=casting,
-        config=change,
-        verify=verify,
-        sha256=options.get("sha256", False),
-    )
-    check_changed(plan, options)
-    return plan
+    return casting, source, resolve_target(source, asked, why, pass_through=pass_through)
+
+
+def _layers(options: LazyOptions) -> range | None:
+    """Return the numbers of the layers that were asked for; None for all."""
+    text = options.get("layers")
+    return parse_layers(text) if text else None
 
 
 def _target(source: Detected, to: str | None) -> tuple[str, str]:

@@ -215,11 +215,7 @@ def make_plan(
         raise PlanRefused(f"cannot convert {checkpoint.location}: it holds no tensors")
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
-    layouts = {
-        pattern: LayoutNames.of(row, target.hub_layouts.get(pattern))
-        for pattern, row in target.rows.items()
-    }
-    record = Record(target.names.name, target.form, layouts, _layers_text(source, layers))
+    record = record_of(source, target, layers)
     file_format = shard_format(record)
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.skip_reason:
@@ -243,6 +239,21 @@ def make_plan(
         casting=casting,
         config=config,
     )
+
+
+def record_of(source: Detected, target: Target, layers: range | None) -> Record:
+    """Return the record of layouts of an output.
+
+    Args:
+        source: The checkpoint that is converted.
+        target: The layouts and names that it gets.
+        layers: Numbers of the layers that are kept; None for all.
+    """
+    layouts = {
+        pattern: LayoutNames.of(row, target.hub_layouts.get(pattern))
+        for pattern, row in target.rows.items()
+    }
+    return Record(target.names.name, target.form, layouts, _layers_text(source, layers))
 
 
 def _cast_bytes(steps: Steps) -> int:

@@ -88,7 +88,9 @@ class _Axis:
         return self.span[1] - self.span[0]
 
 
-def slice_parts(step: Step, box: Sequence[Span]) -> Iterator[SlicePart]:
+def slice_parts(
+    step: Step, box: Sequence[Span], place: Sequence[tuple[int, int]] | None = None
+) -> Iterator[SlicePart]:
     """Yield the parts of a slice of an output tensor.
 
     What is read of an input is exact as long as the innermost dimension of the input is whole;
@@ -97,12 +99,16 @@ def slice_parts(step: Step, box: Sequence[Span]) -> Iterator[SlicePart]:
     Args:
         step: The step that makes the tensor.
         box: The range on each of its dimensions, inside of it.
+        place: For each dimension of the result, its extent and where the slice begins on it; by
+            default the result is the slice.
 
     Raises:
         UsageError: Elements of less than a byte would be cut apart.
     """
     if any(begin >= end for begin, end in box):
         return
+    if place is None:
+        place = [(end - begin, 0) for begin, end in box]
     row_bytes = step.nbytes // step.shape[0] if step.shape else step.nbytes
     begin, end = box[0] if box else (0, 1)
     first = 0
@@ -110,51 +116,65 @@ def slice_parts(step: Step, box: Sequence[Span]) -> Iterator[SlicePart]:
         rows = how.units * how.unit_bytes // row_bytes
         span = max(begin, first) - first, min(end, first + rows) - first
         if span[0] < span[1]:
-            shape, spans = (rows, *step.shape[1:]), [span, *box[1:]]
-            if not step.shape:
-                shape, spans = (), []
-            shape, spans = _in_items(step, shape, spans, how.itemsize)
-            items = math.prod(last - at for at, last in spans) // (span[1] - span[0])
-            before = (first + span[0] - begin) * items
-            yield from _section_parts(how, step.inputs_of(number), shape, spans, before)
+            dims: list[_Dimension] = []
+            if step.shape:
+                extent, at = place[0]
+                dims.append(_Dimension(rows, span, extent, at + first + span[0] - begin))
+                for size, inner, (extent, at) in zip(
+                    step.shape[1:], box[1:], place[1:], strict=True
+                ):
+                    dims.append(_Dimension(size, inner, extent, at))
+            dims = _in_items(step, dims, how.itemsize)
+            yield from _section_parts(how, step.inputs_of(number), dims)
         first += rows
 
 
-def _in_items(
-    step: Step, shape: tuple[int, ...], box: Sequence[Span], itemsize: int
-) -> tuple[tuple[int, ...], list[Span]]:
-    """Return shape and box in items of a rearrangement: bytes, if it copies them as such."""
+@dataclass(frozen=True, slots=True)
+class _Dimension:
+    """A dimension of a section, and of the result."""
+
+    size: int
+    span: Span
+    """The range that is taken of it."""
+    extent: int
+    """Its size in the result."""
+    at: int
+    """Where the range begins in the result."""
+
+
+def _in_items(step: Step, dims: list[_Dimension], itemsize: int) -> list[_Dimension]:
+    """Return dimensions in items of a rearrangement: bytes, if it copies elements as such."""
     bits = DTYPE_BITS[step.dtype]
     if bits == itemsize * 8:
-        return shape, list(box)
+        return dims
     if bits % 8 == 0:
         width = bits // 8 // itemsize
-        return (*shape, width), [*box, (0, width)]
-    if all(span == (0, extent) for span, extent in zip(box, shape, strict=True)):
-        nbytes = math.prod(shape) * bits // 8
-        return (nbytes,), [(0, nbytes)]
-    in_bits = [bits * count for count in (shape[-1], *box[-1])]
+        return [*dims, _Dimension(width, (0, width), width, 0)]
+    if all(dim.span == (0, dim.size) and dim.extent == dim.size for dim in dims):
+        nbytes = math.prod(dim.size for dim in dims) * bits // 8
+        return [_Dimension(nbytes, (0, nbytes), nbytes, 0)]
+    last = dims[-1]
+    in_bits = [bits * count for count in (last.size, *last.span, last.extent, last.at)]
     if any(count % 8 for count in in_bits):
         raise UsageError(
             f"cannot cut {quoted(step.name)} there: its elements of {bits} bits are no whole bytes"
         )
-    last, begin, end = (count // 8 for count in in_bits)
-    return (*shape[:-1], last), [*box[:-1], (begin, end)]
+    size, begin, end, extent, at = (count // 8 for count in in_bits)
+    return [*dims[:-1], _Dimension(size, (begin, end), extent, at)]
 
 
 def _section_parts(
-    how: Rearrangement,
-    inputs: Sequence[TensorInfo],
-    shape: Sequence[int],
-    box: Sequence[Span],
-    at: int,
+    how: Rearrangement, inputs: Sequence[TensorInfo], dims: Sequence[_Dimension]
 ) -> Iterator[SlicePart]:
-    """Yield the parts of a slice of one section, which begins at item `at` of the result."""
-    axes = _common_axes(how, shape)
-    for ranges in itertools.product(*_ranges(axes, shape, box)):
+    """Yield the parts of a slice of one section."""
+    axes = _common_axes(how, [dim.size for dim in dims])
+    origin, width = 0, 1
+    for dim in reversed(dims):
+        origin += (dim.at - dim.span[0]) * width
+        width *= dim.extent
+    for ranges in itertools.product(*_ranges(axes, dims)):
         chosen = list(itertools.chain.from_iterable(ranges))
-        target = at + sum(axis.target_stride * axis.span[0] for axis in chosen)
-        target -= _result_offset(shape, box)
+        target = origin + sum(axis.target_stride * axis.span[0] for axis in chosen)
         units = [axis for axis in chosen if axis.of_units]
         others = [axis for axis in chosen if not axis.of_units]
         for position in itertools.product(*(range(*axis.span) for axis in units)):
@@ -164,15 +184,6 @@ def _section_parts(
                 for k, axis in zip(position, units, strict=True)
             )
             yield from _unit_parts(how, inputs, unit, others, target + moved)
-
-
-def _result_offset(shape: Sequence[int], box: Sequence[Span]) -> int:
-    """Return the item of the result at which the tensor's first item would be, negated."""
-    offset, width = 0, 1
-    for begin, end in reversed(box):
-        offset += begin * width
-        width *= end - begin
-    return offset
 
 
 def _common_axes(how: Rearrangement, shape: Sequence[int]) -> list[_Axis]:
@@ -211,23 +222,21 @@ def _stride_at(array: Sequence[Span], position: int) -> int:
     raise AssertionError("the position is outside of the unit")
 
 
-def _ranges(
-    axes: Sequence[_Axis], shape: Sequence[int], box: Sequence[Span]
-) -> Iterator[list[list[_Axis]]]:
+def _ranges(axes: Sequence[_Axis], dims: Sequence[_Dimension]) -> Iterator[list[list[_Axis]]]:
     """Yield for each dimension, outermost first, the ranges on its axes that make up its span."""
     left = list(axes)
-    after = math.prod(end - begin for begin, end in box)
-    for extent, (begin, end) in zip(shape, box, strict=True):
-        after //= end - begin
+    after = math.prod(dim.extent for dim in dims)
+    for dim in dims:
+        after //= dim.extent
         own: list[_Axis] = []
-        while math.prod(axis.extent for axis in own) < extent:
+        while math.prod(axis.extent for axis in own) < dim.size:
             own.append(left.pop(0))
-        inner = extent
+        inner = dim.size
         placed = []
         for axis in own:
             inner //= axis.extent
             placed.append(_Axis(axis.extent, axis.stride, axis.of_units, inner * after))
-        yield list(_cover(placed, begin, end))
+        yield list(_cover(placed, *dim.span))
 
 
 def _cover(axes: Sequence[_Axis], begin: int, end: int) -> Iterator[list[_Axis]]:

@@ -12,6 +12,7 @@ from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
+from streamconv.planning.segments import segments_of
 
 InputIndex = tuple[str, int]
 """A weight of a stack, and the index of a tensor among those of that weight."""
@@ -79,6 +80,11 @@ class StackOutputs:
     def inputs(self, module: Module, output: OutputTensor) -> tuple[TensorInfo, ...]:
         """Return the inputs of an output tensor of a module, section by section."""
         return tuple(module.tensors[weight][index] for weight, index in output.inputs)
+
+    def segments(self, output: OutputTensor, axis: int) -> tuple[int, ...]:
+        """Return the lengths that a dimension of an output consists of; see `segments_of`."""
+        weights = dict.fromkeys(weight for weight, _ in output.inputs)
+        return segments_of(self._row, weights, self._stack.sizes, axis)
 
     def unused(self, module: Module) -> Iterator[TensorInfo]:
         """Yield the tensors of a module that no output takes."""

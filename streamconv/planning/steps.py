@@ -19,6 +19,7 @@ from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Module
 from streamconv.errors import PlanRefused
 from streamconv.planning.rearrangement import Rearrangement, copy_of
+from streamconv.planning.segments import stored_segments
 from streamconv.planning.stack_outputs import OutputTensor, StackOutputs
 from streamconv.planning.target import Target
 
@@ -79,6 +80,7 @@ class Steps(Sequence[Step]):
 
     def __init__(self, source: Detected, target: Target, layer_filter: LayerFilter) -> None:
         """Plan the conversion of each stack; see `make_steps`."""
+        self._source = source
         self._names = target.names
         self._hub_names = source.hub_names
         self.converted = tuple(_converted(source, target, layer_filter))
@@ -164,6 +166,18 @@ class Steps(Sequence[Step]):
         """Return the bytes of input that are in memory at once to make an output tensor."""
         place = self._order[number]
         return 0 if place >= self._copies else self._output(place)[1].buffer_bytes
+
+    def segments(self, number: int, axis: int) -> tuple[int, ...]:
+        """Return the lengths that a dimension of an output tensor consists of, in order.
+
+        The ranks of a tensor-parallel run share each of them out.
+        """
+        place = self._order[number]
+        if place < self._copies:
+            of, output = self._output(place)
+            return of.stack.segments(output, axis)
+        info = self._copied_info(place)
+        return stored_segments(self._source, info.name, axis) or (info.shape[axis],)
 
     def inputs(self) -> Iterator[TensorInfo]:
         """Yield every tensor that a step takes, once."""

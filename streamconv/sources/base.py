@@ -6,7 +6,7 @@ contract for every kind of source.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 
@@ -88,3 +88,28 @@ def read_whole(source: Source) -> Callable[[TensorInfo], bytes]:
         return bytes(buffer)
 
     return read
+
+
+@runtime_checkable
+class MappedSource(Source, Protocol):
+    """A source whose files are on this machine and can be mapped into memory."""
+
+    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
+        """Return a view of bytes of a tensor in a private map of its file, or None.
+
+        The view outlives the source. Writing to it does not change the file.
+
+        Args:
+            info: A tensor of the source's checkpoint.
+            begin: Bytes from the first byte of the tensor.
+            end: The byte after the last.
+
+        Returns:
+            The view; None if the bytes are not stored like this.
+
+        Raises:
+            SourceChanged, BadCheckpoint, IOFailed: As `read` does.
+        """
+
+    def check_file(self, name: str) -> None:
+        """Check that one file that was read is what it was. Raises what `check_unchanged` does."""

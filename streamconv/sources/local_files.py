@@ -1,11 +1,13 @@
 """The files of a folder that tensors are read from, watched for changes."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.safe_paths import is_below, resolve_file
+from streamconv.system.buffers import private_map
 from streamconv.system.file_ops import Files
 
 
@@ -42,6 +44,8 @@ class LocalFiles:
         self._folder = folder
         self._files = files
         self._sizes: dict[str, int] = {}
+        self._maps: dict[str, memoryview] = {}
+        self._map_lock = threading.Lock()
         self._open = OpenFiles(files, lambda name: folder / name, check_opened or self._check_size)
 
     def size(self, name: str) -> int:
@@ -95,8 +99,30 @@ class LocalFiles:
         """Raise SourceChanged if a file has been written to since it was opened."""
         self._open.check_unchanged()
 
+    def check_file(self, name: str) -> None:
+        """Raise SourceChanged if one file has been written to or replaced since it was opened."""
+        self._open.check_file(name)
+
+    def mapped(self, name: str) -> memoryview:
+        """Return a private map of a file, which may be written to and outlives this object.
+
+        Raises:
+            SourceChanged: The file is not as planned.
+            IOFailed: It cannot be opened or mapped.
+        """
+        with self._map_lock:
+            found = self._maps.get(name)
+            if found is None:
+                try:
+                    with self._open.descriptor(name) as fd:
+                        found = self._maps[name] = private_map(fd)
+                except OSError as error:
+                    raise IOFailed(f"cannot map {quoted(name)}: {error.strerror}") from error
+            return found
+
     def close(self) -> None:
-        """Close all files."""
+        """Close all files. Views of maps stay as they are."""
+        self._maps.clear()
         self._open.close()
 
     def _check_size(self, name: str, fd: int, size: int) -> None:

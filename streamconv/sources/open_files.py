@@ -107,16 +107,28 @@ class OpenFiles:
             IOFailed: The file system does not answer.
         """
         for name, before in list(self._stats.items()):
-            try:
-                with self._lock:
-                    file = self._open.get(name)
-                    now = FileStat.of(self._files, file.fd if file else self._path_of(name))
-            except FileNotFoundError:
-                raise _changed(name) from None
-            except OSError as error:
-                raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
-            if now != before:
-                raise _changed(name)
+            self._check(name, before, at_path=False)
+
+    def check_file(self, name: str) -> None:
+        """Check that one file is what it was, and that no other has taken its place.
+
+        Raises what `check_unchanged` does.
+        """
+        before = self._stats.get(name)
+        if before is not None:
+            self._check(name, before, at_path=True)
+
+    def _check(self, name: str, before: FileStat, *, at_path: bool) -> None:
+        try:
+            with self._lock:
+                file = None if at_path else self._open.get(name)
+                now = FileStat.of(self._files, file.fd if file else self._path_of(name))
+        except FileNotFoundError:
+            raise _changed(name) from None
+        except OSError as error:
+            raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
+        if now != before:
+            raise _changed(name)
 
     def close(self) -> None:
         """Close all files. Never raises."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile
+from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.formats.safetensors import LENGTH_BYTES
+from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
@@ -57,6 +57,15 @@ class LocalSource:
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._local.read(other.name, start, buffer)
+
+    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
+        first = info.offset + begin
+        if info.cast is not None or first % _width(info.dtype):
+            return None
+        return self._local.mapped(info.file)[first : info.offset + end]
+
+    def check_file(self, name: str) -> None:
+        self._local.check_file(name)
 
     def check_unchanged(self) -> None:
         self._local.check_unchanged()
@@ -171,6 +180,11 @@ def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
     except OSError as error:
         raise IOFailed(f"cannot read the header of {quoted(name)}: {error.strerror}") from error
     return read_shard_header(name, raw, status.st_size)
+
+
+def _width(dtype: str) -> int:
+    """Return the multiple of bytes at which elements have to begin in memory."""
+    return max(DTYPE_BITS[dtype] // 8, 1)
 
 
 def _header_length(files: Files, fd: int, size: int, label: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 import streamconv
 from streamconv import api_options
-from streamconv.options import Options, Reading
+from streamconv.options import LazyOptions, Options, Reading
 
 FUNCTIONS = {
     name: function
@@ -18,6 +18,7 @@ FUNCTIONS = {
 }
 TAKES = {
     **dict.fromkeys(("inspect", "verify"), Reading),
+    "open": LazyOptions,
     **dict.fromkeys(("plan", "merge", "split", "convert"), Options),
 }
 

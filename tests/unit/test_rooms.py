@@ -27,6 +27,7 @@ ORDER = (
     "sinks",
     "verification",
     "execution",
+    "lazy",
     "report",
     "api_options",
     "api",

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile
-from streamconv.sources.base import Read, Source
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
+from streamconv.sources.base import MappedSource, Read, Source
 
 
 class SourceWrapper:
@@ -24,6 +24,16 @@ class SourceWrapper:
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._source.read_other(other, buffer, start)
+
+    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
+        source = self._source
+        return source.mapped(info, begin, end) if isinstance(source, MappedSource) else None
+
+    def check_file(self, name: str) -> None:
+        if isinstance(self._source, MappedSource):
+            self._source.check_file(name)
+        elif not self.checkpoint.remote:
+            self._source.check_unchanged()
 
     def check_unchanged(self) -> None:
         self._source.check_unchanged()

@@ -48,6 +48,12 @@ class TemplatedSource(SourceWrapper):
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._template.read_other(other, buffer, start)
 
+    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
+        return None
+
+    def check_file(self, name: str) -> None:
+        self.check_unchanged()
+
     def check_unchanged(self) -> None:
         super().check_unchanged()
         self._template.check_unchanged()

@@ -1,0 +1,1 @@
+"""Checkpoints that are opened in any layout without being converted."""

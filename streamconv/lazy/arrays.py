@@ -1,0 +1,130 @@
+"""Arrays of a framework over plain memory: torch tensors, or numpy arrays.
+
+Each module is imported only if its framework is used.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from streamconv.errors import UsageError, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+
+FRAMEWORKS = ("pt", "np")
+
+_SAME = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+}
+"""The dtypes that both have. Others come to numpy as unsigned integers of their width."""
+_TORCH = {
+    **_SAME,
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
+}
+
+
+class Arrays(Protocol):
+    """Makes the arrays of one framework."""
+
+    def dtype(self, name: str) -> Any:
+        """Return the framework's dtype for one of the format. Raises UsageError if it has none."""
+
+    def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
+        """Return an array whose elements are not set, and its memory, one byte an item."""
+
+    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
+        """Return an array whose elements are in `memory`."""
+
+
+def arrays_of(framework: str) -> Arrays:
+    """Return what makes the arrays of a framework. Raises UsageError for an unknown one."""
+    if framework == "pt":
+        return TorchArrays()
+    if framework == "np":
+        return NumpyArrays()
+    raise UsageError(
+        f"there is no framework called {framework!r}", f"choose from {', '.join(FRAMEWORKS)}"
+    )
+
+
+class NumpyArrays:
+    """Arrays of numpy."""
+
+    def dtype(self, name: str) -> Any:
+        import numpy as np
+
+        return np.dtype(_SAME.get(name, f"uint{_element_bits(name)}"))
+
+    def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
+        import numpy as np
+
+        array = np.empty(stored_shape(dtype, shape), self.dtype(dtype))
+        return array, array.reshape(-1).view(np.uint8).data
+
+    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
+        import numpy as np
+
+        return np.frombuffer(memory, self.dtype(dtype)).reshape(stored_shape(dtype, shape))
+
+
+class TorchArrays:
+    """Tensors of torch."""
+
+    def dtype(self, name: str) -> Any:
+        import torch
+
+        found = getattr(torch, _TORCH.get(name, ""), None)
+        if found is None:
+            raise UsageError(f"torch has no dtype for {quoted(name)}")
+        return found
+
+    def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
+        import torch
+
+        tensor = torch.empty(stored_shape(dtype, shape), dtype=self.dtype(dtype))
+        return tensor, tensor.reshape(-1).view(torch.uint8).numpy().data
+
+    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
+        import torch
+
+        return torch.frombuffer(memory, dtype=self.dtype(dtype)).reshape(stored_shape(dtype, shape))
+
+
+def stored_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in elements of whole bytes: two of four bits are one.
+
+    Raises UsageError if the elements do not fill whole bytes.
+    """
+    bits = DTYPE_BITS[dtype]
+    if bits % 8 == 0:
+        return tuple(shape)
+    if bits != 4 or not shape or shape[-1] % 2:
+        raise UsageError(f"cannot open {quoted(dtype)} {list(shape)}: no array has such elements")
+    return (*shape[:-1], shape[-1] // 2)
+
+
+def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
+    """Return the bytes of a tensor."""
+    return math.prod(shape) * DTYPE_BITS[dtype] // 8
+
+
+def _element_bits(name: str) -> int:
+    """Return the bits of the unsigned integer that replaces an element."""
+    return max(DTYPE_BITS[name], 8)

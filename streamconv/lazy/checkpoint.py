@@ -1,0 +1,147 @@
+"""A checkpoint that is open in some layout, and reads what it is asked for."""
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from streamconv.checkpoint.layout_record import METADATA_KEY
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.lazy.arrays import Arrays
+from streamconv.lazy.reading import SliceReader
+from streamconv.lazy.tensor import LazyTensor
+from streamconv.planning.build import Outputs
+from streamconv.planning.steps import Step
+
+
+class LazyCheckpoint:
+    """An open checkpoint. It has the methods of `safetensors.safe_open`, and is a context manager.
+
+    Several threads may use it, and so may processes that were forked.
+    """
+
+    def __init__(
+        self, outputs: Outputs, reader: SliceReader, arrays: Arrays, *, is_torch: bool
+    ) -> None:
+        self._steps = outputs.steps
+        self._outputs = outputs
+        self._reader = reader
+        self._arrays = arrays
+        self._is_torch = is_torch
+
+    def keys(self) -> list[str]:
+        """Return the names of all tensors, sorted as safetensors sorts them."""
+        return sorted(map(self._steps.name, range(len(self._steps))))
+
+    def offset_keys(self) -> list[str]:
+        """Return the names of all tensors in the order of their bytes in a converted file."""
+        steps = self._steps
+        numbers = sorted(range(len(steps)), key=lambda number: -DTYPE_BITS[steps.dtype(number)])
+        return list(map(steps.name, numbers))
+
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata of a converted file, which tells its layouts."""
+        record = json.dumps(self._outputs.record.to_json(), sort_keys=True)
+        return {"format": "pt", METADATA_KEY: record}
+
+    def get_tensor(self, name: str) -> Any:
+        """Read a tensor.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            A tensor of torch or an array of numpy, which outlives the checkpoint.
+
+        Raises:
+            SafetensorError: There is no such tensor.
+            UsageError, SourceChanged, IOFailed: As for an index of a lazy tensor.
+        """
+        return self.get_slice(name).read()
+
+    def get_slice(self, name: str) -> LazyTensor:
+        """Return a tensor that is read where it is indexed. Raises SafetensorError."""
+        from safetensors import SafetensorError
+
+        try:
+            return self[name]
+        except KeyError:
+            raise SafetensorError(f"File does not contain tensor {name}") from None
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        """Return a tensor of which nothing has been read. Raises KeyError."""
+        return self._lazy(self._steps.find(name))
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and self._steps.find(name) >= 0
+        except KeyError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def items(self) -> Iterator[tuple[str, LazyTensor]]:
+        """Yield name and tensor, of which nothing has been read, in the order of `keys`."""
+        for name in self.keys():
+            yield name, self[name]
+
+    def stream(self) -> Iterator[tuple[str, Any]]:
+        """Yield name and content of every tensor, in the order in which the source stores them.
+
+        The next one is read meanwhile. Raises what an index of a lazy tensor raises.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        steps = self._steps
+        places = [_place(steps[number]) for number in range(len(steps))]
+        order = sorted(range(len(steps)), key=places.__getitem__)
+        with ThreadPoolExecutor(1, "streamconv-ahead") as pool:
+            ahead = None
+            for number in [*order, None]:
+                following = pool.submit(self._read, number) if number is not None else None
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+
+    def _read(self, number: int) -> tuple[str, Any]:
+        tensor = self._lazy(number)
+        return tensor.name, tensor.read()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were asked of the source, headers apart; a view counts with its size."""
+        return self._reader.bytes_read
+
+    def close(self) -> None:
+        """Close the source. What was read stays; a lazy tensor raises UsageError from now on."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _lazy(self, number: int) -> LazyTensor:
+        return LazyTensor(
+            self._steps[number],
+            self._reader,
+            self._arrays,
+            is_torch=self._is_torch,
+            segments=lambda axis: self._steps.segments(number, axis),
+        )
+
+
+def _place(step: Step) -> tuple[str, int]:
+    """Return where the first byte of a step is stored."""
+    first = step.inputs[0].stored[0]
+    return first.file, first.offset

@@ -1,0 +1,129 @@
+"""A tensor of an open checkpoint, which is read where it is indexed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamconv.errors import UsageError, quoted
+from streamconv.lazy.arrays import Arrays
+from streamconv.lazy.indexing import Selection, select_numpy, select_torch, select_whole
+from streamconv.lazy.reading import SliceReader
+from streamconv.planning.steps import Step
+
+Segments = Callable[[int], Sequence[int]]
+"""Lengths that a dimension consists of, each of which is divided among the ranks."""
+
+
+class LazyTensor:
+    """A tensor of which nothing has been read.
+
+    It is indexed as a slice of safetensors, and every index reads the bytes that it selects.
+    """
+
+    def __init__(
+        self, step: Step, reader: SliceReader, arrays: Arrays, *, is_torch: bool, segments: Segments
+    ) -> None:
+        self._step = step
+        self._reader = reader
+        self._arrays = arrays
+        self._is_torch = is_torch
+        self._segments = segments
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor in the checkpoint as it was opened."""
+        return self._step.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, in elements."""
+        return self._step.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return self._step.nbytes
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the framework."""
+        return self._arrays.dtype(self._step.dtype)
+
+    def get_shape(self) -> list[int]:
+        """Return its shape, as a slice of safetensors does."""
+        return list(self._step.shape)
+
+    def get_dtype(self) -> str:
+        """Return its dtype in the words of safetensors, such as `BF16`."""
+        return self._step.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read what an index selects.
+
+        Args:
+            index: Numbers, slices, an ellipsis; with torch whatever torch takes. What is not made
+                of numbers and slices reads the whole tensor.
+
+        Returns:
+            A tensor of torch or an array of numpy, which outlives the checkpoint.
+
+        Raises:
+            IndexError, SafetensorError: The index is out of bounds, as safetensors has it.
+            UsageError: The checkpoint is closed.
+            SourceChanged: A file has changed since the checkpoint was opened.
+            IOFailed: Reading failed.
+        """
+        select = select_torch if self._is_torch else select_numpy
+        selection: Selection | None = select(index, self._step.shape)
+        if selection is None:
+            return self.read()[index]
+        array = self._reader.read(self._step, selection.box)
+        return array[selection.then] if selection.then else array
+
+    def read(self) -> Any:
+        """Read all of it. Raises what an index raises."""
+        return self._reader.read(self._step, select_whole(self._step.shape).box)
+
+    def shard(self, axis: int, rank: int, of: int) -> Any:
+        """Read the share that a rank has of the tensor if it is divided along a dimension.
+
+        A dimension with gate and up, one after the other or in turn, is divided in each of them.
+
+        Args:
+            axis: The dimension, counted from the end if it is negative.
+            rank: Number of the share, from 0.
+            of: Number of shares, which have to be equal.
+
+        Returns:
+            A tensor of torch or an array of numpy: all other dimensions are whole.
+
+        Raises:
+            UsageError: There is no such dimension or share, or the shares would not be equal.
+            UsageError, SourceChanged, IOFailed: As an index does.
+        """
+        shape = self._step.shape
+        if not -len(shape) <= axis < len(shape):
+            raise UsageError(
+                f"cannot divide {quoted(self.name)} along axis {axis}: it has {len(shape)}"
+            )
+        axis %= len(shape)
+        segments = self._segments(axis)
+        if not 0 <= rank < of or any(length % of for length in segments):
+            lengths = " + ".join(map(str, segments))
+            raise UsageError(
+                f"cannot take share {rank} of {of} of {quoted(self.name)} along axis {axis}: its "
+                f"{lengths} rows are not {of} equal shares, which count from 0"
+            )
+        boxes, begin = [], 0
+        for length in segments:
+            own = length // of
+            boxes.append(self._box(axis, begin + rank * own, begin + (rank + 1) * own))
+            begin += length
+        return self._reader.read_joined(self._step, axis, boxes)
+
+    def _box(self, axis: int, begin: int, end: int) -> Sequence[tuple[int, int]]:
+        box = list(select_whole(self._step.shape).box)
+        box[axis] = begin, end
+        return box
+
+    def __repr__(self) -> str:
+        return f"LazyTensor({self.name!r}, {self.get_dtype()}, {self.get_shape()})"

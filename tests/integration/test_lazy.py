@@ -1,0 +1,281 @@
+"""An open checkpoint is what a conversion writes, tensor by tensor and slice by slice."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folders import Tensors, qwen_tensors, tensor, two_shards, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+
+import streamconv
+from streamconv.errors import SourceChanged, StreamconvError
+
+EXPERTS, INTERMEDIATE, HIDDEN = 12, 6, 8
+CONFIG = {"model_type": "qwen3_moe", "num_experts": EXPERTS}
+LAYOUTS = ("per-expert", "fused", "fused-transposed", "fused-interleaved", "fused-flat", "stacked")
+EXPERT_BYTES = 2 * INTERMEDIATE * HIDDEN * 2
+GATE_UP = "model.layers.1.mlp.experts.gate_up_proj"
+
+
+def tensors() -> Tensors:
+    found = qwen_tensors(2, EXPERTS, HIDDEN, INTERMEDIATE)
+    found["model.empty"] = tensor("model.empty", "F32", 0, 3)
+    found["model.counter"] = tensor("model.counter", "I64")
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(
+        tmp_path_factory.mktemp("lazy") / "source", two_shards(tensors()), CONFIG
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoint in every layout, each in one file."""
+    target = tmp_path_factory.mktemp("converted")
+    for layout in LAYOUTS:
+        streamconv.convert(folder, target / layout, to=layout, copy=True)
+    return {layout: target / layout for layout in LAYOUTS}
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Same dtype, shape and bits."""
+    if isinstance(one, torch.Tensor):
+        bits = [torch.empty(x.shape, dtype=x.dtype).copy_(x).view(-1) for x in (one, other)]
+        bits = [each.view(torch.uint8) for each in bits]
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return bool(same and one.tobytes() == other.tobytes())
+
+
+@pytest.mark.parametrize("source", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_tensor_is_that_of_the_conversion(
+    converted: dict[str, Path], source: str, layout: str
+) -> None:
+    """Names, order, metadata, dtypes, shapes and values, as `safe_open` has them."""
+    with (
+        streamconv.open(converted[source], layout) as lazy,
+        safe_open(converted[layout] / "model.safetensors", "pt") as expected,
+    ):
+        assert lazy.keys() == expected.keys() == list(lazy) == [name for name, _ in lazy.items()]
+        assert lazy.offset_keys() == expected.offset_keys()
+        assert lazy.metadata() == expected.metadata()
+        assert lazy.bytes_read == 0
+        for name in expected.keys():  # noqa: SIM118 - not a mapping
+            there = expected.get_slice(name)
+            assert lazy[name].get_shape() == there.get_shape()
+            assert lazy[name].get_dtype() == there.get_dtype()
+            assert equal(lazy.get_tensor(name), expected.get_tensor(name))
+            assert lazy[name].dtype == expected.get_tensor(name).dtype
+        read = lazy.bytes_read
+        assert read == sum(lazy[name].nbytes for name in lazy)
+        for name, content in lazy.stream():
+            assert equal(content, expected.get_tensor(name))
+        assert lazy.bytes_read == 2 * read
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    source=st.sampled_from(LAYOUTS),
+    layout=st.sampled_from(LAYOUTS),
+    picked=st.data(),
+)
+def test_every_slice_is_that_of_the_conversion(
+    converted: dict[str, Path], source: str, layout: str, picked: st.DataObject
+) -> None:
+    """With steps, numbers from the end, lists and masks; and with the same errors."""
+    number = st.integers(-3, 14)
+    part = (
+        number
+        | st.builds(slice, st.none() | number, st.none() | number, st.none() | st.integers(1, 3))
+        | st.sampled_from([None, ..., [1, 0]])
+    )
+    with (
+        streamconv.open(converted[source], layout) as lazy,
+        safe_open(converted[layout] / "model.safetensors", "pt") as expected,
+    ):
+        for name in picked.draw(st.lists(st.sampled_from(lazy.keys()), min_size=1)):
+            index = picked.draw(st.lists(part, max_size=3).map(tuple))
+            try:
+                there = expected.get_slice(name)[index]
+            except Exception as error:
+                with pytest.raises(type(error)) as caught:
+                    lazy.get_slice(name)[index]
+                assert str(caught.value) == str(error)
+            else:
+                assert equal(lazy.get_slice(name)[index], there)
+
+
+def test_only_the_bytes_that_are_asked_for(folder: Path) -> None:
+    """Of experts and of rows exactly; of columns no more than their projections."""
+    with streamconv.open(folder, to="fused") as lazy:
+        gate_up = lazy[GATE_UP]
+        assert (gate_up.shape, lazy.bytes_read) == ((EXPERTS, 2 * INTERMEDIATE, HIDDEN), 0)
+        for index, nbytes in (
+            (slice(3, 6), 3 * EXPERT_BYTES),
+            (5, EXPERT_BYTES),
+            ((slice(2, 4), slice(0, 2)), 2 * 2 * HIDDEN * 2),
+            ((7, slice(5, 8)), 3 * HIDDEN * 2),
+            (slice(2, 2), 0),
+        ):
+            before = lazy.bytes_read
+            gate_up[index]
+            assert lazy.bytes_read - before == nbytes
+        before = lazy.bytes_read
+        gate_up[2:4, :2, 3:5]
+        assert lazy.bytes_read - before <= 2 * EXPERT_BYTES // 2
+
+
+def test_what_lies_as_it_is_asked_for_is_a_view(converted: dict[str, Path]) -> None:
+    """Of a map of the file: all slices are of one memory, and writing to them stays here."""
+    path = converted["fused"] / "model.safetensors"
+    before = path.read_bytes()
+    with streamconv.open(converted["fused"], to="fused") as lazy:
+        whole, part = lazy[GATE_UP][:], lazy[GATE_UP][3:5]
+        assert part.data_ptr() - whole.data_ptr() == 3 * EXPERT_BYTES
+        part.zero_()
+        assert not whole[3:5].any()
+        assert lazy[GATE_UP][4].data_ptr() == whole[4].data_ptr()
+    assert not whole[3:5].any()
+    assert path.read_bytes() == before
+
+
+def test_numpy_has_integers_for_what_it_lacks(folder: Path, converted: dict[str, Path]) -> None:
+    """And all else as `safe_open` has it; `get_dtype` tells what they are."""
+    with (
+        streamconv.open(folder, "stacked", framework="np") as lazy,
+        safe_open(converted["stacked"] / "model.safetensors", "pt") as expected,
+    ):
+        for name in lazy:
+            there = expected.get_tensor(name)
+            if there.dtype == torch.bfloat16:
+                assert (lazy[name].dtype, lazy[name].get_dtype()) == (np.dtype("uint16"), "BF16")
+                there = there.view(torch.int16).numpy().view(np.uint16)
+            assert equal(lazy.get_tensor(name), np.asarray(there))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("stored", ["per-expert", "fused"])
+def test_a_share_of_a_rank(converted: dict[str, Path], stored: str, layout: str) -> None:
+    """Of gate and of up both, wherever they are; all shares are the tensor."""
+    with (
+        streamconv.open(converted[stored], to=layout) as lazy,
+        streamconv.open(converted["stacked"]) as plain,
+    ):
+        names = [name for name in lazy if "layers.1.mlp.experts.gate" in name]
+        gate, up = (plain[f"model.layers.1.mlp.experts.{k}_proj"][:] for k in ("gate", "up"))
+        whole = lazy[names[0]][:]
+        axis = {"fused": 1, "stacked": 1, "fused-flat": 1}.get(layout, 2)
+        for rank in range(3):
+            share = lazy[names[0]].shard(axis, rank, 3)
+            rows = slice(2 * rank, 2 * rank + 2)
+            if layout == "fused":
+                assert equal(share, torch.cat([gate[:, rows], up[:, rows]], 1))
+            elif layout in ("fused-transposed", "fused-flat"):
+                both = torch.cat([gate[:, rows].mT, up[:, rows].mT], 2)
+                assert equal(share, both.reshape(share.shape))
+            else:
+                size = whole.shape[axis] // 3
+                assert equal(share, whole.narrow(axis, rank * size, size))
+        with pytest.raises(StreamconvError, match="cannot take share 0 of 5"):
+            lazy[names[0]].shard(axis, 0, 5)
+
+
+def test_what_is_not_there(folder: Path) -> None:
+    """A name that no tensor has, in the words of either interface, and a framework."""
+    with (
+        streamconv.open(folder, to="fused") as lazy,
+        safe_open(folder / "model-00001-of-00002.safetensors", "pt") as expected,
+    ):
+        assert "none" not in lazy
+        assert GATE_UP in lazy
+        with pytest.raises(KeyError):
+            lazy["none"]
+        for opened in (lazy, expected):
+            for read in (opened.get_tensor, opened.get_slice):
+                with pytest.raises(SafetensorError, match="does not contain tensor none"):
+                    read("none")
+    with pytest.raises(StreamconvError, match="framework"):
+        streamconv.open(folder, framework="jax")
+
+
+def test_a_closed_checkpoint(folder: Path) -> None:
+    """What was read stays; what was not says so."""
+    with streamconv.open(folder) as lazy:
+        name = lazy.keys()[0]
+        read, unread = lazy.get_tensor(name), lazy[name]
+        expected = read.clone()
+    assert equal(read, expected)
+    with pytest.raises(StreamconvError, match="closed"):
+        unread.read()
+
+
+@pytest.mark.parametrize("layout", ["fused", None])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_source_that_changes(tmp_path: Path, layout: str | None, replaced: bool) -> None:
+    """Is refused at the next access, read or view."""
+    folder = write_checkpoint(tmp_path / "source", two_shards(tensors()), CONFIG)
+    with streamconv.open(folder, to=layout) as lazy:
+        name = next(name for name in lazy if "layers.1.mlp.experts" in name)
+        lazy.get_tensor(name)
+        path = folder / "model-00002-of-00002.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        if replaced:
+            (folder / "new").write_bytes(content)
+            (folder / "new").replace(path)
+        else:
+            path.write_bytes(content)
+            os.utime(path, ns=(1, 1))
+        with pytest.raises(SourceChanged):
+            lazy.get_tensor(name)
+
+
+def test_threads_and_forks(folder: Path, converted: dict[str, Path]) -> None:
+    """Any number of threads read, and so does a forked process."""
+    with (
+        streamconv.open(folder, to="fused-transposed") as lazy,
+        safe_open(converted["fused-transposed"] / "model.safetensors", "pt") as expected,
+    ):
+        wanted = {name: expected.get_tensor(name) for name in lazy}
+
+        def all_equal() -> bool:
+            return all(equal(lazy.get_tensor(name), wanted[name]) for name in wanted)
+
+        results: list[bool] = []
+        threads = [threading.Thread(target=lambda: results.append(all_equal())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * 4
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if all_equal() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("options", [{"dtype": "fp32"}, {"layers": "1"}, {"rename": ["model.=m."]}])
+def test_options_are_those_of_a_conversion(
+    folder: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Casts, layers and renames."""
+    streamconv.convert(folder, tmp_path / "out", to="fused-transposed", **options)
+    with (
+        streamconv.open(folder, "fused-transposed", **options) as lazy,
+        safe_open(tmp_path / "out" / "model.safetensors", "pt") as expected,
+    ):
+        assert lazy.keys() == expected.keys()
+        for name in lazy:
+            assert equal(lazy.get_tensor(name), expected.get_tensor(name))
+            if lazy[name].shape:
+                assert equal(lazy[name][1:3], expected.get_slice(name)[1:3])
