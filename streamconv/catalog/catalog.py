@@ -18,6 +18,7 @@ from streamconv.catalog.layouts import (
     Layout,
     Naming,
     WeightKind,
+    check_weight_kinds,
     find_layout,
     read_layout,
     read_naming,
@@ -83,8 +84,8 @@ def default_catalog() -> Catalog:
 def load_catalog(path: str | PathLike[str] | None) -> Catalog:
     """Return the shipped catalog, with the tables of a user's file added.
 
-    The file may have the tables `namings`, `layouts` and `families`; a row that has the name of a
-    shipped one replaces it.
+    The file may have the tables `namings`, `weights`, `layouts` and `families`; a row that has the
+    name of a shipped one replaces it.
 
     Args:
         path: The file of `--family`, or None for the shipped catalog.
@@ -100,7 +101,11 @@ def load_catalog(path: str | PathLike[str] | None) -> Catalog:
 def _build(added: Mapping[str, Rows]) -> Catalog:
     """Build a catalog of the shipped tables and of those `added` to them."""
     shipped = read_table("layouts.toml")
-    kinds = {name: read_weight_kind(row) for name, row in shipped["weights"].items()}
+    kinds = {
+        name: read_weight_kind(row)
+        for name, row in {**shipped["weights"], **added.get("weights", {})}.items()
+    }
+    check_weight_kinds(kinds)
     namings = {
         name: read_naming(name, row)
         for name, row in {**shipped["namings"], **added.get("namings", {})}.items()

@@ -135,6 +135,19 @@ def read_weight_kind(row: Mapping[str, Any]) -> WeightKind:
     )
 
 
+def check_weight_kinds(kinds: Mapping[str, WeightKind]) -> None:
+    """Raise UsageError if two kinds of weights could not be distinguished by their names."""
+    seen: dict[str, str] = {}
+    for name, kind in kinds.items():
+        for text in (f"suffix {kind.suffix!r}", f"part {kind.part!r}"):
+            other = seen.setdefault(text, name)
+            if other != name:
+                raise UsageError(
+                    f"cannot use the weights {name!r}: they have the {text}, as {other!r} has",
+                    f"call the row weights.{other} to replace that one, or choose another",
+                )
+
+
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:
     """Read a row of the table `layouts`, and derive a template for each kind of weight.
 

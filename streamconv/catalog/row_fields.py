@@ -81,7 +81,21 @@ FAMILY: Kind = {
     "refused?": TEXT,
     "transformers_model_type?": TEXT,
 }
-ROWS: Mapping[str, Kind] = {"namings": NAMING, "layouts": LAYOUT, "families": FAMILY}
+WEIGHTS: Kind = {
+    "part": TEXT,
+    "suffix?": MAYBE_EMPTY,
+    "gate_up?": {"*": MAYBE_EMPTY},
+    "down?": {"*": MAYBE_EMPTY},
+    "required?": FLAG,
+    "blocks?": TEXTS,
+    "packed?": FLAG,
+}
+ROWS: Mapping[str, Kind] = {
+    "namings": NAMING,
+    "weights": WEIGHTS,
+    "layouts": LAYOUT,
+    "families": FAMILY,
+}
 """The kind of a row, by its table."""
 
 

@@ -36,12 +36,15 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Read a template from `name : dimension ...`. Raises UsageError if it is not one."""
-        name, _, dims = (part.strip() for part in text.partition(":"))
+        """Read a template from `name : dimension ...`; without dimensions it is a scalar.
+
+        Raises UsageError if it is not a template.
+        """
+        name, colon, dims = (part.strip() for part in text.partition(":"))
         parsed = tuple(tuple((m[1] or m[2]).split()) for m in _DIM.finditer(dims))
         template = cls(name, parsed)
         axes = template.name_axes + template.axes
-        well_formed = _NAME.fullmatch(name) and _DIMS.fullmatch(dims)
+        well_formed = _NAME.fullmatch(name) and (_DIMS.fullmatch(dims) or (colon and not dims))
         if not well_formed or len(set(axes)) != len(axes):
             raise UsageError(
                 f"cannot use {text!r}: it is not a tensor template",
@@ -52,7 +55,7 @@ class Template:
     def __str__(self) -> str:
         """Return the template as `parse` reads it."""
         dims = (dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in self.dims)
-        return f"{self.name} : {' '.join(dims)}"
+        return f"{self.name} : {' '.join(dims)}".rstrip()
 
     @cached_property
     def name_axes(self) -> tuple[str, ...]:

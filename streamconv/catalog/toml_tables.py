@@ -14,7 +14,7 @@ from streamconv.errors import UsageError, quoted
 Rows = dict[str, Mapping[str, Any]]
 """The rows of a table by their names."""
 
-USER_TABLES = ("namings", "layouts", "families")
+USER_TABLES = ("namings", "weights", "layouts", "families")
 """The tables that a user's file may add to."""
 
 
@@ -51,6 +51,12 @@ def read_user_tables(path: Path) -> dict[str, Rows]:
         raise UsageError(f"cannot read the tables of {shown}: nested too deeply") from None
     except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
         raise UsageError(f"cannot read the tables of {shown}: {quoted(str(error))}") from None
+    for name in tables:
+        if name not in USER_TABLES:
+            raise UsageError(
+                f"cannot read {quoted(name)} of {shown}: there is no such table",
+                f"name it one of {', '.join(USER_TABLES)}",
+            )
     found: dict[str, Rows] = {}
     for name in USER_TABLES:
         found[name] = tables.get(name, {})

@@ -15,14 +15,17 @@ def test_tables_of_the_package() -> None:
 
 
 def test_tables_of_a_user(tmp_path: Path) -> None:
-    """Those that the file leaves out are empty, and others are ignored."""
+    """Those that the file leaves out are empty, and others are refused."""
     path = tmp_path / "mine.toml"
-    path.write_text('[layouts.mine]\ngate_up = "a : e"\ndown = "b : e"\n[other]\nx = 1\n')
+    path.write_text('[layouts.mine]\ngate_up = "a : e"\ndown = "b : e"\n')
     tables = read_user_tables(path)
     assert tables == {
         **{table: {} for table in USER_TABLES},
         "layouts": {"mine": {"gate_up": "a : e", "down": "b : e"}},
     }
+    path.write_text("[other]\nx = 1\n")
+    with pytest.raises(UsageError, match=r"cannot read other of .*there is no such table"):
+        read_user_tables(path)
 
 
 @pytest.mark.parametrize(
@@ -87,5 +90,7 @@ def test_a_file_that_would_take_long(text: str, message: str, tmp_path: Path) ->
 def test_a_text_with_dots_is_no_key(tmp_path: Path) -> None:
     """Names of tensors have dots, and several may be in a line."""
     names = ", ".join(f'"model.layers.{n}.mlp.experts.gate.{n}.x"' for n in range(30))
-    (tmp_path / "mine.toml").write_text(f"x = [{names}]\n# {'a.' * 10}\n")
-    assert read_user_tables(tmp_path / "mine.toml")["layouts"] == {}
+    (tmp_path / "mine.toml").write_text(
+        f"[families.x]\nmodel_types = [{names}]\nstacks = {{}}\n# {'a.' * 10}\n"
+    )
+    assert len(read_user_tables(tmp_path / "mine.toml")["families"]["x"]["model_types"]) == 30
