@@ -24,7 +24,7 @@ from streamconv.catalog.layouts import (
     read_naming,
     read_weight_kind,
 )
-from streamconv.catalog.name_lookup import NameMatch, build_name_lookup
+from streamconv.catalog.name_lookup import NameMatch, Spelling, build_name_lookup
 from streamconv.catalog.toml_tables import Rows, read_table, read_user_tables
 
 Entry = TypeVar("Entry")
@@ -37,6 +37,8 @@ class Catalog:
     weight_kinds: Mapping[str, WeightKind]
     namings: Mapping[str, Naming]
     layouts: Mapping[str, Layout]
+    spellings: tuple[Spelling, ...]
+    """Other names of the tensors of layouts."""
     families: Mapping[str, Family]
     """The user's come first: they win if a shipped one has the same model type."""
     _lookups: dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]] = field(
@@ -62,7 +64,10 @@ class Catalog:
         if naming not in self._lookups:
             auto_detected = [known for known in self.namings.values() if known.auto_detect]
             self._lookups[naming] = build_name_lookup(
-                self.layouts.values(), auto_detected if naming is None else [naming]
+                self.layouts.values(),
+                auto_detected if naming is None else [naming],
+                self.weight_kinds.values(),
+                self.spellings,
             )
         return self._lookups[naming]
 
@@ -125,5 +130,6 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
         MappingProxyType(kinds),
         MappingProxyType(namings),
         MappingProxyType(layouts),
+        tuple(Spelling(name, tuple(names)) for name, names in shipped["spellings"].items()),
         MappingProxyType(families),
     )

@@ -90,6 +90,8 @@ class NamedLayout:
 
     layout: Layout
     naming: Naming
+    is_spelled: bool = False
+    """True if some of the tensors that have it are called otherwise than its templates say."""
 
     def sizes(self) -> dict[str, int]:
         """Return the axis sizes that the naming settles: two projections on `p`, one on `d`."""

@@ -1,11 +1,14 @@
 """Looks up the meanings of a tensor's name: a weight, under several layouts and namings."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from streamconv.catalog.layouts import Layout, NamedLayout, Naming
+from streamconv.catalog.layouts import Layout, NamedLayout, Naming, WeightKind
+
+_PROJECTION = "{p}"
+_WEIGHT = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +21,50 @@ class NameMatch:
     """Positions on the axes of the template's name; None for the expert's number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """Another name of a tensor, and the names that templates give it."""
+
+    name: str
+    """Below the module's prefix, with * for the expert's number and {p} for each projection."""
+    template_names: tuple[str, ...]
+
+    def pairs(
+        self, kinds: Iterable[WeightKind], tokens: Iterable[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the names of a weight of each kind: the other name, and that of a template."""
+        ends = [(kind.part, kind.suffix) for kind in kinds]
+        names = tokens if _PROJECTION in self.name else [""]
+        for token, template_name, end in itertools.product(names, self.template_names, ends):
+            yield (
+                _of_kind(self.name.replace(_PROJECTION, token), *end),
+                _of_kind(template_name.replace(_PROJECTION, token), *end),
+            )
+
+
+def _of_kind(name: str, part: str, suffix: str) -> str:
+    """Return the name of a companion; `part` replaces `weight`, `suffix` follows other names."""
+    if name.endswith((f".{_WEIGHT}", f"_{_WEIGHT}")):
+        return name.removesuffix(_WEIGHT) + part
+    return name + suffix
+
+
 def build_name_lookup(
-    layouts: Iterable[Layout], namings: Sequence[Naming]
+    layouts: Iterable[Layout],
+    namings: Sequence[Naming],
+    kinds: Iterable[WeightKind] = (),
+    spellings: Iterable[Spelling] = (),
 ) -> Mapping[str, tuple[NameMatch, ...]]:
     """Build the map from names below a module's prefix to what they can mean.
 
     `*` takes the place of the expert's number, so that a lookup is one hash, however many layouts
     there are. A layout whose names do not show the naming is in it once, under the first naming.
+
+    Args:
+        layouts: The layouts whose templates give names.
+        namings: The namings of the projections to consider.
+        kinds: The kinds of weights that are spelled in other ways, too.
+        spellings: Other names, whose meanings are those of the names of templates.
     """
     matches: dict[str, list[NameMatch]] = {}
     for layout, naming in itertools.product(layouts, namings):
@@ -34,4 +74,12 @@ def build_name_lookup(
         for weight, template in layout.templates.items():
             for name, position in row.names(template):
                 matches.setdefault(name, []).append(NameMatch(row, weight, position))
-    return MappingProxyType({name: tuple(found) for name, found in matches.items()})
+    kinds = tuple(kinds)
+    listed = (token for naming in namings for names in naming.tokens.values() for token in names)
+    tokens = tuple(dict.fromkeys(listed))
+    known = {name: tuple(found) for name, found in matches.items()}
+    for spelling in spellings:
+        for name, template_name in spelling.pairs(kinds, tokens):
+            if template_name in known:
+                matches.setdefault(name, []).extend(known[template_name])
+    return MappingProxyType({name: tuple(dict.fromkeys(m)) for name, m in matches.items()})

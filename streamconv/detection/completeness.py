@@ -53,12 +53,21 @@ def complete_weights(
 def _by_position(
     found: NamedTensors, row: NamedLayout
 ) -> dict[str, dict[tuple[int | None, ...], TensorInfo]]:
-    """Return the tensors by weight of `row`, and by position on the axes in their names."""
+    """Return the tensors by weight of `row`, and by position on the axes in their names.
+
+    Raises BadCheckpoint if two of them would have the same place.
+    """
     by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
     for key, matches in found.matches.items():
         match = next(m for m in matches if m.row == row)
         for number, info in found.tensors[key].items():
             position = tuple(number if at is None else at for at in match.position)
+            other = by_weight.get(match.weight, {}).get(position)
+            if other is not None:
+                raise BadCheckpoint(
+                    f"tensors {quoted(other.name)} and {quoted(info.name)} are two names of one "
+                    "weight"
+                )
             by_weight.setdefault(match.weight, {})[position] = info
     return by_weight
 

@@ -14,6 +14,7 @@ from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect_form import find_names, form_of, undo_renames
 from streamconv.detection.expert_counts import ExpertCounts
+from streamconv.detection.expert_names import naming_without_gate
 from streamconv.detection.experts import (
     Candidate,
     ModuleExperts,
@@ -59,6 +60,8 @@ class Detected:
     """Tensors next to the experts that the family's forms store in different ways."""
     namings: Mapping[str, Naming] = field(default_factory=dict)
     """The naming that each stack gets in a layout that names its projections, by its pattern."""
+    not_found: tuple[str, ...] = ()
+    """What config.json says of experts, if there are none: `num_experts = 128`."""
     layer_lists: tuple[LayerList, ...] = ()
     """The lists of layers that a range of layers refers to."""
     hub_layouts: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +120,8 @@ def detect(
         _refuse(family, checkpoint, refusals)
     else:
         naming = family.naming if family and not family.naming.auto_detect else None
+        if family is None:
+            naming = naming_without_gate(hub_names, catalog)
         experts = find_experts(hub_names.items(), catalog, counts.possible, naming, refusals)
         choices = _choices(resolver, experts, refusals)
         stacks = _stacks(choices, refusals)
@@ -142,6 +147,7 @@ def detect(
             (*rows, *refusals.by_pattern()), hub_names, checkpoint.config, family
         ),
         hub_layouts=_hub_layouts(checkpoint, family, rows),
+        not_found=() if rows or refusals.by_pattern() else counts.stated(),
     )
 
 

@@ -1,6 +1,7 @@
 """Detect the form whose names the tensors of a checkpoint have."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout
@@ -27,7 +28,8 @@ def _is_in(family: Family, form: Form, pattern: str, row: NamedLayout) -> bool:
     """Return True if a stack has its layout in a form, or one that the form leaves as it is."""
     possible = family.layouts_for(pattern, form)
     return not possible or any(
-        own == row or (own.layout is row.layout and not own.names_projections()) for own in possible
+        own == row or (replace(own, naming=row.naming) == row and not own.names_projections())
+        for own in possible
     )
 
 

@@ -42,6 +42,12 @@ class ExpertCounts:
         counts = [count for _, count in self._counts(section)] if section is not None else []
         return tuple(dict.fromkeys([*(router.shape[:1] if router else ()), *counts]))
 
+    def stated(self) -> tuple[str, ...]:
+        """Return what config.json says of numbers of experts, for messages."""
+        sections = self.family.stacks.values() if self.family else TEXT_SECTIONS
+        counts = dict(item for path in dict.fromkeys(sections) for item in self._counts(path))
+        return tuple(f"{key} = {count}" for key, count in counts.items() if count > 0)
+
     def check(self, stacks: Iterable[Stack], refusals: Refusals) -> frozenset[str]:
         """Return the patterns of the stacks whose number of experts is known from elsewhere.
 
@@ -97,13 +103,16 @@ class ExpertCounts:
     def _check_router(self, stack: Stack, module: Module, stated: Mapping[str, int]) -> bool:
         """Return True if a module has a router, with as many rows as there are experts.
 
-        Raises BadCheckpoint if it has other rows.
+        A router may have further rows if config.json confirms the experts that are here: those of
+        Inkling are for shared experts. Raises BadCheckpoint if it has other rows otherwise.
         """
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))
         if router is None or rows is None:
             return False
         experts = stack.sizes[EXPERT]
+        if rows > experts and experts in stated.values():
+            return False
         if rows != experts:
             said = "".join(f", config.json says {key} = {count}" for key, count in stated.items())
             raise BadCheckpoint(

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
+from streamconv.catalog.layouts import MATRICES, Naming
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
@@ -36,7 +38,7 @@ def find_modules(
     modules: dict[str, NamedTensors] = {}
     unknown: dict[str, TensorInfo] = {}
     keys: dict[str, str | None] = {}
-    most_parts = max((key.count(".") + 1 for key in known), default=0)
+    most_parts = _most_parts(known)
     for name, info in tensors:
         pattern = pattern_of(name)
         if pattern not in keys:
@@ -60,6 +62,11 @@ def find_modules(
             continue
         module.tensors.setdefault(key, {})[number] = info
     return modules, unknown
+
+
+def _most_parts(known: Iterable[str]) -> int:
+    """Return the number of parts, between dots, of the longest known name."""
+    return max((key.count(".") + 1 for key in known), default=0)
 
 
 def _key(pattern: str, known: Mapping[str, tuple[NameMatch, ...]], most_parts: int) -> str | None:
@@ -91,10 +98,17 @@ def refuse_undescribed(
     Such a tensor is numbered like an expert's, or its name begins like that of a weight.
     """
     weights = tuple(key for key in known if "*" not in key)
+    numbered = tuple(
+        stem_of(key) for key in known if "*" in key and not key.startswith("experts.*")
+    )
     for name, info in unknown.items():
         start, _, below = f".{name}".rpartition(".experts.")
         prefix = f"{start}.".lstrip(".")
-        if below.split(".")[0].isdigit() or f"experts.{below}".startswith(weights):
+        if (
+            below.split(".")[0].isdigit()
+            or f"experts.{below}".startswith(weights)
+            or pattern_of(f"experts.{below}").startswith(numbered)
+        ):
             pattern = pattern_of(prefix)
             if pattern in refusals:
                 continue
@@ -117,3 +131,34 @@ def _weight_of(companion: TensorInfo, module: NamedTensors | None) -> TensorInfo
         info for infos in (module.tensors if module else {}).values() for info in infos.values()
     )
     return next((info for info in tensors if stem_of(info.name) == stem), None)
+
+
+def naming_without_gate(tensors: Iterable[str], catalog: Catalog) -> Naming | None:
+    """Return the naming of experts without a gate, if no tensor's name is that of a gate.
+
+    None if there are gates, or no experts. For model types of no family: those of a family would
+    be incomplete without their gates.
+
+    Args:
+        tensors: The hub names of all tensors.
+        catalog: The layouts and namings to look for.
+    """
+    known = catalog.names_to_weights()
+    most_parts = _most_parts(known)
+    patterns = {pattern_of(name) for name in tensors}
+    keys = {_key(pattern, known, most_parts) for pattern in patterns}
+    projections = {
+        _projection(match) for key in keys if key is not None for match in known[key]
+    } - {None}
+    if projections != {1}:
+        return None
+    single = (naming for naming in catalog.namings.values() if len(naming.tokens["p"]) == 1)
+    return next(single, None)
+
+
+def _projection(match: NameMatch) -> int | None:
+    """Return 0 for a gate, 1 for up, and None for down; 0 as well for gate and up in one tensor."""
+    if not match.weight.startswith(MATRICES[0]):
+        return None
+    axes = match.row.layout.templates[match.weight].name_axes
+    return match.position[axes.index("p")] if "p" in axes else 0

@@ -5,8 +5,9 @@ complete: 0 to E-1 for every projection, equal in shape and dtype. Which layouts
 from names and shapes; which one of these it is, `resolve_layout` decides.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
@@ -20,6 +21,8 @@ from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
 
+PACKED_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4"})
+"""Dtypes of weights that are stored as codes, often several of them in an element."""
 PossibleCounts = Callable[[str, str], Sequence[int]]
 """The numbers of experts that a module may have, by its prefix and its pattern."""
 
@@ -50,6 +53,8 @@ class ModuleExperts:
     candidates: tuple[Candidate, ...]
     misfit: tuple[TensorInfo, TensorInfo] | None = None
     """If no layout fits: a companion without which one would, and its weight."""
+    packed: TensorInfo | None = None
+    """If no layout fits: a weight whose elements hold several numbers, or are codes."""
 
 
 def find_experts(
@@ -99,7 +104,14 @@ def _module_experts(
     pairs, counts = catalog.required_weight_pairs, possible_counts(prefix, pattern)
     candidates = tuple(_candidates(prefix, found, pairs, counts))
     misfit = None if candidates else _misfit(prefix, found, pairs, counts)
-    return ModuleExperts(pattern, _shapes(found), candidates, misfit)
+    packed = None if candidates else _packed(found)
+    return ModuleExperts(pattern, _shapes(found), candidates, misfit, packed)
+
+
+def _packed(found: NamedTensors) -> TensorInfo | None:
+    """Return a tensor of integers, which no plain weight has, or None."""
+    infos = (info for tensors in found.tensors.values() for info in tensors.values())
+    return next((info for info in infos if info.dtype in PACKED_DTYPES), None)
 
 
 def _misfit(
@@ -179,7 +191,16 @@ def _candidates(
             solved = (solve_sizes(shapes, {**known, EXPERT: count}) for count in counts)
             sizes = next(filter(None, solved), None)
         if sizes is not None:
-            yield Candidate(row, Module(prefix, tensors), sizes)
+            is_spelled = not found.matches.keys() <= _template_names(row)
+            named = replace(row, is_spelled=is_spelled)
+            yield Candidate(named, Module(prefix, tensors), sizes)
+
+
+@functools.cache
+def _template_names(row: NamedLayout) -> frozenset[str]:
+    """Return the names of all tensors of a layout, with * for the expert's number."""
+    templates = row.layout.templates.values()
+    return frozenset(name for template in templates for name, _ in row.names(template))
 
 
 def _check_sizes(one: Candidate, other: Candidate) -> None:
@@ -197,5 +218,10 @@ def _show_sizes(sizes: Mapping[str, int]) -> str:
 
 
 def _shapes(found: NamedTensors) -> str:
+    """Return names and shapes of the tensors as they are stored, with * for numbers."""
     firsts = {key: next(iter(infos.values())) for key, infos in found.tensors.items()}
-    return ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(firsts.items()))
+    shapes = {
+        ".".join(pattern_of(info.name).split(".")[-1 - key.count(".") :]): info.shape
+        for key, info in firsts.items()
+    }
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))

@@ -56,13 +56,20 @@ class LayoutResolver:
                 "such a shape",
                 "add --pass-through to leave such experts as they are",
             )
+        if experts.packed is not None:
+            raise PlanRefused(
+                f"tensor {quoted(experts.packed.name)} is {experts.packed.dtype} "
+                f"{list(experts.packed.shape)}: its elements are codes, and no layout describes "
+                "experts that are packed in this way",
+                "add --pass-through to leave such experts as they are",
+            )
         if not by_layout:
             raise BadCheckpoint(f"{subject} fits no layout: the shapes of its weights disagree")
         chosen = by_layout[self._layout_name(experts.pattern, subject, tuple(by_layout))]
         naming = chosen.row.naming
         if not chosen.row.names_projections():
             naming = self.target_naming(experts.pattern, self.catalog.default_naming)
-        return replace(chosen, row=NamedLayout(chosen.row.layout, naming))
+        return replace(chosen, row=replace(chosen.row, naming=naming))
 
     def check_declared(self, choices: Sequence[Candidate]) -> None:
         """Raise PlanRefused if `--from` contradicts what the checkpoint itself says."""

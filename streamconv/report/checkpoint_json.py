@@ -80,6 +80,7 @@ def source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
         "tensor_bytes": checkpoint.total_bytes,
         "dtypes": dict(Counter(info.dtype for info in checkpoint.tensors.values())),
         "stacks": [stack_fields(stack) for stack in found.stacks],
+        "experts_not_found": list(found.not_found),
         "other_tensors": len(others),
         "other_tensor_bytes": sum(info.nbytes for info in others),
         "other_files": [file_fields(other) for other in checkpoint.others],

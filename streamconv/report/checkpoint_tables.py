@@ -41,6 +41,10 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     others = counted(fields["other_tensors"], "tensor")
     facts.add_row("not experts", f"{others}, {show_size(fields['other_tensor_bytes'])}")
     facts.add_row("other files", copied_files(checkpoint.others))
+    if found.not_found:
+        facts.add_row(
+            "not found", f"experts: config.json says {quoted(', '.join(found.not_found))}"
+        )
     for contradiction in checkpoint.contradictions:
         facts.add_row("contradiction", contradiction)
     for pattern, refusal in found.refusals.items():

@@ -296,11 +296,11 @@ def test_scales_of_inkling_2_go_with_their_weights(tmp_path: Path) -> None:
         ("layouts = 3", "cannot read layouts of"),
         ("[families]\nx = 3", "cannot read families.x of"),
         ("nonsense", "cannot read the tables of"),
-        ("[families.x]\nmodel_types = ['x']", "'stacks' is missing"),
-        ("[families.x]\nmodel_types = ['x']\nstacks = 3", "a field is not what it has to be"),
-        ("[layouts.x]\ngate_up = 'a : b'", "needs a template"),
+        ("[families.x]\nmodel_types = ['x']", "cannot read families.x.stacks of"),
+        ("[families.x]\nmodel_types = ['x']\nstacks = 3", "it has to be a table"),
+        ("[layouts.x]\ngate_up = 'a : b'", "cannot read layouts.x.down of"),
         ("[layouts.x]\ngate_up = 'no template'\ndown = 'a : b'", "not a tensor template"),
-        ("[namings.x]\np = ['a']", "has to list"),
+        ("[namings.x]\np = ['a']", "cannot read namings.x.d of"),
         (
             "[families.x]\nmodel_types = ['x']\nmerge = 'hub'\nstacks = {'m.*.' = ''}\n"
             "hub.layouts = {'*' = 'fused'}\nhub.renames = [{hub_name = '*.a', form_name = 'b'}]",
@@ -450,7 +450,7 @@ def test_deepseek_v4_as_transformers_saves_it(tmp_path: Path) -> None:
     both = {**hub, "model.layers.0.attn.norm.weight": torch.ones(8)}
     save_file(both, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
     with pytest.raises(streamconv.BadCheckpoint, match="two names of one tensor"):
-        streamconv.inspect(tmp_path / "hub")
+        streamconv.plan(tmp_path / "hub", to="transformers")
 
 
 @pytest.mark.parametrize("head", ["per-expert", "fused"])
@@ -468,13 +468,13 @@ def test_each_hub_form_of_qwen_3_5_is_kept_and_comes_back(
     save_file(original, hub / "model.safetensors", {"format": "pt"})
     (hub / "config.json").write_text('{"model_type": "qwen3_5_moe"}')
     assert streamconv.inspect(hub)[1].form == "hub"
-    streamconv.convert(hub, tmp_path / "same", to="hub")
+    streamconv.convert(hub, tmp_path / "same", to="hub", copy=True)
     assert reference.same_bytes(original, reference.read(tmp_path / "same")) == []
     for middle in ("transformers", "fused", "fused-flat", "per-expert"):
-        streamconv.convert(hub, tmp_path / middle, to=middle)
-        streamconv.convert(tmp_path / middle, tmp_path / f"{middle}-back", to="hub", verify=True)
-        back = reference.read(tmp_path / f"{middle}-back")
-        assert reference.same_bytes(original, back) == [], middle
+        streamconv.convert(hub, tmp_path / middle, to=middle, copy=True)
+        back = tmp_path / f"{middle}-back"
+        streamconv.convert(tmp_path / middle, back, to="hub", copy=True, verify=True)
+        assert reference.same_bytes(original, reference.read(back)) == [], middle
     streamconv.convert(tmp_path / "transformers", tmp_path / "twice", to="fused-transposed")
     streamconv.convert(tmp_path / "twice", tmp_path / "twice-back", to="hub")
     assert reference.same_bytes(original, reference.read(tmp_path / "twice-back")) == []

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import FORMS, Family, Form
+from streamconv.catalog.name_lookup import build_name_lookup
 
 CATALOG = default_catalog()
 
@@ -139,9 +140,8 @@ def test_expert_names_come_back_from_every_form(family: Family) -> None:
     """The experts' own names do, in each of the family's forms; no two of them become one."""
     for stack, form in itertools.product(family.stacks, family.forms.values()):
         prefix = stack.replace("*", "3")
-        hub = [
-            f"{prefix}{name.replace('*', '12')}" for name in CATALOG.names_to_weights(family.naming)
-        ]
+        own = build_name_lookup(CATALOG.layouts.values(), [family.naming])
+        hub = [f"{prefix}{name.replace('*', '12')}" for name in own]
         form_name = [form.apply(name) for name in hub]
         assert [form.undo(name) for name in form_name] == hub
         assert len(set(form_name)) == len(hub)

@@ -12,7 +12,10 @@ from streamconv.errors import UsageError
 
 CATALOG = default_catalog()
 
-LOOKALIKES = {frozenset({"fused-transposed", "fused-interleaved"})}
+LOOKALIKES = {
+    frozenset({"fused-transposed", "fused-interleaved"}),
+    frozenset({"expert-lists", "expert-lists-interleaved"}),
+}
 """Layouts that have the same names and shapes, and other bytes: what has to be recorded."""
 
 LAYOUT_NAMES = [
@@ -23,6 +26,10 @@ LAYOUT_NAMES = [
     "stacked",
     "stacked-flat",
     "fused-interleaved",
+    "per-expert-fused",
+    "projection-lists",
+    "expert-lists",
+    "expert-lists-interleaved",
     "interleaved",
     "nemo",
 ]

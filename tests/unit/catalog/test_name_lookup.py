@@ -4,6 +4,7 @@ import itertools
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.name_lookup import build_name_lookup
 
 CATALOG = default_catalog()
 
@@ -15,9 +16,14 @@ LAYOUT_NAMES = [
     "stacked",
     "stacked-flat",
     "fused-interleaved",
+    "per-expert-fused",
+    "projection-lists",
+    "expert-lists",
+    "expert-lists-interleaved",
     "interleaved",
     "nemo",
 ]
+SHOW_PROJECTIONS = ("per-expert", "stacked", "stacked-flat", "per-expert-fused", "projection-lists")
 
 
 def test_every_name_leads_back() -> None:
@@ -26,7 +32,7 @@ def test_every_name_leads_back() -> None:
     auto_detect = [naming for naming in CATALOG.namings.values() if naming.auto_detect]
     for layout, naming in itertools.product(CATALOG.layouts.values(), auto_detect):
         row = NamedLayout(layout, naming)
-        told_by_names = layout.name in ("per-expert", "stacked", "stacked-flat")
+        told_by_names = layout.name in SHOW_PROJECTIONS
         assert row.names_projections() == told_by_names
         for weight, template in layout.templates.items():
             spans = [[None] if a == "e" else [*range(row.sizes()[a])] for a in template.name_axes]
@@ -37,12 +43,28 @@ def test_every_name_leads_back() -> None:
                 }
                 name = template.tensor_name(tokens)
                 seen.add(name)
-                found = [r for r in CATALOG.names_to_weights()[name] if r.row.layout is layout]
+                expected = NamedLayout(layout, naming if told_by_names else CATALOG.namings["qwen"])
+                found = [r for r in CATALOG.names_to_weights()[name] if r.row == expected]
                 assert len(found) == 1, name
                 assert (found[0].weight, found[0].position) == (weight, position)
-                expected = naming if told_by_names else CATALOG.namings["qwen"]
-                assert found[0].row == NamedLayout(layout, expected)
-    assert seen == set(CATALOG.names_to_weights())
+    assert seen == set(build_name_lookup(CATALOG.layouts.values(), auto_detect))
+
+
+def test_other_spellings_mean_the_same() -> None:
+    """Of weights and of their companions, in addition to what templates say."""
+    known = CATALOG.names_to_weights()
+    for spelled, name in {
+        "switch_mlp.up_proj.weight": "experts.up_proj",
+        "experts.w2_EDF": "experts.w2",
+        "experts.*.w13.weight": "experts.*.gate_up_proj.weight",
+        "experts.down_proj.weight_scale_inv": "experts.down_proj_scale_inv",
+        "experts.w2_bias": "experts.down_proj_bias",
+        "experts.switch_glu.w1.bias": "experts.w1_bias",
+    }.items():
+        assert {*known[name]} <= {*known[spelled]}
+    auto_detect = [naming for naming in CATALOG.namings.values() if naming.auto_detect]
+    without = build_name_lookup(CATALOG.layouts.values(), auto_detect)
+    assert all({*found} <= {*known[name]} for name, found in without.items())
 
 
 def test_meanings_of_well_known_names() -> None:
@@ -53,7 +75,10 @@ def test_meanings_of_well_known_names() -> None:
 
     assert meaning("experts.*.up_proj.weight") == {("per-expert", "gate_up", (None, 1))}
     assert meaning("experts.*.w3.weight") == {("per-expert", "gate_up", (None, 1))}
-    assert meaning("experts.*.w2.weight") == {("per-expert", "down", (None, 0))}
+    assert meaning("experts.*.w2.weight") == {
+        ("per-expert", "down", (None, 0)),
+        ("per-expert-fused", "down", (None, 0)),
+    }
     assert meaning("experts.gate_proj") == {
         ("stacked", "gate_up", (0,)),
         ("stacked-flat", "gate_up", (0,)),
@@ -66,9 +91,9 @@ def test_meanings_of_well_known_names() -> None:
         (name, "gate_up", ())
         for name in ("fused", "fused-transposed", "fused-flat", "fused-interleaved")
     }
-    assert {layout for layout, _, _ in meaning("experts.down_proj")} == set(LAYOUT_NAMES) - {
-        "per-expert",
-        "nemo",
+    assert {layout for layout, _, _ in meaning("experts.down_proj")} == {
+        *("fused", "fused-transposed", "fused-flat", "fused-interleaved", "interleaved"),
+        *("stacked", "stacked-flat"),
     }
     for name in ("shared_expert.up_proj.weight", "up_proj.weight", "experts.*.weight"):
         assert name not in CATALOG.names_to_weights()

@@ -53,13 +53,21 @@ def test_without_routers_layers_have_to_be_alike() -> None:
         found(layers(model(8, 6), {}), {})
 
 
-@pytest.mark.parametrize("config", [{}, {"num_experts": 5}, {"num_experts": 6}])
+@pytest.mark.parametrize("config", [{}, {"num_experts": 6}, {"num_experts": 8}])
 def test_experts_that_are_lost(config: dict[str, Any]) -> None:
     """The router has rows for them, even if config.json does not count any."""
     with pytest.raises(BadCheckpoint, match="holds 5 experts, and its router") as caught:
         found(layers(model(5, 5), model(6, 6)), config)
     assert "model.layers.0.mlp.gate.weight has 6 rows" in caught.value.message
     assert all(f"{key} = {count}" in caught.value.message for key, count in config.items())
+
+
+def test_rows_for_other_experts() -> None:
+    """The router of Inkling has some for shared experts: config.json confirms the others."""
+    tensors = layers(model(5, 5), model(7, 7))
+    assert sizes(found(tensors, {"num_experts": 5})) == [("model.layers.*.mlp.", 2, 5)]
+    with pytest.raises(BadCheckpoint, match="has 4 rows"):
+        found(layers(model(5), model(4)), {"num_experts": 5})
 
 
 def test_a_router_that_is_stored_the_other_way_round() -> None:
