@@ -12,6 +12,7 @@ help: ## show the targets
 setup: $(VENV)/ready ## make a virtual environment with everything the project needs
 
 $(VENV)/ready: pyproject.toml
+	@echo "setting up $(VENV): this package, torch and transformers, and what tests need; minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
