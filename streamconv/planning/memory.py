@@ -38,8 +38,10 @@ OVERHEAD_BYTES = 4 * 10**6
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
-OUTPUT_BYTES = {"safetensors": 250, "dcp": 680}
-"""What it adds for each tensor that it writes: its name in the index, or in `.metadata`."""
+OUTPUT_BYTES = {"safetensors": 60, "dcp": 680}
+"""What it adds for each tensor that it writes, by format: its place in headers or `.metadata`."""
+INDEX_BYTES = 250
+"""What it adds for each tensor instead if there is an index."""
 VERIFY_INPUT_BYTES, VERIFY_OUTPUT_BYTES = 300, 600
 """What `--verify` takes, when the rest is done, for each tensor of the source and the result."""
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
@@ -49,7 +51,13 @@ SHA256_BYTES = 16 * 2**20
 
 
 def tables_bytes(
-    inputs: int, outputs: int, file_format: str, *, verify: bool = False, sha256: bool = False
+    inputs: int,
+    outputs: int,
+    file_format: str,
+    *,
+    shards: int = 1,
+    verify: bool = False,
+    sha256: bool = False,
 ) -> int:
     """Return the bytes that a run adds for its tensors to what the plan holds.
 
@@ -60,10 +68,14 @@ def tables_bytes(
         inputs: Number of tensors that are read.
         outputs: Number of tensors that are written.
         file_format: Format of the output.
+        shards: Number of output files with tensors.
         verify: True if the result is verified in the same process.
         sha256: True if every file is read back.
     """
-    phases = [inputs * INPUT_BYTES, outputs * OUTPUT_BYTES[file_format]]
+    output = OUTPUT_BYTES[file_format]
+    if file_format == "safetensors" and shards > 1:
+        output = INDEX_BYTES
+    phases = [inputs * INPUT_BYTES, outputs * output]
     if sha256:
         phases.append(SHA256_BYTES)
     if verify:

@@ -221,7 +221,14 @@ def make_plan(
     if not file_format.skip_reason:
         _check_files(checkpoint, shards)
     inputs = sum(1 for _ in steps.inputs())
-    tables = tables_bytes(inputs, len(steps), file_format.name, verify=verify, sha256=sha256)
+    tables = tables_bytes(
+        inputs,
+        len(steps),
+        file_format.name,
+        shards=len(shards),
+        verify=verify,
+        sha256=sha256,
+    )
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)
     casts = _cast_bytes(steps) if casting != AS_STORED else 0

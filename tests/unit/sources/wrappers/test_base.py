@@ -3,7 +3,7 @@
 from memory_source import MemorySource
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import MappedSource, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -31,9 +31,19 @@ def test_every_call_is_forwarded() -> None:
 
 
 def test_the_whole_contract_is_forwarded() -> None:
-    """A member that is added to `Source` is missed here."""
-    members = {name for name in vars(Source) if not name.startswith("_")}
+    """A member that is added to `Source` or `MappedSource` is missed here."""
+    contracts = vars(Source) | vars(MappedSource)
+    members = {name for name in contracts if not name.startswith("_")}
     assert members == {name for name in vars(SourceWrapper) if not name.startswith("_")}
+
+
+def test_files_that_cannot_be_mapped() -> None:
+    """Have no view; a change of one is looked for in all."""
+    source = memory()
+    wrapper = SourceWrapper(source)
+    assert wrapper.mapped(wrapper.checkpoint.tensors["w"], 0, 4) is None
+    wrapper.check_file("model.safetensors")
+    assert source.calls == [("check_unchanged",)]
 
 
 def test_a_subclass_changes_one_call() -> None:
