@@ -5,6 +5,7 @@
     merge(src, dst)    experts of a layer in one tensor; `split` for one tensor each,
                        `convert` for any layout; `finish` after all parts of a run
     open(src)          any layout without converting: tensors that are read where they are indexed
+    load(module, src)  the same, into a module of torch
     verify(src, dst)   bit for bit, independent of the code that converts
     check(src)         if transformers would load it
 
@@ -13,7 +14,7 @@ Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are S
 
 from typing import TYPE_CHECKING
 
-from streamconv.api import check, convert, finish, inspect, merge, plan, split, verify
+from streamconv.api import check, convert, finish, inspect, load, merge, plan, split, verify
 from streamconv.api import open as open  # noqa: A004 - called streamconv.open
 from streamconv.detection.detect import Detected
 from streamconv.errors import (
@@ -33,6 +34,7 @@ from streamconv.planning.plan import Plan
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
+    from streamconv.lazy.loading import Loaded
     from streamconv.lazy.tensor import LazyTensor
     from streamconv.verification.result import Verification
 
@@ -45,6 +47,7 @@ __all__ = [
     "LazyCheckpoint",
     "LazyOptions",
     "LazyTensor",
+    "Loaded",
     "NoSpace",
     "Options",
     "OutputExists",
@@ -60,6 +63,7 @@ __all__ = [
     "convert",
     "finish",
     "inspect",
+    "load",
     "merge",
     "open",
     "plan",
@@ -71,6 +75,7 @@ __all__ = [
 _MODULES = {
     "LazyCheckpoint": "streamconv.lazy.checkpoint",
     "LazyTensor": "streamconv.lazy.tensor",
+    "Loaded": "streamconv.lazy.loading",
     "Result": "streamconv.execution.result",
     "Verification": "streamconv.verification.result",
 }

@@ -24,9 +24,12 @@ from streamconv.system.resources import cores
 from streamconv.units import parse_share
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from streamconv.execution.events import Event
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
+    from streamconv.lazy.loading import Loaded
     from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 
@@ -142,6 +145,42 @@ def open(  # noqa: A001 - called streamconv.open
     from streamconv.lazy.opening import open_checkpoint
 
     return open_checkpoint(src, to, framework, options)
+
+
+@takes(LazyOptions)
+def load(
+    module: "Module",
+    src: Location,
+    to: str | None = None,
+    *,
+    strict: bool = True,
+    **options: Unpack[LazyOptions],
+) -> "Loaded":
+    """Fill a module of torch from a checkpoint in another layout, without converting it.
+
+    Args:
+        module: Its parameters and buffers are filled one by one. Those on meta are replaced; of a
+            DTensor only its own shard is read.
+        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        to: Form or layout that the module has, such as `transformers`. Default: as it is stored.
+        strict: True to refuse names that only the module or only the checkpoint has.
+        {options}
+
+    Returns:
+        The missing and unexpected names, as `load_state_dict` lists them.
+
+    Raises:
+        UsageError: An option makes no sense, or a buffer on meta is in no checkpoint.
+        BadCheckpoint: Names or shapes do not agree, and nothing was filled; or the checkpoint is
+            malformed, incomplete or contradicts itself.
+        PlanRefused: The conversion is impossible.
+        IOFailed: Reading failed.
+    """
+    from streamconv.lazy.loading import load_module
+    from streamconv.lazy.opening import open_checkpoint
+
+    with open_checkpoint(src, to, "pt", options) as lazy:
+        return load_module(module, lazy, strict=strict)
 
 
 @takes(Options)

@@ -83,6 +83,14 @@ class LazyTensor:
         """Read all of it. Raises what an index raises."""
         return self._reader.read(self._step, select_whole(self._step.shape).box)
 
+    def read_box(self, box: Sequence[tuple[int, int]]) -> Any:
+        """Read the range on each dimension that `box` has. Raises what an index raises."""
+        return self._reader.read(self._step, box)
+
+    def read_into(self, box: Sequence[tuple[int, int]], memory: memoryview) -> None:
+        """Read a box into memory of its size in bytes. Raises what an index raises."""
+        self._reader.fill(self._step, box, memory)
+
     def shard(self, axis: int, rank: int, of: int) -> Any:
         """Read the share that a rank has of the tensor if it is divided along a dimension.
 

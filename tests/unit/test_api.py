@@ -18,7 +18,7 @@ FUNCTIONS = {
 }
 TAKES = {
     **dict.fromkeys(("inspect", "verify"), Reading),
-    "open": LazyOptions,
+    **dict.fromkeys(("open", "load"), LazyOptions),
     **dict.fromkeys(("plan", "merge", "split", "convert"), Options),
 }
 

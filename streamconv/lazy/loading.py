@@ -1,0 +1,147 @@
+"""Fill a module of torch from an open checkpoint, parameter by parameter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from streamconv.errors import BadCheckpoint, UsageError, quoted
+from streamconv.lazy.checkpoint import LazyCheckpoint
+from streamconv.lazy.tensor import LazyTensor
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The names of which a module and a checkpoint do not agree."""
+
+    missing_keys: tuple[str, ...]
+    """Of the module, and not in the checkpoint."""
+    unexpected_keys: tuple[str, ...]
+    """Of the checkpoint, and not in the module."""
+
+
+def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) -> Loaded:
+    """Fill a module.
+
+    Args:
+        module: Its parameters and buffers may be on meta; they are replaced then.
+        lazy: The checkpoint, in the layout that the module has.
+        strict: True to refuse missing and unexpected names.
+
+    Raises:
+        BadCheckpoint: Names or shapes do not agree. Nothing of the module is changed.
+        UsageError: A buffer on meta is in no checkpoint, or a tensor is divided in a way that is
+            not known.
+        StreamconvError: Reading failed.
+    """
+    targets = {
+        name: target
+        for name, target in module.state_dict(keep_vars=True).items()
+        if isinstance(target, torch.Tensor)
+    }
+    found = {id(target) for name, target in targets.items() if name in lazy}
+    missing = tuple(name for name, target in targets.items() if id(target) not in found)
+    unexpected = tuple(name for name in lazy if name not in targets)
+    mismatched = [
+        f"size mismatch for {quoted(name)}: copying a param with shape {list(lazy[name].shape)} "
+        f"from checkpoint, the shape in current model is {list(target.shape)}."
+        for name, target in targets.items()
+        if name in lazy and tuple(target.shape) != lazy[name].shape
+    ]
+    if strict:
+        _add(mismatched, "Unexpected", unexpected)
+        _add(mismatched, "Missing", missing)
+    if mismatched:
+        raise BadCheckpoint(
+            f"cannot load the checkpoint into {type(module).__name__}: {' '.join(mismatched)}",
+            "name the layout of the module with `to`",
+        )
+    _check_buffers(module, targets)
+    boxes = {name: _own_box(name, targets[name]) for name in targets if name in lazy}
+    parameters = {id(each): each.requires_grad for each in module.parameters() if each.is_meta}
+    filled: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, box in boxes.items():
+            target = targets[name]
+            if id(target) not in filled:
+                filled[id(target)] = _filled(lazy[name], target, box)
+        made = {
+            key: torch.nn.Parameter(tensor, requires_grad=parameters[key])
+            if key in parameters
+            else tensor
+            for key, tensor in filled.items()
+        }
+        for name, target in targets.items():
+            if target.is_meta and id(target) in made:
+                _replace(module, name, made[id(target)])
+    return Loaded(missing, unexpected)
+
+
+def _add(mismatched: list[str], kind: str, names: Sequence[str]) -> None:
+    """Add names in the words of `load_state_dict`, first."""
+    if names:
+        shown = ", ".join(f'"{quoted(name)}"' for name in names)
+        mismatched.insert(0, f"{kind} key(s) in state_dict: {shown}.")
+
+
+def _check_buffers(module: torch.nn.Module, targets: dict[str, torch.Tensor]) -> None:
+    """Refuse buffers on meta that no checkpoint has."""
+    left = [n for n, buffer in module.named_buffers() if buffer.is_meta and n not in targets]
+    if left:
+        raise UsageError(
+            f"cannot fill the buffer {quoted(left[0])}: it is on meta, and no checkpoint has it",
+            "make the modules of such buffers again outside of meta, before loading",
+        )
+
+
+def _own_box(name: str, target: torch.Tensor) -> list[Span]:
+    """Return the range of a tensor that this process has, on each dimension."""
+    box = [(0, extent) for extent in target.shape]
+    if not isinstance(target, DTensor):
+        return box
+    mesh = target.device_mesh
+    coordinate = mesh.get_coordinate()
+    for number, placement in enumerate(target.placements):
+        if type(placement) is Shard and coordinate is not None:
+            begin, end = box[placement.dim]
+            share = -(-(end - begin) // mesh.size(number))
+            first = min(begin + coordinate[number] * share, end)
+            box[placement.dim] = first, min(first + share, end)
+        elif type(placement) is not Replicate:
+            raise UsageError(f"cannot fill {quoted(name)}: it is divided as {placement}")
+    return box
+
+
+def _filled(lazy: LazyTensor, target: torch.Tensor, box: Sequence[Span]) -> torch.Tensor:
+    """Return the tensor that a parameter or buffer is to be, filled."""
+    local = target.to_local() if isinstance(target, DTensor) else target
+    if local.is_meta:
+        made: torch.Tensor = lazy.read_box(box).to(local.dtype)
+        if isinstance(target, DTensor):
+            made = DTensor.from_local(
+                made,
+                target.device_mesh,
+                target.placements,
+                run_check=False,
+                shape=target.shape,
+                stride=target.stride(),
+            )
+        return made
+    if local.dtype == lazy.dtype and local.is_contiguous() and local.device.type == "cpu":
+        room = local.detach().reshape(-1).view(torch.uint8).numpy()
+        lazy.read_into(box, room.data)
+    else:
+        local.copy_(lazy.read_box(box))
+    return target
+
+
+def _replace(module: torch.nn.Module, name: str, made: torch.Tensor) -> None:
+    """Put a tensor in the place of one on meta."""
+    path, _, leaf = name.rpartition(".")
+    owner: Any = module.get_submodule(path)
+    own = owner._parameters if leaf in owner._parameters else owner._buffers
+    own[leaf] = made
