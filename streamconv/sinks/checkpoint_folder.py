@@ -175,6 +175,7 @@ class CheckpointFolder:
         with ExitStack() as undo:
             # in reverse order: parents can be removed only after the lock in the innermost one
             undo.callback(workspace.replacement.remove_parents)
+            undo.callback(workspace.remove_unused, plan)
             undo.callback(workspace.lock.release)
             with map_os_errors(self.target):
                 reads = self._all_reads(plan, location)

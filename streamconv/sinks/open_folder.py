@@ -132,8 +132,10 @@ class OpenFolder:
                 for path in unfinished:
                     self._files.unlink(path)
             self._workspace.leave(self._plan, self._finished, keep=keep)
-        self._workspace.replacement.remove_parents()
         self._workspace.lock.release()
+        if not self._is_committed:
+            self._workspace.remove_unused(self._plan)
+        self._workspace.replacement.remove_parents()
 
     def _bytes_left(self) -> int:
         return bytes_left(self._plan, self._finished)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
-from streamconv.errors import quoted
+from streamconv.errors import StreamconvError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
@@ -35,6 +35,8 @@ class Workspace:
         self.journals = Journals(paths, part.number, files)
         self.replacement = TargetReplacement(paths, overwrite, files)
         files.guard(paths.parent, paths.own_prefix)
+        self._is_in_use = False
+        """True if this part has, or could have, made files in the partial folder."""
         self.leftover_note = ""
         """A sentence for the person at the terminal: what a run that ended early has left."""
 
@@ -106,6 +108,7 @@ class Workspace:
 
     def make_partial(self) -> None:
         """Create the partial folder, if it does not exist, and make its name durable."""
+        self._is_in_use = True
         with suppress(FileExistsError):
             self.files.make_folder(self.partial)
         self.files.sync_folder(self.partial.parent)
@@ -197,3 +200,25 @@ class Workspace:
             elif self.part.of == 1:
                 self.clear_partial(plan)
                 self.journals.remove_moved()
+
+    def remove_unused(self, plan: Plan) -> None:
+        """Remove the partial folder of several parts if none has finished a shard or is at work.
+
+        Else a part that fails early would leave a folder that only blocks the next run. To be
+        called when this part's lock is released; the last part to end is the one that removes it.
+
+        Args:
+            plan: The conversion.
+        """
+        if self.part.of == 1 or not self._is_in_use:
+            return
+        alone = Lock(self.paths, Partition(), self.files)
+        with suppress(OSError, StreamconvError):
+            alone.take()
+            try:
+                journals = self.journals.read()
+                if journals and not any(journal.finished for journal in journals):
+                    self.clear_partial(plan)
+                    self.journals.remove_moved()
+            finally:
+                alone.release()

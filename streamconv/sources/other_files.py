@@ -29,6 +29,9 @@ SKIPPED = {
     "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
 }
 """Patterns of top-level files that are not copied, and why: they describe or repeat the weights."""
+MAX_FOLDERS = 127
+"""Folders that a file may be below, one in the other. A path of more takes long to reach each time,
+and other programs walk through folders by recursion."""
 BOOKKEEPING = (".git", ".cache/huggingface")
 """Folders of tools that describe this copy of the files and no other."""
 
@@ -48,12 +51,18 @@ def other_files(
         Every other file, without `skip_reason`. A folder of `BOOKKEEPING` is one entry.
 
     Raises:
-        BadCheckpoint: There is a link to a folder or out of the checkpoint, or a special file.
+        BadCheckpoint: There is a link to a folder or out of the checkpoint, a special file, or a
+            file below more than `MAX_FOLDERS` folders.
         IOFailed: The file system does not answer.
     """
     pending = [below]  # folders may be nested more deeply than calls
     while pending:
         below = pending.pop()
+        if below.count("/") > MAX_FOLDERS:
+            raise BadCheckpoint(
+                f"cannot read {quoted(below)}: it lies below more than {MAX_FOLDERS} folders, one "
+                "in the other"
+            )
         folders = []
         with convert_os_errors(quoted(below) if below else str(folder)):
             names = files.names(folder / below)

@@ -37,6 +37,7 @@ from streamconv.errors import (
     PlanRefused,
     StreamconvError,
     UsageError,
+    VerifyFailed,
 )
 from streamconv.system.file_ops import Files
 
@@ -111,6 +112,20 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Files, "open_read", refuse)
     with pytest.raises(IOFailed, match=rf"{SECOND}.*Permission denied"):
         streamconv.merge(tmp_path / "src", tmp_path / "dst")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("verb", ["inspect", "merge", "merge --dry-run", "verify", "check"])
+def test_folders_nested_deeply(verb: str, tmp_path: Path) -> None:
+    """More deeply than other programs can follow: every verb says so."""
+    src = sound(tmp_path / "src")
+    (src / ("a/" * 200)).mkdir(parents=True)
+    name, *options = verb.split()
+    words = [name, str(src), *([str(tmp_path / "dst")] if name == "merge" else []), *options]
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert isinstance(result.exception, BadCheckpoint | VerifyFailed)
+    assert "lies below more than 127 folders" in result.exception.message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
 
 
 def test_an_absurd_expert_number_costs_no_memory(tmp_path: Path) -> None:

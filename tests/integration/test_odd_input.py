@@ -139,6 +139,12 @@ ODD: dict[str, Break] = {
     "numbers beyond all layers": extra(
         **{f"model.layers.{10**30}.x": ("U8", 1), "model.layers.\N{SUPERSCRIPT TWO}.x": ("U8", 2)}
     ),
+    "a file far below": also(
+        lambda src: [
+            (src / ("a/" * 100)).mkdir(parents=True),
+            (src / ("a/" * 100) / "x").touch(),
+        ]
+    ),
     "a rare dtype": extra(
         f4=("F4", 2, 3), f8=("F8_E8M0", 5), b=("BOOL", 3), c=("C64", 2), u=("U64", 1)
     ),

@@ -31,11 +31,14 @@ SIZE = "4kB"
 """Of output shards: some twenty of them."""
 
 FAULTY = """
-import errno, os, signal, sys
+import errno, os, signal, sys, time
 rank, restart = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
 from streamconv.sinks.shard_files import OpenShard
 finish, how, finished = OpenShard.finish, os.environ["FAULT"], []
 def faulty(self):
+    if how == "early":
+        time.sleep(0 if rank == "1" else 2)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
     if rank == "1" and restart == "0" and len(finished) == 2:
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +48,6 @@ def faulty(self):
             with open(f"/proc/self/fd/{self._fd}", "r+b") as file:
                 file.seek(-1, os.SEEK_END)
                 file.write(b"?")
-    import time
     time.sleep(0.05)
     finished.append(self)
     finish(self)
@@ -53,7 +55,8 @@ OpenShard.finish = faulty
 from streamconv.cli import main
 main()
 """
-"""The command line, in which rank 1 fails at its third shard, or makes a mistake."""
+"""The command line, in which all ranks fail at their first shard, rank 1 before the others; or
+rank 1 fails at its third one, or makes a mistake."""
 
 MEASURED = """
 import json, os, pathlib, sys
@@ -183,6 +186,19 @@ def test_a_rank_that_dies_ends_the_run_by_its_name(
         assert "shards are complete" in again.stderr
     assert tree(dst) == wanted
     assert leftovers(dst) == ["out"]
+
+
+def test_ranks_that_fail_before_any_shard_leave_nothing(
+    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path
+) -> None:
+    """So that a plain run can follow."""
+    dst = tmp_path / "out"
+    done = torchrun(2, command(src, dst), fault="early", script=faulty)
+    assert done.returncode != 0
+    assert "Input/output error" in done.stderr
+    assert leftovers(dst) == []
+    streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE)
+    assert tree(dst) == wanted
 
 
 def test_a_result_that_is_not_verified_fails_every_rank(

@@ -8,7 +8,7 @@ import pytest
 
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import BadCheckpoint
-from streamconv.sources.other_files import other_files, select_copied_files
+from streamconv.sources.other_files import MAX_FOLDERS, other_files, select_copied_files
 from streamconv.system.linux_file_ops import LinuxFiles
 
 
@@ -93,12 +93,17 @@ def test_a_link_to_a_folder(tmp_path: Path) -> None:
         list(other_files(tmp_path, set(), LinuxFiles()))
 
 
-def test_folders_nested_more_deeply_than_calls(tmp_path: Path) -> None:
-    """A file 1,100 folders down is found like any other."""
+@pytest.mark.parametrize("depth", [MAX_FOLDERS, MAX_FOLDERS + 1, 300])
+def test_folders_nested_deeply(depth: int, tmp_path: Path) -> None:
+    """A file below 127 of them is found like any other; more are refused, in words."""
     below = tmp_path
-    for _ in range(1100):
+    for _ in range(depth):
         below /= "a"
         below.mkdir()
     (below / "file").write_text("1")
-    found = list(other_files(tmp_path, set(), LinuxFiles()))
-    assert [other.name for other in found] == [f"{'a/' * 1100}file"]
+    if depth == MAX_FOLDERS:
+        found = list(other_files(tmp_path, set(), LinuxFiles()))
+        assert [other.name for other in found] == [f"{'a/' * depth}file"]
+    else:
+        with pytest.raises(BadCheckpoint, match="lies below more than 127 folders"):
+            list(other_files(tmp_path, set(), LinuxFiles()))
