@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.detection.kinds import check_kind
-from streamconv.errors import UsageError
+from streamconv.errors import StreamconvError, UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
@@ -29,6 +30,7 @@ from streamconv.planning.config_change import config_change
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.plan import Plan, make_plan, record_of
+from streamconv.planning.quantized_experts import detect_or_refuse, stored_experts
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
@@ -151,22 +153,41 @@ def _conversion(
     pass_through = options.get("pass_through", False)
     if not pass_through and to != SAME:
         check_kind(checkpoint)
-    source = detect(
-        cast_checkpoint(
-            checkpoint, casting, catalog.find_family(checkpoint.config.get("model_type")), read
-        ),
-        catalog,
-        options.get("source_layout"),
-        pass_through=pass_through or to == SAME,
-    )
+    family = catalog.find_family(checkpoint.config.get("model_type"))
+    cast = cast_checkpoint(checkpoint, casting, family, read)
+
+    def detected(found: Checkpoint) -> Detected:
+        layout = options.get("source_layout")
+        return detect(found, catalog, layout, pass_through=pass_through or to == SAME)
+
+    source = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
     asked, why = _target(source, to)
-    return casting, source, resolve_target(source, asked, why, pass_through=pass_through)
+    target = resolve_target(
+        source,
+        asked,
+        why,
+        pass_through=pass_through,
+        quantized=stored_experts(cast, source),
+        is_merge=to is None,
+    )
+    return casting, source, target
 
 
 def _layers(options: LazyOptions) -> range | None:
     """Return the numbers of the layers that were asked for; None for all."""
     text = options.get("layers")
     return parse_layers(text) if text else None
+
+
+def _dequantized(
+    checkpoint: Checkpoint, casting: Casting, read: ReadSmall | None
+) -> Checkpoint | None:
+    """Return the checkpoint without quantized weights; None if they cannot be decoded."""
+    if casting.dequantize is not None:
+        return None
+    with suppress(StreamconvError):
+        return cast_checkpoint(checkpoint, Casting(dequantize="BF16"), read=read)
+    return None
 
 
 def _target(source: Detected, to: str | None) -> tuple[str, str]:

@@ -15,9 +15,12 @@ from streamconv.detection.detect_form import form_of
 from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, quoted
+from streamconv.planning.quantized_experts import StoredExperts, refuse_to_merge, warning
 from streamconv.planning.stack_target import check_row
 
 PER_EXPERT = "per-expert"
+LOADED = "transformers"
+"""The form that transformers loads."""
 SAME = "same"
 """The target that changes neither layouts nor names."""
 MERGE_UNKNOWN = "fused"
@@ -47,6 +50,8 @@ class Target:
     """The layout on the hub of each stack for which the hub has several, by its pattern."""
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """Layout of each group in the output, by its layout in the source."""
+    warnings: tuple[str, ...] = ()
+    """What would not load in the layout that was asked for."""
 
     def layout_for(self, stack: Stack) -> NamedLayout:
         """Return the layout and naming that a stack or group of the source gets."""
@@ -76,7 +81,15 @@ def _merged_layout(family: Family) -> str:
     return next((layout.name for layout in found if layout), MERGE_UNKNOWN)
 
 
-def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool = False) -> Target:
+def resolve_target(
+    source: Detected,
+    asked: str,
+    why: str,
+    *,
+    pass_through: bool = False,
+    quantized: Mapping[str, StoredExperts] | None = None,
+    is_merge: bool = False,
+) -> Target:
     """Resolve the target called `asked` for the stacks of `source`.
 
     Args:
@@ -84,45 +97,131 @@ def resolve_target(source: Detected, asked: str, why: str, *, pass_through: bool
         asked: A form, a layout, or `same`.
         why: The reason for it, for the person who reads the plan.
         pass_through: Leave a stack that cannot have its layout as it is.
+        quantized: By the pattern of a stack, how its experts are stored if they are quantized.
+        is_merge: True if nobody asked for the target: it is what merging makes of the family.
 
     Raises:
         UsageError: There is no form or layout called `asked`.
         PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
-    if asked in FORMS:
-        names, wanted = _form_rows(source, asked, pass_through=pass_through)
-    elif asked == SAME:
-        names, wanted = source.names, {stack.pattern: stack.row for stack in source.stacks}
-    else:
-        names, wanted = _layout_rows(source, asked)
+    stored = quantized or {}
+    names, wanted = _wanted(source, asked, stored, pass_through=pass_through, is_merge=is_merge)
     rows: dict[str, NamedLayout] = {}
     kept: dict[str, str] = {}
     for pattern in source.foreign if asked in FORMS else ():
         kept[f"{pattern}experts"] = f"it is no stack of {quoted(source.model_type)}"
     for stack in source.stacks:
-        rows[stack.pattern] = wanted[stack.pattern]
+        row = rows[stack.pattern] = wanted[stack.pattern]
         try:
-            check_row(source, stack, wanted[stack.pattern], None if asked in FORMS else names)
+            if (is_merge or asked in FORMS) and asked != HUB_NAMES.name:
+                _check_loading(source, stack, row, stored, asked)
+            check_row(source, stack, row, None if asked in FORMS else names)
         except PlanRefused as refusal:
             if not pass_through:
                 raise
             rows[stack.pattern] = stack.row
             kept[stack.pattern + stack.contents] = refusal.message
+    groups, kept_groups = _groups(source, names, pass_through=pass_through)
+    kept |= kept_groups
+    warnings = _warnings(source, rows, stored)
+    form = None if kept_groups or warnings else form_of(source.family, names, rows)
+    return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)
+
+
+def _wanted(
+    source: Detected,
+    asked: str,
+    stored: Mapping[str, StoredExperts],
+    *,
+    pass_through: bool,
+    is_merge: bool,
+) -> tuple[Form, Mapping[str, NamedLayout]]:
+    """Return the names and the layout of each stack in what was asked for."""
+    if asked == SAME:
+        return source.names, {stack.pattern: stack.row for stack in source.stacks}
+    if asked not in FORMS:
+        return _layout_rows(source, asked)
+    names, wanted = _form_rows(source, asked, pass_through=pass_through)
+    if asked == LOADED and not is_merge and not _loads(source, wanted, stored):
+        return _published(source, names, wanted, stored)
+    return names, wanted
+
+
+def _groups(
+    source: Detected, names: Form, *, pass_through: bool
+) -> tuple[dict[NamedLayout, NamedLayout], dict[str, str]]:
+    """Return the layout that each group gets, and the reason for each that stays as it is."""
     groups = {
         row: names.layout_for(group)
         for group in groups_of(source.family.forms if source.family else {})
         for row in (group.hub_layout, group.form_layout)
     }
-    form = form_of(source.family, names, rows)
-    if pass_through:
-        for group, info in source.companions_of_groups():
-            row = source.names.layout_for(group)
-            if groups[row] != row:
-                groups[row], form = row, None
-                kept[group.where + group.label] = (
-                    f"no table says what becomes of {quoted(info.name)}"
-                )
-    return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups)
+    kept: dict[str, str] = {}
+    for group, info in source.companions_of_groups() if pass_through else ():
+        row = source.names.layout_for(group)
+        if groups[row] != row:
+            groups[row] = row
+            kept[group.where + group.label] = f"no table says what becomes of {quoted(info.name)}"
+    return groups, kept
+
+
+def _warnings(
+    source: Detected, rows: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
+) -> tuple[str, ...]:
+    """Return a warning for each stack that would not load as it is going to be."""
+    found = (
+        warning(stack.pattern, stored[stack.pattern], rows[stack.pattern])
+        for stack in source.stacks
+        if not _loads_as(stack, rows[stack.pattern], stored)
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _loads_as(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts]) -> bool:
+    """Return True if nothing becomes unloadable: the stack is not quantized or not changed."""
+    experts = stored.get(stack.pattern)
+    return (
+        experts is None
+        or row.layout == stack.row.layout
+        or row.layout.name in (PER_EXPERT, *experts.loads)
+    )
+
+
+def _loads(
+    source: Detected, wanted: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
+) -> bool:
+    """Return True if transformers loads all quantized experts in these layouts."""
+    return all(
+        wanted[stack.pattern].layout.name in stored[stack.pattern].loads
+        for stack in source.stacks
+        if stack.pattern in stored
+    )
+
+
+def _published(
+    source: Detected,
+    names: Form,
+    wanted: Mapping[str, NamedLayout],
+    stored: Mapping[str, StoredExperts],
+) -> tuple[Form, Mapping[str, NamedLayout]]:
+    """Return names and layouts of the hub, if transformers loads the quantized experts so."""
+    hub, rows = _form_rows(source, HUB_NAMES.name, pass_through=True)
+    by_pattern = {stack.pattern: rows[stack.pattern].layout.name for stack in source.stacks}
+    if all(by_pattern.get(pattern) in each.loads for pattern, each in stored.items()):
+        return hub, rows
+    return names, wanted
+
+
+def _check_loading(
+    source: Detected,
+    stack: Stack,
+    row: NamedLayout,
+    stored: Mapping[str, StoredExperts],
+    asked: str,
+) -> None:
+    """Raise PlanRefused if a form would have quantized experts that do not load in it."""
+    if not _loads_as(stack, row, stored):
+        raise refuse_to_merge(source.model_type, stack.pattern, stored[stack.pattern], asked)
 
 
 def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:

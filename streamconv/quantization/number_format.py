@@ -58,6 +58,8 @@ class NumberFormat:
     codes: Part
     decoded: str
     """Axes of the rows and columns of what is decoded; empty for those of the codes."""
+    loads: frozenset[str]
+    """Layouts in which transformers loads experts that are stored so."""
     has_to_be_announced: bool
     """True if tensors alone do not tell it from another format."""
     others: tuple[Part, ...]
@@ -82,6 +84,8 @@ class NamedFormat:
     config: tuple[Statement, ...]
     words: frozenset[str]
     """Words of tensors that only this format has."""
+    loads: frozenset[str] = frozenset()
+    """None: no layout is known in which transformers loads such experts."""
 
 
 @functools.cache
@@ -128,6 +132,7 @@ def _number_format(name: str, row: Mapping[str, Any]) -> NumberFormat:
         config=_statements(row),
         codes=_part("codes", row["codes"]),
         decoded=row.get("decoded", "").replace(" ", ""),
+        loads=frozenset(row.get("loads", ())),
         has_to_be_announced=row.get("announced", False),
         others=tuple(_part(role, row[role]) for role in roles if role in row),
     )

@@ -26,7 +26,7 @@ from streamconv.quantization.stems import Stem, belongs_to_a_weight, decoded_nam
 
 FLOATS8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 """Dtypes of weights that mean nothing without scales."""
-_CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
+CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
 """Dtypes that codes can have."""
 
 ReadSmall = Callable[[TensorInfo], bytes]
@@ -57,22 +57,30 @@ class Recognized:
     """By the name of the codes, in the order of the checkpoint."""
     announced: tuple[Announcement, ...] = field(default=())
     """What config.json says."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """By name, a tensor of each weight that no format fits, with the reason."""
 
 
-def recognize(checkpoint: Checkpoint, read: ReadSmall | None = None) -> Recognized:
+def recognize(
+    checkpoint: Checkpoint, read: ReadSmall | None = None, *, strict: bool = True
+) -> Recognized:
     """Find the weights that are stored as codes, and how.
 
     Args:
-        checkpoint: The checkpoint as it is stored.
+        checkpoint: The checkpoint, in which some weights may be dequantized already.
         read: Reads the shapes that are stored as numbers. Without it they are solved, which fails
             for matrices whose last element is not full.
+        strict: False to list weights that no format fits, instead of raising.
 
     Raises:
         BadCheckpoint: Scales are missing or left over, do not fit their codes, or are not those
             of the format that config.json says.
     """
     announced = announcements(checkpoint.config, checkpoint.quant_config)
-    return _Recognizer(announced, read).recognize(checkpoint.tensors)
+    if not strict and not any(info.dtype in CODES for info in checkpoint.tensors.values()):
+        return Recognized({}, announced)
+    stored = {name: info for name, info in checkpoint.tensors.items() if info.cast is None}
+    return _Recognizer(announced, read).recognize(stored, strict=strict)
 
 
 _Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -88,13 +96,20 @@ class _Recognizer:
         self._read = read
         self._known: dict[_Signature, _Outcome | None] = {}
 
-    def recognize(self, tensors: Mapping[str, TensorInfo]) -> Recognized:
+    def recognize(self, tensors: Mapping[str, TensorInfo], *, strict: bool) -> Recognized:
         weights: dict[str, QuantizedWeight] = {}
+        unknown: dict[str, str] = {}
         for stem in stems(tensors).values():
-            weight = self._weight(stem)
+            try:
+                weight = self._weight(stem)
+            except BadCheckpoint as error:
+                if strict:
+                    raise
+                unknown[next(iter(stem.tensors.values())).name] = error.message
+                continue
             if weight is not None:
                 weights[weight.codes.name] = weight
-        return Recognized(weights, self._announced)
+        return Recognized(weights, self._announced, unknown)
 
     def _weight(self, stem: Stem) -> QuantizedWeight | None:
         """Return the quantized weight that a stem is; None if it is not quantized."""
@@ -150,7 +165,9 @@ class _Recognizer:
         info = stem.find(part.words) if part else None
         if info is None or part is None or self._read is None or info.dtype not in part.dtypes:
             return None
-        return read_shape(info, self._read(info))
+        raw = self._read(info)
+        # a file that was made for its header alone has zeros; reading such a weight fails
+        return read_shape(info, raw) if any(raw) else None
 
     def _stated(self, row: NumberFormat) -> dict[str, set[Any]]:
         """Return what config.json says of blocks and groups if it means this format."""
@@ -246,7 +263,7 @@ def _may_be_quantized(stem: Stem) -> bool:
     if not present:
         return False
     weight = stem.tensors.get("weight")
-    if weight is not None and weight.dtype not in _CODES:
+    if weight is not None and weight.dtype not in CODES:
         return any(belongs_to_a_weight(stem.tensors[word].name) for word in present)
     return weight is not None or any(
         belongs_to_a_weight(stem.tensors[word].name) for word in present

@@ -26,6 +26,7 @@ def format_line(plan: Plan) -> str:
 
 def notes_of(plan: Plan) -> Iterator[str]:
     """Yield notes that a user should read before using the result."""
+    yield from plan.target.warnings
     for line in _edit_lines(plan, plan.config.omitted):
         yield f"config.json is kept as it is, and no longer true: {line}"
     yield from plan.config.notes

@@ -112,7 +112,7 @@ def fused(tensors: Tensors) -> Tensors:
 def test_everything_of_an_expert_is_fused_and_split(kind: str, tmp_path: Path) -> None:
     tensors = experts(KINDS[kind](48, 32))
     source = write(tmp_path / "source", tensors)
-    streamconv.merge(source, tmp_path / "out")
+    streamconv.convert(source, tmp_path / "out", to="fused")
     assert reference.same_bytes(fused(tensors), reference.read(tmp_path / "out")) == []
     streamconv.split(tmp_path / "out", tmp_path / "back")
     assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
@@ -150,14 +150,14 @@ def test_a_cut_inside_a_block_is_refused_with_the_sizes(said: bool, tmp_path: Pa
     tensors = experts(fp8_blocks(40, 32))
     source = write(tmp_path / "source", tensors, **config)
     with pytest.raises(streamconv.PlanRefused, match=r"40.*inside a block") as caught:
-        streamconv.merge(source, tmp_path / "out")
+        streamconv.convert(source, tmp_path / "out", to="fused")
     assert "weight_scale_inv" in caught.value.message
     streamconv.convert(source, tmp_path / "stacked", to="stacked")
     streamconv.split(tmp_path / "stacked", tmp_path / "back")
     assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
-    streamconv.merge(source, tmp_path / "passed", pass_through=True)
+    streamconv.convert(source, tmp_path / "passed", to="fused", pass_through=True)
     assert reference.same_bytes(tensors, reference.read(tmp_path / "passed")) == []
-    planned = streamconv.plan(source, pass_through=True)
+    planned = streamconv.plan(source, to="fused", pass_through=True)
     reasons = plan_fields(planned, None)["target"]["passed_through"]
     assert "inside a block" in reasons["model.layers.*.mlp.experts"]
 
@@ -173,13 +173,22 @@ def test_what_no_layout_describes_is_passed_through_whole(tmp_path: Path) -> Non
     other["mtp.layers.0.mlp.experts.3.up_proj.weight_zeros"] = bits(torch.uint8, (4,))
     source = write(tmp_path / "source", {**known, **other})
     with pytest.raises(streamconv.PlanRefused, match="weight_zeros") as caught:
-        streamconv.merge(source, tmp_path / "out")
+        streamconv.convert(source, tmp_path / "out", to="fused")
     assert "--pass-through" in caught.value.hint
     shown = CliRunner().invoke(
-        cli, ["merge", str(source), str(tmp_path / "out"), "--pass-through", "--dry-run"]
+        cli,
+        [
+            "convert",
+            str(source),
+            str(tmp_path / "out"),
+            "--to",
+            "fused",
+            "--pass-through",
+            "--dry-run",
+        ],
     )
     assert "mtp.layers.*.mlp.experts: tensor mtp.layers.0.mlp.experts.3.up_proj" in shown.output
-    streamconv.merge(source, tmp_path / "out", pass_through=True)
+    streamconv.convert(source, tmp_path / "out", to="fused", pass_through=True)
     want = {**fused(known), **other}
     assert reference.same_bytes(want, reference.read(tmp_path / "out")) == []
 
@@ -271,7 +280,7 @@ def test_dtypes_below_a_byte_move_as_bytes(tmp_path: Path) -> None:
     plain = {
         name: info.nbytes for name, info in streamconv.inspect(source)[0].checkpoint.tensors.items()
     }
-    streamconv.merge(source, tmp_path / "out")
+    streamconv.convert(source, tmp_path / "out", to="fused")
     streamconv.split(tmp_path / "out", tmp_path / "back")
     assert data_of(tmp_path / "back") == data_of(source)
     assert {n: len(b) for n, b in data_of(source).items()} == plain

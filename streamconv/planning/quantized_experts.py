@@ -1,0 +1,142 @@
+"""The number formats of expert stacks, and the layouts in which such experts would load.
+
+A form is what its ecosystem loads, to the same values on every host. transformers loads quantized
+experts of most formats one by one only: of merged ones it does not find the scales, and goes on
+with values that are wrong. The rows of `quantization.toml` say which layouts of a format it loads.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from streamconv.catalog.layouts import NamedLayout
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.detection.detect import Detected
+from streamconv.detection.stacks import Stack
+from streamconv.errors import PlanRefused, StreamconvError, quoted
+from streamconv.quantization.number_format import NamedFormat, NumberFormat
+from streamconv.quantization.recognize import recognize
+
+UNKNOWN = "a number format that no table describes"
+_EXPERTS = ".experts."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExperts:
+    """How the experts of a stack are stored, if they are quantized."""
+
+    formats: tuple[str, ...]
+    """Names of their number formats."""
+    loads: frozenset[str]
+    """Names of the layouts in which transformers loads experts of all these formats."""
+
+    @property
+    def text(self) -> str:
+        """The formats, for a message."""
+        return " and ".join(self.formats) or UNKNOWN
+
+    @property
+    def loading(self) -> str:
+        """How transformers loads them, as a clause."""
+        if "per-expert" in self.loads:
+            return (
+                "transformers loads such experts one by one only, and finds no scales of merged "
+                "ones"
+            )
+        if self.loads:
+            return f"transformers loads such experts as {', '.join(sorted(self.loads))} only"
+        return "no layout is known in which transformers would load such experts merged"
+
+
+def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, StoredExperts]:
+    """Return how the experts of each stack are stored, by its pattern, if they are quantized.
+
+    Args:
+        checkpoint: The checkpoint with all casts applied.
+        source: What was detected in it.
+    """
+    found = recognize(checkpoint, strict=False)
+    formats: dict[str, dict[str, NumberFormat | NamedFormat | None]] = {}
+    for stack in source.stacks:
+        for info in _tensors(stack):
+            weight = found.weights.get(info)
+            if weight is not None:
+                formats.setdefault(stack.pattern, {})[weight.format.name] = weight.format
+            elif info in found.unknown:
+                formats.setdefault(stack.pattern, {})[UNKNOWN] = None
+    return {pattern: _stored(rows) for pattern, rows in formats.items()}
+
+
+def _tensors(stack: Stack) -> Iterable[str]:
+    return (i.name for m in stack.modules for infos in m.tensors.values() for i in infos)
+
+
+def _stored(rows: Mapping[str, NumberFormat | NamedFormat | None]) -> StoredExperts:
+    loads = [row.loads if row else frozenset[str]() for row in rows.values()]
+    return StoredExperts(tuple(rows), frozenset.intersection(*loads))
+
+
+def refuse_to_merge(
+    model_type: str, pattern: str, stored: StoredExperts, asked: str
+) -> PlanRefused:
+    """Return the refusal of a form for experts that would not load in it."""
+    return PlanRefused(
+        f"cannot merge model type {quoted(model_type or 'unknown')} to {asked}: "
+        f"{quoted(pattern)}experts are stored as {stored.text}, and {stored.loading}",
+        "add --dequantize bf16 to merge their values, or name a layout, such as --to fused, to "
+        "merge them as they are",
+    )
+
+
+def warning(pattern: str, stored: StoredExperts, row: NamedLayout) -> str:
+    """Return the warning for experts that are converted to a layout in which they do not load."""
+    return (
+        f"{quoted(pattern)}experts are stored as {stored.text} and become {row.layout.name}: "
+        f"{stored.loading}, so it would not load the result rightly"
+    )
+
+
+def detect_or_refuse(
+    checkpoint: Checkpoint,
+    detect: Callable[[Checkpoint], Detected],
+    dequantize: Callable[[], Checkpoint | None],
+) -> Detected:
+    """Detect a checkpoint; if it cannot be because its experts are quantized, say so.
+
+    Args:
+        checkpoint: The checkpoint with all casts applied.
+        detect: Detects it.
+        dequantize: Makes the same checkpoint without quantized weights; None if it cannot.
+
+    Raises:
+        PlanRefused: Its experts are stored in a number format that no layout describes.
+        StreamconvError: It cannot be detected, whatever its experts are stored as.
+    """
+    try:
+        return detect(checkpoint)
+    except StreamconvError as error:
+        found = recognize(checkpoint, strict=False)
+        experts = [w for w in found.weights.values() if _EXPERTS in w.codes.name]
+        is_named = any(isinstance(weight.format, NamedFormat) for weight in experts)
+        if not experts or not (is_named or _is_detected(dequantize(), detect)):
+            raise
+        names = dict.fromkeys(w.format.says if is_named else w.format.name for w in experts)
+        stored = StoredExperts(tuple(names), experts[0].format.loads)
+        ways = "--pass-through to copy them as they are"
+        raise PlanRefused(
+            f"cannot convert the experts of {checkpoint.location}: they are stored as "
+            f"{stored.text}, in which no layout describes them, and {stored.loading}; "
+            f"{error.message}",
+            f"add {ways}"
+            if is_named
+            else f"add --dequantize bf16 to convert their values, or {ways}",
+        ) from None
+
+
+def _is_detected(checkpoint: Checkpoint | None, detect: Callable[[Checkpoint], Detected]) -> bool:
+    if checkpoint is None:
+        return False
+    try:
+        detect(checkpoint)
+    except StreamconvError:
+        return False
+    return True
