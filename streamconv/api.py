@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api_options import takes
 from streamconv.catalog.catalog import default_catalog, load_catalog
+from streamconv.catalog.families import SAME
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_all import detect_all
 from streamconv.execution.request import ConversionRequest
@@ -18,7 +19,7 @@ from streamconv.options import (
     check_prefixes,
 )
 from streamconv.planning.plan import Plan
-from streamconv.planning.target import PER_EXPERT, SAME
+from streamconv.planning.target import PER_EXPERT
 from streamconv.sources.base import Source, read_whole
 from streamconv.system.resources import cores
 from streamconv.units import parse_share

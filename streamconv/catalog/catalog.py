@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from streamconv.catalog.families import Family, read_family
+from streamconv.catalog.families import FORMS, SAME, Family, read_family
 from streamconv.catalog.layouts import (
     MATRICES,
     Layout,
@@ -26,6 +26,7 @@ from streamconv.catalog.layouts import (
 )
 from streamconv.catalog.name_lookup import NameMatch, Spelling, build_name_lookup
 from streamconv.catalog.toml_tables import Rows, read_table, read_user_tables
+from streamconv.errors import UsageError
 
 Entry = TypeVar("Entry")
 
@@ -105,6 +106,7 @@ def load_catalog(path: str | PathLike[str] | None) -> Catalog:
 
 def _build(added: Mapping[str, Rows]) -> Catalog:
     """Build a catalog of the shipped tables and of those `added` to them."""
+    _check_free(added.get("layouts", {}))
     shipped = read_table("layouts.toml")
     kinds = {
         name: read_weight_kind(row)
@@ -133,3 +135,14 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
         tuple(Spelling(name, tuple(names)) for name, names in shipped["spellings"].items()),
         MappingProxyType(families),
     )
+
+
+def _check_free(layouts: Rows) -> None:
+    """Raise UsageError for a layout whose name already means something else after `--to`."""
+    for name in layouts:
+        if name in (*FORMS, SAME):
+            raise UsageError(
+                f"cannot add the layout {name!r}: it could not be asked for, as --to {name} means "
+                "something else",
+                "give it another name",
+            )

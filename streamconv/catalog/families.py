@@ -22,6 +22,8 @@ from streamconv.catalog.renames import Rename, read_rename
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
 
+SAME = "same"
+"""What takes the place of a form or layout if all layouts and names stay."""
 FORMS = ("hub", "transformers", "mindspeed")
 """The forms: as published, as transformers v5 has it in memory, as MindSpeed-MM trains it."""
 

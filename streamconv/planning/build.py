@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import HUB_NAMES
+from streamconv.catalog.families import HUB_NAMES, SAME
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import Casting, parse_casting
 from streamconv.checkpoint.layout_record import Record
@@ -34,7 +34,7 @@ from streamconv.planning.quantized_experts import detect_or_refuse, stored_exper
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
-from streamconv.planning.target import PER_EXPERT, SAME, Target, merge_target, resolve_target
+from streamconv.planning.target import PER_EXPERT, Target, merge_target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.recognize import ReadSmall

@@ -8,7 +8,7 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Family, Form
 from streamconv.catalog.layouts import Layout, NamedLayout
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
@@ -21,8 +21,6 @@ from streamconv.planning.stack_target import check_row
 PER_EXPERT = "per-expert"
 LOADED = "transformers"
 """The form that transformers loads."""
-SAME = "same"
-"""The target that changes neither layouts nor names."""
 MERGE_UNKNOWN = "fused"
 """The layout that merging gives to a model type in no family."""
 

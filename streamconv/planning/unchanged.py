@@ -7,12 +7,11 @@ a size of files. A manifest alone is no reason to write a checkpoint again.
 
 from collections.abc import Iterator
 
-from streamconv.catalog.families import FORMS
+from streamconv.catalog.families import FORMS, SAME
 from streamconv.errors import PlanRefused
 from streamconv.options import Options
 from streamconv.planning.plan import Plan
 from streamconv.planning.steps import Step
-from streamconv.planning.target import SAME
 
 
 def check_changed(plan: Plan, options: Options) -> None:

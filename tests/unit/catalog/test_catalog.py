@@ -70,6 +70,15 @@ def test_a_row_replaces_a_shipped_one(tmp_path: Path) -> None:
         assert layout.templates["gate_up"].name == name
 
 
+@pytest.mark.parametrize("name", ["hub", "mindspeed", "same"])
+def test_a_layout_that_could_not_be_asked_for(tmp_path: Path, name: str) -> None:
+    """Its name is that of a form, or of what keeps all layouts."""
+    path = tmp_path / "mine.toml"
+    path.write_text(LAYOUT.replace("inner", name))
+    with pytest.raises(UsageError, match=f"^cannot add the layout '{name}': "):
+        load_catalog(path)
+
+
 def test_a_family_of_the_user_wins(tmp_path: Path) -> None:
     """Over the shipped one of the same model type."""
     path = tmp_path / "mine.toml"
