@@ -44,6 +44,16 @@ def _has_signs(kind: CheckpointKind, checkpoint: Checkpoint) -> bool:
     )
 
 
+def check_experts_found(checkpoint: Checkpoint, found: Detected) -> None:
+    """Raise PlanRefused if config.json counts experts, and no names of experts were found."""
+    for note in count_notes(checkpoint, found):
+        raise PlanRefused(
+            f"cannot convert {checkpoint.location}: {note}",
+            "describe their names with --family FILE, change them with --rename, or add "
+            "--pass-through to copy all tensors as they are",
+        )
+
+
 def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield a sentence for each number format that weights have, and what config.json says."""
     try:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from streamconv.errors import BadCheckpoint, StreamconvError
 
+DEFAULT_HINT = "add --pass-through to copy such experts as they are"
+"""What can be done about any refusal of experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -33,7 +36,11 @@ class Refusals:
         self._found: dict[str, Refusal] = {}
 
     def add(self, pattern: str, error: StreamconvError) -> None:
-        """Keep the first refusal of a pattern. Raises the error unless refusals are collected."""
+        """Keep the first refusal of a pattern. Raises the error unless refusals are collected.
+
+        An error without a hint gets one: such experts can be copied as they are.
+        """
+        error.hint = error.hint or DEFAULT_HINT
         if not self._collects:
             raise error
         self._found.setdefault(pattern, Refusal.of(error))

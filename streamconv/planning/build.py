@@ -13,7 +13,7 @@ from streamconv.checkpoint.casting import Casting, parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
-from streamconv.detection.kinds import check_kind
+from streamconv.detection.kinds import check_experts_found, check_kind
 from streamconv.errors import StreamconvError, UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
@@ -161,6 +161,8 @@ def _conversion(
         return detect(found, catalog, layout, pass_through=pass_through or to == SAME)
 
     source = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
+    if not pass_through and to != SAME:
+        check_experts_found(checkpoint, source)
     asked, why = _target(source, to)
     target = resolve_target(
         source,

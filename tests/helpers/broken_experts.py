@@ -145,7 +145,7 @@ EXPERTS = [
         f"{EXPERTS_0}down_proj_zeros", "no layout", options={"to": "per-expert"}),
     row("no experts", PlanRefused,
         without_any(".experts."), "src",
-        "it holds no experts: nothing to convert", process=True),
+        "config.json says num_experts = 3, and no experts were found", process=True),
     row("a name that the form would not give back", PlanRefused,
         only(THINKER | made({"lm.bias": (3,)}), OMNI),
         "lm.bias", "mindspeed", process=True),
