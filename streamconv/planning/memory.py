@@ -42,7 +42,7 @@ OUTPUT_BYTES = {"safetensors": 60, "dcp": 680}
 """What it adds for each tensor that it writes, by format: its place in headers or `.metadata`."""
 INDEX_BYTES = 250
 """What it adds for each tensor instead if there is an index."""
-VERIFY_INPUT_BYTES, VERIFY_OUTPUT_BYTES = 300, 600
+VERIFY_INPUT_BYTES, VERIFY_OUTPUT_BYTES = 400, 600
 """What `--verify` takes, when the rest is done, for each tensor of the source and the result."""
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
 """Growth of the interpreter when it verifies, and the blocks that it reads."""

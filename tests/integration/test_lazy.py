@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import quantized, qwen3_moe
 from folders import Tensors, qwen_tensors, tensor, two_shards, write_checkpoint
+from hub_server import Hub, taken_for_the_hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
@@ -279,3 +281,63 @@ def test_options_are_those_of_a_conversion(
             assert equal(lazy.get_tensor(name), expected.get_tensor(name))
             if lazy[name].shape:
                 assert equal(lazy[name][1:3], expected.get_slice(name)[1:3])
+
+
+@pytest.mark.parametrize("kind", ["dcp", "mindspeed", "file", "template"])
+def test_other_kinds_of_sources(
+    folder: Path, converted: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """A DCP, a training run completed by its template, and a folder of one file."""
+    source, options = converted["stacked"], dict[str, Any]()
+    if kind != "file":
+        source = tmp_path / "dcp"
+        options = {"preset": "mindspeed"} if kind != "dcp" else {}
+        streamconv.convert(folder, source, to="fused-flat", format="dcp", **options)
+    if kind == "template":
+        options["template"] = folder
+    with (
+        streamconv.open(source, "fused-transposed", **options) as lazy,
+        safe_open(converted["fused-transposed"] / "model.safetensors", "pt") as expected,
+    ):
+        assert lazy.keys() == expected.keys()
+        for name in lazy:
+            assert equal(lazy.get_tensor(name), expected.get_tensor(name))
+            if lazy[name].shape:
+                assert equal(lazy[name][1:3], expected.get_slice(name)[1:3])
+
+
+def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the bytes of a slice are transferred, and each tensor is that of the local folder."""
+    many = qwen_tensors(2, EXPERTS, 128, 96)
+    folder = write_checkpoint(tmp_path / "source", two_shards(many), CONFIG)
+    with (
+        taken_for_the_hub(Hub({"org/moe": folder}), tmp_path, monkeypatch) as hub,
+        streamconv.open("hf://org/moe", "fused-transposed") as lazy,
+        streamconv.open(folder, "fused-transposed") as local,
+    ):
+        headers = hub.sent
+        part = lazy[GATE_UP][3:7]
+        assert equal(part, local[GATE_UP][3:7])
+        assert lazy.bytes_read == part.nbytes
+        assert part.nbytes <= hub.sent - headers <= 1.01 * part.nbytes
+        for name in lazy:
+            assert equal(lazy.get_tensor(name), local.get_tensor(name))
+
+
+def test_scales_are_applied(tmp_path: Path) -> None:
+    """A checkpoint of FP8 blocks that is opened in bf16, sliced where no block begins."""
+    source = tmp_path / "fp8"
+    quantized(qwen3_moe(tmp_path / "hub", hidden=48, intermediate=24), source)
+    streamconv.convert(
+        source, tmp_path / "out", to="fused", dequantize="bf16", max_shard_size="1GB"
+    )
+    with (
+        streamconv.open(source, "fused", dequantize="bf16") as lazy,
+        safe_open(tmp_path / "out" / "model.safetensors", "pt") as expected,
+    ):
+        assert lazy.keys() == expected.keys()
+        for name in lazy:
+            assert equal(lazy.get_tensor(name), expected.get_tensor(name))
+            for index in ((slice(1, 3),), (slice(1, 5), slice(3, 9)), (2,)):
+                if len(index) <= len(lazy[name].shape):
+                    assert equal(lazy[name][index], expected.get_slice(name)[index])
