@@ -6,6 +6,7 @@ key and byte for byte.
 """
 
 import json
+import random
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,23 @@ def test_the_form_transformers_is_what_it_holds_in_memory(saved: Saved, tmp_path
     out = reference.read(tmp_path / "out")
     assert reference.same_bytes(reference.read(memory), out) == []
     assert streamconv.inspect(hub)[1].stacks
+
+
+@pytest.mark.parametrize("form", ["transformers", "hub"])
+def test_opened_in_a_form(saved: Saved, form: str) -> None:
+    """Without a conversion, tensor by tensor and in slices, each form is seen from the other."""
+    source, expected = saved if form == "transformers" else reversed(saved)
+    wanted = reference.read(expected)
+    numbers = random.Random(form)
+    boxes = {
+        name: tuple(slice(*sorted(numbers.sample(range(n + 1), 2))) for n in tensor.shape)
+        for name, tensor in wanted.items()
+    }
+    with streamconv.open(source, to=form) as lazy:
+        assert reference.same_bytes(wanted, dict(lazy.stream())) == []
+        slices = {name: lazy[name][box] for name, box in boxes.items() if box}
+        cut = {name: wanted[name][boxes[name]].clone() for name in slices}
+        assert reference.same_bytes(cut, slices) == []
 
 
 def test_from_memory_to_the_hub(saved: Saved, tmp_path: Path) -> None:
