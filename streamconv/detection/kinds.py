@@ -11,7 +11,8 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.expert_counts import TEXT_SECTIONS
 from streamconv.errors import BadCheckpoint, PlanRefused
-from streamconv.quantization.recognize import Recognized, recognize
+from streamconv.quantization.describe import format_uses
+from streamconv.quantization.recognize import recognize
 
 
 def kinds_of(checkpoint: Checkpoint) -> tuple[CheckpointKind, ...]:
@@ -61,18 +62,11 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
     except BadCheckpoint as error:
         yield f"quantized, and not as it says: {error.message}"
         return
-    for name, weights in _by_format(found).items():
-        count = "1 weight" if len(weights) == 1 else f"{len(weights):,} weights"
-        yield f"quantized to {name}: {count}, {summarize_names(weights)}"
+    for use in format_uses(found):
+        count = "1 weight" if len(use.weights) == 1 else f"{len(use.weights):,} weights"
+        yield f"quantized: {use.says}; {count}, {summarize_names(use.weights)}"
     for announced in found.announced:
         yield f"config.json: {announced.text}"
-
-
-def _by_format(found: Recognized) -> dict[str, list[str]]:
-    by_format: dict[str, list[str]] = {}
-    for weight in found.weights.values():
-        by_format.setdefault(weight.format.says, []).append(weight.codes.name)
-    return by_format
 
 
 def count_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:

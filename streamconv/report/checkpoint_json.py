@@ -16,6 +16,8 @@ from streamconv.checkpoint.types import (
 from streamconv.detection.detect import Detected
 from streamconv.detection.kinds import count_notes, format_notes, kinds_of
 from streamconv.detection.stacks import Stack
+from streamconv.quantization.describe import format_uses
+from streamconv.quantization.recognize import recognize
 from streamconv.report.schema import document
 
 
@@ -25,6 +27,10 @@ def inspection_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]
     fields = {
         **source_fields(checkpoint, found),
         "kinds": kinds,
+        "number_formats": [
+            {"format": use.format, "says": use.says, "weights": len(use.weights)}
+            for use in format_uses(recognize(checkpoint, strict=False))
+        ],
         "notes": list(inspection_notes(checkpoint, found)),
         "refusals": [
             {

@@ -73,7 +73,11 @@ def test_number_formats() -> None:
     says = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     checkpoint = replace(checkpoint_of(tensors), config={"quantization_config": says})
     weights, config = format_notes(checkpoint)
-    assert weights == "quantized to FP8: 1 weight, a.weight (1)"
+    assert (
+        weights
+        == "quantized: FP8 with a scale for each tensor, other weights than experts; 1 weight, "
+        "a.weight (1)"
+    )
     assert "quantization_config says method fp8" in config
     assert list(format_notes(made())) == []
 
