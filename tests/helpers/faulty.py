@@ -39,6 +39,9 @@ FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
 """What needs room on the disk."""
 CHANGING = (*FILLING, *REMOVING)
 """What a file system that is mounted read-only refuses."""
+LASTING = ("lock", *MAKING, "_write_some", "_append_some", "truncate", "close", *REMOVING)
+"""What changes what a killed process leaves. Between two of them, it leaves the same at any moment:
+the system keeps what was written, durable or not."""
 MOVING = ("_read_some", "_write_some", "_append_some")
 """What may do less than it is asked to."""
 OPERATIONS = (*READING, *MAKING, *WRITING, *REMOVING)
@@ -128,6 +131,8 @@ def _dies() -> bool:
 
 
 DEATH = Fault(_dies)
+KILLED = Fault(_dies, LASTING)
+"""Death at each moment that leaves something else."""
 FAULTS = {
     "EIO": Fault(_fails(errno.EIO)),
     "ENOSPC": Fault(_fails(errno.ENOSPC), FILLING),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import DEATH, FAULTS, OPERATIONS, Fault, Heartbeat, Twin, in_a_child, with_files
+from faulty import FAULTS, KILLED, OPERATIONS, Fault, Heartbeat, Twin, in_a_child, with_files
 from folders import old_checkpoint, qwen_tensors, tree, two_shards, write_checkpoint
 
 import streamconv
@@ -153,17 +153,17 @@ def test_killed_at_an_operation(
     operations: dict[bool, list[str]],
     overwrite: bool,
 ) -> None:
-    """At each; now and then the run that goes on is killed, too."""
+    """At each that changes what is left; now and then the run that resumes is killed, too."""
     source = tree(src)
-    for at in range(1, len(operations[overwrite]) + 1):
+    for at in range(1, count(operations[overwrite], KILLED) + 1):
         dst = memory / "out" / "dst"
         dst.parent.mkdir()
         standing = old_checkpoint(dst) if overwrite else None
-        files = Twin(at, DEATH)
+        files = Twin(at, KILLED)
         code = in_a_child(files, lambda dst=dst: run(src, dst, overwrite=overwrite))
         assert code == -signal.SIGKILL
         if at % 3 == 1:
-            go_on = Twin(1 + at // 2, DEATH)
+            go_on = Twin(1 + at // 2, KILLED)
             in_a_child(go_on, lambda dst=dst: run(src, dst, resume=True, overwrite=overwrite))
         after(src, dst, right, standing)
         shutil.rmtree(dst.parent)
