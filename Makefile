@@ -1,5 +1,6 @@
 # Everything that is done with the project by name. Each target sets up what it needs.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -18,8 +19,8 @@ $(VENV)/ready: pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-test: setup ## run the tests
-	$(RUN) -m pytest
+test: setup ## run the tests in JOBS processes, 2 by default
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 lint: setup ## check types and style
 	$(RUN) -m ruff format --check .

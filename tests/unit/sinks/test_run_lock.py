@@ -72,6 +72,7 @@ def test_a_lock_whose_file_was_just_removed_is_taken_again(
         (platform.node(), 2**22 + 1, None, False),
         ("elsewhere", 2**22 + 1, "1", True),
     ],
+    ids=["this process", "another process of that number", "no such process", "another host"],
 )
 def test_an_owner_is_dead_only_if_that_is_known(
     host: str, pid: int, since: str | None, alive: bool

@@ -104,6 +104,7 @@ def test_a_canceled_run_is_not_retried() -> None:
         (formatdate(time.time() + 86_400, usegmt=True), 80_000, 86_400),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     ],
+    ids=["seconds", "tomorrow", "years ago"],
 )
 def test_retry_after_is_a_number_or_a_date(text: str, least: float, most: float) -> None:
     """A date that has passed is now."""
