@@ -1,4 +1,4 @@
-"""The casts of a plan as people and programs read them: counts."""
+"""The casts of a plan as people and programs read them: names and counts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -32,13 +32,12 @@ def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     ]
 
 
-def protected_rows(
+def protected_names(
     inputs: Iterable[TensorInfo], casting: Casting, family: Family | None = None
-) -> dict[str, int]:
-    """Count the tensors that are protected from a cast, by kind: `router`, `norm`, `scale`."""
-    counts: dict[str, int] = {}
+) -> dict[str, list[str]]:
+    """Return the tensors that are protected from a cast, by kind: `router`, `norm`, `scale`."""
+    names: dict[str, list[str]] = {}
     for info in inputs if casting.dtype else ():
         if info.cast is None and info.dtype in FLOATS and info.dtype != casting.dtype:
-            kind = protected_kind(info.name, family) or "other"
-            counts[kind] = counts.get(kind, 0) + 1
-    return counts
+            names.setdefault(protected_kind(info.name, family) or "other", []).append(info.name)
+    return names

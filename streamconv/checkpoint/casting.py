@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.families import Family
+from streamconv.catalog.routers import router_biases, router_weights
 from streamconv.catalog.toml_tables import read_table
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, UsageError
@@ -149,10 +150,13 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
 def protected_kind(name: str, family: Family | None = None) -> str | None:
     """Return `router`, `norm` or `scale` if that protects the tensor from casts, else None.
 
-    Every name counts that the tensor has in a form of `family`: a router's bias is called
-    `moe.router_bias` in one and `mlp.gate.e_score_correction_bias` in another.
+    Routers are known by the table of routers, and by the patterns of `casts.toml`. Every name
+    counts that the tensor has in a form of `family`: a router's bias is called `moe.router_bias`
+    in one and `mlp.gate.e_score_correction_bias` in another.
     """
     names = family.names_in_forms(name) if family else {name}
+    if any(form_name.endswith(_router_ends()) for form_name in names):
+        return "router"
     kinds = _protected().items()
     return next((kind for kind, found in kinds if any(map(found.fullmatch, names))), None)
 
@@ -160,6 +164,12 @@ def protected_kind(name: str, family: Family | None = None) -> str | None:
 def protects_always(kind: str) -> bool:
     """Return True if tensors of a kind are not cast by `--cast-all` either."""
     return kind in _table()["never"]
+
+
+@functools.cache
+def _router_ends() -> tuple[str, ...]:
+    """Return the ends of the names of routers' tensors, from the table of routers."""
+    return tuple(f".{name}" for name in (*router_weights(), *router_biases()))
 
 
 @functools.cache

@@ -89,7 +89,11 @@ def layer_of(prefix: str) -> tuple[str, int] | None:
 
 def summarize_names(names: Iterable[str]) -> str:
     """List names in one line, as a pattern and a count for those that differ in numbers only."""
-    counts = Counter(map(pattern_of, names))
+    return summarize_kinds(Counter(map(pattern_of, names)))
+
+
+def summarize_kinds(counts: Counter[str]) -> str:
+    """List patterns of names in one line, each with its count; if there are many, only some."""
     shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(MAX_SHOWN_KINDS)]
     rest = len(counts) - len(shown)
     return ", ".join([*shown, *([f"{rest} more kinds"] if rest else [])])

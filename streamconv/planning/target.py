@@ -23,6 +23,8 @@ LOADED = "transformers"
 """The form that transformers loads."""
 MERGE_UNKNOWN = "fused"
 """The layout that merging gives to a model type in no family."""
+MERGE_UNGATED = "stacked"
+"""The same for experts that have nothing to fuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,15 @@ def merge_target(source: Detected) -> tuple[str, str]:
         return layout, f"{found} is no stack of {quoted(source.model_type)}"
     if family is not None:
         return family.merge, f"what merging makes of {quoted(source.model_type)}"
+    layout = MERGE_UNKNOWN if all(map(_has_gates, source.stacks)) else MERGE_UNGATED
     if source.model_type:
-        return MERGE_UNKNOWN, f"model type {quoted(source.model_type)} is in no family"
-    return MERGE_UNKNOWN, "config.json has no model type"
+        return layout, f"model type {quoted(source.model_type)} is in no family"
+    return layout, "config.json has no model type"
+
+
+def _has_gates(stack: Stack) -> bool:
+    """Return True if each expert of a stack has a gate next to its up projection."""
+    return len(stack.row.naming.tokens["p"]) > 1
 
 
 def _merged_layout(family: Family) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
+from streamconv.checkpoint.cast_summary import cast_rows, protected_names
+from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.planning.plan import Plan
 from streamconv.planning.removal import Removal
 from streamconv.planning.steps import Step
@@ -100,6 +101,7 @@ def shard_fields(plan: Plan) -> list[dict[str, Any]]:
 def target_fields(plan: Plan) -> dict[str, Any]:
     """Describe the output: its form and layouts, and what is cast, renamed and left out."""
     target = plan.target
+    not_cast = protected_names(plan.inputs, plan.casting, plan.source.family)
     return {
         "asked": target.asked,
         "why": target.why,
@@ -110,7 +112,10 @@ def target_fields(plan: Plan) -> dict[str, Any]:
             f"{pattern}experts": row.layout.name for pattern, row in sorted(target.rows.items())
         },
         "casts": cast_rows(plan.inputs),
-        "not_cast": protected_rows(plan.inputs, plan.casting, plan.source.family),
+        "not_cast": {kind: len(names) for kind, names in not_cast.items()},
+        "not_cast_tensors": {
+            kind: sorted({pattern_of(name) for name in names}) for kind, names in not_cast.items()
+        },
         "config_edits": config_edits(plan),
         "notes": list(notes_of(plan)),
         "renames": renames(plan),

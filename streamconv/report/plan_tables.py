@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from streamconv.checkpoint.cast_summary import cast_rows, protected_rows
+from streamconv.checkpoint.cast_summary import cast_rows, protected_names
+from streamconv.checkpoint.tensor_names import summarize_kinds, summarize_names
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.planning.removal import Removal
@@ -188,14 +189,14 @@ def _shards(plan: Plan, verbose: bool) -> Table:
 
 
 def _casts(plan: Plan) -> Iterator[str]:
-    """Yield how many tensors are cast to each dtype, and how many of each kind are not."""
-    counts: Counter[str] = Counter()
+    """Yield the tensors that are cast to each dtype, and those of each kind that are not."""
+    casts: dict[str, Counter[str]] = {}
     for row in cast_rows(plan.inputs):
         scaled = f" times its scales ({row['format']})" if row["scaled"] else ""
-        counts[f"{row['from']}{scaled} to {row['to']}"] += row["count"]
-    for cast, count in counts.items():
-        yield f"{counted(count, 'tensor')}, {cast}"
-    protected = protected_rows(plan.inputs, plan.casting, plan.source.family)
-    if protected:
-        kinds = ", ".join(counted(count, kind) for kind, count in sorted(protected.items()))
-        yield f"not cast: {kinds}"
+        kinds = casts.setdefault(f"{row['from']}{scaled} to {row['to']}", Counter())
+        kinds[row["tensors"]] += row["count"]
+    for cast, kinds in casts.items():
+        yield f"{counted(kinds.total(), 'tensor')}, {cast}: {summarize_kinds(kinds)}"
+    protected = protected_names(plan.inputs, plan.casting, plan.source.family)
+    for kind, names in sorted(protected.items()):
+        yield f"not cast: {counted(len(names), kind)}: {summarize_names(names)}"

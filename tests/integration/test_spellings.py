@@ -199,7 +199,7 @@ def test_experts_without_a_gate_of_a_model_that_is_not_known(tmp_path: Path) -> 
     """As Nemotron has them; of a family with gates they would be incomplete."""
     tensors = {n: t for n, t in per_expert().items() if "gate_proj" not in n}
     source = save(tmp_path / "in", tensors)
-    streamconv.merge(source, tmp_path / "out", to="stacked", verify=True)
+    streamconv.merge(source, tmp_path / "out", verify=True)
     _, up, down = weights()
     expected = {f"{MLP}experts.up_proj": up, f"{MLP}experts.down_proj": down}
     assert reference.same_bytes(expected, read(tmp_path / "out")) == []
