@@ -8,7 +8,7 @@ The keys are rows of `data/config_keys.toml`. Whatever else config.json says sta
 not true before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from streamconv.catalog.config_keys import config_keys
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.config import config_members, config_value
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
-from streamconv.checkpoint.types import Checkpoint
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.layer_lists import LayerList
@@ -80,13 +80,18 @@ def config_change(
         keep: True to leave config.json as it is.
     """
     config, left_out = checkpoint.config, frozenset[str]()
+    layer_filter = LayerFilter.of(source.layer_lists, layers)
+    infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
     edits: list[Edit] = []
-    if _loses_quantization(checkpoint, source, casting):
+    if _loses_quantization(checkpoint, infos, casting):
         edits += [Edit(path, REMOVED) for path in _quantization(config)]
         left_out = config_keys().quantization_files
-    edits += _dtypes(checkpoint, source, casting, LayerFilter.of(source.layer_lists, layers))
+    if casting.dtype or _is_dequantized(checkpoint, casting):
+        edits += _dtypes(checkpoint, source, casting, main_dtype(infos))
     if layers is not None and layers.start == 0:
         edits += _layers(config, source.layer_lists, layers)
+    # two lists of layers may have one section
+    edits = list({edit.path: edit for edit in edits}.values())
     edits.sort(key=lambda edit: _position(config, edit.path))
     notes = tuple(_notes(checkpoint, source, casting, layers))
     if keep:
@@ -109,12 +114,21 @@ def _notes(
         )
 
 
-def _loses_quantization(checkpoint: Checkpoint, source: Detected, casting: Casting) -> bool:
-    """Return True if the source, or its template, has quantized weights and the output has none."""
-    was_quantized = casting.dequantize is not None or (
-        checkpoint.template is not None and checkpoint.template.is_dequantized
-    )
-    return was_quantized and not any(map(is_quantized, source.hub_names.values()))
+def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:
+    """Return True if quantized weights of the source, or of its template, are dequantized."""
+    template = checkpoint.template
+    return casting.dequantize is not None or (template is not None and template.is_dequantized)
+
+
+def _loses_quantization(
+    checkpoint: Checkpoint, infos: Iterable[TensorInfo], casting: Casting
+) -> bool:
+    """Return True if no quantized weights are left of those that config.json describes.
+
+    That of a DCP describes what training began with.
+    """
+    was_quantized = _is_dequantized(checkpoint, casting) or checkpoint.format == "dcp"
+    return was_quantized and not any(map(is_quantized, infos))
 
 
 def _quantization(config: Mapping[str, Any]) -> Iterator[Path]:
@@ -124,21 +138,13 @@ def _quantization(config: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _dtypes(
-    checkpoint: Checkpoint, source: Detected, casting: Casting, kept: LayerFilter
+    checkpoint: Checkpoint, source: Detected, casting: Casting, stored: str | None
 ) -> Iterator[Edit]:
-    """Yield the changes of dtypes.
+    """Yield the changes of dtypes to what config.json calls the dtype `stored`.
 
     `--dtype` casts all of the model. What is quantized is the language model, so a dequantization
     changes the dtype of the sections around its layers alone.
     """
-    template = checkpoint.template
-    if (
-        casting.dtype is None
-        and casting.dequantize is None
-        and not (template and template.is_dequantized)
-    ):
-        return
-    stored = main_dtype(info for name, info in source.hub_names.items() if kept.keeps(name))
     dtype = config_keys().dtype_names.get(stored or "")
     sections = None if casting.dtype else _language_sections(source)
     for path, value in config_members(checkpoint.config):

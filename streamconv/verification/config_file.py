@@ -104,7 +104,8 @@ def expected_config(
     return ExpectedConfig(
         dtype=_main_dtype(output) if casting.dtype or undone else None,
         dtype_sections=None if casting.dtype else frozenset(around),
-        quantization=not undone or any(map(is_quantized, output.tensors.values())),
+        quantization=not (undone or stored.format == "dcp")
+        or any(map(is_quantized, output.tensors.values())),
         layers=tuple(
             (tuple(filter(None, each.section.split("."))), each, kept.stop)
             for each in source.layer_lists

@@ -294,6 +294,18 @@ def test_what_is_dequantized_in_part_keeps_its_description(wide: Path, tmp_path:
     assert "quantization_config stays in config.json" in note
 
 
+def test_a_quantized_config_in_the_folder_of_a_dcp(fp8: tuple[Path, Path], tmp_path: Path) -> None:
+    """That of the checkpoint that training began with: the DCP is not quantized."""
+    source, plain = fp8
+    streamconv.convert(plain, tmp_path / "dcp", format="dcp")
+    shutil.copy(source / "config.json", tmp_path / "dcp")
+    shutil.copy(source / "hf_quant_config.json", tmp_path / "dcp")
+    streamconv.convert(tmp_path / "dcp", tmp_path / "out", verify=True)
+    assert config_of(tmp_path / "out") == config_of(plain)
+    assert not (tmp_path / "out/hf_quant_config.json").exists()
+    assert loaded(tmp_path / "out")[0].equal(loaded(plain)[0])
+
+
 # --- layers ------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,22 @@ def test_layers(layers: range | None, wanted: dict[str, Any]) -> None:
     assert len(change.notes) == (layers == range(1, 2))
 
 
+def test_two_lists_of_layers_in_one_section() -> None:
+    """Its number is changed once."""
+    tensors: dict[str, Any] = {}
+    for path, count in (("model.language_model.layers", 3), ("mtp.layers", 1)):
+        for layer in range(count):
+            tensors |= experts(f"{path}.{layer}.mlp.", 2, 4, 4)
+    config = {"model_type": "qwen3_5_moe", "text_config": {"num_hidden_layers": 3}}
+    checkpoint = dataclasses.replace(checkpoint_of(tensors), config=config)
+    found = detect(checkpoint, default_catalog())
+    assert len(found.layer_lists) == 2
+    change = config_change(checkpoint, found, AS_STORED, range(2))
+    assert [(edit.path, edit.new) for edit in change.edits] == [
+        (("text_config", "num_hidden_layers"), 2)
+    ]
+
+
 def test_a_config_that_is_kept() -> None:
     """Says what would be changed."""
     change = changed(NESTED, Casting("F32"), range(2), keep=True)
