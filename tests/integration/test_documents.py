@@ -103,11 +103,10 @@ def test_the_example_of_a_family_moves_the_bytes(folder: Path) -> None:
     )
 
 
-def test_python_runs(folder: Path) -> None:
-    """The example of the API."""
-    (document,) = having("python")
-    (block,) = blocks(document, "python")
-    run(folder, "-c", block)
+@pytest.mark.parametrize("document", having("python"))
+def test_python_runs(document: str, folder: Path) -> None:
+    """The blocks of a guide, one after the other."""
+    run(folder, "-c", "".join(blocks(document, "python")))
 
 
 @pytest.mark.parametrize("document", TEXTS)
