@@ -20,6 +20,7 @@ from streamconv.checkpoint.types import CONFIG, Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_lists import LayerList
 from streamconv.errors import quoted
+from streamconv.formats.strict_json import parse_json
 from streamconv.verification.result import Difference
 
 _PART = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+|[{}\[\],:]|\s+', re.S)
@@ -211,7 +212,7 @@ def _squeezed(text: str) -> str:
 
 def _wanted(source: str, expected: ExpectedConfig) -> Iterator[_Wanted]:
     """Yield the words that the output has to have."""
-    config = json.loads(source)
+    config = parse_json(source.encode(), CONFIG)
     cut: dict[Path, int] = {}
     follows_removed = False
     for word in _words(source):
@@ -267,7 +268,7 @@ def _words(text: str) -> Iterator[_Word]:
             before += part
         elif opened and not opened[-1].is_list and key is None and part != "}":
             before += part
-            key = json.loads(part)
+            key = parse_json(part.encode(), CONFIG)
         elif part in "}]":
             yield _Word(opened.pop().path, part, before)
             before = ""
