@@ -67,8 +67,9 @@ def find_layer_lists(
 def _sizes(hub_names: Iterable[str]) -> dict[str, int]:
     """Return the largest number of each list plus one, by its path."""
     sizes: dict[str, int] = {}
-    for name in hub_names:
-        layer = layer_of(name)
+    # a layer has a thousand tensors of experts, and one beginning of their names
+    for prefix in dict.fromkeys(name.partition(".experts.")[0] for name in hub_names):
+        layer = layer_of(f"{prefix}.")
         if layer is not None:
             sizes[layer[0]] = max(sizes.get(layer[0], 0), layer[1] + 1)
     return sizes
