@@ -43,9 +43,11 @@ class Output:
             print_json(result_fields(result))
         elif not self.quiet:
             from streamconv.report.messages import result_line
-            from streamconv.report.plan_notes import notes_of
+            from streamconv.report.plan_notes import config_line, notes_of
 
-            say(result_line(result), *(f"note: {note}" for note in notes_of(result.plan)))
+            changes = [f"config.json: {line}" for line in [config_line(result.plan)] if line]
+            notes = [f"note: {note}" for note in notes_of(result.plan)]
+            say(result_line(result), *changes, *notes)
 
     def show_part(self, result: "Result") -> None:
         """Print what one part of a conversion has done; JSON is for the whole output alone."""

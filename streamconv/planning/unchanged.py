@@ -80,6 +80,8 @@ def _asked(plan: Plan, options: Options) -> Iterator[str]:
     dtype = options.get("dtype")
     if dtype:
         yield f"in {dtype}"
+    if options.get("layers"):
+        yield f"without layers but {plan.record.layers}"
     if options.get("format"):
         yield f"in {plan.format.name}"
     if options.get("max_shard_size"):

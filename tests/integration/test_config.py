@@ -452,6 +452,20 @@ def test_a_config_that_changes_meanwhile(qwen3: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_last_lines_say_it(qwen3: Path, tmp_path: Path) -> None:
+    """And a refused run writes nothing, with its code."""
+    command = [sys.executable, "-m", "streamconv", "convert", str(qwen3), str(tmp_path / "out")]
+    runs = [
+        subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+        for words in (["--dtype", "fp32"], ["--dtype", "bf16", "--overwrite"])
+    ]
+    assert [done.returncode for done in runs] == [0, 4]
+    assert runs[0].stdout.splitlines()[1:] == ["config.json: dtype is float32 instead of bfloat16"]
+    assert "it is already in bf16: nothing to convert" in runs[1].stderr
+    assert "--copy" in runs[1].stderr
+    assert config_of(tmp_path / "out")["dtype"] == "float32"
+
+
 def test_the_plan_shows_it(qwen3: Path, tmp_path: Path) -> None:
     """In words and JSON, with the room on the disk that it takes."""
     result = streamconv.convert(qwen3, tmp_path / "out", sha256=True, **CAST)
