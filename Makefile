@@ -37,6 +37,7 @@ demo: setup ## show the main job on a small checkpoint that transformers writes
 bench: setup ## measure speed and memory next to cp and the whole-model way
 	$(RUN) benchmarks/bench.py
 	$(RUN) benchmarks/bench_layouts.py
+	$(RUN) benchmarks/bench_formats.py
 	$(RUN) benchmarks/bench_verify.py
 	$(RUN) benchmarks/bench_dcp.py
 

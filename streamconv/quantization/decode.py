@@ -7,6 +7,7 @@ is rounded once. So the result is that of torch: `((code - zero) * scale).to(dty
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,12 @@ Array = npt.NDArray[Any]
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The values of a float of 4 bits; the highest bit is its sign."""
 _INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
-_PANEL = 64
-"""Columns that are transposed at once."""
+TABLE = 256
+"""Codes of 8 bits: entries of a table of results. So many tables fit an index of 16 bits."""
+TILE = 2**16
+"""Elements that are computed at once: enough to hide the calls, few enough for the cache."""
+_HEIGHT, _WIDTH = 512, 64
+"""Rows and columns that are transposed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,10 @@ class Loaded:
         width = plane.row_bytes // plane.stored[1]
         words = data.view(np.dtype(f"u{width}")).reshape(plane.stored)
         turned = np.empty(plane.stored[::-1], words.dtype)
-        for begin in range(0, plane.stored[1], _PANEL):
-            turned[begin : begin + _PANEL] = words[:, begin : begin + _PANEL].T
+        rows, columns = plane.stored
+        for top, left in itertools.product(range(0, rows, _HEIGHT), range(0, columns, _WIDTH)):
+            bottom, right = top + _HEIGHT, left + _WIDTH
+            turned[left:right, top:bottom] = words[top:bottom, left:right].T
         return cls(name, plane, first, turned.view(np.uint8).reshape(plane.stored[1], -1))
 
 
@@ -110,18 +117,79 @@ class RowDecoder:
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+            if self._has_tables():
+                self._look_up(rows, result)
+                return
+            spare: Array | None = None
             for tile in self._tiles(rows):
                 values = self._values(self._codes, tile, columns)
                 self._subtract_zeros(values, tile)
                 self._multiply(values, tile)
                 into = result[tile.start - rows.start : tile.stop - rows.start]
                 flat = values.reshape(-1)
-                narrow(flat, np.empty(flat.shape, np.uint32), self._target, into.reshape(-1))
+                if spare is None or len(spare) < len(flat):
+                    spare = np.empty(flat.shape, np.uint32)
+                narrow(flat, spare[: len(flat)], self._target, into.reshape(-1))
+
+    # --- codes of 8 bits that share a scale: one table of results for each scale ---
+
+    def _has_tables(self) -> bool:
+        """Return True if so many codes share a scale that all of its results are fewer."""
+        codes, scale = self._codes.plane, self._others["scale"].plane
+        rows, columns = self._decoding.shape
+        shared = min(scale.block[0], rows) * min(scale.block[1], columns)
+        is_byte = codes.bits == 8 and not (codes.is_transposed or codes.packed == "rows")
+        return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and self._groups is None
+
+    def _look_up(self, rows: range, result: Array) -> None:
+        """Fill the result with the entries of tables, a table for each scale.
+
+        The index of an entry is the number of its table and the code, in 16 bits.
+        """
+        scale = self._others["scale"].plane
+        height, width = scale.block
+        columns = result.shape[1]
+        across = (np.arange(columns) // width * TABLE).astype(np.uint16)
+        step = max(CHUNK // columns, 1)
+        index: Array = np.empty((step, columns), np.uint16)
+        begin = rows.start
+        while begin < rows.stop:
+            first = begin // height
+            end = min((first + TABLE // scale.shape[1]) * height, rows.stop)
+            tables = self._tables(range(begin, end))
+            down = (np.arange(begin, end) // height - first) * scale.shape[1] * TABLE
+            for at in range(begin, end, step):
+                last = min(at + step, end)
+                codes = self._codes.rows[at - self._codes.first : last - self._codes.first]
+                places = index[: last - at]
+                np.add(codes[:, :columns], across, out=places)
+                if down[last - 1 - begin]:
+                    np.add(
+                        places, down[at - begin : last - begin, None].astype(np.uint16), out=places
+                    )
+                into = result[at - rows.start : last - rows.start]
+                np.take(tables, places, out=into, mode="clip")
+            begin = end
+
+    def _tables(self, rows: range) -> Array:
+        """Return all results of each scale that belongs to some rows, in the target's dtype."""
+        scales = self._scales(rows).reshape(-1, 1)
+        codes = _values_of_bytes(self._codes.plane)
+        values = np.repeat(codes[None, :], len(scales), axis=0)
+        if "zero" in self._others:
+            values -= self._grid("zero", rows).reshape(-1, 1)
+        values *= scales
+        flat = values.reshape(-1)
+        tables: Array = np.empty(flat.shape, STORED[self._target])
+        narrow(flat, np.empty(flat.shape, np.uint32), self._target, tables)
+        return tables
+
+    # --- all others: by arithmetic, in tiles ---
 
     def _tiles(self, rows: range) -> Iterator[range]:
         """Cut rows into tiles that fit in the cache, and have one row of scales or one each."""
         scale = self._others["scale"].plane
-        step = max(CHUNK // self._decoding.shape[1], 1)
+        step = max(TILE // self._decoding.shape[1], 1)
         if self._codes.plane.packed == "rows":
             per_element = DTYPE_BITS[self._codes.plane.dtype] // self._codes.plane.bits
             step = -(-step // per_element) * per_element
@@ -161,14 +229,18 @@ class RowDecoder:
             self._apply(np.subtract, values, self._grid("zero", rows), "zero")
 
     def _multiply(self, values: Array, rows: range) -> None:
+        self._apply(np.multiply, values, self._scales(rows), "scale")
+
+    def _scales(self, rows: range) -> Array:
+        """Return the scales of some rows, with the second one. Raises BadCheckpoint."""
         scales = self._grid("scale", rows)
-        wrong = ~np.isfinite(scales) | (scales == 0)
-        if wrong.any():
+        if not scales.all() or not np.isfinite(scales).all():
+            wrong = ~np.isfinite(scales) | (scales == 0)
             raise self._bad_scale("scale", scales[wrong][0])
         if self._second is not None:
             combine = np.multiply if self._decoding.second == "multiplies" else np.divide
             scales = combine(scales, self._second)
-        self._apply(np.multiply, values, scales, "scale")
+        return scales
 
     def _apply(self, operation: Any, values: Array, grid: Array, role: str) -> None:
         """Apply a grid to all elements, each number to its block of a row."""
@@ -266,6 +338,15 @@ def _unpack_rows(loaded: Loaded, rows: range, columns: int) -> Array:
         values[:, plane.order[place] if plane.order else place] = taken
     begin = rows.start - first * per_element
     return values.reshape(-1, columns)[begin : begin + len(rows)]
+
+
+def _values_of_bytes(plane: Plane) -> Array:
+    """Return the number that each byte means as a code of 8 bits."""
+    if plane.values == "float":
+        return values_of(plane.dtype)
+    if plane.dtype == "I8":
+        return np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
+    return _codes(plane)
 
 
 @functools.cache
