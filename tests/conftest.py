@@ -8,6 +8,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from damage import converter, write_source
+from hypothesis import settings
+
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")  # a busy machine is no defect
 
 
 @pytest.fixture(autouse=True)
