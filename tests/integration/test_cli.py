@@ -76,7 +76,9 @@ def process(*words: object, **more: Any) -> "subprocess.CompletedProcess[str]":
 
 def verb_with_target(verb: str, src: Path, dst: Path) -> list[str]:
     """A complete command line of one of the verbs that convert."""
-    return [verb, str(src), str(dst), *(["--to", "fused"] if verb == "convert" else [])]
+    # what is split already would be written again unchanged
+    more = {"convert": ["--to", "fused"], "split": ["--copy"]}
+    return [verb, str(src), str(dst), *more.get(verb, [])]
 
 
 # Help and usage.
@@ -104,7 +106,7 @@ def test_it_runs_as_a_module_and_as_a_script() -> None:
         ["merge", "a", "b", "--jobs", "many"],
         ["merge", "a", "b", "--max-shard-size"],
         ["merge", "a", "b", "--layout", "fused"],
-        ["convert", "a", "b"],
+        ["convert", "a", "b", "--to"],
         ["split", "a", "b", "--to", "fused"],
         ["inspect", "a", "--dry-run"],
     ],
