@@ -67,13 +67,15 @@ def layer(work: Path, kind: str, experts: int) -> list[str]:
 def main() -> None:
     """Measure all formats, or those that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], default=list(KINDS))
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--kind", action="append", choices=[*KINDS], help="default: all")
+    parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     parser.add_argument("--experts", type=int, default=0, help="instead of all of a layer")
     arguments = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="bench-", dir=arguments.work))
+    parent = arguments.work or Path.cwd().parent
+    work = Path(tempfile.mkdtemp(prefix="streamconv-bench-", dir=parent))
     try:
-        for kind in arguments.kinds:
+        print(bench.machine(work), end="\n\n", flush=True)
+        for kind in arguments.kind or KINDS:
             print("\n".join(layer(work, kind, arguments.experts)), flush=True)
     finally:
         shutil.rmtree(work)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import quantized
 import torch
 from decoded import TARGETS, decoded_of, raw, read_cast, source_of
 from quantized import CASES, Case
@@ -49,3 +50,17 @@ def test_codes_that_are_no_numbers() -> None:
             buffer = memoryview(bytearray(info.nbytes))
             DequantizedSource(source).read([Read(info, 0, buffer)])
             assert bytes(buffer) == read_cast(source, info)
+
+
+def test_experts_of_modelopt_in_one_tensor() -> None:
+    """Two codes of one column in a byte, several matrices, and one scale for all of them."""
+    torch.manual_seed(3)
+    packed = quantized.draw(3, 16, 24).to(torch.uint8)
+    scale = quantized.codes8(3, 2, 24).float().abs().clamp(min=2**-9).to(torch.float8_e4m3fn)
+    tensors = {"": packed, "_weight_scale": scale, "_weight_scale_2": torch.tensor(0.02)}
+    source = source_of(Case(tensors, {}, packed.to))
+    info = decoded_of(source, "BF16")
+    for begin, end in ((0, info.nbytes), (1000, 4000)):
+        buffer = memoryview(bytearray(end - begin))
+        DequantizedSource(source).read([Read(info, begin, buffer)])
+        assert bytes(buffer) == read_cast(source, info, begin, end - begin)
