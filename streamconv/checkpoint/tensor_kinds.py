@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.tensor_names import pattern_of, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 
 
@@ -24,7 +24,7 @@ class TensorKind:
 
 
 def tensor_kinds(tensors: Iterable[TensorInfo]) -> tuple[TensorKind, ...]:
-    """Return the kinds of tensors, in the order in which they first appear."""
+    """Return the kinds of tensors in the order of their names, whatever that of the tensors is."""
     grouped: dict[str, list[TensorInfo]] = {}
     for info in tensors:
         grouped.setdefault(pattern_of(info.name), []).append(info)
@@ -32,9 +32,9 @@ def tensor_kinds(tensors: Iterable[TensorInfo]) -> tuple[TensorKind, ...]:
         TensorKind(
             pattern,
             len(infos),
-            tuple(Counter(info.dtype for info in infos).items()),
-            tuple(Counter(info.shape for info in infos).items()),
+            tuple(sorted(Counter(info.dtype for info in infos).items())),
+            tuple(sorted(Counter(info.shape for info in infos).items())),
             sum(info.nbytes for info in infos),
         )
-        for pattern, infos in grouped.items()
+        for pattern, infos in sort_naturally(grouped.items(), lambda item: item[0])
     )

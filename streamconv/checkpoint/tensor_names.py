@@ -94,6 +94,11 @@ def summarize_names(names: Iterable[str]) -> str:
 
 def summarize_kinds(counts: Counter[str]) -> str:
     """List patterns of names in one line, each with its count; if there are many, only some."""
-    shown = [f"{quoted(kind)} ({count:,})" for kind, count in counts.most_common(MAX_SHOWN_KINDS)]
+    shown = [
+        f"{quoted(kind)} ({count:,})"
+        for kind, count in sorted(
+            counts.items(), key=lambda kind: (-kind[1], natural_key(kind[0]))
+        )[:MAX_SHOWN_KINDS]
+    ]
     rest = len(counts) - len(shown)
     return ", ".join([*shown, *([f"{rest} more kinds"] if rest else [])])

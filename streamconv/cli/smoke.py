@@ -22,7 +22,7 @@ def command() -> None:
     with tempfile.TemporaryDirectory(prefix="streamconv-smoke-") as folder:
         for done in run_smoke(Path(folder)):
             say(
-                f"{done.family:20} {done.tensors} tensors -> {done.form}: {done.merged_tensors}, "
+                f"{done.family:20} {done.form}: {done.tensors} -> {done.merged_tensors} tensors, "
                 "correct -> hub: identical"
             )
     say(f"ok, {show_duration(time.monotonic() - begin)}")

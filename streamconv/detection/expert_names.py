@@ -7,7 +7,7 @@ from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
 from streamconv.catalog.layouts import MATRICES, Naming
 from streamconv.catalog.name_lookup import NameMatch
-from streamconv.checkpoint.tensor_names import pattern_of
+from streamconv.checkpoint.tensor_names import pattern_of, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -22,6 +22,11 @@ class NamedTensors:
     tensors: dict[str, dict[int | None, TensorInfo]] = field(default_factory=dict)
     """Tensors by the same name, and by the expert's number."""
 
+    def first(self, key: str) -> TensorInfo:
+        """Return the tensor of this name that has the smallest number."""
+        infos = self.tensors[key]
+        return infos[min(infos, key=lambda number: -1 if number is None else number)]
+
     def expert_numbers(self) -> set[int]:
         return {number for infos in self.tensors.values() for number in infos if number is not None}
 
@@ -32,6 +37,8 @@ def find_modules(
     refusals: Refusals,
 ) -> tuple[dict[str, NamedTensors], dict[str, TensorInfo]]:
     """Return the tensors of each module by its prefix, and the unknown ones below `experts.`.
+
+    The modules are in the order of their names, whatever the order of the tensors is.
 
     Modules with an expert that is not numbered 0, 1, 2 and so on are refused.
     """
@@ -61,7 +68,7 @@ def find_modules(
             refusals.add(pattern_of(prefix), error)
             continue
         module.tensors.setdefault(key, {})[number] = info
-    return modules, unknown
+    return dict(sort_naturally(modules.items(), lambda item: item[0])), unknown
 
 
 def _most_parts(known: Iterable[str]) -> int:
@@ -101,7 +108,7 @@ def refuse_undescribed(
     numbered = tuple(
         stem_of(key) for key in known if "*" in key and not key.startswith("experts.*")
     )
-    for name, info in unknown.items():
+    for name, info in sort_naturally(unknown.items(), lambda item: item[0]):
         start, _, below = f".{name}".rpartition(".experts.")
         prefix = f"{start}.".lstrip(".")
         if (
@@ -130,7 +137,8 @@ def _weight_of(companion: TensorInfo, module: NamedTensors | None) -> TensorInfo
     tensors = (
         info for infos in (module.tensors if module else {}).values() for info in infos.values()
     )
-    return next((info for info in tensors if stem_of(info.name) == stem), None)
+    found = (info for info in tensors if stem_of(info.name) == stem)
+    return min(found, key=lambda info: (len(info.name), info.name), default=None)
 
 
 def naming_without_gate(tensors: Iterable[str], catalog: Catalog) -> Naming | None:

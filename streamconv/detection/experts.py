@@ -110,7 +110,7 @@ def _module_experts(
 
 def _packed(found: NamedTensors) -> TensorInfo | None:
     """Return a tensor of integers, which no plain weight has, or None."""
-    infos = (info for tensors in found.tensors.values() for info in tensors.values())
+    infos = (found.first(key) for key in sorted(found.tensors))
     return next((info for info in infos if info.dtype in PACKED_DTYPES), None)
 
 
@@ -134,8 +134,8 @@ def _misfit(
     return next(
         (
             (info, owners[stem_of(info.name)])
-            for key, infos in found.tensors.items()
-            for info in infos.values()
+            for key in sorted(found.tensors)
+            for info in (found.first(key),)
             if key not in weights and stem_of(info.name) in owners
         ),
         None,
@@ -219,9 +219,9 @@ def _show_sizes(sizes: Mapping[str, int]) -> str:
 
 def _shapes(found: NamedTensors) -> str:
     """Return names and shapes of the tensors as they are stored, with * for numbers."""
-    firsts = {key: next(iter(infos.values())) for key, infos in found.tensors.items()}
+    firsts = ((key, found.first(key)) for key in found.tensors)
     shapes = {
         ".".join(pattern_of(info.name).split(".")[-1 - key.count(".") :]): info.shape
-        for key, info in firsts.items()
+        for key, info in firsts
     }
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))

@@ -68,7 +68,7 @@ class LayoutResolver:
         chosen = by_layout[self._layout_name(experts.pattern, subject, tuple(by_layout))]
         naming = chosen.row.naming
         if not chosen.row.names_projections():
-            naming = self.target_naming(experts.pattern, self.catalog.default_naming)
+            naming = self.target_naming(experts.pattern, naming)
         return replace(chosen, row=replace(chosen.row, naming=naming))
 
     def check_declared(self, choices: Sequence[Candidate]) -> None:

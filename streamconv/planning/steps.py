@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+from streamconv.catalog.families import SAME
 from streamconv.checkpoint.tensor_names import find_naturally, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
@@ -82,6 +83,7 @@ class Steps(Sequence[Step]):
         """Plan the conversion of each stack; see `make_steps`."""
         self._source = source
         self._names = target.names
+        self._is_same = target.asked == SAME
         self._hub_names = source.hub_names
         self.converted = tuple(_converted(source, target, layer_filter))
         """The modules that get another layout."""
@@ -143,7 +145,10 @@ class Steps(Sequence[Step]):
         """Return the name of the output tensor with this number."""
         place = self._order[number]
         if place >= self._copies:
-            return self._names.apply(self.copied[place - self._copies])
+            hub_name = self.copied[place - self._copies]
+            if self._is_same:
+                return self._hub_names[hub_name].name
+            return self._names.apply(hub_name)
         of, output = self._output(place)
         return self._names.apply(of.module.prefix + output.suffix)
 

@@ -27,7 +27,7 @@ class FormatUse:
 
 
 def format_uses(found: Recognized) -> tuple[FormatUse, ...]:
-    """Return the number formats of a checkpoint, in the order of their first weights."""
+    """Return the number formats of a checkpoint, those of most weights first."""
     groups: dict[tuple[str, str], list[QuantizedWeight]] = {}
     for weight in found.weights.values():
         groups.setdefault((weight.format.name, _numbers(weight)), []).append(weight)
@@ -37,7 +37,9 @@ def format_uses(found: Recognized) -> tuple[FormatUse, ...]:
             ", ".join(_words(found, numbers, weights)),
             tuple(weight.codes.name for weight in weights),
         )
-        for (name, numbers), weights in groups.items()
+        for (name, numbers), weights in sorted(
+            groups.items(), key=lambda group: (-len(group[1]), group[0])
+        )
     )
 
 

@@ -26,8 +26,8 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     facts.add_row("checkpoint", quoted(checkpoint.location))
     if checkpoint.revision:
         facts.add_row("commit", quoted(checkpoint.revision))
-    family = f"family {found.family.name}" if found.family else "unknown family"
-    facts.add_row("model type", f"{quoted(found.model_type or 'not given')} ({family})")
+    known = "" if found.family else " (of no known family)"
+    facts.add_row("model type", f"{quoted(found.model_type or 'not given')}{known}")
     facts.add_row("form", found.form or "unknown")
     for kind in kinds_of(checkpoint):
         facts.add_row("this is", kind.says)

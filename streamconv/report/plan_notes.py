@@ -33,10 +33,7 @@ def notes_of(plan: Plan) -> Iterator[str]:
     yield from _uneven(plan)
     template = plan.checkpoint.template
     if template and template.unknown:
-        yield (
-            f"{len(template.unknown):,} tensors are converted although the template lacks them: "
-            f"{summarize_names(template.unknown)}"
-        )
+        yield (f"converted although the template lacks them: {summarize_names(template.unknown)}")
     yield from not_carried_over_notes(plan.checkpoint, plan.others)
 
 

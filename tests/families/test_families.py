@@ -193,6 +193,21 @@ OURS_ALONE = {
     "llama4_text": "transformers holds what the hub has",
     "internvl_chat": "code that its repositories ship, not transformers' own",
     "kimi_k2": "transformers holds it in the class of deepseek_v3",
+    "deepseek_vl_v2": "as published; transformers knows one of its models, as deepseek_ocr2",
+    "ernie4_5_moe_vl": "as published; transformers knows it as ernie4_5_vl_moe",
+    "NemotronH_Nano_Omni_Reasoning_V3": "as published; transformers knows it as nemotron_h_omni",
+    "nemotron_h_omni": "transformers maps its text model, nemotron_h",
+    "internvl": "transformers maps llava around its text model",
+    "mistral3": "transformers maps llava around its text model",
+    "mistral4": "transformers holds what the hub has",
+    "gemma4": "transformers holds what the hub has",
+    "gemma4_text": "transformers holds what the hub has",
+    "step3p5": "transformers maps step3p7, of which it is the text model",
+    "glm4v_moe_text": "transformers maps glm4v_moe, of which it is the text model",
+    "qwen3_vl_moe_text": "transformers maps qwen3_vl_moe, of which it is the text model",
+    "bailing_moe": "code that its repositories ship, not transformers' own",
+    "bailing_moe_v2": "code that its repositories ship, not transformers' own",
+    "hunyuan_image_3_moe": "code that its repositories ship, not transformers' own",
 }
 """Model types in a row here whose experts transformers does not map, and why."""
 
@@ -465,6 +480,9 @@ def test_deepseek_v4_as_transformers_saves_it(tmp_path: Path) -> None:
     assert reference.same_bytes(hub, reference.read(tmp_path / "split")) == []
     streamconv.convert(tmp_path / "saved", tmp_path / "out", to="transformers", verify=True)
     assert_loads(model, tmp_path / "out")
+    streamconv.convert(tmp_path / "saved", tmp_path / "same", to="same", copy=True)
+    saved = reference.read(tmp_path / "saved")
+    assert reference.same_bytes(saved, reference.read(tmp_path / "same")) == []
     both = {**hub, "model.layers.0.attn.norm.weight": torch.ones(8)}
     save_file(both, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
     with pytest.raises(streamconv.BadCheckpoint, match="two names of one tensor"):

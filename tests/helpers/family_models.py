@@ -391,6 +391,9 @@ def model_types() -> list[str]:
 
 
 def fused(family: Family) -> bool:
+    """Return True if the hub has it fused, and it is compared with transformers."""
+    if not {*family.forms, *family.without} & {"transformers"}:
+        return False
     stacks = [family.forms["hub"].layout_of(stack) for stack in family.stacks]
     return all(layout and layout.name != "per-expert" for layout in stacks)
 
