@@ -76,6 +76,8 @@ def loading_table(location: str, found: "Loading") -> RenderableType:
     facts.add_row("model", f"{found.model}, {counted(found.keys, 'key')}")
     if found.is_clean:
         facts.add_row("loads", "cleanly: every key has its tensor, every tensor its key")
+    if found.not_shown:
+        facts.add_row("not shown", found.not_shown)
     if found.damage:
         facts.add_row("damage", found.damage)
     rows = {

@@ -68,5 +68,6 @@ def loading_fields(location: str, found: "Loading") -> dict[str, Any]:
         ],
         "failed": [{"key": key, "error": error} for key, error in found.failed],
         "damage": found.damage or None,
+        "not_shown": found.not_shown or None,
     }
     return document("loading", fields)

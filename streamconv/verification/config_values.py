@@ -9,6 +9,7 @@ at a tensor.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from streamconv.checkpoint.types import Checkpoint
@@ -34,6 +35,10 @@ _DTYPE = re.compile(r"(b?float|u?int|complex)[0-9]+(_[a-z0-9]+)*|bool|half|doubl
 
 QUANTIZERS = frozenset({"fp8", "mxfp8", "mxfp4", "nvfp4", "bitnet"})
 """Methods for which transformers needs no other package, if no weight is read."""
+PACKAGES = {"compressed-tensors": "compressed_tensors"}
+"""Methods for which it needs a package that reads configs only, and the module of that package."""
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
+"""Sections of a config whose weights may be quantized alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,14 @@ def safe_config(checkpoint: Checkpoint, methods: Collection[str]) -> dict[str, A
     BadCheckpoint if it nests too deep.
     """
     safe = _safe(checkpoint.config, checkpoint.location, 0)
-    method = _method(safe)
-    if method in methods and method not in QUANTIZERS:
+    method = quantization_method(safe)
+    if method in PACKAGES and find_spec(PACKAGES[method]) is None:
+        raise PlanRefused(
+            f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
+            f"by {method}, and the package {method} is not installed",
+            f"run `pip install {method}`",
+        )
+    if method in methods and method not in QUANTIZERS and method not in PACKAGES:
         raise PlanRefused(
             f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
             f"by {quoted(str(method))}, for which transformers would import another package",
@@ -125,9 +136,14 @@ def safe_config(checkpoint: Checkpoint, methods: Collection[str]) -> dict[str, A
     return safe
 
 
-def _method(config: Mapping[str, Any]) -> str | None:
-    """Return how the weights are quantized, as transformers understands it."""
-    described = config.get("quantization_config")
+def quantization_method(config: Mapping[str, Any]) -> str | None:
+    """Return how the weights are quantized, as transformers understands it; None if they are not.
+
+    The whole model counts before its language model.
+    """
+    sections = (config, *(config.get(section) for section in _TEXT_SECTIONS))
+    found = (s.get("quantization_config") for s in sections if isinstance(s, Mapping))
+    described = next((each for each in found if each), None)
     if not isinstance(described, Mapping):
         return None
     if described.get("load_in_8bit") or described.get("load_in_4bit"):

@@ -9,10 +9,12 @@ read. No code of the checkpoint is run: config.json is data here as everywhere.
 This is the only module that imports torch and transformers.
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from streamconv.catalog.catalog import default_catalog
@@ -21,7 +23,12 @@ from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.system.extras import TORCH, require_extra
-from streamconv.verification.config_values import check_sizes, safe_config
+from streamconv.verification.config_values import (
+    PACKAGES,
+    check_sizes,
+    quantization_method,
+    safe_config,
+)
 from streamconv.verification.sealed import sealed
 
 if TYPE_CHECKING:
@@ -50,6 +57,8 @@ class Loading:
     """Keys that could not be made from the checkpoint's tensors, with the error."""
     damage: str = ""
     """Defect of the checkpoint's experts, if keys failed for that reason."""
+    not_shown: str = ""
+    """What the keys do not show; empty if they show all."""
 
     @property
     def is_clean(self) -> bool:
@@ -72,8 +81,9 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
     check_sizes(checkpoint)
     max_parameters = SPARE_PARAMETERS + 4 * len(checkpoint.tensors)
     config = _configuration(transformers, checkpoint)
+    method = quantization_method(checkpoint.config)
     cls = _model_class(transformers, checkpoint, config)
-    with sealed(max_parameters):
+    with sealed(max_parameters), redirect_stderr(io.StringIO()):  # packages show bars of their own
         model, quantizer = _build_model(transformers, checkpoint, cls, config)
         found = _load(transformers, checkpoint, model, quantizer)
     failed = {key: _reason(text) for key, text in found.conversion_errors.items()}
@@ -86,6 +96,12 @@ def check_loading(checkpoint: Checkpoint) -> Loading:
         mismatched=tuple(sorted(mismatched)),
         failed=tuple(sorted(failed.items())),
         damage=_damage(checkpoint) if failed else "",
+        not_shown=(
+            f"the values that weights quantized by {quoted(method)} load to: only their names, "
+            "shapes and dtypes were looked at"
+            if method
+            else ""
+        ),
     )
 
 
@@ -131,6 +147,7 @@ def _configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
             "use a transformers that has it; code in a checkpoint is never run",
         )
     fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)
+    _import_package(quantization_method(fields), checkpoint)
     try:
         with sealed(SPARE_PARAMETERS):
             return CONFIG_MAPPING[model_type].from_dict(fields)
@@ -138,6 +155,23 @@ def _configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
         raise BadCheckpoint(
             f"{checkpoint.location}: transformers {version} does not accept config.json: "
             f"{_in_a_line(error)}"
+        ) from error
+
+
+def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
+    """Import what a method of quantization needs, while the checkpoint has no say in it.
+
+    Raises PlanRefused if that fails.
+    """
+    if method not in PACKAGES:
+        return
+    try:
+        import_module(f"{PACKAGES[method]}.compressors")
+    except Exception as error:
+        raise PlanRefused(
+            f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
+            f"by {method}, and the package {method} cannot be imported: {_in_a_line(error)}",
+            f"run `pip install --upgrade {method}`",
         ) from error
 
 
@@ -181,11 +215,15 @@ def _on_meta_device(cls: Any, config: Any) -> tuple[Any, Any]:
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    described = getattr(config, "quantization_config", None)
+    described = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
     quantizer = None
     if described is not None and AutoHfQuantizer.supports_quant_method(described):
         config.quantization_config = AutoHfQuantizer.merge_quantization_configs(described, None)
         quantizer = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
+        if config.quantization_config.quant_method in PACKAGES:
+            quantizer.validate_environment()  # sets what loading needs; others want an accelerator
     with ExitStack() as stack:
         for context in cls.get_init_context(torch.float32, quantizer is not None, False, None):
             stack.enter_context(context)

@@ -45,7 +45,7 @@ LURE = """
 with open({log!r}, "a") as file:
     file.write("import " + __name__ + "\\n")
 """
-LURES = ("timm", "compressed_tensors", "bitsandbytes", "optimum", "gptqmodel", "quark", "fla_lure")
+LURES = ("timm", "bitsandbytes", "optimum", "gptqmodel", "quark", "fla_lure")
 
 CHECK = """
 import resource, socket, sys, time
@@ -149,7 +149,6 @@ DOORS: dict[str, dict[str, Any]] = {
     **{
         f"quantized by {method}": {"quantization_config": {"quant_method": method, **more}}
         for method, more in {
-            "compressed-tensors": {"config_groups": {}},
             "bitsandbytes": {"load_in_4bit": True},
             "gptq": {"bits": 4},
             "quark": {},
