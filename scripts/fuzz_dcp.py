@@ -17,8 +17,10 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -136,11 +138,11 @@ def try_changes(task: Task, numbers: Iterable[int], asks_torch: bool = True) -> 
         yield Outcome(change, is_read, by_source, by_itself and task.alone)
 
 
-def try_in_children(task: Task, changes: int) -> Iterator[Outcome]:
+def try_in_children(task: Task, first: int, changes: int) -> Iterator[Outcome]:
     """Make that many changes in child processes. One that dies did not read what it had then."""
-    number = 0
-    while number < changes:
-        stretch = range(number, min(number + STRETCH, changes))
+    number = first
+    while number < first + changes:
+        stretch = range(number, min(number + STRETCH, first + changes))
         with tempfile.TemporaryDirectory() as place:
             copy = replace(task, folder=Path(shutil.copytree(task.folder, Path(place) / "dcp")))
             ours, theirs = os.pipe()
@@ -148,11 +150,14 @@ def try_in_children(task: Task, changes: int) -> Iterator[Outcome]:
             if not pid:
                 _work(copy, stretch, theirs)
             os.close(theirs)
-            with os.fdopen(ours) as pipe:
-                for line in pipe:
-                    number += 1
-                    yield Outcome(**json.loads(line))
-            os.waitpid(pid, 0)
+            try:
+                with os.fdopen(ours) as pipe:
+                    for line in pipe:
+                        number += 1
+                        yield Outcome(**json.loads(line))
+            finally:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             if number < stretch.stop:
                 # the copy may have been left changed
                 fresh = replace(task, folder=Path(shutil.copytree(task.folder, f"{place}/again")))
@@ -200,6 +205,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Hold verification of a DCP against torch.")
     parser.add_argument("--changes", type=int, default=13_000, help="how many (13,000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one (0)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--by-torch", action="store_true", help="change a DCP that torch wrote")
     args = parser.parse_args()
@@ -211,7 +218,8 @@ def main() -> None:
         if args.by_torch:
             folder = saved_by_torch(folder, Path(place) / "saved")
         task = Task(source, folder, args.seed, alone=not args.by_torch)
-        for outcome in try_in_children(task, args.changes):
+        end = time.monotonic() + args.seconds
+        for outcome in try_in_children(task, args.first, args.changes):
             counts["changes"] += 1
             counts["torch reads otherwise or not at all"] += not outcome.is_read
             counts["refused with the source"] += not outcome.by_source
@@ -219,6 +227,8 @@ def main() -> None:
             counts["missed"] += outcome.is_missed
             if outcome.is_missed:
                 print("missed:", outcome, flush=True)
+            if time.monotonic() > end:
+                break
     print(dict(counts))
     sys.exit(bool(counts["missed"]))
 
