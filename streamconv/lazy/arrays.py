@@ -49,8 +49,8 @@ class Arrays(Protocol):
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
         """Return an array whose elements are not set, and its memory, one byte an item."""
 
-    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
-        """Return an array whose elements are in `memory`."""
+    def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
+        """Return an array whose elements are in `memory`, which has the buffer protocol."""
 
 
 def arrays_of(framework: str) -> Arrays:
@@ -78,7 +78,7 @@ class NumpyArrays:
         array = np.empty(stored_shape(dtype, shape), self.dtype(dtype))
         return array, array.reshape(-1).view(np.uint8).data
 
-    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
+    def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         import numpy as np
 
         return np.frombuffer(memory, self.dtype(dtype)).reshape(stored_shape(dtype, shape))
@@ -101,7 +101,7 @@ class TorchArrays:
         tensor = torch.empty(stored_shape(dtype, shape), dtype=self.dtype(dtype))
         return tensor, tensor.reshape(-1).view(torch.uint8).numpy().data
 
-    def over(self, memory: memoryview, dtype: str, shape: Sequence[int]) -> Any:
+    def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         import torch
 
         return torch.frombuffer(memory, dtype=self.dtype(dtype)).reshape(stored_shape(dtype, shape))

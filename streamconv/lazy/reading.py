@@ -20,8 +20,14 @@ from streamconv.lazy.arrays import Arrays, nbytes_of
 from streamconv.planning.slices import SlicePart, slice_parts
 from streamconv.planning.steps import Step
 from streamconv.sources.base import MappedSource, Read
-from streamconv.system.buffers import new_buffer
+from streamconv.system.buffers import BufferPool, new_buffer
 
+POOLED_BYTES = 2**20
+"""Arrays of fewer bytes have memory of their framework."""
+POOL_BYTES = 2**30
+"""Memory of arrays that were dropped, which is kept for the next ones until the end."""
+MAPPED_BYTES = 2**16
+"""Fewer bytes are read; as many are copied from the page cache through a map."""
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -52,6 +58,7 @@ class SliceReader:
         self._pid = os.getpid()
         self._arrays = arrays
         self._thread = threading.local()
+        self._pool = BufferPool(POOL_BYTES)
         self._lock = threading.Lock()
         self._read = 0
 
@@ -63,6 +70,7 @@ class SliceReader:
     def close(self) -> None:
         """Close the source. Arrays that were handed out stay as they are."""
         source, self._source = self._source, None
+        self._pool.clear()
         if source is not None:
             source.close()
 
@@ -82,11 +90,12 @@ class SliceReader:
         source = self._open_source(step.name)
         shape = [end - begin for begin, end in box]
         parts = list(slice_parts(step, box))
+        self._check(source, parts)
         view = self._view(source, parts, nbytes_of(step.dtype, shape))
         if view is not None:
             array = self._arrays.over(view, step.dtype, shape)
         else:
-            array, memory = self._arrays.new(step.dtype, shape)
+            array, memory = self._new(step.dtype, shape)
             self._fill(source, parts, memory)
         self._check(source, parts)
         return array
@@ -101,13 +110,14 @@ class SliceReader:
         source = self._open_source(step.name)
         shape = [end - begin for begin, end in boxes[0]]
         shape[axis] = sum(box[axis][1] - box[axis][0] for box in boxes)
-        array, memory = self._arrays.new(step.dtype, shape)
+        array, memory = self._new(step.dtype, shape)
         at = 0
         for box in boxes:
             place = [(extent, 0) for extent in shape]
             place[axis] = shape[axis], at
             at += box[axis][1] - box[axis][0]
             parts = list(slice_parts(step, box, place))
+            self._check(source, parts)
             self._fill(source, parts, memory)
             self._check(source, parts)
         return array
@@ -116,8 +126,17 @@ class SliceReader:
         """Read a slice into `memory`, which has as many bytes. Raises what `read` does."""
         source = self._open_source(step.name)
         parts = list(slice_parts(step, box))
+        self._check(source, parts)
         self._fill(source, parts, memory)
         self._check(source, parts)
+
+    def _new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
+        """Return an array whose elements are not set, and its memory."""
+        nbytes = nbytes_of(dtype, shape)
+        if nbytes < POOLED_BYTES:
+            return self._arrays.new(dtype, shape)
+        lent = self._pool.take(nbytes)
+        return self._arrays.over(lent, dtype, shape), memoryview(lent).cast("B")
 
     def _open_source(self, name: str) -> MappedSource:
         """Return the source; opened again if this process was forked since."""
@@ -128,6 +147,7 @@ class SliceReader:
                 )
             if self._pid != os.getpid():
                 self._source, self._pid = self._reopen(), os.getpid()
+                self._thread, self._pool = threading.local(), BufferPool(POOL_BYTES)
             return self._source
 
     def _count(self, nbytes: int) -> None:
@@ -166,7 +186,7 @@ class SliceReader:
             if part.is_copy:
                 start = part.start * part.how.itemsize
                 reads += _reads(part, memory[start : start + part.nbytes])
-        source.read(reads)
+        _read(source, reads)
         for part in parts:
             if not part.is_copy:
                 self._rearrange(source, part, memory)
@@ -175,7 +195,7 @@ class SliceReader:
         """Read a part, and put its elements where they belong."""
         how = part.how
         buffer = self._buffer(part.read_bytes)
-        source.read(_reads(part, buffer))
+        _read(source, _reads(part, buffer))
         start = part.start * how.itemsize
         if part.is_contiguous:
             self._transpose(part, buffer, memory[start : start + part.nbytes])
@@ -208,6 +228,20 @@ class SliceReader:
             buffer = self._thread.buffer = new_buffer(nbytes)
             self._thread.transposers = {}
         return buffer[:nbytes]
+
+
+def _read(source: MappedSource, reads: Iterable[Read]) -> None:
+    """Fill the buffers of reads: from maps of files if there are any, else by reading."""
+    left: list[Read] = []
+    for read in reads:
+        view = None
+        if len(read.buffer) >= MAPPED_BYTES:
+            view = source.mapped(read.info, read.start, read.start + len(read.buffer))
+        if view is None:
+            left.append(read)
+        else:
+            np.copyto(np.frombuffer(read.buffer, np.uint8), np.frombuffer(view, np.uint8))
+    source.read(left)
 
 
 def _reads(part: SlicePart, buffer: memoryview) -> list[Read]:

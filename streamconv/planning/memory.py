@@ -42,8 +42,12 @@ OUTPUT_BYTES = {"safetensors": 60, "dcp": 680}
 """What it adds for each tensor that it writes, by format: its place in headers or `.metadata`."""
 INDEX_BYTES = 250
 """What it adds for each tensor instead if there is an index."""
-VERIFY_INPUT_BYTES, VERIFY_OUTPUT_BYTES = 400, 600
-"""What `--verify` takes, when the rest is done, for each tensor of the source and the result."""
+CAST_BYTES = 400
+"""What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
+VERIFY_INPUT_BYTES = 400
+"""What `--verify` takes, when the rest is done, for each tensor of the source."""
+VERIFY_OUTPUT_BYTES = {"safetensors": 600, "dcp": 2700}
+"""What it takes for each tensor of the result, by format."""
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
 """Growth of the interpreter when it verifies, and the blocks that it reads."""
 SHA256_BYTES = 16 * 2**20
@@ -56,6 +60,7 @@ def tables_bytes(
     file_format: str,
     *,
     shards: int = 1,
+    casts: bool = False,
     verify: bool = False,
     sha256: bool = False,
 ) -> int:
@@ -69,17 +74,19 @@ def tables_bytes(
         outputs: Number of tensors that are written.
         file_format: Format of the output.
         shards: Number of output files with tensors.
+        casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
         sha256: True if every file is read back.
     """
     output = OUTPUT_BYTES[file_format]
     if file_format == "safetensors" and shards > 1:
         output = INDEX_BYTES
-    phases = [inputs * INPUT_BYTES, outputs * output]
+    listed = inputs * CAST_BYTES if casts else 0
+    phases = [inputs * INPUT_BYTES + listed, outputs * output + listed]
     if sha256:
         phases.append(SHA256_BYTES)
     if verify:
-        held = inputs * VERIFY_INPUT_BYTES + outputs * VERIFY_OUTPUT_BYTES
+        held = listed + inputs * VERIFY_INPUT_BYTES + outputs * VERIFY_OUTPUT_BYTES[file_format]
         phases.append(VERIFY_OVERHEAD_BYTES + held)
     return max(phases)
 

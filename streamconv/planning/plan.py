@@ -226,6 +226,7 @@ def make_plan(
         len(steps),
         file_format.name,
         shards=len(shards),
+        casts=casting != AS_STORED,
         verify=verify,
         sha256=sha256,
     )

@@ -1,8 +1,11 @@
 """Memory for the bytes of tensors."""
 
 import contextlib
+import ctypes
 import mmap
 import sys
+import weakref
+from collections import deque
 
 HUGE_PAGE = 2 * 2**20
 """Bytes of a huge page on x86-64 and arm64."""
@@ -21,6 +24,56 @@ def new_buffer(nbytes: int) -> memoryview:
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)
+
+
+class BufferPool:
+    """Memory that is used again once nobody refers to it, as fresh pages cost more than bytes.
+
+    Several threads may use it. A process that is forked has a copy of its own.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Hold no memory yet, and never more than `most` bytes that are not in use."""
+        self._most = most
+        self._free: deque[mmap.mmap] = deque()
+
+    def take(self, nbytes: int) -> "ctypes.Array[ctypes.c_char]":
+        """Return memory of `nbytes`, with any content; it comes back when it is collected."""
+        memory = self._fitting(nbytes)
+        if memory is None:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            memory = mmap.mmap(-1, nbytes, flags=flags)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):
+                    memory.madvise(mmap.MADV_HUGEPAGE)
+        lent = (ctypes.c_char * nbytes).from_buffer(memory)
+        weakref.finalize(lent, self._give_back, memory).atexit = False
+        return lent
+
+    def clear(self) -> None:
+        """Give all memory that is not in use back to the system."""
+        self._free.clear()
+
+    def _fitting(self, nbytes: int) -> mmap.mmap | None:
+        """Return free memory of at least `nbytes` that is not much larger, or None."""
+        for _ in range(len(self._free)):
+            try:
+                memory = self._free.popleft()
+            except IndexError:
+                return None
+            if nbytes <= len(memory) <= 2 * nbytes:
+                return memory
+            self._free.append(memory)
+        return None
+
+    def _give_back(self, memory: mmap.mmap) -> None:
+        """Keep memory that is not in use any more; drop the oldest if it is too much."""
+        self._free.append(memory)
+        while sum(map(len, list(self._free))) > self._most:
+            try:
+                self._free.popleft()
+            except IndexError:
+                return
 
 
 def private_map(fd: int) -> memoryview:

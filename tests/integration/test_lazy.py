@@ -1,5 +1,6 @@
 """An open checkpoint is what a conversion writes, tensor by tensor and slice by slice."""
 
+import copy
 import os
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 import streamconv
 from streamconv.errors import SourceChanged, StreamconvError
+from streamconv.lazy import reading
 
 EXPERTS, INTERMEDIATE, HIDDEN = 12, 6, 8
 CONFIG = {"model_type": "qwen3_moe", "num_experts": EXPERTS}
@@ -341,3 +343,19 @@ def test_scales_are_applied(tmp_path: Path) -> None:
             for index in ((slice(1, 3),), (slice(1, 5), slice(3, 9)), (2,)):
                 if len(index) <= len(lazy[name].shape):
                     assert equal(lazy[name][index], expected.get_slice(name)[index])
+
+
+@pytest.mark.parametrize("framework", ["pt", "np"])
+def test_memory_that_is_used_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    """Is that of arrays that were dropped, never of one that somebody has."""
+    monkeypatch.setattr(reading, "POOLED_BYTES", 1)
+    with streamconv.open(folder, "fused-transposed", framework=framework) as lazy:
+        kept = {name: lazy.get_tensor(name) for name in lazy}
+        copies = {name: copy.deepcopy(array) for name, array in kept.items()}
+        for _ in range(3):
+            for name in lazy:
+                assert equal(lazy.get_tensor(name), copies[name])
+    for name, array in kept.items():
+        assert equal(array, copies[name])

@@ -1,9 +1,14 @@
-"""Memory for tensors."""
+"""Memory for tensors: fresh, used again, and maps of files."""
 
+import gc
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 from file_calls import PAGE
 
-from streamconv.system.buffers import HUGE_PAGE, new_buffer
+from streamconv.system.buffers import HUGE_PAGE, BufferPool, new_buffer, private_map
 
 
 @pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
@@ -13,3 +18,41 @@ def test_new_buffer(nbytes: int) -> None:
     assert len(buffer) == nbytes
     assert not any(buffer)
     buffer[-1] = 1
+
+
+def test_memory_comes_back_when_nobody_refers_to_it() -> None:
+    """Not before: a view of it keeps it, whatever array it is in."""
+    pool = BufferPool(10**6)
+    first = torch.frombuffer(pool.take(5000), dtype=torch.uint8)
+    address = first.data_ptr()
+    view = first[100:200]
+    del first
+    other = torch.frombuffer(pool.take(5000), dtype=torch.uint8)
+    assert not address <= other.data_ptr() < address + 5000
+    del view
+    gc.collect()
+    again = np.frombuffer(pool.take(4000), np.uint8)
+    assert again.ctypes.data == address
+
+
+def test_no_more_is_kept_than_allowed() -> None:
+    """Nor is memory lent that is much larger than what is asked for, nor after it was cleared."""
+    pool = BufferPool(9000)
+    lent = [pool.take(5000) for _ in range(3)]
+    del lent
+    gc.collect()
+    assert sum(map(len, pool._free)) <= 9000
+    small = pool.take(100)
+    assert (len(small), len(pool._free)) == (100, 1)
+    pool.clear()
+    assert len(pool._free) == 0
+
+
+def test_a_private_map(tmp_path: Path) -> None:
+    """Writing to it changes neither the file nor another map."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abcd")
+    with path.open("rb") as file:
+        one, other = private_map(file.fileno()), private_map(file.fileno())
+    one[1] = ord("x")
+    assert (bytes(one), bytes(other), path.read_bytes()) == (b"axcd", b"abcd", b"abcd")
