@@ -94,8 +94,8 @@ def lazy_tensors(work: Path, layers: int, rounds: int) -> list[str]:
         bench.remove(made)
     return [
         f"Experts of {layers} layers of Qwen3-30B-A3B, {bench.size(source) / 1e9:.1f} GB, in the "
-        f"page cache, medians of {rounds} runs, each tensor copied into one buffer. All are held "
-        "against `safe_open` on the converted files, an eighth against all:",
+        f"page cache, medians of {rounds} runs, each tensor copied into one buffer. All are "
+        "compared with `safe_open` on the converted files, an eighth with all:",
         "",
         "| run | against, s | wall, s | ratio | allowed | met |",
         "|---|---|---|---|---|---|",

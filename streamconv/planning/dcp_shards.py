@@ -99,6 +99,9 @@ class Dcp:
             "choose prefixes that can be undone",
         )
 
+    def count_chunks(self, steps: Steps) -> int:
+        return sum(_chunk_shape(step)[1] for step in steps)
+
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Yield the archives of each step's chunks; in the first file, also those of the extras."""
         for number, step in enumerate(shard.steps):

@@ -46,8 +46,10 @@ CAST_BYTES = 400
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
 VERIFY_INPUT_BYTES = 400
 """What `--verify` takes, when the rest is done, for each tensor of the source."""
-VERIFY_OUTPUT_BYTES = {"safetensors": 600, "dcp": 2700}
+VERIFY_OUTPUT_BYTES = {"safetensors": 600, "dcp": 2250}
 """What it takes for each tensor of the result, by format."""
+CHUNK_BYTES, VERIFY_CHUNK_BYTES = 150, 450
+"""What each chunk of a DCP adds to a run, and takes when the result is verified."""
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
 """Growth of the interpreter when it verifies, and the blocks that it reads."""
 SHA256_BYTES = 16 * 2**20
@@ -60,6 +62,7 @@ def tables_bytes(
     file_format: str,
     *,
     shards: int = 1,
+    chunks: int = 0,
     casts: bool = False,
     verify: bool = False,
     sha256: bool = False,
@@ -74,6 +77,7 @@ def tables_bytes(
         outputs: Number of tensors that are written.
         file_format: Format of the output.
         shards: Number of output files with tensors.
+        chunks: Number of chunks of a DCP.
         casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
         sha256: True if every file is read back.
@@ -82,11 +86,16 @@ def tables_bytes(
     if file_format == "safetensors" and shards > 1:
         output = INDEX_BYTES
     listed = inputs * CAST_BYTES if casts else 0
-    phases = [inputs * INPUT_BYTES + listed, outputs * output + listed]
+    phases = [inputs * INPUT_BYTES + listed, outputs * output + chunks * CHUNK_BYTES + listed]
     if sha256:
         phases.append(SHA256_BYTES)
     if verify:
-        held = listed + inputs * VERIFY_INPUT_BYTES + outputs * VERIFY_OUTPUT_BYTES[file_format]
+        held = (
+            listed
+            + chunks * VERIFY_CHUNK_BYTES
+            + inputs * VERIFY_INPUT_BYTES
+            + outputs * VERIFY_OUTPUT_BYTES[file_format]
+        )
         phases.append(VERIFY_OVERHEAD_BYTES + held)
     return max(phases)
 

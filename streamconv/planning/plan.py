@@ -226,6 +226,7 @@ def make_plan(
         len(steps),
         file_format.name,
         shards=len(shards),
+        chunks=file_format.count_chunks(steps),
         casts=casting != AS_STORED,
         verify=verify,
         sha256=sha256,

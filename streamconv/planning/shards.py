@@ -101,6 +101,9 @@ class ShardFormat(Protocol):
         A file has at most `max_shard_bytes` of data; a tensor that is larger gets its own.
         """
 
+    def count_chunks(self, steps: Steps) -> int:
+        """Return the number of chunks that tensors are stored in, each of which is listed."""
+
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Yield the parts of a shard in order, without gaps."""
 
