@@ -94,7 +94,7 @@ def test_its_verdict(name: str, verb: str, folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [n for n, c in CASES.items() if "no layout" in c["merge"] or "be alike" in c["merge"]],
+    [n for n, c in CASES.items() if "no layout" in c["merge"] or "one list of" in c["merge"]],
 )
 def test_the_way_on_leads_on(name: str, folders: dict[str, Path]) -> None:
     """What is refused for its experts is passed through whole."""
