@@ -205,6 +205,16 @@ def test_a_conversion_loads_no_framework(tmp_path: Path, code: str, layout: str)
     assert (target / "model.safetensors").stat().st_size > 12 * 3 * 24
 
 
+def test_arrays_of_numpy_need_no_torch(tmp_path: Path) -> None:
+    """A checkpoint is opened, sliced and streamed without it."""
+    code = (
+        "import streamconv as s; m = s.open(sys.argv[1], 'fused-transposed', framework='np'); "
+        "print(m['model.layers.0.mlp.experts.gate_up_proj'][1:3].shape, len([*m.stream()]))"
+    )
+    loaded = loaded_by(code, str(checkpoint(tmp_path / "source")))
+    assert loaded & {"torch", "transformers", "huggingface_hub", "rich"} == set()
+
+
 def test_a_plan_loads_neither_framework_nor_arrays(tmp_path: Path) -> None:
     """Nothing is rearranged for it."""
     source = str(checkpoint(tmp_path / "source"))
