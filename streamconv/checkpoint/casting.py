@@ -138,8 +138,7 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
             needed = SCRATCH_BYTES + PORTION_BYTES
             decoding = info.cast.decoding
             if decoding is not None:
-                beside = sum(plane.nbytes for _, plane in decoding.planes)
-                needed += concurrent_inputs * beside + decoding.scratch_bytes
+                needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
             most = max(most, needed)
     return most
 

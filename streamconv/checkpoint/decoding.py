@@ -81,5 +81,10 @@ class Decoding:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes for codes that cannot be read into the buffer of the result."""
-        return 0 if self.is_in_rows else self.codes.nbytes
+        """Bytes for codes that cannot be read into the buffer of the result, and are turned."""
+        return 0 if self.is_in_rows else 2 * self.codes.nbytes
+
+    @property
+    def companion_bytes(self) -> int:
+        """Bytes for all that belongs to the codes of a matrix, read and turned."""
+        return sum(plane.nbytes * (1 + plane.is_transposed) for _, plane in self.planes)
