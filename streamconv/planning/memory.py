@@ -53,7 +53,7 @@ CHUNK_BYTES, VERIFY_CHUNK_BYTES = 150, 450
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
 """Growth of the interpreter when it verifies, and the blocks that it reads."""
 SHA256_BYTES = 16 * 2**20
-"""Blocks of the files that `--sha256` reads back."""
+"""Blocks of the files that `--sha256` reads back, as far as the files fill them."""
 
 
 def tables_bytes(
@@ -65,7 +65,7 @@ def tables_bytes(
     chunks: int = 0,
     casts: bool = False,
     verify: bool = False,
-    sha256: bool = False,
+    hashed: int = 0,
 ) -> int:
     """Return the bytes that a run adds for its tensors to what the plan holds.
 
@@ -80,15 +80,14 @@ def tables_bytes(
         chunks: Number of chunks of a DCP.
         casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
-        sha256: True if every file is read back.
+        hashed: Bytes of the files that are read back for their SHA-256.
     """
     output = OUTPUT_BYTES[file_format]
     if file_format == "safetensors" and shards > 1:
         output = INDEX_BYTES
     listed = inputs * CAST_BYTES if casts else 0
     phases = [inputs * INPUT_BYTES + listed, outputs * output + chunks * CHUNK_BYTES + listed]
-    if sha256:
-        phases.append(SHA256_BYTES)
+    phases.append(min(SHA256_BYTES, hashed))
     if verify:
         held = (
             listed

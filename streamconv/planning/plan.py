@@ -229,7 +229,7 @@ def make_plan(
         chunks=file_format.count_chunks(steps),
         casts=casting != AS_STORED,
         verify=verify,
-        sha256=sha256,
+        hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
     )
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)
