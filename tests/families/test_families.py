@@ -32,7 +32,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import streamconv
 from streamconv.catalog.catalog import default_catalog
 from streamconv.cli import cli
-from streamconv.errors import UsageError
+from streamconv.errors import PlanRefused, UsageError
 
 CATALOG = default_catalog()
 
@@ -268,7 +268,7 @@ def test_a_pyramid_of_experts_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_scales_of_step_3_7_go_with_their_weights(tmp_path: Path) -> None:
-    """FP8 in blocks, under names of the hub's own: fused as transformers calls it, and back."""
+    """FP8 in blocks, under names of the hub's own: fused as asked, and back."""
     source, prefix = tmp_path / "source", "model.layers.1.moe."
     source.mkdir()
     tensors = {f"{prefix}router_bias": torch.randn(EXPERTS)}
@@ -278,19 +278,22 @@ def test_scales_of_step_3_7_go_with_their_weights(tmp_path: Path) -> None:
         tensors[f"{prefix}{name}_proj.weight"] = weight.view(torch.float8_e4m3fn)
         tensors[f"{prefix}{name}_proj.weight_scale_inv"] = torch.rand(EXPERTS, *blocks)
     save_file(tensors, source / "model.safetensors")
-    quantized = {"weight_block_size": [128, 128]}
+    quantized = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     config = {"model_type": "step3p7", "quantization_config": quantized}
     (source / "config.json").write_text(json.dumps(config))
-    streamconv.merge(source, tmp_path / "out", verify=True)
+    with pytest.raises(PlanRefused, match="finds no scales of merged ones"):
+        streamconv.merge(source, tmp_path / "out")
+    streamconv.merge(source, tmp_path / "out", to="fused", verify=True)
     out = reference.read(tmp_path / "out")
-    here = "model.language_model.layers.1.mlp."
     for end, made in ((".weight", ""), (".weight_scale_inv", "_scale_inv")):
-        gate, up, down = (tensors[f"{prefix}{n}_proj{end}"] for n in ("gate", "up", "down"))
-        fused = {"gate_up_proj": torch.cat([t.view(torch.uint8) for t in (gate, up)], 1)}
-        fused["down_proj"] = down.view(torch.uint8)
-        for name, wanted in fused.items():
-            assert out.pop(f"{here}experts.{name}{made}").view(torch.uint8).equal(wanted)
-    assert [*out] == [f"{here}gate.e_score_correction_bias"]
+        gate, up = (tensors[f"{prefix}{n}_proj{end}"].view(torch.uint8) for n in ("gate", "up"))
+        found = out.pop(f"{prefix}experts.gate_up_proj{made}").view(torch.uint8)
+        assert found.equal(torch.cat([gate, up], 1))
+    kept = {name: tensors[name] for name in out}
+    assert {*kept} == {f"{prefix}{n}" for n in ("down_proj.weight", "router_bias")} | {
+        f"{prefix}down_proj.weight_scale_inv"
+    }
+    assert reference.same_bytes(kept, out) == []
     streamconv.convert(tmp_path / "out", tmp_path / "back", to="hub", verify=True)
     assert reference.same_bytes(tensors, reference.read(tmp_path / "back")) == []
 
@@ -313,7 +316,7 @@ def test_scales_of_inkling_2_go_with_their_weights(tmp_path: Path) -> None:
         tensors[name] = tensors[name].view(torch.float8_e4m3fn)
     save_file(tensors, source / "model.safetensors")
     (source / "config.json").write_text('{"model_type": "inkling2"}')
-    streamconv.merge(source, tmp_path / "out")
+    streamconv.merge(source, tmp_path / "out", to="fused")
     out = reference.read(tmp_path / "out")
     for name in ("", "_scale"):
         rows = tensors[f"{prefix}w13_weight{name}"].view(torch.uint8)
