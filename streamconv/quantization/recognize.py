@@ -13,7 +13,8 @@ from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.announcement import Announcement, announcements
-from streamconv.quantization.fit import MatrixShape, Misfit, fit, parts_of
+from streamconv.quantization.fit import MatrixShape, fit, parts_of
+from streamconv.quantization.misfits import Misfit
 from streamconv.quantization.number_format import (
     NamedFormat,
     NumberFormat,

@@ -1,0 +1,205 @@
+"""Place the tensors of a quantized weight: where the numbers of each lie, for sizes of a matrix."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.checkpoint.decoding import Decoding, Plane
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.quantization.number_format import Axis, NumberFormat, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The codes of a stem, with one reading of their axes."""
+
+    info: TensorInfo
+    part: Part
+    axes: tuple[Axis, Axis]
+    lead: tuple[int, ...]
+    stored: tuple[int, int]
+    sizes: Mapping[str, tuple[int, int]]
+    """The smallest and the largest size that `o` and `i` can have."""
+
+
+def place_planes(
+    row: NumberFormat,
+    codes: Codes,
+    found: Mapping[Part, TensorInfo],
+    sizes: Mapping[str, int],
+    stated: Mapping[str, set[Any]],
+) -> Decoding | None:
+    """Return where everything lies if the matrix has these sizes; None if it does not fit."""
+    decoded = row.decoded or "".join(axis.name for axis in codes.axes)
+    planes: list[tuple[str, Plane]] = []
+    block: tuple[int, int] | None = None
+    for part, info in found.items():
+        if part.role in ("index", "shape"):
+            plane = _numbers(part, info, codes, sizes)
+        elif part.role == "second":
+            plane = _single(part, info, codes, sizes, decoded)
+        else:
+            plane = _grid(part, info, codes, sizes, stated, decoded, block)
+        if plane is None:
+            return None
+        block = block or plane.block
+        planes.append((part.role, plane))
+    second = row.part("second")
+    axes = codes.axes
+    shape = (sizes[decoded[0]], sizes[decoded[1]])
+    return Decoding(
+        format=row.name,
+        shape=shape,
+        codes=_plane(
+            codes.part, codes.info, axes, codes.stored, decoded, shape, (1, 1), codes.lead
+        ),
+        planes=tuple(planes),
+        second=second.use if second else "",
+    )
+
+
+def _grid(
+    part: Part,
+    info: TensorInfo,
+    codes: Codes,
+    sizes: Mapping[str, int],
+    stated: Mapping[str, set[Any]],
+    decoded: str,
+    wanted: tuple[int, int] | None,
+) -> Plane | None:
+    """Return where scales or zero points lie; None if no axes of the format fit their shape.
+
+    `wanted` is the block of the scales, for zero points.
+    """
+    for axes in part.axes:
+        for lead in dict.fromkeys((codes.lead, ())):
+            for block in _blocks(axes, sizes, stated, info.shape[len(lead) :]):
+                counts = {axis: -(-sizes[axis] // block[axis]) for axis in "oi"}
+                tail = tuple(
+                    -(-counts[axis.name] // axis.packed) if axis.name else 1 for axis in axes
+                )
+                if (*lead, *tail) != info.shape:
+                    continue
+                if lead != codes.lead and math.prod(tail) > 1:
+                    continue  # experts can share one number, and no grid
+                stored, names = _two_axes(axes, tail, decoded)
+                per = (block[decoded[0]], block[decoded[1]])
+                if wanted not in (None, per):
+                    continue
+                shape = (counts[decoded[0]], counts[decoded[1]])
+                return _plane(part, info, names, stored, decoded, shape, per, lead)
+    return None
+
+
+def _blocks(
+    axes: Sequence[Axis],
+    sizes: Mapping[str, int],
+    stated: Mapping[str, set[Any]],
+    tail: Sequence[int],
+) -> Iterator[dict[str, int]]:
+    """Yield what one number can be for: elements along `o` and along `i`.
+
+    An axis that is not there has a single number for all of its elements.
+    """
+    choices: dict[str, list[int]] = {name: [sizes[name]] for name in "oi"}
+    symbols = 0
+    for place, axis in enumerate(axes):
+        if not axis.name:
+            continue
+        if isinstance(axis.per, int):
+            choices[axis.name] = [axis.per]
+            continue
+        symbols += 1
+        size, count = sizes[axis.name], tail[place] if place < len(tail) else 0
+        divided = [size // count] if count and not size % count else []
+        choices[axis.name] = _stated(axis, stated, divided)
+    given = {block for block in stated.get("block", ()) if block is not None}
+    if symbols == 2 and given:
+        for o, i in sorted(given):
+            yield {"o": o, "i": i}
+        return
+    for o, i in itertools.product(choices["o"], choices["i"]):
+        yield {"o": o, "i": i}
+
+
+def _stated(axis: Axis, stated: Mapping[str, set[Any]], divided: list[int]) -> list[int]:
+    """Return the sizes of groups that the configuration gives for an axis.
+
+    If it gives none, or only for some weights, the size by which the shapes divide counts, too.
+    """
+    groups = stated.get("group", {None}) if axis.per == "g" else {None}
+    given = sorted(g for g in groups if type(g) is int and g > 0)
+    return [*given, *divided] if len(given) < len(groups) else given
+
+
+def _two_axes(
+    axes: Sequence[Axis], tail: tuple[int, ...], decoded: str
+) -> tuple[tuple[int, int], tuple[Axis, Axis]]:
+    """Return the shape and the axes as those of a matrix, with axes of one element added."""
+    named = [(axis, size) for axis, size in zip(axes, tail, strict=True) if axis.name]
+    present = {axis.name for axis, _ in named}
+    for name in decoded:
+        if name not in present:
+            place = 0 if name == decoded[0] else len(named)
+            named.insert(place, (Axis(name), 1))
+    (first, rows), (second, columns) = named
+    return (rows, columns), (first, second)
+
+
+def _single(
+    part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int], decoded: str
+) -> Plane | None:
+    """Return where a scale for a whole matrix lies; None if there is not one for each, or one."""
+    count = math.prod(info.shape)
+    matrices = math.prod(codes.lead)
+    if count not in (1, matrices):
+        return None
+    block = (sizes[decoded[0]], sizes[decoded[1]])
+    bits = DTYPE_BITS[info.dtype]
+    return Plane(info.dtype, part.values, bits, 0, (1, 1), block, (1, 1), matrices=count)
+
+
+def _numbers(part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int]) -> Plane | None:
+    """Return where plain integers lie: a group for each input, or a shape."""
+    count = sizes["i"] if part.role == "index" else 2
+    if math.prod(info.shape) % count or (part.role == "index" and info.shape != (count,)):
+        return None
+    rows, matrices = math.prod(info.shape) // count, 1
+    if part.role == "shape" and rows % math.prod(codes.lead) == 0:
+        matrices = math.prod(codes.lead)
+    stored = (rows // matrices, count)
+    bits = DTYPE_BITS[info.dtype]
+    return Plane(info.dtype, "int", bits, 0, stored, (1, 1), stored, matrices=matrices)
+
+
+def _plane(
+    part: Part,
+    info: TensorInfo,
+    axes: tuple[Axis, Axis],
+    stored: tuple[int, int],
+    decoded: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    lead: tuple[int, ...],
+) -> Plane:
+    """Return the plane of a part, given the axes of its tensor and of the decoded matrix."""
+    packed = next((axis.name for axis in axes if axis.packed > 1), "")
+    if DTYPE_BITS[info.dtype] < 8:
+        # a dtype of 4 bits counts codes, two of which are in a byte
+        stored = (stored[0], stored[1] * DTYPE_BITS[info.dtype] // 8)
+    return Plane(
+        dtype=info.dtype,
+        values=part.values,
+        bits=part.bits or DTYPE_BITS[info.dtype],
+        offset=part.offset,
+        shape=shape,
+        block=block,
+        stored=stored,
+        is_transposed=axes[0].name != decoded[0],
+        packed=("rows" if packed == decoded[0] else "columns") if packed else "",
+        order=part.order,
+        matrices=math.prod(lead),
+    )

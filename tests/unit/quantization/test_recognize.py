@@ -1,0 +1,63 @@
+"""Formats of weights: config.json and the tensors have to agree."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from decoded import decoded_of, raw, read_cast, source_of
+from quantized import CASES
+
+from streamconv.errors import BadCheckpoint
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("fp8 blocks", "int4"),
+        ("int4", "fp8 channels"),
+        ("nvfp4 of modelopt", "nvfp4 of compressed-tensors"),
+        ("gptq", "awq"),
+        ("awq", "gptq"),
+        ("mxfp8", "int8"),
+        ("fp8 channels", "fp8 blocks"),
+    ],
+)
+def test_another_format_than_config_json_says(kind: str, other: str) -> None:
+    """One error with the tensor and both facts."""
+    source = source_of(replace(CASES[kind](), config=CASES[other]().config))
+    with pytest.raises(BadCheckpoint) as error:
+        decoded_of(source, "BF16")
+    message = error.value.message
+    assert "tensor a." in message
+    assert "quantization_config says method" in message or "config.json says" in message
+
+
+def test_tensors_alone_decide_if_config_json_says_nothing() -> None:
+    """What they leave open is an error, and not a guess."""
+    for kind in (
+        "fp8 blocks, exponents as bytes",
+        "fp8 channels",
+        "awq",
+        "nvfp4 of modelopt",
+        "int8",
+    ):
+        case = replace(CASES[kind](), config={})
+        source = source_of(case)
+        wanted = case.decoded(torch.bfloat16)
+        assert read_cast(source, decoded_of(source, "BF16")) == raw(wanted)
+    with pytest.raises(BadCheckpoint, match=r"can be gptq or gptq-v2, and config.json does not"):
+        decoded_of(source_of(replace(CASES["gptq"](), config={})), "BF16")
+
+
+def test_what_modelopt_says_in_a_file_of_its_own() -> None:
+    """It counts if config.json says nothing."""
+    case = replace(CASES["nvfp4 of modelopt"](), config={})
+    source = source_of(case)
+    for algorithm, is_allowed in (("NVFP4", True), ("FP8", False)):
+        said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algorithm}}
+        source.checkpoint = replace(source.checkpoint, quant_config=said)
+        if is_allowed:
+            assert decoded_of(source, "BF16").shape == (24, 64)
+        else:
+            with pytest.raises(BadCheckpoint, match=r"hf_quant_config.json says algo FP8"):
+                decoded_of(source, "BF16")
