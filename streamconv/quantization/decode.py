@@ -6,77 +6,25 @@ is rounded once. So the result is that of torch: `((code - zero) * scale).to(dty
 `verification/dequantize.py` computes the same in another way, and neither uses the other.
 """
 
-import functools
-import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.checkpoint.decoding import Decoding, Plane
+from streamconv.checkpoint.decoding import Decoding
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.quantization.dtype_kernels import (
-    CHUNK,
-    STORED,
-    Bytes,
-    as_float32,
-    narrow,
-    values_of,
-)
+from streamconv.quantization.dtype_kernels import CHUNK, STORED, as_float32, narrow
+from streamconv.quantization.unpack import Loaded, grid_rows, values_of_bytes
 
 Array = npt.NDArray[Any]
 
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""The values of a float of 4 bits; the highest bit is its sign."""
 _INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
 TABLE = 256
 """Codes of 8 bits: entries of a table of results. So many tables fit an index of 16 bits."""
 TILE = 2**16
 """Elements that are computed at once: enough to hide the calls, few enough for the cache."""
-_HEIGHT, _WIDTH = 512, 64
-"""Rows and columns that are transposed at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Bytes of a plane in memory: some rows of its tensor for one matrix."""
-
-    name: str
-    """Name of the tensor, for errors."""
-    plane: Plane
-    first: int
-    """The first row."""
-    rows: Array
-    """The rows as bytes, `[rows, bytes of a row]`; columns of the tensor if it is transposed."""
-
-    @classmethod
-    def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "Loaded":
-        """Return rows of a tensor, turned so that they are rows of the grid."""
-        data: Array = np.frombuffer(raw, np.uint8)
-        if not plane.is_transposed:
-            return cls(name, plane, first, data.reshape(-1, plane.row_bytes))
-        width = plane.row_bytes // plane.stored[1]
-        words = data.view(np.dtype(f"u{width}")).reshape(plane.stored)
-        turned = np.empty(plane.stored[::-1], words.dtype)
-        rows, columns = plane.stored
-        for top, left in itertools.product(range(0, rows, _HEIGHT), range(0, columns, _WIDTH)):
-            bottom, right = top + _HEIGHT, left + _WIDTH
-            turned[left:right, top:bottom] = words[top:bottom, left:right].T
-        return cls(name, plane, first, turned.view(np.uint8).reshape(plane.stored[1], -1))
-
-
-def rows_needed(plane: Plane, rows: range) -> range:
-    """Return the rows of a tensor that hold a plane's numbers for some rows of the matrix."""
-    if plane.is_transposed:
-        return range(plane.stored[0])
-    first, last = rows.start // plane.block[0], (rows.stop - 1) // plane.block[0]
-    if plane.packed == "rows":
-        per_element = DTYPE_BITS[plane.dtype] // plane.bits
-        return range(first // per_element, last // per_element + 1)
-    return range(first, last + 1)
 
 
 class RowDecoder:
@@ -122,7 +70,7 @@ class RowDecoder:
                 return
             spare: Array | None = None
             for tile in self._tiles(rows):
-                values = self._values(self._codes, tile, columns)
+                values = grid_rows(self._codes, tile, columns)
                 self._subtract_zeros(values, tile)
                 self._multiply(values, tile)
                 into = result[tile.start - rows.start : tile.stop - rows.start]
@@ -174,7 +122,7 @@ class RowDecoder:
     def _tables(self, rows: range) -> Array:
         """Return all results of each scale that belongs to some rows, in the target's dtype."""
         scales = self._scales(rows).reshape(-1, 1)
-        codes = _values_of_bytes(self._codes.plane)
+        codes = values_of_bytes(self._codes.plane)
         values = np.repeat(codes[None, :], len(scales), axis=0)
         if "zero" in self._others:
             values -= self._grid("zero", rows).reshape(-1, 1)
@@ -203,23 +151,12 @@ class RowDecoder:
 
     # --- the numbers of a plane ---
 
-    def _values(self, loaded: Loaded, rows: range, columns: int) -> Array:
-        """Return rows of a grid as float32."""
-        plane = loaded.plane
-        if plane.packed == "rows":
-            return _unpack_rows(loaded, rows, columns)
-        data = loaded.rows[rows.start - loaded.first : rows.stop - loaded.first]
-        values = _unpack_columns(plane, data)[:, :columns]
-        if not plane.packed and plane.bits < DTYPE_BITS[plane.dtype]:
-            _check_range(loaded, values)
-        return values
-
     def _grid(self, role: str, rows: range) -> Array:
         """Return the rows of a grid that belong to rows of the matrix."""
         loaded = self._others[role]
         block = loaded.plane.block[0]
         needed = range(rows.start // block, (rows.stop - 1) // block + 1)
-        values = self._values(loaded, needed, loaded.plane.shape[1])
+        values = grid_rows(loaded, needed, loaded.plane.shape[1])
         if self._groups is not None:
             values = values[:, self._groups]
         return values
@@ -287,93 +224,3 @@ class RowDecoder:
             f"tensor {quoted(self._others[role].name)} holds the scale {value:g} for "
             f"{quoted(self._codes.name)}, and a scale has to be finite and not zero"
         )
-
-
-def _check_range(loaded: Loaded, values: Array) -> None:
-    """Raise BadCheckpoint for a code that is wider than the format says."""
-    most = 1 << (loaded.plane.bits - 1)
-    wrong = (values < -most) | (values >= most)
-    if wrong.any():
-        raise BadCheckpoint(
-            f"tensor {quoted(loaded.name)} has the code {values[wrong][0]:g}, and codes of "
-            f"{loaded.plane.bits} bits are from {-most} to {most - 1}"
-        )
-
-
-def _unpack_columns(plane: Plane, data: Array) -> Array:
-    """Return the numbers in rows of bytes as float32, `[rows, numbers]`."""
-    if plane.bits == 4 and (plane.packed or DTYPE_BITS[plane.dtype] < 8):
-        pairs = np.empty(data.shape, np.uint64)
-        np.take(_pairs(plane), data, out=pairs, mode="clip")
-        values: Array = pairs.view(np.float32)
-        if plane.order:
-            grouped = values.reshape(len(values), -1, len(plane.order))
-            values = grouped[:, :, np.argsort(plane.order)].reshape(len(values), -1)
-        return values
-    if plane.values == "int" and plane.dtype == "I8":
-        return data.view(np.int8).astype(np.float32)
-    if plane.values == "int":
-        return data.astype(np.float32) - np.float32(plane.offset)
-    if data.shape[1] and STORED[plane.dtype] == np.uint8:
-        wide: Array = np.empty(data.shape, np.float32)
-        return np.take(values_of(plane.dtype), data, out=wide, mode="clip")
-    flat = as_float32(np.ascontiguousarray(data).data.cast("B"), plane.dtype)
-    return flat.reshape(len(data), -1)
-
-
-def _unpack_rows(loaded: Loaded, rows: range, columns: int) -> Array:
-    """Return rows of a grid, several of which are in one row of elements."""
-    plane = loaded.plane
-    width = DTYPE_BITS[plane.dtype] // 8
-    per_element = DTYPE_BITS[plane.dtype] // plane.bits
-    first = rows.start // per_element
-    last = (rows.stop - 1) // per_element + 1
-    data = loaded.rows[first - loaded.first : last - loaded.first]
-    elements = data.reshape(len(data), -1, width)[:, :columns]
-    values = np.empty((len(data), per_element, columns), np.float32)
-    taken = np.empty((len(data), columns), np.float32)
-    for place in range(per_element):
-        byte, half = divmod(place * plane.bits, 8)
-        np.take(_singles(plane, half), elements[:, :, byte], out=taken, mode="clip")
-        values[:, plane.order[place] if plane.order else place] = taken
-    begin = rows.start - first * per_element
-    return values.reshape(-1, columns)[begin : begin + len(rows)]
-
-
-def _values_of_bytes(plane: Plane) -> Array:
-    """Return the number that each byte means as a code of 8 bits."""
-    if plane.values == "float":
-        return values_of(plane.dtype)
-    if plane.dtype == "I8":
-        return np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
-    return _codes(plane)
-
-
-@functools.cache
-def _codes(plane: Plane) -> Array:
-    """Return the number that each code means."""
-    numbers = np.arange(1 << plane.bits)
-    if plane.values.startswith("e2m1"):
-        codes = np.array([*E2M1, *(-value for value in E2M1)], np.float32)
-        return codes + np.float32(0) if plane.values == "e2m1+0" else codes
-    if plane.offset < 0:
-        # a zero point that was stored less one: the largest code is zero
-        return (numbers - plane.offset & (1 << plane.bits) - 1).astype(np.float32)
-    return (numbers - plane.offset).astype(np.float32)
-
-
-@functools.cache
-def _pairs(plane: Plane) -> Array:
-    """Return the two numbers in each byte of codes of 4 bits, as one element."""
-    byte = np.arange(256)
-    codes = _codes(plane)
-    pairs = np.stack([codes[byte & 15], codes[byte >> 4]], axis=1)
-    return np.ascontiguousarray(pairs).view(np.uint64).reshape(-1)
-
-
-@functools.cache
-def _singles(plane: Plane, shift: int) -> Array:
-    """Return the number that each byte means if a code begins at a bit of it."""
-    codes = np.arange(256) >> shift & (1 << plane.bits) - 1
-    singles: Array = _codes(plane)[codes]
-    return singles

@@ -1,5 +1,7 @@
 """A quantized weight as a source, and what is read of it when it is dequantized."""
 
+from dataclasses import replace
+
 import torch
 from memory_source import MemorySource
 from quantized import Case
@@ -53,3 +55,10 @@ def read_cast(
     buffer = memoryview(bytearray(info.nbytes - start if count is None else count))
     CastSource(source).read([Read(info, start, buffer)])
     return bytes(buffer)
+
+
+def changed(case: Case, name: str, index: int, value: float) -> Case:
+    """The case with one number of a tensor replaced."""
+    tensor = case.tensors[name].clone()
+    tensor.reshape(-1)[index] = value
+    return replace(case, tensors={**case.tensors, name: tensor})

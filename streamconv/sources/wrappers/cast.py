@@ -19,8 +19,9 @@ from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization import dtype_kernels
-from streamconv.quantization.decode import Loaded, RowDecoder, rows_needed
+from streamconv.quantization.decode import RowDecoder
 from streamconv.quantization.recognize import read_shape
+from streamconv.quantization.unpack import Loaded, rows_needed
 from streamconv.sources.base import Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 

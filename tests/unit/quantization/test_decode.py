@@ -1,11 +1,10 @@
 """Every number format, decoded bit for bit as its own library or the formula in torch does."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
-from decoded import TARGETS, decoded_of, raw, read_cast, source_of
+from decoded import TARGETS, changed, decoded_of, raw, read_cast, source_of
 from quantized import CASES, Case
 
 from streamconv.errors import BadCheckpoint
@@ -42,13 +41,6 @@ def test_any_range_of_it(case: Case) -> None:
 # --- what is wrong with the data ---------------------------------------------------------------
 
 
-def changed(case: Case, name: str, index: int, value: float) -> Case:
-    """The case with one number of a tensor replaced."""
-    tensor = case.tensors[name].clone()
-    tensor.reshape(-1)[index] = value
-    return replace(case, tensors={**case.tensors, name: tensor})
-
-
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 @pytest.mark.parametrize(
     ("kind", "name", "at"),
@@ -82,21 +74,6 @@ def test_an_exponent_that_is_no_number(kind: str) -> None:
 def test_a_group_that_is_not_there(group: int) -> None:
     source = source_of(changed(CASES["gptq"](), ".g_idx", 9, group))
     with pytest.raises(BadCheckpoint, match=f"a.g_idx names the group {group}, and there are 2"):
-        read_cast(source, decoded_of(source, "BF16"))
-
-
-def test_codes_that_are_too_wide() -> None:
-    """Codes of 4 bits, each in a byte of its own."""
-    case = CASES["int8"]()
-    weights = case.config["quantization_config"]["config_groups"]["group_0"]["weights"]
-    weights["num_bits"] = 4
-    narrow = replace(case, tensors={**case.tensors, ".weight": case.tensors[".weight"] >> 4})
-    source = source_of(narrow)
-    scale = case.tensors[".weight_scale"]
-    wanted = (narrow.tensors[".weight"].float() * scale.float()).bfloat16()
-    assert read_cast(source, decoded_of(source, "BF16")) == raw(wanted)
-    source = source_of(changed(narrow, ".weight", 40, 8))
-    with pytest.raises(BadCheckpoint, match=r"a.weight has the code 8, and codes of 4 bits are"):
         read_cast(source, decoded_of(source, "BF16"))
 
 
