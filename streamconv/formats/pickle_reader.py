@@ -9,8 +9,7 @@ A pickle is a program for a machine with a stack, which makes its reader call wh
     .                        stop: the value is on top of the stack
 
 The caller admits the names that it expects. Any other is refused, or held as data if the caller
-holds foreign names; even then, names of functions that do harm where a pickle is run are refused,
-so that nobody learns of them elsewhere. Only what `pickle.dump` writes is understood. Keys of
+holds foreign names (`pickle_names`). Only what `pickle.dump` writes is understood. Keys of
 dictionaries are text, numbers or objects; another one is held in an object of its own. Nothing is
 hashed, compared or walked in depth, so that time and memory stay linear in the pickle's length.
 Source of the opcodes: `pickletools` of Python's library.
@@ -20,32 +19,12 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.pickle_machine import Machine
+from streamconv.formats.pickle_names import DICTIONARIES
 from streamconv.formats.pickle_types import KEY, PERSISTENT, Global, Object
 
 MAX_KEY_BITS = 64
 """Bits of a number that is a key of a dictionary."""
-HARMFUL_MODULES = frozenset(
-    {
-        *("os", "posix", "nt", "sys", "subprocess", "shutil", "pty", "socket", "ctypes", "signal"),
-        *("importlib", "runpy", "code", "codeop", "pickle", "_pickle", "webbrowser", "pip"),
-        *("multiprocessing", "threading", "asyncio", "urllib", "http", "requests", "operator"),
-        *("_operator", "types", "inspect", "tempfile", "io", "_io", "marshal", "timeit"),
-    }
-)
-"""Modules whose functions no value of a checkpoint needs, and that a program can be made of."""
-HARMFUL_NAMES = frozenset({"torch.load", "torch.serialization.load", "torch.hub.load"})
-PLAIN_BUILTINS = frozenset(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in (
-        *("object", "set", "frozenset", "bytearray", "bytes", "complex", "dict", "list", "tuple"),
-        *("int", "long", "float", "str", "unicode", "bool", "slice", "range", "xrange"),
-    )
-)
-"""The builtin names that values are made of. Others are functions."""
-DICTIONARIES = frozenset({"collections.OrderedDict", "collections.defaultdict"})
-"""Classes whose instances are dictionaries: they are read as these."""
 
 
 def read_pickle(
@@ -63,112 +42,28 @@ def read_pickle(
     Raises:
         BadCheckpoint: It contains another name, or no plain value.
     """
-    machine = _Machine(raw, admitted, label, holds_foreign)
+    machine = Machine(raw, admitted, label, holds_foreign)
     try:
-        return machine.run()
+        return _run(machine)
     except (IndexError, struct.error):
         raise machine.refusal("it ends too early, or takes a value that is not there") from None
     except UnicodeDecodeError:
         raise machine.refusal("text that is not UTF-8") from None
 
 
-class _Machine:
-    """The state that the opcodes change."""
-
-    __slots__ = (
-        *("admitted", "below", "globals", "holds_foreign", "label", "memo", "position", "raw"),
-        "stack",
-    )
-
-    def __init__(
-        self, raw: bytes, admitted: Collection[str], label: str, holds_foreign: bool
-    ) -> None:
-        self.raw = raw
-        self.admitted = admitted
-        self.holds_foreign = holds_foreign
-        self.label = label
-        self.position = 0
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        """The stack below each mark. A mark is the start of a list of arguments."""
-        self.memo: list[Any] = []
-        """The values that the pickle refers to by number."""
-        self.globals: dict[str, Global] = {}
-
-    def run(self) -> Any:
-        """Run all opcodes and return the value."""
-        raw, ops = self.raw, _OPS
-        while (op := raw[self.position]) != _STOP:
-            self.position += 1
-            ops[op](self)
-        return self.stack.pop()
-
-    def refusal(self, fact: str) -> BadCheckpoint:
-        """Build the error for a pickle that is not as it should be."""
-        return BadCheckpoint(
-            f"cannot read {self.label}: not a pickle of a checkpoint: {fact} "
-            f"(byte {self.position})",
-            "check where the file comes from; nothing in it has been run",
-        )
-
-    def take(self, nbytes: int) -> bytes:
-        """Read the next bytes of the pickle."""
-        begin = self.position
-        taken = self.raw[begin : begin + nbytes]
-        if len(taken) < nbytes:
-            raise IndexError
-        self.position = begin + nbytes
-        return taken
-
-    def number(self, form: struct.Struct) -> Any:
-        """Read the next number of the pickle."""
-        (number,) = form.unpack_from(self.raw, self.position)
-        self.position += form.size
-        return number
-
-    def line(self) -> str:
-        """Read the text up to the end of the line."""
-        end = self.raw.find(b"\n", self.position)
-        if end < 0:
-            raise IndexError
-        text = self.take(end - self.position).decode("utf-8")
-        self.position += 1
-        return text
-
-    def to_mark(self) -> list[Any]:
-        """Take the values above the last mark from the stack, and the mark."""
-        above, self.stack = self.stack, self.below.pop()
-        return above
-
-    def top(self, kind: Any) -> Any:
-        """Return the value on top of the stack. Raises BadCheckpoint if it is of another type."""
-        if type(self.stack[-1]) is not kind:
-            raise self.refusal(f"a value is put into something that is not a {kind.__name__}")
-        return self.stack[-1]
-
-    def name(self, module: str, name: str) -> None:
-        """Push a name. Raises BadCheckpoint if it is not admitted."""
-        full = f"{module}.{name}"
-        if full not in self.admitted and (not self.holds_foreign or _is_harmful(full)):
-            raise BadCheckpoint(
-                f"cannot read {self.label}: it names {quoted(full)}, which no checkpoint needs",
-                "do not load this file with torch: it could run code; nothing was run here",
-            )
-        self.stack.append(self.globals.setdefault(full, Global(full)))
-
-
-def _is_harmful(name: str) -> bool:
-    """Return True if a pickle that is run could do harm by calling `name`."""
-    top = name.partition(".")[0]
-    if top in ("builtins", "__builtin__"):
-        return name not in PLAIN_BUILTINS
-    return top in HARMFUL_MODULES or name in HARMFUL_NAMES
+def _run(machine: Machine) -> Any:
+    """Run all opcodes and return the value."""
+    raw, ops = machine.raw, _OPS
+    while (op := raw[machine.position]) != _STOP:
+        machine.position += 1
+        ops[op](machine)
+    return machine.stack.pop()
 
 
 # --- the opcodes: one function each, because a large pickle has millions of them ----------------
 
 _BYTE, _SHORT, _INT, _UINT, _LONG, _REAL = map(struct.Struct, ("<B", "<H", "<i", "<I", "<Q", ">d"))
-_Op = Callable[[_Machine], object]
+_Op = Callable[[Machine], object]
 
 
 def _number(form: struct.Struct) -> _Op:
@@ -179,11 +74,11 @@ def _text(length: struct.Struct) -> _Op:
     return lambda m: m.stack.append(m.take(m.number(length)).decode("utf-8", "surrogatepass"))
 
 
-def _long(m: _Machine) -> None:
+def _long(m: Machine) -> None:
     m.stack.append(int.from_bytes(m.take(m.number(_BYTE)), "little", signed=True))
 
 
-def _mark(m: _Machine) -> None:
+def _mark(m: Machine) -> None:
     m.below.append(m.stack)
     m.stack = []
 
@@ -191,7 +86,7 @@ def _mark(m: _Machine) -> None:
 def _tuple_of(count: int) -> _Op:
     """Return the opcode that makes a tuple of the last `count` values."""
 
-    def make(m: _Machine) -> None:
+    def make(m: Machine) -> None:
         stack = m.stack
         if len(stack) < count:
             raise IndexError
@@ -200,23 +95,18 @@ def _tuple_of(count: int) -> _Op:
     return make
 
 
-def _marked_tuple(m: _Machine) -> None:
+def _marked_tuple(m: Machine) -> None:
     values = tuple(m.to_mark())
     m.stack.append(values)
 
 
-def _extend(m: _Machine, values: list[Any]) -> None:
-    if not _is_foreign(m):
+def _extend(m: Machine, values: list[Any]) -> None:
+    if not m.top_is_foreign():
         m.top(list).extend(values)
 
 
-def _is_foreign(m: _Machine) -> bool:
-    """Return True if the top is an object of a foreign class, of whose items nothing is needed."""
-    return m.holds_foreign and type(m.stack[-1]) is Object and m.stack[-1].name not in m.admitted
-
-
-def _set(m: _Machine, values: list[Any]) -> None:
-    if _is_foreign(m):
+def _set(m: Machine, values: list[Any]) -> None:
+    if m.top_is_foreign():
         return
     target = m.top(dict)
     for key, value in zip(values[::2], values[1::2], strict=False):
@@ -234,7 +124,7 @@ def _set(m: _Machine, values: list[Any]) -> None:
 
 
 def _put(form: struct.Struct) -> _Op:
-    def put(m: _Machine) -> None:
+    def put(m: Machine) -> None:
         # picklers number the values 0, 1, 2 ...; any other number could ask for a memo of 10**9
         if m.number(form) != len(m.memo):
             raise IndexError
@@ -246,7 +136,7 @@ def _put(form: struct.Struct) -> _Op:
 def _get(form: struct.Struct) -> _Op:
     size, unpack = form.size, form.unpack_from
 
-    def get(m: _Machine) -> None:
+    def get(m: Machine) -> None:
         (number,) = unpack(m.raw, m.position)
         m.stack.append(m.memo[number])
         m.position += size
@@ -254,14 +144,14 @@ def _get(form: struct.Struct) -> _Op:
     return get
 
 
-def _global_from_stack(m: _Machine) -> None:
+def _global_from_stack(m: Machine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(module, str) or not isinstance(name, str):
         raise m.refusal("a name that is not text")
     m.name(module, name)
 
 
-def _call(m: _Machine) -> None:
+def _call(m: Machine) -> None:
     args, called = m.stack.pop(), m.stack.pop()
     if type(called) is not Global or type(args) is not tuple:
         raise m.refusal("something is called that is not a name, or not with arguments")
@@ -269,13 +159,13 @@ def _call(m: _Machine) -> None:
     m.stack.append({} if is_dictionary else Object(called.name, args))
 
 
-def _call_with_names(m: _Machine) -> None:
+def _call_with_names(m: Machine) -> None:
     named = m.stack.pop()
     m.stack[-1] = (*m.stack[-1], named) if type(m.stack[-1]) is tuple else None
     _call(m)
 
 
-def _build(m: _Machine) -> None:
+def _build(m: Machine) -> None:
     state = m.stack.pop()
     if m.holds_foreign and type(m.stack[-1]) in (dict, list):
         return
@@ -289,7 +179,7 @@ def _bytes(length: struct.Struct) -> _Op:
 def _only_foreign(op: _Op) -> _Op:
     """Return an opcode that only foreign values need."""
 
-    def run(m: _Machine) -> None:
+    def run(m: Machine) -> None:
         if not m.holds_foreign:
             _unknown(m)
         op(m)
@@ -297,13 +187,13 @@ def _only_foreign(op: _Op) -> _Op:
     return run
 
 
-def _persistent(m: _Machine) -> None:
+def _persistent(m: Machine) -> None:
     if PERSISTENT not in m.admitted:
         raise m.refusal("it refers to something outside of it")
     m.stack.append(Object(PERSISTENT, m.stack.pop()))
 
 
-def _unknown(m: _Machine) -> None:
+def _unknown(m: Machine) -> None:
     raise m.refusal("it has an opcode that no plain value needs")
 
 
