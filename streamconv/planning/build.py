@@ -28,8 +28,9 @@ from streamconv.options import (
 )
 from streamconv.planning.config_change import config_change
 from streamconv.planning.lossless import check_lossless
+from streamconv.planning.make_plan import make_plan, record_of
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
-from streamconv.planning.plan import Plan, make_plan, record_of
+from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, stored_experts
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat

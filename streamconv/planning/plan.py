@@ -19,20 +19,17 @@ panel
     processor's cache. Panels are not in the plan: `execution/transpose.py` cuts a unit into them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
-from streamconv.checkpoint.layout_record import LayoutNames, Record
+from streamconv.checkpoint.casting import AS_STORED, Casting
+from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.tensor_names import layer_of
 from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
-from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange
-from streamconv.planning.lossless import check_lossless
-from streamconv.planning.memory import Limits, Memory, fit_memory, tables_bytes
-from streamconv.planning.safetensors_shards import Safetensors
+from streamconv.planning.memory import Memory
 from streamconv.planning.shards import (
     FramingBytes,
     PieceParts,
@@ -41,7 +38,7 @@ from streamconv.planning.shards import (
     ShardPart,
     StepBytes,
 )
-from streamconv.planning.steps import Step, Steps, make_steps
+from streamconv.planning.steps import Step, Steps
 from streamconv.planning.target import Target
 
 PIECE_BYTES = 8 * 2**20
@@ -174,120 +171,6 @@ class Plan:
     def framing_bytes(self, piece: Piece, part: FramingBytes) -> Iterator[bytes]:
         """Yield the content of a part of a piece that belongs to the file format."""
         return self.format.framing_bytes(self.shards[piece.shard], part.number)
-
-
-def make_plan(
-    checkpoint: Checkpoint,
-    source: Detected,
-    target: Target,
-    *,
-    max_shard_bytes: int,
-    limits: Limits | Callable[[], Limits],
-    layers: range | None = None,
-    shard_format: Callable[[Record], ShardFormat] = Safetensors,
-    casting: Casting = AS_STORED,
-    config: ConfigChange = AS_IT_IS,
-    verify: bool = False,
-    sha256: bool = False,
-) -> Plan:
-    """Plan the conversion of a checkpoint.
-
-    Args:
-        checkpoint: The source as it is stored.
-        source: What was detected in it, with `casting` applied.
-        target: The layouts and names that it gets.
-        max_shard_bytes: Bytes of tensors in a shard, at most.
-        limits: Limits of memory and workers; a function is called when the plan is complete, as
-            what it takes is then part of the base.
-        layers: Numbers of the layers to keep, along with everything in no layer; None for all.
-        shard_format: Builds the file format of the output for its record.
-        casting: The dtypes that were asked for.
-        config: What becomes of config.json.
-        verify: True if the result is verified in the same process.
-        sha256: True if every file of the result is read back.
-
-    Raises:
-        PlanRefused: There are no tensors, the conversion would lose something, a file lies where
-            a shard has to be, or the memory does not suffice for one worker.
-        BadCheckpoint: config.json lacks a size that the conversion needs.
-    """
-    if not source.hub_names:
-        raise PlanRefused(f"cannot convert {checkpoint.location}: it holds no tensors")
-    steps = make_steps(source, target, layers)
-    check_lossless(steps, source, target, layers)
-    record = record_of(source, target, layers)
-    file_format = shard_format(record)
-    shards = tuple(file_format.shards(steps, max_shard_bytes))
-    if not file_format.skip_reason:
-        _check_files(checkpoint, shards)
-    inputs = sum(1 for _ in steps.inputs())
-    tables = tables_bytes(
-        inputs,
-        len(steps),
-        file_format.name,
-        shards=len(shards),
-        chunks=file_format.count_chunks(steps),
-        casts=casting != AS_STORED,
-        verify=verify,
-        hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
-    )
-    widest = max(range(len(steps)), key=steps.buffer_bytes)
-    buffer, name = steps.buffer_bytes(widest), steps.name(widest)
-    casts = _cast_bytes(steps) if casting != AS_STORED else 0
-    limits = limits if isinstance(limits, Limits) else limits()
-    return Plan(
-        checkpoint=checkpoint,
-        source=source,
-        target=target,
-        steps=steps,
-        format=file_format,
-        shards=shards,
-        record=record,
-        max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, buffer, name, casts, checkpoint.read_scratch_bytes, tables),
-        casting=casting,
-        config=config,
-    )
-
-
-def record_of(source: Detected, target: Target, layers: range | None) -> Record:
-    """Return the record of layouts of an output.
-
-    Args:
-        source: The checkpoint that is converted.
-        target: The layouts and names that it gets.
-        layers: Numbers of the layers that are kept; None for all.
-    """
-    layouts = {
-        pattern: LayoutNames.of(row, target.hub_layouts.get(pattern))
-        for pattern, row in target.rows.items()
-    }
-    return Record(target.names.name, target.form, layouts, _layers_text(source, layers))
-
-
-def _cast_bytes(steps: Steps) -> int:
-    """Return the bytes that a worker needs for the casts of any step."""
-    return max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
-
-
-def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
-    """Raise PlanRefused if a file to copy, or its folder, has the name of a shard."""
-    names = {shard.name for shard in shards}
-    for other in checkpoint.others:
-        if other.name.partition("/")[0] in names and not other.skip_reason:
-            raise PlanRefused(
-                f"{quoted(other.name)} of {checkpoint.location} lies where an output shard of that "
-                "name has to be",
-                "move it away, or choose another --max-shard-size",
-            )
-
-
-def _layers_text(source: Detected, layers: range | None) -> str | None:
-    """Return the range of layers as the record has it; an open end becomes the last layer's."""
-    if layers is None:
-        return None
-    count = max((each.layers for each in source.layer_lists), default=0)
-    return f"{layers.start}:{max(min(layers.stop, count), layers.start + 1)}"
 
 
 def _pieces(number: int, shard: Shard, parts: Iterable[ShardPart]) -> Iterator[Piece]:

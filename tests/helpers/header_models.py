@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import detect
+from streamconv.planning.make_plan import make_plan
 from streamconv.planning.memory import Limits
-from streamconv.planning.plan import Piece, Plan, make_plan
+from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.shards import FramingBytes, Shard, ShardPart, StepBytes
 from streamconv.planning.steps import Step
 from streamconv.planning.target import resolve_target

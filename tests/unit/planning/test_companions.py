@@ -18,7 +18,8 @@ from streamconv.checkpoint.casting import Casting, protected_kind
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused
-from streamconv.planning.plan import Plan, make_plan
+from streamconv.planning.make_plan import make_plan
+from streamconv.planning.plan import Plan
 from streamconv.planning.target import resolve_target
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 

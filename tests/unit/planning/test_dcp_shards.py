@@ -14,8 +14,9 @@ from streamconv.catalog.presets import Prefixes, find_preset
 from streamconv.detection.detect import detect
 from streamconv.errors import PlanRefused
 from streamconv.planning.dcp_shards import Dcp
+from streamconv.planning.make_plan import make_plan
 from streamconv.planning.manifest import build_manifest
-from streamconv.planning.plan import Plan, make_plan
+from streamconv.planning.plan import Plan
 from streamconv.planning.shards import FramingBytes
 from streamconv.planning.target import resolve_target
 

@@ -1,13 +1,9 @@
-"""Plans made from headers alone: pieces tile the shards, and depend on nothing else."""
+"""The pieces of a plan tile its shards, and depend on nothing else."""
 
-import builtins
-import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from header_models import (
@@ -20,11 +16,9 @@ from header_models import (
     plan_from,
     planned,
     step_parts_of,
-    steps_of,
 )
 from hypothesis import given, settings
 
-from streamconv.errors import PlanRefused
 from streamconv.planning.memory import Limits
 from streamconv.planning.plan import PIECE_BYTES
 from streamconv.planning.shards import StepBytes
@@ -112,19 +106,6 @@ def test_pieces_do_not_depend_on_workers(target: str) -> None:
     assert all(pieces == found[0] for pieces in found)
 
 
-def test_a_checkpoint_without_experts_is_copied() -> None:
-    """Every tensor, each in pieces like any other."""
-    plan = planned(model(layers=0))
-    check_pieces(plan)
-    assert names_of(plan) == model(layers=0).keys()
-    assert all(step.is_copy for step in steps_of(plan))
-
-
-def test_a_checkpoint_without_tensors_is_refused() -> None:
-    with pytest.raises(PlanRefused, match=r"^cannot convert /nowhere.*: it holds no tensors$"):
-        planned({})
-
-
 def test_steps_are_grouped_by_layer() -> None:
     """Each step once, layers in their order, what is in none at the end."""
     plan = planned(model(layers=11))
@@ -132,29 +113,3 @@ def test_steps_are_grouped_by_layer() -> None:
     assert [*grouped] == [*(("model.layers.", k) for k in range(12)), None]
     assert Counter(s.name for steps in grouped.values() for s in steps) == Counter(names_of(plan))
     assert "visual.blocks.0.weight" in {step.name for step in grouped[None]}
-
-
-def test_a_plan_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor looks at one; the tables of layouts have been loaded by then."""
-    planned(model())
-
-    def touched(*what: Any, **_: Any) -> NoReturn:
-        raise AssertionError(f"{what} was opened for a plan")
-
-    for place, name in (
-        (builtins, "open"),
-        (io, "open"),
-        (os, "open"),
-        (os, "stat"),
-        (os, "listdir"),
-        (os, "scandir"),
-        (Path, "open"),
-        (Path, "stat"),
-    ):
-        monkeypatch.setattr(place, name, touched)
-    plan = planned(model(layers=3), "fused-transposed", max_shard_bytes=1000)
-    pieces = list(plan.pieces())
-    headers = [b"".join(plan.format.framing_bytes(shard, 0)) for shard in plan.shards]
-    monkeypatch.undo()
-    assert len(headers) > 1
-    assert len(pieces) >= len(headers)

@@ -32,8 +32,8 @@ from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.detection.detect import detect
 from streamconv.errors import StreamconvError
 from streamconv.options import parse_layers
+from streamconv.planning.make_plan import make_plan
 from streamconv.planning.memory import Limits
-from streamconv.planning.plan import make_plan
 from streamconv.planning.steps import Step
 from streamconv.planning.target import resolve_target
 
