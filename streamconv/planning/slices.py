@@ -27,10 +27,8 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.rearrangement import Rearrangement
+from streamconv.planning.slice_axes import AxisRange, Dimension, Span, axis_ranges, common_axes
 from streamconv.planning.steps import Step
-
-Span = tuple[int, int]
-"""First index and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +69,6 @@ class SlicePart:
         return self.how.is_copy and self.is_contiguous
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A range on an axis that no dimension, array axis or input ends inside of."""
-
-    extent: int
-    stride: int
-    """In elements of a unit's memory; of an axis of units, in units."""
-    of_units: bool
-    target_stride: int = 0
-    """In elements of the result."""
-    span: Span = (0, 0)
-
-    @property
-    def count(self) -> int:
-        return self.span[1] - self.span[0]
-
-
 def slice_parts(
     step: Step, box: Sequence[Span], place: Sequence[tuple[int, int]] | None = None
 ) -> Iterator[SlicePart]:
@@ -116,43 +97,30 @@ def slice_parts(
         rows = how.units * how.unit_bytes // row_bytes
         span = max(begin, first) - first, min(end, first + rows) - first
         if span[0] < span[1]:
-            dims: list[_Dimension] = []
+            dims: list[Dimension] = []
             if step.shape:
                 extent, at = place[0]
-                dims.append(_Dimension(rows, span, extent, at + first + span[0] - begin))
+                dims.append(Dimension(rows, span, extent, at + first + span[0] - begin))
                 for size, inner, (extent, at) in zip(
                     step.shape[1:], box[1:], place[1:], strict=True
                 ):
-                    dims.append(_Dimension(size, inner, extent, at))
+                    dims.append(Dimension(size, inner, extent, at))
             dims = _in_items(step, dims, how.itemsize)
             yield from _section_parts(how, step.inputs_of(number), dims)
         first += rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Dimension:
-    """A dimension of a section, and of the result."""
-
-    size: int
-    span: Span
-    """The range that is taken of it."""
-    extent: int
-    """Its size in the result."""
-    at: int
-    """Where the range begins in the result."""
-
-
-def _in_items(step: Step, dims: list[_Dimension], itemsize: int) -> list[_Dimension]:
+def _in_items(step: Step, dims: list[Dimension], itemsize: int) -> list[Dimension]:
     """Return dimensions in items of a rearrangement: bytes, if it copies elements as such."""
     bits = DTYPE_BITS[step.dtype]
     if bits == itemsize * 8:
         return dims
     if bits % 8 == 0:
         width = bits // 8 // itemsize
-        return [*dims, _Dimension(width, (0, width), width, 0)]
+        return [*dims, Dimension(width, (0, width), width, 0)]
     if all(dim.span == (0, dim.size) and dim.extent == dim.size for dim in dims):
         nbytes = math.prod(dim.size for dim in dims) * bits // 8
-        return [_Dimension(nbytes, (0, nbytes), nbytes, 0)]
+        return [Dimension(nbytes, (0, nbytes), nbytes, 0)]
     last = dims[-1]
     in_bits = [bits * count for count in (last.size, *last.span, last.extent, last.at)]
     if any(count % 8 for count in in_bits):
@@ -160,19 +128,19 @@ def _in_items(step: Step, dims: list[_Dimension], itemsize: int) -> list[_Dimens
             f"cannot cut {quoted(step.name)} there: its elements of {bits} bits are no whole bytes"
         )
     size, begin, end, extent, at = (count // 8 for count in in_bits)
-    return [*dims[:-1], _Dimension(size, (begin, end), extent, at)]
+    return [*dims[:-1], Dimension(size, (begin, end), extent, at)]
 
 
 def _section_parts(
-    how: Rearrangement, inputs: Sequence[TensorInfo], dims: Sequence[_Dimension]
+    how: Rearrangement, inputs: Sequence[TensorInfo], dims: Sequence[Dimension]
 ) -> Iterator[SlicePart]:
     """Yield the parts of a slice of one section."""
-    axes = _common_axes(how, [dim.size for dim in dims])
+    axes = common_axes(how, [dim.size for dim in dims])
     origin, width = 0, 1
     for dim in reversed(dims):
         origin += (dim.at - dim.span[0]) * width
         width *= dim.extent
-    for ranges in itertools.product(*_ranges(axes, dims)):
+    for ranges in itertools.product(*axis_ranges(axes, dims)):
         chosen = list(itertools.chain.from_iterable(ranges))
         target = origin + sum(axis.target_stride * axis.span[0] for axis in chosen)
         units = [axis for axis in chosen if axis.of_units]
@@ -186,89 +154,11 @@ def _section_parts(
             yield from _unit_parts(how, inputs, unit, others, target + moved)
 
 
-def _common_axes(how: Rearrangement, shape: Sequence[int]) -> list[_Axis]:
-    """Cut a section into axes that end wherever a dimension, an array axis or an input ends."""
-    input_items = how.input_bytes // how.itemsize
-    array = list(zip(how.shape, how.strides, strict=True))
-    cuts = {1}
-    width = 1
-    for extent, stride in reversed(array):
-        if stride < input_items < extent * stride:
-            cuts.add(width * (input_items // stride))
-        width *= extent
-        cuts.add(width)
-    unit = width
-    cuts.add(unit * how.units)
-    width = 1
-    for extent in reversed(shape):
-        width *= extent
-        cuts.add(width)
-    axes: list[_Axis] = []
-    for outer, inner in itertools.pairwise(sorted(cuts, reverse=True)):
-        if inner >= unit:
-            axes.append(_Axis(outer // inner, inner // unit, of_units=True))
-        else:
-            axes.append(_Axis(outer // inner, _stride_at(array, inner), of_units=False))
-    return axes
-
-
-def _stride_at(array: Sequence[Span], position: int) -> int:
-    """Return the distance in memory of items that are `position` apart in the output."""
-    width = 1
-    for extent, stride in reversed(array):
-        if position < width * extent:
-            return stride * (position // width)
-        width *= extent
-    raise AssertionError("the position is outside of the unit")
-
-
-def _ranges(axes: Sequence[_Axis], dims: Sequence[_Dimension]) -> Iterator[list[list[_Axis]]]:
-    """Yield for each dimension, outermost first, the ranges on its axes that make up its span."""
-    left = list(axes)
-    after = math.prod(dim.extent for dim in dims)
-    for dim in dims:
-        after //= dim.extent
-        own: list[_Axis] = []
-        while math.prod(axis.extent for axis in own) < dim.size:
-            own.append(left.pop(0))
-        inner = dim.size
-        placed = []
-        for axis in own:
-            inner //= axis.extent
-            placed.append(_Axis(axis.extent, axis.stride, axis.of_units, inner * after))
-        yield list(_cover(placed, *dim.span))
-
-
-def _cover(axes: Sequence[_Axis], begin: int, end: int) -> Iterator[list[_Axis]]:
-    """Yield boxes over axes that together are the positions `begin` to `end` on all of them."""
-    if not axes:
-        yield []
-        return
-    axis, rest = axes[0], axes[1:]
-    inner = math.prod(each.extent for each in rest)
-    (first, skipped), (last, more) = divmod(begin, inner), divmod(end, inner)
-    if first == last:
-        yield from (_then(axis, first, first + 1, box) for box in _cover(rest, skipped, more))
-        return
-    if skipped:
-        yield from (_then(axis, first, first + 1, box) for box in _cover(rest, skipped, inner))
-        first += 1
-    if first < last:
-        yield from (_then(axis, first, last, box) for box in _cover(rest, 0, inner))
-    if more:
-        yield from (_then(axis, last, last + 1, box) for box in _cover(rest, 0, more))
-
-
-def _then(axis: _Axis, begin: int, end: int, rest: list[_Axis]) -> list[_Axis]:
-    span = (begin, end)
-    return [_Axis(axis.extent, axis.stride, axis.of_units, axis.target_stride, span), *rest]
-
-
 def _unit_parts(
     how: Rearrangement,
     inputs: Sequence[TensorInfo],
     unit: int,
-    axes: Sequence[_Axis],
+    axes: Sequence[AxisRange],
     target: int,
 ) -> Iterator[SlicePart]:
     """Yield the parts that one unit makes of a box, whose first item is `target` in the result."""
@@ -310,7 +200,7 @@ def _unit_parts(
         yield SlicePart(part, taken, target + place, to_strides)
 
 
-def _split_axes(within: Sequence[_Axis]) -> list[_Axis]:
+def _split_axes(within: Sequence[AxisRange]) -> list[AxisRange]:
     """Return the axes of an input at each of whose positions a part of its own is read.
 
     The others are read at once. They are dense, or they are columns of a matrix.
