@@ -214,7 +214,7 @@ def merge(
     Raises:
         StreamconvError: One of its subclasses, as for `convert`.
     """
-    from streamconv.execution.pipeline import run_conversion
+    from streamconv.execution.conversion import run_conversion
 
     request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -248,7 +248,7 @@ def split(
     Raises:
         StreamconvError: One of its subclasses, as for `convert`.
     """
-    from streamconv.execution.pipeline import run_conversion
+    from streamconv.execution.conversion import run_conversion
 
     request = ConversionRequest(str(src), dst, PER_EXPERT, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -293,7 +293,7 @@ def convert(
         NoSpace: The disk or a quota is full.
         IOFailed: Reading or writing failed.
     """
-    from streamconv.execution.pipeline import run_conversion
+    from streamconv.execution.conversion import run_conversion
 
     request = ConversionRequest(str(src), dst, to or SAME, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -375,6 +375,6 @@ def finish(
         StreamconvError: One of its subclasses, as for `convert`. If a part is missing, the message
             names its shards.
     """
-    from streamconv.execution.pipeline import finish_conversion
+    from streamconv.execution.conversion import finish_conversion
 
     return finish_conversion(dst, verify=verify, on_event=on_event)

@@ -1,12 +1,4 @@
-"""Carries out a conversion: opens the source, plans, executes, verifies.
-
-    run_conversion ------> _run_whole      all shards, then the commit
-                     |---> _run_partition  some shards (`--part K/N`); no commit
-                     `---> _run_rank       some shards; the first rank commits for all (torchrun)
-    finish_conversion ---------------------> no shard; the commit that partitions leave to it
-
-Each of them describes its share of the work and runs the same pipeline, `_convert`.
-"""
+"""The pipeline of a conversion: opens the source, plans, executes, verifies, commits."""
 
 import time
 from collections.abc import Callable
@@ -16,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamconv.catalog.catalog import load_catalog
-from streamconv.errors import UsageError, VerifyFailed
+from streamconv.errors import VerifyFailed
 from streamconv.execution.pinning import pin_request, resumed_source
-from streamconv.execution.request import ConversionRequest, read_request
+from streamconv.execution.request import ConversionRequest
 from streamconv.execution.result import Result
-from streamconv.options import Location, Options, preset_of
+from streamconv.options import Options, preset_of
 from streamconv.planning.build import build_plan
-from streamconv.planning.partition import Partition, assign_shards, parse_partition
+from streamconv.planning.partition import Partition, assign_shards
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.extras import require_extra
-from streamconv.system.launcher import rank
 from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
 from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
@@ -42,7 +32,7 @@ OnEvent = Callable[["Event | VerifyStarted | VerifyProgress"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
+class Share:
     """The share of a conversion that this process does."""
 
     partition: Partition = Partition()  # noqa: RUF009 - frozen
@@ -55,101 +45,20 @@ class _Share:
     """Processes that share the allowed read rate."""
 
 
-def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) -> Result:
-    """Run a conversion, or the share of it that this process has.
+def run_share(
+    request: ConversionRequest, share: Share, on_event: OnEvent | None, cancel: CancelToken
+) -> Result:
+    """Run the pipeline: open, plan, write the shards of the share, verify, commit.
 
     Args:
         request: What the user asked for.
+        share: What of it this process does.
         on_event: Called with each event, in the calling thread.
-
-    Returns:
-        The result; `closed` is False if other partitions and `finish_conversion` have to follow.
+        cancel: Ends the run if it is set.
 
     Raises:
         StreamconvError: One of its subclasses. A note says whether the run can be resumed.
     """
-    if rank() is not None:
-        return _run_rank(request, on_event)
-    partition = parse_partition(request.options.get("part") or "1/1")
-    if partition.of > 1:
-        return _run_partition(request, partition, on_event)
-    return _run_whole(request, on_event)
-
-
-def finish_conversion(
-    dst: Location, *, verify: bool = False, on_event: OnEvent | None = None
-) -> Result:
-    """Commit a conversion whose partitions are all written.
-
-    Args:
-        dst: The target that was named to the partitions.
-        verify: True to verify the result before it is moved to `dst`.
-        on_event: Called with each event, in the calling thread.
-
-    Raises:
-        OutputExists: Shards are missing, or there is nothing left to commit.
-        StreamconvError: Another of its subclasses, as for `run_conversion`.
-    """
-    from streamconv.sinks.checkpoint_folder import CheckpointFolder
-    from streamconv.sinks.journal_files import load_request
-
-    CheckpointFolder(Path(dst)).clear_leftovers()
-    request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
-    return _convert(request, _Share(writes_shards=False), on_event, CancelToken())
-
-
-def _run_whole(request: ConversionRequest, on_event: OnEvent | None) -> Result:
-    """Write all shards and commit them."""
-    return _convert(request, _Share(), on_event, CancelToken())
-
-
-def _run_partition(
-    request: ConversionRequest, partition: Partition, on_event: OnEvent | None
-) -> Result:
-    """Write the shards of one partition. It always resumes: any partition may have started."""
-    if request.verify:
-        raise UsageError(
-            "cannot verify a part: the other parts may not be written yet",
-            f"run `streamconv finish {request.dst} --verify` when all parts are done",
-        )
-    share = _Share(partition, commits=False)
-    return _convert(replace(request, resume=True), share, on_event, CancelToken())
-
-
-def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
-    """Write the shards of this rank. Rank 0 prepares the target first and commits it at last."""
-    from streamconv.execution.ranks import connect
-
-    require_extra("share a conversion with other ranks", "torch", ("torch",))
-    begin = time.monotonic()
-    cancel = CancelToken()
-    ranks = connect(cancel)
-    partition = ranks.partition
-    is_first = partition.number == 1
-    resume = request.resume or ranks.restarted or not is_first
-
-    def on_rank_event(event: "Event | VerifyStarted | VerifyProgress") -> None:
-        ranks.synchronize(event)
-        if on_event is not None:
-            on_event(event)
-
-    share = _Share(
-        ranks.partition, commits=is_first, waits_for_commit=True, readers=ranks.partition.of
-    )
-    with ranks:
-        try:
-            result = _convert(replace(request, resume=resume), share, on_rank_event, cancel)
-        except BaseException as error:
-            if (cause := ranks.report_failure(error)) is not error:
-                raise cause from error
-            raise
-    return replace(result, seconds=time.monotonic() - begin)
-
-
-def _convert(
-    request: ConversionRequest, share: _Share, on_event: OnEvent | None, cancel: CancelToken
-) -> Result:
-    """Run the pipeline: open, plan, write the shards of the share, verify, commit."""
     from streamconv.execution.events import Completed
     from streamconv.execution.executor import execute
     from streamconv.verification.run import VerifyOptions
@@ -227,7 +136,7 @@ def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointF
     )
 
 
-def _shards_of(plan: "Plan", share: _Share) -> tuple[int, ...]:
+def _shards_of(plan: "Plan", share: Share) -> tuple[int, ...]:
     """Return the numbers of the shards that this process writes."""
     sizes = [shard.nbytes for shard in plan.shards]
     return assign_shards(sizes, share.partition) if share.writes_shards else ()

@@ -1,0 +1,57 @@
+"""The four ways to run a conversion: whole, a part, the rest of parts, and what each refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
+
+from streamconv.errors import IOFailed, OutputExists, UsageError
+from streamconv.execution.conversion import finish_conversion, run_conversion
+from streamconv.execution.request import ConversionRequest
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    config = {"model_type": "qwen3_moe", "num_experts": 2}
+    return write_checkpoint(tmp_path / "src", two_shards(qwen_tensors(experts=2)), config)
+
+
+def request(src: Path, dst: Path, *, verify: bool = False, **options: Any) -> ConversionRequest:
+    options = {"max_shard_size": 300, "jobs": 1, **options}
+    return ConversionRequest(str(src), dst, "fused", False, False, verify, options)  # type: ignore[arg-type]
+
+
+def test_parts_and_finish_make_what_a_whole_run_makes(src: Path, tmp_path: Path) -> None:
+    """A part commits nothing, whichever is first."""
+    whole = run_conversion(request(src, tmp_path / "whole"))
+    assert whole.closed
+    for part in ("2/2", "1/2"):
+        result = run_conversion(request(src, tmp_path / "dst", part=part))
+        assert not result.closed
+        assert not (tmp_path / "dst").exists()
+    assert finish_conversion(tmp_path / "dst", verify=True).verification is not None
+    assert tree(tmp_path / "dst") == tree(tmp_path / "whole")
+
+
+def test_a_part_that_is_missing(src: Path, tmp_path: Path) -> None:
+    run_conversion(request(src, tmp_path / "dst", part="1/2"))
+    with pytest.raises(OutputExists, match="shards are not finished"):
+        finish_conversion(tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+def test_a_part_cannot_be_verified(src: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="other parts may not be written") as caught:
+        run_conversion(request(src, tmp_path / "dst", part="1/2", verify=True))
+    assert "finish" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_nothing_to_finish(src: Path, tmp_path: Path) -> None:
+    """There was no run, or it is finished."""
+    with pytest.raises(IOFailed, match="there is no unfinished conversion"):
+        finish_conversion(tmp_path / "dst")
+    run_conversion(request(src, tmp_path / "dst"))
+    with pytest.raises(OutputExists, match="it exists already"):
+        finish_conversion(tmp_path / "dst")
