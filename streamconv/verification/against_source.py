@@ -12,7 +12,7 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.compare import Comparer, Unequal
 from streamconv.verification.comparison_tasks import FilePair, RegionPair, Task, comparison_tasks
-from streamconv.verification.config_file import ExpectedConfig
+from streamconv.verification.expected_config import ExpectedConfig
 from streamconv.verification.regions import Region
 from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
 from streamconv.verification.sides import EVERYTHING, Sample, Side

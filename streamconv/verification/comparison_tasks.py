@@ -11,11 +11,8 @@ from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import CONFIG, JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
-from streamconv.verification.config_file import (
-    AS_IN_SOURCE,
-    ExpectedConfig,
-    config_differences,
-)
+from streamconv.verification.config_file import config_differences, has_to_change
+from streamconv.verification.expected_config import AS_IN_SOURCE, ExpectedConfig
 from streamconv.verification.metadata_files import has_files, is_description
 from streamconv.verification.regions import Region, whole
 from streamconv.verification.result import Difference
@@ -188,7 +185,7 @@ def _files(source: Source, output: Source, config: ExpectedConfig | None) -> Ite
         if there is None:
             reason = f" ({here.skip_reason})" if here.skip_reason else ""
             yield Difference(name, f"is not in the source{reason}")
-        elif name == CONFIG and config and config.differs_from(source.checkpoint.config_text):
+        elif name == CONFIG and config and has_to_change(source.checkpoint.config_text, config):
             was, text = (each.checkpoint.config_text.decode() for each in (source, output))
             yield from config_differences(was, text, config)
         elif here.size != there.size:

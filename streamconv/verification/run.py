@@ -25,8 +25,8 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.verification.against_manifest import check_files
 from streamconv.verification.against_source import compare
-from streamconv.verification.config_file import expected_config
 from streamconv.verification.dequantize import DequantizedSource
+from streamconv.verification.expected_config import expected_config
 from streamconv.verification.metadata_files import (
     has_files,
     index_differences,
