@@ -38,7 +38,7 @@ from streamconv.planning.steps import Steps, make_steps
 from streamconv.planning.target import PER_EXPERT, Target, merge_target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
-from streamconv.quantization.recognize import ReadSmall
+from streamconv.quantization.stored_shape import ReadSmall
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (

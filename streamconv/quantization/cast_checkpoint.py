@@ -16,7 +16,8 @@ from streamconv.checkpoint.casting import (
 from streamconv.checkpoint.types import Cast, Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.quantization.recognize import QuantizedWeight, ReadSmall, Recognized, recognize
+from streamconv.quantization.recognize import QuantizedWeight, Recognized, recognize
+from streamconv.quantization.stored_shape import ReadSmall
 
 
 def cast_checkpoint(

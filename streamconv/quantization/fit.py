@@ -16,9 +16,7 @@ from streamconv.quantization.misfits import Misfit, misplaced, wrong_part, wrong
 from streamconv.quantization.number_format import NumberFormat, Part
 from streamconv.quantization.placement import Codes, place_planes
 from streamconv.quantization.stems import Stem
-
-MatrixShape = tuple[int, int]
-"""Rows of outputs and columns of inputs that a `weight_shape` says."""
+from streamconv.quantization.stored_shape import MatrixShape
 
 
 def fit(

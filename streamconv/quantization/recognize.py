@@ -4,16 +4,15 @@ Names, dtypes and shapes say what formats a weight can have, and config.json wha
 are. Both have to agree.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.announcement import Announcement, announcements
-from streamconv.quantization.fit import MatrixShape, fit, parts_of
+from streamconv.quantization.fit import fit, parts_of
 from streamconv.quantization.misfits import Misfit
 from streamconv.quantization.number_format import (
     NamedFormat,
@@ -21,17 +20,9 @@ from streamconv.quantization.number_format import (
     activation_words,
     named_formats,
     number_formats,
-    part_words,
 )
-from streamconv.quantization.stems import Stem, belongs_to_a_weight, decoded_name, stems
-
-FLOATS8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-"""Dtypes of weights that mean nothing without scales."""
-CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
-"""Dtypes that codes can have."""
-
-ReadSmall = Callable[[TensorInfo], bytes]
-"""Reads all bytes of a small tensor."""
+from streamconv.quantization.stems import CODES, Stem, decoded_name, may_be_quantized, stems
+from streamconv.quantization.stored_shape import ReadSmall, stored_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,7 @@ class _Recognizer:
 
     def _weight(self, stem: Stem) -> QuantizedWeight | None:
         """Return the quantized weight that a stem is; None if it is not quantized."""
-        if not _may_be_quantized(stem):
+        if not may_be_quantized(stem):
             return None
         signature = tuple((w, info.dtype, info.shape) for w, info in stem.tensors.items())
         if signature not in self._known:
@@ -145,7 +136,7 @@ class _Recognizer:
         others: list[NumberFormat] = []
         misfits: list[tuple[bool, Misfit, NumberFormat]] = []
         for row in number_formats().values():
-            found = fit(row, stem, self._stated(row), self._shape(row, stem))
+            found = fit(row, stem, self._stated(row), stored_shape(row, stem, self._read))
             if isinstance(found, Misfit):
                 misfits.append((self._allowed(row), found, row))
             elif self._allowed(row):
@@ -159,16 +150,6 @@ class _Recognizer:
         if others:
             raise self._contradiction(stem, others[0])
         raise self._misfit(stem, misfits)
-
-    def _shape(self, row: NumberFormat, stem: Stem) -> MatrixShape | None:
-        """Return the shape of the matrix that the stem stores as numbers, if it can be read."""
-        part = row.part("shape")
-        info = stem.find(part.words) if part else None
-        if info is None or part is None or self._read is None or info.dtype not in part.dtypes:
-            return None
-        raw = self._read(info)
-        # a file that was made for its header alone has zeros; reading such a weight fails
-        return read_shape(info, raw) if any(raw) else None
 
     def _stated(self, row: NumberFormat) -> dict[str, set[Any]]:
         """Return what config.json says of blocks and groups if it means this format."""
@@ -230,45 +211,6 @@ class _Recognizer:
         if self._announced and not allowed:
             said = f"; {' and '.join(each.text for each in self._announced)}"
         return BadCheckpoint(f"cannot decode tensor {quoted(info.name)}: {closest.reason}{said}")
-
-
-def read_shape(info: TensorInfo, raw: bytes) -> MatrixShape:
-    """Return the rows and columns that a tensor of numbers says.
-
-    A tensor for several matrices on top of each other has one pair for each of them.
-
-    Raises:
-        BadCheckpoint: They are not two positive numbers, or the columns differ.
-    """
-    width = DTYPE_BITS[info.dtype] // 8
-    numbers = [
-        int.from_bytes(raw[at : at + width], "little", signed=True)
-        for at in range(0, len(raw), width)
-    ]
-    if len(numbers) < 2 or len(numbers) % 2 or min(numbers) < 1 or len(set(numbers[1::2])) > 1:
-        raise BadCheckpoint(
-            f"tensor {quoted(info.name)} says the shape {numbers[:8]}, which is no matrix"
-        )
-    return sum(numbers[::2]), numbers[1]
-
-
-def _may_be_quantized(stem: Stem) -> bool:
-    """Return True if a stem has to be of some format: by its codes, or by what belongs to them."""
-    if any(info.dtype in FLOATS8 for word, info in stem.tensors.items() if word == "weight"):
-        return True
-    if len(stem.tensors) == 1 and not any(
-        belongs_to_a_weight(info.name) for info in stem.tensors.values()
-    ):
-        return False
-    present = part_words() & stem.tensors.keys()
-    if not present:
-        return False
-    weight = stem.tensors.get("weight")
-    if weight is not None and weight.dtype not in CODES:
-        return any(belongs_to_a_weight(stem.tensors[word].name) for word in present)
-    return weight is not None or any(
-        belongs_to_a_weight(stem.tensors[word].name) for word in present
-    )
 
 
 def _meaning(decoding: Decoding) -> Decoding:

@@ -9,6 +9,11 @@ from streamconv.quantization.number_format import part_words
 
 WEIGHT = "weight"
 
+FLOATS8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+"""Dtypes of weights that mean nothing without scales."""
+CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
+"""Dtypes that codes can have."""
+
 _ENDINGS_OF_ANYTHING = frozenset({"_scale", ".scale", "_scales", ".scales", "_biases", ".biases"})
 """Endings that tensors have, too, which belong to no weight."""
 
@@ -48,3 +53,22 @@ def belongs_to_a_weight(name: str) -> bool:
     """Return True if a tensor of this name can be nothing but a part of a quantized weight."""
     stem, word = split_name(name)
     return word in part_words() and name[len(stem) :] not in _ENDINGS_OF_ANYTHING
+
+
+def may_be_quantized(stem: Stem) -> bool:
+    """Return True if a stem has to be of some format: by its codes, or by what belongs to them."""
+    if any(info.dtype in FLOATS8 for word, info in stem.tensors.items() if word == WEIGHT):
+        return True
+    if len(stem.tensors) == 1 and not any(
+        belongs_to_a_weight(info.name) for info in stem.tensors.values()
+    ):
+        return False
+    present = part_words() & stem.tensors.keys()
+    if not present:
+        return False
+    weight = stem.tensors.get(WEIGHT)
+    if weight is not None and weight.dtype not in CODES:
+        return any(belongs_to_a_weight(stem.tensors[word].name) for word in present)
+    return weight is not None or any(
+        belongs_to_a_weight(stem.tensors[word].name) for word in present
+    )

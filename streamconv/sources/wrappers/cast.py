@@ -20,7 +20,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization import dtype_kernels
 from streamconv.quantization.decode import RowDecoder
-from streamconv.quantization.recognize import read_shape
+from streamconv.quantization.stored_shape import read_shape
 from streamconv.quantization.unpack import Loaded, rows_needed
 from streamconv.sources.base import Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
