@@ -30,12 +30,13 @@ from streamconv.planning.config_change import config_change
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
+from streamconv.planning.merge_target import merge_target
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, stored_experts
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
-from streamconv.planning.target import PER_EXPERT, Target, merge_target, resolve_target
+from streamconv.planning.target import PER_EXPERT, Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall

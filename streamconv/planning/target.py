@@ -8,7 +8,7 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Family, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
 from streamconv.catalog.layouts import Layout, NamedLayout
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
@@ -21,10 +21,6 @@ from streamconv.planning.stack_target import check_row
 PER_EXPERT = "per-expert"
 LOADED = "transformers"
 """The form that transformers loads."""
-MERGE_UNKNOWN = "fused"
-"""The layout that merging gives to a model type in no family."""
-MERGE_UNGATED = "stacked"
-"""The same for experts that have nothing to fuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +52,6 @@ class Target:
     def layout_for(self, stack: Stack) -> NamedLayout:
         """Return the layout and naming that a stack or group of the source gets."""
         return self.groups.get(stack.row) or self.rows[stack.pattern]
-
-
-def merge_target(source: Detected) -> tuple[str, str]:
-    """Return the form or layout that merging makes of `source`, and the reason."""
-    family = source.family
-    if family is not None and source.foreign:
-        found = ", ".join(f"{quoted(pattern)}experts" for pattern in source.foreign)
-        layout = _merged_layout(family)
-        return layout, f"{found} is no stack of {quoted(source.model_type)}"
-    if family is not None:
-        return family.merge, f"what merging makes of {quoted(source.model_type)}"
-    layout = MERGE_UNKNOWN if all(map(_has_gates, source.stacks)) else MERGE_UNGATED
-    if source.model_type:
-        return layout, f"model type {quoted(source.model_type)} is in no family"
-    return layout, "config.json has no model type"
-
-
-def _has_gates(stack: Stack) -> bool:
-    """Return True if each expert of a stack has a gate next to its up projection."""
-    return len(stack.row.naming.tokens["p"]) > 1
-
-
-def _merged_layout(family: Family) -> str:
-    """Return the layout that merging gives to experts with other names than those of `family`."""
-    form = family.forms.get(family.merge)
-    if form is None:
-        return family.merge
-    found = (form.layout_of(pattern) for pattern in family.stacks)
-    return next((layout.name for layout in found if layout), MERGE_UNKNOWN)
 
 
 def resolve_target(

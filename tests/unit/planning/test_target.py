@@ -6,7 +6,7 @@ from header_models import OMNI, Tensors, checkpoint_of, experts, omni
 from streamconv.catalog.catalog import default_catalog
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import PlanRefused, UsageError
-from streamconv.planning.target import merge_target, resolve_target
+from streamconv.planning.target import resolve_target
 
 PREFIX = "model.layers.0.mlp."
 PATTERN = "model.layers.*.mlp."
@@ -14,23 +14,6 @@ PATTERN = "model.layers.*.mlp."
 
 def detected(tensors: Tensors, model_type: str = "qwen3_moe") -> Detected:
     return detect(checkpoint_of(tensors, model_type), default_catalog())
-
-
-@pytest.mark.parametrize(
-    ("model_type", "asked", "why"),
-    [
-        ("qwen3_moe", "fused", "what merging makes of qwen3_moe"),
-        ("a_model_of_tomorrow", "fused", "model type a_model_of_tomorrow is in no family"),
-        ("", "fused", "config.json has no model type"),
-    ],
-)
-def test_what_merging_makes(model_type: str, asked: str, why: str) -> None:
-    found = detected(experts(PREFIX, 3, 4, 6), model_type)
-    target, reason = merge_target(found)
-    assert reason == why
-    resolved = resolve_target(found, target, reason)
-    assert resolved.rows[PATTERN].layout.name == asked
-    assert (resolved.asked, resolved.why) == (target, why)
 
 
 def test_a_layout_is_for_every_stack() -> None:
