@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from streamconv.api import check, convert, finish, inspect, load, merge, plan, split, verify
 from streamconv.api import open as open  # noqa: A004 - called streamconv.open
-from streamconv.detection.detect import Detected
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -29,13 +28,14 @@ from streamconv.errors import (
     VerifyFailed,
 )
 from streamconv.options import LazyOptions, Options, Reading
-from streamconv.planning.plan import Plan
 
 if TYPE_CHECKING:
+    from streamconv.detection.detect import Detected
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.lazy.loading import Loaded
     from streamconv.lazy.tensor import LazyTensor
+    from streamconv.planning.plan import Plan
     from streamconv.verification.result import Verification
 
 __version__ = "0.2.0"
@@ -73,9 +73,11 @@ __all__ = [
 
 
 _MODULES = {
+    "Detected": "streamconv.detection.detect",
     "LazyCheckpoint": "streamconv.lazy.checkpoint",
     "LazyTensor": "streamconv.lazy.tensor",
     "Loaded": "streamconv.lazy.loading",
+    "Plan": "streamconv.planning.plan",
     "Result": "streamconv.execution.result",
     "Verification": "streamconv.verification.result",
 }

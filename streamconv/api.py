@@ -4,11 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api_options import takes
-from streamconv.catalog.catalog import default_catalog, load_catalog
-from streamconv.catalog.families import SAME
-from streamconv.detection.detect import Detected
-from streamconv.detection.detect_all import detect_all
-from streamconv.execution.request import ConversionRequest
 from streamconv.options import (
     DEFAULT_JOBS,
     LazyOptions,
@@ -18,25 +13,23 @@ from streamconv.options import (
     check_jobs,
     check_prefixes,
 )
-from streamconv.planning.plan import Plan
-from streamconv.planning.target import PER_EXPERT
-from streamconv.sources.base import Source, read_whole
-from streamconv.system.resources import cores
-from streamconv.units import parse_share
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from streamconv.detection.detect import Detected
     from streamconv.execution.events import Event
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.lazy.loading import Loaded
+    from streamconv.planning.plan import Plan
+    from streamconv.sources.base import Source
     from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
     from streamconv.verification.transformers_load import Loading
 
 
 @takes(Reading)
-def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected]:
+def inspect(src: Location, **reading: Unpack[Reading]) -> "tuple[Source, Detected]":
     """Detect the family and the expert stacks of a checkpoint, from its headers.
 
     Args:
@@ -54,6 +47,8 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> tuple[Source, Detected
         PlanRefused: The checkpoint contradicts `source_layout`.
         IOFailed: Reading failed.
     """
+    from streamconv.catalog.catalog import load_catalog
+    from streamconv.detection.detect_all import detect_all
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
     catalog = load_catalog(reading.get("family"))
@@ -80,6 +75,7 @@ def check(src: Location) -> "Loading":
             model type.
         IOFailed: Reading failed.
     """
+    from streamconv.catalog.catalog import default_catalog
     from streamconv.sources.wrappers.open_with_template import open_with_template
     from streamconv.verification.transformers_load import check_loading
 
@@ -88,7 +84,7 @@ def check(src: Location) -> "Loading":
 
 
 @takes(Options)
-def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> Plan:
+def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> "Plan":
     """Plan a conversion from headers alone; write nothing.
 
     Args:
@@ -107,7 +103,9 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
             than is allowed.
         IOFailed: Reading failed.
     """
+    from streamconv.catalog.catalog import load_catalog
     from streamconv.planning.build import build_plan
+    from streamconv.sources.base import read_whole
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
     catalog = load_catalog(options.get("family"))
@@ -215,6 +213,7 @@ def merge(
         StreamconvError: One of its subclasses, as for `convert`.
     """
     from streamconv.execution.conversion import run_conversion
+    from streamconv.execution.request import ConversionRequest
 
     request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -249,6 +248,8 @@ def split(
         StreamconvError: One of its subclasses, as for `convert`.
     """
     from streamconv.execution.conversion import run_conversion
+    from streamconv.execution.request import ConversionRequest
+    from streamconv.planning.target import PER_EXPERT
 
     request = ConversionRequest(str(src), dst, PER_EXPERT, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -293,7 +294,9 @@ def convert(
         NoSpace: The disk or a quota is full.
         IOFailed: Reading or writing failed.
     """
+    from streamconv.catalog.families import SAME
     from streamconv.execution.conversion import run_conversion
+    from streamconv.execution.request import ConversionRequest
 
     request = ConversionRequest(str(src), dst, to or SAME, overwrite, resume, verify, options)
     return run_conversion(request, on_event)
@@ -336,6 +339,9 @@ def verify(
     """
     from random import SystemRandom
 
+    from streamconv.catalog.catalog import load_catalog
+    from streamconv.system.resources import cores
+    from streamconv.units import parse_share
     from streamconv.verification.run import VerifyOptions, run_verification
     from streamconv.verification.sides import Sample
 

@@ -14,16 +14,15 @@ from streamconv.errors import UsageError, quoted
 Rows = dict[str, Mapping[str, Any]]
 """The rows of a table by their names."""
 
+_DATA = Path(__file__).with_name("data")
+
 USER_TABLES = ("namings", "weights", "layouts", "families")
 """The tables that a user's file may add to."""
 
 
 def read_table(name: str) -> dict[str, Any]:
     """Read a file of `data/`."""
-    from importlib import resources
-
-    text = resources.files("streamconv.catalog").joinpath("data", name).read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return tomllib.loads((_DATA / name).read_text(encoding="utf-8"))
 
 
 MAX_FILE_BYTES = 1_000_000

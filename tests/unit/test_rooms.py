@@ -166,6 +166,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded & {*HEAVY, "click"} == set()
 
 
+def test_importing_the_package_loads_no_room_that_works() -> None:
+    """Each function imports what it needs when it is called, each class when it is asked for."""
+    code = "import sys, streamconv; print(*sys.modules); streamconv.Plan, streamconv.Detected"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    rooms = {place(name) for name in done.stdout.split() if name.partition(".")[0] == PACKAGE}
+    assert {API, "api"} <= rooms <= {API, "api", "api_options", "options", "catalog", "errors"}
+
+
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["merge", "--help"]])
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     """The command line shows itself without rich or anything that converts."""
