@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
+METADATA = "__metadata__"
+"""The one name in a header that is no tensor's."""
 MAX_DIMS = 64
 MAX_SIZE = 2**63
 

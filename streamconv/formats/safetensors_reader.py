@@ -16,6 +16,7 @@ from streamconv.formats.safetensors import (
     MAX_DIMS,
     MAX_HEADER_BYTES,
     MAX_SIZE,
+    METADATA,
     Entry,
     Header,
 )
@@ -76,7 +77,7 @@ def parse_header(raw: bytes, file_size: int, label: str) -> Header:
     with as_bad_checkpoint(label):
         cursor = Cursor(raw.decode("utf-8"))
         for name in cursor.members():
-            if name == "__metadata__":
+            if name == METADATA:
                 metadata = _parse_metadata(cursor, label)
                 continue
             try:

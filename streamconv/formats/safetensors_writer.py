@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
 
-from streamconv.formats.safetensors import LENGTH_BYTES, Entry
+from streamconv.formats.safetensors import LENGTH_BYTES, METADATA, Entry
 
 _ROWS = 500
 """Entries in a part of a header."""
@@ -40,7 +40,7 @@ def header_text(entries: Iterable[Entry], metadata: Mapping[str, str]) -> Iterat
     rows: list[str] = []
     if metadata:
         text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
-        rows.append(f'"__metadata__":{text}')
+        rows.append(f'"{METADATA}":{text}')
     yield b"{"
     comma = ""
     for entry in entries:

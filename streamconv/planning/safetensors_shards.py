@@ -8,12 +8,14 @@ import itertools
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
 from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.types import INDEX, MANIFEST
-from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, Entry
+from streamconv.errors import PlanRefused
+from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, METADATA, Entry
 from streamconv.formats.safetensors_writer import header_bytes, header_text
 from streamconv.planning.shards import FramingBytes, PlacedSteps, Shard, ShardPart, step_parts
 from streamconv.planning.steps import Step, Steps
@@ -39,7 +41,10 @@ class Safetensors:
         """Cut steps by huggingface_hub's rules.
 
         In a shard, tensors with wide elements come first, so that each is aligned.
+
+        Raises PlanRefused if a tensor has the name that a header has for its metadata.
         """
+        _check_names(steps)
         cuts = list(_cut(map(steps.nbytes, range(len(steps))), max_shard_bytes))
         for index, numbers in enumerate(cuts, 1):
             suffix = f"-{index:05d}-of-{len(cuts):05d}" if len(cuts) > 1 else ""
@@ -77,6 +82,16 @@ class Safetensors:
         entries = (Entry(s.name, s.dtype, s.shape, s.offset, s.offset + s.nbytes) for s in steps)
         metadata = {"format": "pt", METADATA_KEY: json.dumps(self.record.to_json(), sort_keys=True)}
         return header_text(entries, metadata)
+
+
+def _check_names(steps: Steps) -> None:
+    with suppress(KeyError):
+        steps.find(METADATA)
+        raise PlanRefused(
+            f"cannot write a tensor called {METADATA}: safetensors keeps a file's metadata under "
+            "that name",
+            "give it another name with --rename, or add --format dcp",
+        )
 
 
 def _cut(sizes: Iterable[int], most: int) -> "Iterator[array[int]]":

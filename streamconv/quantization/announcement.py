@@ -129,10 +129,11 @@ def _of(section: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word, keys in _KEYS.items():
         value = next((section[key] for key in keys if section.get(key) is not None), None)
-        if isinstance(value, str | int | bool) or _is_block(value):
+        if _is_block(value) if word == "block" else isinstance(value, str | int):
             found[word] = value
     return found
 
 
 def _is_block(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
+    pair = isinstance(value, list) and len(value) == 2
+    return pair and all(type(n) is int and n > 0 for n in value)

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from header_models import BITS, PLANS, header_bytes, model, plan_from, planned, steps_of
 from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.errors import PlanRefused
 from streamconv.planning.safetensors_shards import build_index
 from streamconv.planning.shards import Shard
 from streamconv.planning.steps import Step
@@ -51,6 +53,13 @@ def test_shards_by_name() -> None:
     ]
     numbers = [s.expert for s in steps_of(plan) if s.module == "model.layers.1.mlp."]
     assert numbers == sorted(itertools.chain(*[range(11)] * 3))
+
+
+def test_no_tensor_has_the_name_of_the_metadata() -> None:
+    """A DCP can have it, and a rename can give it; safetensors could not read the file."""
+    named = {**model(), "__metadata__": ("BF16", (2,))}
+    with pytest.raises(PlanRefused, match="cannot write a tensor called __metadata__"):
+        planned(named)
 
 
 @settings(deadline=None, max_examples=60)

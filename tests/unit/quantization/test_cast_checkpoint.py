@@ -98,6 +98,16 @@ def test_the_block_is_the_configs_or_the_shapes(
 
 
 @pytest.mark.parametrize(
+    "stated",
+    [0, -1, True, 10**40, 1.5, "", "x", "128x128", [0, 0], [-128, 128], [128], [128.0, 128], {}],
+    ids=str,
+)
+def test_a_block_that_is_no_pair_of_sizes_says_nothing(stated: object) -> None:
+    """So the shapes decide, as without it."""
+    assert block_of((192, 128), (2, 1), stated) == (96, 128)
+
+
+@pytest.mark.parametrize(
     ("shape", "grid", "stated"),
     [
         ((576, 7168), (5, 56), None),
