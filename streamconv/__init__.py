@@ -14,8 +14,9 @@ Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are S
 
 from typing import TYPE_CHECKING
 
-from streamconv.api import check, convert, finish, inspect, load, merge, plan, split, verify
-from streamconv.api import open as open  # noqa: A004 - called streamconv.open
+from streamconv.api_convert import convert, finish, merge, plan, split
+from streamconv.api_read import check, inspect, load, verify
+from streamconv.api_read import open as open  # noqa: A004 - called streamconv.open
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,

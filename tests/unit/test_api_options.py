@@ -84,10 +84,3 @@ def test_the_most_similar_option_is_named(name: str, wrong: str, right: str) -> 
         FUNCTIONS[name]("src", **{wrong: 1})
     said = f"{name}() got an unexpected keyword argument '{wrong}'; did you mean '{right}'?"
     assert str(caught.value) == said
-
-
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_no_verification_without_workers(jobs: int, tmp_path: Path) -> None:
-    """Nobody would compare anything, and nothing would differ."""
-    with pytest.raises(streamconv.UsageError, match=rf"cannot start {jobs} workers"):
-        streamconv.verify(tmp_path, tmp_path, jobs=jobs)
