@@ -187,7 +187,8 @@ def verify(
     from streamconv.catalog.catalog import load_catalog
     from streamconv.system.resources import cores
     from streamconv.units import parse_share
-    from streamconv.verification.run import VerifyOptions, run_verification
+    from streamconv.verification.options import VerifyOptions
+    from streamconv.verification.run import run_verification
     from streamconv.verification.sides import Sample
 
     check_jobs(jobs)

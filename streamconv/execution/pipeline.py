@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streamconv.execution.events import Event
     from streamconv.planning.plan import Plan
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
-    from streamconv.verification.run import VerifyOptions
+    from streamconv.verification.options import VerifyOptions
 
 OnEvent = Callable[["Event | VerifyStarted | VerifyProgress"], None]
 
@@ -61,7 +61,7 @@ def run_share(
     """
     from streamconv.execution.events import Completed
     from streamconv.execution.executor import execute
-    from streamconv.verification.run import VerifyOptions
+    from streamconv.verification.options import VerifyOptions
 
     begin = time.monotonic()
     options = request.options

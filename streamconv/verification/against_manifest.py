@@ -91,6 +91,14 @@ def check_files(
         )
 
 
+def undigested(output: Source) -> list[str]:
+    """Return which files nobody can compare with what was written, as text."""
+    return [
+        f"the bytes of {name}: no digest of them was recorded"
+        for name in output.checkpoint.undigested
+    ]
+
+
 def _recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
     """Read the files that the manifest lists, by name; None if there is no manifest.
 

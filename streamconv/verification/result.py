@@ -5,8 +5,8 @@ detects both checkpoints like any other. Then it looks up every expert of every 
 in both, as an array with the axes that its layout names, and compares the bits.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from streamconv.errors import VerifyFailed, quoted
 
@@ -103,3 +103,31 @@ class FileHashed:
 
 
 VerifyEvent = Difference | VerifyStarted | VerifyProgress | FileHashed
+
+OnEvent = Callable[[VerifyStarted | VerifyProgress], None]
+
+
+@dataclass
+class Tally:
+    """What has been found so far: counts all differences, keeps the first ones."""
+
+    on_event: OnEvent | None
+    differences: list[Difference] = field(default_factory=list)
+    difference_count: int = 0
+    checked_bytes: int = 0
+    unchecked: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    def add(self, events: Iterable[VerifyEvent]) -> None:
+        """Count events, and pass the progress on."""
+        for event in events:
+            if isinstance(event, Difference):
+                self.difference_count += 1
+                if len(self.differences) < KEPT_DIFFERENCES:
+                    self.differences.append(event)
+            elif isinstance(event, FileHashed):
+                self.sha256[event.name] = event.sha256
+            else:
+                self.checked_bytes += event.nbytes if isinstance(event, VerifyProgress) else 0
+                if self.on_event is not None:
+                    self.on_event(event)

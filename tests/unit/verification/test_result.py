@@ -3,7 +3,16 @@
 import pytest
 
 from streamconv.errors import VerifyFailed
-from streamconv.verification.result import Difference, Verification
+from streamconv.verification.result import (
+    KEPT_DIFFERENCES,
+    Difference,
+    FileHashed,
+    OnEvent,
+    Tally,
+    Verification,
+    VerifyProgress,
+    VerifyStarted,
+)
 
 
 def verification(*differences: Difference, source: str | None = "src") -> Verification:
@@ -36,3 +45,20 @@ def test_a_different_one_fails_with_the_first_difference() -> None:
     assert (caught.value.message, caught.value.hint) == (said, "do this")
     with pytest.raises(VerifyFailed, match=r"^dst differs from its manifest: 1 diff.* a is"):
         verification(Difference("a", "is missing"), source=None).require()
+
+
+def test_all_differences_count_and_the_first_are_kept() -> None:
+    tally = Tally(None)
+    tally.add(Difference(f"w{number}", "differs") for number in range(KEPT_DIFFERENCES + 5))
+    assert tally.difference_count == KEPT_DIFFERENCES + 5
+    assert [each.subject for each in tally.differences] == [f"w{n}" for n in range(1000)]
+
+
+def test_progress_is_passed_on() -> None:
+    """Bytes are added up; digests and differences are no progress."""
+    passed: list[VerifyStarted | VerifyProgress] = []
+    on_event: OnEvent = passed.append
+    tally = Tally(on_event)
+    progress = [VerifyStarted(12), VerifyProgress(5, "a"), VerifyProgress(7, "b")]
+    tally.add([*progress, FileHashed("a", "0f"), Difference("a", "differs")])
+    assert (passed, tally.checked_bytes, tally.sha256) == (progress, 12, {"a": "0f"})
