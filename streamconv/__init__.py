@@ -14,9 +14,9 @@ Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are S
 
 from typing import TYPE_CHECKING
 
-from streamconv.api_convert import convert, finish, merge, plan, split
-from streamconv.api_read import check, inspect, load, verify
-from streamconv.api_read import open as open  # noqa: A004 - called streamconv.open
+from streamconv.api.checkpoints import check, inspect, load, verify
+from streamconv.api.checkpoints import open as open  # noqa: A004 - called streamconv.open
+from streamconv.api.conversions import convert, finish, merge, plan, split
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,

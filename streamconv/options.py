@@ -23,7 +23,7 @@ _LAYERS = re.compile(r"(?P<only>[0-9]{1,9})|(?P<begin>[0-9]{0,9}):(?P<end>[0-9]{
 
 
 class Reading(TypedDict, total=False):
-    """Options for reading a source. `api_options` has what `help` says of each."""
+    """Options for reading a source. `api.option_docs` has what `help` says of each."""
 
     source_layout: str | None
     """Layout or form of the source (`--from`), if the source does not record its own."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
-from streamconv.api_options import takes
+from streamconv.api.option_docs import takes
 from streamconv.options import Location, Options
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import streamconv
-from streamconv import api_options
+from streamconv.api import option_docs
 from streamconv.options import LazyOptions, Options, Reading
 
 FUNCTIONS = {
@@ -45,7 +45,7 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
 def test_help_lists_every_argument(name: str) -> None:
     """Those of the signature, and the options that are only in a TypedDict."""
     doc = inspect.getdoc(FUNCTIONS[name]) or ""
-    assert api_options.PLACEHOLDER.strip() not in doc
+    assert option_docs.PLACEHOLDER.strip() not in doc
     _, args, rest = doc.partition("\nArgs:\n")
     args, returns, rest = rest.partition("\nReturns:\n")
     assert returns

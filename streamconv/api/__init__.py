@@ -1,0 +1,1 @@
+"""The public functions. `streamconv` exports them, each under its own name."""
