@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from errno import ENOMEM
 from pathlib import Path
 from types import FrameType
 
@@ -141,10 +142,11 @@ def _report_unforeseen(error: Exception) -> int:
     code = IOFailed.exit_code
     if isinstance(error, BrokenPipeError):  # whoever reads the output has seen enough
         return code
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != ENOMEM:
         message, hint = _system_error(error)
-    elif isinstance(error, MemoryError | ImportError):
-        message = f"cannot run: {str(error).partition(chr(10))[0] or 'there is not enough memory'}"
+    elif isinstance(error, MemoryError | ImportError | OSError):
+        said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        message = f"cannot run: {said or 'there is not enough memory'}"
         hint = "allow the process more memory, or install streamconv again"
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         message = "cannot run: no thread can be started"

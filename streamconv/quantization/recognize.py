@@ -97,7 +97,8 @@ class _Recognizer:
             except BadCheckpoint as error:
                 if strict:
                     raise
-                unknown[next(iter(stem.tensors.values())).name] = error.message
+                if self._announced or len(stem.tensors) > 1:  # else its numbers may be plain
+                    unknown[next(iter(stem.tensors.values())).name] = error.message
                 continue
             if weight is not None:
                 weights[weight.codes.name] = weight

@@ -61,7 +61,7 @@ def operations(src: Path, memory: Path) -> dict[bool, list[str]]:
 
 
 def run(src: Path, dst: Path, **options: Any) -> None:
-    options = {"jobs": 1, "max_shard_size": SHARD, **options}
+    options = {"jobs": 1, "max_shard_size": SHARD, "copy": True, **options}
     streamconv.convert(src, dst, to="fused-transposed", **options)
 
 

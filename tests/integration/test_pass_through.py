@@ -40,7 +40,7 @@ def odd_numbers(tensors: Tensors) -> None:
 
 
 def router(tensors: Tensors) -> None:
-    tensors["model.layers.0.mlp.gate.weight"] = tensor("gate", "BF16", 5, 4)
+    tensors["model.layers.0.mlp.gate.weight"] = tensor("gate", "BF16", 2, 4)
 
 
 def incomplete(tensors: Tensors) -> None:
@@ -64,7 +64,7 @@ REASONS: dict[str, tuple[Change, str]] = {
     "scalar scales": (scalar_scales, "no layout has a place for such a shape"),
     "odd names": (odd_names, "belongs to an expert, and no layout describes it"),
     "odd numbers": (odd_numbers, "01 is not how experts are numbered"),
-    "a router of more experts": (router, "gate.weight has 5 rows"),
+    "a router of fewer experts": (router, "gate.weight has 2 rows"),
     "an expert that is missing": (incomplete, "up_proj.weight is missing"),
     "layers that are not alike": (unlike, "the layers of a stack have to be alike"),
     "two layouts at once": (two_layouts, "tensors of more than one layout"),
