@@ -27,6 +27,19 @@ def reading_notes(checkpoint: Checkpoint) -> Iterator[str]:
     for rename in checkpoint.renames:
         names = "1 name" if rename.count == 1 else f"{rename.count:,} names"
         yield f"renamed before anything was detected, in {names}: {quoted(rename.text)}"
+    yield from left_out_notes(checkpoint)
+    if checkpoint.added:
+        files = quoted(", ".join(checkpoint.added))
+        yield f"added as asked, although the index leaves them out: the tensors of {files}"
+    if checkpoint.unindexed:
+        yield (
+            f"read although the index leaves them out of files that it lists: "
+            f"{summarize_names(checkpoint.unindexed)}"
+        )
+
+
+def left_out_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a sentence for each tied head and file of tensors that no verification compares."""
     template = checkpoint.template
     for name in template.tied if template else ():
         yield (
@@ -40,14 +53,6 @@ def reading_notes(checkpoint: Checkpoint) -> Iterator[str]:
         )
     for unlisted in checkpoint.unlisted:
         yield _unlisted_note(unlisted, checkpoint)
-    if checkpoint.added:
-        files = quoted(", ".join(checkpoint.added))
-        yield f"added as asked, although the index leaves them out: the tensors of {files}"
-    if checkpoint.unindexed:
-        yield (
-            f"read although the index leaves them out of files that it lists: "
-            f"{summarize_names(checkpoint.unindexed)}"
-        )
 
 
 def not_carried_over_notes(checkpoint: Checkpoint, others: Iterable[OtherFile]) -> Iterator[str]:

@@ -77,11 +77,7 @@ def rename_tensors(
             counts[rename] += new != name
             name = new
         if name in tensors:
-            raise UsageError(
-                f"cannot rename {quoted(old)} to {quoted(name)}: {quoted(stored[name])} gets that "
-                "name, too",
-                "give --rename more of the names that it is for",
-            )
+            raise _collision(name, old, stored[name])
         if not name:
             raise UsageError(f"cannot rename {quoted(old)}: nothing would be left of its name")
         tensors[name] = info if name == old else replace(info, name=name)
@@ -89,9 +85,19 @@ def rename_tensors(
     for rename in renames:
         if not counts[rename]:
             raise UsageError(
-                f"cannot rename {quoted(rename.old)}: no tensor of {checkpoint.location} has it in "
-                "its name",
+                f"cannot rename {quoted(str(rename))}: it changes no name of a tensor of "
+                f"{checkpoint.location}",
                 "see the names with `streamconv inspect`",
             )
     applied = tuple(AppliedRename(str(rename), counts[rename]) for rename in renames)
     return replace(checkpoint, tensors=tensors, renames=applied), stored
+
+
+def _collision(name: str, one: str, other: str) -> UsageError:
+    """Return the error for two tensors that get one name; either may have it already."""
+    renamed, second = (one, other) if name != one else (other, one)
+    fact = "there is a tensor of that name" if second == name else f"{quoted(second)} gets it, too"
+    return UsageError(
+        f"cannot rename {quoted(renamed)} to {quoted(name)}: {fact}",
+        "give --rename more of the names that it is for",
+    )

@@ -115,12 +115,12 @@ class LazyTensor:
             )
         axis %= len(shape)
         segments = self._segments(axis)
-        if not 0 <= rank < of or any(length % of for length in segments):
+        share = f"cannot take share {rank} of {of} of {quoted(self.name)} along axis {axis}"
+        if of < 1 or not 0 <= rank < of:
+            raise UsageError(f"{share}: shares count from 0 to {max(of, 1) - 1}")
+        if any(length % of for length in segments):
             lengths = " + ".join(map(str, segments))
-            raise UsageError(
-                f"cannot take share {rank} of {of} of {quoted(self.name)} along axis {axis}: its "
-                f"{lengths} rows are not {of} equal shares, which count from 0"
-            )
+            raise UsageError(f"{share}: its {lengths} rows are not {of} equal shares")
         boxes, begin = [], 0
         for length in segments:
             own = length // of

@@ -6,7 +6,7 @@ from typing import cast
 
 from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.manifest import keeps_config
-from streamconv.checkpoint.not_carried_over import reading_notes
+from streamconv.checkpoint.not_carried_over import left_out_notes
 from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.types import MANIFEST
 from streamconv.detection.detect import Detected, detect
@@ -56,7 +56,7 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
             tally.add([Difference(path, error.message)])
             return
         tally.unchecked += undigested(output)
-        tally.unchecked += reading_notes(source.checkpoint)
+        tally.unchecked += left_out_notes(source.checkpoint)
         tally.add(index_differences(output))
         tally.add(_compare(source, side, options, tally))
         if options.sha256:

@@ -190,6 +190,8 @@ def test_a_share_of_a_rank(converted: dict[str, Path], stored: str, layout: str)
             else:
                 size = whole.shape[axis] // 3
                 assert equal(share, whole.narrow(axis, rank * size, size))
+        with pytest.raises(StreamconvError, match="shares count from 0 to 1"):
+            lazy[names[0]].shard(axis, 2, 2)
         with pytest.raises(StreamconvError, match="cannot take share 0 of 5"):
             lazy[names[0]].shard(axis, 0, 5)
 

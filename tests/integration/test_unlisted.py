@@ -71,7 +71,9 @@ def test_it_is_taken_along_if_asked(src: Path, tmp_path: Path) -> None:
     streamconv.merge(src, tmp_path / "dst", add_unlisted=True, verify=True)
     found = read_checkpoint(tmp_path / "dst")
     assert {name: found[name] for name in MTP} == MTP
-    assert streamconv.verify(src, tmp_path / "dst").ok
+    verified = streamconv.verify(src, tmp_path / "dst")
+    assert verified.ok
+    assert verified.unchecked == ()
     streamconv.split(tmp_path / "dst", tmp_path / "back")
     assert read_checkpoint(tmp_path / "back") == read_checkpoint(src)
 
