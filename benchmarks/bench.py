@@ -9,7 +9,7 @@ it back slowly, so that the same `cp` varies fivefold, and it works during the n
 what the last run has freed is given time to go, then the source is read into the page cache, then
 as much memory as the run will use is touched, in huge pages, as single ones come back in other
 places. And a child's peak starts at the resident set of its parent: this driver uses the standard
-library only and leaves all data to children. Where `cp` can share extents (btrfs, xfs), it copies
+library only and leaves all data to children. If `cp` can share extents (btrfs, xfs), it copies
 nothing and is no measure.
 """
 
@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NO_SPACE = 7  # streamconv's exit status where the disk is too small
+NO_SPACE = 7  # streamconv's exit status if the disk is too small
 KIMI_BYTES = 34_000_000_000  # the experts of one layer of Kimi-K2
 
 DISK = "the bytes alone, written"
@@ -97,7 +97,7 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        """Whether the promise holds, where there is one."""
+        """True if the promise holds; None if there is no limit."""
         if self.limit is None:
             return None
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
@@ -120,7 +120,7 @@ Samples = dict[str, list[Sample]]
 
 
 def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> Sample:
-    """Run a command to its end, or to the end of a sync after it; stop all where it fails.
+    """Run a command to its end, or to the end of a sync after it; exit if it fails.
 
     It fails with an exit status that is not among the `fine` ones.
     """
@@ -145,7 +145,7 @@ def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> 
 
 
 def say(text: str) -> None:
-    """How far it is, on stderr."""
+    """Print progress on stderr."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
@@ -165,21 +165,21 @@ def size(folder: Path) -> int:
 
 
 def settle(work: Path, need: int, source: Path | None = None, pause: float = PAUSE) -> None:
-    """Of the work folder, have only the source in the page cache; then touch `need` bytes."""
+    """Keep only the source of the work folder in the page cache; then touch `need` bytes."""
     others = [path for path in work.iterdir() if path != source]
     time.sleep(pause)
     run(sys.executable, "-c", SETTLE, str(need), source or "", *others)
 
 
 def require(work: Path, room: float) -> None:
-    """Stop where the disk has less room than the next runs take."""
+    """Exit if the disk has less room than the next runs take."""
     free = shutil.disk_usage(work).free
     if free < room:
         raise SystemExit(f"bench: {work} has {free / 1e9:.0f} GB free, needs {room / 1e9:.0f} GB")
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, and have done with it on the disk before anything else is measured."""
+    """Delete a folder, and wait for the disk before anything else is measured."""
     shutil.rmtree(folder)
     os.sync()
 
@@ -318,7 +318,7 @@ def targets(samples: Samples) -> list[Target]:
         found += [faster(10, merge, transposed), faster(10, fused, transposed)]
         # what the disk allows any tool
         found += [faster(None, DISK, transposed)]
-        # with like: in memory too, leaving out the transposes saves most of the time
+        # like with like: in memory too, leaving out the transposes saves most of the time
         found += [faster(None, fused, plain), faster(None, merge, freed)]
     found.append(Target("peak of merge and convert", 100, peak(merge, fused), "MB"))
     if layer in samples:

@@ -1,7 +1,7 @@
 """Verification next to `cat` of the same files, the page cache dropped before each.
 
-Part of `make bench`; measured as bench.py says, but that nothing is in the page cache: of what is
-compared, both sides read every byte from the disk.
+Part of `make bench`; measured as bench.py says, except that nothing is in the page cache:
+both sides read every byte that is compared from the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What more ranks bring: one and two are measured on this machine, and more computed from that.
+"""What more ranks gain: one and two are measured on this machine, more are computed from that.
 
 As `bench.py` measures: in turns, from the start of a process to the end of a `sync`. A source that
 hardly has bytes gives what torchrun, torch, and meeting take; `dd` gives what the disk takes. Then

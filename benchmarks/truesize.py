@@ -1,10 +1,10 @@
 """Checkpoints with the tensors of real models: every name, dtype and shape, with or without data.
 
-The models stand in truesize.toml, each drawn as a tree: a line that ends in a dot opens a module,
-any other line is a tensor with its shape (and its dtype where it is not BF16; `+bias` adds a bias
+The models are in truesize.toml, each drawn as a tree: a line that ends in a dot opens a module,
+any other line is a tensor with its shape (and its dtype if it is not BF16; `+bias` adds a bias
 as long as the first dimension, `+scale` an F32 scale for each block of 128 x 128). `{0-127}`
 counts, `{gate,up}` lists, and `<0-47>` counts the layers of the main decoder stack, which `layers`
-can limit. Lines stand in the order of the modules: the order in which the hub's shards were cut.
+can limit. Lines are in the order of the modules: the order in which the hub's shards were cut.
 
 The tables follow the tensor listings of the published checkpoints and come to their totals:
 

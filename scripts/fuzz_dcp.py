@@ -1,4 +1,4 @@
-"""Changes random bytes of a DCP, and holds what verification says against what torch reads.
+"""Changes random bytes of a DCP, and compares what verification says with what torch reads.
 
     python scripts/fuzz_dcp.py [--changes 13000] [--seed 1]
 
@@ -110,7 +110,7 @@ class Outcome:
 
     @property
     def is_missed(self) -> bool:
-        """Whether torch reads otherwise, or not at all, and a verification finds nothing."""
+        """True if torch reads otherwise, or not at all, and a verification finds nothing."""
         return not self.is_read and (self.by_source or self.by_itself)
 
 
@@ -139,7 +139,7 @@ def try_changes(task: Task, numbers: Iterable[int], asks_torch: bool = True) -> 
 
 
 def try_in_children(task: Task, first: int, changes: int) -> Iterator[Outcome]:
-    """Make that many changes in child processes. One that dies did not read what it had then."""
+    """Make that many changes in child processes. If one dies, its change counts as not read."""
     number = first
     while number < first + changes:
         stretch = range(number, min(number + STRETCH, first + changes))
@@ -192,7 +192,7 @@ def make(folder: Path) -> tuple[Path, Path]:
 
 
 def saved_by_torch(made: Path, folder: Path) -> Path:
-    """Save the tensors of a DCP as torch does. Nothing in that has a digest but its archives."""
+    """Save the tensors of a DCP as torch does. Only its archives have digests."""
     import torch.distributed.checkpoint as dcp
     from dcp_folders import stock
 

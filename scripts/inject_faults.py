@@ -186,7 +186,7 @@ def paths_of(line: str, place: Path) -> set[str]:
 def met(work: Work, place: Path) -> Counter[tuple[str, str]]:
     """Count how often each call is about each path below `place`; nothing is left.
 
-    In the thread in which that is most often the case, as strace counts for each thread.
+    Take the thread that makes each call most often, because strace counts per thread.
     """
     log, dst = place / "log", place / "out" / "dst"
     shutil.copytree(place / work.name, dst.parent)
@@ -246,7 +246,7 @@ def faults_of(
         work: The way of converting; what it finds at the target is made.
         place: The folder on the file system to use.
         groups: The groups of calls.
-        known: Calls that another way has had.
+        known: Calls that another way has made already.
         kills: True for kills alone.
     """
     ready = place / work.name

@@ -176,7 +176,7 @@ def _open_standard_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Let the interpreter not fail at its end because of output that nobody takes."""
+    """Prevent the interpreter from failing at exit because of output that nobody reads."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -90,7 +90,7 @@ def _run_partition(
 
 
 def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
-    """Write the shards of this rank. Rank 0 prepares the target first and commits it at last."""
+    """Write the shards of this rank. Rank 0 prepares the target first and commits at the end."""
     from streamconv.execution.ranks import connect
 
     require_extra("share a conversion with other ranks", "torch", ("torch",))

@@ -134,7 +134,7 @@ class _UnitInputs:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Adjacent parts of a piece that are all copies, or that none of is one."""
+    """Adjacent parts of a piece, of which either all are copies or none is."""
 
     is_copy: bool
     parts: range

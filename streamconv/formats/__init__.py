@@ -1,1 +1,1 @@
-"""How such bytes look: file formats, parsed and built."""
+"""File formats: how their bytes are parsed and built."""

@@ -117,7 +117,7 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
         label: Names the file in errors.
 
     Raises:
-        BadCheckpoint: The file is malformed or names what does harm, or the location of a
+        BadCheckpoint: The file is malformed or names something harmful, or the location of a
             chunk is missing.
     """
     root = read_pickle(raw, ADMITTED, label, holds_foreign=True)

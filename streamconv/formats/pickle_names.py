@@ -1,8 +1,8 @@
-"""The names that a foreign pickle may contain, such as the checkpoint of a trainer.
+"""The names that a foreign pickle, such as the checkpoint of a trainer, may contain.
 
 Such a pickle has arguments, schedules and random states next to its tensors, of classes that are
-not known here. They are held as data. Names of functions that do harm where a pickle is run are
-refused nevertheless, so that nobody learns of them elsewhere.
+not known here. They are held as data. Names of functions that do harm if a pickle is run are
+refused nevertheless, so that users are warned before they run it elsewhere.
 """
 
 HARMFUL_MODULES = frozenset(

@@ -37,7 +37,7 @@ def read_pickle(
         admitted: Every name that it may contain, such as `torch.Size`.
         label: Names the pickle in errors.
         holds_foreign: True to hold names that are not admitted as data, unless they are known to
-            do harm where a pickle is run.
+            do harm if a pickle is run.
 
     Raises:
         BadCheckpoint: It contains another name, or no plain value.

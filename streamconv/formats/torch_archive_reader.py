@@ -145,7 +145,7 @@ def _parse_layout(raw: bytes) -> _Layout:
     tensor = read_pickle(raw, _ADMITTED, "its pickle")
     try:
         typed = tensor.name == REBUILD_TYPED
-        # one argument more, and torch negates the values or takes their conjugates
+        # with one more argument, torch negates the values or takes their conjugates
         storage, offset, shape, strides, needs_gradient, hooks, *rest = tensor.args
         if tensor.name not in (REBUILD, REBUILD_TYPED) or storage.name != PERSISTENT:
             raise TypeError

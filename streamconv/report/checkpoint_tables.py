@@ -16,7 +16,7 @@ from streamconv.report.table_parts import copied_files, counted, facts_table, ti
 from streamconv.units import show_size
 
 MANY_SHAPES = 3
-"""Of the shapes of tensors whose names differ in numbers, so many are shown."""
+"""How many shapes are shown of tensors whose names differ only in numbers."""
 
 
 def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from streamconv.verification.transformers_load import Loading
 
 MANY_KEYS = 20
-"""Of the keys that would not load, so many of each kind are shown."""
+"""How many of the keys that would not load are shown, of each kind."""
 MANY_DIFFERENCES = 20
-"""So many differences are shown."""
+"""How many differences are shown."""
 
 
 def result_line(result: "Result") -> str:

@@ -1,4 +1,4 @@
-"""The one place through which text reaches the terminal. Whatever it contains, it obeys nothing.
+"""The one place through which text reaches the terminal. No escape sequence in it has an effect.
 
     say, print_rich ----> stdout
     libraries' prints, logs and warnings, tracebacks ----> stderr
@@ -113,7 +113,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 @contextmanager
 def escaping() -> Iterator[None]:
-    """Let everything that this process prints be escaped: by itself and by libraries."""
+    """Escape everything that this process and its libraries print."""
     stdout, stderr = sys.stdout, sys.stderr
     factory, show_warning = logging.getLogRecordFactory(), warnings.showwarning
     sys.stdout, sys.stderr = EscapingStream(stdout), EscapingStream(stderr)

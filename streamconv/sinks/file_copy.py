@@ -23,7 +23,7 @@ HASH_BYTES = 2**22
 
 
 def make_folders(files: Files, folder: Path, name: str) -> None:
-    """Create the folders between `folder` and the file `name` in it, as far as they are missing.
+    """Create the missing folders between `folder` and the file `name` in it.
 
     Args:
         files: The file operations.
@@ -75,14 +75,14 @@ def write_edited(
         folder: The partial folder.
         source: The source that the file belongs to.
         other: The file, which must not exist in `folder`.
-        planned: What the source had in it when the conversion was planned.
+        planned: The content of the file when the conversion was planned.
         content: The new content.
 
     Returns:
         Its bytes, and its XXH3-128 in hexadecimal.
 
     Raises:
-        SourceChanged: The source has something else in it now.
+        SourceChanged: The content of the file has changed since.
     """
     from xxhash import xxh3_128_hexdigest
 

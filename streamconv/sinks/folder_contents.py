@@ -17,7 +17,7 @@ from streamconv.system.identity import Identity
 from streamconv.system.removability import mount_points, obstacle
 
 MANY_PATHS = 5
-"""A message names so many paths, and the number of all others."""
+"""How many paths a message names; it gives the number of the others."""
 
 
 class KnownPaths(Protocol):
@@ -78,7 +78,7 @@ class FolderContents:
             raise OutputExists(f"{cannot}: {_counted(len(paths))}: {_named(paths)}", hint)
 
     def differences(self, now: "FolderContents") -> "FolderContents":
-        """Return what is in the folder now, with all as foreign that was not listed like this."""
+        """Return what is in the folder now; all that was not listed like this counts as foreign."""
         listed = {entry.name: _facts(entry) for entry in self.entries}
         added = [
             Foreign(entry.name, "changed meanwhile" if entry.name in listed else "new")
@@ -192,7 +192,7 @@ def _entry(name: str, status: os.stat_result) -> Entry:
 def _facts(entry: Entry) -> tuple[bool, int, int]:
     """Return what has to be the same for an entry to be as it was listed.
 
-    The inode does not count: some file systems of networks give a file another one later.
+    The inode does not count: some network file systems change it later.
     """
     return entry.is_folder, entry.size, entry.changed_ns
 

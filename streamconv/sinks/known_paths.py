@@ -1,14 +1,14 @@
 """Which paths of a folder may be removed: those of a checkpoint, and those of a run.
 
-A former target may be removed as far as every path in it is
+A path of a former target may be removed if it is
 
-- in its manifest, `streamconv.json`, or
-- in the table of files that checkpoints have, if the folder is one: config.json and weights are in
-  it, or the files of a DCP, or
-- code at its top that `auto_map` in one of its configs names.
+- in the manifest of the target, `streamconv.json`, or
+- in the table of files that checkpoints have, if the target is a checkpoint: config.json and
+  weights are in it, or the files of a DCP, or
+- code at the top of the target that `auto_map` in one of its configs names.
 
-A partial folder may be cleared as far as every path in it is named by the plan of this run or the
-journals of earlier ones, or is one that any conversion may write.
+A path of a partial folder may be removed if the plan of this run or the journals of earlier ones
+name it, or if any conversion may write it.
 """
 
 import stat

@@ -27,7 +27,7 @@ class ReadPath:
     """A path that a run reads."""
 
     role: str
-    """The name of it in messages: the source, or an option."""
+    """Its name in messages: the source, or an option."""
     path: Path
     names: tuple[str, ...] = ()
     """The files below it that are read."""

@@ -2,7 +2,7 @@
 
 Nothing is changed on disk here, so a crash leaves nothing. A target is refused if the result
 cannot be renamed to it, if the disk has too little room, or if a shard is larger than the process
-may write. What changes after the check is met when it is written, see `os_errors`.
+may write. What changes after the check shows when the result is written, see `os_errors`.
 """
 
 import os
@@ -66,7 +66,7 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> Non
 def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
     """Check that the disk has room for the result.
 
-    A quota counts only if the system includes it in the free space; else it is met later.
+    A quota counts only if the system includes it in the free space; otherwise writing fails later.
 
     Args:
         plan: The conversion.

@@ -12,7 +12,7 @@ these states; the next run recovers it before it does anything else:
                                                            refuse without)
     result    -                      -                     none: the commit is done
 
-Between these states are these calls, and what else appears in the folder is never removed:
+These calls lead from state to state; anything else that appears in a folder is never removed:
 
     list `out` again       something is new or has changed: refuse, nothing was renamed
     rename out, replaced
@@ -170,7 +170,7 @@ class TargetReplacement:
             self._remove(contents)
 
     def _list(self, folder: Path, *, is_former: bool = False) -> FolderContents:
-        """List a folder that is to be removed, with all as foreign that no checkpoint has."""
+        """List a folder that is to be removed; what no checkpoint has counts as foreign."""
         if not self._files.is_folder(folder):
             return FolderContents(folder)
         known = checkpoint_paths(folder, self._files, is_being_removed=is_former)
@@ -198,7 +198,7 @@ class TargetReplacement:
 
 
 def _require_removable(contents: FolderContents) -> None:
-    """Raise OutputExists if a folder holds what is not a checkpoint's, or cannot be removed."""
+    """Raise OutputExists if a folder holds anything foreign."""
     contents.require_nothing_foreign(
         f"cannot replace {quoted(str(contents.folder))}: it holds what is not known to be of a "
         "checkpoint, or cannot be removed",

@@ -1,6 +1,6 @@
 """The shards that earlier runs, and other parts of this run, have finished.
 
-A shard counts as finished if a journal says so and its file has the size that the journal says.
+A shard counts as finished if a journal says so and its file has the size that the journal records.
 Everything else that a crash leaves, such as a shard that was half written, is not used again:
 
     partial folder                      without --resume         with --resume
@@ -98,7 +98,7 @@ class ResumeState:
 
 
 def all_pieces(plan: Plan, journals: Journals, folder: Path, files: Files) -> list[Sequence[str]]:
-    """Read from the journals of all parts the digests of every shard.
+    """Read the digests of every shard from the journals of all parts.
 
     Args:
         plan: The conversion.

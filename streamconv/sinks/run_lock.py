@@ -29,9 +29,9 @@ from streamconv.system.resources import start_time
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """The errors of file systems without locks."""
 MAX_LOCK_BYTES = 4096
-"""No file of a lock is larger."""
+"""No lock file is larger."""
 TRIES = 200
-"""How often a lock is taken again whose file was removed meanwhile."""
+"""How often to retry a lock whose file was removed meanwhile."""
 RETRY_SECONDS = 0.01
 
 

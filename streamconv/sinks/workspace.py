@@ -41,7 +41,7 @@ class Workspace:
         """A sentence for the person at the terminal: what a run that ended early has left."""
 
     def check_own(self) -> None:
-        """Check that all names of a run next to the target are those of one. Raises OSError.
+        """Check that what has a run's name next to the target belongs to a run. Raises OSError.
 
         What is in the partial folder is checked when it is listed.
         """
@@ -84,7 +84,7 @@ class Workspace:
         return finished
 
     def clear_leftovers(self) -> None:
-        """Remove what a run has left that died when all but its journals or lock was removed.
+        """Remove the journals or lock of a run that died after everything else was removed.
 
         Raises:
             OutputExists: Another run is working on the target.
@@ -140,7 +140,7 @@ class Workspace:
         remove_contents(contents, self.files, lambda name: name.startswith(JOURNAL_PREFIX))
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
-        """Remove what runs have written to the partial folder, but for journals and some files.
+        """Remove what runs have written to the partial folder, except journals and some files.
 
         Args:
             plan: The conversion of this run.
@@ -182,7 +182,8 @@ class Workspace:
     def leave(self, plan: Plan, finished: Mapping[int, Finished], *, keep: bool = True) -> None:
         """Keep the finished shards for a later run, or remove the partial folder.
 
-        Does as much as the disk allows: a failure is ignored, as another one ends the run.
+        Does as much as the disk allows: a failure is ignored, because
+        another one already ends the run.
 
         Args:
             plan: The conversion.

@@ -41,7 +41,7 @@ class WriteBuffer:
         return self._take(min(limit, len(self._buffer) - self._filled))
 
     def exactly(self, nbytes: int) -> memoryview:
-        """Return memory for the next `nbytes` of the run; the whole buffer holds as many."""
+        """Return memory for the next `nbytes` of the run, which must fit into the whole buffer."""
         if self._filled + nbytes > len(self._buffer):
             self.flush()
         return self._take(nbytes)

@@ -63,7 +63,7 @@ def header_digest(raw: bytes) -> str:
 
 
 def unreadable(name: str, size: int) -> ShardHeader:
-    """Return what takes the place of a header that nobody can read, of a file that need not be."""
+    """Return a placeholder for the unreadable header of a file that the index leaves out."""
     return ShardHeader(Header((), {}, 0), SourceFile(name, size, ""))
 
 
@@ -80,12 +80,12 @@ def assemble(
 
     Args:
         location: What the user calls it.
-        headers: Those of all shards, read one after the other.
-        index: Emptied in the course, as each tensor is found.
-        texts: The bytes of configs and manifest, those that there are, by their names.
+        headers: The headers of all shards, read one at a time.
+        index: The tensors of each file; each tensor is removed once it is found.
+        texts: The bytes of the configs and manifest that exist, by file name.
         others: All files but the shards; iterated over last.
         unlisted: The headers of the files that the index leaves out.
-        opening: If these files are added, and if contradictions are listed instead of raised.
+        opening: Says if these files are added, and if contradictions are listed, not raised.
 
     Raises:
         BadCheckpoint: The headers, the index and the records contradict one another.
@@ -131,7 +131,7 @@ def _object(raw: bytes | None, name: str) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Tensors:
-    """The tensors found so far, and what the index says that is not found yet."""
+    """The tensors found so far, and those in the index that have not been found yet."""
 
     index: Index | None
     opening: Opening
@@ -143,7 +143,7 @@ class _Tensors:
     def add(self, file: str, header: Header) -> None:
         """Add the tensors of a file, and remove each from the index.
 
-        One that the index leaves out is added, too, unless another file has it or is said to.
+        A tensor that the index leaves out is added too, unless another file has or should have it.
         """
         shared: dict[object, Any] = {}
         for entry in header.entries:
@@ -194,7 +194,7 @@ class _Tensors:
                 )
 
     def _is_elsewhere(self, name: str) -> bool:
-        """Return True if another file has the tensor, or is said to have it."""
+        """Return True if another file has the tensor, or should have it according to the index."""
         return name in self.infos or any(name in names for names in (self.index or {}).values())
 
     def _contradict(self, problem: BadCheckpoint) -> None:

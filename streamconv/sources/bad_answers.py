@@ -1,4 +1,4 @@
-"""Answers of a server that no further attempt would mend, and what the environment gets wrong."""
+"""Server answers that a retry would not fix, and mistakes in environment variables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ def explain_bad_answers(subject: str) -> Iterator[None]:
 
     Raises:
         TransientError: The network failed; another attempt may succeed.
-        BadCheckpoint: The server redirects without end or to no address, or its answer is none.
+        BadCheckpoint: The server redirects without end or to no address, or its answer is invalid.
     """
     import httpx2
 
@@ -43,7 +43,7 @@ def explain_bad_answers(subject: str) -> Iterator[None]:
 
 
 def check_environment() -> None:
-    """Check what the environment says of the hub, before the first request.
+    """Check the environment variables about the hub, before the first request.
 
     Raises UsageError if the address, token or proxy cannot be used.
     """

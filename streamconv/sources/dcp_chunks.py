@@ -25,7 +25,7 @@ class ChunkFinder:
     def __init__(self, local: LocalFiles) -> None:
         self._local = local
         self._headers: dict[tuple[str, int], tuple[int, Mapping[str, Entry]]] = {}
-        """Of safetensors at an offset of a file: their first byte of data, and their tensors."""
+        """By file and offset of the safetensors there: first byte of data, and tensors by name."""
 
     def chunk_map(self, stored: StoredTensor) -> ChunkMap:
         """Return where the bytes of a tensor are.

@@ -1,6 +1,6 @@
 """A torch.distributed.checkpoint (DCP) in a local folder: `.metadata`, and files of chunks.
 
-    .metadata        a pickle: of each tensor its chunks, and where they are
+    .metadata        a pickle: the chunks of each tensor, and where they are
     __0_0.distcp     the chunks that rank 0 saved
     __1_0.distcp     those of rank 1
 
@@ -116,7 +116,7 @@ def open_dcp(
     Args:
         location: What the user calls it.
         folder: The folder that holds `.metadata`.
-        prefixes: Those of its keys; by default those that it records.
+        prefixes: The prefixes of its keys; by default those that it records.
         files: The file operations to use.
 
     Raises:
@@ -126,7 +126,7 @@ def open_dcp(
     files = files or system_files()
     local = LocalFiles(folder, files)
     gc_was_enabled = gc.isenabled()
-    # nothing of what is read becomes garbage, and looking for some walks through all of it
+    # nothing that is read becomes garbage, and a collection would walk through all of it
     gc.disable()
     try:
         return _open(location, folder, local, prefixes, files)

@@ -109,7 +109,7 @@ class RepositoryFiles:
         self._open.close()
 
     def _cached_path(self, name: str) -> Path | None:
-        """Return the path of a file in the local cache, or None if it is not there completely."""
+        """Return the path of a file in the local cache, or None if it is missing or incomplete."""
         from huggingface_hub import try_to_load_from_cache
 
         if not is_below(name):
@@ -120,7 +120,7 @@ class RepositoryFiles:
         return None
 
     def _locate(self, name: str) -> RangeLocation:
-        """Ask the hub where the bytes of a file are: on itself, or on a storage it signs for.
+        """Ask the hub where the bytes of a file are: on the hub, or at a signed URL of a storage.
 
         The storage is never shown the token. Raises SourceChanged if the hub has another file.
         """
@@ -161,7 +161,7 @@ def _cached_snapshot(repo: str, revision: str) -> Path:
 
 @contextmanager
 def _transient_errors(subject: str) -> Iterator[None]:
-    """Replace errors that may be gone at the next attempt by TransientError."""
+    """Raise TransientError in place of errors that a retry may overcome."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

@@ -47,7 +47,7 @@ def explain_refusals(repo: str, revision: str) -> Iterator[None]:
 def _explain_whatever_token(
     error: "HfHubHTTPError", name: str, revision: str
 ) -> BadCheckpoint | None:
-    """Return a refusal that no token changes; None for any other."""
+    """Return the error for a refusal that no token would change; None for any other."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         EntryNotFoundError,
@@ -67,7 +67,7 @@ def _explain_whatever_token(
 
 
 def _explain_with_token(error: "HfHubHTTPError", name: str) -> BadCheckpoint | None:
-    """Return a refusal of somebody who showed a token; None if the reason is unknown."""
+    """Return the error for a refusal despite a token; None if the reason is unknown."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -97,7 +97,7 @@ def _explain_with_token(error: "HfHubHTTPError", name: str) -> BadCheckpoint | N
 
 
 def _explain_without_token(error: "HfHubHTTPError", name: str) -> BadCheckpoint | None:
-    """Return a refusal of somebody who showed no token; None if the reason is unknown."""
+    """Return the error for a refusal without a token; None if the reason is unknown."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 

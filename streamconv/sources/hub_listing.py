@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_LISTING_BYTES = 64 * 2**20
-"""A listing of a hundred thousand files has a third of it."""
+"""A listing of a hundred thousand files takes a third of this."""
 MAX_ERROR_BYTES = 2**16
-"""So much of the body of a refusal is read."""
+"""How much of the body of a refusal is read."""
 MAX_FILE_SIZE = 2**63
 _COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
@@ -44,7 +44,7 @@ class Listing:
     sizes: Mapping[str, int]
     """Bytes of every file, by its path with slashes."""
     etags: Mapping[str, str]
-    """Of the files for which the hub names one."""
+    """The ETag of each file for which the hub names one, by path."""
 
 
 def request_listing(repo: str, revision: str, cancel: CancelToken) -> Listing:
@@ -104,7 +104,7 @@ def _body(response: "httpx2.Response", repo: str, cancel: CancelToken) -> bytes:
 
 
 def parse_listing(raw: bytes, repo: str) -> Listing:
-    """Return the listing that is the body of an answer. Raises BadCheckpoint if it is none."""
+    """Parse the body of an answer as a listing. Raises BadCheckpoint if it is not one."""
     try:
         fields = parse_json(raw, "listing")
     except BadCheckpoint:
@@ -150,7 +150,7 @@ def _parse_file(sibling: Any, repo: str) -> tuple[str, int, str | None]:
 
 
 def _shown(value: Any) -> str:
-    """Return the beginning of a JSON value; a large number may not become text at all."""
+    """Return the beginning of a JSON value. Python may refuse to turn a large number into text."""
     if isinstance(value, str | bool | None):
         return quoted(json.dumps(value)[:80])
     if isinstance(value, int | float):

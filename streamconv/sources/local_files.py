@@ -49,7 +49,7 @@ class LocalFiles:
         self._open = OpenFiles(files, lambda name: folder / name, check_opened or self._check_size)
 
     def size(self, name: str) -> int:
-        """Return the bytes of a file. Raises BadCheckpoint if it is no regular file below."""
+        """Return a file's size. Raises BadCheckpoint if it is not a regular file in the folder."""
         if name not in self._sizes:
             if not is_below(name):
                 raise BadCheckpoint(

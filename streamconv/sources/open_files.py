@@ -31,7 +31,7 @@ class FileStat:
 
     @classmethod
     def of(cls, files: Files, file: int | Path) -> "FileStat":
-        """Return those of an open file, or of the one at a path."""
+        """Return the facts of an open file, or of the file at a path."""
         stat = files.stat(file)
         return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -73,7 +73,7 @@ class OpenFiles:
         self._open: dict[str, _OpenFile] = {}
         """By name; the one that was used last is at the end."""
         self._stats: dict[str, FileStat] = {}
-        """Of each file, as it was first opened."""
+        """The facts of each file when it was first opened."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -103,7 +103,7 @@ class OpenFiles:
         """Check that every file is what it was when it was first opened.
 
         Raises:
-            SourceChanged: A file was changed. One that is not open now was perhaps replaced.
+            SourceChanged: A file was changed. If it is not open now, it may have been replaced.
             IOFailed: The file system does not answer.
         """
         for name, before in list(self._stats.items()):

@@ -30,7 +30,7 @@ SKIPPED = {
 }
 """Patterns of top-level files that are not copied, and why: they describe or repeat the weights."""
 MAX_FOLDERS = 127
-"""Folders that a file may be below, one in the other. A path of more takes long to reach each time,
+"""How deeply the folders of a file may be nested. A deeper path takes long to reach each time,
 and other programs walk through folders by recursion."""
 BOOKKEEPING = (".git", ".cache/huggingface")
 """Folders of tools that describe this copy of the files and no other."""
@@ -55,7 +55,7 @@ def other_files(
             file below more than `MAX_FOLDERS` folders.
         IOFailed: The file system does not answer.
     """
-    pending = [below]  # folders may be nested more deeply than calls
+    pending = [below]  # not recursive: folders may be nested more deeply than Python's calls
     while pending:
         below = pending.pop()
         if below.count("/") > MAX_FOLDERS:
@@ -81,10 +81,10 @@ def other_files(
 
 
 def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
-    """Return the files, each with the reason for which it is not copied, if there is one.
+    """Return the files, each with the reason why it is not copied, if there is one.
 
     Args:
-        others: All files of a checkpoint without tensors of it.
+        others: All files of a checkpoint that hold none of its tensors.
         weight_bytes: Bytes of its tensors.
     """
     copies = _second_copies(others, weight_bytes)
@@ -93,7 +93,7 @@ def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Ite
 
 
 def _second_copies(others: Collection[OtherFile], weight_bytes: int) -> set[str]:
-    """Return the top-level folders that hold the weights again.
+    """Return the top-level folders that hold a second copy of the weights.
 
     They are the known ones, and those with at least half as many bytes of weights.
     """

@@ -1,4 +1,4 @@
-"""A checkpoint on another machine: headers are read by range, then tensors are.
+"""A checkpoint on another machine: headers are read by range, and then tensors.
 
 Nothing is stored locally. The reads of a batch are requested in the order of their offsets,
 adjacent ones in one request. There are as many requests at a time as there are workers.

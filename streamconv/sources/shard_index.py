@@ -71,7 +71,7 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
         location: The checkpoint, for errors.
 
     Raises:
-        BadCheckpoint: There are none, some are missing, or readers could disagree which they are.
+        BadCheckpoint: There are none, some are missing, or readers could disagree on them.
     """
     present = {name for name in names if name.endswith(SHARD_SUFFIX)}
     if index is None:
@@ -97,7 +97,7 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
 def unlisted_names(index: Index | None, names: Iterable[str]) -> list[str]:
     """Return the top-level files of tensors that the index leaves out, sorted.
 
-    Those of another index are not among them, nor are copies of the weights in another format.
+    Leaves out the files of another index, and copies of the weights in another format.
 
     Args:
         index: The index, if there is one.

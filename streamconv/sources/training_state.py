@@ -14,7 +14,7 @@ the tensors of the model may lie next to what belongs to the run:
 
 With an entry `model`, the tensors below it are the model. Without one, all tensors are, except
 those below an entry of `RUN_STATE`. The rest is listed and not converted. All of it may be in one
-entry more, such as the `app` of torch's own tutorial: `{"app": {"model": ..., "optimizer": ...}}`.
+outer entry, such as the `app` of torch's own tutorial: `{"app": {"model": ..., "optimizer": ...}}`.
 
 Only `find_dcp` reads files.
 """

@@ -9,7 +9,7 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.retry import TransientError
 
 ANSWER_SECONDS = 120.0
-"""In which a server has to begin its answer, whatever it sends meanwhile."""
+"""Seconds in which a server has to begin its answer, whatever it sends meanwhile."""
 LEAST_BYTES = 60_000
 LEAST_BYTES_SECONDS = 60.0
 """A transfer of fewer than LEAST_BYTES in this time is given up: 1 kB/s."""

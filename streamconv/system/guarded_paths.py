@@ -53,7 +53,7 @@ class GuardedPaths:
             place.check_if_there(is_folder=is_folder)
 
     def open_folder(self, name: str | Path, above: int | None) -> int:
-        """Open a folder to reach what is in it; a name in the open folder `above` is no link."""
+        """Open a folder to reach its content; a link in the open folder `above` is not followed."""
         return os.open(name, FOLDER | (0 if above is None else NO_FOLLOW), dir_fd=above)
 
     @contextlib.contextmanager

@@ -31,7 +31,7 @@ FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0)
 
 
 class PlantedFile(OSError):
-    """A path of ours has something that we have not made."""
+    """A path of ours holds something that we did not make."""
 
     def __init__(self, path: Path, fact: str) -> None:
         super().__init__(EPERM, fact, str(path))
@@ -102,7 +102,7 @@ def check_own(
         path: Its path, for the error.
         found: Its status, which is that of the link if it is one.
         folder: The status of the folder that holds it.
-        is_folder: Whether it has to be a folder; None if it may be a file as well.
+        is_folder: True if it has to be a folder, False if a file, None if it may be either.
 
     Raises:
         PlantedFile: It is not ours.

@@ -12,13 +12,13 @@ from streamconv.system.cancellation import CancelToken
 ATTEMPTS = 6
 """How many attempts in a row may fail without any progress."""
 MOST_ATTEMPTS = 100
-"""How many attempts there are in all, each of which got a part of what it was for."""
+"""How many attempts there are at most, even if each of them makes some progress."""
 FIRST_WAIT = 0.5
 """Seconds before the second attempt. Each further wait is twice as long."""
 LONGEST_WAIT = 30.0
 """Seconds to which these waits grow."""
 LONGEST_ASKED_WAIT = 600.0
-"""Seconds. If a server asks for a longer wait (`Retry-After`), the attempt was the last one."""
+"""Seconds. If a server asks for a longer wait (`Retry-After`), there is no further attempt."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class TransientError(Exception):
         self.wait = wait
         """Seconds that the server asks to wait, or None if it does not ask."""
         self.progress = progress
-        """True if the attempt got a part of what it was for."""
+        """True if the attempt made some progress."""
 
 
 def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
@@ -43,7 +43,8 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
         cancel: Ends the waiting.
 
     Raises:
-        IOFailed: ATTEMPTS attempts in a row failed without progress.
+        IOFailed: ATTEMPTS attempts in a row failed without progress, MOST_ATTEMPTS failed in all,
+            or the server asks for a longer wait than LONGEST_ASKED_WAIT.
         Interrupted: The run was canceled.
     """
     failed = 0

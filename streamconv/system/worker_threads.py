@@ -17,7 +17,7 @@ Task = TypeVar("Task")
 Worker = TypeVar("Worker")
 Outcome = TypeVar("Outcome")
 _Outcomes = queue.Queue[tuple[Outcome] | BaseException | None]
-"""Outcomes, each in a tuple of its own; from each thread at last its error, or None if it ends."""
+"""Outcomes, each in a tuple of its own; the last item of a thread is its error, or None."""
 
 
 def map_unordered(

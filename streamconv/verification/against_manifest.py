@@ -33,7 +33,7 @@ from streamconv.verification.result import (
 
 BLOCK_BYTES = 4 * 2**20
 MANY_TENSORS = 3
-"""So many tensors of a damaged piece are named."""
+"""How many tensors of a damaged piece are named."""
 
 
 # --- what is to be read ------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def check_files(
 
 
 def undigested(output: Source) -> list[str]:
-    """Return which files nobody can compare with what was written, as text."""
+    """Return as text which files have no digest to be compared with."""
     return [
         f"the bytes of {name}: no digest of them was recorded"
         for name in output.checkpoint.undigested

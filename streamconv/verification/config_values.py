@@ -1,4 +1,4 @@
-"""What of a config.json may reach transformers: names of its own alone, and sizes that can be true.
+"""Which parts of a config.json may reach transformers: its own names only, and plausible sizes.
 
 transformers does more with a config than build a model of it. It fetches and imports kernels that
 an attention setting names, fetches configs of backbones, and imports packages for quantized
@@ -72,9 +72,9 @@ _SIZES = re.compile(r"\w*(size|dim|rank|width|channels|features)s?|\w*_(hidden|i
 def check_sizes(checkpoint: Checkpoint) -> None:
     """Refuse a config that counts far more than the tensors show.
 
-    There may be four times as many layers, or 256: of a model that was cut, fewer are there. There
-    may be eight times as many of other things as the longest axis is long, because weights may be
-    packed, or 4,096; and any size may be 2**20.
+    A config may count four times as many layers as the tensors show, or 256, because a model may
+    have been cut. It may count eight times as many other things as the longest axis has elements,
+    because weights may be packed, or 4,096. The same holds for sizes, with 2**20 for 4,096.
 
     Raises BadCheckpoint.
     """

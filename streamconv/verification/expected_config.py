@@ -1,7 +1,7 @@
-"""What config.json of an output has to say, found out from the headers of the output.
+"""What the config.json of an output has to say, derived from the headers of the output.
 
 The keys that a conversion may change are rows of a table. What they have to say follows from the
-tensors that are there: their main dtype, if any of them are quantized, which layers they are of.
+tensors that are there: their main dtype, their layers, and the presence of quantized ones.
 """
 
 import itertools
@@ -101,7 +101,7 @@ def expected_config(
 
 
 def _main_dtype(output: Checkpoint) -> str | None:
-    """Return the name of the dtype that takes the most elements of floating-point tensors."""
+    """Return the name of the dtype that most elements of floating-point tensors have."""
     sizes = dict.fromkeys(config_keys().dtype_names, 0)
     for info in output.tensors.values():
         if info.dtype in sizes:

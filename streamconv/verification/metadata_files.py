@@ -51,7 +51,7 @@ def index_differences(output: Source) -> Iterator[Difference]:
 def read_manifest(output: Source) -> Mapping[str, Any] | None:
     """Read the manifest; None if there is none. Raises BadCheckpoint if it is not JSON.
 
-    It is a file of its own, but in a DCP a part of the metadata.
+    It is a file of its own, except in a DCP, where it is part of the metadata.
     """
     manifest = _find(output, MANIFEST)
     if manifest is not None:
@@ -60,7 +60,7 @@ def read_manifest(output: Source) -> Mapping[str, Any] | None:
 
 
 def read_casting(output: Source) -> Casting:
-    """Read the casts that were made from the manifest; raises BadCheckpoint if it is malformed."""
+    """Read from the manifest which casts were made. Raises BadCheckpoint if it is malformed."""
     return recorded_casting(read_manifest(output) or {})
 
 

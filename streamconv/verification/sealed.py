@@ -1,6 +1,6 @@
 """transformers at work without a network, kernels, and packages that a config could ask for.
 
-A belt: what a config may say is limited before (`config_values.py`). Whatever gets by that is
+A second defense, after `config_values.py` has limited what a config may say. What gets past it is
 refused here, in this process, until the work is done.
 """
 
@@ -37,7 +37,7 @@ class Refused(ImportError):
 
 @contextmanager
 def sealed(max_parameters: int) -> Iterator[None]:
-    """Refuse network, kernels, other packages, gigabytes and endless work as long as it is open.
+    """Refuse network, kernels, other packages, gigabytes and endless work within the context.
 
     Args:
         max_parameters: How many parameters a model may get.
@@ -70,7 +70,7 @@ def _no_network() -> Iterator[None]:
 
 @contextmanager
 def _no_kernels() -> Iterator[None]:
-    """Refuse kernels also where they are in a cache, and are imported from there by their path."""
+    """Refuse kernels even if they are in a cache and would be imported from there by path."""
     from transformers.integrations import hub_kernels
 
     modules: list[ModuleType] = [hub_kernels]
@@ -94,9 +94,9 @@ def _no_other_packages() -> Iterator[None]:
 
 
 class _Refusing:
-    """Finds nothing, and refuses what may not be looked for.
+    """An import finder that finds nothing, and refuses what may not be imported.
 
-    A module of transformers may import at its top whatever it does: that follows from the model's
+    A module of transformers may import anything at its top: that follows from the model's
     class. What its functions import follows from values.
     """
 
@@ -106,7 +106,7 @@ class _Refusing:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return None to leave it to the others. Raises Refused."""
+        """Return None to leave it to the other finders. Raises Refused."""
         package = fullname.partition(".")[0]
         if package in self._admitted:
             return None

@@ -1,4 +1,4 @@
-"""The two checkpoints that are compared, and the part of them that is."""
+"""The two checkpoints that are compared, and the random sample if only a part of them is."""
 
 import math
 import random

@@ -183,7 +183,7 @@ def _model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
     modules = transformers._class_to_module
     for name in checkpoint.config.get("architectures") or ():
         if not isinstance(name, str) or ".modeling_" not in modules.get(name, ""):
-            continue  # not a model: its module may import whatever
+            continue  # it is not a model, so its module may import anything
         cls = getattr(transformers, name)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
             return cls

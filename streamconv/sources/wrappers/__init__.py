@@ -1,1 +1,1 @@
-"""What any source can be put in: casts, a rate limit, a template."""
+"""Wrappers around any source: casts, renames, a rate limit, a template."""

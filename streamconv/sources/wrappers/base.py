@@ -1,4 +1,4 @@
-"""The base of everything that is put around a source."""
+"""The base of all wrappers around a source."""
 
 from collections.abc import Sequence
 

@@ -80,7 +80,7 @@ class CastSource(SourceWrapper):
             portion.finish()
 
     def _decode_kept(self, rows: "_PendingRows") -> None:
-        """Decode rows of a matrix that is in memory as a whole, and read it if it is not."""
+        """Decode rows of a matrix that is kept whole in memory; read it first if necessary."""
         key = rows.info, rows.matrix
         if getattr(self._kept, "key", None) != key:
             self._kept.key = self._kept.decoder = None
@@ -160,7 +160,7 @@ class _PendingRows:
         return self.decoding.is_in_rows and self.part is None and fits
 
     def portions(self, nbytes: int) -> Iterator["_PendingRows"]:
-        """Cut the rows so that the codes of a portion take some bytes at most, or are one row."""
+        """Cut the rows into portions whose codes take at most `nbytes`, or are a single row."""
         step = max(nbytes // max(self.decoding.codes.row_bytes, 1), 1)
         if self.part is not None:
             yield self
@@ -220,7 +220,7 @@ class _PendingRows:
         return RowDecoder(self.decoding, codes, others, self.info.dtype)
 
     def _check_shape(self, info: TensorInfo, raw: memoryview) -> None:
-        """Raise BadCheckpoint if a matrix says another shape than the plan has."""
+        """Raise BadCheckpoint if a matrix records another shape than the plan has."""
         said = read_shape(info, bytes(raw))
         planned = self.decoding.shape
         if said != planned:

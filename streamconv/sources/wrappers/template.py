@@ -95,7 +95,7 @@ def with_template(
 
 
 def _as_trained(source: Source, trained: Checkpoint, catalog: Catalog) -> Checkpoint:
-    """Return a template as if its weights had not been quantized, if training had such weights.
+    """Return the template, dequantized if the trained weights are not quantized.
 
     Raises PlanRefused or BadCheckpoint if they cannot be dequantized.
     """
@@ -112,7 +112,7 @@ def _as_trained(source: Source, trained: Checkpoint, catalog: Catalog) -> Checkp
 
 
 def _fill(comparison: Comparison) -> Checkpoint:
-    """Return the trained checkpoint with all that it lacks of the template."""
+    """Return the trained checkpoint, completed by whatever it lacks from the template."""
     trained, template = comparison.trained, comparison.template
     names = comparison.detected.names
     filled = {

@@ -39,7 +39,7 @@ class Comparison:
 
     trained: Checkpoint
     template: Checkpoint
-    """The template; its quantized weights are dequantized if those that were trained are none."""
+    """The template; its quantized weights are dequantized if the trained ones are not quantized."""
     detected: Detected
     """The trained checkpoint, detected."""
     template_names: str
@@ -47,7 +47,7 @@ class Comparison:
     template_namings: Mapping[str, str]
     """The naming of each stack of the template, by its pattern, if that is certain."""
     pairs: Sequence[tuple[Item, Item]]
-    """The items of both: the trained one, and the template's."""
+    """The items that both have: the trained one, and the template's."""
     missing: Mapping[str, TensorInfo]
     """The template's tensors that the trained checkpoint lacks, by hub name."""
     unknown: tuple[str, ...]
@@ -55,7 +55,7 @@ class Comparison:
     tied: tuple[str, ...] = ()
     """Hub names of heads that only the template has, tied to embeddings that were trained."""
     maybe_tied: tuple[str, ...] = ()
-    """Hub names of such heads of which config.json does not say that they are not tied."""
+    """Hub names of such heads that config.json does not declare untied."""
 
     @property
     def is_dequantized(self) -> bool:
