@@ -60,7 +60,7 @@ class Catalog:
     def names_to_weights(self, naming: Naming | None = None) -> Mapping[str, tuple[NameMatch, ...]]:
         """Return the meanings of names below a module's prefix, with `*` for the expert's number.
 
-        Considered is `naming` alone, or without it every naming that is auto-detected.
+        Only `naming` is considered; without it, every naming that is auto-detected.
         """
         if naming not in self._lookups:
             auto_detected = [known for known in self.namings.values() if known.auto_detect]

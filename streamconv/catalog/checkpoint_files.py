@@ -38,7 +38,7 @@ def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
 
 @functools.cache
 def checkpoint_files() -> PathPatterns:
-    """Return the patterns of every file that a checkpoint may have, but for its code."""
+    """Return the patterns of every file that a checkpoint may have, except its code."""
     table = read_table("checkpoint_files.toml")
     saves = [f"{preset.folder}/{p}" for preset in presets().values() for p in table["dcp"]]
     trackers = [preset.tracker["name"] for preset in presets().values()]
@@ -67,7 +67,7 @@ def _weights() -> PathPatterns:
 
 
 def output_files() -> PathPatterns:
-    """Return the patterns of the files that any conversion may write, but for copied ones."""
+    """Return the patterns of the files that any conversion may write, except copied ones."""
     own = [
         *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
         "streamconv.json",

@@ -53,7 +53,7 @@ def converts_to(family: Family, catalog: Catalog) -> list[str]:
 
 
 def _alike(hub: Form, stack: str, layout: Layout) -> bool:
-    """Return True if a layout has the names and shapes of the hub's, and is another one."""
+    """Return True if a layout differs from the hub's but has the same names and shapes."""
     hub_layout = hub.layout_of(stack)
     if hub_layout is None or hub_layout is layout:
         return False

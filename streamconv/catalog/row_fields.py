@@ -4,8 +4,8 @@
     {"*": TEXT}                            any further fields
     [RENAME]                               a list
 
-A user's file is checked against these before a row is read, so that the code that reads it meets
-nothing but what the tables of the package have.
+A user's file is checked against these before a row is read, so that the code that reads it sees
+only such values as the tables of the package have.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ MAX_SIZE = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a value has to be that is no table and no list of tables."""
+    """The rule for a value that is neither a table nor a list of tables."""
 
     name: str
     """What it is called in an error."""
@@ -108,7 +108,7 @@ def check_rows(table: str, rows: object, file: str) -> None:
         file: The path of the file, for the error.
 
     Raises:
-        UsageError: It has not; the first wrong field is named.
+        UsageError: A row is not of its kind; the error names the first wrong field.
     """
     for path, fact in _wrong_fields(rows, {"*": ROWS[table]}, table):
         raise UsageError(

@@ -3,7 +3,7 @@
 An expert weight has the axes `e` expert, `p` gate/up, `d` down, `i` intermediate, `h` hidden.
 A template puts each of them into the tensor's name or into its shape, in the notation of einops:
 
-    experts.{e}.{p}.weight : i h          one tensor an expert and projection, [I, H]
+    experts.{e}.{p}.weight : i h          one tensor per expert and projection, [I, H]
     experts.gate_up_proj : e (p i) h      one tensor, [E, 2I, H], gate rows above up rows
 
 Two templates of one weight determine how its bytes move (`planning/rearrangement`). There is no

@@ -1,7 +1,7 @@
 """Which tensors are cast or dequantized, and from what.
 
-A cast is a matter of reading: a checkpoint under a casting is the same checkpoint with other
-dtypes, and everything after it is planned as if they had been stored so. Casts therefore combine
+A cast happens on reading: a checkpoint under a casting is the same checkpoint with other dtypes,
+and everything else is planned as if its tensors had been stored so. Casts therefore combine
 with any rearrangement, and bytes, shards and memory follow. The names that are protected from
 casts are rows of `data/casts.toml`.
 """

@@ -21,7 +21,7 @@ def config_value(config: Mapping[str, Any], path: str) -> Any:
 
 
 def block_from_config(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the rows and columns that one scale is for, or None if the config does not say.
+    """Return the rows and columns that one scale covers, or None if the config does not say.
 
     Read from `quantization_config.weight_block_size`, of the config or of one of its sections.
     """
@@ -36,7 +36,7 @@ def block_from_config(config: Mapping[str, Any]) -> tuple[int, int] | None:
 def config_members(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield every member of a config and of its sections, with its path, in order.
 
-    What describes quantized weights is a member, and no section.
+    The description of quantized weights counts as a member, not as a section.
     """
     pending: list[tuple[tuple[str, ...], Any]] = []
     pending += [((key,), each) for key, each in config.items()][::-1]

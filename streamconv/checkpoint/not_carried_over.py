@@ -1,7 +1,7 @@
-"""Sentences about all of a checkpoint that a conversion does not carry over, for every report.
+"""Sentences, for every report, on what a conversion does not carry over from a checkpoint.
 
-That is files of tensors that the index leaves out, and other files that are not copied. It is not
-files that every result has of its own, such as the index.
+These are files of tensors that the index leaves out, and other files that are not copied. Files
+that every result has of its own, such as the index, are not among them.
 """
 
 from collections.abc import Iterable, Iterator

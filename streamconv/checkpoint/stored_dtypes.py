@@ -1,4 +1,4 @@
-"""What the dtypes of tensors say: which hold codes of quantized weights, and what others are."""
+"""What the dtypes of tensors say: which hold codes, and what most of the others are."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by the patterns of their names: what is in it, whatever it is."""
+"""The tensors of a checkpoint by the patterns of their names, whatever the model is."""
 
 from collections import Counter
 from collections.abc import Iterable

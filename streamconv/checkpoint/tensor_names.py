@@ -47,10 +47,10 @@ def find_naturally(items: Sequence[Item], name_of: Callable[[Item], str], name: 
 
 
 class _TextKeys(dict[str, str]):
-    """Makes of each name a text that compares like its natural key.
+    """Turns each name into a text that compares like its natural key.
 
-    In it, characters that no name has end the name and begin a number, which is preceded by how
-    many digits it has. As a dictionary it holds the texts of numbers.
+    Characters that occur in no name mark the end of the name and the start of each number, and a
+    count of its digits precedes each number. As a dictionary, it holds the texts of numbers.
     """
 
     are_ambiguous = False

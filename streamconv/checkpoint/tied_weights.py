@@ -38,7 +38,7 @@ def heads_of_trained_embeddings(
 
 
 def _is_tied(config: Mapping[str, Any], part: str) -> bool | None:
-    """Return if config.json ties the head of a part of the model, such as `thinker`."""
+    """Return True if config.json ties the head of a part such as `thinker`, None if unclear."""
     own = config_value(config, f"{part}_config") if part else None
     section = own if isinstance(own, Mapping) else config
     said = {config_value(section, f"{path}.{TIE}") for path in _SECTIONS}

@@ -90,7 +90,7 @@ class OtherFile:
 
 @dataclass(frozen=True, slots=True)
 class UnlistedFile:
-    """A file of tensors that the index leaves out, so that no reader of the index takes it."""
+    """A file of tensors that the index leaves out, so that no reader of the index sees it."""
 
     name: str
     tensors: tuple[TensorInfo, ...]

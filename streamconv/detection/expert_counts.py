@@ -1,4 +1,4 @@
-"""Compare the experts that are here with the rows of their router, and with config.json.
+"""Compare the number of experts with the rows of their router, and with config.json.
 
 The router of a layer tells best how many experts it has. config.json has one number for all layers,
 may have several, and may be older than the tensors.
@@ -54,8 +54,9 @@ class ExpertCounts:
         For an unknown model type, config.json is only compared if all experts are in stacks of one
         pattern: it does not say which of several it describes.
 
-        A pattern is refused if a router has other rows than there are experts, if config.json
-        counts others and no router confirms them, or if layers differ and no router confirms that.
+        A pattern is refused if a router has a different number of rows than there are experts, if
+        config.json gives another number and no router confirms the experts, or if layers differ
+        and no router confirms that.
         """
         by_pattern: dict[str, list[Stack]] = {}
         for stack in stacks:
@@ -93,8 +94,8 @@ class ExpertCounts:
     def _is_extra(self, pattern: str) -> bool:
         """Return True if a stack is not the first of those that its section describes.
 
-        Such experts, of a head that predicts further tokens, may be another number than those of
-        the model.
+        Such experts belong to a head that predicts further tokens. Their number may differ from
+        that of the model's experts.
         """
         stacks = self.family.stacks if self.family else {}
         alike = [other for other, section in stacks.items() if section == stacks.get(pattern)]
@@ -104,7 +105,7 @@ class ExpertCounts:
         """Return True if a module has a router, with as many rows as there are experts.
 
         A router may have further rows if config.json confirms the experts that are here: those of
-        Inkling are for shared experts. Raises BadCheckpoint if it has other rows otherwise.
+        Inkling are for shared experts. Any other number of rows raises BadCheckpoint.
         """
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))

@@ -1,7 +1,8 @@
 """Why experts of a checkpoint cannot be converted: raised at once, or collected by module.
 
-Who converts wants the first reason as an error. Who inspects, verifies, or passes experts through
-wants the reasons of all modules, and the other modules converted.
+A plain conversion needs the first reason as an error. An inspection, a verification, and a
+conversion that passes experts through need the reasons of all modules, and the other modules
+converted.
 """
 
 from collections.abc import Mapping

@@ -154,11 +154,11 @@ class LayoutResolver:
         """Return the naming that a layout with names for the projections gets.
 
         That is the naming that the checkpoint was made from by its record, else the template's,
-        else the family's. A naming of another number of projections is none for it.
+        else the family's. A naming with another number of projections is ignored.
 
         Args:
             pattern: The pattern of the stack.
-            own: The naming of its tensors, which is kept if nothing else tells.
+            own: The naming of its tensors, which is kept if nothing else decides.
         """
         recorded, template = self.recorded.get(pattern), self.checkpoint.template
         named = template.namings.get(pattern, "") if template else ""

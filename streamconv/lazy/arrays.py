@@ -47,7 +47,7 @@ class Arrays(Protocol):
         """Return the framework's dtype for one of the format. Raises UsageError if it has none."""
 
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
-        """Return an array whose elements are not set, and its memory, one byte an item."""
+        """Return an uninitialized array, and its memory as single bytes."""
 
     def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         """Return an array whose elements are in `memory`, which has the buffer protocol."""
@@ -108,7 +108,7 @@ class TorchArrays:
 
 
 def stored_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape in elements of whole bytes: two of four bits are one.
+    """Return the shape in elements of whole bytes: two elements of four bits count as one.
 
     Raises UsageError if the elements do not fill whole bytes.
     """
@@ -121,7 +121,7 @@ def stored_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
-    """Return the bytes of a tensor."""
+    """Return the size of a tensor in bytes."""
     return math.prod(shape) * DTYPE_BITS[dtype] // 8
 
 

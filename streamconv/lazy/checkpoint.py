@@ -40,7 +40,7 @@ class LazyCheckpoint:
         return list(map(steps.name, numbers))
 
     def metadata(self) -> dict[str, str]:
-        """Return the metadata of a converted file, which tells its layouts."""
+        """Return the metadata of a converted file, which names its layouts."""
         record = json.dumps(self._outputs.record.to_json(), sort_keys=True)
         return {"format": "pt", METADATA_KEY: record}
 
@@ -55,7 +55,7 @@ class LazyCheckpoint:
 
         Raises:
             SafetensorError: There is no such tensor.
-            UsageError, SourceChanged, IOFailed: As for an index of a lazy tensor.
+            UsageError, SourceChanged, IOFailed: As for indexing a lazy tensor.
         """
         return self.get_slice(name).read()
 
@@ -92,7 +92,7 @@ class LazyCheckpoint:
     def stream(self) -> Iterator[tuple[str, Any]]:
         """Yield name and content of every tensor, in the order in which the source stores them.
 
-        The next one is read meanwhile. Raises what an index of a lazy tensor raises.
+        The next tensor is read meanwhile. Raises what indexing a lazy tensor raises.
         """
         from concurrent.futures import ThreadPoolExecutor
 
@@ -113,7 +113,7 @@ class LazyCheckpoint:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that were asked of the source, headers apart; a view counts with its size."""
+        """Bytes that were requested from the source, except headers. A view counts in full."""
         return self._reader.bytes_read
 
     def close(self) -> None:

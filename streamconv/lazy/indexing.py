@@ -14,7 +14,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A box of a tensor, and what to make of the array that holds it."""
+    """A box of a tensor, and how the array that holds it becomes the result."""
 
     box: tuple[Span, ...]
     """The range on each dimension that is read."""
@@ -87,7 +87,7 @@ def _select(parts: Sequence[Any], shape: Sequence[int]) -> Selection:
 
 
 def _one_ellipsis(parts: Sequence[Any]) -> list[Any]:
-    """Return the parts without all ellipses but the first: torch lets the others stand for none."""
+    """Return the parts with only the first ellipsis: for torch, further ones mean no dimension."""
     first = next((k for k, part in enumerate(parts) if part is Ellipsis), len(parts))
     return [part for k, part in enumerate(parts) if part is not Ellipsis or k == first]
 

@@ -16,7 +16,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The names of which a module and a checkpoint do not agree."""
+    """The names that only a module or only a checkpoint has."""
 
     missing_keys: tuple[str, ...]
     """Of the module, and not in the checkpoint."""
@@ -82,7 +82,7 @@ def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) 
 
 
 def _add(mismatched: list[str], kind: str, names: Sequence[str]) -> None:
-    """Add names in the words of `load_state_dict`, first."""
+    """Insert a line that names the keys, as `load_state_dict` words it, before all others."""
     if names:
         shown = ", ".join(f'"{quoted(name)}"' for name in names)
         mismatched.insert(0, f"{kind} key(s) in state_dict: {shown}.")

@@ -1,8 +1,7 @@
 """Reads slices of output tensors from a source.
 
-Bytes that lie as they are asked for, in a file of this machine, are a view of a memory map. All
-others are read once, straight into the memory of the result, or through a buffer if they have to
-be rearranged.
+Bytes that a local file stores as requested are a view of a memory map. All others are read once,
+straight into the memory of the result, or through a buffer if they have to be rearranged.
 """
 
 import os
@@ -64,7 +63,7 @@ class SliceReader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that were asked of the source, headers apart; a view counts with its size."""
+        """Bytes that were requested from the source, except headers. A view counts in full."""
         return self._read
 
     def close(self) -> None:
@@ -131,7 +130,7 @@ class SliceReader:
         self._check(source, parts)
 
     def _new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
-        """Return an array whose elements are not set, and its memory."""
+        """Return an uninitialized array, and its memory."""
         nbytes = nbytes_of(dtype, shape)
         if nbytes < POOLED_BYTES:
             return self._arrays.new(dtype, shape)
@@ -165,7 +164,7 @@ class SliceReader:
     def _view(
         self, source: MappedSource, parts: Sequence[SlicePart], nbytes: int
     ) -> memoryview | None:
-        """Return the bytes of a slice as a view of a map, if they lie as they are asked for."""
+        """Return the bytes of a slice as a view of a map, if they are stored as requested."""
         if not nbytes:
             return None
         found = _one_range(parts, nbytes)

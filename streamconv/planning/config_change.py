@@ -102,7 +102,7 @@ def config_change(
 def _notes(
     checkpoint: Checkpoint, source: Detected, casting: Casting, layers: range | None
 ) -> Iterator[str]:
-    """Yield what no change of config.json puts right."""
+    """Yield a note for everything that no change of config.json corrects."""
     if layers is not None and layers.start > 0:
         first = layers.start
         yield f"the result does not load: its layers begin with {first}, loaders count from 0"
@@ -125,7 +125,7 @@ def _loses_quantization(
 ) -> bool:
     """Return True if no quantized weights are left of those that config.json describes.
 
-    That of a DCP describes what training began with.
+    The config.json of a DCP describes the weights that training began with.
     """
     was_quantized = _is_dequantized(checkpoint, casting) or checkpoint.format == "dcp"
     return was_quantized and not any(map(is_quantized, infos))

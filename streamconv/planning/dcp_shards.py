@@ -2,7 +2,7 @@
 
 Tensors are stored in chunks, each in a torch archive of its own. The archive's head and tail are
 framing bytes. A reader loads a chunk at once, so a tensor whose units are experts is stored as one
-chunk an expert, and any other as a single chunk. Readers assemble chunks, or the slices of them
+chunk per expert, and any other as a single chunk. Readers assemble chunks, or the slices of them
 that their rank needs.
 """
 

@@ -39,7 +39,7 @@ def check_lossless(steps: Steps, source: Detected, target: Target, layers: range
 
 
 def _check_unique_names(steps: Steps, target: Target) -> None:
-    """Raise PlanRefused if two tensors have one name. They would be neighbors in their order."""
+    """Raise PlanRefused if two tensors have one name. Such tensors are neighbors in their order."""
     before = None
     for number in range(len(steps)):
         name = steps.name(number)

@@ -33,7 +33,8 @@ def assign_shards(sizes: Sequence[int], partition: Partition) -> tuple[int, ...]
     """Return the indices of the shards that belong to a partition, in order.
 
     The largest remaining shard goes to the partition with the fewest bytes, the first of equals.
-    So two partitions differ by one shard at most, and every process computes the same result.
+    So two partitions differ by the size of one shard at most, and every process
+    computes the same result.
 
     Args:
         sizes: Bytes of each shard.

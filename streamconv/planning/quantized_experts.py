@@ -1,8 +1,9 @@
 """The number formats of expert stacks, and the layouts in which such experts would load.
 
-A form is what its ecosystem loads, to the same values on every host. transformers loads quantized
-experts of most formats one by one only: of merged ones it does not find the scales, and goes on
-with values that are wrong. The rows of `quantization.toml` say which layouts of a format it loads.
+A form is what its ecosystem loads, to the same values on every host. In most formats, transformers
+loads quantized experts only if each expert has its own tensors: it does not find the scales of
+merged experts, and continues with wrong values. The rows of `quantization.toml` say which
+layouts of a format it loads.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -100,7 +101,7 @@ def detect_or_refuse(
     detect: Callable[[Checkpoint], Detected],
     dequantize: Callable[[], Checkpoint | None],
 ) -> Detected:
-    """Detect a checkpoint; if it cannot be because its experts are quantized, say so.
+    """Detect a checkpoint. If quantized experts prevent this, raise an error that says so.
 
     Args:
         checkpoint: The checkpoint with all casts applied.

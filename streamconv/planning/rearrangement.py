@@ -177,7 +177,7 @@ def plan_rearrangement(
 
 
 def _absent_axes(source: Template, target: Template, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return position 0 for each axis that only one side has; raise UsageError if it has more."""
+    """Return position 0 for each axis that one side lacks. Raises UsageError if one is longer."""
     absent = {*source.name_axes, *source.axes} ^ {*target.name_axes, *target.axes}
     if any(sizes[axis] != 1 for axis in absent):
         raise UsageError(

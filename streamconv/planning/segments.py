@@ -1,4 +1,4 @@
-"""What a dimension of a tensor consists of: each part has a share of every rank of its own.
+"""The parts that a dimension of a tensor consists of: each is divided among all ranks.
 
 A rank that has a quarter of `experts.gate_up_proj : e (p i) h` along its second dimension has a
 quarter of gate and a quarter of up. Of `e h (i p)` it has a quarter of the pairs.

@@ -74,8 +74,8 @@ def slice_parts(
 ) -> Iterator[SlicePart]:
     """Yield the parts of a slice of an output tensor.
 
-    What is read of an input is exact as long as the innermost dimension of the input is whole;
-    otherwise it is all between the first and the last element that are needed of a matrix.
+    If the innermost dimension of an input is whole, only the bytes that are needed of it are read.
+    Otherwise, everything between the first and the last needed element of a matrix is read.
 
     Args:
         step: The step that makes the tensor.

@@ -1,4 +1,4 @@
-"""Check that a stack can have the layout of a target, and that it could come back from it."""
+"""Check that a stack can have the layout of a target, and could be converted back from it."""
 
 from streamconv.catalog.families import Form
 from streamconv.catalog.layouts import NamedLayout

@@ -141,7 +141,7 @@ def _groups(
 def _warnings(
     source: Detected, rows: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
 ) -> tuple[str, ...]:
-    """Return a warning for each stack that would not load as it is going to be."""
+    """Return a warning for each stack that would not load in its new layout."""
     found = (
         warning(stack.pattern, stored[stack.pattern], rows[stack.pattern])
         for stack in source.stacks
@@ -177,7 +177,7 @@ def _published(
     wanted: Mapping[str, NamedLayout],
     stored: Mapping[str, StoredExperts],
 ) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return names and layouts of the hub, if transformers loads the quantized experts so."""
+    """Return names and layouts of the hub, if transformers loads the quantized experts in them."""
     hub, rows = _form_rows(source, HUB_NAMES.name, pass_through=True)
     by_pattern = {stack.pattern: rows[stack.pattern].layout.name for stack in source.stacks}
     if all(by_pattern.get(pattern) in each.loads for pattern, each in stored.items()):
@@ -209,7 +209,7 @@ def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, Named
 def _named(source: Detected, stack: Stack, layout: Layout) -> NamedLayout:
     """Return a layout of a stack under the naming of the target.
 
-    If the names do not show the naming, it is that of the source, for a way back.
+    If the names do not show the naming, it is that of the source, for a conversion back.
     """
     row = NamedLayout(layout, source.namings[stack.pattern])
     return row if row.names_projections() else NamedLayout(layout, stack.row.naming)

@@ -1,8 +1,8 @@
 """Refuse a conversion whose output would be its input.
 
 The output is the input if it has the same tensors, under the same names, with the same bytes, in
-the same format, next to the same config. In which files they are counts only if the user asked for
-a size of files. A manifest alone is no reason to write a checkpoint again.
+the same format, next to the same config. Which file a tensor is in counts only if the user asked
+for a shard size. A manifest alone is no reason to write a checkpoint again.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def _is_resharded(plan: Plan) -> bool:
 
 
 def _state(plan: Plan, options: Options) -> str:
-    """Return what the checkpoint is already, in the words of what was asked for."""
+    """Return what the checkpoint already is, in the words of what was asked for."""
     return ", ".join(_asked(plan, options)) or "as it would be written"
 
 

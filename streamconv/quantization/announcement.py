@@ -1,4 +1,4 @@
-"""What config.json says of number formats, and which rows of the table that allows."""
+"""What config.json says about number formats, and which rows of the table it permits."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _MAX_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a section of config.json says of one number format."""
+    """What a section of config.json says about one number format."""
 
     path: str
     """Path of keys to the section: `text_config.quantization_config`."""
@@ -50,7 +50,7 @@ class Announcement:
 
     @property
     def text(self) -> str:
-        """What it says, for people."""
+        """What the section says, as text for messages."""
         facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
         return f"{quoted(self.path)} says {quoted(facts)}"
 
@@ -60,11 +60,11 @@ def announcements(
 ) -> tuple[Announcement, ...]:
     """Return what config.json says of number formats, each statement once.
 
-    A section with several groups makes one statement a group.
+    A section with several groups makes one statement per group.
 
     Args:
         config: The content of config.json.
-        quant_config: The content of hf_quant_config.json, which counts if config.json has no such
+        quant_config: The content of hf_quant_config.json, used only if config.json has no such
             section.
     """
     found: list[Announcement] = []
@@ -103,7 +103,7 @@ def _sections(
 
 
 def _facts(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the facts of each group of a section, with those that hold for all of them."""
+    """Yield the facts of each group of a section, including those shared by all groups."""
     common = _of(section)
     if "method" not in common and {"bits", "group"} <= common.keys():
         common["method"] = "mlx"

@@ -28,8 +28,8 @@ def cast_checkpoint(
 ) -> Checkpoint:
     """Return `checkpoint` as if it had been stored in the dtypes that were asked for.
 
-    A tensor that changes has the stored ones in its `cast`. Scales of dequantized weights are no
-    tensors of the result.
+    A tensor that changes keeps the stored ones in its `cast`. The result has no tensors for the
+    scales of dequantized weights.
 
     Args:
         checkpoint: The checkpoint as it is stored.
@@ -77,7 +77,7 @@ def _is_cast(info: TensorInfo, casting: Casting, family: Family | None) -> bool:
 def _dequantize(
     checkpoint: Checkpoint, casting: Casting, dtype: str, read: ReadSmall | None
 ) -> dict[str, TensorInfo]:
-    """Return the tensors with the chosen weights in `dtype`, and without what belonged to them."""
+    """Return the tensors with the chosen weights in `dtype`, without the rest of their stems."""
     found = recognize(checkpoint, read)
     chosen = _chosen(checkpoint, found, casting)
     gone = {info.name for weight in chosen for info in (*weight.companions, *weight.dropped)}
@@ -155,13 +155,13 @@ def is_chosen(weight: QuantizedWeight, casting: Casting) -> bool:
 
 
 def _means(pattern: str, weight: QuantizedWeight) -> bool:
-    """Return True if a pattern is the name of a weight's format, or fits its own name."""
+    """Return True if a pattern is the name of the weight's format, or fits the weight's name."""
     names = (weight.name, weight.codes.name)
     return pattern == weight.format.name or any(fnmatchcase(name, pattern) for name in names)
 
 
 def _check_patterns(weights: Iterable[QuantizedWeight], casting: Casting) -> None:
-    """Raise PlanRefused for a pattern that means no weight: it is a mistake."""
+    """Raise PlanRefused for a pattern that selects no weight, which must be a mistake."""
     for option, patterns in (("--only", casting.only), ("--except", casting.skip)):
         for pattern in patterns:
             if not any(_means(pattern, weight) for weight in weights):

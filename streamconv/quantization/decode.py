@@ -1,6 +1,6 @@
 """Decode rows of quantized matrices, in tiles that stay in the processor's cache.
 
-Codes become float32 by a table, their zero points are subtracted, and the product with their scale
+A table maps codes to float32, their zero points are subtracted, and the product with their scale
 is rounded once. So the result is that of torch: `((code - zero) * scale).to(dtype)` in float32.
 
 `verification/dequantize.py` computes the same in another way, and neither uses the other.
@@ -28,17 +28,17 @@ TILE = 2**16
 
 
 class RowDecoder:
-    """Decodes rows of one matrix that is in memory, as far as it is needed."""
+    """Decodes rows of one matrix, of which the needed part is in memory."""
 
     def __init__(
         self, decoding: Decoding, codes: Loaded, others: Mapping[str, Loaded], target: str
     ) -> None:
-        """Check what holds for the whole matrix.
+        """Check everything that concerns the matrix as a whole.
 
         Args:
             decoding: How the matrix is decoded.
             codes: Its codes.
-            others: By role, what belongs to them.
+            others: The tensors that belong to the codes, by role.
             target: BF16, F16 or F32.
 
         Raises:
@@ -55,12 +55,12 @@ class RowDecoder:
         """Fill a buffer with whole rows of the matrix.
 
         Args:
-            rows: Their numbers.
+            rows: The numbers of the rows.
             out: Bytes for as many elements. It may end in the codes of the rows, if these are
                 no longer than the rows of the result.
 
         Raises:
-            BadCheckpoint: A scale is not a number, infinite or zero.
+            BadCheckpoint: A scale is NaN, infinite or zero.
         """
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
@@ -82,7 +82,7 @@ class RowDecoder:
     # --- codes of 8 bits that share a scale: one table of results for each scale ---
 
     def _has_tables(self) -> bool:
-        """Return True if so many codes share a scale that all of its results are fewer."""
+        """Return True if more codes share a scale than it has possible results."""
         codes, scale = self._codes.plane, self._others["scale"].plane
         rows, columns = self._decoding.shape
         shared = min(scale.block[0], rows) * min(scale.block[1], columns)
@@ -90,7 +90,7 @@ class RowDecoder:
         return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and self._groups is None
 
     def _look_up(self, rows: range, result: Array) -> None:
-        """Fill the result with the entries of tables, a table for each scale.
+        """Fill the result from lookup tables, one for each scale.
 
         The index of an entry is the number of its table and the code, in 16 bits.
         """
@@ -120,7 +120,7 @@ class RowDecoder:
             begin = end
 
     def _tables(self, rows: range) -> Array:
-        """Return all results of each scale that belongs to some rows, in the target's dtype."""
+        """Return a table of all results for each scale of some rows, in the target's dtype."""
         scales = self._scales(rows).reshape(-1, 1)
         codes = values_of_bytes(self._codes.plane)
         values = np.repeat(codes[None, :], len(scales), axis=0)
@@ -135,7 +135,7 @@ class RowDecoder:
     # --- all others: by arithmetic, in tiles ---
 
     def _tiles(self, rows: range) -> Iterator[range]:
-        """Cut rows into tiles that fit in the cache, and have one row of scales or one each."""
+        """Cut rows into tiles that fit in the cache, each with one row of scales or one per row."""
         scale = self._others["scale"].plane
         step = max(TILE // self._decoding.shape[1], 1)
         if self._codes.plane.packed == "rows":
@@ -191,7 +191,7 @@ class RowDecoder:
         else:
             operation(values, np.repeat(grid, width, axis=1)[:, :columns], out=values)
 
-    # --- what holds for a whole matrix ---
+    # --- the matrix as a whole ---
 
     def _group_index(self) -> Array | None:
         """Return the group of each column if they are not in order. Raises BadCheckpoint."""

@@ -16,7 +16,7 @@ _EXPERTS = ".experts."
 
 @dataclass(frozen=True, slots=True)
 class FormatUse:
-    """A number format in a checkpoint, with scales that count the same."""
+    """A number format in a checkpoint, with scales for blocks of one size."""
 
     format: str
     """Name of its row, such as `int4`."""
@@ -52,21 +52,21 @@ def _words(found: Recognized, numbers: str, weights: list[QuantizedWeight]) -> I
 
 
 def _producer(announced: Announcement, weight: QuantizedWeight) -> str:
-    """Return what made a weight, if a section of config.json means it."""
+    """Return the tool that made a weight, if a section of config.json can mean the weight."""
     if not announced.allows(weight.format) or isinstance(weight.format, NamedFormat):
         return ""
     return _PRODUCERS.get(str(announced.facts.get("method")), "")
 
 
 def _numbers(weight: QuantizedWeight) -> str:
-    """Return what the numbers of a weight are, and what has a scale."""
+    """Return how the numbers of a weight are stored, and what one scale covers."""
     if weight.decoding is None:
         return weight.format.says
     return f"{weight.format.says} {_scales(weight.decoding)}"
 
 
 def _scales(decoding: Decoding) -> str:
-    """Return what has a scale of its own."""
+    """Return what one scale covers: a tensor, a channel, a group or a block."""
     scale = decoding.plane("scale")
     if scale is None:
         return ""

@@ -96,7 +96,7 @@ def narrow(values: Array, spare: Array, target: str, result: Array) -> None:
 def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
     """Round to float16 by integer operations.
 
-    numpy's own cast sets a flag of the processor for every number that is too large or too small,
+    numpy's own cast sets a processor flag for every number that is too large or too small,
     which makes it 20 times slower if there are many.
     """
     bits = values.view(np.uint32)

@@ -27,8 +27,8 @@ def fit(
     Args:
         row: The format.
         stem: The tensors.
-        stated: By `group`, `block` and `symmetric`, what config.json says where it allows the
-            format; empty for what it does not say.
+        stated: What config.json says of `group`, `block` and `symmetric` if it allows the format;
+            empty for what it does not say.
         said: The shape of the matrix that is stored as numbers, if it is known.
 
     Returns:
@@ -55,7 +55,7 @@ def fit(
 
 
 def parts_of(row: NumberFormat, stem: Stem) -> Iterator[tuple[Part, TensorInfo]]:
-    """Yield what a stem has in a format next to its codes."""
+    """Yield the parts that a stem has next to its codes, by the words of a format."""
     for part in row.others:
         info = stem.find(part.words)
         if info is not None:
@@ -112,7 +112,8 @@ def _sizes(
 ) -> Iterator[dict[str, int]]:
     """Yield the sizes that the matrix can have, the likeliest first.
 
-    They are those that it says itself. Else elements are full, unless there are too few groups.
+    They are the stored shape if there is one. Otherwise all elements are full first; then, fewer
+    columns that divide into the groups of config.json.
     """
     if said is not None:
         if _is_possible(codes, said):

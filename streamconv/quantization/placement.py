@@ -72,7 +72,7 @@ def _grid(
 ) -> Plane | None:
     """Return where scales or zero points lie; None if no axes of the format fit their shape.
 
-    `wanted` is the block of the scales, for zero points.
+    For zero points, `wanted` is the block of the scales.
     """
     for axes in part.axes:
         for lead in dict.fromkeys((codes.lead, ())):
@@ -84,7 +84,7 @@ def _grid(
                 if (*lead, *tail) != info.shape:
                     continue
                 if lead != codes.lead and math.prod(tail) > 1:
-                    continue  # experts can share one number, and no grid
+                    continue  # experts can share a single number, but not a grid
                 stored, names = _two_axes(axes, tail, decoded)
                 per = (block[decoded[0]], block[decoded[1]])
                 if wanted not in (None, per):
@@ -100,9 +100,9 @@ def _blocks(
     stated: Mapping[str, set[Any]],
     tail: Sequence[int],
 ) -> Iterator[dict[str, int]]:
-    """Yield what one number can be for: elements along `o` and along `i`.
+    """Yield the blocks that one number can cover: elements along `o` and along `i`.
 
-    An axis that is not there has a single number for all of its elements.
+    A missing axis has a single number for all of its elements.
     """
     choices: dict[str, list[int]] = {name: [sizes[name]] for name in "oi"}
     symbols = 0
@@ -128,7 +128,7 @@ def _blocks(
 def _stated(axis: Axis, stated: Mapping[str, set[Any]], divided: list[int]) -> list[int]:
     """Return the sizes of groups that the configuration gives for an axis.
 
-    If it gives none, or only for some weights, the size by which the shapes divide counts, too.
+    If it gives none, or only for some weights, the sizes that the shapes allow are included.
     """
     groups = stated.get("group", {None}) if axis.per == "g" else {None}
     given = sorted(g for g in groups if type(g) is int and g > 0)
@@ -152,7 +152,7 @@ def _two_axes(
 def _single(
     part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int], decoded: str
 ) -> Plane | None:
-    """Return where a scale for a whole matrix lies; None if there is not one for each, or one."""
+    """Return where whole-matrix scales lie; None unless there is one per matrix, or one for all."""
     count = math.prod(info.shape)
     matrices = math.prod(codes.lead)
     if count not in (1, matrices):
@@ -188,7 +188,7 @@ def _plane(
     """Return the plane of a part, given the axes of its tensor and of the decoded matrix."""
     packed = next((axis.name for axis in axes if axis.packed > 1), "")
     if DTYPE_BITS[info.dtype] < 8:
-        # a dtype of 4 bits counts codes, two of which are in a byte
+        # the shape of a 4-bit dtype counts codes, two of which are in a byte
         stored = (stored[0], stored[1] * DTYPE_BITS[info.dtype] // 8)
     return Plane(
         dtype=info.dtype,

@@ -81,7 +81,7 @@ _Outcome = tuple[NumberFormat | NamedFormat, Decoding | None]
 
 
 class _Recognizer:
-    """Recognizes stems; those that are alike once."""
+    """Recognizes stems. Those that are alike are examined only once."""
 
     def __init__(self, announced: tuple[Announcement, ...], read: ReadSmall | None) -> None:
         self._announced = announced
@@ -97,7 +97,7 @@ class _Recognizer:
             except BadCheckpoint as error:
                 if strict:
                     raise
-                if self._announced or len(stem.tensors) > 1:  # else its numbers may be plain
+                if self._announced or len(stem.tensors) > 1:  # else it may hold plain numbers
                     unknown[next(iter(stem.tensors.values())).name] = error.message
                 continue
             if weight is not None:
@@ -170,7 +170,7 @@ class _Recognizer:
         return any(each.allows(row) for each in self._announced)
 
     def _named(self, stem: Stem) -> NamedFormat | None:
-        """Return the format that is known by name only and that a stem has."""
+        """Return the format of a stem if it is one that is known by name only."""
         for row in named_formats().values():
             said = bool(self._announced) and any(each.allows(row) for each in self._announced)
             if row.words & stem.tensors.keys() or said:
@@ -215,7 +215,7 @@ class _Recognizer:
 
 
 def _meaning(decoding: Decoding) -> Decoding:
-    """Return a decoding without its name, and without what a block has beyond the matrix."""
+    """Return a decoding without its name, with blocks that are no larger than the matrix."""
     planes = tuple(
         (role, replace(plane, block=_smaller(plane.block, decoding.shape)))
         for role, plane in decoding.planes

@@ -20,7 +20,7 @@ _ENDINGS_OF_ANYTHING = frozenset({"_scale", ".scale", "_scales", ".scales", "_bi
 
 @dataclass(slots=True)
 class Stem:
-    """The tensors whose names begin alike, by what their names add: `weight_scale`."""
+    """The tensors whose names begin alike, by the rest of their names, such as `weight_scale`."""
 
     name: str
     tensors: dict[str, TensorInfo] = field(default_factory=dict)

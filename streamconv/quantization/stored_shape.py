@@ -22,17 +22,17 @@ def stored_shape(row: NumberFormat, stem: Stem, read: ReadSmall | None) -> Matri
     if info is None or part is None or read is None or info.dtype not in part.dtypes:
         return None
     raw = read(info)
-    # a file that was made for its header alone has zeros; reading such a weight fails
+    # a file that was made only for its header contains zeros; reading such a weight fails
     return read_shape(info, raw) if any(raw) else None
 
 
 def read_shape(info: TensorInfo, raw: bytes) -> MatrixShape:
-    """Return the rows and columns that a tensor of numbers says.
+    """Return the rows and columns that a tensor stores as numbers.
 
     A tensor for several matrices on top of each other has one pair for each of them.
 
     Raises:
-        BadCheckpoint: They are not two positive numbers, or the columns differ.
+        BadCheckpoint: The tensor does not hold two positive numbers, or the columns differ.
     """
     width = DTYPE_BITS[info.dtype] // 8
     numbers = [

@@ -35,7 +35,7 @@ class Loaded:
 
     @classmethod
     def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "Loaded":
-        """Return rows of a tensor, turned so that they are rows of the grid."""
+        """Return rows of a tensor, transposed if need be so that they are rows of the grid."""
         data: Array = np.frombuffer(raw, np.uint8)
         if not plane.is_transposed:
             return cls(name, plane, first, data.reshape(-1, plane.row_bytes))
@@ -140,7 +140,7 @@ def _codes(plane: Plane) -> Array:
         codes = np.array([*E2M1, *(-value for value in E2M1)], np.float32)
         return codes + np.float32(0) if plane.values == "e2m1+0" else codes
     if plane.offset < 0:
-        # a zero point that was stored less one: the largest code is zero
+        # zero points are stored minus one, so the largest code means zero
         return (numbers - plane.offset & (1 << plane.bits) - 1).astype(np.float32)
     return (numbers - plane.offset).astype(np.float32)
 
@@ -156,7 +156,7 @@ def _pairs(plane: Plane) -> Array:
 
 @functools.cache
 def _singles(plane: Plane, shift: int) -> Array:
-    """Return the number that each byte means if a code begins at a bit of it."""
+    """Return the number that each byte means if a code begins at a given bit of it."""
     codes = np.arange(256) >> shift & (1 << plane.bits) - 1
     singles: Array = _codes(plane)[codes]
     return singles
