@@ -151,7 +151,7 @@ def _warnings(
 
 
 def _loads_as(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts]) -> bool:
-    """Return True if nothing becomes unloadable: the stack is not quantized or not changed."""
+    """Return True if a stack is not quantized, keeps its layout, or becomes one that loads."""
     experts = stored.get(stack.pattern)
     return (
         experts is None

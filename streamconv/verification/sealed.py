@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 SPARE_BYTES = 4 * 2**30
-"""What may be allocated for a model without weights, in addresses. A trillion parameters need 1."""
+"""Address space that a model without weights may take. One of 10**12 parameters takes 1 GiB."""
 MAX_SECONDS = 300
 
 _OWN = frozenset(
