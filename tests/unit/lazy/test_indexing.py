@@ -1,6 +1,7 @@
 """Indices mean what they mean to safetensors, with its errors."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from streamconv.lazy.indexing import Selection, select_numpy, select_torch
 
+ABSURD_SIZE = "exceeded|cannot reshape"
 SHAPES = ((), (0, 3), (5,), (2, 3, 4), (3, 1, 2, 2))
 NUMBER = st.integers(-7, 7)
 SLICE = st.builds(slice, st.none() | NUMBER, st.none() | NUMBER, st.none() | st.integers(-1, 3))
@@ -81,6 +83,6 @@ def test_an_index_selects_what_it_selects_there(
 
     with safe_open(file, framework) as opened:
         expected = outcome(lambda: opened.get_slice(str(shape))[index])
-    if expected[0] is SystemError or "exceeded" in str(expected[1]):
-        return  # a slice that ends before it begins, of which safetensors tries to allocate less
+    if expected[0] in (SystemError, MemoryError) or re.search(ABSURD_SIZE, str(expected[1])):
+        return  # of a slice that ends before it begins, safetensors takes a negative size
     assert outcome(selected) == expected
