@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench faults tables dist pictures clean
+.PHONY: help setup test lint format demo bench faults tables docs dist pictures clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -45,8 +45,11 @@ bench: setup ## measure speed and memory next to cp and the whole-model way
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject_faults.py
 
-tables: setup ## generate the tables of layouts and families in the documents
+tables: setup ## generate the references in docs/reference/ from the code
 	$(RUN) scripts/generate_docs.py
+
+docs: tables ## build the documents as a site in build/site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 dist: setup ## build a wheel and an sdist in dist/
 	rm -rf dist

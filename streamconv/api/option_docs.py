@@ -6,6 +6,7 @@ into the docstring, and refuses an option that does not exist.
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -112,3 +113,9 @@ def _unexpected(function: str, name: str, known: list[str]) -> str:
     similar = difflib.get_close_matches(name, known, n=1)
     message = f"{function}() got an unexpected keyword argument {name!r}"
     return f"{message}; did you mean {similar[0]!r}?" if similar else message
+
+
+def meanings(options: type) -> list[tuple[str, str]]:
+    """Return the name of each option of a TypedDict, and what `help` says of it."""
+    items = re.split(r"\n(?=\S)", _HELP[options].strip())
+    return [(name, " ".join(text.split())) for name, _, text in (i.partition(": ") for i in items)]

@@ -1,8 +1,7 @@
-"""The documents are true: commands run, tables and tree are the package's, links lead somewhere."""
+"""The documents are true: blocks run, references are the package's, links lead somewhere."""
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +11,17 @@ import checkpoints
 import click
 import pytest
 import torch
-from generate_docs import ROOT, documents, marks, with_tables
+from document_blocks import comparable, run_blocks
+from generate_docs import PAGES, ROOT, documents, references
 from import_graph import API, PACKAGE, graph
 from safetensors.torch import load_file, save_file
+from site_files import ROOT_PAGES
 
+import streamconv
 from streamconv.catalog.catalog import default_catalog
+from streamconv.cli import VERBS
 from streamconv.cli.convert import command as convert
+from streamconv.errors import StreamconvError
 
 CATALOG = default_catalog()
 
@@ -32,9 +36,8 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXTS[document], re.MULTILINE | re.DOTALL)
 
 
-def having(language: str) -> list[str]:
-    """Return the documents with a fenced block of a language."""
-    return [document for document in TEXTS if blocks(document, language)]
+RUN = [name for name in TEXTS if blocks(name, "console") + blocks(name, "python")]
+"""The documents with blocks that are run."""
 
 
 @pytest.fixture(scope="module")
@@ -64,35 +67,22 @@ def folder(sources: Path, tmp_path: Path) -> Path:
     return shutil.copytree(sources, tmp_path / "place")
 
 
-def run(folder: Path, *command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("document", [name for name in RUN if name != ADDING])
+def test_blocks_run(document: str, folder: Path) -> None:
+    """Every block runs, in order, as a new user would type them, and prints what is shown."""
+    printed = run_blocks(TEXTS[document], folder)
+    assert comparable(printed) == comparable(TEXTS[document]), "run `make tables`"
 
 
-def run_console(folder: Path, document: str) -> None:
-    """Run every `$ streamconv` line in order, as a new user would type them."""
-    for line in "".join(blocks(document, "console")).splitlines():
-        prompt, tool, *arguments = shlex.split(line)
-        assert (prompt, tool) == ("$", "streamconv")
-        run(folder, "-m", "streamconv", *arguments)
-
-
-@pytest.mark.parametrize("document", [name for name in having("console") if name != ADDING])
-def test_commands_run(document: str, folder: Path) -> None:
-    run_console(folder, document)
-
-
-def test_there_are_commands() -> None:
+def test_there_are_blocks() -> None:
     """A change of the fences has not hidden them from the tests."""
-    assert {"README.md", ADDING} < {*having("console")}
-    assert len("".join(blocks("README.md", "console")).splitlines()) > 5
+    assert {"README.md", ADDING} < {*RUN}
+    assert len("".join(blocks("README.md", "console")).splitlines()) > 4
 
 
 def test_the_example_of_a_family_moves_the_bytes(folder: Path) -> None:
     """What `--family` made of the user's own layout, by a formula of its own."""
-    run_console(folder, ADDING)
+    run_blocks(TEXTS[ADDING], folder)
     source, made = (
         load_file(folder / name / "model.safetensors") for name in ("my-checkpoint", "my-merged")
     )
@@ -103,25 +93,45 @@ def test_the_example_of_a_family_moves_the_bytes(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("document", having("python"))
-def test_python_runs(document: str, folder: Path) -> None:
-    """The blocks of a guide, one after the other."""
-    run(folder, "-c", "".join(blocks(document, "python")))
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 150
 
 
-@pytest.mark.parametrize("document", TEXTS)
-def test_tables_are_those_of_the_package(document: str) -> None:
+@pytest.mark.parametrize(("path", "text"), references().items(), ids=PAGES)
+def test_references_are_current(path: Path, text: str) -> None:
     """`make tables` would change nothing."""
-    assert with_tables(TEXTS[document]) == TEXTS[document]
+    assert path.read_text() == text, "run `make tables`"
 
 
-def test_there_are_tables() -> None:
-    """Each in one document, with every model type."""
-    for name in ("layouts", "families"):
-        assert all(EVERYTHING.count(mark) == 1 for mark in marks(name))
-    assert all(
-        f"`{name}`" in EVERYTHING for f in CATALOG.families.values() for name in f.model_types
-    )
+def test_references_have_every_name() -> None:
+    """All model types and layouts, verbs, public names and kinds of JSON documents."""
+    names = {
+        "families": [name for f in CATALOG.families.values() for name in f.model_types],
+        "layouts": CATALOG.layouts,
+        "command-line": VERBS,
+        "errors": [f"{error.exit_code}" for error in StreamconvError.__subclasses__()],
+    }
+    for page, expected in names.items():
+        text = TEXTS[f"docs/reference/{page}.md"]
+        assert [name for name in expected if name not in text] == [], page
+    api = TEXTS["docs/reference/python.md"] + TEXTS["docs/reference/errors.md"]
+    assert [name for name in streamconv.__all__ if name not in api] == []
+
+
+def test_the_navigation_has_every_page() -> None:
+    """Each document once."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    pages = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
+    assert sorted(pages) == sorted(ROOT_PAGES.get(name, name[len("docs/") :]) for name in TEXTS)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """Without a warning; links that leave docs/ lead to a page or a copy of the file."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "experts of a layer" in (tmp_path / "index.html").read_text()
+    assert (tmp_path / "files/streamconv/catalog/data/families.toml").exists()
 
 
 def test_options_are_all_named() -> None:
