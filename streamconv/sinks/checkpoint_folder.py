@@ -157,7 +157,8 @@ class CheckpointFolder:
     def _removed(self, plan: Plan) -> list[FolderContents]:
         """List the folders that the run removes."""
         found = self._workspace.replacement.former(self._workspace.target_is_result())
-        if self._overwrite and not self._resume:
+        starts_over = self._overwrite or self._resume_state.has_nothing_to_resume()
+        if starts_over and not self._resume:
             found.append(self._workspace.partial_contents(plan))
         return found
 

@@ -5,6 +5,7 @@ Everything else that a crash leaves, such as a shard that was half written, is n
 
     partial folder                      without --resume         with --resume
     none                                start                    start
+    no journal with a finished shard    start over               start, if the journals allow it
     journals of this conversion         refuse, or --overwrite   keep the finished shards
     journals of another conversion      refuse, or --overwrite   refuse, with the difference
     files but no journal                refuse, or --overwrite   refuse: they may be anybody's
@@ -62,16 +63,14 @@ class ResumeState:
         if not self._files.exists(self._folder):
             return {}
         if not self._resume:
-            if self._overwrite:
+            if self._overwrite or self.has_nothing_to_resume():
                 return {}
             raise OutputExists(
                 f"cannot start: an unfinished run has left {self._folder}",
                 "add --resume to continue it, or --overwrite to start over",
             )
         journals = self._journals.read()
-        if not journals and any(
-            not name.startswith(JOURNAL_PREFIX) for name in self._files.names(self._folder)
-        ):
+        if not journals and not self.has_nothing_to_resume():
             raise OutputExists(
                 f"cannot resume in {self._folder}: it has no journal of the finished shards",
                 self._start_over,
@@ -83,6 +82,20 @@ class ResumeState:
                     f"run with the options of that conversion, or {self._start_over}",
                 )
         return finished_on_disk(plan, journals, self._folder, self._files)
+
+    def has_nothing_to_resume(self) -> bool:
+        """Return True if the folder holds nothing that a later run could use.
+
+        A run that was killed before its first shard was finished leaves such a folder. Files
+        without a journal do not count as nothing: they may be anybody's.
+        """
+        if not self._files.exists(self._folder):
+            return True
+        journals = self._journals.read()
+        if any(journal.finished for journal in journals):
+            return False
+        names = self._files.names(self._folder)
+        return bool(journals) or all(name.startswith(JOURNAL_PREFIX) for name in names)
 
     def reclaimed(self, finished: Mapping[int, Finished]) -> int:
         """Return the bytes on disk that are freed before the first shard is written.

@@ -36,6 +36,7 @@ def _by_a_link(target: Path) -> None:
 
 def _by_another_run(target: Path) -> None:
     target.with_name("out.streamconv-partial").mkdir()
+    (target.with_name("out.streamconv-partial") / "model.safetensors").write_bytes(b"x")
 
 
 @pytest.mark.parametrize("take", [_by_a_folder, _by_a_file, _by_a_link, _by_another_run])
@@ -56,6 +57,23 @@ def test_source_and_target_may_not_overlap(tmp_path: Path, source: Path, target:
     """Not even with --overwrite."""
     with pytest.raises(OutputExists, match="overlap"):
         CheckpointFolder(tmp_path / target, overwrite=True).prepare(plan_of([4096], source))
+
+
+def test_a_run_killed_before_its_first_shard_was_finished_is_in_nobodys_way(
+    tmp_path: Path, source: Path
+) -> None:
+    """Its half-written shard is listed as removed, and a plain run starts over."""
+    plan = plan_of([4096], source)
+    killed = CheckpointFolder(tmp_path / "out")
+    killed.prepare(plan)
+    half = killed.partial / plan.shards[0].name
+    half.write_bytes(b"half")
+    (tmp_path / "out.streamconv-lock-1").unlink()
+    folder = CheckpointFolder(tmp_path / "out")
+    removed = {removal.path: removal.nbytes for removal in folder.removals(plan)}
+    assert removed[str(half)] == 4
+    folder.prepare(plan).abort()
+    assert names(tmp_path) == ["source"]
 
 
 def test_too_little_disk_is_seen_beforehand(tmp_path: Path, source: Path) -> None:

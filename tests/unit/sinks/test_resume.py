@@ -65,6 +65,19 @@ def test_finished_shards_are_found(paths: RunPaths, plan: Plan) -> None:
     assert "--overwrite" in caught.value.hint
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_without_a_finished_shard_is_in_nobodys_way(
+    paths: RunPaths, plan: Plan, resume: bool
+) -> None:
+    """A half-written shard is no use to anybody, and its bytes count as room."""
+    leave(paths, plan)
+    (paths.partial / plan.shards[0].name).write_bytes(b"half")
+    earlier = state(paths, resume=resume)
+    assert earlier.has_nothing_to_resume()
+    assert earlier.finished(plan) == {}
+    assert earlier.reclaimed({}) > 0
+
+
 @pytest.mark.parametrize("size", [None, 19, 21])
 def test_a_shard_of_another_size_is_not_finished(
     paths: RunPaths, plan: Plan, size: int | None
