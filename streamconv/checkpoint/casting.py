@@ -25,8 +25,8 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 PORTION_BYTES = 2**20
 """Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
-SCRATCH_BYTES = 3 * 2**19
-"""Bytes that a worker needs in addition if anything is cast: blocks that fit in the cache."""
+SCRATCH_BYTES = 3 * 2**20
+"""Bytes that a worker needs in addition if anything is cast: tiles on their way, and tables."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 A table maps codes to float32, their zero points are subtracted, and the product with their scale
 is rounded once. So the result is that of torch: `((code - zero) * scale).to(dtype)` in float32.
+If codes and scales are so narrow that all their products fit into a table, they are looked up.
 
 `verification/dequantize.py` computes the same in another way, and neither uses the other.
 """
@@ -15,15 +16,17 @@ import numpy.typing as npt
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.quantization.dtype_kernels import CHUNK, STORED, as_float32, narrow
+from streamconv.quantization.dtype_kernels import STORED, as_float32, narrow
+from streamconv.quantization.pair_tables import has_pair_table, look_up, pair_table
 from streamconv.quantization.unpack import Loaded, grid_rows, values_of_bytes
+from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
 
 _INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
 TABLE = 256
-"""Codes of 8 bits: entries of a table of results. So many tables fit an index of 16 bits."""
-TILE = 2**16
+"""Codes of 8 bits: entries of a table of results."""
+TILE = 2**17
 """Elements that are computed at once: enough to hide the calls, few enough for the cache."""
 
 
@@ -31,7 +34,12 @@ class RowDecoder:
     """Decodes rows of one matrix, of which the needed part is in memory."""
 
     def __init__(
-        self, decoding: Decoding, codes: Loaded, others: Mapping[str, Loaded], target: str
+        self,
+        decoding: Decoding,
+        codes: Loaded,
+        others: Mapping[str, Loaded],
+        target: str,
+        workspace: Workspace,
     ) -> None:
         """Check everything that concerns the matrix as a whole.
 
@@ -40,6 +48,7 @@ class RowDecoder:
             codes: Its codes.
             others: The tensors that belong to the codes, by role.
             target: BF16, F16 or F32.
+            workspace: Memory of the thread.
 
         Raises:
             BadCheckpoint: The shape or a group index contradicts the plan.
@@ -48,6 +57,7 @@ class RowDecoder:
         self._codes = codes
         self._others = others
         self._target = target
+        self._workspace = workspace
         self._groups = self._group_index()
         self._second = self._second_scale()
 
@@ -65,19 +75,16 @@ class RowDecoder:
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
-            if self._has_tables():
+            if has_pair_table(self._decoding, self._target):
+                self._scales(rows)
+                table = pair_table(self._decoding, self._second, self._target, self._workspace)
+                for tile in self._tiles(rows):
+                    into = result[tile.start - rows.start : tile.stop - rows.start]
+                    look_up(table, self._codes, self._others, tile, into, self._workspace)
+            elif self._has_tables():
                 self._look_up(rows, result)
-                return
-            spare: Array | None = None
-            for tile in self._tiles(rows):
-                values = grid_rows(self._codes, tile, columns)
-                self._subtract_zeros(values, tile)
-                self._multiply(values, tile)
-                into = result[tile.start - rows.start : tile.stop - rows.start]
-                flat = values.reshape(-1)
-                if spare is None or len(spare) < len(flat):
-                    spare = np.empty(flat.shape, np.uint32)
-                narrow(flat, spare[: len(flat)], self._target, into.reshape(-1))
+            else:
+                self._compute(rows, result)
 
     # --- codes of 8 bits that share a scale: one table of results for each scale ---
 
@@ -90,31 +97,25 @@ class RowDecoder:
         return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and self._groups is None
 
     def _look_up(self, rows: range, result: Array) -> None:
-        """Fill the result from lookup tables, one for each scale.
+        """Fill the result from lookup tables, one for each scale in a row of scales.
 
-        The index of an entry is the number of its table and the code, in 16 bits.
+        The index of an entry is the number of its table and the code.
         """
-        scale = self._others["scale"].plane
-        height, width = scale.block
+        height, width = self._others["scale"].plane.block
         columns = result.shape[1]
-        across = (np.arange(columns) // width * TABLE).astype(np.uint16)
-        step = max(CHUNK // columns, 1)
-        index: Array = np.empty((step, columns), np.uint16)
+        across = np.arange(columns) // width * TABLE
+        step = max(TILE // columns, 1)
+        index = self._workspace.array("spare", step * columns, np.intp).reshape(step, columns)
         begin = rows.start
         while begin < rows.stop:
-            first = begin // height
-            end = min((first + TABLE // scale.shape[1]) * height, rows.stop)
+            end = min((begin // height + 1) * height, rows.stop)
             tables = self._tables(range(begin, end))
-            down = (np.arange(begin, end) // height - first) * scale.shape[1] * TABLE
             for at in range(begin, end, step):
                 last = min(at + step, end)
-                codes = self._codes.rows[at - self._codes.first : last - self._codes.first]
                 places = index[: last - at]
-                np.add(codes[:, :columns], across, out=places)
-                if down[last - 1 - begin]:
-                    np.add(
-                        places, down[at - begin : last - begin, None].astype(np.uint16), out=places
-                    )
+                codes = self._codes.rows[at - self._codes.first : last - self._codes.first]
+                np.copyto(places, codes[:, :columns])
+                np.add(places, across, out=places)
                 into = result[at - rows.start : last - rows.start]
                 np.take(tables, places, out=into, mode="clip")
             begin = end
@@ -133,6 +134,22 @@ class RowDecoder:
         return tables
 
     # --- all others: by arithmetic, in tiles ---
+
+    def _compute(self, rows: range, result: Array) -> None:
+        """Fill the result by arithmetic."""
+        grids: list[tuple[str, Any, Array]] = [("scale", np.multiply, self._scales(rows))]
+        if "zero" in self._others:
+            grids.insert(0, ("zero", np.subtract, self._grid("zero", rows)))
+        for tile in self._tiles(rows):
+            values = grid_rows(self._codes, tile, result.shape[1], "codes", self._workspace)
+            for role, operation, grid in grids:
+                height = self._others[role].plane.block[0]
+                above = rows.start // height
+                first, last = tile.start // height, (tile.stop - 1) // height + 1
+                self._apply(operation, values, grid[first - above : last - above], role)
+            into = result[tile.start - rows.start : tile.stop - rows.start]
+            spare = self._workspace.array("spare", values.size, np.uint32)
+            narrow(values.reshape(-1), spare, self._target, into.reshape(-1))
 
     def _tiles(self, rows: range) -> Iterator[range]:
         """Cut rows into tiles that fit in the cache, each with one row of scales or one per row."""
@@ -156,17 +173,10 @@ class RowDecoder:
         loaded = self._others[role]
         block = loaded.plane.block[0]
         needed = range(rows.start // block, (rows.stop - 1) // block + 1)
-        values = grid_rows(loaded, needed, loaded.plane.shape[1])
+        values = grid_rows(loaded, needed, loaded.plane.shape[1], role, self._workspace)
         if self._groups is not None:
             values = values[:, self._groups]
         return values
-
-    def _subtract_zeros(self, values: Array, rows: range) -> None:
-        if "zero" in self._others:
-            self._apply(np.subtract, values, self._grid("zero", rows), "zero")
-
-    def _multiply(self, values: Array, rows: range) -> None:
-        self._apply(np.multiply, values, self._scales(rows), "scale")
 
     def _scales(self, rows: range) -> Array:
         """Return the scales of some rows, with the second one. Raises BadCheckpoint."""

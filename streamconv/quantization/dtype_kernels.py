@@ -33,6 +33,8 @@ _HALF_NORMAL = 113 << 23
 _HALF_INFINITE = 143 << 23
 """The bits of the smallest power of two that is too large for a float16."""
 _INFINITE = 255 << 23
+_ONE, _SIXTEEN, _BELOW_HALF = (np.array(number, np.uint32) for number in (1, 16, 0x7FFF))
+"""As arrays, since numpy takes longer to look at an integer of Python than to add it."""
 
 Array = npt.NDArray[Any]
 Bytes = memoryview | bytearray | bytes
@@ -71,7 +73,7 @@ def _widen(source: Array, dtype: str, values: Array) -> None:
     if source.dtype == np.uint8:
         np.take(values_of(dtype), source, out=values, mode="clip")
     elif dtype == "BF16":
-        np.left_shift(source, np.uint32(16), out=values.view(np.uint32))
+        np.left_shift(source, _SIXTEEN, out=values.view(np.uint32))
     else:
         np.copyto(values, source, casting="unsafe")
 
@@ -126,13 +128,15 @@ def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
 def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
     """Round to bfloat16: add half of the last bit that stays, and cut off the lower half."""
     bits = values.view(np.uint32)
-    np.right_shift(bits, 16, out=spare)
-    np.bitwise_and(spare, 1, out=spare)
+    np.right_shift(bits, _SIXTEEN, out=spare)
+    np.bitwise_and(spare, _ONE, out=spare)
     np.add(spare, bits, out=spare)
-    np.add(spare, 0x7FFF, out=spare)
-    np.right_shift(spare, 16, out=spare)
-    nans = np.isnan(values)
-    if nans.any():
+    np.add(spare, _BELOW_HALF, out=spare)
+    np.right_shift(spare, _SIXTEEN, out=spare)
+    # the largest of numbers that include a NaN is NaN, and faster to find
+    largest = np.maximum.reduce(values, initial=-np.inf)
+    if largest != largest:  # noqa: PLR0124 - only a NaN differs from itself
+        nans = np.isnan(values)
         spare[nans] = bits[nans] >> 16 | 0x40
     np.copyto(result, spare, casting="unsafe")
 

@@ -12,11 +12,14 @@ from streamconv.checkpoint.decoding import Plane
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.dtype_kernels import STORED, Bytes, as_float32, values_of
+from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The values of a float of 4 bits; the highest bit is its sign."""
+_MANY = 2**12
+"""Floats of 8 bits from which on a table of pairs, which is larger than they are, is worth it."""
 _HEIGHT, _WIDTH = 512, 64
 """Rows and columns that are transposed at once."""
 
@@ -60,13 +63,24 @@ def rows_needed(plane: Plane, rows: range) -> range:
     return range(first, last + 1)
 
 
-def grid_rows(loaded: Loaded, rows: range, columns: int) -> Array:
-    """Return rows of a grid as float32."""
+def grid_rows(loaded: Loaded, rows: range, columns: int, role: str, workspace: Workspace) -> Array:
+    """Return rows of a grid as float32.
+
+    Args:
+        loaded: The tensor.
+        rows: Numbers of the rows.
+        columns: How many columns the grid has.
+        role: What the grid is, by which the workspace knows its memory.
+        workspace: Has memory for the numbers, until rows of that role are asked for again.
+
+    Raises:
+        BadCheckpoint: A code is wider than the format says.
+    """
     plane = loaded.plane
     if plane.packed == "rows":
         return _unpack_rows(loaded, rows, columns)
     data = loaded.rows[rows.start - loaded.first : rows.stop - loaded.first]
-    values = _unpack_columns(plane, data)[:, :columns]
+    values = _unpack_columns(plane, data, role, workspace)[:, :columns]
     if not plane.packed and plane.bits < DTYPE_BITS[plane.dtype]:
         _check_range(loaded, values)
     return values
@@ -81,6 +95,11 @@ def values_of_bytes(plane: Plane) -> Array:
     return _codes(plane)
 
 
+def pairs_of_bytes(plane: Plane) -> Array:
+    """Return the two numbers in each byte of codes of 4 bits, as one number of 64 bits."""
+    return _pairs(plane)
+
+
 def _check_range(loaded: Loaded, values: Array) -> None:
     """Raise BadCheckpoint for a code that is wider than the format says."""
     most = 1 << (loaded.plane.bits - 1)
@@ -92,25 +111,33 @@ def _check_range(loaded: Loaded, values: Array) -> None:
         )
 
 
-def _unpack_columns(plane: Plane, data: Array) -> Array:
+def _unpack_columns(plane: Plane, data: Array, role: str, workspace: Workspace) -> Array:
     """Return the numbers in rows of bytes as float32, `[rows, numbers]`."""
     if plane.bits == 4 and (plane.packed or DTYPE_BITS[plane.dtype] < 8):
-        pairs = np.empty(data.shape, np.uint64)
-        np.take(_pairs(plane), data, out=pairs, mode="clip")
-        values: Array = pairs.view(np.float32)
+        values = _take(_pairs(plane), data, role, workspace)
         if plane.order:
             grouped = values.reshape(len(values), -1, len(plane.order))
             values = grouped[:, :, np.argsort(plane.order)].reshape(len(values), -1)
         return values
-    if plane.values == "int" and plane.dtype == "I8":
-        return data.view(np.int8).astype(np.float32)
     if plane.values == "int":
-        return data.astype(np.float32) - np.float32(plane.offset)
+        values = workspace.array(role, data.size, np.float32).reshape(data.shape)
+        np.copyto(values, data.view(np.int8) if plane.dtype == "I8" else data)
+        return np.subtract(values, np.float32(plane.offset), out=values) if plane.offset else values
     if data.shape[1] and STORED[plane.dtype] == np.uint8:
-        wide: Array = np.empty(data.shape, np.float32)
-        return np.take(values_of(plane.dtype), data, out=wide, mode="clip")
+        if data.size >= _MANY and data.shape[1] % 2 == 0:
+            return _take(_float_pairs(plane.dtype), data.view(np.uint16), role, workspace)
+        return _take(values_of(plane.dtype), data, role, workspace)
     flat = as_float32(np.ascontiguousarray(data).data.cast("B"), plane.dtype)
     return flat.reshape(len(data), -1)
+
+
+def _take(table: Array, numbers: Array, role: str, workspace: Workspace) -> Array:
+    """Return the entries of a table with some numbers, as float32, `[rows, numbers]`."""
+    index = workspace.array("spare", numbers.size, np.intp).reshape(numbers.shape)
+    np.copyto(index, numbers)
+    entries = workspace.array(role, numbers.size, table.dtype).reshape(numbers.shape)
+    np.take(table, index, out=entries, mode="clip")
+    return entries.view(np.float32)
 
 
 def _unpack_rows(loaded: Loaded, rows: range, columns: int) -> Array:
@@ -152,6 +179,14 @@ def _pairs(plane: Plane) -> Array:
     codes = _codes(plane)
     pairs = np.stack([codes[byte & 15], codes[byte >> 4]], axis=1)
     return np.ascontiguousarray(pairs).view(np.uint64).reshape(-1)
+
+
+@functools.cache
+def _float_pairs(dtype: str) -> Array:
+    """Return the values of any two neighboring floats of 8 bits, as one number of 64 bits."""
+    values = values_of(dtype)
+    second, first = np.meshgrid(values, values, indexing="ij")
+    return np.stack([first, second], axis=-1).view(np.uint64).reshape(-1)
 
 
 @functools.cache

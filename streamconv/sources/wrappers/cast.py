@@ -22,6 +22,7 @@ from streamconv.quantization import dtype_kernels
 from streamconv.quantization.decode import RowDecoder
 from streamconv.quantization.stored_shape import read_shape
 from streamconv.quantization.unpack import Loaded, rows_needed
+from streamconv.quantization.workspace import Workspace
 from streamconv.sources.base import Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
@@ -59,7 +60,16 @@ class CastSource(SourceWrapper):
                 self._read_in_portions(read, cast)
         self._source.read(batch)
         for each in pending:
-            each.finish()
+            each.finish(self._workspace)
+
+    @property
+    def _workspace(self) -> Workspace:
+        """The memory of this thread for numbers on their way."""
+        kept = self._kept.__dict__
+        if "workspace" not in kept:
+            kept["workspace"] = Workspace()
+        workspace: Workspace = kept["workspace"]
+        return workspace
 
     def _read_in_portions(self, read: Read, cast: Cast) -> None:
         """Fill the buffer of a read whose result is narrower than what is stored."""
@@ -71,13 +81,13 @@ class CastSource(SourceWrapper):
             out = read.buffer[begin : begin + portion]
             pending = _PendingCast.of(Read(read.info, read.start + begin, out), cast, room)
             self._source.read(pending.stored_reads())
-            pending.finish()
+            pending.finish(self._workspace)
 
     def _read_rows(self, rows: "_PendingRows") -> None:
         """Read and decode rows whose codes do not fit into the buffer of the result."""
         for portion in rows.portions(PORTION_BYTES):
             self._source.read(portion.stored_reads())
-            portion.finish()
+            portion.finish(self._workspace)
 
     def _decode_kept(self, rows: "_PendingRows") -> None:
         """Decode rows of a matrix that is kept whole in memory; read it first if necessary."""
@@ -86,7 +96,7 @@ class CastSource(SourceWrapper):
             self._kept.key = self._kept.decoder = None
             whole = rows.whole_matrix()
             self._source.read(whole.stored_reads())
-            self._kept.decoder = whole.decoder()
+            self._kept.decoder = whole.decoder(self._workspace)
             self._kept.key = key
         rows.fill(self._kept.decoder)
 
@@ -111,7 +121,7 @@ class _PendingCast:
         """Return the reads of stored tensors that have to be done before `finish`."""
         return [self.stored]
 
-    def finish(self) -> None:
+    def finish(self, _workspace: Workspace) -> None:
         """Fill the buffer of the read from the stored bytes."""
         dtype = self.stored.info.dtype
         dtype_kernels.cast(self.stored.buffer, dtype, self.read.buffer, self.read.info.dtype)
@@ -204,7 +214,7 @@ class _PendingRows:
         before = self.matrix * plane.nbytes if plane.matrices > 1 else 0
         return Read(info, before + rows.start * plane.row_bytes, buffer)
 
-    def decoder(self) -> RowDecoder:
+    def decoder(self, workspace: Workspace) -> RowDecoder:
         """Return the decoder of what was read. Raises BadCheckpoint."""
         assert self.codes is not None
         plane = self.decoding.codes
@@ -217,7 +227,7 @@ class _PendingRows:
                 self._check_shape(info, buffer)
             else:
                 others[role] = Loaded.of(info.name, other, rows.start, buffer)
-        return RowDecoder(self.decoding, codes, others, self.info.dtype)
+        return RowDecoder(self.decoding, codes, others, self.info.dtype, workspace)
 
     def _check_shape(self, info: TensorInfo, raw: memoryview) -> None:
         """Raise BadCheckpoint if a matrix records another shape than the plan has."""
@@ -230,9 +240,9 @@ class _PendingRows:
                 f"{list(planned)}, as others of its shapes are"
             )
 
-    def finish(self) -> None:
+    def finish(self, workspace: Workspace) -> None:
         """Fill the buffer of the result."""
-        self.fill(self.decoder())
+        self.fill(self.decoder(workspace))
 
     def fill(self, decoder: RowDecoder) -> None:
         """Fill the buffer of the result by a decoder that has the rows."""

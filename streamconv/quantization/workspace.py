@@ -1,0 +1,41 @@
+"""Memory that is used again from tile to tile: fresh pages cost more than the work on them."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Workspace:
+    """Arrays by name, and the table that was used last. Each thread has one of its own."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._held: dict[str, Array] = {}
+        self._key: Hashable = None
+        self._table: Array | None = None
+
+    def array(self, name: str, count: int, dtype: Any) -> Array:
+        """Return memory for `count` numbers, with any content, until it is asked for again.
+
+        Args:
+            name: What it is for; each name has memory of its own.
+            count: Numbers.
+            dtype: Their dtype in numpy.
+        """
+        nbytes = count * np.dtype(dtype).itemsize
+        held = self._held.get(name)
+        if held is None or held.nbytes < nbytes:
+            held = self._held[name] = np.empty(nbytes, np.uint8)
+        return held[:nbytes].view(dtype)
+
+    def table(self, key: Hashable, make: Callable[[], Array]) -> Array:
+        """Return the table that has a key, made if it is not the one that was used last."""
+        if self._table is None or self._key != key:
+            self._key = self._table = None
+            self._table = make()
+            self._key = key
+        return self._table
