@@ -15,8 +15,8 @@ from streamconv.options import LazyOptions, Options, Reading
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PLACEHOLDER = "        {options}\n"
-"""The line of a docstring that the options replace."""
+PLACEHOLDER = "{options}"
+"""The line of a docstring that the options replace, whatever its indentation."""
 
 _READING = """\
 source_layout: Layout or form of `src`, if `src` does not record its own.
@@ -99,8 +99,10 @@ def takes(options: type | None = None) -> Callable[[Function], Function]:
             return function(*args, **named)
 
         if options and function.__doc__:
-            text = textwrap.indent(_HELP[options], " " * 8)
-            checked.__doc__ = function.__doc__.replace(PLACEHOLDER, text)
+            line = re.search(rf"^( *){re.escape(PLACEHOLDER)}\n", function.__doc__, re.MULTILINE)
+            assert line is not None
+            text = textwrap.indent(_HELP[options], line[1])
+            checked.__doc__ = function.__doc__.replace(line[0], text)
         return cast(Function, checked)
 
     return decorate

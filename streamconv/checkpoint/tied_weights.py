@@ -33,8 +33,33 @@ def heads_of_trained_embeddings(
         if name != HEAD and not name.endswith(f".{HEAD}"):
             continue
         part = name.removesuffix(HEAD)
-        if any(other.startswith(part) and other.endswith(EMBEDDINGS) for other in trained):
+        if any(_embeddings(part, trained)):
             yield name, _is_tied(config, part.partition(".")[0])
+
+
+def tied_embeddings(config: Mapping[str, Any], head: str, stored: Iterable[str]) -> str | None:
+    """Return the name of the embeddings that a head is, or None.
+
+    Args:
+        config: The content of config.json.
+        head: Name of a tensor that is not stored; any, not only that of a head.
+        stored: Names of the tensors that are.
+
+    Returns:
+        None if it is no head, config.json does not tie it, or it is not clear to which embeddings.
+    """
+    if head != HEAD and not head.endswith(f".{HEAD}"):
+        return None
+    part = head.removesuffix(HEAD)
+    found = list(_embeddings(part, stored))
+    if len(found) != 1 or not _is_tied(config, part.partition(".")[0]):
+        return None
+    return found[0]
+
+
+def _embeddings(part: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the embeddings in a part of a model such as `thinker.`."""
+    return (name for name in names if name.startswith(part) and name.endswith(EMBEDDINGS))
 
 
 def _is_tied(config: Mapping[str, Any], part: str) -> bool | None:

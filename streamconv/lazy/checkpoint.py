@@ -6,12 +6,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamconv.checkpoint.layout_record import METADATA_KEY
+from streamconv.checkpoint.types import Checkpoint
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.arrays import Arrays
 from streamconv.lazy.reading import SliceReader
 from streamconv.lazy.tensor import LazyTensor
 from streamconv.planning.build import Outputs
-from streamconv.planning.steps import Step
 
 
 class LazyCheckpoint:
@@ -21,8 +21,16 @@ class LazyCheckpoint:
     """
 
     def __init__(
-        self, outputs: Outputs, reader: SliceReader, arrays: Arrays, *, is_torch: bool
+        self,
+        source: Checkpoint,
+        outputs: Outputs,
+        reader: SliceReader,
+        arrays: Arrays,
+        *,
+        is_torch: bool,
     ) -> None:
+        self.source = source
+        """The checkpoint as it is stored."""
         self._steps = outputs.steps
         self._outputs = outputs
         self._reader = reader
@@ -97,7 +105,7 @@ class LazyCheckpoint:
         from concurrent.futures import ThreadPoolExecutor
 
         steps = self._steps
-        places = [_place(steps[number]) for number in range(len(steps))]
+        places = [self._lazy(number).place for number in range(len(steps))]
         order = sorted(range(len(steps)), key=places.__getitem__)
         with ThreadPoolExecutor(1, "streamconv-ahead") as pool:
             ahead = None
@@ -115,6 +123,15 @@ class LazyCheckpoint:
     def bytes_read(self) -> int:
         """Bytes that were requested from the source, except headers. A view counts in full."""
         return self._reader.bytes_read
+
+    def check_unchanged(self) -> None:
+        """Check that every file that was read is what it was when the checkpoint was opened.
+
+        Raises:
+            SourceChanged: A file was changed, replaced or removed.
+            IOFailed: The file system or the server does not answer.
+        """
+        self._reader.check_unchanged()
 
     def close(self) -> None:
         """Close the source. What was read stays; a lazy tensor raises UsageError from now on."""
@@ -139,9 +156,3 @@ class LazyCheckpoint:
             is_torch=self._is_torch,
             segments=lambda axis: self._steps.segments(number, axis),
         )
-
-
-def _place(step: Step) -> tuple[str, int]:
-    """Return where the first byte of a step is stored."""
-    first = step.inputs[0].stored[0]
-    return first.file, first.offset

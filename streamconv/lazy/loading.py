@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.lazy.checkpoint import LazyCheckpoint
+from streamconv.lazy.filling import fill_tensor
 from streamconv.lazy.tensor import LazyTensor
 
 Span = tuple[int, int]
@@ -131,11 +132,7 @@ def _filled(lazy: LazyTensor, target: torch.Tensor, box: Sequence[Span]) -> torc
                 stride=target.stride(),
             )
         return made
-    if local.dtype == lazy.dtype and local.is_contiguous() and local.device.type == "cpu":
-        room = local.detach().reshape(-1).view(torch.uint8).numpy()
-        lazy.read_into(box, room.data)
-    else:
-        local.copy_(lazy.read_box(box))
+    fill_tensor(local, lazy, box)
     return target
 
 

@@ -34,7 +34,7 @@ def open_checkpoint(
         source.close()
         raise
     reader = SliceReader(opened, source, arrays)
-    return LazyCheckpoint(outputs, reader, arrays, is_torch=framework == "pt")
+    return LazyCheckpoint(source.checkpoint, outputs, reader, arrays, is_torch=framework == "pt")
 
 
 class _Opened(CastSource):

@@ -66,6 +66,16 @@ class SliceReader:
         """Bytes that were requested from the source, except headers. A view counts in full."""
         return self._read
 
+    def check_unchanged(self) -> None:
+        """Check that every file that was read is what it was, unless the source is closed.
+
+        Raises:
+            SourceChanged: A file was changed, replaced or removed.
+            IOFailed: The file system or the server does not answer.
+        """
+        if self._source is not None:
+            self._source.check_unchanged()
+
     def close(self) -> None:
         """Close the source. Arrays that were handed out stay as they are."""
         source, self._source = self._source, None

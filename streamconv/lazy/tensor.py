@@ -48,6 +48,27 @@ class LazyTensor:
         """The dtype of the framework."""
         return self._arrays.dtype(self._step.dtype)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """File and offset of the first byte of the first tensor that it is read from."""
+        first = self._step.inputs[0].stored[0]
+        return first.file, first.offset
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Lengths on the first dimension of what is made at once: an expert, if it has several."""
+        step = self._step
+        if not step.nbytes or not step.shape:
+            return step.shape[:1]
+        row_bytes = step.nbytes // step.shape[0]
+        lengths: list[int] = []
+        for how in step.sections:
+            if how.unit_bytes % row_bytes:
+                lengths.append(how.units * how.unit_bytes // row_bytes)
+            else:
+                lengths += [how.unit_bytes // row_bytes] * how.units
+        return tuple(lengths)
+
     def get_shape(self) -> list[int]:
         """Return its shape, as a slice of safetensors does."""
         return list(self._step.shape)

@@ -31,6 +31,7 @@ ORDER = (
     "report",
     "api",
     API,
+    "torch",
     "smoke",
     "cli",
     "__main__",

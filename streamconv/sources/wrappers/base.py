@@ -14,6 +14,7 @@ class SourceWrapper:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._mapped = source if isinstance(source, MappedSource) else None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -26,12 +27,11 @@ class SourceWrapper:
         return self._source.read_other(other, buffer, start)
 
     def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
-        source = self._source
-        return source.mapped(info, begin, end) if isinstance(source, MappedSource) else None
+        return self._mapped.mapped(info, begin, end) if self._mapped else None
 
     def check_file(self, name: str) -> None:
-        if isinstance(self._source, MappedSource):
-            self._source.check_file(name)
+        if self._mapped:
+            self._mapped.check_file(name)
         elif not self.checkpoint.remote:
             self._source.check_unchanged()
 

@@ -1,0 +1,28 @@
+"""Fill tensors of torch that are there already from lazy tensors."""
+
+from collections.abc import Sequence
+
+import torch
+
+from streamconv.lazy.tensor import LazyTensor
+
+
+def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int, int]]) -> None:
+    """Read a box of a lazy tensor into a tensor of torch.
+
+    Args:
+        target: Has the shape of the box. It may have another dtype, which is cast as `copy_` casts,
+            be on any device, and need not be contiguous. If it is none of that, the bytes are read
+            straight into its memory.
+        lazy: The tensor to read.
+        box: The range on each dimension of `lazy`.
+
+    Raises:
+        UsageError, SourceChanged, IOFailed: As for indexing a lazy tensor.
+    """
+    target = target.detach()
+    is_plain = type(target) is torch.Tensor and target.device.type == "cpu"
+    if is_plain and target.is_contiguous() and target.dtype == lazy.dtype:
+        lazy.read_into(box, target.reshape(-1).view(torch.uint8).numpy().data)
+    else:
+        target.copy_(lazy.read_box(box))

@@ -1,0 +1,260 @@
+"""Reads a lazy checkpoint into the state dicts of torch.distributed.checkpoint.
+
+A planner of torch finds out which boxes of which tensors a rank holds, and asks for them. Each is a
+box of a lazy tensor. Nothing else is decided here but which keys are left as they are.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader
+from torch.futures import Future
+
+from streamconv.errors import BadCheckpoint, StreamconvError
+from streamconv.lazy.checkpoint import LazyCheckpoint
+from streamconv.lazy.filling import fill_tensor
+from streamconv.lazy.load_errors import missing_keys_error, show_hint
+from streamconv.lazy.storage_metadata import Keys, metadata_of, stored_box
+from streamconv.lazy.tensor import LazyTensor
+from streamconv.options import DEFAULT_JOBS, Location, check_jobs
+from streamconv.planning.manifest import fingerprint_of
+from streamconv.planning.memory import REMOTE_JOBS
+from streamconv.system.cancellation import CancelToken
+from streamconv.system.worker_threads import map_unordered
+
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A box that a planner asks for."""
+
+    tensor: LazyTensor
+    box: Box
+    items: tuple[ReadItem, ...]
+    """Where it goes: to several places if weights are tied."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RankFacts:
+    """What a rank tells the others of the checkpoint that it has opened."""
+
+    fingerprint: str
+    missing_keys: tuple[str, ...]
+
+
+class LazyStorageReader(StorageReader):
+    """Fills a state dict from a lazy checkpoint. It is a context manager."""
+
+    def __init__(
+        self,
+        src: Location,
+        open_lazy: Callable[[Location], LazyCheckpoint],
+        *,
+        prefix: str,
+        partial: bool,
+        jobs: int | None,
+    ) -> None:
+        """Open a checkpoint.
+
+        Args:
+            src: Where it is.
+            open_lazy: Opens it with torch tensors.
+            prefix: Begins each key of its tensors in the state dict.
+            partial: True to leave keys as they are if no tensor could be theirs.
+            jobs: Number of threads that read; None for a number that fits the source.
+
+        Raises:
+            StreamconvError: As for opening a lazy checkpoint.
+        """
+        check_jobs(jobs)
+        self._src = src
+        self._open_lazy = open_lazy
+        self._prefix = prefix
+        self._partial = partial
+        self._jobs = jobs
+        self._missing: tuple[str, ...] = ()
+        self._is_open = False
+        self._open()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that this rank has requested from the source, except headers, for the last load."""
+        return self._lazy.bytes_read
+
+    @property
+    def missing_keys(self) -> tuple[str, ...]:
+        """Keys of the state dict that the last load has left as they were."""
+        return self._missing
+
+    @property
+    def checkpoint_id(self) -> str | PathLike[str]:
+        """Location of the checkpoint."""
+        return self._src
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
+        """Return True if it is a location: any may be a checkpoint."""
+        return isinstance(checkpoint_id, str | PathLike)
+
+    def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
+        """Open another checkpoint, if there is one. Raises as opening it does."""
+        if checkpoint_id is not None:
+            self.close()
+            self._src = checkpoint_id
+            self._open()
+
+    def read_metadata(self, *args: Any) -> Metadata:
+        """Return what a planner has to know of the checkpoint."""
+        self._open()
+        return metadata_of(self._keys)
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any) -> None:
+        """Do nothing: the checkpoint is open."""
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Return the plan of this rank without the keys that are left as they are.
+
+        Raises:
+            BadCheckpoint: There are such keys, and none may be left.
+        """
+        asked = (item for item in plan.items if item.type is LoadItemType.BYTE_IO)
+        self._missing = tuple(dict.fromkeys(item.storage_index.fqn for item in asked))
+        if self._missing and not self._partial:
+            raise self._failed(self._missing_error(self._missing))
+        items = [item for item in plan.items if item.type is not LoadItemType.BYTE_IO]
+        return replace(plan, items=items, storage_data=_RankFacts(self._fingerprint, self._missing))
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Return the plans of all ranks, which have opened the same checkpoint in the same way.
+
+        Raises:
+            BadCheckpoint: They have not, or none of them has a key of the checkpoint.
+        """
+        for rank, plan in enumerate(plans):
+            if plan.storage_data.fingerprint != plans[0].storage_data.fingerprint:
+                raise self._failed(
+                    BadCheckpoint(
+                        f"cannot load {self._src}: rank {rank} has opened another checkpoint than "
+                        "rank 0, or in another way",
+                        "name the commit of a repository, and the same options on every rank",
+                    )
+                )
+        missing = dict.fromkeys(key for plan in plans for key in plan.storage_data.missing_keys)
+        if missing and not any(plan.items for plan in plans):
+            raise self._failed(self._missing_error(tuple(missing)))
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> "Future[None]":
+        """Read all that a plan asks for, and close the checkpoint.
+
+        Raises:
+            SourceChanged: A file has changed since the checkpoint was opened.
+            StreamconvError: Reading failed.
+        """
+        try:
+            for _ in self._read(plan.items, planner):
+                pass
+            self._lazy.check_unchanged()
+        except StreamconvError as error:
+            raise self._failed(error) from None
+        finally:
+            self.close()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """Close the checkpoint."""
+        self._is_open = False
+        self._lazy.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Open the checkpoint, unless it is open."""
+        if self._is_open:
+            return
+        self._lazy = self._open_lazy(self._src)
+        self._is_open = True
+        try:
+            self._keys = Keys(self._lazy, self._prefix)
+            self._fingerprint = _fingerprint(self._lazy, self._keys, (self._prefix, self._partial))
+        except BaseException:
+            self.close()
+            raise
+
+    def _missing_error(self, missing: Sequence[str]) -> BadCheckpoint:
+        return missing_keys_error(self._src, missing, self._keys.names, self._prefix)
+
+    def _failed(self, error: StreamconvError) -> StreamconvError:
+        """Return an error whose hint is shown where torch shows it; the checkpoint is closed."""
+        self.close()
+        show_hint(error)
+        return error
+
+    def _read(self, items: Iterable[ReadItem], planner: LoadPlanner) -> Iterator[None]:
+        """Yield whenever a box was read, for all that a planner asks for."""
+        lock = threading.Lock()
+
+        def read(_: None, request: _Request) -> Iterator[None]:
+            first: torch.Tensor | None = None
+            for item in request.items:
+                with lock:
+                    target = planner.resolve_tensor(item).detach()
+                if first is None or first.dtype != target.dtype:
+                    fill_tensor(target, request.tensor, request.box)
+                else:
+                    target.copy_(first)
+                with lock:
+                    planner.commit_tensor(item, target)
+                first = target
+            yield
+
+        requests = sorted(self._requests(items), key=lambda one: (one.tensor.place, one.box))
+        jobs = self._jobs or (REMOTE_JOBS if self._lazy.source.remote else DEFAULT_JOBS)
+        return map_unordered(iter(requests), jobs, lambda: None, read, CancelToken())
+
+    def _requests(self, items: Iterable[ReadItem]) -> Iterator[_Request]:
+        """Yield a request for each box of each tensor."""
+        tensors: dict[str, LazyTensor] = {}
+        same: dict[tuple[str, Box], list[ReadItem]] = {}
+        for item in items:
+            key = item.storage_index.fqn
+            if key not in tensors:
+                tensors[key] = self._keys.tensor(key)
+            first = item.storage_index.offset or [0] * len(item.lengths)
+            begins = [a + b for a, b in zip(first, item.storage_offsets, strict=True)]
+            box = tuple(stored_box(tensors[key], begins, item.lengths))
+            same.setdefault((tensors[key].name, box), []).append(item)
+        for (_, box), asked in same.items():
+            yield _Request(tensors[asked[0].storage_index.fqn], box, tuple(asked))
+
+
+def _fingerprint(lazy: LazyCheckpoint, keys: Keys, facts: Sequence[object]) -> str:
+    """Return a digest of what a checkpoint is, how it was opened, and other facts."""
+    return fingerprint_of(
+        {
+            "revision": lazy.source.revision,
+            "files": [[file.name, file.size, file.digest] for file in lazy.source.files],
+            "layouts": lazy.metadata(),
+            "tensors": keys.facts(),
+            "facts": list(facts),
+        }
+    )
