@@ -14,18 +14,20 @@ from typing import TypeVar
 
 from streamconv.catalog.families import FORMS, SAME, Family, read_family
 from streamconv.catalog.layouts import (
-    MATRICES,
     Layout,
     Naming,
-    WeightKind,
-    check_weight_kinds,
     find_layout,
     read_layout,
     read_naming,
-    read_weight_kind,
 )
 from streamconv.catalog.name_lookup import NameMatch, Spelling, build_name_lookup
 from streamconv.catalog.toml_tables import Rows, read_table, read_user_tables
+from streamconv.catalog.weight_kinds import (
+    MATRICES,
+    WeightKind,
+    check_weight_rows,
+    read_weight_kinds,
+)
 from streamconv.errors import UsageError
 
 Entry = TypeVar("Entry")
@@ -35,7 +37,8 @@ Entry = TypeVar("Entry")
 class Catalog:
     """All known layouts and families, by name. A catalog is equal to itself alone."""
 
-    weight_kinds: Mapping[str, WeightKind]
+    weight_kinds: tuple[WeightKind, ...]
+    """In the order in which the shapes of one name are tried."""
     namings: Mapping[str, Naming]
     layouts: Mapping[str, Layout]
     spellings: tuple[Spelling, ...]
@@ -54,8 +57,8 @@ class Catalog:
     @functools.cached_property
     def required_weight_pairs(self) -> tuple[tuple[str, str], ...]:
         """The weights of gate_up and down of which a stack has to have one pair."""
-        suffixes = [kind.suffix for kind in self.weight_kinds.values() if kind.required]
-        return tuple((MATRICES[0] + suffix, MATRICES[1] + suffix) for suffix in suffixes)
+        keys = [kind.key for kind in self.weight_kinds if kind.required]
+        return tuple((MATRICES[0] + key, MATRICES[1] + key) for key in keys)
 
     def names_to_weights(self, naming: Naming | None = None) -> Mapping[str, tuple[NameMatch, ...]]:
         """Return the meanings of names below a module's prefix, with `*` for the expert's number.
@@ -67,7 +70,7 @@ class Catalog:
             self._lookups[naming] = build_name_lookup(
                 self.layouts.values(),
                 auto_detected if naming is None else [naming],
-                self.weight_kinds.values(),
+                self.weight_kinds,
                 self.spellings,
             )
         return self._lookups[naming]
@@ -108,17 +111,19 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
     """Build a catalog of the shipped tables and of those `added` to them."""
     _check_free(added.get("layouts", {}))
     shipped = read_table("layouts.toml")
-    kinds = {
-        name: read_weight_kind(row)
-        for name, row in {**shipped["weights"], **added.get("weights", {})}.items()
-    }
-    check_weight_kinds(kinds)
+    weights = {**shipped["weights"], **added.get("weights", {})}
+    check_weight_rows(weights)
+    kinds = tuple(
+        kind
+        for name, row in weights.items()
+        for kind in read_weight_kinds(name, row, shipped["shapes"])
+    )
     namings = {
         name: read_naming(name, row)
         for name, row in {**shipped["namings"], **added.get("namings", {})}.items()
     }
     layouts = {
-        name: read_layout(name, row, kinds.values())
+        name: read_layout(name, row, kinds)
         for name, row in {**shipped["layouts"], **added.get("layouts", {})}.items()
     }
     families = {
@@ -129,7 +134,7 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
         if name not in families:
             families[name] = read_family(name, row, layouts, namings)
     return Catalog(
-        MappingProxyType(kinds),
+        kinds,
         MappingProxyType(namings),
         MappingProxyType(layouts),
         tuple(Spelling(name, tuple(names)) for name, names in shipped["spellings"].items()),

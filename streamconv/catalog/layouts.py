@@ -13,12 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.templates import Template
+from streamconv.catalog.weight_kinds import MATRICES, WeightKind
 from streamconv.errors import UsageError
-
-MATRICES = ("gate_up", "down")
-"""The matrices that every layout describes, with one template each."""
-
-_PART = ".weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,24 +34,6 @@ class Naming:
         return all(len(self.tokens[axis]) == len(t) for axis, t in other.tokens.items())
 
 
-@dataclass(frozen=True)
-class WeightKind:
-    """A kind of weight that an expert can have for each projection: matrix, bias or scales."""
-
-    suffix: str
-    """Suffix of the names of weights and tensors: none, `_bias`, `_scale_inv`."""
-    part: str
-    """Replacement for `weight` in a name that ends in `.weight`."""
-    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """Replacements for axes of gate_up and of down; none drops the axis."""
-    required: bool
-    """True if a stack can have it as the matrix itself: it has to have one such kind."""
-    blocks: frozenset[str]
-    """Axes that count blocks of the axis that they replace."""
-    packed: bool
-    """True if an element holds several of the axis that is replaced."""
-
-
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The place of every axis of the expert weights, as one template for each weight."""
@@ -69,17 +47,19 @@ class Layout:
 
     Another axis begins where such an axis ends in its dimension, and no block may span both.
     """
+    kinds: Mapping[str, WeightKind] = field(default_factory=dict)
+    """By weight: its kind."""
 
     def elements_before(self, weight: str, sizes: Mapping[str, int]) -> int:
         """Count the elements in front of a weight in its tensor.
 
-        Weights of one name are concatenated in one tensor, in the order of `templates`.
+        Weights of one kind and name are concatenated in one tensor, in the order of `templates`.
         """
-        name, elements = self.templates[weight].name, 0
+        name, kind, elements = self.templates[weight].name, self.kinds.get(weight), 0
         for other, template in self.templates.items():
             if other == weight:
                 break
-            if template.name == name:
+            if template.name == name and self.kinds.get(other) is kind:
                 elements += math.prod(sizes[axis] for axis in template.axes)
         return elements
 
@@ -125,31 +105,6 @@ class NamedLayout:
         return any(axis in axes for axis in self.naming.tokens)
 
 
-def read_weight_kind(row: Mapping[str, Any]) -> WeightKind:
-    """Read a row of the table `weights`."""
-    axes = {
-        weight: {axis: tuple(text.split()) for axis, text in row.get(weight, {}).items()}
-        for weight in MATRICES
-    }
-    blocks, packed = frozenset(row.get("blocks", ())), row.get("packed", False)
-    return WeightKind(
-        row.get("suffix", ""), row["part"], axes, row.get("required", False), blocks, packed
-    )
-
-
-def check_weight_kinds(kinds: Mapping[str, WeightKind]) -> None:
-    """Raise UsageError if two kinds of weights could not be distinguished by their names."""
-    seen: dict[str, str] = {}
-    for name, kind in kinds.items():
-        for text in (f"suffix {kind.suffix!r}", f"part {kind.part!r}"):
-            other = seen.setdefault(text, name)
-            if other != name:
-                raise UsageError(
-                    f"cannot use the weights {name!r}: they have the {text}, as {other!r} has",
-                    f"call the row weights.{other} to replace that one, or choose another",
-                )
-
-
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:
     """Read a row of the table `layouts`, and derive a template for each kind of weight.
 
@@ -159,12 +114,14 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
     declared = {weight: Template.parse(text) for weight, text in texts.items()}
     templates: dict[str, Template] = {}
     whole_blocks: dict[str, Mapping[str, str]] = {}
+    kinds_of: dict[str, WeightKind] = {}
     for kind, weight in itertools.product(kinds, MATRICES):
-        key = weight + kind.suffix
-        template = declared.get(key) or _companion(declared[weight], kind, kind.axes[weight])
+        key = weight + kind.key
+        template = declared.get(key) or kind.template(weight, declared[weight])
         if template is not None:
             templates[key] = template
-            whole_blocks[key] = _whole_blocks(template, kind, kind.axes[weight])
+            whole_blocks[key] = _whole_blocks(template, kind, weight)
+            kinds_of[key] = kind
     unknown = next((weight for weight in declared if weight not in templates), None)
     if unknown is not None:
         raise UsageError(
@@ -176,40 +133,13 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
         row.get("used_by", ""),
         MappingProxyType(templates),
         MappingProxyType(whole_blocks),
+        MappingProxyType(kinds_of),
     )
 
 
-def _companion(
-    template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
-) -> Template | None:
-    """Build the template of a kind of weight from that of the matrix.
-
-    The axes are replaced by those of the kind, and the name by its own. Return None if the layout
-    cannot store the kind: packed axes need the last dimension for themselves, and axes of blocks
-    cannot have another axis after them in their dimension.
-    """
-    dims: list[tuple[str, ...]] = []
-    for dim in template.dims:
-        if kind.packed and any(axis in axes for axis in dim):
-            if len(dim) > 1 or dim != template.dims[-1]:
-                return None
-            dims += [(own,) for own in axes[dim[0]]]
-        elif any(own in kind.blocks for axis in dim[:-1] if axis in axes for own in axes[axis]):
-            return None
-        else:
-            dims.append(tuple(own for axis in dim for own in axes.get(axis, (axis,))))
-    if template.name.endswith(_PART):
-        name = f"{template.name.removesuffix(_PART)}.{kind.part}"
-    else:
-        name = template.name + kind.suffix
-    return Template(name, tuple(dim for dim in dims if dim))
-
-
-def _whole_blocks(
-    template: Template, kind: WeightKind, axes: Mapping[str, tuple[str, ...]]
-) -> Mapping[str, str]:
+def _whole_blocks(template: Template, kind: WeightKind, matrix: str) -> Mapping[str, str]:
     """Return the axes of a dimension with several that count blocks, by the axes they divide."""
-    counted = {own: axis for axis, owns in axes.items() for own in owns if own in kind.blocks}
+    counted = kind.counted(matrix)
     return {
         counted[axis]: axis
         for dim in template.dims

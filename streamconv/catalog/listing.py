@@ -5,7 +5,8 @@ from typing import Any
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
-from streamconv.catalog.layouts import MATRICES, Layout
+from streamconv.catalog.layouts import Layout
+from streamconv.catalog.weight_kinds import MATRICES
 
 SAMPLE_SIZES = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
 """Sizes with which two layouts have the same shapes only if they do with all sizes."""

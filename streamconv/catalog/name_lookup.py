@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from streamconv.catalog.layouts import Layout, NamedLayout, Naming, WeightKind
+from streamconv.catalog.layouts import Layout, NamedLayout, Naming
+from streamconv.catalog.weight_kinds import WeightKind
 
 _PROJECTION = "{p}"
 _WEIGHT = "weight"
@@ -33,7 +34,7 @@ class Spelling:
         self, kinds: Iterable[WeightKind], tokens: Iterable[str]
     ) -> Iterator[tuple[str, str]]:
         """Yield the names of a weight of each kind: the other name, and that of a template."""
-        ends = [(kind.part, kind.suffix) for kind in kinds]
+        ends = dict.fromkeys((kind.part, kind.suffix) for kind in kinds)
         names = tokens if _PROJECTION in self.name else [""]
         for token, template_name, end in itertools.product(names, self.template_names, ends):
             yield (

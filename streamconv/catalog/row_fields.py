@@ -89,6 +89,7 @@ WEIGHTS: Kind = {
     "required?": FLAG,
     "blocks?": TEXTS,
     "packed?": FLAG,
+    "shapes?": TEXTS,
 }
 ROWS: Mapping[str, Kind] = {
     "namings": NAMING,

@@ -1,9 +1,10 @@
 """Check that the experts of a module are complete, and put their tensors in order."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.expert_names import NamedTensors
@@ -17,14 +18,26 @@ Position = tuple[int, ...]
 
 
 def complete_weights(
-    prefix: str, found: NamedTensors, row: NamedLayout, pairs: Sequence[WeightPair]
+    prefix: str,
+    found: NamedTensors,
+    row: NamedLayout,
+    meanings: Mapping[str, NameMatch],
+    pairs: Sequence[WeightPair],
 ) -> dict[str, tuple[TensorInfo, ...]]:
     """Return the tensors of each weight of `row`, in order.
 
-    Raises BadCheckpoint if an expected weight, expert or tensor is not among those found, or if
-    the tensors of a weight are not alike.
+    Args:
+        prefix: The module's prefix, for the error.
+        found: Its tensors.
+        row: The layout.
+        meanings: What each name below the prefix means in that layout.
+        pairs: The weights of which one pair is required.
+
+    Raises:
+        BadCheckpoint: An expected weight, expert or tensor is not among those found, or the
+            tensors of a weight are not alike.
     """
-    by_weight = _by_position(found, row)
+    by_weight = _by_position(found, meanings)
     required = next((pair for pair in pairs if any(w in by_weight for w in pair)), pairs[0])
     for weight in required:
         if weight not in by_weight:
@@ -51,15 +64,14 @@ def complete_weights(
 
 
 def _by_position(
-    found: NamedTensors, row: NamedLayout
+    found: NamedTensors, meanings: Mapping[str, NameMatch]
 ) -> dict[str, dict[tuple[int | None, ...], TensorInfo]]:
-    """Return the tensors by weight of `row`, and by position on the axes in their names.
+    """Return the tensors by weight, and by position on the axes in their names.
 
     Raises BadCheckpoint if two of them would have the same place.
     """
     by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
-    for key, matches in found.matches.items():
-        match = next(m for m in matches if m.row == row)
+    for key, match in meanings.items():
         for number, info in found.tensors[key].items():
             position = tuple(number if at is None else at for at in match.position)
             other = by_weight.get(match.weight, {}).get(position)

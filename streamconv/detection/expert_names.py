@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
-from streamconv.catalog.layouts import MATRICES, Naming
+from streamconv.catalog.layouts import Naming
 from streamconv.catalog.name_lookup import NameMatch
+from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.checkpoint.tensor_names import pattern_of, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals

@@ -18,6 +18,7 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.completeness import WeightPair, complete_weights
 from streamconv.detection.expert_names import NamedTensors, find_modules, refuse_undescribed
 from streamconv.detection.refusals import Refusals
+from streamconv.detection.shape_readings import counts_fit, shape_readings
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -181,19 +182,35 @@ def _candidates(
             f"{quoted(', '.join(found.matches))}"
         )
     for row in rows:
-        tensors = complete_weights(prefix, found, row, pairs)
-        shapes = [((row.layout.templates[w],), infos[0].shape) for w, infos in tensors.items()]
-        known = row.sizes()
-        if any(EXPERT in row.layout.templates[weight].name_axes for weight in tensors):
-            known[EXPERT] = 1 + max(found.expert_numbers())
-        sizes = solve_sizes(shapes, known)
-        if sizes is None and EXPERT not in known:
-            solved = (solve_sizes(shapes, {**known, EXPERT: count}) for count in counts)
-            sizes = next(filter(None, solved), None)
-        if sizes is not None:
-            is_spelled = not found.matches.keys() <= _template_names(row)
-            named = replace(row, is_spelled=is_spelled)
-            yield Candidate(named, Module(prefix, tensors), sizes)
+        for meanings in shape_readings(found, row):
+            tensors = complete_weights(prefix, found, row, meanings, pairs)
+            sizes = _solve(found, row, tensors, counts)
+            if sizes is not None:
+                is_spelled = not found.matches.keys() <= _template_names(row)
+                named = replace(row, is_spelled=is_spelled)
+                yield Candidate(named, Module(prefix, tensors), sizes)
+                break
+
+
+def _solve(
+    found: NamedTensors,
+    row: NamedLayout,
+    tensors: Mapping[str, tuple[TensorInfo, ...]],
+    counts: Sequence[int],
+) -> dict[str, int] | None:
+    """Return the size of each axis with which all tensors have their shapes, or None."""
+    layout = row.layout
+    shapes = [((layout.templates[w],), infos[0].shape) for w, infos in tensors.items()]
+    known = row.sizes() | {
+        axis: size for w in tensors for axis, size in layout.kinds[w].sizes.items()
+    }
+    if any(EXPERT in layout.templates[weight].name_axes for weight in tensors):
+        known[EXPERT] = 1 + max(found.expert_numbers())
+    sizes = solve_sizes(shapes, known)
+    if sizes is None and EXPERT not in known:
+        solved = (solve_sizes(shapes, {**known, EXPERT: count}) for count in counts)
+        sizes = next(filter(None, solved), None)
+    return sizes if sizes and counts_fit(layout, tensors, sizes) else None
 
 
 @functools.cache

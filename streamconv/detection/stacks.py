@@ -59,9 +59,11 @@ def check_alike(infos: list[TensorInfo], subject: str = "experts of a layer") ->
 
 def same_tensors(one: NamedLayout, other: NamedLayout, stack: Stack) -> bool:
     """Return True if both layouts give a stack's tensors the same names and shapes."""
+    pairs = [(one.layout.templates.get(w), other.layout.templates.get(w)) for w in stack.first]
     return all(
-        one.layout.templates[weight].name == other.layout.templates[weight].name
-        and one.layout.templates[weight].shape(stack.sizes)
-        == other.layout.templates[weight].shape(stack.sizes)
-        for weight in stack.first
+        a is not None
+        and b is not None
+        and a.name == b.name
+        and a.shape(stack.sizes) == b.shape(stack.sizes)
+        for a, b in pairs
     )

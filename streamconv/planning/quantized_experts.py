@@ -29,6 +29,8 @@ class StoredExperts:
     """Names of their number formats."""
     loads: frozenset[str]
     """Names of the layouts in which transformers loads experts of all these formats."""
+    is_decoded: bool = True
+    """False if one of the formats is known by name only."""
 
     @property
     def text(self) -> str:
@@ -73,18 +75,21 @@ def _tensors(stack: Stack) -> Iterable[str]:
 
 def _stored(rows: Mapping[str, NumberFormat | NamedFormat | None]) -> StoredExperts:
     loads = [row.loads if row else frozenset[str]() for row in rows.values()]
-    return StoredExperts(tuple(rows), frozenset.intersection(*loads))
+    is_decoded = all(isinstance(row, NumberFormat) for row in rows.values())
+    return StoredExperts(tuple(rows), frozenset.intersection(*loads), is_decoded)
 
 
 def refuse_to_merge(
     model_type: str, pattern: str, stored: StoredExperts, asked: str
 ) -> PlanRefused:
     """Return the refusal of a form for experts that would not load in it."""
+    layout = "a layout, such as --to fused, to merge them as they are"
     return PlanRefused(
         f"cannot merge model type {quoted(model_type or 'unknown')} to {asked}: "
         f"{quoted(pattern)}experts are stored as {stored.text}, and {stored.loading}",
-        "add --dequantize bf16 to merge their values, or name a layout, such as --to fused, to "
-        "merge them as they are",
+        f"add --dequantize bf16 to merge their values, or name {layout}"
+        if stored.is_decoded
+        else f"name {layout}",
     )
 
 

@@ -55,7 +55,8 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
             )
         for layout in (stack.row.layout, row.layout):
             for axis, count in layout.whole_blocks[weight].items():
-                _check_blocks(source, stack, infos[0].name, axis, count)
+                per = layout.kinds[weight].per.get(count, 0)
+                _check_blocks(source, stack, infos[0].name, axis, count, per)
         fixed = dict.fromkeys(new.name_axes, 0)
         try:
             plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
@@ -96,8 +97,10 @@ def _settles_sizes(stack: Stack, row: NamedLayout) -> bool:
     return solve_sizes(shapes, {**row.sizes(), **known}) is not None
 
 
-def _check_blocks(source: Detected, stack: Stack, name: str, axis: str, count: str) -> None:
-    """Check that experts or projections next to each other end where a block of scales ends.
+def _check_blocks(
+    source: Detected, stack: Stack, name: str, axis: str, count: str, per: int
+) -> None:
+    """Check that experts or projections next to each other end where a block or element ends.
 
     Args:
         source: The checkpoint, with the size of a block if config.json gives it.
@@ -105,8 +108,19 @@ def _check_blocks(source: Detected, stack: Stack, name: str, axis: str, count: s
         name: Name of a weight, for the error.
         axis: The axis along which blocks have to be whole.
         count: The axis that counts these blocks.
+        per: Positions in a block; 0 if they follow from config.json or from the sizes.
     """
     sizes = stack.sizes
+    if per:
+        if sizes[count] * per != sizes[axis]:
+            raise PlanRefused(
+                f"{quoted(stack.pattern)}experts: {quoted(name)} holds {per} numbers in an "
+                f"element, and {_AXES[axis]} is {sizes[axis]}: a cut between projections or "
+                "experts would fall inside an element"
+            )
+        return
+    if sizes[count] == 1 and not source.block:
+        return
     lengths = {sizes[of] / sizes[by] for of, by in (("i", "j"), ("h", "k"))}
     length = source.block[0] if source.block else min(lengths)
     square = len(set(source.block or lengths)) == 1

@@ -70,21 +70,24 @@ class RowDecoder:
                 no longer than the rows of the result.
 
         Raises:
-            BadCheckpoint: A scale is NaN, infinite or zero.
+            BadCheckpoint: A scale is NaN or infinite, or zero though its codes are not.
         """
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
-            if has_pair_table(self._decoding, self._target):
-                self._scales(rows)
-                table = pair_table(self._decoding, self._second, self._target, self._workspace)
-                for tile in self._tiles(rows):
-                    into = result[tile.start - rows.start : tile.stop - rows.start]
-                    look_up(table, self._codes, self._others, tile, into, self._workspace)
+            scales = self._scales(rows)
+            if not self._grid("scale", rows).all():
+                self._compute(rows, result, scales)  # the only way that looks at the codes
+            elif has_pair_table(self._decoding, self._target) and self._seconds_are_in_rows():
+                for part, second in self._parts_by_second(rows):
+                    table = pair_table(self._decoding, second, self._target, self._workspace)
+                    for tile in self._tiles(part):
+                        into = result[tile.start - rows.start : tile.stop - rows.start]
+                        look_up(table, self._codes, self._others, tile, into, self._workspace)
             elif self._has_tables():
                 self._look_up(rows, result)
             else:
-                self._compute(rows, result)
+                self._compute(rows, result, scales)
 
     # --- codes of 8 bits that share a scale: one table of results for each scale ---
 
@@ -135,9 +138,10 @@ class RowDecoder:
 
     # --- all others: by arithmetic, in tiles ---
 
-    def _compute(self, rows: range, result: Array) -> None:
-        """Fill the result by arithmetic."""
-        grids: list[tuple[str, Any, Array]] = [("scale", np.multiply, self._scales(rows))]
+    def _compute(self, rows: range, result: Array, scales: Array) -> None:
+        """Fill the result by arithmetic. `scales` are those of the rows."""
+        grids: list[tuple[str, Any, Array]] = [("scale", np.multiply, scales)]
+        is_zero = self._grid("scale", rows) == 0
         if "zero" in self._others:
             grids.insert(0, ("zero", np.subtract, self._grid("zero", rows)))
         for tile in self._tiles(rows):
@@ -146,6 +150,8 @@ class RowDecoder:
                 height = self._others[role].plane.block[0]
                 above = rows.start // height
                 first, last = tile.start // height, (tile.stop - 1) // height + 1
+                if role == "scale":
+                    self._check_zeros(values, is_zero[first - above : last - above])
                 self._apply(operation, values, grid[first - above : last - above], role)
             into = result[tile.start - rows.start : tile.stop - rows.start]
             spare = self._workspace.array("spare", values.size, np.uint32)
@@ -174,20 +180,64 @@ class RowDecoder:
         block = loaded.plane.block[0]
         needed = range(rows.start // block, (rows.stop - 1) // block + 1)
         values = grid_rows(loaded, needed, loaded.plane.shape[1], role, self._workspace)
-        if self._groups is not None:
-            values = values[:, self._groups]
-        return values
+        if self._groups is None:
+            return values
+        if len(self._groups) == 1:
+            return values[:, self._groups[0]]
+        index = self._others["index"].plane
+        own = np.arange(needed.start, needed.stop) * block // index.block[0]
+        taken: Array = np.take_along_axis(values, self._groups[own], axis=1)
+        return taken
 
     def _scales(self, rows: range) -> Array:
         """Return the scales of some rows, with the second one. Raises BadCheckpoint."""
         scales = self._grid("scale", rows)
-        if not scales.all() or not np.isfinite(scales).all():
-            wrong = ~np.isfinite(scales) | (scales == 0)
-            raise self._bad_scale("scale", scales[wrong][0])
+        if not np.isfinite(scales).all():
+            raise self._bad_scale("scale", scales[~np.isfinite(scales)][0])
         if self._second is not None:
             combine = np.multiply if self._decoding.second == "multiplies" else np.divide
-            scales = combine(scales, self._second)
+            scales = combine(scales, self._second_of(rows, scales.shape[1]))
         return scales
+
+    def _second_of(self, rows: range, columns: int) -> Array:
+        """Return the second scale of each scale in some rows."""
+        assert self._second is not None
+        if self._second.size == 1:
+            return self._second
+        block = self._others["scale"].plane.block
+        per = self._others["second"].plane.block
+        down = np.arange(rows.start // block[0], (rows.stop - 1) // block[0] + 1) * block[0]
+        across = np.arange(columns) * block[1]
+        found: Array = self._second[down // per[0]][:, across // per[1]]
+        return found
+
+    def _seconds_are_in_rows(self) -> bool:
+        """Return True if all elements of a row have one second scale, or none."""
+        return self._second is None or self._second.shape[1] == 1
+
+    def _parts_by_second(self, rows: range) -> Iterator[tuple[range, np.float32 | None]]:
+        """Yield the rows of each second scale, and that scale."""
+        if self._second is None:
+            yield rows, None
+            return
+        height = self._others["second"].plane.block[0]
+        begin = rows.start
+        while begin < rows.stop:
+            number = begin // height
+            end = min((number + 1) * height, rows.stop)
+            yield range(begin, end), self._second[number, 0]
+            begin = end
+
+    def _check_zeros(self, values: Array, is_zero: Array) -> None:
+        """Raise BadCheckpoint unless everything under a scale that is zero is zero, too.
+
+        Quantizers give such a scale to a block of zeros.
+        """
+        if is_zero.any():
+            under = np.zeros_like(values)
+            self._apply(np.add, under, is_zero.astype(np.float32), "scale")
+            if values[under == 1].any():
+                raise self._bad_scale("scale", 0)
 
     def _apply(self, operation: Any, values: Array, grid: Array, role: str) -> None:
         """Apply a grid to all elements, each number to its block of a row."""
@@ -204,12 +254,15 @@ class RowDecoder:
     # --- the matrix as a whole ---
 
     def _group_index(self) -> Array | None:
-        """Return the group of each column if they are not in order. Raises BadCheckpoint."""
+        """Return the group of each column if they are not in order, `[matrices, columns]`.
+
+        Raises BadCheckpoint.
+        """
         loaded = self._others.get("index")
         if loaded is None:
             return None
         scale = self._others["scale"].plane
-        groups = loaded.rows.reshape(-1).view(_INTEGERS[loaded.plane.dtype])
+        groups = loaded.rows.view(_INTEGERS[loaded.plane.dtype]).reshape(loaded.plane.stored)
         count = scale.shape[1]
         wrong = (groups < 0) | (groups >= count)
         if wrong.any():
@@ -217,20 +270,23 @@ class RowDecoder:
                 f"tensor {quoted(loaded.name)} names the group {groups[wrong][0]}, and there are "
                 f"{count} groups of scales"
             )
-        in_order = np.arange(len(groups)) // scale.block[1]
-        return None if np.array_equal(groups, in_order) else groups.astype(np.intp)
+        in_order = np.arange(groups.shape[1]) // scale.block[1]
+        return None if (groups == in_order).all() else groups.astype(np.intp)
 
-    def _second_scale(self) -> np.float32 | None:
+    def _second_scale(self) -> Array | None:
+        """Return the grid of second scales. Raises BadCheckpoint."""
         loaded = self._others.get("second")
         if loaded is None:
             return None
-        (value,) = as_float32(loaded.rows.tobytes(), loaded.plane.dtype)
-        if not np.isfinite(value) or value == 0:
-            raise self._bad_scale("second", value)
-        return np.float32(value)
+        values = as_float32(loaded.rows.tobytes(), loaded.plane.dtype).reshape(loaded.plane.stored)
+        wrong = ~np.isfinite(values) | (values == 0)
+        if wrong.any():
+            raise self._bad_scale("second", values[wrong][0])
+        return values
 
     def _bad_scale(self, role: str, value: float) -> BadCheckpoint:
         return BadCheckpoint(
             f"tensor {quoted(self._others[role].name)} holds the scale {value:g} for "
-            f"{quoted(self._codes.name)}, and a scale has to be finite and not zero"
+            f"{quoted(self._codes.name)}, and a scale has to be finite, and not zero unless all of "
+            "its codes are"
         )

@@ -11,6 +11,9 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.number_format import Axis, NumberFormat, Part
 
+HALF = "p"
+"""What a number is for if gate and up have one each: half of the matrix that has both."""
+
 
 @dataclass(frozen=True, slots=True)
 class Codes:
@@ -37,12 +40,13 @@ def place_planes(
     planes: list[tuple[str, Plane]] = []
     block: tuple[int, int] | None = None
     for part, info in found.items():
-        if part.role in ("index", "shape"):
-            plane = _numbers(part, info, codes, sizes)
-        elif part.role == "second":
-            plane = _single(part, info, codes, sizes, decoded)
+        if part.role == "index":
+            plane = _group_index(part, info, codes, sizes)
+        elif part.role == "shape":
+            plane = _shape(part, info, codes)
         else:
-            plane = _grid(part, info, codes, sizes, stated, decoded, block)
+            wanted = block if part.role == "zero" else None
+            plane = _grid(part, info, codes, sizes, stated, decoded, wanted)
         if plane is None:
             return None
         block = block or plane.block
@@ -112,6 +116,9 @@ def _blocks(
         if isinstance(axis.per, int):
             choices[axis.name] = [axis.per]
             continue
+        if axis.per == HALF:
+            choices[axis.name] = [sizes[axis.name] // 2] if sizes[axis.name] % 2 == 0 else []
+            continue
         symbols += 1
         size, count = sizes[axis.name], tail[place] if place < len(tail) else 0
         divided = [size // count] if count and not size % count else []
@@ -149,28 +156,32 @@ def _two_axes(
     return (rows, columns), (first, second)
 
 
-def _single(
-    part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int], decoded: str
+def _group_index(
+    part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int]
 ) -> Plane | None:
-    """Return where whole-matrix scales lie; None unless there is one per matrix, or one for all."""
-    count = math.prod(info.shape)
-    matrices = math.prod(codes.lead)
-    if count not in (1, matrices):
-        return None
-    block = (sizes[decoded[0]], sizes[decoded[1]])
-    bits = DTYPE_BITS[info.dtype]
-    return Plane(info.dtype, part.values, bits, 0, (1, 1), block, (1, 1), matrices=count)
+    """Return where the group of each input lies; None if the shape is another.
+
+    All matrices can share it; those of gate and up in one tensor can have one each.
+    """
+    for lead, halves in itertools.product(dict.fromkeys((codes.lead, ())), ((), (2,))):
+        rows = math.prod(halves)
+        is_halved = not halves or (lead == codes.lead and sizes["o"] % rows == 0)
+        if is_halved and (*lead, *halves, sizes["i"]) == info.shape:
+            stored = (rows, sizes["i"])
+            bits, block = DTYPE_BITS[info.dtype], (sizes["o"] // rows, 1)
+            matrices = math.prod(lead)
+            return Plane(info.dtype, "int", bits, 0, stored, block, stored, matrices=matrices)
+    return None
 
 
-def _numbers(part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int]) -> Plane | None:
-    """Return where plain integers lie: a group for each input, or a shape."""
-    count = sizes["i"] if part.role == "index" else 2
-    if math.prod(info.shape) % count or (part.role == "index" and info.shape != (count,)):
+def _shape(part: Part, info: TensorInfo, codes: Codes) -> Plane | None:
+    """Return where the two numbers of a shape lie, of one or more matrices in each of `codes`."""
+    if math.prod(info.shape) % 2:
         return None
-    rows, matrices = math.prod(info.shape) // count, 1
-    if part.role == "shape" and rows % math.prod(codes.lead) == 0:
+    rows, matrices = math.prod(info.shape) // 2, 1
+    if rows % math.prod(codes.lead) == 0:
         matrices = math.prod(codes.lead)
-    stored = (rows // matrices, count)
+    stored = (rows // matrices, 2)
     bits = DTYPE_BITS[info.dtype]
     return Plane(info.dtype, "int", bits, 0, stored, (1, 1), stored, matrices=matrices)
 

@@ -1,5 +1,6 @@
 """Read the shape of a matrix that a checkpoint stores as numbers: `weight_shape`."""
 
+import math
 from collections.abc import Callable
 
 from streamconv.checkpoint.types import TensorInfo
@@ -16,14 +17,22 @@ ReadSmall = Callable[[TensorInfo], bytes]
 
 
 def stored_shape(row: NumberFormat, stem: Stem, read: ReadSmall | None) -> MatrixShape | None:
-    """Return the shape of the matrix that a stem stores as numbers, if it can be read."""
+    """Return the shape of the matrix that a stem stores as numbers, if it can be read.
+
+    Of several matrices in one tensor, it is that of the first.
+    """
     part = row.part("shape")
     info = stem.find(part.words) if part else None
     if info is None or part is None or read is None or info.dtype not in part.dtypes:
         return None
     raw = read(info)
-    # a file that was made only for its header contains zeros; reading such a weight fails
-    return read_shape(info, raw) if any(raw) else None
+    if not any(raw):
+        # a file that was made only for its header contains zeros; reading such a weight fails
+        return None
+    codes = stem.find(row.codes.words)
+    matrices = math.prod(codes.shape[:-2]) if codes else 1
+    one = len(raw) // matrices if matrices and len(raw) % matrices == 0 else len(raw)
+    return read_shape(info, raw[:one])
 
 
 def read_shape(info: TensorInfo, raw: bytes) -> MatrixShape:

@@ -75,12 +75,11 @@ class DequantizedSource(SourceWrapper):
         groups: Array | None = None
         if "index" in parts:
             part, plane = parts["index"]
-            groups = self._numbers(part, plane, 0, np.arange(1), x)[0].astype(np.int64)
+            own = self._numbers(part, plane, matrix, np.arange(plane.stored[0]), x)
+            groups = own[y // plane.block[0]].astype(np.int64)
         scale: Array = self._grid(*parts["scale"], matrix, y, x, groups).astype(np.float32)
         if "second" in parts:
-            part, plane = parts["second"]
-            second = self._numbers(part, plane, matrix, np.arange(1), np.arange(1))
-            second = second.astype(np.float32)
+            second = self._grid(*parts["second"], matrix, y, x, None).astype(np.float32)
             scale = scale * second if decoding.second == "multiplies" else scale / second
         if "zero" in parts:
             codes = codes - self._grid(*parts["zero"], matrix, y, x, groups)
@@ -97,8 +96,12 @@ class DequantizedSource(SourceWrapper):
         groups: Array | None,
     ) -> Array:
         """Return the number of each element's block."""
-        across = x // plane.block[1] if groups is None else groups
-        return self._numbers(info, plane, matrix, y // plane.block[0], across)
+        down = y // plane.block[0]
+        if groups is None:
+            return self._numbers(info, plane, matrix, down, x // plane.block[1])
+        every = self._numbers(info, plane, matrix, down, np.arange(plane.shape[1]))
+        taken: Array = np.take_along_axis(every, groups, axis=1)
+        return taken
 
     def _numbers(self, info: TensorInfo, plane: Plane, matrix: int, y: Array, x: Array) -> Array:
         """Return the numbers of a grid in the rows `y` and the columns `x`, in float64."""

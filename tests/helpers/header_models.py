@@ -17,7 +17,8 @@ from streamconv.planning.shards import FramingBytes, Shard, ShardPart, StepBytes
 from streamconv.planning.steps import Step
 from streamconv.planning.target import resolve_target
 
-BITS = {"F4": 4, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "BF16": 16, "F32": 32, "I64": 64}
+BITS = {"F4": 4, "U8": 8, "I8": 8, "BOOL": 8, "F8_E4M3": 8, "BF16": 16, "I32": 32, "F32": 32}
+BITS |= {"I64": 64}
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 LIMITS = Limits(base=10**7)
 MERGED = ("fused", "fused-transposed", "fused-flat", "stacked", "fused-interleaved")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.catalog import default_catalog
-from streamconv.catalog.layouts import MATRICES, Layout, NamedLayout
+from streamconv.catalog.layouts import Layout, NamedLayout
+from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.errors import UsageError
 
 CATALOG = default_catalog()
@@ -34,6 +35,53 @@ LAYOUT_NAMES = [
     "nemo",
 ]
 SIZE = st.integers(1, 64)
+AXES = {
+    "matrix": ("e p i h", "e h i"),
+    "halves": ("e p i h2", "e h i2"),
+    "outputs": ("e p i", "e h"),
+    "vector": ("e p i", "e h"),
+    "inputs": ("e p h", "e i"),
+    "groups": ("e p i g", "e h q"),
+    "blocks": ("e p j k", "e j k"),
+    "number": ("e p", "e"),
+    "one": ("e p u", "e u"),
+    "pair": ("e p n", "e n"),
+    "packed": ("e p i g8", "e h q8"),
+    "eighths": ("e p i8 g", "e h8 q"),
+    "quarters": ("e p i4 g", "e h4 q"),
+    "turned-inputs": ("e p i h8", "e h i8"),
+    "turned-outputs": ("e p i8 h", "e h8 i"),
+    "turned-groups-outputs": ("e p i8 g", "e h8 q"),
+    "turned-groups": ("e p i g", "e h q"),
+    "mxfp4": ("e p i g b", "e h q b"),
+}
+"""The axes of gate_up and down by the shape of a weight."""
+FIRST_SHAPES = {
+    "": "matrix",
+    "_bias": "outputs",
+    "_scale_inv": "blocks",
+    "_scale": "groups",
+    ".scale": "groups",
+    "_scale_2": "number",
+    "_global_scale": "one",
+    "_zero_point": "groups",
+    "_input_scale": "number",
+    "_input_global_scale": "one",
+    "_input_zero_point": "one",
+    "_output_scale": "number",
+    "_activation_scale": "number",
+    "_qscale_weight": "number",
+    "_qscale_act": "number",
+    "_packed": "packed",
+    "_shape": "pair",
+    "_weight_g_idx": "inputs",
+    ".qweight": "turned-inputs",
+    ".qzeros": "turned-groups-outputs",
+    ".scales": "turned-groups",
+    ".g_idx": "inputs",
+    "_blocks": "mxfp4",
+    "_scales": "groups",
+}
 
 
 def names_and_shapes(layout: Layout, sizes: dict[str, int]) -> set[tuple[str, tuple[int, ...]]]:
@@ -56,30 +104,15 @@ def test_the_table_of_layouts() -> None:
 
 
 def test_every_weight_has_its_axes() -> None:
-    """Gate_up has e p i h, down has e i h and may have d, biases those of their rows, each once."""
-    expected = {
-        "gate_up": set("epih"),
-        "down": set("eih"),
-        "gate_up_bias": set("epi"),
-        "down_bias": set("eh"),
-        "gate_up_scale_inv": set("epjk"),
-        "down_scale_inv": set("ejk"),
-        "gate_up_scale": set("epig"),
-        "down_scale": set("ehq"),
-        "gate_up_packed": {*"epi", "g8"},
-        "down_packed": {*"eh", "q8"},
-        "gate_up_shape": set("epn"),
-        "down_shape": set("en"),
-        "gate_up_blocks": set("epigb"),
-        "down_blocks": set("ehqb"),
-        "gate_up_scales": set("epig"),
-        "down_scales": set("ehq"),
-    }
+    """Gate_up has e p i h, down e i h and may have d, others those of their shape, each once."""
     for layout in CATALOG.layouts.values():
         for weight, template in layout.templates.items():
             axes = [*template.name_axes, *template.axes]
             assert len(axes) == len(set(axes))
-            assert set(axes) - {"d"} == expected[weight], (layout.name, weight)
+            suffix, _, shape = weight.removeprefix("gate_up").removeprefix("down").partition("-")
+            gate_up, down = AXES[shape or FIRST_SHAPES[suffix]]
+            expected = set(gate_up.split()) if weight.startswith("gate_up") else set(down.split())
+            assert set(axes) - {"d"} == expected, (layout.name, weight)
 
 
 def test_an_unknown_layout_is_refused() -> None:

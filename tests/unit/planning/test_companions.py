@@ -29,10 +29,10 @@ OF_FAMILY = pytest.mark.parametrize("family", CATALOG.families.values(), ids=lam
 KINDS = {"bias": "_bias", "weight_scale_inv": "_scale_inv", "weight_scale": "_scale"}
 """Companions that layouts describe: after `X.`, and after another name of a weight."""
 OTHERS = {
-    "input_scale": "_input_scale",
-    "weight_zero_point": "_zero_point",
-    "weight_scale_2": "_scale_2",
-    "weight_global_scale": "_global_scale",
+    "weight_offset": "_offset",
+    "weight_zeros": "_zeros",
+    "deq_scale": "_deq_scale",
+    "quant_bias": "_quant_bias",
 }
 """Companions that none describes."""
 

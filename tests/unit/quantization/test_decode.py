@@ -62,6 +62,26 @@ def test_a_scale_that_is_none(kind: str, name: str, at: int, value: float) -> No
         read_cast(source, info)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("fp8 blocks", ".weight_scale_inv"),
+        ("fp8 channels", ".weight_scale"),
+        ("fp8 tensor", ".weight_scale"),
+        ("int8", ".weight_scale"),
+        ("nvfp4 of modelopt", ".weight_scale"),
+    ],
+)
+def test_a_scale_of_zeros(kind: str, name: str) -> None:
+    """Quantizers give a block of zeros the scale 0: it means zeros, as it does in torch."""
+    case = CASES[kind]()
+    for part in (".weight", name):
+        case.tensors[part] = torch.zeros_like(case.tensors[part])
+    source = source_of(case)
+    values = read_cast(source, decoded_of(source, "F32"))
+    assert not any(values)
+
+
 @pytest.mark.parametrize("kind", ["mxfp8", "mxfp4 of compressed-tensors", "mxfp4 of gpt-oss"])
 def test_an_exponent_that_is_no_number(kind: str) -> None:
     name = {"mxfp8": ".weight_scale_inv", "mxfp4 of gpt-oss": "_scales"}.get(kind, ".weight_scale")

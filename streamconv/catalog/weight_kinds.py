@@ -1,0 +1,177 @@
+"""Kinds of weights: rows of the tables `weights` and `shapes` of `data/layouts.toml`.
+
+A kind is what an expert can have for each projection: the matrix, a bias, scales. Tensors of one
+name can have several shapes, such as a scale for each output or a single one. Each shape is a kind.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamconv.catalog.templates import EXPERT, Template
+from streamconv.errors import UsageError, quoted
+
+MATRICES = ("gate_up", "down")
+"""The matrices that every layout describes, with one template each."""
+
+_PART = ".weight"
+_INPUTS = {"gate_up": "h", "down": "i"}
+"""The axis of a matrix that counts its inputs."""
+_PROJECTIONS = "p"
+
+
+@dataclass(frozen=True, eq=False)
+class WeightKind:
+    """A kind of weight that an expert can have for each projection: matrix, bias or scales.
+
+    A kind is equal to itself alone: a catalog holds each one once.
+    """
+
+    suffix: str
+    """Suffix of the names of tensors: none, `_bias`, `_scale_inv`."""
+    part: str
+    """Replacement for `weight` in a name that ends in `.weight`."""
+    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Replacements for axes of gate_up and of down; none drops the axis."""
+    required: bool = False
+    """True if a stack can have it as the matrix itself: it has to have one such kind."""
+    blocks: frozenset[str] = frozenset()
+    """Axes that count blocks of the axis that they replace."""
+    packed: bool = False
+    """True if an element holds several of the axis that is replaced."""
+    shape: str = ""
+    """Name of its shape if tensors of its name can have others, too; empty for the first one."""
+    per: Mapping[str, int] = field(default_factory=dict)
+    """Positions that one element holds, by the axis that counts elements."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Axes whose size is given."""
+    is_turned: bool = False
+    """True if inputs come before outputs, whatever the layout."""
+    is_aligned: bool = False
+    """True if the shape has to tell which part of the matrix each number is for."""
+    dtypes: frozenset[str] = frozenset()
+    """The dtypes that it can have; empty for all."""
+
+    @property
+    def key(self) -> str:
+        """What the names of its weights have after `gate_up` and `down`."""
+        return f"{self.suffix}-{self.shape}" if self.shape else self.suffix
+
+    def counted(self, matrix: str) -> Mapping[str, str]:
+        """Return the axes that are replaced by those that count blocks or elements of them."""
+        return {
+            own: axis
+            for axis, owns in self.axes[matrix].items()
+            for own in owns
+            if own in self.blocks or own in self.per
+        }
+
+    def template(self, matrix: str, of: Template) -> Template | None:
+        """Build the template of this kind from that of a matrix.
+
+        Args:
+            matrix: `gate_up` or `down`.
+            of: Its template.
+
+        Returns:
+            The template; None if the layout cannot store the kind.
+        """
+        axes = self.axes[matrix]
+        dims = _turned(of.dims, _INPUTS[matrix]) if self.is_turned else of.dims
+        if dims is None or (self.is_aligned and _is_lost(dims, axes)):
+            return None
+        own_dims: list[tuple[str, ...]] = []
+        for dim in dims:
+            if self.packed and any(axis in axes for axis in dim):
+                if len(dim) > 1 or dim != dims[-1]:
+                    return None
+                own_dims += [(own,) for own in axes[dim[0]]]
+            elif any(own in self.blocks for axis in dim[:-1] for own in axes.get(axis, ())):
+                return None
+            else:
+                own_dims.append(tuple(own for axis in dim for own in axes.get(axis, (axis,))))
+        if of.name.endswith(_PART):
+            name = f"{of.name.removesuffix(_PART)}.{self.part}"
+        else:
+            name = of.name + self.suffix
+        return Template(name, tuple(dim for dim in own_dims if dim))
+
+
+def _turned(dims: tuple[tuple[str, ...], ...], inputs: str) -> tuple[tuple[str, ...], ...] | None:
+    """Return dimensions with the inputs before the outputs; None unless they come after them."""
+    if len(dims) < 2 or dims[-1] != (inputs,) or EXPERT in dims[-2]:
+        return None
+    return (*dims[:-2], dims[-1], dims[-2])
+
+
+def _is_lost(dims: tuple[tuple[str, ...], ...], axes: Mapping[str, tuple[str, ...]]) -> bool:
+    """Return True if the shape would not tell which part of the matrix a number is for.
+
+    The numbers of `(p i)` without i are for the first and the last rows. Those of `(i p)` would be
+    for every second row, those of `h (p i)` without h and i for columns, and those of `(e i) h` for
+    rows of a matrix that holds all experts: nothing in the shape says so.
+    """
+    gone = False
+    for dim in dims:
+        dropped = [axis for axis in dim if axes.get(axis) == ()]
+        if EXPERT in dim and any(axis in axes for axis in dim):
+            return True
+        if dropped and dropped != list(dim[len(dim) - len(dropped) :]):
+            return True
+        if gone and _PROJECTIONS in dim:
+            return True
+        gone = gone or len(dropped) == len(dim)
+    return False
+
+
+def read_weight_kinds(
+    name: str, row: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[WeightKind]:
+    """Read a row of the table `weights`: a kind for each of its shapes.
+
+    Args:
+        name: Name of the row, for the error.
+        row: The row; its fields have to be what `row_fields` says.
+        shapes: The table `shapes`.
+
+    Raises:
+        UsageError: It names a shape that is not in the table.
+    """
+    names = row.get("shapes", ("",))
+    for number, shape in enumerate(names):
+        if shape and shape not in shapes:
+            raise UsageError(
+                f"cannot use the weights {name!r}: there is no shape called {quoted(shape)}",
+                f"choose from {', '.join(shapes)}",
+            )
+        fields = shapes[shape] if shape else row
+        yield WeightKind(
+            suffix=row.get("suffix", ""),
+            part=row["part"],
+            axes={
+                matrix: {axis: tuple(text.split()) for axis, text in fields.get(matrix, {}).items()}
+                for matrix in MATRICES
+            },
+            required=row.get("required", False),
+            blocks=frozenset(fields.get("blocks", ())),
+            packed=fields.get("packed", False),
+            shape=shape if number else "",
+            per=fields.get("per", {}),
+            sizes=fields.get("sizes", {}),
+            is_turned=fields.get("turned", False),
+            is_aligned=fields.get("aligned", False),
+            dtypes=frozenset(fields.get("dtypes", ())),
+        )
+
+
+def check_weight_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UsageError if the weights of two rows could not be distinguished by their names."""
+    seen: dict[str, str] = {}
+    for name, row in rows.items():
+        for text in (f"suffix {row.get('suffix', '')!r}", f"part {row['part']!r}"):
+            other = seen.setdefault(text, name)
+            if other != name:
+                raise UsageError(
+                    f"cannot use the weights {name!r}: they have the {text}, as {other!r} has",
+                    f"call the row weights.{other} to replace that one, or choose another",
+                )
