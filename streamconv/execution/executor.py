@@ -16,7 +16,9 @@ from streamconv.execution.worker import Worker
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import OpenOutput, Sink
 from streamconv.sources.base import Source
+from streamconv.sources.wrappers.fetch_ahead import FetchAhead
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.lookahead import with_lookahead
 from streamconv.system.worker_threads import map_unordered
 
 
@@ -81,10 +83,13 @@ def _write_pieces(
 ) -> Iterator[PieceWritten]:
     """Write the pieces of these shards by as many workers as the plan has jobs."""
 
-    def write(worker: Worker, piece: Piece) -> Iterator[PieceWritten]:
+    def write(worker: Worker, task: tuple[Piece, tuple[Piece, ...]]) -> Iterator[PieceWritten]:
+        piece, coming = task
+        worker.expect(coming)
         yield PieceWritten(piece, worker.write(piece))
 
-    def make_worker() -> Worker:
-        return Worker(plan, source, output, cancel)
-
-    return map_unordered(plan.pieces(shards), plan.memory.jobs, make_worker, write, cancel)
+    tasks = with_lookahead(plan.pieces(shards), lambda piece: piece.nbytes, plan.memory.read_ahead)
+    with FetchAhead(source) as fetched:
+        yield from map_unordered(
+            tasks, plan.memory.jobs, lambda: Worker(plan, fetched, output, cancel), write, cancel
+        )

@@ -13,7 +13,7 @@ from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import FramingBytes, ShardPart, StepBytes
 from streamconv.sinks.base import OpenOutput
 from streamconv.sinks.write_buffer import WriteBuffer
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source, expect
 from streamconv.system.buffers import new_buffer
 from streamconv.system.cancellation import CancelToken
 
@@ -33,6 +33,11 @@ class Worker:
         self._inputs = _UnitInputs(source, plan.memory.source_buffer)
         self._transposers: dict[object, Transposer] = {}
         self._digest = xxh3_128()
+
+    def expect(self, pieces: Sequence[Piece]) -> None:
+        """Let the source fetch what pieces are made of, which are written soon."""
+        ranges = [each for piece in pieces for part in piece.parts for each in _read_for(part)]
+        expect(self._source, ranges)
 
     def write(self, piece: Piece) -> str:
         """Write a piece and return its digest.
@@ -156,6 +161,16 @@ def _runs(parts: Sequence[ShardPart]) -> Iterator[_Run]:
 
 def _is_copy(part: ShardPart) -> bool:
     return isinstance(part, StepBytes) and part.how.is_copy
+
+
+def _read_for(part: ShardPart) -> Iterator[ByteRange]:
+    """Yield the bytes that are read for a part of a piece."""
+    if isinstance(part, StepBytes) and part.how.is_copy:
+        for info, begin, end in _ranges_of(part):
+            yield ByteRange(info, begin, end)
+    elif isinstance(part, StepBytes):
+        for number, offset in part.how.reads(part.unit):
+            yield ByteRange(part.inputs[number], offset, offset + part.how.input_bytes)
 
 
 def _copied_ranges(parts: Iterable[ShardPart]) -> Iterator[tuple[TensorInfo, int, int]]:

@@ -28,6 +28,9 @@ STAGING_BYTES = 2**20
 """Output that a worker writes at once: holds a panel, and stays in the processor's cache."""
 SCRATCH_BYTES = 3 * 2**20
 """Further memory of a worker: panels on their way through the cache, its stack, its digest."""
+READ_AHEAD_BYTES = 64 * 2**20
+"""Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
+in the system's page cache, which is not the process's memory."""
 IMPORT_BYTES = 14 * 10**6
 """Growth of the interpreter when it imports what moves bytes: numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
@@ -130,6 +133,8 @@ class Memory:
     """What the run adds for its tensors."""
     casts: int = 0
     """Per worker: buffers of casts."""
+    read_ahead: int = 0
+    """Output whose source bytes are on their way into the system's page cache."""
 
 
 def fit_memory(
@@ -166,6 +171,7 @@ def fit_memory(
                 limits.allowed,
                 tables,
                 casts,
+                max(READ_AHEAD_BYTES, 2 * jobs * source_buffer),
             )
     fact = f"the run takes {show_size(peak)} with one worker"
     if source_buffer:

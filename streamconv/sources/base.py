@@ -4,7 +4,7 @@ Opening reads headers and JSON, never tensor data. `tests/unit/sources/test_sour
 contract for every kind of source.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,15 @@ class Read:
     """Bytes from the first byte of the tensor. `start + len(buffer)` is at most `info.nbytes`."""
     buffer: memoryview
     """Writable and contiguous, one byte an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes `begin` to `end` of a tensor."""
+
+    info: TensorInfo
+    begin: int
+    end: int
 
 
 class Source(Protocol):
@@ -113,3 +122,38 @@ class MappedSource(Source, Protocol):
 
     def check_file(self, name: str) -> None:
         """Check that one file that was read is what it was. Raises what `check_unchanged` does."""
+
+
+@runtime_checkable
+class ExpectingSource(Source, Protocol):
+    """A source that fetches what is announced to it before it is read."""
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        """Start to fetch what is read soon, without waiting for it.
+
+        Several threads may call it. It never raises: what goes wrong shows when it is read.
+
+        Args:
+            ranges: Bytes of tensors of the source's checkpoint, in the order of their reading.
+        """
+
+
+def merged(ranges: Sequence[ByteRange]) -> Iterator[tuple[str, int, int]]:
+    """Yield file, begin and end of ranges as they are stored; adjacent ones as one."""
+    places = ((r.info.file, r.info.offset + r.begin, r.info.offset + r.end) for r in ranges)
+    last: tuple[str, int, int] | None = None
+    for name, begin, end in sorted(places):
+        if last is not None and (last[0], last[2]) == (name, begin):
+            last = name, last[1], end
+            continue
+        if last is not None:
+            yield last
+        last = name, begin, end
+    if last is not None:
+        yield last
+
+
+def expect(source: Source, ranges: Sequence[ByteRange]) -> None:
+    """Let a source know what is read soon, if it makes use of it."""
+    if isinstance(source, ExpectingSource):
+        source.expect(ranges)

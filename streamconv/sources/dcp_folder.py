@@ -26,7 +26,7 @@ from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.sources.assembly import header_digest
-from streamconv.sources.base import Read
+from streamconv.sources.base import ByteRange, Read
 from streamconv.sources.dcp_chunks import ChunkFinder
 from streamconv.sources.local_files import LocalFiles
 from streamconv.sources.other_files import other_files, select_copied_files
@@ -90,6 +90,12 @@ class DcpSource:
             self._thread.scratch = memoryview(bytearray(SCRATCH_BYTES))
         scratch: memoryview = self._thread.scratch
         return scratch
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        for each in ranges:
+            for box, runs in self._chunk_maps[each.info.name].within(each.begin, each.end):
+                begin = box.begin + runs.start * box.run
+                self._local.expect(box.file, begin, len(runs) * box.run)
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._local.read(other.name, start, buffer)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
@@ -84,6 +85,12 @@ class LocalFiles:
                     f"cannot read {subject} from {quoted(name)}: {error.strerror}"
                 ) from error
             raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
+
+    def expect(self, name: str, offset: int, nbytes: int) -> None:
+        """Start to bring bytes of a file into memory, if it is open. Never raises."""
+        with suppress(OSError), self._open.open_descriptor(name) as fd:
+            if fd is not None:
+                self._files.read_ahead(fd, offset, nbytes)
 
     def read_exact(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` on. Raises SourceChanged if the file ends before."""

@@ -99,6 +99,20 @@ class OpenFiles:
                 if file.users == 0 and len(self._open) > self._limit:
                     self._close_unused(self._limit)
 
+    @contextmanager
+    def open_descriptor(self, name: str) -> Iterator[int | None]:
+        """Lend the descriptor of a file if it is open, else None. It stays open in the context."""
+        with self._lock:
+            file = self._open.get(name)
+            if file is not None:
+                file.users += 1
+        try:
+            yield None if file is None else file.fd
+        finally:
+            if file is not None:
+                with self._lock:
+                    file.users -= 1
+
     def check_unchanged(self) -> None:
         """Check that every file is what it was when it was first opened.
 

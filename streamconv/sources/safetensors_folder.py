@@ -21,7 +21,7 @@ from streamconv.sources.assembly import (
     read_shard_header,
     unreadable,
 )
-from streamconv.sources.base import Read
+from streamconv.sources.base import ByteRange, Read, merged
 from streamconv.sources.local_files import LocalFiles, check_size
 from streamconv.sources.other_files import other_files
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
@@ -54,6 +54,10 @@ class LocalSource:
                     f"{quoted(info.file)} has become shorter: {subject} ended "
                     f"{len(read.buffer) - count} bytes early"
                 )
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        for name, begin, end in merged(ranges):
+            self._local.expect(name, begin, end - begin)
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._local.read(other.name, start, buffer)

@@ -44,6 +44,9 @@ class Files(GuardedPaths):
             done += count
         return done
 
+    def read_ahead(self, fd: int, offset: int, nbytes: int) -> None:
+        """Start to bring bytes of a file into memory, if the system can. May raise OSError."""
+
     def read_file(self, path: Path) -> bytes:
         """Return the bytes of a small file."""
         with self._place(path) as place:

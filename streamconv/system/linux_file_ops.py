@@ -24,6 +24,9 @@ SYNC_RANGE_WRITE = 2
 SYNC_RANGE_WAIT = 1 | 2 | 4
 """Flags of `sync_file_range`: start to write dirty pages; start and wait. Source: linux/fs.h."""
 
+ADVICE_BYTES = 2**17
+"""What a disk with the usual settings is asked for by one piece of advice, and no more."""
+
 
 class LinuxFiles(Files):
     """The operations of `Files`, with a write-back window for each file that is written."""
@@ -31,6 +34,13 @@ class LinuxFiles(Files):
     def __init__(self) -> None:
         super().__init__()
         self._writebacks: dict[int, Writeback] = {}
+
+    def read_ahead(self, fd: int, offset: int, nbytes: int) -> None:
+        if nbytes and not (_is_cached(fd, offset) and _is_cached(fd, offset + nbytes - 1)):
+            step = _advice_bytes(os.fstat(fd).st_dev)
+            for begin in range(offset, offset + nbytes, step):
+                count = min(step, offset + nbytes - begin)
+                os.posix_fadvise(fd, begin, count, os.POSIX_FADV_WILLNEED)
 
     def create(self, path: Path, size: int) -> int:
         fd = self._open_new(path)
@@ -82,6 +92,24 @@ class LinuxFiles(Files):
             number = ctypes.get_errno()
             if number not in NO_SUCH_CALL:
                 raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _advice_bytes(device: int) -> int:
+    """Return how many bytes the system takes from one piece of advice at least."""
+    setting = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        return max(int(Path(setting).read_bytes()) * 1024, ADVICE_BYTES)
+    except (OSError, ValueError):
+        return ADVICE_BYTES
+
+
+def _is_cached(fd: int, offset: int) -> bool:
+    """Return True if a byte of a file can be read without waiting for the disk."""
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
+    except OSError:
+        return False
 
 
 @functools.cache

@@ -7,8 +7,10 @@ and one expert of one weight if its axes are in another order.
 
 from collections.abc import Iterator
 
-from streamconv.sources.base import Source
+from streamconv.sources.base import ByteRange, Source, expect
+from streamconv.sources.wrappers.fetch_ahead import FetchAhead
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.lookahead import with_lookahead
 from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.compare import Comparer, Unequal
 from streamconv.verification.comparison_tasks import FilePair, RegionPair, Task, comparison_tasks
@@ -17,6 +19,8 @@ from streamconv.verification.regions import Region
 from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
 from streamconv.verification.sides import EVERYTHING, Sample, Side
 
+READ_AHEAD_BYTES = 64 * 2**20
+"""Bytes of the output that are asked for ahead, with as many of the source."""
 FILE_BYTES = 2**18
 """Size of the blocks in which files without tensors are read."""
 
@@ -50,13 +54,15 @@ def compare(
     checkpoint = output.source.checkpoint
     others = sum(other.size for other in checkpoint.others if not other.skip_reason)
     yield VerifyStarted(int(checkpoint.total_bytes * sample.share) + others)
-    yield from map_unordered(
-        comparison_tasks(source, output, config, sample),
-        jobs,
-        lambda: _Worker(source.source, output.source),
-        _Worker.carry_out,
-        cancel,
-    )
+    tasks = comparison_tasks(source, output, config, sample)
+    with FetchAhead(source.source) as one, FetchAhead(output.source) as other:
+        yield from map_unordered(
+            with_lookahead(tasks, _nbytes, READ_AHEAD_BYTES),
+            jobs,
+            lambda: _Worker(one, other),
+            _Worker.carry_out,
+            cancel,
+        )
 
 
 class _Worker:
@@ -68,8 +74,15 @@ class _Worker:
         self._comparer = Comparer(source, output)
         self._buffers = [memoryview(bytearray(FILE_BYTES)) for _ in range(2)]
 
-    def carry_out(self, task: Task) -> Iterator[VerifyEvent]:
-        """Compare what the task names; yield the differences, and the progress at its end."""
+    def carry_out(self, tasks: tuple[Task, tuple[Task, ...]]) -> Iterator[VerifyEvent]:
+        """Compare what the first task names, while both sides fetch what the others name.
+
+        Yields the differences, and the progress at its end.
+        """
+        task, coming = tasks
+        pairs = [each for each in coming if isinstance(each, RegionPair)]
+        expect(self._source, [each for pair in pairs for each in _ranges(pair.source)])
+        expect(self._output, [each for pair in pairs for each in _ranges(pair.output)])
         if isinstance(task, Difference):
             yield task
         elif isinstance(task, RegionPair):
@@ -92,6 +105,16 @@ class _Worker:
                 return False
             position += count
         return position == files.source.size
+
+
+def _nbytes(task: Task) -> int:
+    """Return the bytes of the output that a task compares, if it is known how many they are."""
+    return task.output.nbytes if isinstance(task, RegionPair) else 0
+
+
+def _ranges(region: Region) -> Iterator[ByteRange]:
+    """Yield the bytes of a region, in order."""
+    return (ByteRange(run.info, run.start, run.start + run.nbytes) for run in region.runs)
 
 
 def _differences(pair: RegionPair, unequal: Unequal) -> Iterator[Difference]:

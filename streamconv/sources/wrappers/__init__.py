@@ -1,1 +1,1 @@
-"""Wrappers around any source: casts, renames, a rate limit, a template."""
+"""Wrappers around any source: casts, renames, a rate limit, a template, read-ahead."""

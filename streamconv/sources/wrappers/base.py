@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
-from streamconv.sources.base import MappedSource, Read, Source
+from streamconv.sources.base import ByteRange, MappedSource, Read, Source, expect
 
 
 class SourceWrapper:
@@ -28,6 +28,9 @@ class SourceWrapper:
 
     def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
         return self._mapped.mapped(info, begin, end) if self._mapped else None
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        expect(self._source, ranges)
 
     def check_file(self, name: str) -> None:
         if self._mapped:

@@ -23,7 +23,7 @@ from streamconv.quantization.decode import RowDecoder
 from streamconv.quantization.stored_shape import read_shape
 from streamconv.quantization.unpack import Loaded, rows_needed
 from streamconv.quantization.workspace import Workspace
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -62,6 +62,9 @@ class CastSource(SourceWrapper):
         for each in pending:
             each.finish(self._workspace)
 
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        super().expect([stored for each in ranges for stored in _stored_ranges(each)])
+
     @property
     def _workspace(self) -> Workspace:
         """The memory of this thread for numbers on their way."""
@@ -99,6 +102,18 @@ class CastSource(SourceWrapper):
             self._kept.decoder = whole.decoder(self._workspace)
             self._kept.key = key
         rows.fill(self._kept.decoder)
+
+
+def _stored_ranges(wanted: ByteRange) -> Iterator[ByteRange]:
+    """Yield what is read for bytes of a tensor: a little more than that of its codes."""
+    cast = wanted.info.cast
+    if cast is None:
+        yield wanted
+        return
+    for info in cast.companions:
+        yield ByteRange(info, 0, info.nbytes)
+    share = [n * cast.stored.nbytes // wanted.info.nbytes for n in (wanted.begin, wanted.end)]
+    yield ByteRange(cast.stored, *share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.system.cancellation import CancelToken
 
@@ -48,6 +48,9 @@ class ThrottledSource(SourceWrapper):
     def read(self, reads: Sequence[Read]) -> None:
         super().read(reads)
         self._throttle.take(sum(len(read.buffer) for read in reads))
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        """Do nothing: what is fetched ahead would not keep to the limit."""
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         count = super().read_other(other, buffer, start)

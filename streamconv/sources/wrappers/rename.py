@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.checkpoint.user_renames import UserRename, rename_tensors
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -26,6 +26,14 @@ class RenamedSource(SourceWrapper):
             [
                 Read(replace(read.info, name=self._stored[read.info.name]), read.start, read.buffer)
                 for read in reads
+            ]
+        )
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        super().expect(
+            [
+                ByteRange(replace(r.info, name=self._stored[r.info.name]), r.begin, r.end)
+                for r in ranges
             ]
         )
 

@@ -16,7 +16,7 @@ from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
 from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
 from streamconv.quantization.announcement import announcements
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
-from streamconv.sources.base import Read, Source, read_whole
+from streamconv.sources.base import ByteRange, Read, Source, expect, read_whole
 from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.sources.wrappers.template_comparison import (
     Comparison,
@@ -45,6 +45,10 @@ class TemplatedSource(SourceWrapper):
             super().read(trained)
         if filled:
             self._template.read(filled)
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        super().expect([r for r in ranges if r.info.file not in self._template_files])
+        expect(self._template, [r for r in ranges if r.info.file in self._template_files])
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._template.read_other(other, buffer, start)

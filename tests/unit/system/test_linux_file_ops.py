@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from file_calls import ON_LINUX, PAGE, content, refusing, written
 
+from streamconv.system import linux_file_ops
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import SYNC_RANGE_WAIT, LinuxFiles, system_files
 from streamconv.system.writeback import Writeback
@@ -145,3 +146,34 @@ def test_no_space_shows_before_the_first_byte(
         LinuxFiles().create(tmp_path / "f", PAGE)
     assert caught.value.errno == number
     assert open_descriptors() == before
+
+
+@ON_LINUX
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_only_what_is_not_in_memory_is_asked_for(
+    is_cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces that the system takes whole, from the first byte to the last."""
+    (tmp_path / "f").write_bytes(bytes(3 * 2**20))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(linux_file_ops, "_is_cached", lambda fd, offset: is_cached)
+    monkeypatch.setattr(linux_file_ops, "_advice_bytes", lambda device: 2**20)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, begin, n, advice: asked.append((begin, n)))
+    files = LinuxFiles()
+    fd = files.open_read(tmp_path / "f")
+    files.read_ahead(fd, 100, 2**21)
+    files.read_ahead(fd, 7, 0)
+    files.close(fd)
+    assert asked == ([] if is_cached else [(100, 2**20), (100 + 2**20, 2**20)])
+
+
+@ON_LINUX
+def test_what_no_advice_can_be_given_for(tmp_path: Path) -> None:
+    """Nothing after the end of a file is in memory; an unknown device takes the usual amount."""
+    (tmp_path / "f").write_bytes(b"abc")
+    files = LinuxFiles()
+    fd = files.open_read(tmp_path / "f")
+    assert linux_file_ops._is_cached(fd, 3) is False
+    assert linux_file_ops._advice_bytes(os.fstat(fd).st_dev) >= linux_file_ops.ADVICE_BYTES
+    assert linux_file_ops._advice_bytes(os.makedev(4000, 1)) == linux_file_ops.ADVICE_BYTES
+    files.close(fd)

@@ -3,7 +3,7 @@
 from memory_source import MemorySource
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sources.base import MappedSource, Read, Source
+from streamconv.sources.base import ExpectingSource, MappedSource, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -32,7 +32,7 @@ def test_every_call_is_forwarded() -> None:
 
 def test_the_whole_contract_is_forwarded() -> None:
     """A member that is added to `Source` or `MappedSource` is missed here."""
-    contracts = vars(Source) | vars(MappedSource)
+    contracts = vars(Source) | vars(MappedSource) | vars(ExpectingSource)
     members = {name for name in contracts if not name.startswith("_")}
     assert members == {name for name in vars(SourceWrapper) if not name.startswith("_")}
 

@@ -1,0 +1,50 @@
+"""A source to which the next reads are announced by a thread of its own.
+
+To ask a disk for more than fits into its queue takes as long as some of the answers do. So no
+worker does it.
+"""
+
+import queue
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from streamconv.sources.base import ByteRange, Source, expect
+from streamconv.sources.wrappers.base import SourceWrapper
+
+
+class FetchAhead(SourceWrapper):
+    """A source whose `expect` returns at once. A context manager: the thread ends with it."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._asked: queue.SimpleQueue[Sequence[ByteRange]] = queue.SimpleQueue()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on, name="fetch-ahead", daemon=True)
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        if ranges:
+            self._asked.put(ranges)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ends.set()
+        self._asked.put(())
+        self._thread.join()
+
+    def _pass_on(self) -> None:
+        """Pass everything to the source, in order, until the context ends."""
+        while True:
+            ranges = self._asked.get()
+            if self._ends.is_set():
+                return
+            expect(self._source, ranges)
