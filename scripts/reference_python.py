@@ -11,10 +11,16 @@ from markdown_text import escaped, lines, table
 
 import streamconv
 from streamconv.api import option_docs
+from streamconv.api.run_options import RunOptions
 from streamconv.errors import StreamconvError
 from streamconv.options import LazyOptions, Options, Reading
 
-TYPES = {Reading: (), LazyOptions: (Reading,), Options: (Reading, LazyOptions)}
+TYPES = {
+    Reading: (),
+    LazyOptions: (Reading,),
+    Options: (Reading, LazyOptions),
+    RunOptions: (Reading, LazyOptions, Options),
+}
 """The types of options, and those whose options each of them has, too."""
 _BLOCK = re.compile(r"^(Args|Returns|Raises):\n((?:    .*\n|\n)+)", re.MULTILINE)
 _ITEM = re.compile(r"^(\S.*?): ((?:.|\n(?=    |\n|$))*)", re.MULTILINE)
@@ -60,8 +66,8 @@ def _function(name: str, function: Any) -> Iterator[str]:
     kind = option_type(function)
     if kind is not None:
         types = [*TYPES[kind], kind]
-        links = " and ".join(f"[{each.__name__}](#{each.__name__.lower()})" for each in types)
-        yield from (f"Further keyword arguments: {links}.", "")
+        links = ", ".join(f"[{each.__name__}](#{each.__name__.lower()})" for each in types)
+        yield from (f"Further keyword arguments: those of {links}.", "")
     yield from ("Returns:", "", *_paragraphs(blocks["Returns"]), "")
     yield from table(
         ("raises", "if"),

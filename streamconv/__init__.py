@@ -9,7 +9,8 @@
     verify(src, dst)   bit for bit, independent of the code that converts
     check(src)         if transformers would load it
 
-Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are StreamconvErrors.
+Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are StreamconvErrors. The
+steps of a run are logged under the name `streamconv`.
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from streamconv.api.checkpoints import check, inspect, load, verify
 from streamconv.api.checkpoints import open as open  # noqa: A004 - called streamconv.open
 from streamconv.api.conversions import convert, finish, merge, plan, split
+from streamconv.api.run_options import RunOptions
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -24,6 +26,8 @@ from streamconv.errors import (
     NoSpace,
     OutputExists,
     PlanRefused,
+    RankFailed,
+    SourceChanged,
     StreamconvError,
     UsageError,
     VerifyFailed,
@@ -31,35 +35,66 @@ from streamconv.errors import (
 from streamconv.options import LazyOptions, Options, Reading
 
 if TYPE_CHECKING:
+    from streamconv.api.events import (
+        Committed,
+        Completed,
+        Event,
+        PieceWritten,
+        Planned,
+        Prepared,
+        ShareWritten,
+        VerifyProgress,
+        VerifyStarted,
+    )
+    from streamconv.api.inspection import Inspection
+    from streamconv.checkpoint.types import Checkpoint, TensorInfo
     from streamconv.detection.detect import Detected
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.lazy.loading import Loaded
     from streamconv.lazy.tensor import LazyTensor
     from streamconv.planning.plan import Plan
-    from streamconv.verification.result import Verification
+    from streamconv.verification.result import Difference, Verification
+    from streamconv.verification.transformers_load import Loading
 
 __version__ = "0.2.0"
 __all__ = [
     "BadCheckpoint",
+    "Checkpoint",
+    "Committed",
+    "Completed",
     "Detected",
+    "Difference",
+    "Event",
     "IOFailed",
+    "Inspection",
     "Interrupted",
     "LazyCheckpoint",
     "LazyOptions",
     "LazyTensor",
     "Loaded",
+    "Loading",
     "NoSpace",
     "Options",
     "OutputExists",
+    "PieceWritten",
     "Plan",
     "PlanRefused",
+    "Planned",
+    "Prepared",
+    "RankFailed",
     "Reading",
     "Result",
+    "RunOptions",
+    "ShareWritten",
+    "SourceChanged",
     "StreamconvError",
+    "TensorInfo",
     "UsageError",
     "Verification",
     "VerifyFailed",
+    "VerifyProgress",
+    "VerifyStarted",
     "check",
     "convert",
     "finish",
@@ -73,22 +108,37 @@ __all__ = [
 ]
 
 
+_EVENTS = (
+    *("Committed", "Completed", "Event", "PieceWritten", "Planned", "Prepared", "ShareWritten"),
+    *("VerifyProgress", "VerifyStarted"),
+)
 _MODULES = {
+    **dict.fromkeys(_EVENTS, "streamconv.api.events"),
+    "Checkpoint": "streamconv.checkpoint.types",
     "Detected": "streamconv.detection.detect",
+    "Difference": "streamconv.verification.result",
+    "Inspection": "streamconv.api.inspection",
     "LazyCheckpoint": "streamconv.lazy.checkpoint",
     "LazyTensor": "streamconv.lazy.tensor",
     "Loaded": "streamconv.lazy.loading",
+    "Loading": "streamconv.verification.transformers_load",
     "Plan": "streamconv.planning.plan",
     "Result": "streamconv.execution.result",
+    "TensorInfo": "streamconv.checkpoint.types",
     "Verification": "streamconv.verification.result",
 }
 """The modules of classes that are imported when they are asked for: `--help` comes at once."""
 
 
 def __getattr__(name: str) -> object:
-    """Import the class of a result."""
+    """Import the class of a result or event."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return every public name, also of classes that are not imported yet."""
+    return sorted({*globals(), *__all__})

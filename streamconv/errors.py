@@ -98,3 +98,18 @@ def quoted(name: str, limit: int = 200) -> str:
     """Return `name` for a message: on one line, control characters escaped, cut to `limit`."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def wrong_type(function: str, argument: str, accepted: str, value: object) -> TypeError:
+    """Return the error for an argument of a wrong type.
+
+    Args:
+        function: Name of the function or method.
+        argument: Name of its argument.
+        accepted: The types that it takes, in words: `int or None`.
+        value: What it was called with.
+    """
+    kind = "None" if value is None else type(value).__name__
+    if kind in ("list", "tuple") and "sequence" in accepted:
+        kind = f"a {kind} with other items"
+    return TypeError(f"{function}() argument {argument!r} must be {accepted}, not {kind}")

@@ -1,6 +1,5 @@
 """The public functions that look at checkpoints and read them, and write none."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api.option_docs import takes
@@ -16,26 +15,25 @@ from streamconv.options import (
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from streamconv.detection.detect import Detected
+    from streamconv.api.events import OnEvent
+    from streamconv.api.inspection import Inspection
     from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.lazy.loading import Loaded
-    from streamconv.sources.base import Source
-    from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
+    from streamconv.verification.result import Verification
     from streamconv.verification.transformers_load import Loading
 
 
 @takes(Reading)
-def inspect(src: Location, **reading: Unpack[Reading]) -> "tuple[Source, Detected]":
+def inspect(src: Location, **reading: Unpack[Reading]) -> "Inspection":
     """Detect the family and the expert stacks of a checkpoint, from its headers.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
         {options}
 
     Returns:
-        The source, closed, whose `checkpoint` lists the tensors and files; and the detected family,
-        form, and layout of each expert stack. Its `refusals` say which experts cannot be
-        converted, and why.
+        The tensors and files, the detected family and form, and the layout of each expert stack.
+        Its `refusals` say which experts cannot be converted, and why.
 
     Raises:
         UsageError: An option makes no sense.
@@ -43,6 +41,7 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> "tuple[Source, Detecte
         PlanRefused: The checkpoint contradicts `source_layout`.
         IOFailed: Reading failed.
     """
+    from streamconv.api.inspection import Inspection
     from streamconv.catalog.catalog import load_catalog
     from streamconv.detection.detect_all import detect_all
     from streamconv.sources.wrappers.open_with_template import open_with_template
@@ -50,7 +49,8 @@ def inspect(src: Location, **reading: Unpack[Reading]) -> "tuple[Source, Detecte
     catalog = load_catalog(reading.get("family"))
     with open_with_template(src, catalog, reading, lenient=True) as source:
         check_prefixes(reading, source.checkpoint.format)
-        return source, detect_all(source.checkpoint, catalog, reading.get("source_layout"))
+        found = detect_all(source.checkpoint, catalog, reading.get("source_layout"))
+        return Inspection(source.checkpoint, found)
 
 
 @takes()
@@ -60,7 +60,7 @@ def check(src: Location) -> "Loading":
     Imports torch and transformers, which `pip install 'streamconv[torch]'` installs.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
 
     Returns:
         The missing, unexpected and mismatched keys. `is_clean` is True if there are none.
@@ -90,7 +90,7 @@ def open(  # noqa: A001 - called streamconv.open
     """Open a checkpoint in another layout without converting it. Reads headers alone.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
         to: Form or layout in which the tensors are seen. Default: as they are stored.
         framework: `pt` for tensors of torch, or `np` for arrays of numpy, which never imports torch
             and has unsigned integers for the dtypes that numpy lacks.
@@ -101,10 +101,7 @@ def open(  # noqa: A001 - called streamconv.open
         are read where they are indexed.
 
     Raises:
-        UsageError: An option makes no sense.
-        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
-        PlanRefused: The conversion is impossible.
-        IOFailed: Reading failed.
+        {reading_errors}
     """
     from streamconv.lazy.opening import open_checkpoint
 
@@ -125,7 +122,7 @@ def load(
     Args:
         module: Its parameters and buffers are filled one by one. Those on meta are replaced; of a
             DTensor only its own shard is read.
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
         to: Form or layout that the module has, such as `transformers`. Default: as it is stored.
         strict: True to refuse names that only the module or only the checkpoint has.
         {options}
@@ -140,9 +137,13 @@ def load(
         PlanRefused: The conversion is impossible.
         IOFailed: Reading failed.
     """
-    from streamconv.lazy.loading import load_module
     from streamconv.lazy.opening import open_checkpoint
+    from streamconv.system.extras import require_extra
 
+    require_extra("fill a module of torch", "torch", ("torch",))
+    from streamconv.lazy.loading import check_module, load_module
+
+    check_module(module)
     with open_checkpoint(src, to, "pt", options) as lazy:
         return load_module(module, lazy, strict=strict)
 
@@ -156,13 +157,13 @@ def verify(
     sample: float | str = 1.0,
     sha256: bool = False,
     jobs: int | None = None,
-    on_event: "Callable[[VerifyStarted | VerifyProgress], None] | None" = None,
+    on_event: "OnEvent | None" = None,
     **reading: Unpack[Reading],
 ) -> "Verification":
     """Verify that `dst` is the conversion of `src`, bit for bit, whatever program made it.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
         dst: Checkpoint to verify. If it is missing, `src` is verified against its manifest.
         target_layout: Layout or form of `dst`, if `dst` does not record its own.
         sample: Fraction of each layer's experts and of the other tensors to compare, above 0 and
@@ -184,6 +185,7 @@ def verify(
     """
     from random import SystemRandom
 
+    from streamconv.api.logs import log_verification, logging_events
     from streamconv.catalog.catalog import load_catalog
     from streamconv.system.resources import cores
     from streamconv.units import parse_share
@@ -199,8 +201,9 @@ def verify(
         sha256=sha256,
         reading=reading,
         target_layout=target_layout,
-        on_event=on_event,
+        on_event=logging_events(on_event),
     )
-    if dst is None:
-        return run_verification(str(src), None, options)
-    return run_verification(str(dst), str(src), options)
+    path, source = (src, None) if dst is None else (dst, str(src))
+    verification = run_verification(str(path), source, options)
+    log_verification(verification)
+    return verification

@@ -1,16 +1,15 @@
 """The public functions that plan a conversion and carry it out."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api.option_docs import takes
+from streamconv.api.run_options import RunOptions
 from streamconv.options import Location, Options
 
 if TYPE_CHECKING:
-    from streamconv.execution.events import Event
+    from streamconv.api.events import OnEvent
     from streamconv.execution.result import Result
     from streamconv.planning.plan import Plan
-    from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 
 @takes(Options)
@@ -18,7 +17,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
     """Plan a conversion from headers alone; write nothing.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
+        src: {source}
         to: Form or layout of the output; `same` keeps those of `src`. Default: what `merge` makes
             of `src`.
         {options}
@@ -27,11 +26,7 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
         The output shards with every tensor, and the memory that the conversion needs.
 
     Raises:
-        UsageError: An option makes no sense.
-        BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
-        PlanRefused: This conversion is not possible, would change nothing, or needs more memory
-            than is allowed.
-        IOFailed: Reading failed.
+        {reading_errors}
     """
     from streamconv.catalog.catalog import load_catalog
     from streamconv.planning.build import build_plan
@@ -44,133 +39,73 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
         return build_plan(source.checkpoint, catalog, to, options, read=read)
 
 
-@takes(Options)
+@takes(RunOptions)
 def merge(
-    src: Location,
-    dst: Location,
-    *,
-    to: str | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
-    **options: Unpack[Options],
+    src: Location, dst: Location, *, to: str | None = None, **options: Unpack[RunOptions]
 ) -> "Result":
     """Merge the experts of each layer as the model's training framework expects them.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
-        dst: Folder to write. It appears complete or not at all.
+        src: {source}
+        dst: {target}
         to: Form or layout of every expert stack instead.
-        overwrite: True to replace `dst` after its replacement is complete.
-        resume: True to resume an earlier run of this conversion, if there was one.
-        verify: True to verify the result against `src` before it is moved to `dst`.
-        on_event: Called with each event of the run, in the calling thread.
         {options}
 
     Returns:
-        The plan, the path of the output, time and memory, and the verification if any.
+        {result}
 
     Raises:
-        StreamconvError: One of its subclasses, as for `convert`.
+        {errors}
     """
-    from streamconv.execution.conversion import run_conversion
-    from streamconv.execution.request import ConversionRequest
-
-    request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
-    return run_conversion(request, on_event)
+    return _run(src, dst, to, options)
 
 
-@takes(Options)
-def split(
-    src: Location,
-    dst: Location,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
-    **options: Unpack[Options],
-) -> "Result":
+@takes(RunOptions)
+def split(src: Location, dst: Location, **options: Unpack[RunOptions]) -> "Result":
     """Split merged experts into one tensor for each expert, under their names on the hub.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
-        dst: Folder to write. It appears complete or not at all.
-        overwrite: True to replace `dst` after its replacement is complete.
-        resume: True to resume an earlier run of this conversion, if there was one.
-        verify: True to verify the result against `src` before it is moved to `dst`.
-        on_event: Called with each event of the run, in the calling thread.
+        src: {source}
+        dst: {target}
         {options}
 
     Returns:
-        The plan, the path of the output, time and memory, and the verification if any.
+        {result}
 
     Raises:
-        StreamconvError: One of its subclasses, as for `convert`.
+        {errors}
     """
-    from streamconv.execution.conversion import run_conversion
-    from streamconv.execution.request import ConversionRequest
     from streamconv.planning.target import PER_EXPERT
 
-    request = ConversionRequest(str(src), dst, PER_EXPERT, overwrite, resume, verify, options)
-    return run_conversion(request, on_event)
+    return _run(src, dst, PER_EXPERT, options)
 
 
-@takes(Options)
+@takes(RunOptions)
 def convert(
-    src: Location,
-    dst: Location,
-    *,
-    to: str | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
-    **options: Unpack[Options],
+    src: Location, dst: Location, *, to: str | None = None, **options: Unpack[RunOptions]
 ) -> "Result":
     """Convert a checkpoint to a form or layout, dtype, format or shard size, in a new folder.
 
     Args:
-        src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
-        dst: Folder to write. It appears complete or not at all.
+        src: {source}
+        dst: {target}
         to: Form (`hub`, `transformers`, `mindspeed`), or a layout for every expert stack. Default:
             `same`, which keeps all layouts and names.
-        overwrite: True to replace `dst` after its replacement is complete.
-        resume: True to resume an earlier run of this conversion, if there was one. An error
-            has a note if the run that it ended can be resumed.
-        verify: True to verify the result against `src` before it is moved to `dst`.
-        on_event: Called with each event of the run, in the calling thread.
         {options}
 
     Returns:
-        The plan, the path of the output, time and memory, and the verification if any.
+        {result}
 
     Raises:
-        UsageError: An option makes no sense.
-        BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
-        PlanRefused: This conversion is not possible, would change nothing, or needs more memory
-            than is allowed.
-        VerifyFailed: The result is not the conversion of `src`; `dst` is as it was.
-        OutputExists: `dst` is not empty, or another run is writing it.
-        NoSpace: The disk or a quota is full.
-        IOFailed: Reading or writing failed.
+        {errors}
     """
     from streamconv.catalog.families import SAME
-    from streamconv.execution.conversion import run_conversion
-    from streamconv.execution.request import ConversionRequest
 
-    request = ConversionRequest(str(src), dst, to or SAME, overwrite, resume, verify, options)
-    return run_conversion(request, on_event)
+    return _run(src, dst, to or SAME, options)
 
 
 @takes()
-def finish(
-    dst: Location,
-    *,
-    verify: bool = False,
-    on_event: "Callable[[Event | VerifyStarted | VerifyProgress], None] | None" = None,
-) -> "Result":
+def finish(dst: Location, *, verify: bool = False, on_event: "OnEvent | None" = None) -> "Result":
     """Commit an output whose parts are all complete: copy other files, write index and manifest.
 
     Args:
@@ -179,12 +114,39 @@ def finish(
         on_event: Called with each event of the run, in the calling thread.
 
     Returns:
-        The plan, the path of the output, time and memory, and the verification if any.
+        {result}
 
     Raises:
-        StreamconvError: One of its subclasses, as for `convert`. If a part is missing, the message
-            names its shards.
+        OutputExists: A part is missing; the message names its shards. Or there is nothing to
+            commit.
+        StreamconvError: Another of its subclasses, as for `convert`.
     """
+    from streamconv.api.logs import logging_events
     from streamconv.execution.conversion import finish_conversion
 
-    return finish_conversion(dst, verify=verify, on_event=on_event)
+    return _logged(finish_conversion(dst, verify=verify, on_event=logging_events(on_event)))
+
+
+def _run(src: Location, dst: Location, to: str | None, options: RunOptions) -> "Result":
+    """Run a conversion to `to`; None for what merging makes of the source."""
+    from streamconv.api.logs import logging_events
+    from streamconv.execution.conversion import run_conversion
+    from streamconv.execution.request import ConversionRequest
+
+    on_event = logging_events(options.pop("on_event", None))
+    overwrite = options.pop("overwrite", False)
+    resume = options.pop("resume", False)
+    verify = options.pop("verify", False)
+    request = ConversionRequest(str(src), dst, to, overwrite, resume, verify, options)
+    return _logged(run_conversion(request, on_event))
+
+
+def _logged(result: "Result") -> "Result":
+    """Return a result after logging what a user should know of it."""
+    from streamconv.api.logs import log_notes, log_verification
+    from streamconv.report.plan_notes import notes_of
+
+    log_notes(notes_of(result.plan))
+    if result.verification is not None:
+        log_verification(result.verification)
+    return result

@@ -1,7 +1,7 @@
-"""The options of the public functions: what `help` says of them, and the check of their names.
+"""What `help` says of the arguments of the public functions, and the check of them.
 
-A TypedDict names the options for type checkers only. `takes` does the rest: it puts their meanings
-into the docstring, and refuses an option that does not exist.
+A TypedDict has the types of options. `takes` does the rest: it puts their meanings into the
+docstring, and checks what the function is called with.
 """
 
 import functools
@@ -11,12 +11,14 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from streamconv.api.argument_checks import check_names, checked_value
+from streamconv.api.run_options import RunOptions
 from streamconv.options import LazyOptions, Options, Reading
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PLACEHOLDER = "{options}"
-"""The line of a docstring that the options replace, whatever its indentation."""
+_PLACEHOLDER = re.compile(r"^(?P<indent> *)(?P<before>.*)\{(?P<name>\w+)\}$", re.MULTILINE)
+"""A word in braces at the end of a docstring's line. The text of that name replaces it."""
 
 _READING = """\
 source_layout: Layout or form of `src`, if `src` does not record its own.
@@ -69,52 +71,91 @@ sha256: True to record the SHA-256 of each output file in the manifest. Reads ea
     again.
 """
 
+_RUN = """\
+overwrite: True to replace `dst` after its replacement is complete, if all that is in `dst`
+    is a checkpoint's. Default: raise OutputExists.
+resume: True to resume an earlier run of this conversion, if there was one. An error has a
+    note if the run that it ended can be resumed.
+verify: True to verify the result against `src` before it is moved to `dst`.
+on_event: Called with each event of the run, in the calling thread. Default: none.
+"""
+
 _HELP: dict[type, str] = {
     Reading: _READING,
     LazyOptions: _READING + _TENSORS,
     Options: _READING + _TENSORS + _CONVERSION,
+    RunOptions: _READING + _TENSORS + _CONVERSION + _RUN,
 }
+
+_SHARED = {
+    "source": "Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.",
+    "target": "Folder to write. It appears complete or not at all.",
+    "result": "The plan, the path of the output, time and memory, and the verification if any.",
+    "reading_errors": """\
+UsageError: An option makes no sense.
+BadCheckpoint: The checkpoint is malformed, incomplete or contradicts itself.
+PlanRefused: The conversion is impossible.
+IOFailed: Reading failed.""",
+    "errors": """\
+UsageError: An option makes no sense.
+BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
+PlanRefused: This conversion is not possible, would change nothing, or needs more memory
+    than is allowed.
+VerifyFailed: The result is not the conversion of `src`; `dst` is as it was.
+OutputExists: `dst` is not empty, or another run is writing it.
+NoSpace: The disk or a quota is full.
+IOFailed: Reading or writing failed.
+Interrupted: SIGINT or SIGTERM ended the run.""",
+}
+"""Texts of docstrings that several functions have."""
 
 
 def takes(options: type | None = None) -> Callable[[Function], Function]:
-    """Check and document the keyword arguments of a public function.
+    """Check and document the arguments of a public function.
 
     Args:
         options: The TypedDict of the function's `**options`; None if it has none.
 
     Returns:
         A decorator. The decorated function raises TypeError for a keyword argument that it does not
-        have, and names the most similar one. PLACEHOLDER in its docstring becomes the options.
+        have, or an argument of a wrong type, and UsageError for empty text. In its docstring,
+        `{options}` and the other shared texts are filled in.
     """
 
     def decorate(function: Function) -> Function:
         parameters = inspect.signature(function).parameters.values()
-        known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        known += options.__annotations__ if options else ()
+        own = {
+            p.name: p.annotation for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD
+        }
+        known = own | (options.__annotations__ if options else {})
+        name = function.__qualname__.removesuffix(".__init__")
 
         @functools.wraps(function)
         def checked(*args: Any, **named: Any) -> Any:
-            for name in named.keys() - known:
-                raise TypeError(_unexpected(function.__name__, name, known))
-            return function(*args, **named)
+            check_names(name, named, list(known))
+            values = [
+                checked_value(name, argument, value, known[argument])
+                for argument, value in zip(own, args, strict=False)
+            ]
+            for argument, value in named.items():
+                named[argument] = checked_value(name, argument, value, known[argument])
+            return function(*values, *args[len(values) :], **named)
 
-        if options and function.__doc__:
-            line = re.search(rf"^( *){re.escape(PLACEHOLDER)}\n", function.__doc__, re.MULTILINE)
-            assert line is not None
-            text = textwrap.indent(_HELP[options], line[1])
-            checked.__doc__ = function.__doc__.replace(line[0], text)
+        texts = _SHARED | ({"options": _HELP[options].rstrip()} if options else {})
+        checked.__doc__ = _filled_in(function.__doc__ or "", texts)
         return cast(Function, checked)
 
     return decorate
 
 
-def _unexpected(function: str, name: str, known: list[str]) -> str:
-    """Return the message for an unknown keyword argument, as Python writes it."""
-    import difflib
+def _filled_in(docstring: str, texts: dict[str, str]) -> str:
+    """Return a docstring with its placeholders replaced, each line of a text indented as it is."""
 
-    similar = difflib.get_close_matches(name, known, n=1)
-    message = f"{function}() got an unexpected keyword argument {name!r}"
-    return f"{message}; did you mean {similar[0]!r}?" if similar else message
+    def text(placeholder: re.Match[str]) -> str:
+        filled = placeholder["before"] + texts[placeholder["name"]]
+        return textwrap.indent(filled, placeholder["indent"])
+
+    return _PLACEHOLDER.sub(text, docstring)
 
 
 def meanings(options: type) -> list[tuple[str, str]]:

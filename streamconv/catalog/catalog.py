@@ -49,6 +49,9 @@ class Catalog:
         default_factory=dict, init=False, repr=False
     )
 
+    def __repr__(self) -> str:
+        return f"<Catalog of {len(self.families)} families and {len(self.layouts)} layouts>"
+
     @property
     def default_naming(self) -> Naming:
         """The naming of experts whose tensor names, record and family show none."""

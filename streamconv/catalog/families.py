@@ -76,6 +76,9 @@ class Form:
     renames: tuple[Rename, ...] = ()
     groups: tuple[Group, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Form {self.name}>"
+
     def layouts_of(self, stack: str) -> tuple[Layout, ...]:
         """Return the layouts that the stack with this pattern can have; none if it stays."""
         return next((layouts for glob, layouts in self.layouts if fnmatchcase(stack, glob)), ())
@@ -136,6 +139,9 @@ class Family:
     """Why its experts cannot be converted; empty if they can."""
     transformers_model_type: str = ""
     """The model type that transformers has for it, if that is not one of `model_types`."""
+
+    def __repr__(self) -> str:
+        return f"<Family {self.name}: {len(self.model_types)} model types>"
 
     def layout_for(self, stack: str, form: Form) -> NamedLayout | None:
         """Return the layout and naming of a stack in a form, or None if it stays as it is."""

@@ -50,6 +50,9 @@ class Layout:
     kinds: Mapping[str, WeightKind] = field(default_factory=dict)
     """By weight: its kind."""
 
+    def __repr__(self) -> str:
+        return f"<Layout {self.name}>"
+
     def elements_before(self, weight: str, sizes: Mapping[str, int]) -> int:
         """Count the elements in front of a weight in its tensor.
 
@@ -72,6 +75,9 @@ class NamedLayout:
     naming: Naming
     is_spelled: bool = False
     """True if some of the tensors that have it are called otherwise than its templates say."""
+
+    def __repr__(self) -> str:
+        return f"<NamedLayout {self.layout.name}, {self.naming.name}>"
 
     def sizes(self) -> dict[str, int]:
         """Return the axis sizes that the naming settles: two projections on `p`, one on `d`."""

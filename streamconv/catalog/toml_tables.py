@@ -49,7 +49,8 @@ def read_user_tables(path: Path) -> dict[str, Rows]:
     except RecursionError:
         raise UsageError(f"cannot read the tables of {shown}: nested too deeply") from None
     except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        raise UsageError(f"cannot read the tables of {shown}: {quoted(str(error))}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"cannot read the tables of {shown}: {quoted(reason)}") from None
     for name in tables:
         if name not in USER_TABLES:
             raise UsageError(

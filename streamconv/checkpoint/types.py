@@ -7,6 +7,7 @@ from typing import Any
 
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.checkpoint.layout_record import Record
+from streamconv.errors import quoted
 
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"
@@ -28,14 +29,17 @@ class TensorInfo:
     """A tensor, and where its bytes are."""
 
     name: str
+    """Name in the checkpoint."""
     dtype: str
     """A dtype of the safetensors format, such as `BF16`."""
     shape: tuple[int, ...]
+    """Elements on each dimension."""
     file: str
     """Name of the file in the checkpoint."""
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
+    """Size in bytes."""
     cast: "Cast | None" = None
     """The stored tensor, if `dtype` and `nbytes` are those of a cast."""
 
@@ -142,9 +146,11 @@ class Checkpoint:
     location: str
     """The location, as the user gave it."""
     tensors: Mapping[str, TensorInfo]
-    """By name."""
+    """Every tensor, by name."""
     files: tuple[SourceFile, ...]
+    """The files that hold its tensors."""
     others: tuple[OtherFile, ...]
+    """All other files, also those that are not copied."""
     config: Mapping[str, Any]
     """Content of config.json; empty if there is none."""
     record: Record | None
@@ -179,3 +185,7 @@ class Checkpoint:
     """The renames that gave its tensors the names that they have here, in order."""
     contradictions: tuple[str, ...] = ()
     """What its files say of each other that cannot all be true. Empty if it may be converted."""
+
+    def __repr__(self) -> str:
+        tensors, files = f"{len(self.tensors):,} tensors", f"{len(self.files):,} files"
+        return f"<Checkpoint {quoted(self.location)}: {tensors} in {files}>"

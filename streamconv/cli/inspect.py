@@ -19,12 +19,13 @@ def command(src: str, as_json: bool, **reading: Any) -> None:
     from streamconv import inspect
     from streamconv.cli._output import print_json, print_rich
 
-    source, found = inspect(src, **reading)
+    inspection = inspect(src, **reading)
+    checkpoint, found = inspection.checkpoint, inspection.detected
     if as_json:
         from streamconv.report.checkpoint_json import inspection_fields
 
-        print_json(inspection_fields(source.checkpoint, found))
+        print_json(inspection_fields(checkpoint, found))
         return
     from streamconv.report.checkpoint_tables import inspection_table
 
-    print_rich(inspection_table(source.checkpoint, found))
+    print_rich(inspection_table(checkpoint, found))

@@ -41,13 +41,17 @@ class Detected:
     """A checkpoint in the terms of a catalog."""
 
     catalog: Catalog
+    """The known layouts and families."""
     family: Family | None
+    """The family that has the model type, or None."""
     model_type: str
+    """The `model_type` of config.json; empty if there is none."""
     names: Form
     """The form whose names the tensors have."""
     form: str | None
     """The form of the whole checkpoint, or None if it has none."""
     stacks: tuple[Stack, ...]
+    """The expert stacks that can be converted, each with its layout."""
     hub_names: Mapping[str, TensorInfo]
     """Every tensor by its hub name, in the checkpoint's order."""
     block: tuple[int, int] | None = None
@@ -66,6 +70,11 @@ class Detected:
     """The lists of layers that a range of layers refers to."""
     hub_layouts: Mapping[str, str] = field(default_factory=dict)
     """The layout on the hub of each stack for which the hub has several, by its pattern."""
+
+    def __repr__(self) -> str:
+        layouts = (stack.row.layout.name for stack in self.stacks)
+        found = ", ".join(dict.fromkeys(layouts)) or "no expert stack"
+        return f"<Detected {quoted(self.model_type)}: form {self.form}, {found}>"
 
     @property
     def foreign(self) -> tuple[str, ...]:

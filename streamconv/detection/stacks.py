@@ -21,6 +21,9 @@ class Module:
     tensors: Mapping[str, tuple[TensorInfo, ...]]
     """Tensors by weight, in the order of the axes in their names."""
 
+    def __repr__(self) -> str:
+        return f"<Module {quoted(self.prefix)}: {', '.join(self.tensors)}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -34,6 +37,10 @@ class Stack:
     modules: tuple[Module, ...]
     contents: str = "experts"
     """What a module holds, as messages call it."""
+
+    def __repr__(self) -> str:
+        layout, count = self.row.layout.name, len(self.modules)
+        return f"<Stack {quoted(self.pattern)}: {layout}, {count:,} modules>"
 
     @property
     def first(self) -> Mapping[str, tuple[TensorInfo, ...]]:

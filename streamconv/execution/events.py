@@ -11,6 +11,7 @@ class Planned:
     """The plan is made; nothing has been written yet."""
 
     plan: Plan
+    """What is going to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Prepared:
     """The target is locked; finished shards of an earlier run are kept."""
 
     plan: Plan
+    """What is going to be written."""
     finished: frozenset[int]
     """Numbers of the shards that an earlier run has finished."""
     missing: tuple[int, ...]
@@ -28,13 +30,19 @@ class Prepared:
         """Bytes of the missing shards."""
         return sum(self.plan.shards[number].nbytes for number in self.missing)
 
+    def __repr__(self) -> str:
+        kept, of = len(self.finished), len(self.plan.shards)
+        return f"<Prepared: {kept} of {of} shards are finished, {len(self.missing)} to write>"
+
 
 @dataclass(frozen=True, slots=True)
 class PieceWritten:
     """A piece is written; it is durable once its shard is finished."""
 
     piece: Piece
+    """Its shard, offset and size."""
     digest: str
+    """Its xxh3-128, as hex digits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamconv.errors import quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
+from streamconv.units import show_duration, show_size
 from streamconv.verification.result import Verification
 
 
@@ -13,9 +15,11 @@ class Result:
     """A finished conversion, or this process's share of one."""
 
     plan: Plan
+    """What was planned, and done."""
     path: Path
     """The target folder, absolute."""
     seconds: float
+    """Duration of the run."""
     peak_memory: int
     """Peak memory of the process since it started, in bytes."""
     verification: Verification | None = None
@@ -24,3 +28,10 @@ class Result:
     """The share of the conversion that this process has done."""
     closed: bool = True
     """True if the result is at the target; otherwise `finish` commits it after the last part."""
+
+    def __repr__(self) -> str:
+        part = "" if self.closed else f"part {self.part.number} of {self.part.of}, "
+        return (
+            f"<Result at {quoted(str(self.path))}: {part}{show_size(self.plan.data_bytes)} in "
+            f"{show_duration(self.seconds)}, peak memory {show_size(self.peak_memory)}>"
+        )

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from streamconv.checkpoint.layout_record import METADATA_KEY
 from streamconv.checkpoint.types import Checkpoint
+from streamconv.errors import quoted, wrong_type
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.arrays import Arrays
 from streamconv.lazy.reading import SliceReader
@@ -78,6 +79,8 @@ class LazyCheckpoint:
 
     def __getitem__(self, name: str) -> LazyTensor:
         """Return a tensor of which nothing has been read. Raises KeyError."""
+        if not isinstance(name, str):
+            raise wrong_type("LazyCheckpoint.__getitem__", "name", "str", name)
         return self._lazy(self._steps.find(name))
 
     def __contains__(self, name: object) -> bool:
@@ -147,6 +150,9 @@ class LazyCheckpoint:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<LazyCheckpoint of {quoted(self.source.location)}: {len(self):,} tensors>"
 
     def _lazy(self, number: int) -> LazyTensor:
         return LazyTensor(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from streamconv.errors import BadCheckpoint, UsageError, quoted
+from streamconv.errors import BadCheckpoint, UsageError, quoted, wrong_type
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import fill_tensor
 from streamconv.lazy.tensor import LazyTensor
@@ -23,6 +23,16 @@ class Loaded:
     """Of the module, and not in the checkpoint."""
     unexpected_keys: tuple[str, ...]
     """Of the checkpoint, and not in the module."""
+
+    def __repr__(self) -> str:
+        missing, unexpected = len(self.missing_keys), len(self.unexpected_keys)
+        return f"<Loaded: {missing:,} missing and {unexpected:,} unexpected keys>"
+
+
+def check_module(module: object) -> None:
+    """Raise TypeError if `module` is not a module of torch."""
+    if not isinstance(module, torch.nn.Module):
+        raise wrong_type("load", "module", "torch.nn.Module", module)
 
 
 def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) -> Loaded:

@@ -11,6 +11,7 @@ from streamconv.planning.build import build_outputs
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.cast import CastSource
 from streamconv.sources.wrappers.open_with_template import open_with_template
+from streamconv.system.extras import require_extra
 
 
 def open_checkpoint(
@@ -18,6 +19,8 @@ def open_checkpoint(
 ) -> LazyCheckpoint:
     """Open a checkpoint in a layout; see `streamconv.open`."""
     arrays = arrays_of(framework)
+    if framework == "pt":
+        require_extra("open a checkpoint as tensors of torch", "torch", ("torch",))
     catalog = load_catalog(options.get("family"))
 
     def opened() -> _Opened:

@@ -1,10 +1,11 @@
 """A tensor of an open checkpoint, which is read where it is indexed."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from streamconv.errors import UsageError, quoted
-from streamconv.lazy.arrays import Arrays
+from streamconv.errors import UsageError, quoted, wrong_type
+from streamconv.lazy.arrays import Arrays, nbytes_of
 from streamconv.lazy.indexing import Selection, select_numpy, select_torch, select_whole
 from streamconv.lazy.reading import SliceReader
 from streamconv.planning.steps import Step
@@ -106,10 +107,17 @@ class LazyTensor:
 
     def read_box(self, box: Sequence[tuple[int, int]]) -> Any:
         """Read the range on each dimension that `box` has. Raises what an index raises."""
-        return self._reader.read(self._step, box)
+        return self._reader.read(self._step, self._checked(box))
 
     def read_into(self, box: Sequence[tuple[int, int]], memory: memoryview) -> None:
         """Read a box into memory of its size in bytes. Raises what an index raises."""
+        box = self._checked(box)
+        nbytes = nbytes_of(self.get_dtype(), [end - begin for begin, end in box])
+        if memoryview(memory).nbytes != nbytes:
+            raise UsageError(
+                f"cannot read {nbytes:,} bytes of {quoted(self.name)} into "
+                f"{memoryview(memory).nbytes:,} bytes of memory"
+            )
         self._reader.fill(self._step, box, memory)
 
     def shard(self, axis: int, rank: int, of: int) -> Any:
@@ -129,6 +137,10 @@ class LazyTensor:
             UsageError: There is no such dimension or share, or the shares would not be equal.
             UsageError, SourceChanged, IOFailed: As an index does.
         """
+        for name, value in (("axis", axis), ("rank", rank), ("of", of)):
+            if not hasattr(value, "__index__"):
+                raise wrong_type("LazyTensor.shard", name, "int", value)
+        axis, rank, of = map(operator.index, (axis, rank, of))
         shape = self._step.shape
         if not -len(shape) <= axis < len(shape):
             raise UsageError(
@@ -148,6 +160,22 @@ class LazyTensor:
             boxes.append(self._box(axis, begin + rank * own, begin + (rank + 1) * own))
             begin += length
         return self._reader.read_joined(self._step, axis, boxes)
+
+    def _checked(self, box: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        """Return a box that is one of this tensor. Raises TypeError or IndexError otherwise."""
+        is_box = isinstance(box, Sequence) and all(
+            isinstance(span, Sequence) and len(span) == 2 and all(isinstance(i, int) for i in span)
+            for span in box
+        )
+        if not is_box:
+            raise wrong_type("LazyTensor.read_box", "box", "a range for each dimension", box)
+        inside = len(box) == len(self.shape) and all(
+            0 <= begin <= end <= extent
+            for (begin, end), extent in zip(box, self.shape, strict=True)
+        )
+        if not inside:
+            raise IndexError(f"box {list(box)} is out of bounds for a tensor of {self.get_shape()}")
+        return box
 
     def _box(self, axis: int, begin: int, end: int) -> Sequence[tuple[int, int]]:
         box = list(select_whole(self._step.shape).box)

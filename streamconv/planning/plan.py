@@ -28,6 +28,7 @@ from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.tensor_names import layer_of
 from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
+from streamconv.errors import quoted
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange
 from streamconv.planning.memory import Memory
 from streamconv.planning.shards import (
@@ -40,6 +41,7 @@ from streamconv.planning.shards import (
 )
 from streamconv.planning.steps import Step, Steps
 from streamconv.planning.target import Target
+from streamconv.units import show_size
 
 PIECE_BYTES = 8 * 2**20
 """A piece ends with the first expert or tensor at which it has this many bytes."""
@@ -57,6 +59,9 @@ class Piece:
     parts: Sequence[ShardPart]
     """Its content, in order."""
 
+    def __repr__(self) -> str:
+        return f"<Piece of shard {self.shard}: {self.nbytes:,} bytes at {self.offset:,}>"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -67,16 +72,35 @@ class Plan:
     source: Detected
     """What was detected in it, with all casts applied."""
     target: Target
+    """The form or layout of the output, and the reason for it."""
     steps: Steps
     """Every output tensor, in natural order of names and without a place."""
     format: ShardFormat
+    """The format of the output files."""
     shards: tuple[Shard, ...]
+    """The output files, each with its tensors in the order of their bytes."""
     record: Record
+    """What the output says of its own layouts."""
     max_shard_bytes: int
+    """Size limit of an output file."""
     memory: Memory
+    """The projected peak memory, and the number of workers."""
     casting: Casting = AS_STORED
+    """The casts that are made."""
     config: ConfigChange = AS_IT_IS
     """What becomes of config.json."""
+
+    def __repr__(self) -> str:
+        form = self.source.form or ", ".join(dict.fromkeys(self._layouts())) or "no expert stack"
+        return (
+            f"<Plan of {quoted(self.checkpoint.location)}: {form} to {self.target.asked}, "
+            f"{len(self.steps):,} tensors in {len(self.shards):,} shards, "
+            f"{show_size(self.data_bytes)}>"
+        )
+
+    def _layouts(self) -> Iterator[str]:
+        """Yield the layout of each stack of the source."""
+        return (stack.row.layout.name for stack in self.source.stacks)
 
     @cached_property
     def data_bytes(self) -> int:

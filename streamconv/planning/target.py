@@ -49,6 +49,9 @@ class Target:
     warnings: tuple[str, ...] = ()
     """What would not load in the layout that was asked for."""
 
+    def __repr__(self) -> str:
+        return f"<Target {self.asked}: {self.why}>"
+
     def layout_for(self, stack: Stack) -> NamedLayout:
         """Return the layout and naming that a stack or group of the source gets."""
         return self.groups.get(stack.row) or self.rows[stack.pattern]

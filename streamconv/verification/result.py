@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from streamconv.errors import VerifyFailed, quoted
+from streamconv.units import show_size
 
 KEPT_DIFFERENCES = 1000
 """So many differences are kept; all are counted."""
@@ -53,6 +54,7 @@ class Verification:
     sha256: Mapping[str, str]
     """SHA-256 of each file, as the hub shows it, if it was asked for."""
     seconds: float
+    """Duration of the verification."""
     peak_memory: int
     """Peak memory of the process since its start."""
 
@@ -60,6 +62,14 @@ class Verification:
     def ok(self) -> bool:
         """True if nothing differs."""
         return self.difference_count == 0
+
+    def __repr__(self) -> str:
+        source = "its manifest" if self.source is None else quoted(self.source)
+        verdict = "ok" if self.ok else f"{self.difference_count:,} differences"
+        return (
+            f"<Verification of {quoted(self.path)} with {source}: {verdict}, "
+            f"{show_size(self.checked_bytes)} checked>"
+        )
 
     def require(self, hint: str = "") -> None:
         """Raise VerifyFailed with the first difference if there is one; `hint` says what to do."""
@@ -90,6 +100,7 @@ class VerifyProgress:
     """Some bytes have been compared."""
 
     nbytes: int
+    """Number of these bytes."""
     where: str
     """The tensor or file that they belong to."""
 

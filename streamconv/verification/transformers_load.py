@@ -65,6 +65,13 @@ class Loading:
         """True if every key of the model gets its tensor, and every tensor has a key."""
         return not (self.missing or self.unexpected or self.mismatched or self.failed)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Loading into {self.model}: {self.keys:,} keys, {len(self.missing):,} missing, "
+            f"{len(self.unexpected):,} unexpected, {len(self.mismatched):,} mismatched, "
+            f"{len(self.failed):,} failed>"
+        )
+
 
 def check_loading(checkpoint: Checkpoint) -> Loading:
     """Load the headers of a checkpoint as transformers would load the checkpoint.

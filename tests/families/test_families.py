@@ -65,7 +65,7 @@ def test_the_form_transformers_is_what_it_holds_in_memory(saved: Saved, tmp_path
     streamconv.convert(hub, tmp_path / "out", to="transformers", max_shard_size="40KB", copy=True)
     out = reference.read(tmp_path / "out")
     assert reference.same_bytes(reference.read(memory), out) == []
-    assert streamconv.inspect(hub)[1].stacks
+    assert streamconv.inspect(hub).detected.stacks
 
 
 @pytest.mark.parametrize("form", ["transformers", "hub"])
@@ -506,7 +506,7 @@ def test_each_hub_form_of_qwen_3_5_is_kept_and_comes_back(
     hub.mkdir()
     save_file(original, hub / "model.safetensors", {"format": "pt"})
     (hub / "config.json").write_text('{"model_type": "qwen3_5_moe"}')
-    assert streamconv.inspect(hub)[1].form == "hub"
+    assert streamconv.inspect(hub).detected.form == "hub"
     streamconv.convert(hub, tmp_path / "same", to="hub", copy=True)
     assert reference.same_bytes(original, reference.read(tmp_path / "same")) == []
     for middle in ("transformers", "fused", "fused-flat", "per-expert"):

@@ -210,7 +210,7 @@ def mxfp4(i: int, h: int) -> Tensors:
 def test_mxfp4_is_split_row_by_row(tmp_path: Path) -> None:
     tensors = mxfp4(64, 96)
     source = write(tmp_path / "source", tensors, model_type="gpt_oss", num_local_experts=E)
-    assert streamconv.inspect(source)[1].form == "hub"
+    assert streamconv.inspect(source).detected.form == "hub"
     streamconv.split(source, tmp_path / "split")
     split = reference.read(tmp_path / "split")
     for place, name in enumerate(("gate_proj", "up_proj")):
@@ -278,7 +278,7 @@ def test_dtypes_below_a_byte_move_as_bytes(tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])
     plain = {
-        name: info.nbytes for name, info in streamconv.inspect(source)[0].checkpoint.tensors.items()
+        name: info.nbytes for name, info in streamconv.inspect(source).checkpoint.tensors.items()
     }
     streamconv.convert(source, tmp_path / "out", to="fused")
     streamconv.split(tmp_path / "out", tmp_path / "back")

@@ -207,7 +207,7 @@ def test_a_dcp_records_the_new_config(fp8: tuple[Path, Path], tmp_path: Path) ->
     source, plain = fp8
     streamconv.convert(source, tmp_path / "dcp", dequantize="bf16", format="dcp", verify=True)
     assert {t.dtype for t in stock(tmp_path / "dcp").values()} <= {torch.bfloat16, torch.float32}
-    found, _ = streamconv.inspect(tmp_path / "dcp")
+    found = streamconv.inspect(tmp_path / "dcp")
     assert found.checkpoint.config == config_of(plain)
     assert list(found.checkpoint.config) == list(config_of(plain))
 

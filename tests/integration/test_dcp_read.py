@@ -272,7 +272,7 @@ def test_prefixes_are_undone(tmp_path: Path, fused: Tensors) -> None:
     """And a key without the prefix is refused."""
     state = {f"net.{name.removeprefix('model.')}": t for name, t in fused.items()}
     save(tmp_path / "dcp", {"model": state})
-    done = streamconv.inspect(tmp_path / "dcp", hf_prefix="", dcp_prefix="net.")[0]
+    done = streamconv.inspect(tmp_path / "dcp", hf_prefix="", dcp_prefix="net.")
     assert {f"model.{n}" for n in done.checkpoint.tensors} >= {n for n in fused if "layers" in n}
     with pytest.raises(BadCheckpoint, match="does not begin with"):
         streamconv.inspect(tmp_path / "dcp", dcp_prefix="net.layers.")

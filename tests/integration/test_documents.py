@@ -116,6 +116,7 @@ def test_references_have_every_name() -> None:
         assert [name for name in expected if name not in text] == [], page
     api = TEXTS["docs/reference/python.md"] + TEXTS["docs/reference/errors.md"]
     assert [name for name in streamconv.__all__ if name not in api] == []
+    assert re.findall(r"^\|.*\|  \|$", TEXTS["docs/reference/python.md"], re.MULTILINE) == []
 
 
 def test_the_navigation_has_every_page() -> None:

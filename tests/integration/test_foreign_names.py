@@ -52,7 +52,7 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def test_no_form_is_claimed(foreign: Path) -> None:
-    found = streamconv.inspect(foreign)[1]
+    found = streamconv.inspect(foreign).detected
     assert found.form is None
     assert found.foreign == ("model.layers.*.mlp.",)
 
@@ -79,7 +79,7 @@ def test_with_the_names_of_the_family_it_is_given(foreign: Path, tmp_path: Path)
 def test_passed_through_all_stays(foreign: Path, tmp_path: Path) -> None:
     streamconv.convert(foreign, tmp_path / "out", to="hub", pass_through=True)
     assert reference.same_bytes(made("model."), reference.read(tmp_path / "out")) == []
-    assert streamconv.inspect(tmp_path / "out")[1].form is None
+    assert streamconv.inspect(tmp_path / "out").detected.form is None
 
 
 def test_merge_goes_by_layout(foreign: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_merge_goes_by_layout(foreign: Path, tmp_path: Path) -> None:
     streamconv.merge(foreign, tmp_path / "out", verify=True)
     expected = reference.to_layout(made("model."), "fused")
     assert reference.same_bytes(expected, reference.read(tmp_path / "out")) == []
-    assert streamconv.inspect(tmp_path / "out")[1].form is None
+    assert streamconv.inspect(tmp_path / "out").detected.form is None
     streamconv.split(tmp_path / "out", tmp_path / "back")
     assert reference.same_bytes(made("model."), reference.read(tmp_path / "back")) == []
 

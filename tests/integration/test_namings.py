@@ -71,7 +71,7 @@ def test_the_hub_has_the_names_of_the_family(tmp_path: Path, to: str) -> None:
 
 def test_experts_that_are_already_split_are_only_renamed(tmp_path: Path) -> None:
     source = save(tmp_path / "in", per_expert(MIXTRAL))
-    assert streamconv.inspect(source)[1].form is None
+    assert streamconv.inspect(source).detected.form is None
     streamconv.convert(source, tmp_path / "out", to="hub", verify=True)
     assert reference.same_bytes(per_expert(QWEN), reference.read(tmp_path / "out")) == []
 

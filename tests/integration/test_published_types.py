@@ -70,7 +70,7 @@ def test_experts_of_a_published_type(
     """In the hub's form, as far as a row has it, and in every layout and back."""
     original = reference.to_layout(per_expert(prefix), layout)
     source = save(tmp_path / "in", original, model_type, **config)
-    found = streamconv.inspect(source)[1]
+    found = streamconv.inspect(source).detected
     assert found.form == ("hub" if found.family else None)
     assert [stack.row.layout.name for stack in found.stacks] == [layout]
     for other in ("per-expert", "fused", "fused-flat", "stacked"):
@@ -101,7 +101,7 @@ def step(tmp_path: Path) -> Path:
 def test_step_3_5(step: Path, tmp_path: Path) -> None:
     original = reference.read(step)
     gate, up, down = (original.pop(f"model.layers.1.moe.{n}_proj.weight") for n in GATED)
-    assert streamconv.inspect(step)[1].form == "hub"
+    assert streamconv.inspect(step).detected.form == "hub"
     streamconv.merge(step, tmp_path / "out", verify=True)
     moe = "model.layers.1.moe."
     expected = {

@@ -232,4 +232,4 @@ def test_what_config_json_counts_and_nobody_found(tmp_path: Path) -> None:
     assert f"experts: config.json says text_config.num_experts = {E}" in shown
     fields = json.loads(CliRunner().invoke(cli, ["inspect", str(source), "--json"]).stdout)
     assert fields["experts_not_found"] == [f"text_config.num_experts = {E}"]
-    assert not streamconv.inspect(save(tmp_path / "found", per_expert()))[1].not_found
+    assert not streamconv.inspect(save(tmp_path / "found", per_expert())).detected.not_found

@@ -22,7 +22,7 @@ VERBS = frozenset(
         Detect Divide Do Drop Emit Encode End Enter Escape Estimate Exit Expect Expose Extract
         Fetch Fill Filter Find Finish Fit Flush Follow Forget Format Gather Get Give Group Guard
         Handle Hash Hold Ignore Import Include Increase Initialize Insert Inspect Interrupt
-        Iterate Join Keep Leave Lend Let Limit List Load Locate Lock Look Make Map Mark Match
+        Iterate Join Keep Leave Lend Let Limit List Load Locate Lock Log Look Make Map Mark Match
         Measure Merge Move Name Narrow Notify Number Open Order Pack Parse Pass Pin Place Plan
         Prepare Prevent Print Probe Process Prove Provide Publish Push Put Raise Read Receive
         Record Recover Reduce Refuse Register Release Remove Rename Render Repeat Replace Report

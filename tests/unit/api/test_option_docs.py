@@ -9,6 +9,7 @@ import pytest
 
 import streamconv
 from streamconv.api import option_docs
+from streamconv.api.run_options import RunOptions
 from streamconv.options import LazyOptions, Options, Reading
 
 FUNCTIONS = {
@@ -19,7 +20,8 @@ FUNCTIONS = {
 TAKES = {
     **dict.fromkeys(("inspect", "verify"), Reading),
     **dict.fromkeys(("open", "load"), LazyOptions),
-    **dict.fromkeys(("plan", "merge", "split", "convert"), Options),
+    "plan": Options,
+    **dict.fromkeys(("merge", "split", "convert"), RunOptions),
 }
 
 
@@ -45,7 +47,7 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
 def test_help_lists_every_argument(name: str) -> None:
     """Those of the signature, and the options that are only in a TypedDict."""
     doc = inspect.getdoc(FUNCTIONS[name]) or ""
-    assert option_docs.PLACEHOLDER.strip() not in doc
+    assert "{" not in doc
     _, args, rest = doc.partition("\nArgs:\n")
     args, returns, rest = rest.partition("\nReturns:\n")
     assert returns
@@ -84,3 +86,21 @@ def test_the_most_similar_option_is_named(name: str, wrong: str, right: str) -> 
         FUNCTIONS[name]("src", **{wrong: 1})
     said = f"{name}() got an unexpected keyword argument '{wrong}'; did you mean '{right}'?"
     assert str(caught.value) == said
+
+
+def test_options_of_a_type_have_the_meanings_of_help() -> None:
+    """Each option of each type, once, in a sentence."""
+    for options in (Reading, LazyOptions, Options, RunOptions):
+        meanings = dict(option_docs.meanings(options))
+        assert meanings.keys() == options.__annotations__.keys()
+        assert all(text.endswith(".") for text in meanings.values())
+
+
+def test_texts_that_functions_share() -> None:
+    """Three functions that write have the same options and errors, word by word."""
+    merge, split, convert = (
+        inspect.getdoc(FUNCTIONS[n]) or "" for n in ("merge", "split", "convert")
+    )
+    for begin in ("source_layout: ", "Raises:\n"):
+        tails = {doc[doc.index(begin) :] for doc in (merge, split, convert)}
+        assert len(tails) == 1, begin

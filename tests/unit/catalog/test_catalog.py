@@ -100,10 +100,10 @@ def test_a_conversion_with_a_file_leaves_the_shipped_catalog_alone(
         streamconv.plan(source, to="inner")
     with pytest.raises(BadCheckpoint, match="has no such form"):
         streamconv.plan(merged)
-    assert "has no such form" in streamconv.inspect(merged)[1].refusals[""].message
+    assert "has no such form" in streamconv.inspect(merged).detected.refusals[""].message
     streamconv.split(merged, back, family=mine)
     assert read_checkpoint(back) == read_checkpoint(source)
-    assert streamconv.inspect(back)[1].family is None
+    assert streamconv.inspect(back).detected.family is None
 
 
 def test_a_recorded_layout_that_is_not_known(mine: Path, source: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_recorded_layout_that_is_not_known(mine: Path, source: Path, tmp_path:
     with pytest.raises(BadCheckpoint, match="names inner, which is not known") as caught:
         streamconv.plan(tmp_path / "inner")
     assert "--family" in caught.value.hint
-    assert streamconv.inspect(tmp_path / "inner", family=mine)[1].stacks
+    assert streamconv.inspect(tmp_path / "inner", family=mine).detected.stacks
 
 
 def test_a_file_is_read_again(mine: Path, source: Path) -> None:

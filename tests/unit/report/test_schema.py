@@ -37,10 +37,10 @@ def strictly(schema: dict[str, Any], kind: str) -> dict[str, Any]:
 def test_documents_follow_the_schema(name: str, schema: dict[str, Any], tmp_path: Path) -> None:
     """Inspection, plan and result of every family, field by field."""
     folder = checkpoints.BUILDERS[name](tmp_path / "source")
-    source, found = streamconv.inspect(folder)
+    found = streamconv.inspect(folder)
     result = streamconv.merge(folder, tmp_path / "out", max_shard_size="60KB")
     documents = {
-        "inspection": inspection_fields(source.checkpoint, found),
+        "inspection": inspection_fields(found.checkpoint, found.detected),
         "plan": plan_fields(result.plan, None),
         "result": result_fields(result),
     }

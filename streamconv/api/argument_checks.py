@@ -1,0 +1,105 @@
+"""Checks of what a public function is called with: the names, types and texts of its arguments.
+
+An error names the function and the argument. Without these checks it would come from deep inside.
+"""
+
+import inspect
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, ForwardRef
+
+from streamconv.errors import UsageError, quoted, wrong_type
+
+EMPTY_ALLOWED = frozenset({"hf_prefix", "dcp_prefix", "prefix"})
+"""Options whose empty text has a meaning. Elsewhere, it is a variable that was not set."""
+
+EMPTY_HINTS = {"src": "name a folder, hf://org/name or a URL", "dst": "name a folder"}
+
+
+def check_names(function: str, named: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse keyword arguments that a function does not have. Raises TypeError, as Python does."""
+    for name in named:
+        if name not in known:
+            raise TypeError(_unexpected(function, name, known))
+
+
+def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
+    """Return the value of an argument, a path as text.
+
+    Args:
+        function: Name of the function.
+        name: Name of the argument.
+        value: What it is called with.
+        annotation: The type of the argument. One that is text is not known here, and only a
+            callable is checked.
+
+    Raises:
+        TypeError: The value has another type.
+        UsageError: The value is empty text, or has a null character.
+    """
+    if annotation is inspect.Parameter.empty:  # the object of a method
+        return value
+    if isinstance(annotation, str | ForwardRef):
+        if name == "on_event" and value is not None and not callable(value):
+            raise wrong_type(function, name, "callable or None", value)
+        return value
+    kinds = _kinds(annotation)
+    if not any(_is_a(kind, value) for kind in kinds):
+        raise wrong_type(function, name, _in_words(kinds), value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        _check_text(name, value)
+    return value
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse text that is empty or has a null character. Raises UsageError."""
+    if not text and name not in EMPTY_ALLOWED:
+        raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
+    if "\0" in text:
+        raise UsageError(f"cannot use {name}: {quoted(text)} has a null character")
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows."""
+    is_union = (
+        isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    )
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Return True if a value has one of the types that options have."""
+    origin = typing.get_origin(kind) or kind
+    if origin is Sequence:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+        return is_list and all(isinstance(each, str) for each in value)
+    if origin is os.PathLike:
+        return isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
+    if isinstance(value, bool):
+        return origin is bool
+    return isinstance(value, int | float if origin is float else origin)
+
+
+def _in_words(kinds: Sequence[Any]) -> str:
+    """Return types as a list of words: `int, str or None`."""
+    words = [_word(kind) for kind in kinds]
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _word(kind: Any) -> str:
+    origin = typing.get_origin(kind) or kind
+    special = {type(None): "None", Sequence: "a sequence of str", os.PathLike: "os.PathLike"}
+    return special.get(origin) or str(origin.__name__)
+
+
+def _unexpected(function: str, name: str, known: Sequence[str]) -> str:
+    """Return the message for an unknown keyword argument, as Python writes it."""
+    import difflib
+
+    similar = difflib.get_close_matches(name, known, n=1)
+    message = f"{function}() got an unexpected keyword argument {name!r}"
+    return f"{message}; did you mean {similar[0]!r}?" if similar else message

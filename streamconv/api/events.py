@@ -1,0 +1,40 @@
+"""The events that `on_event` is called with, in one type."""
+
+from collections.abc import Callable
+
+from streamconv.execution.events import (
+    Committed,
+    Completed,
+    PieceWritten,
+    Planned,
+    Prepared,
+    ShareWritten,
+)
+from streamconv.verification.result import VerifyProgress, VerifyStarted
+
+__all__ = [
+    "Committed",
+    "Completed",
+    "Event",
+    "OnEvent",
+    "PieceWritten",
+    "Planned",
+    "Prepared",
+    "ShareWritten",
+    "VerifyProgress",
+    "VerifyStarted",
+]
+
+Event = (
+    Planned
+    | Prepared
+    | PieceWritten
+    | ShareWritten
+    | Completed
+    | VerifyStarted
+    | VerifyProgress
+    | Committed
+)
+"""An event of a conversion or a verification."""
+OnEvent = Callable[[Event], None]
+"""Called with each event, in the thread that called the public function."""

@@ -1,0 +1,133 @@
+"""A wrong argument ends in one sentence that names it, before anything is read."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+import streamconv
+from streamconv.api.argument_checks import EMPTY_ALLOWED, checked_value
+from streamconv.api.run_options import RunOptions
+from streamconv.options import LazyOptions, Location, Reading
+
+FUNCTIONS: dict[str, type | None] = {
+    **dict.fromkeys(("inspect", "verify"), Reading),
+    **dict.fromkeys(("open", "load"), LazyOptions),
+    **dict.fromkeys(("plan", "merge", "split", "convert"), RunOptions),
+    **dict.fromkeys(("check", "finish"), None),
+}
+NOT_OF_A_PLAN = {"overwrite", "resume", "verify", "on_event"}
+
+
+class Strange:
+    """A value that no argument takes."""
+
+
+def arguments(name: str) -> list[str]:
+    """Return the names of all arguments of a public function whose type is an option's."""
+    function = getattr(streamconv, name)
+    parameters = inspect.signature(function).parameters.values()
+    own = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = FUNCTIONS[name]
+    more = list(options.__annotations__) if options else []
+    known = [each for each in own + more if each != "module"]
+    return [each for each in known if name != "plan" or each not in NOT_OF_A_PLAN]
+
+
+CASES = [(name, argument) for name in FUNCTIONS for argument in arguments(name)]
+
+
+def call(name: str, argument: str, value: Any) -> None:
+    """Call a public function with one argument that is wrong, and paths that do not exist."""
+    function: Callable[..., Any] = getattr(streamconv, name)
+    needed = {"src": "no/source", "dst": "no/target", "module": None}
+    given = {
+        key: value for key, value in needed.items() if key in inspect.signature(function).parameters
+    }
+    function(**(given | {argument: value}))
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) > 100
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_a_wrong_type(
+    name: str, argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every argument of every function."""
+    monkeypatch.chdir(tmp_path)
+    said = rf"^{name}\(\) argument '{argument}' must be [a-zA-Z., ]+, not Strange$"
+    with pytest.raises(TypeError, match=said):
+        call(name, argument, Strange())
+    assert not list(tmp_path.iterdir())
+
+
+TEXTS = [case for case in CASES if case[1] not in {*EMPTY_ALLOWED, "sample"}]
+
+
+@pytest.mark.parametrize(("name", "argument"), TEXTS)
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_text_that_cannot_be_meant(
+    name: str, argument: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty text is a variable that was not set, and never the working directory."""
+    monkeypatch.chdir(tmp_path)
+    fact = "it is empty" if not text else "a\\\\x00b has a null character"
+    said = rf"^cannot use {argument}: {fact}$|^{name}\(\) argument '{argument}' must be"
+    with pytest.raises((TypeError, streamconv.UsageError), match=said):
+        call(name, argument, text)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (5, int | None),
+        (None, int | None),
+        ("4GB", int | str | None),
+        (True, bool),
+        (1, float | str),
+        (0.5, float | str),
+        (["a=b"], RunOptions.__annotations__["rename"]),
+        (("a=b",), RunOptions.__annotations__["rename"]),
+        ("a", RunOptions.__annotations__["only"]),
+        ((), RunOptions.__annotations__["only"]),
+    ],
+)
+def test_a_right_type(value: Any, annotation: Any) -> None:
+    """It stays as it is."""
+    assert checked_value("merge", "x", value, annotation) is value
+
+
+@pytest.mark.parametrize("path", [Path("a/b"), PurePosixPath("a/b")])
+def test_paths_become_text(path: Any) -> None:
+    assert checked_value("merge", "src", path, Location) == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "said"),
+    [
+        (True, int | None, "merge() argument 'x' must be int or None, not bool"),
+        (1, bool, "merge() argument 'x' must be bool, not int"),
+        (2.0, int | str | None, "merge() argument 'x' must be int, str or None, not float"),
+        (
+            [5],
+            RunOptions.__annotations__["rename"],
+            "merge() argument 'x' must be a sequence of str or None, not a list with other items",
+        ),
+        (
+            "a=b",
+            RunOptions.__annotations__["rename"],
+            "merge() argument 'x' must be a sequence of str or None, not str",
+        ),
+        (b"a", Location, "merge() argument 'x' must be str or os.PathLike, not bytes"),
+        (None, Location, "merge() argument 'x' must be str or os.PathLike, not None"),
+    ],
+)
+def test_the_sentence(value: Any, annotation: Any, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        checked_value("merge", "x", value, annotation)
+    assert str(caught.value) == said
