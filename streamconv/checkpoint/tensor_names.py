@@ -15,6 +15,7 @@ MAX_SHOWN_KINDS = 8
 
 _DIGITS = re.compile(r"([0-9]{1,18})")
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
+_ANY_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?![^.])")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -73,8 +74,11 @@ class _TextKeys(dict[str, str]):
 
 
 def pattern_of(prefix: str) -> str:
-    """Replace every number between dots by *, so that the layers of a stack have one pattern."""
-    return _NUMBER.sub("*", prefix)
+    """Replace every number between dots, or after the last one, by *.
+
+    So the layers of a stack have one pattern.
+    """
+    return _ANY_NUMBER.sub("*", prefix)
 
 
 def layer_of(prefix: str) -> tuple[str, int] | None:

@@ -122,11 +122,15 @@ class Plan:
             for o in self.checkpoint.others
         )
 
+    @property
+    def has_config(self) -> bool:
+        """True if config.json is written. Next to a DCP, there is none."""
+        return any(other.name == CONFIG for other in self.copied)
+
     @cached_property
     def edited(self) -> Mapping[str, bytes]:
         """The new content of each copied file that is edited: of config.json, or of none."""
-        is_copied = any(other.name == CONFIG for other in self.copied)
-        if not self.config.edits or not is_copied:
+        if not self.config.edits or not self.has_config:
             return {}
         return {CONFIG: self.config.content(self.checkpoint)}
 

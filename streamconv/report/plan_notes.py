@@ -27,7 +27,7 @@ def format_line(plan: Plan) -> str:
 def notes_of(plan: Plan) -> Iterator[str]:
     """Yield notes that a user should read before using the result."""
     yield from plan.target.warnings
-    for line in _edit_lines(plan, plan.config.omitted):
+    for line in _edit_lines(plan, plan.config.omitted) if plan.has_config else ():
         yield f"config.json is kept as it is, and no longer true: {line}"
     yield from plan.config.notes
     yield from _uneven(plan)
@@ -51,7 +51,11 @@ def _uneven(plan: Plan) -> Iterator[str]:
 
 
 def config_edits(plan: Plan) -> list[dict[str, Any]]:
-    """Return the changes of config.json as JSON: the key, and its value before and after."""
+    """Return the changes of config.json as JSON: the key, and its value before and after.
+
+    They are empty if it is not written.
+    """
+    edits = plan.config.edits if plan.has_config else ()
     return [
         {
             "key": ".".join(edit.path),
@@ -59,13 +63,13 @@ def config_edits(plan: Plan) -> list[dict[str, Any]]:
             "from": None if edit.new is REMOVED else edit.old(plan.checkpoint.config),
             "to": None if edit.new is REMOVED else edit.new,
         }
-        for edit in plan.config.edits
+        for edit in edits
     ]
 
 
 def config_line(plan: Plan) -> str:
     """Return the changes of config.json in a line; empty if there are none."""
-    return ", ".join(_edit_lines(plan, plan.config.edits))
+    return ", ".join(_edit_lines(plan, plan.config.edits if plan.has_config else ()))
 
 
 def _edit_lines(plan: Plan, edits: Iterable[Edit]) -> Iterator[str]:

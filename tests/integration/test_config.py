@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 import streamconv
 from streamconv.errors import BadCheckpoint, OutputExists, SourceChanged
 from streamconv.execution.events import Event, PieceWritten, Prepared
-from streamconv.report.plan_json import plan_fields
+from streamconv.report.plan_json import plan_fields, target_fields
 from streamconv.report.plan_tables import plan_table
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -210,6 +210,17 @@ def test_a_dcp_records_the_new_config(fp8: tuple[Path, Path], tmp_path: Path) ->
     found = streamconv.inspect(tmp_path / "dcp")
     assert found.checkpoint.config == config_of(plain)
     assert list(found.checkpoint.config) == list(config_of(plain))
+
+
+def test_a_dcp_has_no_config_to_change(fp8: tuple[Path, Path]) -> None:
+    """The plan does not speak of a file that is not written."""
+    source, _ = fp8
+    plan = streamconv.plan(source, to="same", dequantize="bf16")
+    assert target_fields(plan)["config_edits"]
+    plan = streamconv.plan(source, to="same", dequantize="bf16", format="dcp")
+    assert target_fields(plan)["config_edits"] == []
+    kept = streamconv.plan(source, to="same", dequantize="bf16", format="dcp", keep_config=True)
+    assert not [note for note in target_fields(kept)["notes"] if "config.json" in note]
 
 
 @pytest.mark.parametrize("missing", [0, 5])

@@ -122,6 +122,10 @@ AMBIGUOUS: dict[str, tuple[Callable[[], Tensors], str]] = {
         lambda: halves("experts.gate_up_projs.{}.weight", "experts.down_projs.{}.weight"),
         "expert-lists",
     ),
+    "lists of experts without modules": (
+        lambda: halves("experts.gate_up_projs.{}", "experts.down_projs.{}"),
+        "expert-lists",
+    ),
     "lists of modules": (
         lambda: in_turn("experts.gate_up_projs.{}.weight", "experts.down_projs.{}.weight"),
         "expert-lists-interleaved",
