@@ -61,7 +61,9 @@ def make_plan(
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.skip_reason:
         _check_files(checkpoint, shards)
-    inputs = sum(1 for _ in steps.inputs())
+    inputs = largest = 0
+    for info in steps.inputs():
+        inputs, largest = inputs + 1, max(largest, info.nbytes)
     tables = tables_bytes(
         inputs,
         len(steps),
@@ -71,6 +73,7 @@ def make_plan(
         casts=casting != AS_STORED,
         verify=verify,
         hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
+        largest=largest,
     )
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)

@@ -1,7 +1,8 @@
 """Project the peak memory of a run, and choose the number of workers that fits.
 
-    peak = base + tables + overhead
-           + jobs * (source buffer + staging + scratch + casts + read scratch),
+    peak = base + overhead + the larger one of
+               the run:          tables + jobs * (source buffer + staging + scratch + reading)
+               its verification: tables + jobs * (source buffer + blocks + reading)
            or what making the plan has taken, if that is more
 
 - The base is what the process holds when the plan is made: headers and plan are in it.
@@ -11,7 +12,9 @@
 - The source buffer holds the input of one unit of the widest step: an expert's projections if they
   are transposed, nothing if bytes keep their order.
 - Staging holds the output that is written at once.
-- Casts and read scratch are what changing a dtype, and reading, take.
+- Reading takes the buffers of casts, and those of a source whose bytes lie scattered.
+- Verification holds a block of either side, and what it reads across a transpose, which is part of
+  what the step holds. Its memory is taken when that of the run is free.
 
 Only base and tables depend on the number of tensors.
 """
@@ -55,8 +58,25 @@ CHUNK_BYTES, VERIFY_CHUNK_BYTES = 150, 450
 """What each chunk of a DCP adds to a run, and takes when the result is verified."""
 VERIFY_OVERHEAD_BYTES = 12 * 10**6
 """Growth of the interpreter when it verifies, and the blocks that it reads."""
+VERIFY_BLOCK_BYTES = 4 * 2**20
+"""A block that each thread of a verification holds of either side, as far as tensors fill it."""
+PAGE_BYTES = 2 * 2**20
+"""Of a huge page: a block takes whole ones."""
+VERIFY_SCRATCH_BYTES = 2**20
+"""Its further memory: panels and results of comparisons, its stack."""
 SHA256_BYTES = 16 * 2**20
 """Blocks of the files that `--sha256` reads back, as far as the files fill them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Bytes for the tensors of a run, which it adds to what the plan holds."""
+
+    run: int = 0
+    verify: int | None = None
+    """Those of its verification, which follows; None without one."""
+    verify_block: int = VERIFY_BLOCK_BYTES
+    """Bytes that a thread of the verification holds at a time of either side."""
 
 
 def tables_bytes(
@@ -69,11 +89,12 @@ def tables_bytes(
     casts: bool = False,
     verify: bool = False,
     hashed: int = 0,
-) -> int:
+    largest: int = VERIFY_BLOCK_BYTES,
+) -> Tables:
     """Return the bytes that a run adds for its tensors to what the plan holds.
 
-    Reading, writing the closing files, hashing and verifying have their peaks one after another,
-    so the largest of them counts.
+    Reading, writing the closing files and hashing have their peaks one after another, so the
+    largest of them counts.
 
     Args:
         inputs: Number of tensors that are read.
@@ -84,6 +105,7 @@ def tables_bytes(
         casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
         hashed: Bytes of the files that are read back for their SHA-256.
+        largest: Bytes of the largest tensor that is read.
     """
     output = OUTPUT_BYTES[file_format]
     if file_format == "safetensors" and shards > 1:
@@ -91,15 +113,17 @@ def tables_bytes(
     listed = inputs * CAST_BYTES if casts else 0
     phases = [inputs * INPUT_BYTES + listed, outputs * output + chunks * CHUNK_BYTES + listed]
     phases.append(min(SHA256_BYTES, hashed))
-    if verify:
-        held = (
-            listed
-            + chunks * VERIFY_CHUNK_BYTES
-            + inputs * VERIFY_INPUT_BYTES
-            + outputs * VERIFY_OUTPUT_BYTES[file_format]
-        )
-        phases.append(VERIFY_OVERHEAD_BYTES + held)
-    return max(phases)
+    held = (
+        listed
+        + chunks * VERIFY_CHUNK_BYTES
+        + inputs * VERIFY_INPUT_BYTES
+        + outputs * VERIFY_OUTPUT_BYTES[file_format]
+    )
+    return Tables(
+        max(phases),
+        VERIFY_OVERHEAD_BYTES + held if verify else None,
+        min(VERIFY_BLOCK_BYTES, -(-largest // PAGE_BYTES) * PAGE_BYTES),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +167,7 @@ def fit_memory(
     widest: str,
     casts: int = 0,
     read_scratch_bytes: int = 0,
-    tables: int = 0,
+    tables: Tables = Tables(),
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -153,14 +177,19 @@ def fit_memory(
         widest: Name of that step's tensor, for the error.
         casts: Bytes that casts take of each worker.
         read_scratch_bytes: Bytes that reading takes of each worker.
-        tables: Bytes that the run adds for its tensors.
+        tables: Bytes that the run and its verification add for tensors.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
-    worker = source_buffer + STAGING_BYTES + SCRATCH_BYTES + casts + read_scratch_bytes
+    reading = source_buffer + casts + read_scratch_bytes
+    # each phase: bytes for all tensors, and for a worker
+    phases = [(tables.run, reading + STAGING_BYTES + SCRATCH_BYTES)]
+    if tables.verify is not None:
+        phases.append((tables.verify, reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES))
     for jobs in range(limits.jobs, 0, -1):
-        peak = max(limits.base + tables + OVERHEAD_BYTES + jobs * worker, limits.seen)
+        phase = max(held + jobs * worker for held, worker in phases)
+        peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(
                 limits.base,
@@ -169,7 +198,7 @@ def fit_memory(
                 STAGING_BYTES,
                 peak,
                 limits.allowed,
-                tables,
+                max(tables.run, tables.verify or 0),
                 casts,
                 max(READ_AHEAD_BYTES, 2 * jobs * source_buffer),
             )

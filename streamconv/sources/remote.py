@@ -28,8 +28,8 @@ from streamconv.sources.safe_paths import is_below
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.cancellation import CancelToken
 
-REMOTE_SCRATCH_BYTES = 5 * 2**19
-"""What each worker needs to read: the buffers of its connection, or a range in transit."""
+REMOTE_SCRATCH_BYTES = 5 * 2**20
+"""What each worker needs to read: the buffers of its connection, and a range in transit."""
 CONCURRENT_HEADERS = 8
 """How many headers are requested at a time."""
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import PlanRefused
-from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, fit_memory
+from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, Tables, fit_memory
 
 
 def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:
@@ -30,6 +30,16 @@ def test_what_the_plan_has_taken_counts() -> None:
     assert fit_memory(Limits(10**7, seen=5 * 10**8), 0, "the.widest").peak == 5 * 10**8
     with pytest.raises(PlanRefused, match=r"takes 500 MB"):
         fit_memory(Limits(10**7, allowed=10**8, seen=5 * 10**8), 0, "the.widest")
+
+
+def test_a_verification_follows_the_run() -> None:
+    """So the larger one counts: of what they hold for all tensors, and for each worker."""
+    limits = Limits(10**7, jobs=8)
+    run = fit_memory(limits, 0, "the.widest", tables=Tables(10**6)).peak
+    blocks = fit_memory(limits, 0, "the.widest", tables=Tables(10**6, 10**6, 4 * 2**20)).peak
+    assert run + 8 * 4 * 2**20 <= blocks <= run + 8 * 8 * 2**20
+    larger = fit_memory(limits, 0, "the.widest", tables=Tables(10**9, 10**6, 4 * 2**20)).peak
+    assert larger == run + 10**9 - 10**6
 
 
 def test_workers_are_given_up() -> None:
