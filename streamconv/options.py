@@ -56,10 +56,16 @@ class LazyOptions(Reading, total=False):
     """True to let `dtype` cast routers, their biases and norms, too."""
     dequantize: str | None
     """Dtype to dequantize quantized weights to. Their scales are dropped."""
+    quantize: str | None
+    """Format to quantize experts and linear layers to: `fp8-block`, `fp8-channel`, `int4-g32`
+    or `mxfp4`."""
+    scale: str | None
+    """Scales of `quantize="fp8-block"`: `f32`, or `ue8m0` for powers of two."""
     only: str | Sequence[str]
-    """Weights to dequantize: names with * for any text, or number formats. Default: all."""
+    """Weights to quantize or dequantize: names with * for any text, or the number formats that
+    they have. Default: all."""
     skip: str | Sequence[str]
-    """Weights that stay quantized: names with * for any text, or number formats."""
+    """Weights that stay as they are: names with * for any text, or number formats."""
     pass_through: bool
     """True to copy experts that cannot be converted, instead of raising PlanRefused."""
 

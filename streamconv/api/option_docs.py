@@ -44,9 +44,12 @@ dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for route
 cast_all: True to let `dtype` cast routers, their biases and norms, too.
 dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
     their scales. Default: quantized weights and their scales are kept.
-only: Names of the weights to dequantize, with `*` for any text, or number formats such as
-    `int4`. Default: all.
-skip: Names of weights, or number formats, that stay quantized. Default: none.
+quantize: `fp8-block`, `fp8-channel`, `int4-g32` or `mxfp4` to quantize the experts and the
+    linear layers of transformer blocks to this format. Default: nothing is quantized.
+scale: `ue8m0` to give `quantize="fp8-block"` scales that are powers of two. Default: `f32`.
+only: Names of the weights to quantize or dequantize, with `*` for any text. To dequantize,
+    also number formats such as `int4`. Default: all.
+skip: Names of weights, or number formats, that stay as they are. Default: none.
 pass_through: True to copy experts that cannot be converted, instead of raising PlanRefused.
 """
 

@@ -11,13 +11,14 @@ from streamconv.checkpoint.types import TensorInfo
 
 def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
     """List the casts among `inputs`; tensors whose names differ only in numbers share a row."""
-    rows: dict[tuple[str, str, str, bool, str], int] = {}
+    rows: dict[tuple[str, str, str, bool, bool, str], int] = {}
     for info in inputs:
-        if info.cast is not None:
-            decoding = info.cast.decoding
-            name = decoding.format if decoding else ""
+        if info.cast is not None and not info.cast.is_view:
+            decoding, encoding = info.cast.decoding, info.cast.encoding
+            name = encoding.name if encoding else decoding.format if decoding else ""
             stored = info.cast.stored.dtype
-            key = (pattern_of(info.name), stored, info.dtype, decoding is not None, name)
+            kinds = (decoding is not None, encoding is not None)
+            key = (pattern_of(info.name), stored, info.dtype, *kinds, name)
             rows[key] = rows.get(key, 0) + 1
     return [
         {
@@ -25,10 +26,11 @@ def cast_rows(inputs: Iterable[TensorInfo]) -> list[dict[str, Any]]:
             "from": stored,
             "to": dtype,
             "scaled": is_scaled,
+            "quantized": is_quantized,
             "format": name or None,
             "count": count,
         }
-        for (tensors, stored, dtype, is_scaled, name), count in sorted(rows.items())
+        for (tensors, stored, dtype, is_scaled, is_quantized, name), count in sorted(rows.items())
     ]
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.catalog.encodings import encoding_row
 from streamconv.catalog.families import Family
 from streamconv.catalog.routers import router_biases, router_weights
 from streamconv.catalog.toml_tables import read_table
-from streamconv.checkpoint.types import TensorInfo
+from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, encoding_bytes, view_bytes
+from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.errors import BadCheckpoint, UsageError
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -40,14 +42,19 @@ class Casting:
     everything: bool = False
     """True if routers, their biases and norms are cast as well."""
     only: tuple[str, ...] = ()
-    """Names of weights, with * for any text, or of number formats: others stay quantized."""
+    """Names of weights, with * for any text, or of number formats: others stay as they are."""
     skip: tuple[str, ...] = ()
-    """Names of weights or number formats that stay quantized."""
+    """Names of weights or number formats that stay as they are."""
+    quantize: str | None = None
+    """Name of the encoding that weights are quantized to."""
+    scale: str | None = None
+    """Name of the scales that it gets; None for its default."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of a manifest."""
         fields = {"dtype": self.dtype, "dequantize": self.dequantize, "all": self.everything}
-        chosen = {"only": list(self.only), "except": list(self.skip)}
+        chosen: dict[str, Any] = {"only": list(self.only), "except": list(self.skip)}
+        chosen |= {"quantize": self.quantize, "scale": self.scale}
         return {**fields, **{key: names for key, names in chosen.items() if names}}
 
     @classmethod
@@ -67,14 +74,16 @@ class Casting:
             fields = {}
         dtype, dequantize, everything = (fields.get(key) for key in ("dtype", "dequantize", "all"))
         only, skip = (fields.get(key, []) for key in ("only", "except"))
+        quantize, scale = (fields.get(key) for key in ("quantize", "scale"))
         known = {None, *DTYPES.values()}
         if (
             type(everything) is not bool
+            or not _is_encoding(quantize, scale)
             or not all(isinstance(n, str | None) and n in known for n in (dtype, dequantize))
             or not (_are_names(only) and _are_names(skip))
         ):
             raise BadCheckpoint(f"{source}: its casting is not one that this release knows")
-        return cls(dtype, dequantize, everything, tuple(only), tuple(skip))
+        return cls(dtype, dequantize, everything, tuple(only), tuple(skip), quantize, scale)
 
 
 AS_STORED = Casting()
@@ -87,6 +96,9 @@ def parse_casting(
     everything: bool,
     only: Sequence[str] | str = (),
     skip: Sequence[str] | str = (),
+    *,
+    quantize: str | None = None,
+    scale: str | None = None,
 ) -> Casting:
     """Return the casting for the values of options.
 
@@ -96,24 +108,55 @@ def parse_casting(
         everything: True for `--cast-all`.
         only: The values of `--only`.
         skip: The values of `--except`.
+        quantize: The value of `--quantize`.
+        scale: The value of `--scale`.
 
     Raises:
-        UsageError: A dtype is unknown, or an option that extends another one is given alone.
+        UsageError: A dtype or format is unknown, or an option that extends another one is given
+            alone.
     """
     only, skip = ((names,) if isinstance(names, str) else tuple(names) for names in (only, skip))
-    if (only or skip) and dequantize is None:
+    chooses = "--only" if only else "--except"
+    if (only or skip) and dequantize is None and quantize is None:
         raise UsageError(
-            f"cannot apply {'--only' if only else '--except'}: it chooses what --dequantize "
-            "applies to, and there is no --dequantize",
-            "add --dequantize, or leave it out",
+            f"cannot apply {chooses}: it chooses what --dequantize or --quantize applies to, and "
+            "there is neither",
+            "add --dequantize or --quantize, or leave it out",
         )
+    if (only or skip) and dequantize is not None and quantize is not None:
+        raise UsageError(
+            f"cannot apply {chooses} to both --dequantize and --quantize: it chooses the weights "
+            "of one of them",
+            "dequantize first, and quantize the result",
+        )
+    if scale is not None and quantize is None:
+        raise UsageError(
+            f"cannot give the scales {scale!r}: they are those of --quantize, and there is none",
+            "add --quantize, or leave out --scale",
+        )
+    if quantize is not None:
+        encoding_row(quantize, scale)
     if everything and dtype is None:
         raise UsageError(
             "cannot apply --cast-all: it extends --dtype to routers and norms, and there is no "
             "--dtype",
             "add --dtype, or leave out --cast-all",
         )
-    return Casting(_parse_dtype(dtype), _parse_dtype(dequantize), everything, only, skip)
+    dtypes = _parse_dtype(dtype), _parse_dtype(dequantize)
+    return Casting(*dtypes, everything, only, skip, quantize, scale)
+
+
+def _is_encoding(quantize: Any, scale: Any) -> bool:
+    """Return True if a manifest can have these names of an encoding and its scales."""
+    if not isinstance(quantize, str | None) or not isinstance(scale, str | None):
+        return False
+    if quantize is None:
+        return scale is None
+    try:
+        encoding_row(quantize, scale)
+    except UsageError:
+        return False
+    return True
 
 
 def _are_names(names: Any) -> bool:
@@ -139,8 +182,17 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
             decoding = info.cast.decoding
             if decoding is not None:
                 needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
-            most = max(most, needed)
+            most = max(most, needed + _encoding_bytes(info, info.cast))
     return most
+
+
+def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
+    """Return the bytes that one worker needs to quantize a weight, or to cut it out of a tensor."""
+    if cast.encoding is not None:
+        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype) + KEPT_SCALES_BYTES
+    else:
+        own = view_bytes(cast.view, info.shape, info.dtype)
+    return own + (buffer_bytes([cast.stored], 1) if cast.stored.cast else 0)
 
 
 # --- protected tensors -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.checkpoint.decoding import Decoding
+from streamconv.checkpoint.encoding import Encoding, View
 from streamconv.checkpoint.layout_record import Record
 from streamconv.errors import quoted
 
@@ -53,7 +54,7 @@ class TensorInfo:
         """The stored tensors that it is read from: itself, or those of its cast."""
         if self.cast is None:
             return (self,)
-        return (self.cast.stored, *self.cast.companions)
+        return (*self.cast.stored.stored, *self.cast.companions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,15 @@ class Cast:
     """How a weight is dequantized; None for a cast from one dtype to another."""
     dropped: tuple[TensorInfo, ...] = ()
     """What means nothing any more when the weight is dequantized: scales of activations."""
+    encoding: Encoding | None = None
+    """How the elements are quantized; None if they are not."""
+    view: View | None = None
+    """Where they are in `stored`; None if they are all of it."""
+
+    @property
+    def is_view(self) -> bool:
+        """True if the elements are only a part of `stored`, and stay what they are."""
+        return self.view is not None and self.encoding is None
 
 
 @dataclass(frozen=True, slots=True)

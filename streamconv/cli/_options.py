@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from streamconv.catalog.encodings import encoding_names
 from streamconv.options import MAX_JOBS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -157,18 +158,28 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         help="Dequantize quantized weights to this dtype and drop their scales.",
     ),
     option(
+        "--quantize",
+        type=click.Choice(encoding_names()),
+        help="Quantize the experts and the linear layers of transformer blocks to this format.",
+    ),
+    option(
+        "--scale",
+        type=click.Choice(["f32", "ue8m0"]),
+        help="Give --quantize fp8-block these scales; ue8m0 are powers of two.  [default: f32]",
+    ),
+    option(
         "--only",
         metavar="NAME",
         multiple=True,
-        help="Dequantize only the weights of this name, with * for any text, or of this number "
-        "format. May be repeated.",
+        help="Quantize or dequantize only the weights of this name, with * for any text; "
+        "dequantize only those of this number format. May be repeated.",
     ),
     option(
         "--except",
         "skip",
         metavar="NAME",
         multiple=True,
-        help="Leave the weights of this name, or of this number format, quantized. May be "
+        help="Leave the weights of this name, or of this number format, as they are. May be "
         "repeated.",
     ),
     option(

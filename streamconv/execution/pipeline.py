@@ -143,14 +143,15 @@ def _shards_of(plan: "Plan", share: Share) -> tuple[int, ...]:
 
 
 def _readable(source: Source, options: Options, readers: int, cancel: CancelToken) -> Source:
-    """Return the source as it is read: at this process's share of the rate, and then cast."""
+    """Return the source at this process's share of the rate, then cast, then quantized."""
     from streamconv.sources.wrappers.cast import CastSource
+    from streamconv.sources.wrappers.quantize import QuantizedSource
     from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 
     rate = options.get("max_rate")
     if rate is not None:
         source = ThrottledSource(source, Throttle(max(parse_rate(rate) // readers, 1), cancel))
-    return CastSource(source)
+    return QuantizedSource(CastSource(source))
 
 
 def _verify(folder: Path, request: ConversionRequest, how: "VerifyOptions") -> Verification:

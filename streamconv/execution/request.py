@@ -80,7 +80,7 @@ def read_request(raw: bytes, path: str, dst: Location) -> ConversionRequest:
 _TEXTS = frozenset(
     {
         *("source_layout", "preset", "hf_prefix", "dcp_prefix", "family", "template", "layers"),
-        *("format", "dtype", "dequantize", "max_shard_size"),
+        *("format", "dtype", "dequantize", "quantize", "scale", "max_shard_size"),
     }
 )
 _FLAGS = frozenset(

@@ -6,6 +6,9 @@ r"""Changes values in the text of a JSON object, and leaves all other characters
     {"a": 1,\n  "b": 2,\n  "c": 3}           remove b
     {"a": 1,\n  "c": 3}
 
+    {"a": 1,\n  "b": 2}                      set c to 3
+    {"a": 1,\n  "b": 2,\n  "c": 3}
+
 A member that is removed takes its comma along, and the white space up to the next member.
 """
 
@@ -34,7 +37,7 @@ REMOVED: Final = Removed.REMOVED
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A member of an object, at any depth, and its new value."""
+    """A member of an object, at any depth, and its new value. One of the outermost may be new."""
 
     path: Path
     new: Any
@@ -45,6 +48,10 @@ class Edit:
         for name in self.path:
             config = config[name]
         return config
+
+    def adds(self, config: Any) -> bool:
+        """Return True if an object has no such member yet."""
+        return len(self.path) == 1 and self.path[0] not in config
 
 
 def edit_json(text: str, edits: Sequence[Edit]) -> str:
@@ -66,7 +73,10 @@ def edit_json(text: str, edits: Sequence[Edit]) -> str:
 def edit_value(value: Any, edits: Sequence[Edit]) -> Any:
     """Return what the text of `edit_json` encodes, if its argument encodes `value`."""
     for edit in edits:
-        value = _edited(value, edit.path, edit.new)
+        if edit.new is not REMOVED and edit.adds(value):
+            value = {**value, edit.path[0]: edit.new}
+        else:
+            value = _edited(value, edit.path, edit.new)
     return value
 
 
@@ -97,6 +107,10 @@ class _Member:
 def _change(text: str, edit: Edit) -> tuple[int, int, str]:
     """Return begin and end of the characters that an edit replaces, and what it puts there."""
     begin = _skip(text, 0)
+    if len(edit.path) == 1 and edit.new is not REMOVED:
+        members = list(_members(text, begin))
+        if all(member.name != edit.path[0] for member in members):
+            return _new_member(text, begin, members, edit)
     for name in edit.path[:-1]:
         begin = _find(text, begin, name)[1].value
     before, member, after = _find(text, begin, edit.path[-1])
@@ -109,11 +123,34 @@ def _change(text: str, edit: Edit) -> tuple[int, int, str]:
     return begin + 1, _skip(text, member.end), ""
 
 
+def _new_member(
+    text: str, begin: int, members: Sequence[_Member], edit: Edit
+) -> tuple[int, int, str]:
+    """Return the change that adds a member after the last one, set off as the last one is."""
+    space = text[begin + 1 : members[0].begin] if members else ""
+    key, value = json.dumps(edit.path[0]), _indented(edit.new, space)
+    at = members[-1].end if members else begin + 1
+    comma = f",{space or ' '}" if members else ""
+    return at, at, f"{comma}{key}: {value}"
+
+
+def _indented(value: Any, space: str) -> str:
+    """Return the text of a value: in lines if the white space before its member has one."""
+    if "\n" not in space:
+        return json.dumps(value)
+    indent = space.rpartition("\n")[2]
+    return json.dumps(value, indent=indent or 2).replace("\n", f"\n{indent}")
+
+
 def _new_value(text: str, member: _Member, new: Any) -> tuple[int, int, str]:
     old = json.loads(text[member.value : member.end])
     if isinstance(old, list) and isinstance(new, list) and new and old[: len(new)] == new:
         items = list(_members(text, member.value))
         return items[len(new) - 1].end, items[-1].end, ""
+    if isinstance(new, dict):
+        before = text[: member.begin]
+        space = before[len(before.rstrip()) :]
+        return member.value, member.end, _indented(new, space)
     return member.value, member.end, json.dumps(new)
 
 

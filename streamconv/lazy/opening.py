@@ -11,6 +11,7 @@ from streamconv.planning.build import build_outputs
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.cast import CastSource
 from streamconv.sources.wrappers.open_with_template import open_with_template
+from streamconv.sources.wrappers.quantize import QuantizedSource
 from streamconv.system.extras import require_extra
 
 
@@ -40,11 +41,11 @@ def open_checkpoint(
     return LazyCheckpoint(source.checkpoint, outputs, reader, arrays, is_torch=framework == "pt")
 
 
-class _Opened(CastSource):
+class _Opened(QuantizedSource):
     """A source with its casts, which stays open until it is closed."""
 
     def __init__(self, source: Source, stack: ExitStack) -> None:
-        super().__init__(source)
+        super().__init__(CastSource(source))
         self._stack = stack
 
     def close(self) -> None:

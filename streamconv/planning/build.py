@@ -14,6 +14,7 @@ from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.detection.kinds import check_experts_found, check_kind
+from streamconv.detection.quantize import Quantized, quantize_checkpoint
 from streamconv.errors import StreamconvError, UsageError
 from streamconv.options import (
     DEFAULT_JOBS,
@@ -32,7 +33,7 @@ from streamconv.planning.make_plan import make_plan, record_of
 from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.merge_target import merge_target
 from streamconv.planning.plan import Plan
-from streamconv.planning.quantized_experts import detect_or_refuse, stored_experts
+from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
@@ -86,11 +87,20 @@ def build_plan(
         PlanRefused: The conversion is impossible, would change nothing, or does not fit into
             memory.
     """
-    casting, source, target = _conversion(checkpoint, catalog, to, options, read)
+    casting, quantized, target = _conversion(checkpoint, catalog, to, options, read)
+    source = quantized.found
     jobs = _jobs(checkpoint, options)
     layers = _layers(options)
     keep = options.get("keep_config", False)
-    change = config_change(checkpoint, source, casting, layers, keep=keep)
+    change = config_change(
+        checkpoint,
+        source,
+        casting,
+        layers,
+        keep=keep,
+        names=target.names,
+        left_out_weights=quantized.left_out,
+    )
     plan = make_plan(
         checkpoint,
         source,
@@ -130,7 +140,8 @@ def build_outputs(
         BadCheckpoint: The checkpoint is not complete and consistent.
         PlanRefused: The conversion is impossible.
     """
-    _, source, target = _conversion(checkpoint, catalog, to or SAME, options, read)
+    _, quantized, target = _conversion(checkpoint, catalog, to or SAME, options, read)
+    source = quantized.found
     layers = _layers(options)
     steps = make_steps(source, target, layers)
     check_lossless(steps, source, target, layers)
@@ -143,7 +154,7 @@ def _conversion(
     to: str | None,
     options: LazyOptions,
     read: ReadSmall | None,
-) -> tuple[Casting, Detected, Target]:
+) -> tuple[Casting, Quantized, Target]:
     """Return the casts, the source with these casts, and the target that the options mean."""
     casting = parse_casting(
         options.get("dtype"),
@@ -151,6 +162,8 @@ def _conversion(
         options.get("cast_all", False),
         options.get("only") or (),
         options.get("skip") or (),
+        quantize=options.get("quantize"),
+        scale=options.get("scale"),
     )
     pass_through = options.get("pass_through", False)
     if not pass_through and to != SAME:
@@ -158,23 +171,27 @@ def _conversion(
     family = catalog.find_family(checkpoint.config.get("model_type"))
     cast = cast_checkpoint(checkpoint, casting, family, read)
 
-    def detected(found: Checkpoint) -> Detected:
-        layout = options.get("source_layout")
+    def detected(found: Checkpoint, is_declared: bool = True) -> Detected:
+        layout = options.get("source_layout") if is_declared else None
         return detect(found, catalog, layout, pass_through=pass_through or to == SAME)
 
-    source = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
+    stored = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
     if not pass_through and to != SAME:
-        check_experts_found(checkpoint, source)
+        check_experts_found(checkpoint, stored)
+    quantized = quantize_checkpoint(cast, stored, casting, detected)
+    if quantized.separated and to == SAME:
+        raise keep_refused(stored, quantized.separated[0], str(casting.quantize))
+    source = quantized.found
     asked, why = _target(source, to)
     target = resolve_target(
         source,
         asked,
         why,
         pass_through=pass_through,
-        quantized=stored_experts(cast, source),
+        quantized=stored_experts(quantized.checkpoint, source),
         is_merge=to is None,
     )
-    return casting, source, target
+    return casting, quantized, target
 
 
 def _layers(options: LazyOptions) -> range | None:

@@ -2,6 +2,7 @@
 
     a cast                    dtype, in every section
     a full dequantization     quantization_config, wherever it is, and files that describe it
+    a quantization            the same, and quantization_config says what is quantized now
     the layers from 0 on      their number, and lists with an item for each
 
 The keys are rows of `data/config_keys.toml`. Whatever else config.json says stays, even if it was
@@ -9,19 +10,23 @@ not true before.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
+from streamconv.catalog.encodings import encoding_row
+from streamconv.catalog.families import HUB_NAMES, Form
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.config import config_members, config_value
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
-from streamconv.checkpoint.types import Checkpoint, TensorInfo
+from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.layer_lists import LayerList
 from streamconv.errors import quoted
 from streamconv.formats.json_edit import REMOVED, Edit, Path, edit_json, edit_value
+from streamconv.quantization.quantized_config import SECTION, quantized_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ def config_change(
     layers: range | None,
     *,
     keep: bool = False,
+    names: Form = HUB_NAMES,
+    left_out_weights: Mapping[str, str] | None = None,
 ) -> ConfigChange:
     """Decide what becomes of config.json.
 
@@ -78,12 +85,17 @@ def config_change(
         casting: The casts that were asked for.
         layers: Numbers of the layers that are kept; None for all.
         keep: True to leave config.json as it is.
+        names: The form whose names the output has.
+        left_out_weights: By name, why a weight is not quantized that others of its kind are.
     """
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
     infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
     edits: list[Edit] = []
-    if _loses_quantization(checkpoint, infos, casting):
+    if casting.quantize is not None:
+        edits += _quantized(checkpoint, casting, source, layer_filter, names)
+        left_out = config_keys().quantization_files
+    elif _loses_quantization(checkpoint, infos, casting):
         edits += [Edit(path, REMOVED) for path in _quantization(config)]
         left_out = config_keys().quantization_files
     if casting.dtype or _is_dequantized(checkpoint, casting):
@@ -93,7 +105,10 @@ def config_change(
     # two lists of layers may have one section
     edits = list({edit.path: edit for edit in edits}.values())
     edits.sort(key=lambda edit: _position(config, edit.path))
-    notes = tuple(_notes(checkpoint, source, casting, layers))
+    notes = (
+        *_notes(checkpoint, source, casting, layers),
+        *_quantized_notes(checkpoint, casting, left_out_weights or {}),
+    )
     if keep:
         return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)
     return ConfigChange(tuple(edits), left_out=left_out, notes=notes)
@@ -106,12 +121,54 @@ def _notes(
     if layers is not None and layers.start > 0:
         first = layers.start
         yield f"the result does not load: its layers begin with {first}, loaders count from 0"
-    is_partial = casting.dequantize and any(map(is_quantized, source.hub_names.values()))
+    is_partial = (
+        casting.dequantize
+        and not casting.quantize
+        and any(map(is_quantized, source.hub_names.values()))
+    )
     for path in _quantization(checkpoint.config) if is_partial else ():
         yield (
             f"some weights stay quantized, and {quoted('.'.join(path))} stays in config.json: add "
             "the modules that are dequantized to its list of exceptions before you load the result"
         )
+
+
+def _quantized_notes(
+    checkpoint: Checkpoint, casting: Casting, left_out: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a note for weights that a format cannot hold, and for a config.json that is missing."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield f"not quantized: {summarize_names(names)}: {reason}"
+    if casting.quantize is not None and not checkpoint.config and checkpoint.format != "dcp":
+        yield (
+            f"there is no {CONFIG} that could say what is quantized: loaders need one with a "
+            f"{SECTION}"
+        )
+
+
+def _quantized(
+    checkpoint: Checkpoint,
+    casting: Casting,
+    source: Detected,
+    layer_filter: LayerFilter,
+    names: Form,
+) -> Iterator[Edit]:
+    """Yield the changes that make config.json describe what is quantized now, and nothing else."""
+    if not checkpoint.config:
+        return
+    written = (
+        replace(info, name=names.apply(hub_name))
+        for hub_name, info in source.hub_names.items()
+        if layer_filter.keeps(hub_name)
+    )
+    row = encoding_row(str(casting.quantize), casting.scale)
+    for path in _quantization(checkpoint.config):
+        if path != (SECTION,):
+            yield Edit(path, REMOVED)
+    yield Edit((SECTION,), quantized_section(row, written))
 
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:
@@ -190,6 +247,7 @@ def _position(config: Mapping[str, Any], path: Path) -> list[int]:
     position = []
     value: Any = config
     for key in path:
-        position.append(list(value).index(key))
-        value = value[key]
+        keys = list(value)
+        position.append(keys.index(key) if key in value else len(keys))
+        value = value.get(key)
     return position

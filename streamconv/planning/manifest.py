@@ -93,12 +93,19 @@ def _reading(plan: Plan) -> dict[str, Any]:
 
 
 def _cast_facts(cast: Cast) -> list[Any]:
-    decoding = cast.decoding
-    return [
+    decoding, encoding, view = cast.decoding, cast.encoding, cast.view
+    facts: list[Any] = [
         cast.stored.dtype,
         decoding and decoding.format,
         [info.name for info in cast.companions],
     ]
+    if encoding is not None:
+        facts += [encoding.name, encoding.scales, encoding.role, list(encoding.shape)]
+    if view is not None:
+        facts += [cast.stored.name, view.start, list(view.strides)]
+    if (encoding is not None or view is not None) and cast.stored.cast is not None:
+        facts += _cast_facts(cast.stored.cast)
+    return facts
 
 
 def closing_files(

@@ -188,7 +188,11 @@ class Plan:
     @property
     def stored(self) -> Iterator[TensorInfo]:
         """Every stored tensor that is read, once."""
-        return (stored for info in self.inputs for stored in info.stored)
+        if self.casting.quantize is None:
+            return (stored for info in self.inputs for stored in info.stored)
+        # codes and scales are made of one weight, and experts are parts of one tensor
+        found = (stored for info in self.inputs for stored in info.stored)
+        return iter({stored.name: stored for stored in found}.values())
 
     def pieces(self, shards: Iterable[int] | None = None) -> Iterator[Piece]:
         """Yield every piece, or those of some shards, in the order of shards and offsets."""

@@ -31,6 +31,8 @@ class StoredExperts:
     """Names of the layouts in which transformers loads experts of all these formats."""
     is_decoded: bool = True
     """False if one of the formats is known by name only."""
+    is_made: bool = False
+    """True if `--quantize` makes them."""
 
     @property
     def text(self) -> str:
@@ -58,31 +60,40 @@ def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, Sto
         source: What was detected in it.
     """
     found = recognize(checkpoint, strict=False)
+    made: set[str] = set()
     formats: dict[str, dict[str, NumberFormat | NamedFormat | None]] = {}
     for stack in source.stacks:
         for info in _tensors(stack):
             weight = found.weights.get(info)
             if weight is not None:
                 formats.setdefault(stack.pattern, {})[weight.format.name] = weight.format
+                if weight.codes.cast is not None:
+                    made.add(stack.pattern)
             elif info in found.unknown:
                 formats.setdefault(stack.pattern, {})[UNKNOWN] = None
-    return {pattern: _stored(rows) for pattern, rows in formats.items()}
+    return {pattern: _stored(rows, pattern in made) for pattern, rows in formats.items()}
 
 
 def _tensors(stack: Stack) -> Iterable[str]:
     return (i.name for m in stack.modules for infos in m.tensors.values() for i in infos)
 
 
-def _stored(rows: Mapping[str, NumberFormat | NamedFormat | None]) -> StoredExperts:
+def _stored(rows: Mapping[str, NumberFormat | NamedFormat | None], is_made: bool) -> StoredExperts:
     loads = [row.loads if row else frozenset[str]() for row in rows.values()]
     is_decoded = all(isinstance(row, NumberFormat) for row in rows.values())
-    return StoredExperts(tuple(rows), frozenset.intersection(*loads), is_decoded)
+    return StoredExperts(tuple(rows), frozenset.intersection(*loads), is_decoded, is_made)
 
 
 def refuse_to_merge(
     model_type: str, pattern: str, stored: StoredExperts, asked: str
 ) -> PlanRefused:
     """Return the refusal of a form for experts that would not load in it."""
+    if stored.is_made:
+        return PlanRefused(
+            f"cannot merge model type {quoted(model_type or 'unknown')} to {asked}: "
+            f"{quoted(pattern)}experts become {stored.text}, and {stored.loading}",
+            "add --to per-expert, or name a layout, such as --to fused, to merge them nevertheless",
+        )
     layout = "a layout, such as --to fused, to merge them as they are"
     return PlanRefused(
         f"cannot merge model type {quoted(model_type or 'unknown')} to {asked}: "
@@ -90,6 +101,16 @@ def refuse_to_merge(
         f"add --dequantize bf16 to merge their values, or name {layout}"
         if stored.is_decoded
         else f"name {layout}",
+    )
+
+
+def keep_refused(source: Detected, pattern: str, encoding: str) -> PlanRefused:
+    """Return the refusal to keep the layout of experts that are quantized one by one."""
+    layout = next(stack.row.layout.name for stack in source.stacks if stack.pattern == pattern)
+    return PlanRefused(
+        f"cannot keep {quoted(pattern)}experts {layout}: they are quantized to {encoding} one by "
+        "one",
+        "name the layout of the result: --to per-expert, which transformers loads",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from streamconv.catalog.companions import stem_of
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
 from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.types import INDEX, MANIFEST
@@ -23,6 +24,8 @@ from streamconv.planning.steps import Step, Steps
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096
 """Multiple of bytes at which a shard's data begins: a page, so that direct I/O can read it."""
+ALIGNMENT = 8
+"""Multiple of bytes at which the widest element begins."""
 INDEX_ROWS = 500
 """Rows of the index that are made at once."""
 
@@ -40,7 +43,8 @@ class Safetensors:
     def shards(self, steps: Steps, max_shard_bytes: int) -> Iterator[Shard]:
         """Cut steps by huggingface_hub's rules.
 
-        In a shard, tensors with wide elements come first, so that each is aligned.
+        In a shard, tensors with wide elements come first, so that each is aligned. Before them come
+        weights that are quantized as they are read, each next to its scales: so it is read once.
 
         Raises PlanRefused if a tensor has the name that a header has for its metadata.
         """
@@ -48,8 +52,7 @@ class Safetensors:
         cuts = list(_cut(map(steps.nbytes, range(len(steps))), max_shard_bytes))
         for index, numbers in enumerate(cuts, 1):
             suffix = f"-{index:05d}-of-{len(cuts):05d}" if len(cuts) > 1 else ""
-            widest_first = sorted(numbers, key=lambda number: -DTYPE_BITS[steps.dtype(number)])
-            placed = PlacedSteps(steps, widest_first)
+            placed = PlacedSteps(steps, _aligned(steps, numbers))
             text_bytes = sum(map(len, self._header_text(placed)))
             nbytes = header_bytes(text_bytes, DATA_ALIGNMENT) + placed.nbytes
             yield Shard(FILENAME_PATTERN.format(suffix=suffix), placed, nbytes, placed.nbytes)
@@ -115,6 +118,28 @@ def _cut(sizes: Iterable[int], most: int) -> "Iterator[array[int]]":
         nbytes += size
     if filling:
         yield filling
+
+
+def _aligned(steps: Steps, numbers: Iterable[int]) -> list[int]:
+    """Return the numbers of the tensors of a shard in an order in which each is aligned."""
+
+    def width(number: int) -> int:
+        return -DTYPE_BITS[steps.dtype(number)]
+
+    weights: dict[str, list[int]] = {}
+    others: list[int] = []
+    for number in numbers:
+        if steps.is_encoded(number):
+            weights.setdefault(stem_of(steps.name(number)), []).append(number)
+        else:
+            others.append(number)
+    first: list[int] = []
+    for parts in weights.values():
+        if sum(map(steps.nbytes, parts)) % ALIGNMENT:
+            others += parts
+        else:
+            first += sorted(parts, key=width)
+    return first + sorted(others, key=lambda number: (width(number), number))
 
 
 def build_index(shards: Sequence[Shard]) -> bytes:

@@ -85,6 +85,7 @@ class Steps(Sequence[Step]):
         self._names = target.names
         self._is_same = target.asked == SAME
         self._hub_names = source.hub_names
+        self._has_encodings = any(map(_is_encoded, source.hub_names.values()))
         self.converted = tuple(_converted(source, target, layer_filter))
         """The modules that get another layout."""
         taken = _converted_names(source, target)
@@ -167,6 +168,16 @@ class Steps(Sequence[Step]):
         of, output = self._output(place)
         return of.stack.dtype(of.module, output)
 
+    def is_encoded(self, number: int) -> bool:
+        """Return True if an output tensor is made of weights that are quantized as it is read."""
+        if not self._has_encodings:
+            return False
+        place = self._order[number]
+        if place >= self._copies:
+            return _is_encoded(self._copied_info(place))
+        of, output = self._output(place)
+        return _is_encoded(of.stack.inputs(of.module, output)[0])
+
     def buffer_bytes(self, number: int) -> int:
         """Return the bytes of input that are in memory at once to make an output tensor."""
         place = self._order[number]
@@ -246,6 +257,10 @@ def _converted_names(source: Detected, target: Target) -> set[str]:
         for infos in module.tensors.values()
         for info in infos
     }
+
+
+def _is_encoded(info: TensorInfo) -> bool:
+    return info.cast is not None and info.cast.encoding is not None
 
 
 @functools.cache

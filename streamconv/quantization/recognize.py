@@ -71,8 +71,13 @@ def recognize(
     announced = announcements(checkpoint.config, checkpoint.quant_config)
     if not strict and not any(info.dtype in CODES for info in checkpoint.tensors.values()):
         return Recognized({}, announced)
-    stored = {name: info for name, info in checkpoint.tensors.items() if info.cast is None}
+    stored = {name: info for name, info in checkpoint.tensors.items() if _is_stored(info)}
     return _Recognizer(announced, read).recognize(stored, strict=strict)
+
+
+def _is_stored(info: TensorInfo) -> bool:
+    """Return True if a tensor is not cast, or is one that a weight is quantized to."""
+    return info.cast is None or info.cast.encoding is not None
 
 
 _Signature = tuple[tuple[str, str, tuple[int, ...]], ...]

@@ -79,8 +79,15 @@ def step_fields(step: Step, shard: str) -> dict[str, Any]:
 def _cast_fields(step: Step) -> dict[str, Any] | None:
     """Describe how the inputs of a step are stored, if in another dtype."""
     cast = step.inputs[0].cast
-    if cast is None:
+    if cast is None or cast.is_view:
         return None
+    if cast.encoding is not None:
+        return {
+            "from": cast.stored.dtype,
+            "format": cast.encoding.name,
+            "scales": cast.encoding.scales,
+            "block": list(cast.encoding.block),
+        }
     scale = cast.decoding and cast.decoding.plane("scale")
     return {
         "from": cast.stored.dtype,

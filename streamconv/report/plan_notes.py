@@ -60,11 +60,17 @@ def config_edits(plan: Plan) -> list[dict[str, Any]]:
         {
             "key": ".".join(edit.path),
             "removed": edit.new is REMOVED,
-            "from": None if edit.new is REMOVED else edit.old(plan.checkpoint.config),
+            "from": _old(plan, edit),
             "to": None if edit.new is REMOVED else edit.new,
         }
         for edit in edits
     ]
+
+
+def _old(plan: Plan, edit: Edit) -> Any:
+    """Return the value that an edit changes; None if it removes or adds one."""
+    config = plan.checkpoint.config
+    return None if edit.new is REMOVED or edit.adds(config) else edit.old(config)
 
 
 def config_line(plan: Plan) -> str:
@@ -75,13 +81,21 @@ def config_line(plan: Plan) -> str:
 def _edit_lines(plan: Plan, edits: Iterable[Edit]) -> Iterator[str]:
     """Yield each change of config.json in words."""
     for edit in edits:
-        key, old, new = quoted(".".join(edit.path)), edit.old(plan.checkpoint.config), edit.new
+        key, old, new = quoted(".".join(edit.path)), _old(plan, edit), edit.new
         if new is REMOVED:
             yield f"{key} is removed"
+        elif isinstance(new, dict):
+            done = "is added" if old is None else "is replaced"
+            yield f"{key} {done}: {quoted(_described(new))}"
         elif isinstance(new, list):
             yield f"{key} has {len(new)} items instead of {len(old)}"
         else:
             yield f"{key} is {quoted(str(new))} instead of {quoted(str(old))}"
+
+
+def _described(section: dict[str, Any]) -> str:
+    """Return the method and the format that a section of config.json names."""
+    return ", ".join(str(section[key]) for key in ("quant_method", "format") if key in section)
 
 
 def passed_through(plan: Plan) -> dict[str, str]:

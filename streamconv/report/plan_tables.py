@@ -192,8 +192,9 @@ def _casts(plan: Plan) -> Iterator[str]:
     """Yield the tensors that are cast to each dtype, and those of each kind that are not."""
     casts: dict[str, Counter[str]] = {}
     for row in cast_rows(plan.inputs):
-        scaled = f" times its scales ({row['format']})" if row["scaled"] else ""
-        kinds = casts.setdefault(f"{row['from']}{scaled} to {row['to']}", Counter())
+        done = f" times its scales ({row['format']})" if row["scaled"] else ""
+        done = f" quantized ({row['format']})" if row["quantized"] else done
+        kinds = casts.setdefault(f"{row['from']}{done} to {row['to']}", Counter())
         kinds[row["tensors"]] += row["count"]
     for cast, kinds in casts.items():
         yield f"{counted(kinds.total(), 'tensor')}, {cast}: {summarize_kinds(kinds)}"

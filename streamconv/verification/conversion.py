@@ -8,8 +8,9 @@ from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.manifest import keeps_config
 from streamconv.checkpoint.not_carried_over import left_out_notes
 from streamconv.checkpoint.reading_record import recorded_reading
-from streamconv.checkpoint.types import MANIFEST
+from streamconv.checkpoint.types import MANIFEST, Checkpoint
 from streamconv.detection.detect import Detected, detect
+from streamconv.detection.quantize import quantize_checkpoint
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.options import Opening, Reading, check_prefixes, prefixes_of
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
@@ -28,6 +29,7 @@ from streamconv.verification.metadata_files import (
     read_manifest,
 )
 from streamconv.verification.options import VerifyOptions
+from streamconv.verification.quantize import QuantizedAgain
 from streamconv.verification.result import Difference, Tally, VerifyEvent
 from streamconv.verification.sides import Side
 
@@ -93,6 +95,7 @@ def _compare(
     try:
         family = options.catalog.find_family(source.checkpoint.config.get("model_type"))
         checkpoint = cast_checkpoint(source.checkpoint, casting, family, read_whole(source))
+        found = _detect_source(checkpoint, casting, options)
     except PlanRefused as error:
         yield Difference(MANIFEST, f"says {_cast_options(casting)}: {error.message}")
         return
@@ -104,8 +107,6 @@ def _compare(
     if options.sample.share < 1:
         percent = 100 * options.sample.share
         tally.unchecked.append(f"all bytes except for a sample of {percent:.3g}% of them")
-    declared_layout = options.reading.get("source_layout")
-    found = detect(checkpoint, options.catalog, declared_layout, pass_through=True)
     for pattern, refusal in output.found.refusals.items():
         if pattern not in found.refusals and "--from" in refusal.hint:
             raise PlanRefused(refusal.message, refusal.hint.replace("--from", "--to"))
@@ -117,7 +118,7 @@ def _compare(
     keeps = keeps_config(read_manifest(output.source) or {})
     expected = expected_config(found, source.checkpoint, output.source.checkpoint, casting)
     yield from compare(
-        Side(DequantizedSource(CastSource(source)), found),
+        Side(QuantizedAgain(DequantizedSource(CastSource(source))), found),
         output,
         config=None if keeps else expected,
         jobs=options.jobs,
@@ -126,9 +127,23 @@ def _compare(
     )
 
 
+def _detect_source(checkpoint: Checkpoint, casting: Casting, options: VerifyOptions) -> Detected:
+    """Detect the source, with the weights quantized that the output's manifest says.
+
+    Raises PlanRefused if the casting makes no sense, or `--from` contradicts the source.
+    """
+
+    def detected(found: Checkpoint, is_declared: bool = True) -> Detected:
+        layout = options.reading.get("source_layout") if is_declared else None
+        return detect(found, options.catalog, layout, pass_through=True)
+
+    return quantize_checkpoint(checkpoint, detected(checkpoint), casting, detected).found
+
+
 def _cast_options(casting: Casting) -> str:
     """Return the options that ask for a casting."""
     asked = {"--dtype": casting.dtype, "--dequantize": casting.dequantize}
+    asked |= {"--quantize": casting.quantize, "--scale": casting.scale}
     dtypes = [f"{option} {dtype}" for option, dtype in asked.items() if dtype]
     only, skip = (
         [f"{option} {quoted(name)}" for name in names]

@@ -58,7 +58,7 @@ class DequantizedSource(SourceWrapper):
             values = self._rows(read.info, cast, decoding, matrix, range(row, last))
             taken = values.reshape(-1)[column : column + first + len(out) - position]
             begin = position - first
-            out[begin : begin + len(taken)] = _rounded(taken, read.info.dtype)
+            out[begin : begin + len(taken)] = rounded_to(taken, read.info.dtype)
             position += len(taken)
 
     def _rows(
@@ -118,7 +118,7 @@ class DequantizedSource(SourceWrapper):
         else:
             words = self._words(info, plane, matrix, y)[:, x]
         if plane.values == "float":
-            return _float(words, info.dtype)
+            return float_of(words, info.dtype)
         if not plane.packed:
             return words.astype(np.float64) - plane.offset
         codes = words.astype(np.int64) >> shift & (1 << plane.bits) - 1
@@ -137,29 +137,29 @@ class DequantizedSource(SourceWrapper):
             raw = bytearray((last - first + 1) * plane.row_bytes)
             start = (matrix if plane.matrices > 1 else 0) * plane.nbytes + first * plane.row_bytes
             self._source.read([Read(info, start, memoryview(raw))])
-            kept[key] = np.frombuffer(raw, _stored(info.dtype)).reshape(-1, plane.stored[1])
+            kept[key] = np.frombuffer(raw, stored_as(info.dtype)).reshape(-1, plane.stored[1])
         rows_there: Array = kept[key][rows - first]
         return rows_there
 
 
-def _stored(dtype: str) -> Any:
+def stored_as(dtype: str) -> Any:
     """Return the numpy dtype that holds the elements of a tensor."""
     known = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I32": np.int32, "I64": np.int64}
     return known.get(dtype, np.uint16 if dtype == "BF16" else np.uint8)
 
 
-def _float(words: Array, dtype: str) -> Array:
+def float_of(words: Array, dtype: str) -> Array:
     """Return stored floats as float64."""
     if dtype == "BF16":
         return (words.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if dtype in ("F8_E8M0", "U8"):
         return np.where(words == 255, np.nan, np.exp2(words.astype(np.float64) - 127))
     if dtype in _FLOATS:
-        return _floats8(dtype)[words]
+        return floats8(dtype)[words]
     return words.astype(np.float64)
 
 
-def _floats8(dtype: str) -> Array:
+def floats8(dtype: str) -> Array:
     """Return the value of each byte as a float of 8 bits."""
     exponents, mantissas, bias = _FLOATS[dtype]
     values = np.empty(256)
@@ -190,7 +190,7 @@ def _meaning(codes: Array, plane: Plane) -> Array:
     return signed + 0.0 if plane.values == "e2m1+0" else signed
 
 
-def _rounded(values: Array, dtype: str) -> Array:
+def rounded_to(values: Array, dtype: str) -> Array:
     """Return float32 rounded to a dtype, to nearest, ties to even."""
     if dtype == "F32":
         return values

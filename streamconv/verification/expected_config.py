@@ -5,15 +5,18 @@ tensors that are there: their main dtype, their layers, and the presence of quan
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.config_keys import ConfigKeys, config_keys
+from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_lists import LayerList
+from streamconv.quantization.quantized_config import SECTION, quantized_section
 
 Path = tuple[str | int, ...]
 """The names of members, and numbers of items, on the way to a value."""
@@ -31,11 +34,18 @@ class ExpectedConfig:
     """True if descriptions of quantized weights stay."""
     layers: tuple[tuple[Path, LayerList, int], ...]
     """Sections that count layers, with the list and the number of the first layer not kept."""
+    section: Mapping[str, Any] | None = None
+    """The new description of quantized weights; None if there is none."""
 
     @property
     def left_out(self) -> frozenset[str]:
         """Names of files that may not be there."""
-        return frozenset() if self.quantization else config_keys().quantization_files
+        is_left = self.quantization and self.section is None
+        return frozenset() if is_left else config_keys().quantization_files
+
+    def replaces(self, path: Path) -> bool:
+        """Return True if a path leads to the new description, or through it."""
+        return self.section is not None and path[:1] == (SECTION,)
 
     def value(self, path: Path, old: Any) -> Any:
         """Return the value that a member of the source's config has to have in the output."""
@@ -53,7 +63,7 @@ class ExpectedConfig:
 
     def removes(self, path: Path, config: Any) -> bool:
         """Return True if the value at a path of the source's config has to be gone."""
-        if self.quantization:
+        if self.quantization and self.section is None:
             return False
         members = len(list(itertools.takewhile(lambda key: isinstance(key, str), path)))
         return any(
@@ -97,7 +107,16 @@ def expected_config(
             for each in source.layer_lists
             if kept is not None and kept.start == 0 and each.section is not None
         ),
+        section=_section(output, casting),
     )
+
+
+def _section(output: Checkpoint, casting: Casting) -> Mapping[str, Any] | None:
+    """Return what a quantized output has to say of itself, by the tensors that it has."""
+    if casting.quantize is None:
+        return None
+    row = encoding_row(casting.quantize, casting.scale)
+    return quantized_section(row, output.tensors.values())
 
 
 def _main_dtype(output: Checkpoint) -> str | None:

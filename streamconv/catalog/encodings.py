@@ -1,0 +1,116 @@
+"""Encodings: how `--quantize` stores a weight; rows of `data/quantization.toml`."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from streamconv.catalog.toml_tables import read_table
+from streamconv.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A tensor that a quantized weight consists of."""
+
+    role: str
+    """`codes`, `scale` or `shape`."""
+    word: str
+    """What its name has in place of `weight`."""
+    dtype: str
+    """Empty for that of the weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodingRow:
+    """A way to store weights, with the option that was chosen for its scales."""
+
+    name: str
+    says: str
+    """What it makes, for the plan."""
+    format: str
+    """Name of the number format."""
+    block: tuple[int, int]
+    """Rows and columns that share a scale; 0 is all of them."""
+    is_whole: bool
+    """True if the columns have to be a whole number of blocks."""
+    numbers: str
+    """What a code is: `e4m3`, `e2m1` or `int4`."""
+    most: float
+    """The largest number of a block is divided by it for the scale."""
+    powers: str
+    """`above` or `near` if scales are powers of two, else empty."""
+    zero: float | None
+    """The scale of a block of zeros; None for the epsilon of the arithmetic."""
+    arithmetic: str
+    """The dtype of quotients and scales; empty for that of the weight."""
+    parts: tuple[StoredPart, ...]
+    """Codes first."""
+    config: Mapping[str, Any]
+    """What config.json says of it, without the modules that are not quantized."""
+    ignored: str
+    """The key for these modules."""
+
+
+@functools.cache
+def encoding_names() -> tuple[str, ...]:
+    """Return the values of `--quantize`."""
+    return tuple(_rows())
+
+
+@functools.cache
+def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
+    """Return a way to store weights.
+
+    Args:
+        name: The value of `--quantize`.
+        scale: The value of `--scale`; None for the default.
+
+    Raises:
+        UsageError: One of them is unknown, or they do not go together.
+    """
+    if name not in _rows():
+        raise UsageError(
+            f"cannot quantize to {name!r}: no such format",
+            f"choose from {', '.join(encoding_names())}",
+        )
+    row = dict(_rows()[name])
+    options = row.get("options", {})
+    if scale is not None and scale not in options:
+        known = f"choose from {', '.join(options)}" if options else "leave out --scale"
+        raise UsageError(f"cannot give {name} the scales {scale!r}: it has no such scales", known)
+    chosen = options[scale] if scale is not None else {}
+    config = {**row["config"], **chosen.get("config", {})}
+    row |= chosen
+    return EncodingRow(
+        name=name,
+        says=row["says"],
+        format=row["format"],
+        block=(row["block"][0], row["block"][1]),
+        is_whole=row.get("whole", False),
+        numbers=row["numbers"],
+        most=float(row["most"]),
+        powers=row.get("powers", ""),
+        zero=row.get("zero"),
+        arithmetic=row.get("arithmetic", ""),
+        parts=tuple(
+            StoredPart(role, row[role]["word"], row[role]["dtype"])
+            for role in ("codes", "scale", "shape")
+            if role in row
+        ),
+        config=MappingProxyType(config),
+        ignored=row["ignored"],
+    )
+
+
+@functools.cache
+def unquantized_names() -> Mapping[str, tuple[str, ...]]:
+    """Return the patterns of matrices that are left as they are, by kind."""
+    table = read_table("quantization.toml")["unquantized"]
+    return MappingProxyType({kind: tuple(patterns) for kind, patterns in table.items()})
+
+
+def _rows() -> Mapping[str, Any]:
+    rows: Mapping[str, Any] = read_table("quantization.toml")["encodings"]
+    return rows

@@ -1,0 +1,90 @@
+"""How a weight is quantized as it is read: which numbers share a scale, and which tensor this is.
+
+A weight becomes several tensors, such as codes and scales. Each of them is read from the weight.
+"""
+
+import math
+from dataclasses import dataclass
+
+from streamconv.formats.safetensors import DTYPE_BITS
+
+BAND_ELEMENTS = 2**19
+"""Elements of a weight that are read and encoded at once, rounded up to whole blocks."""
+KEPT_SCALES_BYTES = 8 * 2**20
+"""Scales that are kept until they are written, of all workers together."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A matrix or vector inside a stored tensor: a strided array over its elements."""
+
+    start: int
+    """Its first element."""
+    strides: tuple[int, ...]
+    """Elements from one position to the next, for each dimension."""
+
+    def span(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the first element and the end of the elements that have to be read for it.
+
+        They are whole rows of the outer dimension, so that matrices next to each other have one
+        span.
+        """
+        if self.is_contiguous(shape):
+            return self.start, self.start + math.prod(shape)
+        sizes = [(stride, n) for stride, n in zip(self.strides, shape, strict=True) if n > 1]
+        outer, count = max(sizes)
+        if len(sizes) == 1:
+            return self.start, self.start + outer * (count - 1) + 1
+        begin = self.start // outer * outer
+        return begin, begin + outer * count
+
+    def is_contiguous(self, shape: tuple[int, ...]) -> bool:
+        """Return True if its elements lie one after the other, in order."""
+        expected = 1
+        for stride, n in zip(reversed(self.strides), reversed(shape), strict=True):
+            if n > 1 and stride != expected:
+                return False
+            expected *= n
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the matrices of a weight are quantized. Weights of one kind share it."""
+
+    name: str
+    """The row of `encodings` in `quantization.toml`."""
+    scales: str | None
+    """The value of `--scale`."""
+    shape: tuple[int, int]
+    """Rows and columns of a matrix."""
+    block: tuple[int, int]
+    """Rows and columns that share a scale; those at the end may be fewer."""
+    stored: str
+    """The dtype of the elements that are encoded: F32, BF16 or F16."""
+    dtype: str
+    """The dtype that the arithmetic is done in: one of these, too."""
+    role: str
+    """Which tensor this is: `codes`, `scale` or `shape`."""
+
+    @property
+    def band_rows(self) -> int:
+        """Rows that are encoded at once: whole blocks."""
+        blocks = max(BAND_ELEMENTS // max(self.shape[1] * self.block[0], 1), 1)
+        return min(blocks * self.block[0], self.shape[0])
+
+
+def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
+    """Return the bytes that a worker needs to quantize a weight that is stored in a dtype."""
+    elements = encoding.band_rows * encoding.shape[1]
+    itemsize = DTYPE_BITS[dtype] // 8
+    scales = math.prod(-(-n // b) for n, b in zip(encoding.shape, encoding.block, strict=True))
+    return elements * (itemsize + 1) + 4 * scales + view_bytes(view, encoding.shape, dtype)
+
+
+def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:
+    """Return the bytes that are read at once for a matrix that is not in one piece; else 0."""
+    if view is None or view.is_contiguous(shape):
+        return 0
+    begin, end = view.span(shape)
+    return (end - begin) * DTYPE_BITS[dtype] // 8 + math.prod(shape) * DTYPE_BITS[dtype] // 8

@@ -1,0 +1,188 @@
+"""Quantized weights, computed a second time: from the definition of each scale and each code.
+
+How weights are quantized is deliberately written twice: here, to compare them, and in
+`quantization/encode.py`, to write them. Neither uses the other. Here numbers are float64, rounded
+where the format rounds, and a code is searched among the numbers that the codes mean.
+"""
+
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamconv.catalog.encodings import encoding_row
+from streamconv.checkpoint.encoding import Encoding
+from streamconv.checkpoint.types import Cast
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.sources.base import Read, Source
+from streamconv.sources.wrappers.base import SourceWrapper
+from streamconv.verification.dequantize import BAND, float_of, floats8, rounded_to, stored_as
+
+Array = npt.NDArray[Any]
+
+_SMALLEST = {"BF16": 2.0**-126, "F16": 2.0**-14, "F32": 2.0**-126}
+"""The smallest normal number."""
+_EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
+
+
+class QuantizedAgain(SourceWrapper):
+    """A source that computes the quantized tensors that it is asked for."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._kept = threading.local()
+
+    def read(self, reads: Sequence[Read]) -> None:
+        plain = []
+        for read in reads:
+            cast = read.info.cast
+            if cast is None or (cast.encoding is None and cast.view is None):
+                plain.append(read)
+            elif cast.encoding is None:
+                self._fill(read, cast, read.info.shape)
+            elif cast.encoding.role == "shape":
+                numbers = b"".join(n.to_bytes(8, "little") for n in cast.encoding.shape)
+                read.buffer[:] = numbers[read.start : read.start + len(read.buffer)]
+            else:
+                self._compute(read, cast, cast.encoding)
+        self._source.read(plain)
+
+    def _fill(self, read: Read, cast: Cast, shape: tuple[int, ...]) -> None:
+        """Fill the buffer of a read with elements of a part of a tensor."""
+        width = DTYPE_BITS[read.info.dtype] // 8
+        count = len(read.buffer) // width
+        places = np.unravel_index(np.arange(count) + read.start // width, shape)
+        read.buffer[:] = self._words(cast, list(places)).tobytes()
+
+    def _words(self, cast: Cast, places: list[Any]) -> Array:
+        """Return the stored elements at the positions of a weight, given on each axis."""
+        stored = cast.stored
+        if cast.view is None:
+            strides: tuple[int, ...] = (stored.shape[-1], 1)
+            start = 0
+        else:
+            strides, start = cast.view.strides, cast.view.start
+        at = sum((p * stride for p, stride in zip(places, strides, strict=True)), np.array(start))
+        first, last = int(at.min()), int(at.max())
+        width = DTYPE_BITS[stored.dtype] // 8
+        raw = memoryview(bytearray((last - first + 1) * width))
+        self._source.read([Read(stored, first * width, raw)])
+        words: Array = np.frombuffer(raw, stored_as(stored.dtype))[at - first]
+        return words
+
+    def _compute(self, read: Read, cast: Cast, encoding: Encoding) -> None:
+        """Fill the buffer of a read from whole blocks of rows, some at a time."""
+        height = encoding.block[0] if encoding.role == "scale" else 1
+        row_bytes = read.info.nbytes // -(-encoding.shape[0] // height)
+        position, end = read.start, read.start + len(read.buffer)
+        while position < end:
+            row = position // row_bytes * height
+            band, content = self._band(cast, encoding, row)
+            within = position - band // height * row_bytes
+            taken = min(end - position, len(content) - within)
+            begin = position - read.start
+            read.buffer[begin : begin + taken] = content[within : within + taken]
+            position += taken
+
+    def _band(self, cast: Cast, encoding: Encoding, row: int) -> tuple[int, bytes]:
+        """Return the first row of the band that has a row, and the bytes made of the band."""
+        rows, columns = encoding.shape
+        step = max(BAND // (columns * encoding.block[0]), 1) * encoding.block[0]
+        first = row - row % step
+        key = cast.stored.name, cast.view, encoding, first
+        if getattr(self._kept, "key", None) != key:
+            self._kept.key = None
+            y, x = np.arange(first, min(first + step, rows)), np.arange(columns)
+            values = float_of(self._words(cast, [y[:, None], x]), cast.stored.dtype)
+            if cast.stored.dtype not in _EPSILON:
+                values = values.astype(np.float32).astype(np.float64)
+            scales = _scales(values, encoding)
+            made = _stored_scales(scales, encoding)
+            if encoding.role == "codes":
+                made = _codes(values, scales, encoding)
+            self._kept.key, self._kept.content = key, made
+        content: bytes = self._kept.content
+        return first, content
+
+
+def _scales(values: Array, encoding: Encoding) -> Array:
+    """Return the scale of each block, in float64."""
+    row = encoding_row(encoding.name, encoding.scales)
+    (rows, columns), (height, width) = values.shape, encoding.block
+    largest = np.maximum.reduceat(np.abs(values), np.arange(0, rows, height), axis=0)
+    largest = np.maximum.reduceat(largest, np.arange(0, columns, width), axis=1)
+    if row.powers == "near":
+        mantissa, exponent = np.frexp(largest)
+        power = np.where(mantissa >= 0.875, exponent, exponent - 1.0) - 2
+        is_tiny = largest < _SMALLEST[encoding.dtype]
+        tiny = 0 if encoding.dtype == "F16" else -127
+        return np.exp2(np.where(is_tiny, tiny, np.clip(power, -127, 127)))
+    scales = _as_dtype(largest / row.most, encoding.dtype)
+    scales[scales == 0] = row.zero or _EPSILON[encoding.dtype]
+    if row.powers == "above":
+        mantissa, exponent = np.frexp(scales)
+        scales = np.exp2(np.maximum(np.where(mantissa == 0.5, exponent - 1, exponent), -126))
+    return scales
+
+
+def _stored_scales(scales: Array, encoding: Encoding) -> bytes:
+    row = encoding_row(encoding.name, encoding.scales)
+    (dtype,) = [part.dtype or encoding.dtype for part in row.parts if part.role == "scale"]
+    if row.powers:
+        return (np.log2(scales) + 127).astype(np.uint8).tobytes()
+    return rounded_to(scales.astype(np.float32), dtype).tobytes()
+
+
+def _codes(values: Array, scales: Array, encoding: Encoding) -> bytes:
+    """Return the codes of rows, packed as they are stored."""
+    row = encoding_row(encoding.name, encoding.scales)
+    y = np.arange(len(values)) // encoding.block[0]
+    x = np.arange(encoding.shape[1]) // encoding.block[1]
+    with np.errstate(over="ignore"):
+        quotients = _as_dtype(values / scales[y][:, x], encoding.dtype)
+    if row.numbers == "int4":
+        lower = np.floor(quotients)
+        rest = quotients - lower
+        code = lower + ((rest > 0.5) | ((rest == 0.5) & (lower % 2 == 1)))
+        codes = (np.clip(code, -8, 7) + 8).astype(np.uint8)
+    else:
+        codes = _nearest(quotients, row.numbers, values)
+    if row.numbers == "e4m3":
+        return bytes(codes.data)
+    return bytes((codes[:, 0::2] + 16 * codes[:, 1::2]).astype(np.uint8).data)
+
+
+def _nearest(quotients: Array, numbers: str, values: Array) -> Array:
+    """Return the code of the nearest number; of two, the one whose code is even.
+
+    In four bits, a zero has a sign if the number before the division was a zero of that sign.
+    """
+    meant = _meant(numbers)
+    halfway = (meant[1:] + meant[:-1]) / 2
+    magnitude = np.abs(quotients)
+    below = np.searchsorted(halfway, magnitude, side="left")
+    is_tie = (below < len(halfway)) & (halfway[np.minimum(below, len(halfway) - 1)] == magnitude)
+    code = below + (is_tie & (below % 2 == 1))
+    is_negative = np.signbit(quotients)
+    if numbers == "e2m1":
+        is_negative = (quotients < 0) | ((values == 0) & np.signbit(values))
+    signed: Array = (code + (128 if numbers == "e4m3" else 8) * is_negative).astype(np.uint8)
+    return signed
+
+
+@functools.cache
+def _meant(numbers: str) -> Array:
+    """Return the numbers that positive codes mean, without NaN."""
+    if numbers == "e4m3":
+        return floats8("F8_E4M3")[:127]
+    return np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def _as_dtype(values: Array, dtype: str) -> Array:
+    """Return float64 rounded to float32, and then to a dtype, as float64."""
+    with np.errstate(over="ignore", under="ignore"):
+        single = values.astype(np.float32)
+    return float_of(rounded_to(single, dtype), dtype)
