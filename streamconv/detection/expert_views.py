@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from streamconv.catalog.layouts import MATRICES, NamedLayout
+from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template
+from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.checkpoint.encoding import View
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.detection.detect import Detected

@@ -17,7 +17,7 @@ from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.encoding import Encoding
 from streamconv.checkpoint.types import Cast
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.verification.dequantize import BAND, float_of, floats8, rounded_to, stored_as
 
@@ -49,6 +49,11 @@ class QuantizedAgain(SourceWrapper):
             else:
                 self._compute(read, cast, cast.encoding)
         self._source.read(plain)
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        """Pass on what is read as it is: quantized weights are read where they are computed."""
+        casts = [(each, each.info.cast) for each in ranges]
+        super().expect([r for r, c in casts if c is None or not (c.encoding or c.view)])
 
     def _fill(self, read: Read, cast: Cast, shape: tuple[int, ...]) -> None:
         """Fill the buffer of a read with elements of a part of a tensor."""

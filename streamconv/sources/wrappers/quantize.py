@@ -11,7 +11,7 @@ each thread keeps what it has read of a tensor last: gate and up of an expert li
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization import dtype_kernels
 from streamconv.quantization.encode import RowEncoder, elements_of
-from streamconv.sources.base import Read, Source
+from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 Array = npt.NDArray[Any]
@@ -53,6 +53,9 @@ class QuantizedSource(SourceWrapper):
             else:
                 self._read_scales(read, cast, cast.encoding)
         self._source.read(batch)
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        super().expect([stored for each in ranges for stored in _stored_ranges(each)])
 
     @property
     def _kept(self) -> "_ThreadMemory":
@@ -108,6 +111,26 @@ class QuantizedSource(SourceWrapper):
             position += taken
         if end == read.info.nbytes:
             self._scales.drop(_weight(cast))
+
+
+def _stored_ranges(wanted: ByteRange) -> Iterator[ByteRange]:
+    """Yield what is read for bytes of a tensor; nothing for scales, which follow their codes."""
+    cast = wanted.info.cast
+    if cast is None or (cast.encoding is None and cast.view is None):
+        yield wanted
+        return
+    shape = cast.encoding.shape if cast.encoding else wanted.info.shape
+    width = DTYPE_BITS[cast.stored.dtype] // 8
+    if cast.encoding is not None and cast.encoding.role != "codes":
+        return
+    begin, end = cast.view.span(shape) if cast.view else (0, cast.stored.elements)
+    if cast.view is None or cast.view.is_contiguous(shape):
+        nbytes = wanted.info.nbytes
+        begin, end = (
+            begin + (end - begin) * wanted.begin // nbytes,
+            begin + (end - begin) * wanted.end // nbytes,
+        )
+    yield ByteRange(cast.stored, begin * width, end * width)
 
 
 _Weight = tuple[str, View | None]
