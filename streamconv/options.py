@@ -14,7 +14,8 @@ Location = str | PathLike[str]
 
 DEFAULT_SHARD_SIZE = "4GB"
 DEFAULT_JOBS = 2
-"""Two workers rearrange about 5 GB/s, more than most disks write."""
+"""Two workers rearrange about 5 GB/s, more than most disks write. Only a limit of cores or memory
+makes it one by default."""
 MAX_JOBS = 1024
 """The largest number of workers. Each has a thread and buffers of its own."""
 MAX_LAYERS = 10**9

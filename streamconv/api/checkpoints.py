@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from streamconv.api.option_docs import takes
 from streamconv.options import (
-    DEFAULT_JOBS,
     LazyOptions,
     Location,
     Reading,
@@ -169,7 +168,7 @@ def verify(
         sample: Fraction of each layer's experts and of the other tensors to compare, above 0 and
             at most 1, or text such as `5%`. They are chosen at random.
         sha256: True to compute the SHA-256 of each file of the checkpoint that is verified.
-        jobs: Number of workers, from 1 to 1024. Default: 2.
+        jobs: Number of workers, from 1 to 1024. Default: the number of cores, at most 8.
         on_event: Called with the progress, in the calling thread.
         {options}
 
@@ -187,7 +186,7 @@ def verify(
 
     from streamconv.api.logs import log_verification, logging_events
     from streamconv.catalog.catalog import load_catalog
-    from streamconv.system.resources import cores
+    from streamconv.system.cores import default_workers
     from streamconv.units import parse_share
     from streamconv.verification.options import VerifyOptions
     from streamconv.verification.run import run_verification
@@ -195,7 +194,7 @@ def verify(
 
     check_jobs(jobs)
     options = VerifyOptions(
-        jobs=jobs or min(cores(), DEFAULT_JOBS),
+        jobs=jobs or default_workers(),
         catalog=load_catalog(reading.get("family")),
         sample=Sample(parse_share(sample), SystemRandom()),
         sha256=sha256,

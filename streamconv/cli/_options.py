@@ -32,7 +32,7 @@ jobs_option = option(
     "--jobs",
     type=click.IntRange(1, MAX_JOBS),
     metavar="N",
-    help="Run N workers.  [default: 2; a conversion over a network: 8]",
+    help="Run N workers.  [default: one for each core, at most 8; the plan says why]",
 )
 verify_option = option(
     "--verify", is_flag=True, help="Verify the result against SRC before moving it to DST."

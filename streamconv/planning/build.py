@@ -17,7 +17,6 @@ from streamconv.detection.kinds import check_experts_found, check_kind
 from streamconv.detection.quantize import Quantized, quantize_checkpoint
 from streamconv.errors import StreamconvError, UsageError
 from streamconv.options import (
-    DEFAULT_JOBS,
     DEFAULT_SHARD_SIZE,
     LazyOptions,
     Options,
@@ -30,7 +29,7 @@ from streamconv.options import (
 from streamconv.planning.config_change import config_change
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
-from streamconv.planning.memory import IMPORT_BYTES, RANKS_BYTES, REMOTE_JOBS, Limits
+from streamconv.planning.memory import IMPORT_BYTES, MEMORY_PART, RANKS_BYTES, REMOTE_JOBS, Limits
 from streamconv.planning.merge_target import merge_target
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
@@ -41,13 +40,14 @@ from streamconv.planning.target import PER_EXPERT, Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall
+from streamconv.system.cores import MOST_WORKERS, cores, default_workers
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank, ranks_on_host
 from streamconv.system.resources import (
-    cores,
     default_max_memory,
     peak_bytes,
     resident_bytes,
+    total_memory,
 )
 from streamconv.units import parse_size
 
@@ -87,9 +87,9 @@ def build_plan(
         PlanRefused: The conversion is impossible, would change nothing, or does not fit into
             memory.
     """
+    check_jobs(options.get("jobs"))
     casting, quantized, target = _conversion(checkpoint, catalog, to, options, read)
     source = quantized.found
-    jobs = _jobs(checkpoint, options)
     layers = _layers(options)
     keep = options.get("keep_config", False)
     change = config_change(
@@ -106,7 +106,7 @@ def build_plan(
         source,
         target,
         max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
-        limits=lambda: Limits(_base_memory(), jobs, _allowed_memory(options), peak_bytes()),
+        limits=lambda: _limits(checkpoint, options),
         layers=layers,
         shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
         casting=casting,
@@ -218,15 +218,25 @@ def _target(source: Detected, to: str | None) -> tuple[str, str]:
     return to, "all layouts and names stay" if to == SAME else "as asked"
 
 
-def _jobs(checkpoint: Checkpoint, options: Options) -> int:
-    """Return the number of workers: as asked for, else by the source and the processor's cores."""
+def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
+    """Return the limits of memory and workers, when the plan is otherwise complete.
+
+    There are as many workers as are asked for, else by the source and the cores of the processor.
+    """
+    common = (_base_memory(), _allowed_memory(options), peak_bytes())
     jobs = options.get("jobs")
     if jobs is not None:
-        check_jobs(jobs)
-        return jobs
+        return Limits(common[0], jobs, *common[1:], why="as asked for")
     if checkpoint.remote:
-        return REMOTE_JOBS
-    return min(max(cores() // ranks_on_host(), 1), DEFAULT_JOBS)
+        return Limits(common[0], REMOTE_JOBS, *common[1:], why="as the source is remote")
+    total = total_memory()
+    return Limits(
+        common[0],
+        default_workers(ranks_on_host()),
+        *common[1:],
+        why="as many as there are cores" if cores() <= MOST_WORKERS else "the most by default",
+        fair=None if total is None else total // MEMORY_PART // ranks_on_host(),
+    )
 
 
 def _allowed_memory(options: Options) -> int | None:

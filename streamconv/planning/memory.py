@@ -34,6 +34,8 @@ SCRATCH_BYTES = 3 * 2**20
 READ_AHEAD_BYTES = 64 * 2**20
 """Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
 in the system's page cache, which is not the process's memory."""
+MEMORY_PART = 64
+"""By default, more workers than DEFAULT_JOBS may take the host's memory divided by this."""
 IMPORT_BYTES = 14 * 10**6
 """Growth of the interpreter when it imports what moves bytes: numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
@@ -138,6 +140,10 @@ class Limits:
     """Bytes that the whole process may hold; None for no limit."""
     seen: int = 0
     """The most that the process has held so far."""
+    why: str = ""
+    """Why there are `jobs` workers, unless they are fewer."""
+    fair: int | None = None
+    """Bytes that more workers than DEFAULT_JOBS have to keep to; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,8 @@ class Memory:
     """What the run adds for its tensors."""
     casts: int = 0
     """Per worker: buffers of casts."""
+    why: str = ""
+    """Why there are as many workers."""
     read_ahead: int = 0
     """Output whose source bytes are on their way into the system's page cache."""
 
@@ -187,9 +195,13 @@ def fit_memory(
     phases = [(tables.run, reading + STAGING_BYTES + SCRATCH_BYTES)]
     if tables.verify is not None:
         phases.append((tables.verify, reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES))
+    why = limits.why
     for jobs in range(limits.jobs, 0, -1):
         phase = max(held + jobs * worker for held, worker in phases)
         peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
+        if limits.fair is not None and jobs > DEFAULT_JOBS and peak > limits.fair:
+            why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {DEFAULT_JOBS}"
+            continue
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(
                 limits.base,
@@ -200,8 +212,10 @@ def fit_memory(
                 limits.allowed,
                 max(tables.run, tables.verify or 0),
                 casts,
+                why,
                 max(READ_AHEAD_BYTES, 2 * jobs * source_buffer),
             )
+        why = "as many as fit into the allowed memory"
     fact = f"the run takes {show_size(peak)} with one worker"
     if source_buffer:
         fact = f"{quoted(widest)} needs {show_size(source_buffer)} at once and {fact}"

@@ -54,9 +54,11 @@ def plan_fields(
             "allowed_bytes": memory.allowed,
             "base_bytes": memory.base,
             "jobs": memory.jobs,
+            "jobs_why": memory.why,
             "source_buffer_bytes": memory.source_buffer,
             "staging_buffer_bytes": memory.staging,
             "cast_buffer_bytes": memory.casts,
+            "read_ahead_bytes": memory.read_ahead,
         },
     }
     return document("plan", fields)

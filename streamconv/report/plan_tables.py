@@ -96,7 +96,8 @@ def _cost(plan: Plan, free_disk: int | None, rate: int | None) -> Iterator[Fact]
     free = "" if free_disk is None else f"; {show_size(free_disk)} free on the disk"
     yield "writes", f"{show_size(plan.write_bytes)} in {counted(len(plan.shards), 'shard')}{free}"
     allowed = "" if memory.allowed is None else f" of {show_size(memory.allowed)} allowed"
-    workers = counted(memory.jobs, "worker")
+    why = f" ({memory.why})" if memory.why else ""
+    workers = f"{counted(memory.jobs, 'worker')}{why}"
     yield "memory", f"{show_size(memory.peak)} at most{allowed}, {workers}"
 
 

@@ -14,7 +14,7 @@ from streamconv.sinks.resume import all_pieces
 from streamconv.sinks.shard_files import Shards
 from streamconv.sinks.workspace import Workspace
 from streamconv.sources.base import Source
-from streamconv.system.resources import cores
+from streamconv.system.cores import cores
 
 
 class OpenFolder:

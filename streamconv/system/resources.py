@@ -1,4 +1,4 @@
-"""The resources of this machine that a process may use: cores, memory, disk. Sizes in bytes."""
+"""The resources of this machine that a process may use: memory and disk. Sizes in bytes."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamconv.errors import IOFailed
+from streamconv.system.cgroups import MEMBERSHIP, MOUNTED, group_folders
 from streamconv.units import show_size
 
 MIN_ADDRESS_SPACE = 100_000_000
@@ -16,14 +17,12 @@ MIN_ADDRESS_SPACE = 100_000_000
 MEMORY_SHARE = 0.8
 """The share of the free memory that a run uses by default. Other processes need the rest."""
 MOUNT_POINT_FIELD = 4
+_LIMIT_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
+"""By version of cgroups, the files with the limit and the use of a group."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def require_address_space() -> None:
@@ -180,9 +179,27 @@ def _meminfo(key: str) -> int | None:
     return None
 
 
-def cgroup_free(
-    membership: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
-) -> int | None:
+def total_memory() -> int | None:
+    """Return the memory of the host or the limit of its cgroup, the smaller; None if unknown."""
+    limits = [value for value in (_meminfo("MemTotal"), cgroup_limit()) if value is not None]
+    return min(limits, default=None)
+
+
+def cgroup_limit(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> int | None:
+    """Return the least memory limit of any cgroup (v1 or v2) from ours to the root.
+
+    Args:
+        membership: The file that names the groups of this process.
+        mounted: The folder where the groups are mounted.
+    """
+    limits: list[int] = []
+    for version, folder in group_folders("memory", membership, mounted):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int((folder / _LIMIT_FILES[version][0]).read_text()))
+    return min(limits, default=None)
+
+
+def cgroup_free(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> int | None:
     """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root.
 
     Page cache counts as free: the kernel drops it when the group needs the memory.
@@ -192,24 +209,10 @@ def cgroup_free(
         mounted: The folder where the groups are mounted.
     """
     free: list[int] = []
-    with contextlib.suppress(OSError, ValueError):
-        for line in _lines(str(membership)):
-            _, controllers, path = line.split(":", 2)
-            if controllers not in ("", "memory") and "memory" not in controllers.split(","):
-                continue
-            root = mounted / ("memory" if controllers else "")
-            names = (
-                ("memory.limit_in_bytes", "memory.usage_in_bytes")
-                if controllers
-                else ("memory.max", "memory.current")
-            )
-            group = root / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if not folder.is_relative_to(root):
-                    break
-                with contextlib.suppress(OSError, ValueError):
-                    limit, used = (int((folder / name).read_text()) for name in names)
-                    free.append(min(max(limit - used + _reclaimable(folder), 0), limit))
+    for version, folder in group_folders("memory", membership, mounted):
+        with contextlib.suppress(OSError, ValueError):
+            limit, used = (int((folder / name).read_text()) for name in _LIMIT_FILES[version])
+            free.append(min(max(limit - used + _reclaimable(folder), 0), limit))
     return min(free, default=None)
 
 

@@ -97,3 +97,32 @@ def test_buffers_depend_on_an_expert_alone() -> None:
     assert 0 < many.peak - few.peak == many.tables - few.tables
     assert few.source_buffer == 2 * 768 * 2048 * 2
     assert planned(model(**TRUE_SIZE), "fused").memory.source_buffer == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "fair", "jobs"), [(8, None, 8), (8, 0, 2), (2, 0, 2), (1, 0, 1), (8, 10**9, 8)]
+)
+def test_workers_by_the_memory_of_the_host(cores: int, fair: int | None, jobs: int) -> None:
+    """Fewer if they would take too large a part of it, but never fewer than a small host has."""
+    limits = Limits(10**7, cores, why="as many as there are cores", fair=fair)
+    memory = fit_memory(limits, 5 * 10**6, "the.widest")
+    assert memory.jobs == jobs
+    assert (memory.why == limits.why) == (jobs == cores)
+
+
+def test_as_many_workers_as_fit_into_a_part_of_the_memory() -> None:
+    """The peak is below it, and with one worker more it is not."""
+    peaks = [fitted(None, jobs).peak for jobs in range(1, 10)]
+    for jobs in range(3, 9):
+        limits = Limits(10**7, 8, fair=peaks[jobs - 1])
+        assert fit_memory(limits, 5 * 10**6, "the.widest").jobs == jobs
+        limits = replace(limits, fair=peaks[jobs - 1] - 1)
+        memory = fit_memory(limits, 5 * 10**6, "the.widest")
+        assert memory.jobs == jobs - 1
+        assert "a 64th of the memory" in memory.why
+
+
+def test_the_reason_of_an_allowed_memory() -> None:
+    limits = Limits(10**7, 8, fitted(None, 3).peak, why="as asked for")
+    memory = fit_memory(limits, 5 * 10**6, "the.widest")
+    assert (memory.jobs, memory.why) == (3, "as many as fit into the allowed memory")

@@ -21,12 +21,6 @@ def output_of(script: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs core affinity")
-def test_only_the_cores_of_this_process_count() -> None:
-    script = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cores())"
-    assert output_of(script) == [1]
-
-
 def test_memory_of_this_process_follows_what_it_allocates() -> None:
     """Resident memory falls after a release; the peak stays."""
     script = f"""
