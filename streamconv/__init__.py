@@ -6,6 +6,7 @@
                        `convert` for any layout; `finish` after all parts of a run
     open(src)          any layout without converting: tensors that are read where they are indexed
     load(module, src)  the same, into a module of torch
+    relay(tensors)     tensors of torch in another layout, one by one, as a trainer emits them
     verify(src, dst)   bit for bit, independent of the code that converts
     check(src)         if transformers would load it
 
@@ -19,6 +20,7 @@ from streamconv.api.checkpoints import check, inspect, load, verify
 from streamconv.api.checkpoints import open as open  # noqa: A004 - called streamconv.open
 from streamconv.api.conversions import convert, finish, merge, plan, split
 from streamconv.api.run_options import RunOptions
+from streamconv.api.tensors import relay
 from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from streamconv.lazy.loading import Loaded
     from streamconv.lazy.tensor import LazyTensor
     from streamconv.planning.plan import Plan
+    from streamconv.relaying.relay import Relay
     from streamconv.verification.result import Difference, Verification
     from streamconv.verification.transformers_load import Loading
 
@@ -84,6 +87,7 @@ __all__ = [
     "Prepared",
     "RankFailed",
     "Reading",
+    "Relay",
     "Result",
     "RunOptions",
     "ShareWritten",
@@ -103,6 +107,7 @@ __all__ = [
     "merge",
     "open",
     "plan",
+    "relay",
     "split",
     "verify",
 ]
@@ -123,6 +128,7 @@ _MODULES = {
     "Loaded": "streamconv.lazy.loading",
     "Loading": "streamconv.verification.transformers_load",
     "Plan": "streamconv.planning.plan",
+    "Relay": "streamconv.relaying.relay",
     "Result": "streamconv.execution.result",
     "TensorInfo": "streamconv.checkpoint.types",
     "Verification": "streamconv.verification.result",

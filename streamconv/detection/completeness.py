@@ -1,7 +1,7 @@
 """Check that the experts of a module are complete, and put their tensors in order."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.name_lookup import NameMatch
@@ -38,7 +38,7 @@ def complete_weights(
             tensors of a weight are not alike.
     """
     by_weight = _by_position(found, meanings)
-    required = next((pair for pair in pairs if any(w in by_weight for w in pair)), pairs[0])
+    required = required_pair(by_weight, pairs)
     for weight in required:
         if weight not in by_weight:
             raise BadCheckpoint(
@@ -61,6 +61,11 @@ def complete_weights(
         complete[weight] = tuple(infos[position] for position in expected)
         check_alike(list(complete[weight]))
     return complete
+
+
+def required_pair(weights: Collection[str], pairs: Sequence[WeightPair]) -> WeightPair:
+    """Return the weights of gate_up and down that a module with `weights` has to have."""
+    return next((pair for pair in pairs if any(w in weights for w in pair)), pairs[0])
 
 
 def _by_position(

@@ -1,6 +1,6 @@
 """Detect the form whose names the tensors of a checkpoint have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
@@ -54,12 +54,12 @@ def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: s
             known = f"only {', '.join(forms)}" if family else "no forms"
             raise PlanRefused(f"model type {model_type} has no form {declared_layout!r}, {known}")
         return forms[declared_layout]
-    counts = {form.name: _count_own_names(form, checkpoint) for form in forms.values()}
+    counts = {form.name: count_own_names(form, checkpoint.tensors) for form in forms.values()}
     likely = max(counts, key=lambda name: counts[name], default=HUB_NAMES.name)
     return forms.get(likely, HUB_NAMES)
 
 
-def _count_own_names(form: Form, checkpoint: Checkpoint) -> int:
+def count_own_names(form: Form, names: Iterable[str]) -> int:
     """Return the number of tensors whose names only this form has.
 
     Those are the names that it renames, and those of the tensors that it makes of groups. The
@@ -67,7 +67,7 @@ def _count_own_names(form: Form, checkpoint: Checkpoint) -> int:
     """
     if not form.renames and not form.groups:
         return 0
-    hub_names = {name: form.undo(name) for name in checkpoint.tensors}
+    hub_names = {name: form.undo(name) for name in names}
     if any(form.apply(hub_name) != name for name, hub_name in hub_names.items()):
         return -1
     in_form = GroupTensors({group: group.form_layout for group in form.groups})

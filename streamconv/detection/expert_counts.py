@@ -42,6 +42,19 @@ class ExpertCounts:
         counts = [count for _, count in self._counts(section)] if section is not None else []
         return tuple(dict.fromkeys([*(router.shape[:1] if router else ()), *counts]))
 
+    def expected(self, prefix: str, pattern: str) -> tuple[int, ...]:
+        """Return the numbers that a module may have if only a part of it is known.
+
+        Those of `possible`, else all that config.json has.
+
+        Args:
+            prefix: The prefix of the module, in hub names.
+            pattern: The same with * for numbers.
+        """
+        sections = self.family.stacks.values() if self.family else TEXT_SECTIONS
+        counts = (count for path in sections for _, count in self._counts(path))
+        return self.possible(prefix, pattern) or tuple(dict.fromkeys(counts))
+
     def stated(self) -> tuple[str, ...]:
         """Return what config.json says of numbers of experts, for messages."""
         sections = self.family.stacks.values() if self.family else TEXT_SECTIONS

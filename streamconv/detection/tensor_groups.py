@@ -143,6 +143,36 @@ def find_groups(
     )
 
 
+def names_of_group(
+    tensor: GroupTensor, row: NamedLayout, config: Mapping[str, Any]
+) -> Iterator[str] | None:
+    """Return the hub names of all tensors of a group in the module of one of them.
+
+    None if config.json lacks a size that its templates need, so that it is no group.
+
+    Args:
+        tensor: One of its tensors.
+        row: The layout that it is stored in.
+        config: The content of config.json.
+
+    Raises:
+        BadCheckpoint: config.json says that it has no such tensor.
+    """
+    known = _known_sizes(tensor.group, row, config)
+    if known is None:
+        return None
+    template = next(each for each in _templates(row) if each.name == tensor.template)
+    sizes = [known[axis] for axis in template.name_axes]
+    if any(at >= size for at, size in zip(tensor.position, sizes, strict=True)):
+        name = quoted(tensor.prefix + row.name(template, tensor.position))
+        raise BadCheckpoint(f"unexpected tensor {name}: config.json says {_show(known)}")
+    return (
+        tensor.prefix + row.name(template, position)
+        for template in _templates(row)
+        for position in _positions(template, known)
+    )
+
+
 _Tensors = dict[tuple[str, Position], TensorInfo]
 """The tensors of a group in one module, by the name in their template and by position."""
 

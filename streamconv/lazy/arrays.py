@@ -125,6 +125,15 @@ def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * DTYPE_BITS[dtype] // 8
 
 
+def format_dtype(dtype: Any) -> str:
+    """Return the format's name of a dtype of torch. Raises UsageError if it has none."""
+    name = str(dtype).removeprefix("torch.")
+    found = next((of_format for of_format, known in _TORCH.items() if known == name), None)
+    if found is None:
+        raise UsageError(f"cannot store {quoted(name)}: the safetensors format has no such dtype")
+    return found
+
+
 def _element_bits(name: str) -> int:
     """Return the bits of the unsigned integer that replaces an element."""
     return max(DTYPE_BITS[name], 8)

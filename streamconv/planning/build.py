@@ -125,6 +125,7 @@ def build_outputs(
     options: LazyOptions,
     *,
     read: ReadSmall | None = None,
+    is_part: bool = False,
 ) -> Outputs:
     """Plan the output tensors of a conversion that is not written.
 
@@ -134,13 +135,16 @@ def build_outputs(
         to: A form or layout; None to leave all layouts and names as they are.
         options: What the user asked for.
         read: Reads small tensors: the shapes of packed matrices are stored as numbers.
+        is_part: True if the source is some modules of a model, whose experts may be elsewhere.
 
     Raises:
         UsageError: An option has a value that makes no sense.
         BadCheckpoint: The checkpoint is not complete and consistent.
         PlanRefused: The conversion is impossible.
     """
-    _, quantized, target = _conversion(checkpoint, catalog, to or SAME, options, read)
+    _, quantized, target = _conversion(
+        checkpoint, catalog, to or SAME, options, read, is_part=is_part
+    )
     source = quantized.found
     layers = _layers(options)
     steps = make_steps(source, target, layers)
@@ -154,6 +158,8 @@ def _conversion(
     to: str | None,
     options: LazyOptions,
     read: ReadSmall | None,
+    *,
+    is_part: bool = False,
 ) -> tuple[Casting, Quantized, Target]:
     """Return the casts, the source with these casts, and the target that the options mean."""
     casting = parse_casting(
@@ -176,7 +182,7 @@ def _conversion(
         return detect(found, catalog, layout, pass_through=pass_through or to == SAME)
 
     stored = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
-    if not pass_through and to != SAME:
+    if not pass_through and to != SAME and not is_part:
         check_experts_found(checkpoint, stored)
     quantized = quantize_checkpoint(cast, stored, casting, detected)
     if quantized.separated and to == SAME:

@@ -9,6 +9,7 @@ E is the number of experts of a stack, H the hidden and I the intermediate size.
 """
 
 import json
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -135,6 +136,19 @@ def to_layout(tensors: Tensors, layout: str) -> Tensors:
         for name, bits in _rearranged(stack, layout).items():
             converted[f"{module}.{name}"] = _typed(bits, stack.dtype)
     return converted
+
+
+def by_layer(tensors: Tensors, numbers: random.Random) -> list[tuple[str, torch.Tensor]]:
+    """All tensors layer by layer, in random order within a layer; those in none come anywhere."""
+    layers: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(tensors):
+        layer = re.match(r"(?:[^.\d]+\.)*\d+(?=\.)", name)
+        layers[layer[0] if layer else name].append(name)
+    order = list(layers.values())
+    numbers.shuffle(order)
+    for names in order:
+        numbers.shuffle(names)
+    return [(name, tensors[name]) for names in order for name in names]
 
 
 def same_bytes(a: Tensors, b: Tensors) -> list[str]:

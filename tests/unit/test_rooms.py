@@ -28,6 +28,7 @@ ORDER = (
     "verification",
     "execution",
     "lazy",
+    "relaying",
     "report",
     "api",
     API,

@@ -33,7 +33,7 @@ def arguments(name: str) -> set[str]:
 
 
 def test_the_functions() -> None:
-    assert {*TAKES, "check", "finish"} == {*FUNCTIONS}
+    assert {*TAKES, "check", "finish", "relay"} == {*FUNCTIONS}
 
 
 @pytest.mark.parametrize("name", streamconv.__all__)

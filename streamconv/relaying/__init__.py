@@ -1,0 +1,1 @@
+"""Tensors that a trainer emits, yielded in another layout as soon as they are complete."""

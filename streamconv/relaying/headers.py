@@ -1,0 +1,109 @@
+"""What a checkpoint of the tensors at hand would say in its headers and its config.json."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamconv.checkpoint.layout_record import LayoutNames, Record
+from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
+from streamconv.formats.strict_json import parse_json
+from streamconv.lazy.arrays import format_dtype, nbytes_of
+
+if TYPE_CHECKING:
+    import torch
+
+LOCATION = "the emitted tensors"
+"""What messages call the checkpoint that the tensors would make."""
+Config = Mapping[str, Any] | str | PathLike[str] | Any
+"""Content of config.json, its path, the path of its folder, or a config of transformers."""
+
+
+def read_config(config: Config) -> Mapping[str, Any]:
+    """Return the content of config.json.
+
+    Raises:
+        UsageError: It is nothing that has such content, or the file cannot be read.
+        BadCheckpoint: The file is not a JSON object.
+    """
+    if isinstance(config, Mapping):
+        return config
+    if isinstance(config, str | PathLike):
+        return _read_file(Path(config))
+    content = config.to_dict() if hasattr(config, "to_dict") else None
+    if not isinstance(content, Mapping):
+        raise UsageError(
+            f"cannot take a {type(config).__name__} as the config",
+            "give a dict, the path of a config.json, or a config of transformers",
+        )
+    return content
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    file = path / CONFIG if path.is_dir() else path
+    try:
+        content = parse_json(file.read_bytes(), str(file))
+    except OSError as error:
+        raise UsageError(f"cannot read the config {file}: {error.strerror}") from None
+    if not isinstance(content, Mapping):
+        raise BadCheckpoint(f"{file}: it is a {type(content).__name__}, not an object")
+    return content
+
+
+def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
+    """Return what the header of a file would say of a tensor.
+
+    Args:
+        name: Its name, which may be anything.
+        tensor: The tensor, which may be anything.
+
+    Raises:
+        UsageError: They are not a name and a plain tensor, or no file can hold the dtype.
+        PlanRefused: The tensor is only a part of the named one, or is not dense.
+    """
+    import torch
+
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        raise UsageError(
+            f"cannot relay a pair of {type(name).__name__} and {type(tensor).__name__}",
+            "emit pairs of a name and a tensor of torch",
+        )
+    if hasattr(tensor, "full_tensor"):
+        raise PlanRefused(
+            f"cannot relay {quoted(name)}: it is a {type(tensor).__name__}, of which each process "
+            "has a part",
+            "emit `tensor.full_tensor()`",
+        )
+    if tensor.layout != torch.strided:
+        raise PlanRefused(f"cannot relay {quoted(name)}: its layout is {tensor.layout}, not dense")
+    dtype, shape = format_dtype(tensor.dtype), tuple(tensor.shape)
+    if dtype == "F4" and shape:
+        shape = (*shape[:-1], 2 * shape[-1])
+    return TensorInfo(name, dtype, shape, "", 0, nbytes_of(dtype, shape))
+
+
+def checkpoint_of(
+    infos: Iterable[TensorInfo],
+    config: Mapping[str, Any],
+    names: str | None = None,
+    stacks: Mapping[str, LayoutNames] | None = None,
+) -> Checkpoint:
+    """Return the checkpoint that would hold some tensors.
+
+    Args:
+        infos: The tensors.
+        config: Content of config.json.
+        names: The form whose names they have, if that is known.
+        stacks: The layouts that are known already, by the pattern of each stack.
+    """
+    tensors = {info.name: info for info in infos}
+    return Checkpoint(
+        location=LOCATION,
+        tensors=tensors,
+        files=(),
+        others=(),
+        config=config,
+        record=Record(names, None, stacks or {}) if names is not None else None,
+        total_bytes=sum(info.nbytes for info in tensors.values()),
+    )

@@ -1,0 +1,90 @@
+"""A module of which some tensors have come: it yields each output as soon as it is complete."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import BadCheckpoint, quoted
+from streamconv.relaying.module_plan import ModulePlan, PlannedOutput
+from streamconv.relaying.tensors import Assembly, make_of_one
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OpenModule:
+    """What has come of a module, and the outputs that are not complete."""
+
+    def __init__(self, prefix: str, *, views: bool) -> None:
+        self.prefix = prefix
+        self._plan: ModulePlan | None = None
+        self.waiting: dict[str, tuple[TensorInfo, torch.Tensor]] = {}
+        """By the name below the module: tensors that came before there was a plan."""
+        self._views = views
+        self._assemblies: dict[str, Assembly] = {}
+        self._started: dict[str, PlannedOutput] = {}
+        """The outputs that inputs have been placed in, by their names below the module."""
+
+    @property
+    def plan(self) -> ModulePlan | None:
+        """What it becomes, as far as that is known."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: ModulePlan | None) -> None:
+        """Follow another plan, now that more has come.
+
+        Raises BadCheckpoint if outputs that were started would be made in another way.
+        """
+        if plan is not self._plan:
+            for output in plan.outputs if plan else ():
+                started = self._started.get(output.suffix, output)
+                if started.moves != output.moves:
+                    raise BadCheckpoint(
+                        f"the tensors of {quoted(self.prefix)} that came first do not show what "
+                        f"{quoted(started.inputs[0])} means",
+                        "emit the weights before their scales",
+                    )
+        self._plan = plan
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of tensors that it keeps in memory."""
+        waiting = sum(tensor.nbytes for _, tensor in self.waiting.values())
+        return waiting + sum(assembly.nbytes for assembly in self._assemblies.values())
+
+    def place(
+        self, suffix: str, info: TensorInfo, tensor: "torch.Tensor"
+    ) -> Iterator[tuple[PlannedOutput, "torch.Tensor"]]:
+        """Yield the outputs that one more input completes.
+
+        Args:
+            suffix: The name of the input below the module.
+            info: The input.
+            tensor: The same.
+
+        Raises:
+            BadCheckpoint: The plan has no such tensor, or an output would be made of tensors on
+                two devices.
+        """
+        assert self.plan is not None
+        if suffix not in self.plan.uses:
+            raise BadCheckpoint(
+                f"unexpected tensor {quoted(info.name)}: by config.json and the tensors before it, "
+                f"its module has {len(self.plan.uses)} tensors, and this is none of them",
+                "correct the number of experts in the config",
+            )
+        uses = self.plan.uses[suffix]
+        if not all(self.plan.outputs[number].moves.is_whole for number, _ in uses):
+            tensor = tensor.contiguous()
+        for number, at in uses:
+            output = self.plan.outputs[number]
+            self._started[output.suffix] = output
+            if len(output.inputs) == 1:
+                yield output, make_of_one(output.moves, tensor, views=self._views)
+                continue
+            assembly = self._assemblies.setdefault(output.suffix, Assembly(output.moves))
+            made = assembly.add(at, info.name, tensor)
+            if made is not None:
+                del self._assemblies[output.suffix]
+                yield output, made

@@ -1,0 +1,280 @@
+"""Takes the tensors that a trainer emits, and yields them in another layout."""
+
+import itertools
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from streamconv.catalog.catalog import Catalog
+from streamconv.catalog.layouts import NamedLayout
+from streamconv.checkpoint.tensor_names import layer_of, summarize_names
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.stacks import check_alike
+from streamconv.detection.tensor_groups import GroupTensor, names_of_group
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
+from streamconv.relaying.headers import tensor_info
+from streamconv.relaying.modules import ExpertKey, ModuleFinder
+from streamconv.relaying.open_module import OpenModule
+from streamconv.relaying.planner import Planner, RelayRequest
+
+if TYPE_CHECKING:
+    import torch
+
+Pair = tuple[str, "torch.Tensor"]
+"""Name and tensor."""
+
+MAX_IN_GROUP = 2**16
+"""More tensors than any group has. If the config says that there are more, some are unexpected."""
+MAX_LISTED = 64
+"""Missing tensors that an error lists by name; more of them are listed by patterns."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Experts:
+    """The experts of a layer of which some tensors have come."""
+
+    module: OpenModule
+    found: dict[str, tuple[ExpertKey, TensorInfo]] = field(default_factory=dict)
+    """The first tensor of each name below the module."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A group of which some tensors have come."""
+
+    module: OpenModule
+    left: set[str]
+    """Hub names of the tensors that have not come."""
+
+
+class Relay(Iterator[Pair]):
+    """An iterator over names and tensors in the target layout.
+
+    It takes the next pair only when all outputs that were complete have been taken from it.
+    """
+
+    def __init__(
+        self, named_tensors: "Iterable[Pair]", request: RelayRequest, catalog: Catalog
+    ) -> None:
+        """Prepare for a stream; see `streamconv.relay`."""
+        if type(request.max_open_layers) is not int or request.max_open_layers < 1:
+            raise UsageError(
+                f"cannot keep {request.max_open_layers!r} layers open: max_open_layers has to be a "
+                "number, at least 1"
+            )
+        self._request = request
+        self._planner = Planner(request, catalog)
+        self._finder = ModuleFinder(catalog, self._planner.family)
+        self._experts: dict[str, _Experts] = {}
+        """By the prefix of their module."""
+        self._groups: dict[tuple[str, NamedLayout], _Group] = {}
+        """By the prefix of their module, and the layout."""
+        self._came: dict[str, int] = {}
+        """The number of the pair that each tensor came in, by its hub name."""
+        self._yielded: dict[str, str] = {}
+        """By the name of each output: the name of an input."""
+        self._held: dict[OpenModule, int] = {}
+        self._peak = 0
+        self._pairs = self._run(named_tensors)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of tensors that are kept in memory: outputs that are not complete, and inputs."""
+        return sum(self._held.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest number that `held_bytes` has been."""
+        return self._peak
+
+    def __repr__(self) -> str:
+        """Return the target, and what it holds, in one line."""
+        return f"Relay(to={self._request.to!r}, held_bytes={self.held_bytes})"
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> "Pair":
+        return next(self._pairs)
+
+    def close(self) -> None:
+        """Drop what is held. The relay yields nothing more."""
+        self._pairs.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._held.clear()
+        self._experts.clear()
+        self._groups.clear()
+
+    def _run(self, named_tensors: "Iterable[Pair]") -> "Generator[Pair, None, None]":
+        try:
+            for pair in named_tensors:
+                if not isinstance(pair, tuple | list) or len(pair) != 2:
+                    raise UsageError(
+                        f"cannot relay a {type(pair).__name__}: it is no pair of name and tensor"
+                    )
+                name, tensor = pair
+                del pair
+                yield from self._take(name, tensor)
+                # the trainer makes the next tensor while nothing keeps this one
+                del tensor
+            self._finish()
+        finally:
+            self._drop()
+
+    def _take(self, name: str, tensor: "torch.Tensor") -> "Iterator[Pair]":
+        """Yield what one more tensor completes."""
+        info = tensor_info(name, tensor)
+        hub_name = self._planner.names.hub_name(info)
+        self._count(hub_name, info)
+        experts = self._finder.expert(hub_name, info)
+        if experts is not None:
+            yield from self._take_expert(hub_name, *experts, info, tensor)
+            return
+        group = self._finder.group(hub_name, self._planner.names.possible[0])
+        names = group and names_of_group(*group, self._request.config)
+        if group and names is not None:
+            yield from self._take_of_group(hub_name, *group, names, info, tensor)
+            return
+        made = tensor.detach()
+        yield self._named(
+            self._planner.name_other(hub_name, info),
+            info,
+            made if self._request.views else made.contiguous(),
+        )
+
+    def _count(self, hub_name: str, info: TensorInfo) -> None:
+        """Raise BadCheckpoint if a tensor has come before."""
+        number = len(self._came) + 1
+        before = self._came.setdefault(hub_name, number)
+        if before != number:
+            raise BadCheckpoint(
+                f"tensor {quoted(info.name)} comes twice: as number {before} and as number "
+                f"{number} of the tensors",
+                "begin a new relay for each pass over the weights",
+            )
+
+    def _take_expert(
+        self,
+        hub_name: str,
+        prefix: str,
+        key: ExpertKey,
+        info: TensorInfo,
+        tensor: "torch.Tensor",
+    ) -> "Iterator[Pair]":
+        """Yield what one more tensor of an expert completes."""
+        experts = self._experts.get(prefix)
+        if experts is None:
+            experts = self._experts[prefix] = _Experts(self._open(prefix))
+        module = experts.module
+        is_new = key.name not in experts.found
+        _, first = experts.found.setdefault(key.name, (key, info))
+        check_alike([first, info])
+        module.waiting[hub_name.removeprefix(prefix)] = info, tensor
+        del tensor
+        if is_new or module.plan is None:
+            module.plan = self._planner.plan_experts(prefix, experts.found)
+        yield from self._emit(module)
+
+    def _take_of_group(
+        self,
+        hub_name: str,
+        found: GroupTensor,
+        row: NamedLayout,
+        names: Iterable[str],
+        info: TensorInfo,
+        tensor: "torch.Tensor",
+    ) -> "Iterator[Pair]":
+        """Yield the outputs of a group if all of its tensors have come."""
+        group = self._groups.get((found.prefix, row))
+        if group is None:
+            group = _Group(self._open(found.prefix), {*itertools.islice(names, MAX_IN_GROUP)})
+            self._groups[found.prefix, row] = group
+        group.left.discard(hub_name)
+        module = group.module
+        module.waiting[hub_name.removeprefix(found.prefix)] = info, tensor
+        del tensor
+        if not group.left:
+            infos = [each for each, _ in module.waiting.values()]
+            module.plan = self._planner.plan_group(found.prefix, row, infos)
+        yield from self._emit(module)
+
+    def _open(self, prefix: str) -> OpenModule:
+        return OpenModule(prefix, views=self._request.views)
+
+    def _emit(self, module: OpenModule) -> "Iterator[Pair]":
+        """Yield the outputs of a module that are complete, and keep the rest of it."""
+        while module.plan and module.waiting:
+            suffix = next(iter(module.waiting))
+            info, tensor = module.waiting.pop(suffix)
+            for output, made in module.place(suffix, info, tensor):
+                self._hold(module)
+                name = module.plan.names.apply(module.prefix + output.suffix)
+                yield self._named(name, info, made)
+            del tensor
+        self._hold(module)
+        layers = dict.fromkeys(_layer(each.prefix) for each in self._held)
+        if len(layers) > self._request.max_open_layers:
+            *others, last = layers
+            raise PlanRefused(
+                f"cannot begin {quoted(last)}: {', '.join(map(quoted, others))} "
+                f"{'is' if len(others) == 1 else 'are'} not complete, and max_open_layers is "
+                f"{self._request.max_open_layers}",
+                "emit the tensors layer by layer, or allow more layers at once",
+            )
+
+    def _hold(self, module: OpenModule) -> None:
+        """Count what a module keeps in memory."""
+        self._held.pop(module, None)
+        if module.held_bytes:
+            self._held[module] = module.held_bytes
+        self._peak = max(self._peak, self.held_bytes)
+
+    def _named(self, name: str, info: TensorInfo, made: "torch.Tensor") -> Pair:
+        """Return a pair to yield. Raises PlanRefused if another tensor had its name."""
+        other = self._yielded.setdefault(name, info.name)
+        if other is not info.name:
+            raise PlanRefused(
+                f"two tensors would be called {quoted(name)}: {quoted(other)} and "
+                f"{quoted(info.name)}"
+            )
+        return name, made
+
+    def _finish(self) -> None:
+        """Raise BadCheckpoint if tensors are missing at the end."""
+        missing: list[str] = []
+        layouts: dict[str, None] = {}
+        for prefix, experts in self._experts.items():
+            if experts.module.plan is not None:
+                names: Iterable[str] = experts.module.plan.uses
+            else:
+                fitting, names = self._planner.missing_experts(prefix, experts.found)
+                layouts.update(dict.fromkeys(fitting))
+            missing += (prefix + name for name in names if prefix + name not in self._came)
+        for group in self._groups.values():
+            missing += group.left
+        form = self._planner.names.possible[0]
+        if missing:
+            names = [form.apply(name) for name in missing]
+            listed = ", ".join(map(quoted, names)) if len(names) <= MAX_LISTED else ""
+            raise BadCheckpoint(
+                f"the tensors have ended, and {len(names)} of them are missing: "
+                f"{listed or summarize_names(names)}",
+                f"name the layout of the tensors with `source`: {' or '.join(layouts)}"
+                if len(layouts) > 1
+                else "",
+            )
+        waiting = [e.module.prefix for e in self._experts.values() if e.module.plan is None]
+        if waiting:
+            raise BadCheckpoint(
+                f"{quoted(waiting[0])}experts may have any number of experts: its names and shapes "
+                "do not tell, and neither does the config",
+                "give a config that counts the experts",
+            )
+
+
+def _layer(prefix: str) -> str:
+    """Return the layer that a module is in, or the module if it is in none."""
+    layer = layer_of(prefix)
+    return f"{layer[0]}{layer[1]}" if layer else prefix
