@@ -74,7 +74,7 @@ class NamedLayout:
     layout: Layout
     naming: Naming
     is_spelled: bool = False
-    """True if some of the tensors that have it are called otherwise than its templates say."""
+    """True if some matrices that have it are called otherwise than its templates say."""
 
     def __repr__(self) -> str:
         return f"<NamedLayout {self.layout.name}, {self.naming.name}>"

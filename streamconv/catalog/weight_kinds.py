@@ -57,6 +57,11 @@ class WeightKind:
         """What the names of its weights have after `gate_up` and `down`."""
         return f"{self.suffix}-{self.shape}" if self.shape else self.suffix
 
+    @property
+    def is_shared(self) -> bool:
+        """True if projections or experts share its numbers."""
+        return any({EXPERT, _PROJECTIONS} & axes.keys() for axes in self.axes.values())
+
     def counted(self, matrix: str) -> Mapping[str, str]:
         """Return the axes that are replaced by those that count blocks or elements of them."""
         return {
@@ -77,6 +82,8 @@ class WeightKind:
             The template; None if the layout cannot store the kind.
         """
         axes = self.axes[matrix]
+        if any(axis in axes for axis in of.name_axes):
+            return None  # each tensor would have a number of its own, and they share one
         dims = _turned(of.dims, _INPUTS[matrix]) if self.is_turned else of.dims
         if dims is None or (self.is_aligned and _is_lost(dims, axes)):
             return None

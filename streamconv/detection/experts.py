@@ -186,7 +186,9 @@ def _candidates(
             tensors = complete_weights(prefix, found, row, meanings, pairs)
             sizes = _solve(found, row, tensors, counts)
             if sizes is not None:
-                is_spelled = not found.matches.keys() <= _template_names(row)
+                kinds = row.layout.kinds
+                matrices = {key for key, m in meanings.items() if kinds[m.weight].required}
+                is_spelled = not matrices <= _template_names(row)
                 named = replace(row, is_spelled=is_spelled)
                 yield Candidate(named, Module(prefix, tensors), sizes)
                 break

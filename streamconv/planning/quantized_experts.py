@@ -142,7 +142,9 @@ def detect_or_refuse(
         return detect(checkpoint)
     except StreamconvError as error:
         found = recognize(checkpoint, strict=False)
-        experts = [w for w in found.weights.values() if _EXPERTS in w.codes.name]
+        weights = list(found.weights.values())
+        # those of MLX are called otherwise, and no other weights are there
+        experts = [w for w in weights if _EXPERTS in w.codes.name] or weights
         is_named = any(isinstance(weight.format, NamedFormat) for weight in experts)
         if not experts or not (is_named or _is_detected(dequantize(), detect)):
             raise

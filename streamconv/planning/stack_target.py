@@ -48,10 +48,17 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
         old = stack.row.layout.templates[weight]
         new = row.layout.templates.get(weight)
         if new is None:
+            shown = f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}"
+            reason = (
+                "which experts or projections share that would be apart"
+                if stack.row.layout.kinds[weight].is_shared
+                else "whose elements belong together along the axis that they are packed or scaled "
+                "along"
+            )
             raise PlanRefused(
-                f"{subject} cannot become {row.layout.name}: it has no place for "
-                f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}, whose elements "
-                "belong together along the axis that they are packed or scaled along"
+                f"{subject} cannot become {row.layout.name}: it has no place for {shown}, {reason}",
+                "add --dequantize bf16 to convert their values, or --pass-through to leave such "
+                "experts as they are",
             )
         for layout in (stack.row.layout, row.layout):
             for axis, count in layout.whole_blocks[weight].items():

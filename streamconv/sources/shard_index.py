@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from streamconv.catalog.checkpoint_files import foreign_format
 from streamconv.checkpoint.types import INDEX, INDEX_SUFFIX
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
@@ -73,13 +74,16 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
     Raises:
         BadCheckpoint: There are none, some are missing, or readers could disagree on them.
     """
+    names = sorted(names)
     present = {name for name in names if name.endswith(SHARD_SUFFIX)}
     if index is None:
         present = {n for n in present if not n.startswith(NATIVE_PREFIX)} or present
     shards = sorted(present if index is None else index)
     if not shards:
+        others = (f"; {quoted(n)} is {says}" for n in names if (says := foreign_format(n)))
         raise BadCheckpoint(
-            f"cannot read {location}: there is no *.safetensors in it, and no index",
+            f"cannot read {location}: there is no *.safetensors in it, and no index"
+            f"{next(others, '')}",
             "convert other formats to safetensors first",
         )
     if index is None:

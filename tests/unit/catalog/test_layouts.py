@@ -46,6 +46,8 @@ AXES = {
     "number": ("e p", "e"),
     "one": ("e p u", "e u"),
     "pair": ("e p n", "e n"),
+    "each": ("e u v", "e u v"),
+    "shared": ("", ""),
     "packed": ("e p i g8", "e h q8"),
     "eighths": ("e p i8 g", "e h8 q"),
     "quarters": ("e p i4 g", "e h4 q"),

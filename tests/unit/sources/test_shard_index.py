@@ -62,7 +62,9 @@ def test_without_an_index_all_shards_count() -> None:
 @pytest.mark.parametrize(
     ("index", "names", "fact"),
     [
-        (None, ["pytorch_model.bin"], r"no \*\.safetensors in it, and no index"),
+        (None, [], r"no \*\.safetensors in it, and no index$"),
+        (None, ["pytorch_model.bin"], r"no index; pytorch_model\.bin is a pickle of torch"),
+        (None, ["README.md", "m-Q4_K_M.gguf"], r"no index; m-Q4_K_M\.gguf is GGUF"),
         (
             None,
             ["m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors"],
@@ -75,7 +77,7 @@ def test_without_an_index_all_shards_count() -> None:
         ),
         (None, ["A.safetensors", "a.safetensors"], "one file on systems that ignore case"),
     ],
-    ids=["none", "incomplete", "ambiguous", "case"],
+    ids=["none", "pickle", "gguf", "incomplete", "ambiguous", "case"],
 )
 def test_files_that_are_no_checkpoint(
     index: dict[str, dict[str, str]] | None, names: list[str], fact: str
