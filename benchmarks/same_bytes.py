@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--work", type=Path, help="folder for some 10 GB of files")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="same-bytes-", dir=options.work) as work:
+    with tempfile.TemporaryDirectory(
+        prefix="same-bytes-", dir=options.work and options.work.resolve()
+    ) as work:
         sys.exit(compare(options.before.resolve(), options.after.resolve(), Path(work)))
 
 

@@ -16,6 +16,7 @@ MAX_SHOWN_KINDS = 8
 _DIGITS = re.compile(r"([0-9]{1,18})")
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
 _ANY_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?![^.])")
+_LAST_NUMBER = re.compile(r"(?:.*\.)?([0-9]{1,18})(?![^.])", re.S)
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -79,6 +80,18 @@ def pattern_of(prefix: str) -> str:
     So the layers of a stack have one pattern.
     """
     return _ANY_NUMBER.sub("*", prefix)
+
+
+def split_at_last_number(name: str) -> tuple[str, str, str]:
+    """Return what is before the last number between or after dots, the number, and what follows.
+
+    Without a number, all is before it.
+    """
+    number = _LAST_NUMBER.match(name)
+    if number is None:
+        return name, "", ""
+    begin, end = number.span(1)
+    return name[:begin], name[begin:end], name[end:]
 
 
 def layer_of(prefix: str) -> tuple[str, int] | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.checkpoint.encoding import Encoding, View
@@ -25,9 +25,11 @@ PARTIAL_SUFFIX = ".streamconv-partial"
 """Ends the name of the folder in which a result is built."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor, and where its bytes are."""
+class TensorInfo(NamedTuple):
+    """A tensor, and where its bytes are.
+
+    As a tuple it is made in a third of the time of a dataclass: a checkpoint has a million.
+    """
 
     name: str
     """Name in the checkpoint."""

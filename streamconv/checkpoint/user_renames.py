@@ -80,7 +80,7 @@ def rename_tensors(
             raise _collision(name, old, stored[name])
         if not name:
             raise UsageError(f"cannot rename {quoted(old)}: nothing would be left of its name")
-        tensors[name] = info if name == old else replace(info, name=name)
+        tensors[name] = info if name == old else info._replace(name=name)
         stored[name] = old
     for rename in renames:
         if not counts[rename]:

@@ -8,7 +8,11 @@ from streamconv.catalog.companions import stem_of
 from streamconv.catalog.layouts import Naming
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.weight_kinds import MATRICES
-from streamconv.checkpoint.tensor_names import pattern_of, sort_naturally
+from streamconv.checkpoint.tensor_names import (
+    pattern_of,
+    sort_naturally,
+    split_at_last_number,
+)
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -45,31 +49,37 @@ def find_modules(
     """
     modules: dict[str, NamedTensors] = {}
     unknown: dict[str, TensorInfo] = {}
-    keys: dict[str, str | None] = {}
     most_parts = _most_parts(known)
+    # what differs in the expert's number alone is looked up once
+    alike: dict[tuple[str, str], dict[int | None, TensorInfo]] = {}
     for name, info in tensors:
-        pattern = pattern_of(name)
-        if pattern not in keys:
-            keys[pattern] = _key(pattern, known, most_parts)
-        key = keys[pattern]
-        if key is None:
-            if ".experts." in f".{name}":
-                unknown[name] = info
-            continue
-        depth = key.count(".") + 1
-        parts = name.split(".")
-        tail = parts[-depth:]
-        prefix = ".".join([*parts[:-depth], ""])
-        module = modules.setdefault(prefix, NamedTensors())
-        module.matches[key] = known[key]
-        digits = tail[key.split(".").index("*")] if "*" in key else None
+        before, digits, after = split_at_last_number(name)
+        found = alike.get((before, after))
+        if found is None:
+            key = _key(pattern_of(name), known, most_parts)
+            if key is None:
+                if ".experts." in f".{name}":
+                    unknown[name] = info
+                continue
+            module = modules.setdefault(_prefix(name, key), NamedTensors())
+            module.matches[key] = known[key]
+            found = module.tensors.setdefault(key, {})
+            if "*" not in key:
+                found[None] = info
+                continue
+            alike[before, after] = found
         try:
-            number = None if digits is None else _expert_number(name, digits)
+            found[_expert_number(name, digits)] = info
         except BadCheckpoint as error:
-            refusals.add(pattern_of(prefix), error)
-            continue
-        module.tensors.setdefault(key, {})[number] = info
+            key = _key(pattern_of(name), known, most_parts) or ""
+            refusals.add(pattern_of(_prefix(name, key)), error)
     return dict(sort_naturally(modules.items(), lambda item: item[0])), unknown
+
+
+def _prefix(name: str, key: str) -> str:
+    """Return the prefix of the module of a tensor whose known name is `key`."""
+    parts = name.split(".")
+    return ".".join([*parts[: -key.count(".") - 1], ""])
 
 
 def _most_parts(known: Iterable[str]) -> int:

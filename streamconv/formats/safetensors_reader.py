@@ -4,7 +4,9 @@ Every rule of the format is checked, and what two readers could understand diffe
 a name that occurs twice, an unknown field, anything before the opening brace.
 """
 
+import functools
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,6 +27,13 @@ from streamconv.formats.strict_json import Cursor, as_bad_checkpoint
 MAX_METADATA = 2**16
 """Names in `__metadata__`. Writers store a handful; a header has room for ten million."""
 FIELDS = {"dtype", "shape", "data_offsets"}
+
+_SIZE = "(?:0|[1-9][0-9]{0,17})"
+_USUAL_FIELDS = re.compile(
+    rf'\{{"dtype":"([A-Z0-9_]+)","shape":\[((?:{_SIZE}(?:,{_SIZE}){{0,7}})?)\],'
+    rf'"data_offsets":\[({_SIZE}),({_SIZE})\]\}}'
+)
+"""The value of an entry as nearly all writers write it: reading it takes a fifth of the time."""
 
 
 def is_safetensors(first: bytes) -> bool:
@@ -73,7 +82,6 @@ def parse_header(raw: bytes, file_size: int, label: str) -> Header:
         raise BadCheckpoint(f"cannot read {label}: the header does not begin with a brace")
     metadata: Mapping[str, str] = {}
     entries = []
-    shapes: dict[object, Any] = {}
     with as_bad_checkpoint(label):
         cursor = Cursor(raw.decode("utf-8"))
         for name in cursor.members():
@@ -81,7 +89,12 @@ def parse_header(raw: bytes, file_size: int, label: str) -> Header:
                 metadata = _parse_metadata(cursor, label)
                 continue
             try:
-                entries.append(_parse_entry(name, _read_fields(cursor), shapes))
+                usual = cursor.match(_USUAL_FIELDS)
+                if usual is not None:
+                    dtype, shape, begin, end = usual.groups()
+                    entries.append(_entry(name, dtype, _shape(shape), int(begin), int(end)))
+                else:
+                    entries.append(_parse_entry(name, _read_fields(cursor)))
             except _InvalidEntry as error:
                 raise BadCheckpoint(
                     f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
@@ -123,33 +136,42 @@ def _read_fields(cursor: Cursor) -> Any:
         ) from None
 
 
-def _parse_entry(name: str, fields: Any, shapes: dict[object, Any]) -> Entry:
-    """Build an entry from the value in the header.
+def _parse_entry(name: str, fields: Any) -> Entry:
+    """Build the entry of a tensor from its value in the header.
 
-    Args:
-        name: The tensor.
-        fields: The JSON value that describes it.
-        shapes: The shapes so far, each under itself, so that equal ones share one object.
-
-    Raises:
-        _InvalidEntry: A field is missing, unknown or wrong, or the size contradicts the shape.
+    Raises _InvalidEntry if a field is missing, unknown or wrong, or the size contradicts the shape.
     """
     if not isinstance(fields, dict) or fields.keys() != FIELDS:
         raise _InvalidEntry("not an object of dtype, shape and data_offsets alone")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
-    if bits is None:
+    if not isinstance(dtype, str):
         raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
     if not _are_sizes(shape) or len(shape) > MAX_DIMS:
         raise _InvalidEntry(f"shape {str(shape)[:80]} is not a list of sizes")
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
+    if not _are_sizes(offsets) or len(offsets) != 2:
         raise _InvalidEntry(f"data_offsets {str(offsets)[:80]} are not a begin and an end")
-    begin, end = offsets
+    return _entry(name, dtype, _shape(",".join(map(str, shape))), *offsets)
+
+
+def _entry(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> Entry:
+    """Build an entry from fields of the right types. Raises _InvalidEntry if they make no sense."""
+    bits = DTYPE_BITS.get(dtype)
+    if bits is None:
+        raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
+    if end < begin:
+        raise _InvalidEntry(f"data_offsets {[begin, end]} are not a begin and an end")
     expected, span = math.prod(shape) * bits, 8 * (end - begin)
     if expected != span:
-        raise _InvalidEntry(f"{dtype} {shape} takes {expected} bits, its data_offsets span {span}")
-    shape = tuple(shape)
-    return Entry(name, sys.intern(dtype), shapes.setdefault(shape, shape), begin, end)
+        raise _InvalidEntry(
+            f"{dtype} {[*shape]} takes {expected} bits, its data_offsets span {span}"
+        )
+    return Entry(name, sys.intern(dtype), shape, begin, end)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape(sizes: str) -> tuple[int, ...]:
+    """Return the shape of sizes with commas between them. Equal ones share one object."""
+    return tuple(map(int, sizes.split(","))) if sizes else ()
 
 
 def _are_sizes(values: Any) -> bool:

@@ -30,6 +30,8 @@ MAX_SMALL_CHARS = 2**16
 _FLAT = re.compile(rf"\{{[^{{}}]{{0,{MAX_SMALL_CHARS}}}\}}")
 """An object that contains no other object."""
 _SPACE = re.compile(r"[ \t\n\r]*")
+_PLAIN_NAME = re.compile(r'"([^"\\\x00-\x1f]*)":')
+"""A name without escapes, which says what it is: matching it takes a third of the time of a decoder."""
 _MINUS_ZERO = re.compile(r"[\[:,]\s*-0\s*[\],}]")
 """What the number -0 looks like in a list or an object. A text may contain this, too."""
 _SURROGATE = re.compile(r"\\u[dD]")
@@ -154,18 +156,23 @@ class Cursor:
             self._at += 1
             return
         while True:
-            if self.next() != '"':
-                raise json.JSONDecodeError("Expecting a name in quotes", self._text, self._at)
-            name = self.value()
+            plain = self.match(_PLAIN_NAME)
+            name = plain[1] if plain is not None else self._name()
             if name in seen:
                 raise DuplicateName(name)
             seen.add(name)
-            self._take(":")
             yield name
             if self.next() != ",":
                 self._take("}")
                 return
             self._at += 1
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Read what a pattern matches here; read nothing if it does not."""
+        match = pattern.match(self._text, self._at)
+        if match is not None:
+            self._at = match.end()
+        return match
 
     def next(self) -> str:
         """Skip white space and return the next character without reading it; empty at the end."""
@@ -202,6 +209,14 @@ class Cursor:
         """Check that nothing but white space follows."""
         if self.next():
             raise json.JSONDecodeError("Extra data", self._text, self._at)
+
+    def _name(self) -> str:
+        """Read a name and the colon after it."""
+        if self.next() != '"':
+            raise json.JSONDecodeError("Expecting a name in quotes", self._text, self._at)
+        name = str(self.value())
+        self._take(":")
+        return name
 
     def _decode(self, part: str) -> Any:
         """Read the value at the beginning of `part`, which begins at this position."""

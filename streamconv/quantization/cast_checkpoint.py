@@ -60,7 +60,7 @@ def cast_checkpoint(
 
 def _cast(info: TensorInfo, cast: Cast, dtype: str) -> TensorInfo:
     nbytes = math.prod(info.shape) * DTYPE_BITS[dtype] // 8
-    return replace(info, dtype=dtype, nbytes=nbytes, cast=cast)
+    return info._replace(dtype=dtype, nbytes=nbytes, cast=cast)
 
 
 def _is_cast(info: TensorInfo, casting: Casting, family: Family | None) -> bool:
@@ -104,7 +104,7 @@ def _decoded(weight: QuantizedWeight, dtype: str) -> TensorInfo:
     decoding, codes = weight.decoding, weight.codes
     assert decoding is not None
     lead = codes.shape[: _leading(codes, decoding.codes.matrices)]
-    info = replace(codes, name=weight.name, shape=(*lead, *decoding.shape))
+    info = codes._replace(name=weight.name, shape=(*lead, *decoding.shape))
     return _cast(info, Cast(codes, weight.companions, decoding, weight.dropped), dtype)
 
 

@@ -145,9 +145,10 @@ class _Tensors:
 
         A tensor that the index leaves out is added too, unless another file has or should have it.
         """
-        shared: dict[object, Any] = {}
+        shared: dict[int, int] = {}
+        listed = None if self.index is None else self.index[file]
         for entry in header.entries:
-            name = entry.name if self.index is None else self.index[file].pop(entry.name, None)
+            name = entry.name if listed is None else listed.pop(entry.name, None)
             if name is None and not self._is_elsewhere(entry.name):
                 name = entry.name
                 self.unindexed.append(name)
@@ -159,7 +160,7 @@ class _Tensors:
     def add_unlisted(self, file: str, header: Header) -> None:
         """Add the tensors of a file that the index leaves out. Raises BadCheckpoint."""
         self.added.append(file)
-        shared: dict[object, Any] = {}
+        shared: dict[int, int] = {}
         for entry in header.entries:
             other = self.infos.get(entry.name)
             if other is None:
@@ -206,23 +207,19 @@ class _Tensors:
 
 def _tensors(shard: ShardHeader) -> Iterator[TensorInfo]:
     """Yield the tensors of a file that is not read."""
-    shared: dict[object, Any] = {}
+    shared: dict[int, int] = {}
     for entry in shard.header.entries:
         yield _tensor_info(entry.name, entry, shard.header, shard.file.name, shared)
 
 
 def _tensor_info(
-    name: str, entry: Entry, header: Header, file: str, shared: dict[object, Any]
+    name: str, entry: Entry, header: Header, file: str, shared: dict[int, int]
 ) -> TensorInfo:
-    """Return a tensor of a file; equal shapes and sizes are one object through `shared`."""
-    return TensorInfo(
-        name=name,
-        dtype=entry.dtype,
-        shape=shared.setdefault(entry.shape, entry.shape),
-        file=file,
-        offset=header.data_start + entry.begin,
-        nbytes=shared.setdefault(entry.end - entry.begin, entry.end - entry.begin),
-    )
+    """Return a tensor of a file; equal sizes are one object through `shared`."""
+    _, dtype, shape, begin, end = entry
+    nbytes = end - begin
+    nbytes = shared.setdefault(nbytes, nbytes)
+    return TensorInfo(name, dtype, shape, file, header.data_start + begin, nbytes)
 
 
 def _misplaced(

@@ -1,7 +1,6 @@
 """A source whose tensors have other names, as the user asked for with `--rename`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.checkpoint.user_renames import UserRename, rename_tensors
@@ -24,7 +23,7 @@ class RenamedSource(SourceWrapper):
     def read(self, reads: Sequence[Read]) -> None:
         super().read(
             [
-                Read(replace(read.info, name=self._stored[read.info.name]), read.start, read.buffer)
+                Read(read.info._replace(name=self._stored[read.info.name]), read.start, read.buffer)
                 for read in reads
             ]
         )

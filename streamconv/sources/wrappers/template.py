@@ -120,7 +120,7 @@ def _fill(comparison: Comparison) -> Checkpoint:
     trained, template = comparison.trained, comparison.template
     names = comparison.detected.names
     filled = {
-        names.apply(hub): replace(info, name=names.apply(hub))
+        names.apply(hub): info._replace(name=names.apply(hub))
         for hub, info in comparison.missing.items()
     }
     files = {stored.file for info in filled.values() for stored in info.stored}

@@ -18,7 +18,7 @@ def test_nothing_is_said_of_a_checkpoint_that_is_read_whole() -> None:
 
 def test_files_that_the_index_leaves_out() -> None:
     """With what is in them, and how they are taken along if that is possible."""
-    inside = replace(MTP, name=next(iter(SOURCE.tensors)))
+    inside = MTP._replace(name=next(iter(SOURCE.tensors)))
     files = [
         UnlistedFile("mtp.safetensors", (MTP,)),
         UnlistedFile("old.safetensors", (MTP, inside)),

@@ -23,6 +23,8 @@ FIELDS = st.fixed_dictionaries(
     },
     optional={"more": st.none()},
 )
+SPACINGS = st.sampled_from([(",", ":"), (", ", ": "), (",", ": ")])
+"""Of lists and objects: the first one is that of nearly all writers, which is read in another way."""
 
 
 @settings(deadline=None)
@@ -106,31 +108,56 @@ def agree(raw: bytes) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(sound_headers())
-def test_sound_headers_are_read_alike(made: tuple[dict[str, Any], int]) -> None:
+@given(sound_headers(), SPACINGS)
+def test_sound_headers_are_read_alike(
+    made: tuple[dict[str, Any], int], spacing: tuple[str, str]
+) -> None:
     fields, size = made
-    raw = framed(
-        json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass"), bytes(size)
-    )
+    text = json.dumps(fields, ensure_ascii=False, separators=spacing)
+    raw = framed(text.encode("utf-8", "surrogatepass"), bytes(size))
     agree(raw)
     if "\\ud" not in json.dumps(fields):
         ours(raw)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(NAMES, FIELDS | JSON, max_size=3), st.integers(0, 9))
-def test_wrong_headers_are_refused_alike(fields: dict[str, Any], size: int) -> None:
-    agree(framed(json.dumps(fields).encode(), bytes(size)))
+@given(st.dictionaries(NAMES, FIELDS | JSON, max_size=3), st.integers(0, 9), SPACINGS)
+def test_wrong_headers_are_refused_alike(
+    fields: dict[str, Any], size: int, spacing: tuple[str, str]
+) -> None:
+    agree(framed(json.dumps(fields, separators=spacing).encode(), bytes(size)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "offsets"),
+    [("01", "0,1"), ("1", "0,01"), ("1", "00,1"), ("1,", "0,1"), (",1", "0,1"), ("1", "0,1,")]
+    + [
+        ("1", "1,0"),
+        ("1", "0,-1"),
+        ("-0", "0,0"),
+        ("1.0", "0,1"),
+        ("1e0", "0,1"),
+        ("\u0661", "0,1"),
+    ]
+    + [("9" * 19, "0,1"), ("1" + "0" * 19, "0,1"), ("2", "0,1"), ("", "0,0")],
+)
+def test_numbers_that_are_no_sizes_are_refused(sizes: str, offsets: str) -> None:
+    """In the spelling of nearly all writers."""
+    text = f'{{"a":{{"dtype":"U8","shape":[{sizes}],"data_offsets":[{offsets}]}}}}'
+    raw = framed(text.encode(), b"\0")
+    agree(raw)
+    with pytest.raises(BadCheckpoint):
+        ours(raw)
 
 
 @settings(max_examples=150, deadline=None)
-@given(sound_headers(), st.data())
+@given(sound_headers(), SPACINGS, st.data())
 def test_damaged_files_are_refused_alike(
-    made: tuple[dict[str, Any], int], data: st.DataObject
+    made: tuple[dict[str, Any], int], spacing: tuple[str, str], data: st.DataObject
 ) -> None:
     """A byte changed, taken out or put in, anywhere."""
     fields, size = made
-    raw = bytearray(framed(json.dumps(fields).encode(), bytes(size)))
+    raw = bytearray(framed(json.dumps(fields, separators=spacing).encode(), bytes(size)))
     at = data.draw(st.integers(0, len(raw) - 1))
     byte = data.draw(st.integers(0, 255) | st.sampled_from(b'{}[]":,-0 \\'))
     kind = data.draw(st.sampled_from(("change", "insert", "delete")))

@@ -1,7 +1,5 @@
 """How a cast reads what is stored; what it computes is shown in `test_dtype_kernels.py`."""
 
-from dataclasses import replace
-
 import pytest
 import quantized
 import torch
@@ -32,7 +30,7 @@ def memory(**tensors: torch.Tensor) -> MemorySource:
 def cast_to(dtype: str, stored: TensorInfo) -> TensorInfo:
     """The tensor as a plan under a cast has it."""
     nbytes = TORCH[dtype].itemsize * (stored.nbytes // TORCH[stored.dtype].itemsize)
-    return replace(stored, dtype=dtype, nbytes=nbytes, cast=Cast(stored))
+    return stored._replace(dtype=dtype, nbytes=nbytes, cast=Cast(stored))
 
 
 def test_wider_tensors_stay_one_batch() -> None:
