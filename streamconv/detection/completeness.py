@@ -77,15 +77,17 @@ def _by_position(
     """
     by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
     for key, match in meanings.items():
+        placed = by_weight.setdefault(match.weight, {})
+        at = match.position.index(None) if None in match.position else len(match.position)
+        before, after = match.position[:at], match.position[at + 1 :]
         for number, info in found.tensors[key].items():
-            position = tuple(number if at is None else at for at in match.position)
-            other = by_weight.get(match.weight, {}).get(position)
-            if other is not None:
+            position = match.position if number is None else (*before, number, *after)
+            other = placed.setdefault(position, info)
+            if other is not info:
                 raise BadCheckpoint(
                     f"tensors {quoted(other.name)} and {quoted(info.name)} are two names of one "
                     "weight"
                 )
-            by_weight.setdefault(match.weight, {})[position] = info
     return by_weight
 
 

@@ -31,7 +31,7 @@ _FLAT = re.compile(rf"\{{[^{{}}]{{0,{MAX_SMALL_CHARS}}}\}}")
 """An object that contains no other object."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_NAME = re.compile(r'"([^"\\\x00-\x1f]*)":')
-"""A name without escapes, which says what it is: matching it takes a third of the time of a decoder."""
+"""A name without escapes and its colon. Matching it takes a third of the time of a decoder."""
 _MINUS_ZERO = re.compile(r"[\[:,]\s*-0\s*[\],}]")
 """What the number -0 looks like in a list or an object. A text may contain this, too."""
 _SURROGATE = re.compile(r"\\u[dD]")

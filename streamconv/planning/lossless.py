@@ -1,6 +1,7 @@
 """Check that a conversion loses nothing, and that all of it could be converted back."""
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 
 from streamconv.catalog.companions import is_companion, stem_of
 from streamconv.catalog.families import Group
@@ -135,19 +136,19 @@ def _check_companions(steps: Steps, source: Detected, target: Target) -> None:
     copied = [(source.hub_names[hub_name].name, hub_name) for hub_name in steps.copied]
     if not steps.converted and all(target.names.apply(hub) == name for name, hub in copied):
         return
-    moved, stems = {}, set()
+    moved: dict[str, str] = {}
+    stems: set[str] = set()
     for name, hub_name in copied:
         stem = stem_of(name)
         stems.add(stem)
         if target.names.apply(hub_name) != name and not is_companion(name):
             moved[stem] = name
-    rearranged = {
-        stem_of(info.name): info.name
-        for each in steps.converted
-        for infos in each.module.tensors.values()
-        for info in infos
-        if stem_of(info.name) in stems
-    }
+    ordered = sorted(stems)
+    rearranged: dict[str, str] = {}
+    for each in steps.converted:
+        names = [info.name for infos in each.module.tensors.values() for info in infos]
+        if _may_share_a_stem(names, stems, ordered):
+            rearranged |= {stem: name for name in names if (stem := stem_of(name)) in stems}
     for name, hub_name in copied:
         stem = stem_of(name)
         weight = rearranged.get(stem)
@@ -159,6 +160,24 @@ def _check_companions(steps: Steps, source: Detected, target: Target) -> None:
                 "them: no table says what becomes of it",
                 "convert to a layout instead of a form, or add --pass-through",
             )
+
+
+def _may_share_a_stem(names: Sequence[str], stems: set[str], ordered: Sequence[str]) -> bool:
+    """Return False if it is certain that no name has one of the stems, which it begins with.
+
+    It is for most modules of experts, of a thousand names each, by what all of them begin with.
+
+    Args:
+        names: The names of a module's tensors.
+        stems: The stems of the tensors that are copied.
+        ordered: The same, sorted.
+    """
+    first, last = min(names), max(names)
+    size = next((k for k, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), 0)
+    common = first[:size]
+    at = bisect_left(ordered, common)
+    is_begin = any(common[:end] in stems for end in range(len(common)))
+    return is_begin or (at < len(ordered) and ordered[at].startswith(common))
 
 
 def _check_bytes(steps: Steps, expected: Iterable[TensorInfo]) -> None:

@@ -24,7 +24,7 @@ FIELDS = st.fixed_dictionaries(
     optional={"more": st.none()},
 )
 SPACINGS = st.sampled_from([(",", ":"), (", ", ": "), (",", ": ")])
-"""Of lists and objects: the first one is that of nearly all writers, which is read in another way."""
+"""Between items and after names. The first is that of nearly all writers, and read differently."""
 
 
 @settings(deadline=None)
@@ -130,16 +130,12 @@ def test_wrong_headers_are_refused_alike(
 
 @pytest.mark.parametrize(
     ("sizes", "offsets"),
-    [("01", "0,1"), ("1", "0,01"), ("1", "00,1"), ("1,", "0,1"), (",1", "0,1"), ("1", "0,1,")]
-    + [
-        ("1", "1,0"),
-        ("1", "0,-1"),
-        ("-0", "0,0"),
-        ("1.0", "0,1"),
-        ("1e0", "0,1"),
-        ("\u0661", "0,1"),
-    ]
-    + [("9" * 19, "0,1"), ("1" + "0" * 19, "0,1"), ("2", "0,1"), ("", "0,0")],
+    [
+        *(("01", "0,1"), ("1", "0,01"), ("1", "00,1"), ("1,", "0,1"), (",1", "0,1")),
+        *(("1", "0,1,"), ("1", "1,0"), ("1", "0,-1"), ("-0", "0,0"), ("1.0", "0,1")),
+        *(("1e0", "0,1"), ("\u0661", "0,1"), ("9" * 19, "0,1"), ("1" + "0" * 19, "0,1")),
+        *(("2", "0,1"), ("", "0,0")),
+    ],
 )
 def test_numbers_that_are_no_sizes_are_refused(sizes: str, offsets: str) -> None:
     """In the spelling of nearly all writers."""
