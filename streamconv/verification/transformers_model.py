@@ -1,0 +1,139 @@
+"""Builds the model of a config.json with transformers, on the meta device.
+
+    config.json --> configuration, model class --> model without memory for its weights
+
+No code of the checkpoint is run: config.json is data here as everywhere.
+"""
+
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
+
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.system.extras import TORCH, require_extra
+from streamconv.verification.config_values import PACKAGES, quantization_method, safe_config
+from streamconv.verification.sealed import sealed
+
+SPARE_PARAMETERS = 100_000
+"""How many parameters a model may have in addition to four for each tensor of the checkpoint."""
+
+
+def import_transformers() -> Any:
+    """Import transformers and silence it. Raises PlanRefused if it or torch is not installed."""
+    require_extra("check if transformers loads a checkpoint", "torch", TORCH)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """Return transformers' configuration of the model that config.json describes.
+
+    Raises PlanRefused for an unknown model type, BadCheckpoint for a malformed config.json.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    version = transformers.__version__
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        said = quoted(str(model_type)) if model_type is not None else "none"
+        raise PlanRefused(
+            f"{checkpoint.location}: transformers {version} does not know the model type of "
+            f"config.json, {said}",
+            "use a transformers that has it; code in a checkpoint is never run",
+        )
+    fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)
+    _import_package(quantization_method(fields), checkpoint)
+    try:
+        with sealed(SPARE_PARAMETERS):
+            return CONFIG_MAPPING[model_type].from_dict(fields)
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{checkpoint.location}: transformers {version} does not accept config.json: "
+            f"{in_a_line(error)}"
+        ) from error
+
+
+def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
+    """Import what a method of quantization needs, while the checkpoint has no say in it.
+
+    Raises PlanRefused if that fails.
+    """
+    if method not in PACKAGES:
+        return
+    try:
+        import_module(f"{PACKAGES[method]}.compressors")
+    except Exception as error:
+        raise PlanRefused(
+            f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
+            f"by {method}, and the package {method} cannot be imported: {in_a_line(error)}",
+            f"run `pip install --upgrade {method}`",
+        ) from error
+
+
+def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
+    """Return the class that config.json names, or the one for its model type.
+
+    Raises PlanRefused if transformers has neither.
+    """
+    modules = transformers._class_to_module
+    for name in checkpoint.config.get("architectures") or ():
+        if not isinstance(name, str) or ".modeling_" not in modules.get(name, ""):
+            continue  # it is not a model, so its module may import anything
+        cls = getattr(transformers, name)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
+        mapping = getattr(transformers, auto)._model_mapping
+        if type(config) in mapping:
+            return mapping[type(config)]
+    model_type = quoted(str(checkpoint.config["model_type"]))
+    raise PlanRefused(f"transformers has no model for the model type {model_type}")
+
+
+def build_model(
+    transformers: Any, checkpoint: Checkpoint, cls: Any, config: Any
+) -> tuple[Any, Any]:
+    """Build the model on the meta device, and the quantizer that its weights need or None.
+
+    Raises BadCheckpoint if the class does not accept the configuration.
+    """
+    try:
+        return _on_meta_device(cls, config)
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{checkpoint.location}: transformers {transformers.__version__} makes no "
+            f"{cls.__name__} of config.json: {in_a_line(error)}"
+        ) from error
+
+
+def _on_meta_device(cls: Any, config: Any) -> tuple[Any, Any]:
+    import torch
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    described = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    quantizer = None
+    if described is not None and AutoHfQuantizer.supports_quant_method(described):
+        config.quantization_config = AutoHfQuantizer.merge_quantization_configs(described, None)
+        quantizer = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
+        if config.quantization_config.quant_method in PACKAGES:
+            quantizer.validate_environment()  # sets what loading needs; others want an accelerator
+    with ExitStack() as stack:
+        for context in cls.get_init_context(torch.float32, quantizer is not None, False, None):
+            stack.enter_context(context)
+        model = cls(config)
+        if quantizer is not None:
+            quantizer.preprocess_model(model=model, dtype=torch.float32, device_map={"": "meta"})
+    return model, quantizer
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the text of an error in one line, safe to print."""
+    text = str(error).strip() or type(error).__name__
+    return quoted(" ".join(text.split()))
