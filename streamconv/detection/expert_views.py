@@ -7,7 +7,6 @@ interleaved are seen as in the layout `per-expert` before they are quantized.
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template
@@ -55,7 +54,7 @@ def expert_views(found: Detected, stack: Stack, module: Module) -> Iterator[Tens
             view = _view(source, target, stack, at, before)
             name = found.names.apply(module.prefix + row.name(target, position))
             nbytes = math.prod(shape) * DTYPE_BITS[info.dtype] // 8
-            yield replace(info, name=name, shape=shape, nbytes=nbytes, cast=Cast(info, view=view))
+            yield info._replace(name=name, shape=shape, nbytes=nbytes, cast=Cast(info, view=view))
 
 
 def is_matrix(weight: str) -> bool:

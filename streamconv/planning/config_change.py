@@ -10,7 +10,7 @@ not true before.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
@@ -160,7 +160,7 @@ def _quantized(
     if not checkpoint.config:
         return
     written = (
-        replace(info, name=names.apply(hub_name))
+        info._replace(name=names.apply(hub_name))
         for hub_name, info in source.hub_names.items()
         if layer_filter.keeps(hub_name)
     )

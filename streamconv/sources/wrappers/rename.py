@@ -31,7 +31,7 @@ class RenamedSource(SourceWrapper):
     def expect(self, ranges: Sequence[ByteRange]) -> None:
         super().expect(
             [
-                ByteRange(replace(r.info, name=self._stored[r.info.name]), r.begin, r.end)
+                ByteRange(r.info._replace(name=self._stored[r.info.name]), r.begin, r.end)
                 for r in ranges
             ]
         )
