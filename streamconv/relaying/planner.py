@@ -7,7 +7,7 @@ that is alike, so it is kept.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
@@ -225,7 +225,7 @@ class Planner:
         plan = None
         for form in self.names.possible:
             own = tuple(
-                replace(info, name=form.apply(prefix + suffix)) for suffix, info in infos.items()
+                info._replace(name=form.apply(prefix + suffix)) for suffix, info in infos.items()
             )
             others = settled.infos if settled and settled.prefix != prefix else ()
             routers = self._routers(prefix, *([settled.prefix] if settled else []))
