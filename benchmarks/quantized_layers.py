@@ -1,8 +1,9 @@
-"""Write the experts of one layer as a quantized release has them: true shapes, random codes.
+"""Write the experts of one layer as a release has them: true shapes, random codes or numbers.
 
     python benchmarks/quantized_layers.py int4 FOLDER [--experts N]
 
-The shapes are those of DeepSeek-V3 (`fp8`), Kimi-K2 (`int4`) and gpt-oss-120b (`mxfp4`).
+The shapes are those of DeepSeek-V3 (`fp8`), Kimi-K2 (`int4`) and gpt-oss-120b (`mxfp4`), and in
+BF16 those of the first two (`bf16-deepseek`, `bf16-kimi`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Row = tuple[str, str, tuple[int, ...], str]
 """Name, dtype, shape, and what is in it."""
 
 WIDTH = {"F8_E4M3": 1, "U8": 1, "BF16": 2, "F32": 4, "I32": 4}
-EXPERTS = {"fp8": 256, "int4": 384, "mxfp4": 128}
+EXPERTS = {"fp8": 256, "int4": 384, "mxfp4": 128, "bf16-deepseek": 256, "bf16-kimi": 384}
 
 
 def rows_of(kind: str, experts: int) -> Iterator[Row]:
@@ -39,7 +40,9 @@ def rows_of(kind: str, experts: int) -> Iterator[Row]:
         for name in PROJECTIONS:
             rows, columns = (7168, 2048) if name == "down_proj" else (2048, 7168)
             weight = f"{stem}{number}.{name}.weight"
-            if kind == "fp8":
+            if kind.startswith("bf16"):
+                yield weight, "BF16", (rows, columns), "numbers"
+            elif kind == "fp8":
                 yield weight, "F8_E4M3", (rows, columns), "codes"
                 yield f"{weight}_scale_inv", "F32", (rows // 128, columns // 128), "scales"
             else:
@@ -57,6 +60,8 @@ def config_of(kind: str, experts: int) -> dict[str, Any]:
             "num_local_experts": experts,
             "quantization_config": quantization,
         }
+    if kind.startswith("bf16"):
+        return {"model_type": "deepseek_v3", "n_routed_experts": experts}
     if kind == "fp8":
         quantization = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     else:
@@ -83,6 +88,10 @@ def content(row: Row, draw: np.random.Generator) -> Iterator[bytes]:
             yield (scales.view(np.uint32) >> 16).astype(np.uint16).tobytes()
         else:
             yield scales.tobytes()
+    elif kind == "numbers":
+        for begin in range(0, count, CHUNK):
+            numbers = draw.standard_normal(min(CHUNK, count - begin), np.float32) / 50
+            yield (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     elif kind == "exponents":
         yield draw.integers(110, 125, count, np.uint8).tobytes()
     elif kind == "codes":
