@@ -1,0 +1,66 @@
+"""What transformers loads of a quantized result on a CPU: values and logits are compared.
+
+On a CPU it dequantizes FP8 blocks as it loads them. Of compressed-tensors it decompresses the
+experts, and linear layers when they are used.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import quantizers
+import reference
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import streamconv
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen3-MoE in BF16, whose sizes are whole groups and no whole blocks."""
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        hidden_size=64,
+        intermediate_size=32,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_experts=11,
+        num_experts_per_tok=2,
+        vocab_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    folder = tmp_path_factory.mktemp("plain")
+    Qwen3MoeForCausalLM(config).bfloat16().save_pretrained(folder)
+    return folder
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        return model(torch.arange(20)[None]).logits
+
+
+@pytest.mark.parametrize("kind", quantizers.QUANTIZERS)
+def test_the_logits_of_what_it_stands_for(kind: str, plain: Path, tmp_path: Path) -> None:
+    """Those of a model with the values that another library quantized and dequantized."""
+    name, _, scale = kind.partition(" ")
+    out, meant = tmp_path / "out", tmp_path / "meant"
+    streamconv.convert(plain, out, to="per-expert", quantize=name, scale=scale or None)
+    tensors = reference.read(plain)
+    for weight in (weight for weight in tensors if "_proj" in weight):
+        parts = quantizers.QUANTIZERS[kind](tensors[weight])
+        tensors[weight] = quantizers.decoded(kind, parts).bfloat16()
+    meant.mkdir()
+    save_file(tensors, meant / "model.safetensors", {"format": "pt"})
+    (meant / "config.json").write_text((plain / "config.json").read_text())
+    if kind == "fp8-channel":
+        # activations are rounded to FP8, too; without that, the values of the weights are left
+        config = json.loads((out / "config.json").read_text())
+        for group in config["quantization_config"]["config_groups"].values():
+            assert group.pop("input_activations")["dynamic"]
+        (out / "config.json").write_text(json.dumps(config))
+    assert logits(out).equal(logits(meant))
