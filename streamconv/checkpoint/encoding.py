@@ -10,6 +10,11 @@ from streamconv.formats.safetensors import DTYPE_BITS
 
 BAND_ELEMENTS = 2**19
 """Elements of a weight that are read and encoded at once, rounded up to whole blocks."""
+TILE = 2**18
+"""Elements that are encoded by one call of each operation. In smaller tiles, which stay in the
+fastest cache, two workers wait for each other's calls more than for memory."""
+TILE_BYTES = 20
+"""Memory for each element of a tile: its number, its bits, and the place of its code."""
 KEPT_SCALES_BYTES = 8 * 2**20
 """Scales that are kept until they are written, of all workers together."""
 
@@ -79,7 +84,11 @@ def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
     elements = encoding.band_rows * encoding.shape[1]
     itemsize = DTYPE_BITS[dtype] // 8
     scales = math.prod(-(-n // b) for n, b in zip(encoding.shape, encoding.block, strict=True))
-    return elements * (itemsize + 1) + 4 * scales + view_bytes(view, encoding.shape, dtype)
+    # the elements, their magnitudes, their codes, and packed ones with room to pack them
+    tile = max(TILE, encoding.shape[1]) * TILE_BYTES
+    return (
+        elements * (2 * itemsize + 3) + tile + 4 * scales + view_bytes(view, encoding.shape, dtype)
+    )
 
 
 def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:

@@ -1,4 +1,4 @@
-"""Encode rows of a matrix: scales for its blocks, then codes, in tiles that stay in the cache.
+"""Encode rows of a matrix: scales for its blocks, then codes, in tiles of reused memory.
 
 The largest number of a block settles its scale. Each number is divided by the scale, rounded to
 the dtype of the arithmetic, and then to the nearest code, ties to even, or to the largest one. So
@@ -19,14 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from streamconv.catalog.encodings import EncodingRow, encoding_row
-from streamconv.checkpoint.encoding import Encoding
+from streamconv.checkpoint.encoding import TILE, Encoding
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.quantization.dtype_kernels import STORED, narrow, values_of
 
 Array = npt.NDArray[Any]
 
-TILE = 2**16
-"""Elements that are encoded at once."""
 _BITS: dict[str, Any] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 _MANTISSA = {"BF16": 7, "F16": 10, "F32": 23}
 _BIAS = {"BF16": 127, "F16": 15, "F32": 127}
@@ -80,10 +78,13 @@ class RowEncoder:
         Args:
             elements: The bits of whole rows, as for `scales`.
             scales: What `scales` returned for them.
+
+        Returns:
+            Memory that the next call uses again.
         """
         rows, columns = elements.shape
         height = self._encoding.block[0]
-        codes: Array = np.empty((rows, columns), np.uint8)
+        codes = self._memory("rows of codes", (rows, columns), np.uint8)
         with np.errstate(over="ignore", under="ignore"):
             for top in range(0, rows, self._height):
                 bottom = min(top + self._height, rows)
@@ -95,7 +96,11 @@ class RowEncoder:
                         down[:, left // self._block_width : -(-right // self._block_width)],
                         codes[top:bottom, left:right],
                     )
-        return codes if self._row.numbers == "e4m3" else _packed(codes)
+        if self._row.numbers == "e4m3":
+            return codes
+        packed = self._memory("packed", (rows, columns // 2), np.uint8)
+        _pack(codes, self._memory("pairs", packed.shape, np.uint16), packed)
+        return packed
 
     def stored_scales(self, scales: Array, dtype: str) -> Array:
         """Return scales as they are stored in a dtype, as bytes `[rows, bytes of a row]`."""
@@ -123,7 +128,9 @@ class RowEncoder:
         largest: Array = np.zeros((down, across), elements.dtype)
         step = height if height > 1 else self._height
         for number, top in enumerate(range(0, rows, step)):
-            magnitudes = np.bitwise_and(elements[top : top + step], mask)
+            taken = elements[top : top + step]
+            magnitudes = self._memory("magnitudes", taken.shape, elements.dtype)
+            np.bitwise_and(taken, mask, out=magnitudes)
             if height > 1:
                 padded: Array = np.zeros(across * width, elements.dtype)
                 magnitudes.max(axis=0, out=padded[:columns])
@@ -149,21 +156,24 @@ class RowEncoder:
         _widen(elements, self._dtype, values)
         self._divide(values, scales)
         flat = values.reshape(-1)
-        index = self._memory("index", flat.shape, np.uint16)
         bits = self._memory("bits", flat.shape, np.uint32)
+        if self._encoding.dtype == "F16":
+            half = self._memory("half", flat.shape, np.float16)
+            narrow(flat, bits, "F16", half)
+            np.copyto(flat, half)
+        words = flat.view(np.uint32)
         if self._encoding.dtype == "BF16":
-            narrow(flat, bits, "BF16", index)
+            np.right_shift(words, 16, out=bits)
+            np.bitwise_and(bits, 1, out=bits)
+            np.add(bits, 0x7FFF, out=bits)
+            np.add(bits, words, out=bits)
         else:
-            if self._encoding.dtype == "F16":
-                half = self._memory("half", flat.shape, np.float16)
-                narrow(flat, bits, "F16", half)
-                np.copyto(flat, half)
-            words = flat.view(np.uint32)
             np.bitwise_and(words, 0xFFFF, out=bits)
             np.add(bits, 0xFFFF, out=bits)
             np.bitwise_or(bits, words, out=bits)
-            np.right_shift(bits, 16, out=bits)
-            np.copyto(index, bits, casting="unsafe")
+        # numpy would make such an index of any other one, in new memory each time
+        index = self._memory("index", flat.shape, np.intp)
+        np.right_shift(bits, 16, out=index)
         found = self._memory("codes", flat.shape, np.uint8)
         np.take(_table(self._row.numbers), index, out=found, mode="clip")
         np.copyto(codes, found.reshape(elements.shape))
@@ -250,11 +260,12 @@ def _widen(bits: Array, dtype: str, values: Array) -> None:
 # --- codes -------------------------------------------------------------------------------------
 
 
-def _packed(codes: Array) -> Array:
-    """Return codes of four bits, two in a byte, the first in the lower half."""
+def _pack(codes: Array, spare: Array, packed: Array) -> None:
+    """Put codes of four bits two in a byte, the first in the lower half."""
     pairs = codes.view(np.uint16)
-    packed: Array = np.bitwise_or(pairs, pairs >> 4).astype(np.uint8)
-    return packed
+    np.right_shift(pairs, 4, out=spare)
+    np.bitwise_or(pairs, spare, out=spare)
+    np.copyto(packed, spare, casting="unsafe")
 
 
 @functools.cache
