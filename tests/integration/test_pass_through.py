@@ -24,11 +24,11 @@ def retype(tensors: Tensors) -> None:
     tensors[name] = tensor(name, "F32", 6, 4)
 
 
-def scalar_scales(tensors: Tensors) -> None:
-    """Weights of FP8 with one scale each, as many quantizers write them."""
+def odd_scales(tensors: Tensors) -> None:
+    """Weights of FP8 with three scales each."""
     for name in [name for name in tensors if ".experts." in name]:
         tensors[name] = tensor(name, "F8_E4M3", *tensors[name][1])
-        tensors[f"{name}_scale"] = tensor(f"{name}_scale", "F32")
+        tensors[f"{name}_scale"] = tensor(f"{name}_scale", "F32", 3)
 
 
 def odd_names(tensors: Tensors) -> None:
@@ -61,7 +61,7 @@ def two_layouts(tensors: Tensors) -> None:
 
 REASONS: dict[str, tuple[Change, str]] = {
     "mixed dtypes": (retype, "up_proj.weight is F32"),
-    "scalar scales": (scalar_scales, "no layout has a place for such a shape"),
+    "odd scales": (odd_scales, "no layout has a place for such a shape"),
     "odd names": (odd_names, "belongs to an expert, and no layout describes it"),
     "odd numbers": (odd_numbers, "01 is not how experts are numbered"),
     "a router of fewer experts": (router, "gate.weight has 2 rows"),

@@ -123,6 +123,89 @@ def test_outputs_that_share_an_element_are_not_cut_apart(tmp_path: Path) -> None
         read(folder, "per-expert", "fused")
 
 
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+def test_a_community_quantization(kind: str, tmp_path: Path) -> None:
+    """Its config says the method alone: merging is refused by name, and everything else is open."""
+    make, _ = KINDS[kind]
+    made = experts(make)
+    one_by_one = relaid(made, "per-expert")
+    config = {"model_type": "qwen2_moe", "quantization_config": {"quant_method": kind}}
+    source = write(tmp_path / "source", one_by_one, config)
+    with pytest.raises(PlanRefused, match=f"are stored as {kind}, and no layout is known"):
+        streamconv.merge(source, tmp_path / "no")
+    streamconv.merge(source, tmp_path / "same", pass_through=True, copy=True)
+    assert differing(load_file(tmp_path / "same/model.safetensors"), one_by_one) == []
+    streamconv.merge(source, tmp_path / "bf16", dequantize="bf16", verify=True)
+    want = decoded(made, torch.bfloat16)
+    fused = load_file(tmp_path / "bf16/model.safetensors")
+    gates = [
+        torch.cat([want[f"{MLP}{e}.gate_proj.weight"], want[f"{MLP}{e}.up_proj.weight"]])
+        for e in range(3)
+    ]
+    assert torch.equal(bits(fused[f"{MLP}gate_up_proj"]), bits(torch.stack(gates)))
+
+
+def test_only_attention_is_quantized(tmp_path: Path) -> None:
+    """Its experts are merged, and the codes of attention stay."""
+    attention = {
+        f"model.layers.0.self_attn.q_proj{end}": tensor
+        for end, tensor in KINDS["gptq"][0](64, 64).tensors.items()
+    }
+    shapes = {"gate_proj": (8, 16), "up_proj": (8, 16), "down_proj": (16, 8)}
+    plain = {
+        f"{MLP}{e}.{name}.weight": torch.randn(shape).to(torch.bfloat16)
+        for name, shape in shapes.items()
+        for e in range(3)
+    }
+    config = {"model_type": "qwen2_moe", "quantization_config": {"quant_method": "gptq"}}
+    source = write(tmp_path / "source", {**attention, **plain}, config)
+    streamconv.merge(source, tmp_path / "out", verify=True)
+    found = load_file(tmp_path / "out/model.safetensors")
+    both = [
+        torch.cat([plain[f"{MLP}{e}.gate_proj.weight"], plain[f"{MLP}{e}.up_proj.weight"]])
+        for e in range(3)
+    ]
+    downs = [plain[f"{MLP}{e}.down_proj.weight"] for e in range(3)]
+    experts_there = {
+        f"{MLP}gate_up_proj": torch.stack(both),
+        f"{MLP}down_proj": torch.stack(downs),
+    }
+    assert differing(found, {**attention, **experts_there}) == []
+
+
+@pytest.mark.parametrize("kind", ["mxfp4 of deepseek-v4", "fp8 blocks called scale"])
+def test_deepseek_v4_as_it_is_published(kind: str, tmp_path: Path) -> None:
+    """FP4 and FP8 bodies: merged as they are and split again, or merged by their values."""
+    make, _ = KINDS[kind]
+    made = experts(make)
+    names = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
+    def published(tensors: Tensors) -> Tensors:
+        renamed = {name.replace(MLP, "layers.0.ffn.experts."): t for name, t in tensors.items()}
+        for own, theirs in names.items():
+            renamed = {name.replace(own, theirs): t for name, t in renamed.items()}
+        return renamed
+
+    tensors = published(relaid(made, "per-expert"))
+    config = {**made[0]["gate_proj"].config, "model_type": "deepseek_v4"}
+    source = write(tmp_path / "source", tensors, config)
+    streamconv.convert(source, tmp_path / "fused", to="fused", verify=True)
+    fused = load_file(tmp_path / "fused/model.safetensors")
+    want = relaid(made, "fused")
+    assert sorted(t.shape for t in fused.values()) == sorted(t.shape for t in want.values())
+    assert (
+        differing(
+            {"codes": fused["layers.0.ffn.experts.gate_up_proj"]},
+            {"codes": want[f"{MLP}gate_up_proj"]},
+        )
+        == []
+    )
+    streamconv.split(tmp_path / "fused", tmp_path / "back", verify=True)
+    assert differing(load_file(tmp_path / "back/model.safetensors"), tensors) == []
+    found = read(tmp_path / "fused", "fused", "per-expert", dequantize="bf16")
+    assert differing(found, published(decoded(made, torch.bfloat16))) == []
+
+
 # --- numbers that several matrices share ----------------------------------------------------------
 
 

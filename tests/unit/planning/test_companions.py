@@ -166,9 +166,9 @@ def test_the_language_model_inside_tells_its_layout(inner: str, layout: str | No
     assert stack.row.layout.name == layout
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+@pytest.mark.parametrize("shape", [(2,), (1,), (3,)])
 def test_scales_that_no_layout_has_a_place_for(shape: tuple[int, ...]) -> None:
-    """One for each tensor or each expert of Granite's fused experts: refused, or left whole."""
+    """One or three for all of Granite's fused experts: refused, or left whole."""
     family = CATALOG.families["granite-moe"]
     checkpoint, owners = checkpoint_in_form(family, family.forms["hub"])
     weight = "model.layers.1.block_sparse_moe.input_linear.weight"
