@@ -38,6 +38,8 @@ class ExpertParallel(ParallelStyle):
             index = torch.where(is_mine, index - first, share)
             hidden, weights = (summed_backward(each, mesh) for each in (hidden, weights))
             made = whole(own, hidden, index, weights * is_mine)
+            # even if no token is for this rank: the sums in backward are of all ranks
+            made = made + hidden[:0].sum() + weights[:0].sum()
             sums = DTensor.from_local(made, mesh, [Partial()], run_check=False)
             return sums.redistribute(placements=[Replicate()]).to_local()
 

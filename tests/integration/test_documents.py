@@ -1,6 +1,7 @@
 """The documents are true: blocks run, references are the package's, links lead somewhere."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ CATALOG = default_catalog()
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in documents()}
 EVERYTHING = "\n".join(TEXTS.values())
 ADDING = "docs/guides/adding-families.md"
+RANKS = "docs/guides/distributed.md"
+"""Its blocks are a script for several ranks."""
 ARCHITECTURE = "docs/architecture.md"
 
 
@@ -67,11 +70,27 @@ def folder(sources: Path, tmp_path: Path) -> Path:
     return shutil.copytree(sources, tmp_path / "place")
 
 
-@pytest.mark.parametrize("document", [name for name in RUN if name != ADDING])
+@pytest.mark.parametrize("document", [name for name in RUN if name not in (ADDING, RANKS)])
 def test_blocks_run(document: str, folder: Path) -> None:
     """Every block runs, in order, as a new user would type them, and prints what is shown."""
     printed = run_blocks(TEXTS[document], folder)
     assert comparable(printed) == comparable(TEXTS[document]), "run `make tables`"
+
+
+def test_blocks_of_ranks_run(folder: Path) -> None:
+    """The script that they are together, in two ranks."""
+    (folder / "load.py").write_text("".join(blocks(RANKS, "python")))
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "load.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_there_are_blocks() -> None:
