@@ -17,9 +17,11 @@ class OpenModule:
 
     def __init__(self, prefix: str, *, views: bool) -> None:
         self.prefix = prefix
+        self.is_settled = False
+        """True if the plan has a place for all that has come."""
         self._plan: ModulePlan | None = None
         self.waiting: dict[str, tuple[TensorInfo, torch.Tensor]] = {}
-        """By the name below the module: tensors that came before there was a plan."""
+        """By the name below the module: tensors that came before a plan had a place for them."""
         self._views = views
         self._assemblies: dict[str, Assembly] = {}
         self._started: dict[str, PlannedOutput] = {}
@@ -46,6 +48,13 @@ class OpenModule:
                         "emit the weights before their scales",
                     )
         self._plan = plan
+
+    def next_to_place(self) -> str | None:
+        """Return the name below the module of a tensor that waits no longer, or None."""
+        if self._plan is None:
+            return None
+        known = (name for name in self.waiting if self.is_settled or name in self._plan.uses)
+        return next(known, None)
 
     @property
     def held_bytes(self) -> int:

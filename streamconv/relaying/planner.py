@@ -122,12 +122,15 @@ class Planner:
 
     # --- experts -------------------------------------------------------------------------------
 
-    def plan_experts(self, prefix: str, found: Found) -> ModulePlan | None:
-        """Return what the experts of a layer become, or None if their layout is not settled yet.
+    def plan_experts(
+        self, prefix: str, found: Found, *, is_final: bool = False
+    ) -> ModulePlan | None:
+        """Return what the experts of a layer become, or None if that is not settled yet.
 
         Args:
             prefix: The prefix of their module.
             found: What has come of them.
+            is_final: True if no further kinds of weights will come.
 
         Raises:
             BadCheckpoint: They contradict each other, other layers, or config.json.
@@ -137,9 +140,16 @@ class Planner:
         settled = self._settled.get(pattern)
         alike = tuple(sorted((key, info.shape, info.dtype) for key, (_, info) in found.items()))
         forms = tuple(form.name for form in self.names.possible)
-        signature = (pattern, forms, settled and settled.names, self._counts(prefix), alike)
+        signature = (
+            pattern,
+            forms,
+            settled and settled.names,
+            self._counts(prefix),
+            alike,
+            is_final,
+        )
         if signature not in self._plans:
-            self._plans[signature] = self._plan_experts(prefix, pattern, found)
+            self._plans[signature] = self._plan_experts(prefix, pattern, found, is_final)
         return self._plans[signature]
 
     def missing_experts(self, prefix: str, found: Found) -> tuple[list[str], list[str]]:
@@ -158,7 +168,9 @@ class Planner:
         layouts = dict.fromkeys(row.layout.name for row, _ in predictions)
         return [*layouts], [*dict.fromkeys(n for _, each in predictions for n in each.infos or ())]
 
-    def _plan_experts(self, prefix: str, pattern: str, found: Found) -> ModulePlan | None:
+    def _plan_experts(
+        self, prefix: str, pattern: str, found: Found, is_final: bool
+    ) -> ModulePlan | None:
         if not self._counts(prefix) and any("*" in name for name in found):
             raise BadCheckpoint(
                 f"cannot tell when {quoted(prefix)}experts is complete: the config does not say "
@@ -168,7 +180,8 @@ class Planner:
         rows = self._likely_rows(pattern, found)
         possible = {row: each for row in rows if (each := [*self._predict(prefix, found, row)])}
         complete = {r: each for r, each in possible.items() if any(p.is_complete for p in each)}
-        if len(possible) > 1 and not complete:
+        waits = not is_final and not all(p.is_plain for each in possible.values() for p in each)
+        if (waits or len(possible) > 1) and not complete:
             return None
         planned: list[tuple[ModulePlan, _Settled]] = []
         errors: list[StreamconvError] = []
@@ -184,6 +197,8 @@ class Planner:
                     planned += [plan] if plan else []
                     break
         if not planned:
+            if waits:
+                return None
             raise errors[0] if errors else self._fits_nothing(prefix, found, rows)
         only, showing = planned[0]
         self._settled.setdefault(pattern, showing)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.catalog.templates import EXPERT, Template, solve_sizes
+from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.completeness import WeightPair, required_pair
 from streamconv.detection.expert_names import NamedTensors
@@ -31,7 +32,9 @@ class Prediction:
     infos: Mapping[str, TensorInfo] | None
     """Every tensor by its name below the module; None if a shape cannot be predicted yet."""
     is_complete: bool
-    """True if a tensor of every weight and projection has come, so that only experts are left."""
+    """True if of each kind of weight, all projections of an expert have come."""
+    is_plain: bool
+    """True if nothing but matrices has come: no scales, whose meaning the others may change."""
 
 
 def predict(
@@ -81,11 +84,13 @@ def _predict_meaning(
     if not all(weight in templates for weight in required):
         return
     weights = dict.fromkeys((*by_weight, *required))
+    pairs_of_kinds = {m + kinds[weight].key for weight in weights for m in MATRICES}
     is_complete = all(
         (weight, position) in names
-        for weight in weights
+        for weight in pairs_of_kinds & templates.keys()
         for _, position in row.names(templates[weight])
     )
+    is_plain = by_weight.keys() <= {*pairs[0]}
     shapes = [((templates[weight],), info.shape) for weight, info in by_weight.items()]
     is_numbered = any(EXPERT in templates[weight].name_axes for weight in by_weight)
     known = row.sizes()
@@ -93,9 +98,9 @@ def _predict_meaning(
     alone = None if is_numbered else solve_sizes(shapes, known)
     solved = [solve_sizes(shapes, {**known, EXPERT: count}) for count in counts]
     for sizes in [alone] if alone else filter(None, solved):
-        yield Prediction(_complete(row, by_weight, weights, names, sizes), is_complete)
+        yield Prediction(_complete(row, by_weight, weights, names, sizes), is_complete, is_plain)
     if not counts and not alone and any(_hides_experts(templates[w]) for w in by_weight):
-        yield Prediction(None, is_complete)
+        yield Prediction(None, is_complete, is_plain)
 
 
 _Names = dict[tuple[str, tuple[int | None, ...]], ExpertKey]

@@ -119,6 +119,9 @@ class Relay(Iterator[Pair]):
                 yield from self._take(name, tensor)
                 # the trainer makes the next tensor while nothing keeps this one
                 del tensor
+            for experts in list(self._experts.values()):
+                if experts.module.waiting:
+                    yield from self._settle(experts)
             self._finish()
         finally:
             self._drop()
@@ -173,9 +176,17 @@ class Relay(Iterator[Pair]):
         check_alike([first, info])
         module.waiting[hub_name.removeprefix(prefix)] = info, tensor
         del tensor
-        if is_new or module.plan is None:
-            module.plan = self._planner.plan_experts(prefix, experts.found)
+        if is_new or not module.is_settled:
+            self._plan(experts)
         yield from self._emit(module)
+        yield from self._make_room()
+
+    def _plan(self, experts: _Experts, *, is_final: bool = False) -> None:
+        """Plan experts by what has come of them, if that settles what they become."""
+        module = experts.module
+        plan = self._planner.plan_experts(module.prefix, experts.found, is_final=is_final)
+        module.is_settled = plan is not None
+        module.plan = plan or module.plan
 
     def _take_of_group(
         self,
@@ -198,15 +209,16 @@ class Relay(Iterator[Pair]):
         if not group.left:
             infos = [each for each, _ in module.waiting.values()]
             module.plan = self._planner.plan_group(found.prefix, row, infos)
+            module.is_settled = True
         yield from self._emit(module)
+        yield from self._make_room()
 
     def _open(self, prefix: str) -> OpenModule:
         return OpenModule(prefix, views=self._request.views)
 
     def _emit(self, module: OpenModule) -> "Iterator[Pair]":
         """Yield the outputs of a module that are complete, and keep the rest of it."""
-        while module.plan and module.waiting:
-            suffix = next(iter(module.waiting))
+        while module.plan and (suffix := module.next_to_place()) is not None:
             info, tensor = module.waiting.pop(suffix)
             for output, made in module.place(suffix, info, tensor):
                 self._hold(module)
@@ -214,15 +226,35 @@ class Relay(Iterator[Pair]):
                 yield self._named(name, info, made)
             del tensor
         self._hold(module)
-        layers = dict.fromkeys(_layer(each.prefix) for each in self._held)
-        if len(layers) > self._request.max_open_layers:
-            *others, last = layers
+
+    def _make_room(self) -> "Iterator[Pair]":
+        """Yield what waits in vain for more, if too many layers are open.
+
+        Raises PlanRefused if too many still are.
+        """
+        most = self._request.max_open_layers
+        if len(self._open_layers()) > most:
+            *others, _ = self._open_layers()
+            for experts in list(self._experts.values()):
+                if experts.module.waiting and _layer(experts.module.prefix) in others:
+                    yield from self._settle(experts)
+        if len(self._open_layers()) > most:
+            *others, last = self._open_layers()
             raise PlanRefused(
                 f"cannot begin {quoted(last)}: {', '.join(map(quoted, others))} "
                 f"{'is' if len(others) == 1 else 'are'} not complete, and max_open_layers is "
-                f"{self._request.max_open_layers}",
+                f"{most}",
                 "emit the tensors layer by layer, or allow more layers at once",
             )
+
+    def _settle(self, experts: _Experts) -> "Iterator[Pair]":
+        """Yield what is complete of experts of which nothing new will come."""
+        self._plan(experts, is_final=True)
+        yield from self._emit(experts.module)
+
+    def _open_layers(self) -> list[str]:
+        """Return the layers that are kept in memory; the last one has come last."""
+        return [*dict.fromkeys(_layer(module.prefix) for module in self._held)]
 
     def _hold(self, module: OpenModule) -> None:
         """Count what a module keeps in memory."""
@@ -246,7 +278,7 @@ class Relay(Iterator[Pair]):
         missing: list[str] = []
         layouts: dict[str, None] = {}
         for prefix, experts in self._experts.items():
-            if experts.module.plan is not None:
+            if experts.module.plan is not None and not experts.module.waiting:
                 names: Iterable[str] = experts.module.plan.uses
             else:
                 fitting, names = self._planner.missing_experts(prefix, experts.found)
@@ -265,7 +297,7 @@ class Relay(Iterator[Pair]):
                 if len(layouts) > 1
                 else "",
             )
-        waiting = [e.module.prefix for e in self._experts.values() if e.module.plan is None]
+        waiting = [e.module.prefix for e in self._experts.values() if e.module.waiting]
         if waiting:
             raise BadCheckpoint(
                 f"{quoted(waiting[0])}experts may have any number of experts: its names and shapes "

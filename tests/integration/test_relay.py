@@ -9,6 +9,7 @@ import pytest
 import reference
 import torch
 from family_headers import checkpoint_in_form
+from relaid import KINDS, experts, relaid
 from safetensors.torch import save_file
 
 import streamconv
@@ -59,3 +60,22 @@ def test_as_in_the_converted_file(name: str, source: str, target: str, tmp_path:
         assert caught.value.message[:30] == refusal.message[:30]
         return
     assert reference.same_bytes(reference.read(tmp_path / "out"), dict(relayed)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_experts_in_any_order(kind: str) -> None:
+    """Scales go with their weights, whichever comes first: to what the formulas give."""
+    make, layouts = KINDS[kind]
+    torch.manual_seed(7)
+    made = experts(make)
+    config = {
+        "model_type": "in_no_family",
+        "num_experts": len(made),
+        **made[0]["gate_proj"].config,
+    }
+    numbers = random.Random(kind)
+    for source, target in itertools.permutations(("per-expert", "fused", layouts[-1]), 2):
+        emitted = list(relaid(made, source).items())
+        numbers.shuffle(emitted)
+        relayed = streamconv.relay(emitted, source=source, to=target, config=config)
+        assert reference.same_bytes(relaid(made, target), dict(relayed)) == [], (source, target)
