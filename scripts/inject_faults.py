@@ -110,7 +110,7 @@ class Work:
         return self._convert(dst, *WAYS[self.name], *more, "--resume")
 
     def _convert(self, dst: Path, *more: str, strace: tuple[str, ...] = ()) -> int:
-        words = ["--max-shard-size=300", "-j1", *more]
+        words = ["--max-shard-size=300B", "-j1", *more]
         verb = ["merge"] if self.name == "preset" else ["convert", "--to=fused-transposed"]
         return call([*verb, str(self.src), str(dst), *words], strace)
 

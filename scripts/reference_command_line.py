@@ -114,7 +114,8 @@ def _verb(verb: str, said: Help, shared: dict[str, Rows]) -> Iterator[str]:
 
 def _options(name: str, rows: Rows) -> Iterator[str]:
     """Yield a table of options, with the name of their group if there is one."""
-    heading = "option" if name in ("", "Options") else f"option ({name.lower()})"
+    group = name if name.isupper() else name.lower()
+    heading = "option" if name in ("", "Options") else f"option ({group})"
     shown = ((f"`{option}`", escaped(" ".join(text.split()))) for option, text in rows)
     yield from table((heading, "what it does"), shown)
 

@@ -25,6 +25,7 @@ from streamconv.errors import (
     BadCheckpoint,
     Interrupted,
     IOFailed,
+    NoCheckpoint,
     NoSpace,
     OutputExists,
     PlanRefused,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         Committed,
         Completed,
         Event,
+        HashProgress,
+        HashStarted,
         PieceWritten,
         Planned,
         Prepared,
@@ -69,6 +72,8 @@ __all__ = [
     "Detected",
     "Difference",
     "Event",
+    "HashProgress",
+    "HashStarted",
     "IOFailed",
     "Inspection",
     "Interrupted",
@@ -77,6 +82,7 @@ __all__ = [
     "LazyTensor",
     "Loaded",
     "Loading",
+    "NoCheckpoint",
     "NoSpace",
     "Options",
     "OutputExists",
@@ -115,7 +121,7 @@ __all__ = [
 
 _EVENTS = (
     *("Committed", "Completed", "Event", "PieceWritten", "Planned", "Prepared", "ShareWritten"),
-    *("VerifyProgress", "VerifyStarted"),
+    *("HashProgress", "HashStarted", "VerifyProgress", "VerifyStarted"),
 )
 _MODULES = {
     **dict.fromkeys(_EVENTS, "streamconv.api.events"),

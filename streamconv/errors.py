@@ -3,6 +3,7 @@
     StreamconvError            1   any other error
     |-- UsageError             2   an option or argument is invalid
     |-- BadCheckpoint          3   the input is malformed, incomplete or contradicts itself
+    |   |-- NoCheckpoint       3   there is no checkpoint at all
     |   `-- SourceChanged      3   the input has changed since it was planned
     |-- PlanRefused            4   the input is valid, but this conversion of it is impossible
     |-- VerifyFailed           5   the output is not the conversion of its source
@@ -18,6 +19,7 @@ begins with a verb. Names from a checkpoint are untrusted text: they go into a m
 `quoted`.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -43,6 +45,10 @@ class BadCheckpoint(StreamconvError):
     """A checkpoint is malformed, incomplete or contradicts itself."""
 
     exit_code = 3
+
+
+class NoCheckpoint(BadCheckpoint):
+    """Nothing at a location is a checkpoint; the hint says what may have been meant."""
 
 
 class SourceChanged(BadCheckpoint):
@@ -113,3 +119,20 @@ def wrong_type(function: str, argument: str, accepted: str, value: object) -> Ty
     if kind in ("list", "tuple") and "sequence" in accepted:
         kind = f"a {kind} with other items"
     return TypeError(f"{function}() argument {argument!r} must be {accepted}, not {kind}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean X?" for the known word that is most like `word`; empty if none is.
+
+    Case, and the kind of separator, make no difference.
+    """
+    from difflib import get_close_matches
+
+    plain = {_plain(each): each for each in reversed(list(known))}
+    match = get_close_matches(_plain(word), plain, n=1, cutoff=0.7)
+    match = match or [each for each in plain if len(word) > 2 and each.startswith(_plain(word))]
+    return f"did you mean {plain[match[0]]}?" if match else ""
+
+
+def _plain(word: str) -> str:
+    return word[:100].casefold().replace("_", "-").replace(" ", "-")

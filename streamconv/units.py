@@ -38,6 +38,22 @@ def parse_rate(text: str | int) -> int:
     return _parse("rate", text, size, "write 200MB/s, 1GiB/s or a number of bytes")
 
 
+def check_unit(text: str, least: int) -> None:
+    """Raise UsageError for a number without a unit that is too small to be meant in bytes.
+
+    Args:
+        text: A size or rate as somebody has typed it, which can be parsed.
+        least: The smallest number that may be meant in bytes.
+    """
+    match = _SIZE.fullmatch(text.strip().removesuffix("/s"))
+    if match is not None and not match[2] and 0 < float(match[1]) < least:
+        number = match[1]
+        raise UsageError(
+            f"cannot use {quoted(repr(text))}: {number} byte{'' if number == '1' else 's'}?",
+            f"write {number}GB or {number}MB, or {number}B if bytes are meant",
+        )
+
+
 def _parse(kind: str, text: str, size: str, hint: str) -> int:
     """Return the bytes in `size`, or raise UsageError that calls `text` a `kind`."""
     from fractions import Fraction

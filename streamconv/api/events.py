@@ -10,12 +10,15 @@ from streamconv.execution.events import (
     Prepared,
     ShareWritten,
 )
+from streamconv.sinks.base import HashProgress, HashStarted
 from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 __all__ = [
     "Committed",
     "Completed",
     "Event",
+    "HashProgress",
+    "HashStarted",
     "OnEvent",
     "PieceWritten",
     "Planned",
@@ -30,6 +33,8 @@ Event = (
     | Prepared
     | PieceWritten
     | ShareWritten
+    | HashStarted
+    | HashProgress
     | Completed
     | VerifyStarted
     | VerifyProgress

@@ -11,6 +11,7 @@ from streamconv.api.events import (
     Committed,
     Completed,
     Event,
+    HashStarted,
     OnEvent,
     PieceWritten,
     Planned,
@@ -67,6 +68,8 @@ def _line(event: Event) -> str:
             line = f"writing {left}, {show_size(event.left_bytes)}"
         case ShareWritten():
             line = "wrote every shard of this process"
+        case HashStarted():
+            line = f"computing SHA-256 of {show_size(event.total)}"
         case Completed():
             line = f"completed {quoted(str(event.folder))}"
         case VerifyStarted():

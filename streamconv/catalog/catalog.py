@@ -17,6 +17,7 @@ from streamconv.catalog.layouts import (
     Layout,
     Naming,
     find_layout,
+    no_such_name,
     read_layout,
     read_naming,
 )
@@ -79,8 +80,15 @@ class Catalog:
         return self._lookups[naming]
 
     def find_layout(self, name: str) -> Layout:
-        """Return the layout called `name`. Raises UsageError that lists the layouts."""
+        """Return the layout called `name`. Raises UsageError that lists forms and layouts."""
+        self.check_name(name)
         return find_layout(self.layouts, name)
+
+    def check_name(self, name: str, *more: str) -> None:
+        """Raise UsageError unless `name` is a form, a layout, or one of `more`."""
+        known = (*FORMS, *more, *self.layouts)
+        if name not in known:
+            raise no_such_name("form and no layout", name, known)
 
     def find_family(self, model_type: object) -> Family | None:
         """Return the family that has this `model_type` of config.json, or None."""

@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Collection, Iterable
-from fnmatch import fnmatchcase
 
 from streamconv.catalog.presets import presets
 from streamconv.catalog.toml_tables import read_table
@@ -78,9 +77,3 @@ def output_files() -> PathPatterns:
         own += [f"{preset.folder}/{pattern}" for pattern in dcp]
         own.append(preset.tracker["name"])
     return PathPatterns([*own, *dcp])
-
-
-def foreign_format(name: str) -> str | None:
-    """Return what a file of weights is if its format is not read, or None."""
-    table = read_table("checkpoint_files.toml")["foreign"]
-    return next((says for pattern, says in table.items() if fnmatchcase(name, pattern)), None)

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamconv.catalog.templates import Template
 from streamconv.catalog.weight_kinds import MATRICES, WeightKind
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, did_you_mean, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +163,14 @@ def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
 
 def find_layout(layouts: Mapping[str, Layout], name: str) -> Layout:
     """Return the layout called `name`. Raises UsageError that lists the layouts."""
-    try:
-        return layouts[name]
-    except KeyError:
-        raise UsageError(
-            f"there is no layout called {name!r}", f"choose from {', '.join(layouts)}"
-        ) from None
+    if name not in layouts:
+        raise no_such_name("layout", name, layouts)
+    return layouts[name]
+
+
+def no_such_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a name that is not known: the one that was meant, and all of them."""
+    listed = f"choose from {', '.join(known)}"
+    meant = did_you_mean(name, known)
+    hint = f"{meant} Or {listed}" if meant else listed
+    return UsageError(f"there is no {kind} called {quoted(repr(name))}", hint)

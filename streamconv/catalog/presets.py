@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, did_you_mean, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,6 @@ def find_preset(name: str) -> Preset:
         return presets()[name]
     except KeyError:
         raise UsageError(
-            f"there is no preset called {name!r}", f"choose from {', '.join(presets())}"
+            f"there is no preset called {quoted(repr(name))}",
+            did_you_mean(name, presets()) or f"choose from {', '.join(presets())}",
         ) from None

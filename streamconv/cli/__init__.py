@@ -3,18 +3,25 @@
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
 import time
-import traceback
+from collections.abc import Mapping
 from contextlib import suppress
-from errno import ENOMEM
-from pathlib import Path
 from types import FrameType
 
 import click
 
-from streamconv.errors import Interrupted, IOFailed, StreamconvError
+from streamconv.errors import (
+    Interrupted,
+    IOFailed,
+    StreamconvError,
+    UsageError,
+    did_you_mean,
+    quoted,
+)
+from streamconv.report.error_lines import ErrorPrinter, notes_of
 from streamconv.report.terminal import escaping, say
 from streamconv.system.open_file_limit import raise_open_file_limit
 
@@ -23,8 +30,23 @@ VERBS = (
     *("families", "layouts", "smoke"),
 )
 
+ALIASES: Mapping[str, str] = {
+    **dict.fromkeys(("info", "show", "list", "ls", "stat"), "inspect"),
+    **dict.fromkeys(("fuse", "join", "combine", "pack"), "merge"),
+    **dict.fromkeys(("unmerge", "unfuse", "unpack", "defuse"), "split"),
+    **dict.fromkeys(("cast", "quantize", "dequantize", "reshard", "export", "save"), "convert"),
+    **dict.fromkeys(("compare", "diff", "cmp", "validate"), "verify"),
+    **dict.fromkeys(("load", "test-load"), "check"),
+    **dict.fromkeys(("models", "forms"), "families"),
+    **dict.fromkeys(("test", "selftest", "demo"), "smoke"),
+}
+"""Words of other tools for our verbs, to name the one that was meant."""
 NOTHING_LEFT = "nothing is left at the target; the source is unchanged"
-ERROR = "streamconv: "
+COMPLETE = "_STREAMCONV_COMPLETE"
+"""The variable in which a shell asks for completions, or for the script that asks for them."""
+NO_VERB = "there is no verb"
+NO_LIMIT = 10_000
+"""Characters of a summary: all of them."""
 SIGNAL_DEBOUNCE_SECONDS = 0.5
 """Signals within this time of the first one are the same request to stop."""
 
@@ -35,10 +57,16 @@ Examples:
   streamconv merge Qwen3-30B-A3B merged
   streamconv split merged Qwen3-30B-A3B-again
 
-\b
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 4 plan refused, 5 verification
 failed, 6 output exists, 7 no space, 8 reading or writing failed, 130 and 143 interrupted.
+
 Every option can also come from the environment: --max-memory is STREAMCONV_MAX_MEMORY.
+
+\b
+Completion of verbs, options, layouts, forms, model types:
+  bash  eval "$(_STREAMCONV_COMPLETE=bash_source streamconv)"      in ~/.bashrc
+  zsh   eval "$(_STREAMCONV_COMPLETE=zsh_source streamconv)"       in ~/.zshrc
+  fish  _STREAMCONV_COMPLETE=fish_source streamconv | source       in config.fish
 """
 
 
@@ -53,6 +81,30 @@ class _Verbs(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb. Raises click's error with the verb that was meant."""
+        word = args[0]
+        if word in VERBS or word.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        alias = ALIASES.get(word.casefold())
+        meant = f"did you mean {alias}?" if alias else did_you_mean(word, VERBS)
+        error = click.UsageError(f"{NO_VERB} {quoted(repr(word))}", ctx)
+        if meant:
+            error.add_note(meant)
+        raise error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summary of each verb in full."""
+        rows = []
+        for verb in self.list_commands(ctx):
+            command = self.get_command(ctx, verb)
+            if command is not None:
+                rows.append((verb, command.get_short_help_str(limit=NO_LIMIT)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
@@ -62,7 +114,14 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-@click.group(cls=_Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Verbs,
+    epilog=EPILOG,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": shutil.get_terminal_size().columns,
+    },
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -98,6 +157,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
+    if os.environ.get(COMPLETE):
+        # click writes bytes, and only our own words and what was typed
+        cli.main(prog_name="streamconv", complete_var=COMPLETE)
     # Nothing here multiplies matrices; numpy's library for it would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     raise_open_file_limit()
@@ -119,45 +181,41 @@ def _exit_code_of(args: list[str] | None) -> int:
     except SystemExit:  # click's answer to an output that nobody reads
         _discard_output()
         return IOFailed.exit_code
-    except click.ClickException as error:
-        _print_usage_error(error)
-        return error.exit_code
-    except (Interrupted, KeyboardInterrupt, click.Abort) as error:
-        stop = error if isinstance(error, Interrupted) else Interrupted("interrupted")
-        _print_error(stop.message, *(_notes(error) or [NOTHING_LEFT]))
-        return 128 + stop.signal
-    except StreamconvError as error:
-        _print_error(error.message, error.hint, *_notes(error))
-        _print_traceback()
-        return error.exit_code
-    except Exception as error:
-        code = _report_unforeseen(error)
-        _discard_output()
-        return code
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, ErrorPrinter(sys.argv[1:] if args is None else args))
     return code if isinstance(code, int) else 0
 
 
-def _report_unforeseen(error: Exception) -> int:
-    """Print an error that nothing has put into words; return the exit code."""
-    code = IOFailed.exit_code
-    if isinstance(error, BrokenPipeError):  # whoever reads the output has seen enough
+def _report(error: Exception | KeyboardInterrupt, printer: ErrorPrinter) -> int:
+    """Print what ended a run and return the exit code."""
+    if isinstance(error, click.ClickException):
+        _print_usage_error(error, printer)
+        return error.exit_code
+    if isinstance(error, Interrupted | KeyboardInterrupt | click.Abort):
+        stop = error if isinstance(error, Interrupted) else Interrupted("interrupted")
+        code = 128 + stop.signal
+        printer.print_error(stop, *(notes_of(error) or [NOTHING_LEFT]), exit_code=code)
         return code
-    if isinstance(error, OSError) and error.errno != ENOMEM:
-        message, hint = _system_error(error)
-    elif isinstance(error, MemoryError | ImportError | OSError):
-        said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        message = f"cannot run: {said or 'there is not enough memory'}"
-        hint = "allow the process more memory, or install streamconv again"
-    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        message = "cannot run: no thread can be started"
-        hint = "lift the limits of the process, or run fewer workers with --jobs"
-    else:
-        code = StreamconvError.exit_code
-        message = f"unexpected error: {type(error).__name__}: {error}"
-        hint = "set STREAMCONV_DEBUG=1 to see the traceback"
-    _print_error(message, hint, *_notes(error))
-    _print_traceback()
+    if isinstance(error, StreamconvError):
+        printer.print_error(error, *notes_of(error))
+        return error.exit_code
+    code = printer.print_unforeseen(error)
+    _discard_output()
     return code
+
+
+def _print_usage_error(error: click.ClickException, printer: ErrorPrinter) -> None:
+    """Print an error of click's like one of ours; without any arguments, print the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    message = error.format_message().rstrip(".")
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = ctx.command_path if ctx else "streamconv"
+    what = "all verbs" if message.startswith(NO_VERB) else "arguments and options"
+    hint = " ".join([*notes_of(error), f"run `{command} --help` to see {what}"])
+    shown = UsageError(message[:1].lower() + message[1:], hint)
+    printer.print_error(shown, exit_code=error.exit_code)
 
 
 def _open_standard_streams() -> None:
@@ -183,49 +241,6 @@ def _discard_output() -> None:
         except (OSError, ValueError):
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _print_error(message: str, *more: str) -> None:
-    """Print an error on stderr: the message, then hints and notes in lines of their own."""
-    indent = " " * len(ERROR)
-    with suppress(OSError):
-        say(ERROR + message, *(f"{indent}{line}" for line in more if line), err=True)
-
-
-def _system_error(error: OSError) -> tuple[str, str]:
-    """Return the message and hint for an error of the system that nothing else has explained."""
-    try:
-        Path.cwd()
-    except OSError:
-        return (
-            "cannot use relative paths: the working directory has been removed",
-            "change to another folder, or give absolute paths",
-        )
-    path = "" if error.filename is None else f" {error.filename}"
-    return f"cannot read or write{path}: {error.strerror or error}", ""
-
-
-def _print_usage_error(error: click.ClickException) -> None:
-    """Print an error of click's like one of ours; without any arguments, print the help."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()
-        return
-    message = error.format_message().rstrip(".")
-    ctx = error.ctx if isinstance(error, click.UsageError) else None
-    command = ctx.command_path if ctx else "streamconv"
-    hint = f"run `{command} --help` to see arguments and options"
-    _print_error(message[:1].lower() + message[1:], hint)
-
-
-def _print_traceback() -> None:
-    """Print the traceback of the current exception if STREAMCONV_DEBUG is set."""
-    if os.environ.get("STREAMCONV_DEBUG"):
-        traceback.print_exc()
-
-
-def _notes(error: BaseException) -> list[str]:
-    """Return what a stopped conversion has left, and how to resume it."""
-    return list(getattr(error, "__notes__", []))
 
 
 __all__ = ["cli", "main"]

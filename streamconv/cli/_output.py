@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from streamconv.report.progress import Listener
     from streamconv.verification.result import Verification
 
+FILE_WIDTH = 160
+"""Columns of tables that are not printed on a terminal."""
 JSON_TOKENS = 1000
 """Words of JSON that are printed at once. A plan of many tensors has a hundred thousand."""
 
@@ -28,12 +31,16 @@ class Output:
 
     def progress(self) -> "Listener":
         """Return the listener to events: a bar on a terminal, lines elsewhere, or nothing."""
-        from streamconv.report.progress import Bar, Lines, Silence
+        from streamconv.report.progress import DUMB_LINE_SECONDS, Bar, Lines, Silence
 
         console = new_console(err=True)
         if self.quiet or self.no_progress:
             return Silence(console)
-        return Bar(console) if console.is_terminal else Lines(console)
+        if console.is_terminal and console.is_dumb_terminal:
+            return Lines(console, DUMB_LINE_SECONDS, verbose=self.verbose)
+        if console.is_terminal:
+            return Bar(console, verbose=self.verbose)
+        return Lines(console, verbose=self.verbose, as_json=self.as_json)
 
     def show_result(self, result: "Result") -> None:
         """Print what a conversion has done."""
@@ -42,12 +49,9 @@ class Output:
 
             print_json(result_fields(result))
         elif not self.quiet:
-            from streamconv.report.messages import result_line
-            from streamconv.report.plan_notes import config_line, notes_of
+            from streamconv.report.messages import result_lines
 
-            changes = [f"config.json: {line}" for line in [config_line(result.plan)] if line]
-            notes = [f"note: {note}" for note in notes_of(result.plan)]
-            say(result_line(result), *changes, *notes)
+            say(*result_lines(result))
 
     def show_part(self, result: "Result") -> None:
         """Print what one part of a conversion has done; JSON is for the whole output alone."""
@@ -78,8 +82,8 @@ def print_json(fields: dict[str, Any]) -> None:
 
 
 def print_rich(renderable: Any) -> None:
-    """Print tables on stdout, as wide as the terminal, or 160 columns wide into a file."""
+    """Print tables on stdout, as wide as the terminal; into a file, as COLUMNS says or 160."""
     console = new_console()
-    if not console.is_terminal:
-        console = new_console(width=160)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console = new_console(width=FILE_WIDTH)
     console.print(renderable)

@@ -1,5 +1,6 @@
 """What merge, split and convert do: show the plan, or carry it out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,6 +9,10 @@ from streamconv.cli._output import Output, print_json, print_rich
 if TYPE_CHECKING:
     from streamconv.execution.events import Prepared
     from streamconv.options import Options
+
+
+MANY_BYTES = 1000
+"""So much memory or such a rate may be typed without a unit."""
 
 
 def run_command(
@@ -48,6 +53,8 @@ def run_command(
     if not dry_run:
         require_address_space()
 
+    check_names(options["family"], options["source_layout"], to)
+    _check_sizes(options, rate)
     if rank():
         as_json, quiet = False, True
     output = Output(as_json, quiet, verbose, no_progress)
@@ -56,6 +63,34 @@ def run_command(
         _show_plan(src, dst, to, output, rate, **options)
     else:
         _convert(src, dst, to, output, **options)
+
+
+def check_names(family: str | None, *names: str | None) -> None:
+    """Raise UsageError for a name that is no form and no layout, before anything is opened.
+
+    Args:
+        family: The file of `--family`, which may have more layouts.
+        names: What `--from` and `--to` have; None if they are not given.
+    """
+    from streamconv.catalog.catalog import load_catalog
+    from streamconv.catalog.families import SAME
+
+    catalog = load_catalog(family)
+    for name in filter(None, names):
+        catalog.check_name(name, SAME)
+
+
+def _check_sizes(options: Mapping[str, Any], rate: str | None) -> None:
+    """Raise UsageError for a size or rate that cannot be meant, before anything is opened."""
+    from streamconv.units import check_unit, parse_rate, parse_size
+
+    for size, least in ((options["max_shard_size"], 100), (options["max_memory"], MANY_BYTES)):
+        if size is not None:
+            parse_size(size)
+            check_unit(size, least)
+    for each in filter(None, (options["max_rate"], rate)):
+        parse_rate(each)
+        check_unit(each, MANY_BYTES)
 
 
 def _convert(
@@ -68,9 +103,9 @@ def _convert(
     with output.progress() as progress:
 
         def on_event(event: Any) -> None:
+            progress(event)
             if resume and not output.quiet and isinstance(event, Prepared):
                 progress.say(_resume_line(event))
-            progress(event)
 
         options |= {"resume": resume, "on_event": on_event}
         result = merge(src, dst, **options) if to is None else convert(src, dst, to=to, **options)

@@ -3,9 +3,12 @@
 import click
 
 from streamconv.cli._options import json_option
+from streamconv.cli._verb import Verb
+
+EXAMPLES = ("streamconv check merged",)
 
 
-@click.command("check")
+@click.command("check", cls=Verb, examples=EXAMPLES)
 @click.argument("dst", type=click.Path())
 @json_option
 def command(dst: str, as_json: bool) -> None:

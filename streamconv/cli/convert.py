@@ -4,14 +4,24 @@ from typing import Any
 
 import click
 
+from streamconv.cli._completion import complete_target
 from streamconv.cli._options import conversion_options, option, source_argument, target_argument
+from streamconv.cli._verb import Verb
+
+EXAMPLES = (
+    "streamconv convert merged hub --to hub",
+    "streamconv convert Qwen3-30B-A3B half --dtype bf16 --max-shard-size 2GB",
+    "streamconv convert Qwen3-30B-A3B dcp --to fused-transposed --format dcp",
+)
 
 
-@click.command("convert")
+@click.command("convert", cls=Verb, examples=EXAMPLES)
 @source_argument
 @target_argument
 @option(
     "--to",
+    group="layout",
+    shell_complete=complete_target,
     default="same",
     show_default=True,
     metavar="LAYOUT",

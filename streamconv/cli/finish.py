@@ -3,9 +3,16 @@
 import click
 
 from streamconv.cli._options import json_option, quiet_option, target_argument, verify_option
+from streamconv.cli._verb import Verb
+
+EXAMPLES = (
+    "streamconv merge Qwen3-30B-A3B merged --part 1/2",
+    "streamconv merge Qwen3-30B-A3B merged --part 2/2",
+    "streamconv finish merged --verify",
+)
 
 
-@click.command("finish")
+@click.command("finish", cls=Verb, examples=EXAMPLES)
 @target_argument
 @verify_option
 @json_option

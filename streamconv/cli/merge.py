@@ -4,13 +4,27 @@ from typing import Any
 
 import click
 
+from streamconv.cli._completion import complete_target
 from streamconv.cli._options import conversion_options, option, source_argument, target_argument
+from streamconv.cli._verb import Verb
+
+EXAMPLES = (
+    "streamconv merge Qwen3-30B-A3B merged --dry-run",
+    "streamconv merge Qwen3-30B-A3B merged --verify",
+    "streamconv merge hf://Qwen/Qwen3-30B-A3B merged --to fused-transposed",
+)
 
 
-@click.command("merge")
+@click.command("merge", cls=Verb, examples=EXAMPLES)
 @source_argument
 @target_argument
-@option("--to", metavar="LAYOUT", help="Write every expert stack in this form or layout instead.")
+@option(
+    "--to",
+    group="layout",
+    shell_complete=complete_target,
+    metavar="LAYOUT",
+    help="Write every expert stack in this form or layout instead.",
+)
 @conversion_options
 def command(src: str, dst: str, to: str | None, **options: Any) -> None:
     """Merge the experts of each layer of SRC.

@@ -5,9 +5,12 @@ from typing import Any
 import click
 
 from streamconv.cli._options import conversion_options, source_argument, target_argument
+from streamconv.cli._verb import Verb
+
+EXAMPLES = ("streamconv split merged Qwen3-30B-A3B-again",)
 
 
-@click.command("split")
+@click.command("split", cls=Verb, examples=EXAMPLES)
 @source_argument
 @target_argument
 @conversion_options

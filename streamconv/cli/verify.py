@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from streamconv.cli._completion import complete_source
 from streamconv.cli._options import (
     jobs_option,
     json_option,
@@ -13,22 +14,36 @@ from streamconv.cli._options import (
     reading_options,
     source_argument,
 )
+from streamconv.cli._verb import Verb
+
+EXAMPLES = (
+    "streamconv verify Qwen3-30B-A3B merged",
+    "streamconv verify merged --sha256",
+)
 
 
-@click.command("verify")
+@click.command("verify", cls=Verb, examples=EXAMPLES)
 @source_argument
 @click.argument("dst", type=click.Path(), required=False)
 @option(
     "--sample",
+    group="verification",
     metavar="SHARE",
     default="100%",
     help="Compare only this share of each layer's experts and of the other tensors, such as 5%.",
 )
-@option("--sha256", is_flag=True, help="Show the SHA-256 of each file, as the hub shows it.")
+@option(
+    "--sha256",
+    group="verification",
+    is_flag=True,
+    help="Show the SHA-256 of each file, as the hub shows it.",
+)
 @reading_options
 @option(
     "--to",
     "target_layout",
+    group="layout",
+    shell_complete=complete_source,
     metavar="LAYOUT",
     help="Layout or form of DST, if DST does not record its own.",
 )
@@ -59,7 +74,9 @@ def command(
     require_address_space()
     from streamconv import verify
     from streamconv.cli._output import Output
+    from streamconv.cli._run import check_names
 
+    check_names(reading["family"], reading["source_layout"], target_layout)
     output = Output(as_json, quiet, no_progress=no_progress)
     with output.progress() as progress:
         verification = verify(

@@ -68,7 +68,8 @@ def finish_conversion(
 
     CheckpointFolder(Path(dst)).clear_leftovers()
     request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
-    return run_share(request, Share(writes_shards=False), on_event, CancelToken())
+    share = Share(writes_shards=False, parts=request.parts)
+    return run_share(request, share, on_event, CancelToken())
 
 
 def _run_whole(request: ConversionRequest, on_event: OnEvent | None) -> Result:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.planning.plan import Piece, Plan
+from streamconv.sinks.base import HashProgress, HashStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +64,13 @@ class Committed:
     """The result is at the target."""
 
 
-Event = Planned | Prepared | PieceWritten | ShareWritten | Completed | Committed
+Event = (
+    Planned
+    | Prepared
+    | PieceWritten
+    | ShareWritten
+    | HashStarted
+    | HashProgress
+    | Completed
+    | Committed
+)

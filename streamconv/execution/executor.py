@@ -66,7 +66,7 @@ def execute(
             output.release()
         yield ShareWritten()
         if commits:
-            yield Completed(output.complete(source))
+            yield Completed((yield from output.complete(source)))
             output.commit()
     except SourceChanged:
         output.abort(keep=False)

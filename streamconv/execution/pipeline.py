@@ -41,6 +41,8 @@ class Share:
     """False if another process commits the result."""
     waits_for_commit: bool = False
     """True if this process returns only after another one has committed."""
+    parts: int = 1
+    """How many parts have written shards, if that is known of a conversion that is finished."""
     readers: int = 1
     """Processes that share the allowed read rate."""
 
@@ -65,7 +67,7 @@ def run_share(
 
     begin = time.monotonic()
     options = request.options
-    sink = _open_sink(request, share.partition)
+    sink = _open_sink(request, share)
     verification = None
     try:
         catalog = load_catalog(options.get("family"))
@@ -119,7 +121,7 @@ def run_share(
     )
 
 
-def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointFolder":
+def _open_sink(request: ConversionRequest, share: Share) -> "CheckpointFolder":
     """Return the sink at the target. Nothing is written before it is prepared."""
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.sinks.overlap import option_paths
@@ -130,7 +132,8 @@ def _open_sink(request: ConversionRequest, partition: Partition) -> "CheckpointF
         overwrite=request.overwrite,
         resume=request.resume,
         modes=(preset.folder_mode, preset.file_mode) if preset else None,
-        part=partition,
+        part=share.partition,
+        parts=share.parts,
         reads=option_paths(request.options),
         sha256=request.options.get("sha256", False),
     )

@@ -13,6 +13,7 @@ from streamconv.checkpoint.user_renames import parse_rename
 from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Location, Options, parse_layers, preset_of
+from streamconv.planning.partition import MAX_PARTS, parse_partition
 from streamconv.units import parse_size
 
 PROCESS_OPTIONS = ("part", "jobs", "max_memory", "max_rate")
@@ -33,12 +34,18 @@ class ConversionRequest:
     verify: bool = False
     """True to verify the result before it is moved to `dst`."""
     options: Options = field(default_factory=Options)
+    parts: int = 1
+    """How many parts share the conversion; for a stored request, what the last of them said."""
 
     def to_json(self) -> bytes:
         """Return the fields that are stored: those that are the same in every process."""
         stored = {k: v for k, v in self.options.items() if k not in PROCESS_OPTIONS}
         options = {k: v for k, v in stored.items() if v != ()}
-        fields = {"src": self.src, "to": self.to, "overwrite": self.overwrite, "options": options}
+        fields: dict[str, Any] = {"src": self.src, "to": self.to, "overwrite": self.overwrite}
+        fields["options"] = options
+        parts = parse_partition(self.options.get("part") or "1/1").of
+        if parts > 1:
+            fields["parts"] = parts
         return json.dumps(fields, sort_keys=True).encode("ascii")
 
 
@@ -74,6 +81,7 @@ def read_request(raw: bytes, path: str, dst: Location) -> ConversionRequest:
         overwrite=fields["overwrite"],
         resume=True,
         options=cast(Options, dict(fields["options"])),
+        parts=fields.get("parts", 1),
     )
 
 
@@ -108,6 +116,8 @@ def _wrong_field(fields: Mapping[str, Any]) -> str:
             return f"its field {name} is missing, or has another type"
     if "\0" in fields["src"]:
         return "its field src is not a path"
+    if not (type(parts := fields.get("parts", 1)) is int and 1 <= parts < MAX_PARTS):
+        return "its field parts is not a number of parts"
     return _wrong_option(fields["options"])
 
 

@@ -2,11 +2,13 @@
 
 import heapq
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from streamconv.errors import UsageError, quoted
 
+MAX_PARTS = 10**6
+"""There are fewer parts than this."""
 _PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
@@ -27,6 +29,21 @@ def parse_partition(text: str) -> Partition:
             "write 1/4 for the first of four",
         )
     return Partition(int(match[1]), int(match[2]))
+
+
+def parts_without(sizes: Sequence[int], missing: Collection[int], parts: int) -> list[str]:
+    """Return the parts, as `2/4`, that have one of the missing shards.
+
+    Args:
+        sizes: Bytes of each shard.
+        missing: Indices of shards.
+        parts: How many parts there are.
+    """
+    return [
+        f"{number}/{parts}"
+        for number in range(1, parts + 1)
+        if not set(missing).isdisjoint(assign_shards(sizes, Partition(number, parts)))
+    ]
 
 
 def assign_shards(sizes: Sequence[int], partition: Partition) -> tuple[int, ...]:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from streamconv.errors import quoted
-from streamconv.report.table_parts import counted, facts_table
+from streamconv.report.outcome import from_to, next_steps
+from streamconv.report.plan_notes import config_line, notes_of
+from streamconv.report.table_parts import counted
+from streamconv.report.tables import Facts
 from streamconv.units import show_duration, show_size
 from streamconv.verification.result import KEPT_DIFFERENCES, Verification
 
@@ -20,16 +23,24 @@ MANY_DIFFERENCES = 20
 """How many differences are shown."""
 
 
-def result_line(result: "Result") -> str:
-    """Return the line for a conversion that is complete."""
-    rate = result.plan.write_bytes / max(result.seconds, 1e-9)
-    shards = counted(len(result.plan.shards), "shard")
+def result_lines(result: "Result") -> Iterator[str]:
+    """Yield what a complete conversion has made of what, how much, and what to do next."""
+    path, plan = str(result.path), result.plan
+    rate = plan.write_bytes / max(result.seconds, 1e-9)
+    shards = counted(len(plan.shards), "shard")
     verified = ", verified bit for bit" if result.verification else ""
-    return (
-        f"{result.path}: {show_size(result.plan.write_bytes)} in {shards}, "
+    yield f"{path}: {from_to(plan)}"
+    yield (
+        f"{show_size(plan.write_bytes)} in {shards}, "
         f"{show_duration(result.seconds)} ({show_size(rate)}/s), "
         f"peak memory {show_size(result.peak_memory)}{verified}"
     )
+    if edits := config_line(plan):
+        yield f"config.json: {edits}"
+    for note in notes_of(plan):
+        yield f"note: {note}"
+    for step in next_steps(plan, path):
+        yield f"next: {step}"
 
 
 def part_line(result: "Result") -> str:
@@ -71,15 +82,15 @@ def _verdict(verification: Verification) -> str:
 
 def loading_table(location: str, found: "Loading") -> RenderableType:
     """Build the output of `check`: the model, and the keys that would not load."""
-    facts = facts_table()
-    facts.add_row("checkpoint", quoted(location))
-    facts.add_row("model", f"{found.model}, {counted(found.keys, 'key')}")
+    facts: list[tuple[str, str]] = []
+    facts.append(("checkpoint", quoted(location)))
+    facts.append(("model", f"{found.model}, {counted(found.keys, 'key')}"))
     if found.is_clean:
-        facts.add_row("loads", "cleanly: every key has its tensor, every tensor its key")
+        facts.append(("loads", "cleanly: every key has its tensor, every tensor its key"))
     if found.not_shown:
-        facts.add_row("not shown", found.not_shown)
+        facts.append(("not shown", found.not_shown))
     if found.damage:
-        facts.add_row("damage", found.damage)
+        facts.append(("damage", found.damage))
     rows = {
         "missing": found.missing,
         "unexpected": found.unexpected,
@@ -90,8 +101,7 @@ def loading_table(location: str, found: "Loading") -> RenderableType:
         "failed": [f"{key}: {error}" for key, error in found.failed],
     }
     for kind, lines in rows.items():
-        for line in lines[:MANY_KEYS]:
-            facts.add_row(kind, quoted(line))
+        facts += [(kind, quoted(line)) for line in lines[:MANY_KEYS]]
         if len(lines) > MANY_KEYS:
-            facts.add_row(kind, f"... {len(lines) - MANY_KEYS} more (--json shows them)")
-    return facts
+            facts.append((kind, f"... {len(lines) - MANY_KEYS} more (--json shows them)"))
+    return Facts(facts)

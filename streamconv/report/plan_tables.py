@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from streamconv.checkpoint.cast_summary import cast_rows, protected_names
@@ -13,8 +12,8 @@ from streamconv.checkpoint.tensor_names import summarize_kinds, summarize_names
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.planning.removal import Removal
-from streamconv.report.checkpoint_json import stack_fields
-from streamconv.report.checkpoint_tables import add_stack, stacks_table
+from streamconv.report.checkpoint_tables import stacks_table
+from streamconv.report.outcome import from_to, loading_line
 from streamconv.report.plan_notes import (
     config_line,
     format_line,
@@ -25,7 +24,8 @@ from streamconv.report.plan_notes import (
     renames,
     target_line,
 )
-from streamconv.report.table_parts import copied_files, counted, facts_table, titled_table
+from streamconv.report.table_parts import copied_files, counted
+from streamconv.report.tables import Column, Facts, Table
 from streamconv.units import show_duration, show_size
 
 MANY_SHARDS = 12
@@ -55,15 +55,15 @@ def plan_table(
         removals: The files that it will remove.
         verbose: True to show each layer, shard and removed file in a row of its own.
     """
-    facts = facts_table()
-    for topic, fact in (
-        *_origin(plan),
-        *_cost(plan, free_disk, rate),
-        *_changes(plan),
-        *_kept(plan),
-        *_removed(removals, verbose),
-    ):
-        facts.add_row(topic, fact)
+    facts = Facts(
+        (
+            *_origin(plan),
+            *_cost(plan, free_disk, rate),
+            *_changes(plan),
+            *_kept(plan),
+            *_removed(removals, verbose),
+        )
+    )
     layers, shards = _layers(plan, verbose), _shards(plan, verbose)
     return Group(facts, Text(), _stacks(plan), Text(), layers, Text(), shards)
 
@@ -79,6 +79,8 @@ def _origin(plan: Plan) -> Iterator[Fact]:
         filled = f"{counted(len(template.filled), 'tensor')}, {show_size(template.nbytes)}"
         yield "template", f"{quoted(template.location)}: config, other files, {filled}"
     yield "to", target_line(plan.target)
+    yield "result", from_to(plan)
+    yield "next", loading_line(plan, "DST")
     yield "format", format_line(plan)
     if plan.record.layers:
         yield "partial", f"only layers {plan.record.layers}, and the tensors outside of layers"
@@ -143,15 +145,13 @@ def _removed(removals: Sequence[Removal], verbose: bool) -> Iterator[Fact]:
 
 
 def _stacks(plan: Plan) -> Table:
-    table = stacks_table("becomes", no_wrap=True)
-    for stack in plan.source.stacks:
-        add_stack(table, stack_fields(stack), plan.target.rows[stack.pattern].layout.name)
-    return table
+    becomes = [plan.target.rows[stack.pattern].layout.name for stack in plan.source.stacks]
+    return stacks_table(plan.source.stacks, Column("becomes"), becomes)
 
 
 def _layers(plan: Plan, verbose: bool) -> Table:
     """Build the table of layers; equal neighbors share a row unless `verbose`."""
-    table = titled_table("layers", "layer", "reads", "writes", "copied", "rearranged", "size")
+    shown = []
     rows = []
     for layer, steps in plan.steps_by_layer().items():
         copied = sum(step.nbytes for step in steps if step.is_copy)
@@ -165,28 +165,39 @@ def _layers(plan: Plan, verbose: bool) -> Table:
         path, first, (inputs, outputs, copied, size) = group[0]
         span = f"{first}" if len(group) == 1 else f"{first}-{group[-1][1]}"
         each = f" x {len(group)}" if len(group) > 1 else ""
-        table.add_row(
-            quoted(f"{path}{span}") if path else "outside of layers",
-            f"{inputs:,}",
-            f"{outputs:,}",
-            show_size(copied),
-            show_size(size - copied),
-            f"{show_size(size)}{each}",
+        shown.append(
+            (
+                quoted(f"{path}{span}") if path else "outside of layers",
+                f"{inputs:,}",
+                f"{outputs:,}",
+                show_size(copied),
+                show_size(size - copied),
+                f"{show_size(size)}{each}",
+            )
         )
-    return table
+    columns = (
+        Column("layer"),
+        Column("reads", is_number=True, rank=2),
+        Column("writes", is_number=True, rank=2),
+        Column("copied", is_number=True, rank=1),
+        Column("rearranged", is_number=True, rank=1),
+        Column("size", is_number=True),
+    )
+    return Table("layers", columns, shown)
 
 
 def _shards(plan: Plan, verbose: bool) -> Table:
     """Build the table of shards; only the first and the last few if there are many."""
-    table = titled_table("output shards", "file", "tensors", "size")
+    rows = []
     first, last = MANY_SHARDS // 2, 2
     hidden = 0 if verbose or len(plan.shards) <= MANY_SHARDS else len(plan.shards) - first - last
     for number, shard in enumerate(plan.shards):
         if not first <= number < first + hidden:
-            table.add_row(shard.name, f"{len(shard.steps):,}", show_size(shard.nbytes))
+            rows.append((shard.name, f"{len(shard.steps):,}", show_size(shard.nbytes)))
         elif number == first:
-            table.add_row(f"... {hidden} more (-v shows them)")
-    return table
+            rows.append((f"... {hidden} more (-v shows them)", "", ""))
+    columns = (Column("file"), Column("tensors", is_number=True), Column("size", is_number=True))
+    return Table("output shards", columns, rows)
 
 
 def _casts(plan: Plan) -> Iterator[str]:

@@ -1,34 +1,37 @@
-"""Progress of a run: a bar on a terminal, a line every half minute elsewhere."""
+"""The displays of progress: a bar on a terminal, a line now and then elsewhere, or nothing.
 
+They print what others make of events: `progress_facts.py` adds them up, `progress_lines.py` and
+`run_lines.py` put them into words.
+"""
+
+import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 
-from streamconv.execution.events import Event, PieceWritten, Planned, Prepared
-from streamconv.planning.plan import Plan
-from streamconv.planning.shards import StepBytes
-from streamconv.units import show_duration, show_size
-from streamconv.verification.result import VerifyProgress, VerifyStarted
+from streamconv.report.progress_facts import AnyEvent, ProgressTracker
+from streamconv.report.progress_lines import bar_lines, progress_fields, progress_line
+from streamconv.report.run_lines import Chronicle
+from streamconv.report.terminal import escape_line
+
+Clock = Callable[[], float]
 
 LINE_SECONDS = 30.0
 """Time between two lines, if there is no terminal."""
+DUMB_LINE_SECONDS = 10.0
+"""The same on a terminal that can only add lines."""
+REFRESH_PER_SECOND = 8
 
 
 class Listener(Protocol):
     """Receives events; a context manager, so that it can restore the terminal."""
 
-    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None: ...
+    def __call__(self, event: AnyEvent) -> None: ...
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
@@ -44,53 +47,40 @@ class Listener(Protocol):
 
 
 class Bar:
-    """Bytes, rate, time left and the current layer, on a terminal."""
+    """Percent, bytes, rate, times, shard and layer below a line that says what is done."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+    def __init__(
+        self, console: Console, clock: Clock = time.monotonic, *, verbose: bool = False
+    ) -> None:
+        self._console = console
+        self._clock = clock
+        self._tracker = ProgressTracker(clock())
+        self._chronicle = Chronicle(verbose)
+        self._live = Live(
             console=console,
-            get_time=clock,
+            get_renderable=lambda: self,
+            refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
             # what others print keeps its own way to the terminal, on which it is escaped
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._plan: Plan | None = None
-        self._task = self._progress.add_task("planning", total=None)
 
-    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
-        if isinstance(event, Planned):
-            self._plan = event.plan
-            total = sum(shard.nbytes for shard in event.plan.shards)
-            self._progress.update(self._task, total=total, description="writing")
-        elif isinstance(event, Prepared):
-            self._progress.update(self._task, total=event.left_bytes)
-        elif isinstance(event, PieceWritten):
-            self._progress.update(
-                self._task,
-                advance=event.piece.nbytes,
-                description=_layer(self._plan, event) or "writing",
-            )
-        elif isinstance(event, VerifyStarted):
-            self._progress.reset(self._task, total=event.total, description="verifying")
-        elif isinstance(event, VerifyProgress):
-            self._progress.update(self._task, advance=event.nbytes)
-        else:
-            self._progress.update(self._task, description="done")
+    def __call__(self, event: AnyEvent) -> None:
+        now = self._clock()
+        self._tracker.add(event, now)
+        for line in self._chronicle.lines(event, now):
+            self.say(line)
 
     def say(self, text: str) -> None:
-        _print(self._progress.console, text)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def __rich__(self) -> RenderableType:
-        return self._progress.get_renderable()
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        facts = self._tracker.facts(self._clock())
+        yield from bar_lines(facts, options.max_width, ascii_only=options.ascii_only)
 
     def __enter__(self) -> "Bar":
-        self._progress.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -99,50 +89,48 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
 
 
 class Lines:
-    """Bytes, rate, time left and the current layer in a line every half minute, for logs."""
+    """The same facts in a line every half minute, for logs and for terminals that only add lines.
 
-    def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
+    As JSON, nothing else is printed, so that each line is a document.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        every: float = LINE_SECONDS,
+        clock: Clock = time.monotonic,
+        *,
+        verbose: bool = False,
+        as_json: bool = False,
+    ) -> None:
         self._console = console
         self._every = every
-        self._plan: Plan | None = None
-        self._total = self._done = 0
-        self._begin = self._said = time.monotonic()
+        self._clock = clock
+        self._as_json = as_json
+        self._said = clock()
+        self._tracker = ProgressTracker(self._said)
+        self._chronicle = Chronicle(verbose)
 
-    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
-        if isinstance(event, Planned):
-            self._plan = event.plan
-            self._total = sum(shard.nbytes for shard in event.plan.shards)
-        elif isinstance(event, Prepared):
-            self._total = event.left_bytes
-        elif isinstance(event, PieceWritten):
-            self._advance(event.piece.nbytes, _layer(self._plan, event))
-        elif isinstance(event, VerifyStarted):
-            self._total, self._done = event.total, 0
-            self._begin = time.monotonic()
-        elif isinstance(event, VerifyProgress):
-            self._advance(event.nbytes, "verifying")
-
-    def _advance(self, nbytes: int, where: str) -> None:
-        self._done += nbytes
-        now = time.monotonic()
-        if now - self._said >= self._every:
+    def __call__(self, event: AnyEvent) -> None:
+        now = self._clock()
+        self._tracker.add(event, now)
+        for line in self._chronicle.lines(event, now):
+            self.say(line)
+        facts = self._tracker.facts(now)
+        if facts.done and now - self._said >= self._every:
             self._said = now
-            self._say_rate(now - self._begin, where)
-
-    def _say_rate(self, seconds: float, layer: str) -> None:
-        rate = self._done / seconds
-        left = show_duration(max(self._total - self._done, 0) / rate)
-        self.say(
-            f"{show_size(self._done)} of {show_size(self._total)}, {show_size(rate)}/s, "
-            f"{left} left{f', {layer}' if layer else ''}"
-        )
+            if self._as_json:
+                _add_line(self._console, json.dumps(progress_fields(facts)))
+            else:
+                self.say(progress_line(facts))
 
     def say(self, text: str) -> None:
-        _print(self._console, text)
+        if not self._as_json:
+            _add_line(self._console, text)
 
     def __enter__(self) -> "Lines":
         return self
@@ -159,16 +147,12 @@ class Lines:
 class Silence(Lines):
     """No progress; only the lines of `say`."""
 
-    def __call__(self, event: Event | VerifyStarted | VerifyProgress) -> None:
+    def __call__(self, event: AnyEvent) -> None:
         return None
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _layer(plan: Plan | None, event: PieceWritten) -> str:
-    """Return the layer that a piece ends in, such as `model.layers.3`; empty if none."""
-    steps = [part.step for part in event.piece.parts if isinstance(part, StepBytes)]
-    layer = plan.layer(steps[-1]) if plan and steps else None
-    return f"{layer[0]}{layer[1]}" if layer else ""
+def _add_line(console: Console, text: str) -> None:
+    """Write a line to the stream of a console. A log that cannot be written stops no run."""
+    with suppress(OSError, ValueError):
+        console.file.write(f"{escape_line(text)}\n")
+        console.file.flush()

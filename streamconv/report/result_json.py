@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from streamconv.report.outcome import from_to, next_steps
 from streamconv.report.plan_json import shard_fields, target_fields
 from streamconv.report.schema import document
 from streamconv.verification.result import Verification
@@ -20,6 +21,8 @@ def result_fields(result: "Result") -> dict[str, Any]:
         "shards": shard_fields(plan),
         "tensors": sum(len(shard.steps) for shard in plan.shards),
         "data_bytes": plan.data_bytes,
+        "from_to": from_to(plan),
+        "next_steps": next_steps(plan, str(result.path)),
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": result.peak_memory,
         "projected_peak_bytes": plan.memory.peak,

@@ -4,13 +4,34 @@ A sink only checks. `prepare` reserves the target and returns an open output, wh
 piece by piece, in any order. It ends with one of `commit`, `release` and `abort`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.journal import Finished
 from streamconv.sources.base import Source
+
+
+@dataclass(frozen=True, slots=True)
+class HashStarted:
+    """The files of the result are about to be read back, for their SHA-256."""
+
+    total: int
+    """Bytes of all files."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashProgress:
+    """Some bytes have been read back."""
+
+    nbytes: int
+    where: str
+    """The file that they belong to."""
+
+
+HashEvent = HashStarted | HashProgress
 
 
 class OpenOutput(Protocol):
@@ -56,8 +77,11 @@ class OpenOutput(Protocol):
     def release(self) -> None:
         """Keep the finished shards and let go of the target: another part commits it."""
 
-    def complete(self, source: Source) -> Path:
+    def complete(self, source: Source) -> Generator[HashEvent, None, Path]:
         """Add everything that is not a shard: copied files, index, manifest.
+
+        Yields:
+            What has been read back if checksums were asked for.
 
         Returns:
             The folder that holds the complete and durable result.

@@ -41,6 +41,7 @@ class CheckpointFolder:
         modes: tuple[int, int] | None = None,
         sha256: bool = False,
         part: Partition | None = None,
+        parts: int = 1,
         reads: Sequence[ReadPath] = (),
         files: Files | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class CheckpointFolder:
             sha256: Read every file back and add its SHA-256, which model hubs show, to the
                 manifest.
             part: The part of the run that this process makes; all of it by default.
+            parts: How many parts share the conversion, if it is known.
             reads: The paths that the run reads, apart from its source.
             files: The file operations, which tests replace.
         """
@@ -62,6 +64,7 @@ class CheckpointFolder:
         self._overwrite = overwrite
         self._modes = modes
         self._sha256 = sha256
+        self._parts = parts
         self._reads = tuple(reads)
         self._files = files or system_files()
         self._part = part or Partition()
@@ -204,7 +207,13 @@ class CheckpointFolder:
                     workspace.keep_only(plan, (plan.shards[number].name for number in finished))
             undo.pop_all()
         return OpenFolder(
-            plan, finished, workspace, journal, modes=self._modes, sha256=self._sha256
+            plan,
+            finished,
+            workspace,
+            journal,
+            modes=self._modes,
+            sha256=self._sha256,
+            parts=self._parts,
         )
 
     def _all_reads(self, plan: Plan, source: str) -> tuple[ReadPath, ...]:

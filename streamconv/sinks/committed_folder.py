@@ -5,10 +5,11 @@ at the target, and files of its own next to it. A run with --resume, and `finish
 nothing: they remove the former target and the journals, as the commit would have done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from streamconv.planning.plan import Piece
+from streamconv.sinks.base import HashEvent
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.workspace import Workspace
@@ -44,8 +45,9 @@ class CommittedFolder:
     def release(self) -> None:
         self._workspace.lock.release()
 
-    def complete(self, source: Source) -> Path:
+    def complete(self, source: Source) -> Generator[HashEvent, None, Path]:
         source.check_unchanged()
+        yield from ()
         return self._workspace.paths.target
 
     def commit(self) -> None:

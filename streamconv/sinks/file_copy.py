@@ -5,18 +5,20 @@ partial folder, whole or not; the next run removes them and copies all of them a
 """
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged, quoted
+from streamconv.sinks.base import HashEvent, HashProgress, HashStarted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.file_ops import Files
 from streamconv.system.readahead import ReadAhead
+from streamconv.system.worker_threads import map_unordered
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22
@@ -95,7 +97,9 @@ def write_edited(
     return len(content), str(xxh3_128_hexdigest(content))
 
 
-def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> dict[str, str]:
+def sha256_of(
+    files: Files, folder: Path, names: Sequence[str], jobs: int
+) -> Generator[HashEvent, None, dict[str, str]]:
     """Read files back and hash them, several at the same time.
 
     Args:
@@ -104,12 +108,16 @@ def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> di
         names: The files, as relative paths.
         jobs: How many are read at the same time; each takes two buffers of at most 4 MiB.
 
+    Yields:
+        The total, then what has been read.
+
     Returns:
         The SHA-256 of each file in hexadecimal, by name.
     """
     cancel = CancelToken()
+    digests: dict[str, str] = {}
 
-    def digest_of(name: str) -> str:
+    def hash_file(readers: Executor, name: str) -> Iterator[HashEvent]:
         digest = hashlib.sha256()
         fd = files.open_read(folder / name)
         try:
@@ -118,13 +126,12 @@ def sha256_of(files: Files, folder: Path, names: Sequence[str], jobs: int) -> di
                 while data := ahead.read(block):
                     cancel.check()
                     digest.update(data)
+                    yield HashProgress(len(data), name)
         finally:
             files.close(fd)
-        return digest.hexdigest()
+        digests[name] = digest.hexdigest()
 
-    with ThreadPoolExecutor(jobs, "reader") as readers, ThreadPoolExecutor(jobs, "hasher") as pool:
-        try:
-            return dict(zip(names, pool.map(digest_of, names), strict=True))
-        except BaseException:
-            cancel.set()
-            raise
+    yield HashStarted(sum(files.stat(folder / name).st_size for name in names))
+    with ThreadPoolExecutor(jobs, "reader") as readers:
+        yield from map_unordered(iter(names), jobs, lambda: readers, hash_file, cancel)
+    return {name: digests[name] for name in names}

@@ -1,11 +1,12 @@
 """A checkpoint folder while it is written: shards first, then all other files, then the commit."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.planning.manifest import closing_files
 from streamconv.planning.plan import Piece, Plan
+from streamconv.sinks.base import HashEvent
 from streamconv.sinks.file_copy import copy_other, sha256_of, write_edited
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import OpenJournal
@@ -29,6 +30,7 @@ class OpenFolder:
         *,
         modes: tuple[int, int] | None,
         sha256: bool,
+        parts: int = 1,
     ) -> None:
         """Take over a prepared folder.
 
@@ -39,6 +41,7 @@ class OpenFolder:
             journal: The journal of this part.
             modes: Permissions of folders and files; None for those of the umask.
             sha256: Add the SHA-256 of every file to the manifest.
+            parts: How many parts share the conversion, if it is known.
         """
         self._plan = plan
         self._finished = dict(finished)
@@ -49,6 +52,7 @@ class OpenFolder:
         self._shards = Shards(plan, self._partial, journal, self._finished, self._files)
         self._modes = modes
         self._sha256 = sha256
+        self._parts = parts
         self._is_committed = False
 
     @property
@@ -74,15 +78,16 @@ class OpenFolder:
             f"{self._partial}"
         )
 
-    def complete(self, source: Source) -> Path:
+    def complete(self, source: Source) -> Generator[HashEvent, None, Path]:
         plan = self._plan
         with map_os_errors(self._partial, self._bytes_left):
-            pieces = all_pieces(plan, self._workspace.journals, self._partial, self._files)
+            journals, parts = self._workspace.journals, self._parts
+            pieces = all_pieces(plan, journals, self._partial, self._files, parts)
             self._workspace.keep_only(plan, (shard.name for shard in plan.shards))
         copied = self._copy_others(source)
         source.check_unchanged()
         with map_os_errors(self._partial, self._bytes_left):
-            sha256 = self._sha256_of_all(copied) if self._sha256 else None
+            sha256 = (yield from self._sha256_of_all(copied)) if self._sha256 else None
             for name, content in closing_files(plan, pieces, copied, sha256):
                 self._workspace.write_file(name, content)
             if self._modes is not None:
@@ -105,11 +110,13 @@ class OpenFolder:
                     copied[other.name] = copy_other(*to)
         return copied
 
-    def _sha256_of_all(self, copied: Mapping[str, object]) -> dict[str, str]:
+    def _sha256_of_all(
+        self, copied: Mapping[str, object]
+    ) -> Generator[HashEvent, None, dict[str, str]]:
         """Read shards and copied files back; returns the SHA-256 of each, by name."""
         names = [*(shard.name for shard in self._plan.shards), *copied]
         jobs = min(self._plan.memory.jobs, cores())
-        return sha256_of(self._files, self._partial, names, jobs)
+        return (yield from sha256_of(self._files, self._partial, names, jobs))
 
     def commit(self) -> None:
         workspace = self._workspace

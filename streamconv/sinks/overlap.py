@@ -55,7 +55,9 @@ def source_paths(plan: Plan, location: str) -> tuple[ReadPath, ...]:
     checkpoint = plan.checkpoint
     listed = [*(f.name for f in checkpoint.files), *(f.name for f in checkpoint.others)]
     names = tuple(name for name in listed if _is_below(name))
-    found = [ReadPath("source", path, names) for path in local_paths(location)]
+    found = [
+        ReadPath("source", path, () if path.is_file() else names) for path in local_paths(location)
+    ]
     if checkpoint.format == "dcp" and not is_url(location):
         folder = find_dcp(location)  # the save that a tracker file names
         found += [ReadPath("source", folder, names)] if folder else []

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.planning.partition import Partition
+from streamconv.planning.partition import Partition, parts_without
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, Journal, difference, finished_shards
 from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
+MANY_PARTS = 8
+"""How many parts are named that have to be run."""
 START_OVER = "start over with --overwrite, without --resume"
 START_OVER_ALL = "remove that folder, and start over with all parts"
 """A part cannot replace the folder, because other parts have shards in it."""
@@ -110,7 +112,9 @@ class ResumeState:
         return max(taken - sum(done.size for done in finished.values()), 0)
 
 
-def all_pieces(plan: Plan, journals: Journals, folder: Path, files: Files) -> list[Sequence[str]]:
+def all_pieces(
+    plan: Plan, journals: Journals, folder: Path, files: Files, parts: int = 1
+) -> list[Sequence[str]]:
     """Read the digests of every shard from the journals of all parts.
 
     Args:
@@ -118,6 +122,7 @@ def all_pieces(plan: Plan, journals: Journals, folder: Path, files: Files) -> li
         journals: The journals of all parts.
         folder: The partial folder.
         files: The file operations.
+        parts: How many parts share the conversion, if it is known.
 
     Returns:
         For each shard, bytes and digest of each piece, in order.
@@ -126,14 +131,24 @@ def all_pieces(plan: Plan, journals: Journals, folder: Path, files: Files) -> li
         OutputExists: A shard is not finished.
     """
     finished = finished_on_disk(plan, journals.read(), folder, files)
-    missing = [shard.name for number, shard in enumerate(plan.shards) if number not in finished]
+    missing = [number for number in range(len(plan.shards)) if number not in finished]
     if missing:
         raise OutputExists(
             f"cannot complete {folder}: {len(missing)} of {len(plan.shards)} shards are not "
-            f"finished, the first is {missing[0]}",
-            "run the parts that are missing, then try again",
+            f"finished, the first is {plan.shards[missing[0]].name}",
+            _how_to_complete(plan, missing, parts),
         )
     return [finished[number].pieces for number in range(len(plan.shards))]
+
+
+def _how_to_complete(plan: Plan, missing: Sequence[int], parts: int) -> str:
+    """Return the hint that names the parts which have not written all of their shards."""
+    if parts == 1:
+        return "run the parts that are missing, then try again"
+    left = parts_without([shard.nbytes for shard in plan.shards], missing, parts)
+    more = f" and {len(left) - MANY_PARTS} more" if len(left) > MANY_PARTS else ""
+    named = ", ".join(f"--part {part}" for part in left[:MANY_PARTS])
+    return f"run the same command with {named}{more}, then `streamconv finish` again"
 
 
 def finished_on_disk(

@@ -3,12 +3,14 @@
     hf://org/name@revision      a repository of the Hugging Face hub
     s3://bucket/folder          anything else with :// in it, through fsspec
     path/to/folder              a DCP if there is one in it, else a folder of safetensors
+    path/to/x.safetensors       a single file of safetensors, with the config.json next to it
 
 Each kind is imported only if it is used.
 """
 
 from streamconv.options import Opening
 from streamconv.sources.base import Source
+from streamconv.sources.no_checkpoint import hub_location, page_of_hub
 from streamconv.system.cancellation import CancelToken
 
 
@@ -33,6 +35,8 @@ def open_source(
         IOFailed: Reading failed.
     """
     opening = opening or Opening()
+    if meant := hub_location(location):
+        raise page_of_hub(location, meant)
     if location.startswith("hf://"):
         from streamconv.sources.hub import open_repository
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from streamconv.catalog.checkpoint_files import checkpoint_files
 from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
@@ -78,6 +79,12 @@ def other_files(
             elif name not in shards:
                 yield OtherFile(name, resolve_file(folder, name, files)[1].st_size)
         pending.extend(reversed(folders))
+
+
+def is_kin(name: str) -> bool:
+    """Return True for a top-level file that describes weights next to it, such as config.json."""
+    is_known = "/" not in name and checkpoint_files().names_file(name)
+    return is_known and not name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and name != MANIFEST
 
 
 def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:

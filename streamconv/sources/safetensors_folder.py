@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.checkpoint.types import (
+    INDEX_SUFFIX,
+    Checkpoint,
+    OtherFile,
+    SourceFile,
+    TensorInfo,
+)
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
@@ -23,9 +29,22 @@ from streamconv.sources.assembly import (
 )
 from streamconv.sources.base import ByteRange, Read, merged
 from streamconv.sources.local_files import LocalFiles, check_size
-from streamconv.sources.other_files import other_files
-from streamconv.sources.safe_paths import convert_os_errors, resolve_file
-from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
+from streamconv.sources.no_checkpoint import (
+    inner_checkpoints,
+    no_such_path,
+    no_tensors,
+    not_a_folder,
+    part_of_checkpoint,
+)
+from streamconv.sources.other_files import is_kin, other_files
+from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
+from streamconv.sources.shard_index import (
+    find_index,
+    read_index,
+    shard_count,
+    shard_names,
+    unlisted_names,
+)
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -115,14 +134,14 @@ def open_folder(
     files = files or system_files()
     with convert_os_errors(location):
         if not files.is_folder(folder):
-            if files.exists(folder):
-                raise BadCheckpoint(
-                    f"cannot read {location}: it is a file", "give the folder of a checkpoint"
-                )
-            raise BadCheckpoint(
-                f"cannot read {location}: it does not exist", "give the folder of a checkpoint"
-            )
+            if not files.exists(folder):
+                raise no_such_path(location, files)
+            if not location.endswith(SHARD_SUFFIX):
+                raise not_a_folder(location)
+            return _open_file(location, opening or Opening(), files)
         top_level = files.names(folder)
+        if not any(name.endswith((SHARD_SUFFIX, INDEX_SUFFIX)) for name in top_level):
+            raise no_tensors(location, top_level, inner_checkpoints(folder, top_level, files))
     index_name = find_index(top_level, location)
     index = None
     if index_name is not None:
@@ -144,6 +163,34 @@ def open_folder(
         opening,
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
+
+
+def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
+    """Open a single file of safetensors, with config.json and its kin if they are next to it.
+
+    Raises:
+        BadCheckpoint: It is malformed, or one of several files of a checkpoint.
+        IOFailed: Reading failed.
+    """
+    path = Path(location)
+    folder, name = path.parent, path.name
+    names = files.names(folder)
+    index_name = find_index(names, str(folder))
+    count = shard_count(name)
+    if index_name is not None:
+        text = read_json_file(folder, index_name, files) or b""
+        index = read_index(parse_json_object(text, quoted(index_name)), index_name)
+        count = max(count, len(index) if name in index else 1)
+    if count > 1:
+        raise part_of_checkpoint(location, count)
+    objects = {n: raw for n in OBJECTS if (raw := read_json_file(folder, n, files)) is not None}
+    with convert_os_errors(location):
+        kin = [n for n in names if is_kin(n) and not files.is_folder(folder / n)]
+    others = [OtherFile(n, resolve_file(folder, n, files)[1].st_size) for n in kin if objects]
+    checkpoint = assemble(
+        location, [_read_header(folder, name, files)], None, objects, others, (), opening
+    )
+    return LocalSource(folder, checkpoint, files)
 
 
 def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streamconv.catalog.checkpoint_files import foreign_format
 from streamconv.checkpoint.types import INDEX, INDEX_SUFFIX
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.sources.no_checkpoint import no_tensors
 from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
 SINGLE_FILE = f"model{SHARD_SUFFIX}"
@@ -74,18 +74,13 @@ def shard_names(index: Index | None, names: Iterable[str], location: str) -> lis
     Raises:
         BadCheckpoint: There are none, some are missing, or readers could disagree on them.
     """
-    names = sorted(names)
+    names = set(names)
     present = {name for name in names if name.endswith(SHARD_SUFFIX)}
     if index is None:
         present = {n for n in present if not n.startswith(NATIVE_PREFIX)} or present
     shards = sorted(present if index is None else index)
     if not shards:
-        others = (f"; {quoted(n)} is {says}" for n in names if (says := foreign_format(n)))
-        raise BadCheckpoint(
-            f"cannot read {location}: there is no *.safetensors in it, and no index"
-            f"{next(others, '')}",
-            "convert other formats to safetensors first",
-        )
+        raise no_tensors(location, names)
     if index is None:
         _check_complete(shards, location)
     elif SINGLE_FILE in present and SINGLE_FILE not in index:
@@ -122,6 +117,12 @@ def unlisted_names(index: Index | None, names: Iterable[str]) -> list[str]:
         and name not in index
         and not name.startswith((*others, NATIVE_PREFIX))
     )
+
+
+def shard_count(name: str) -> int:
+    """Return how many files a numbered shard is one of; 1 if it has no number."""
+    numbered = _NUMBERED.fullmatch(name)
+    return int(numbered[3]) if numbered else 1
 
 
 def _check_complete(shards: Iterable[str], location: str) -> None:

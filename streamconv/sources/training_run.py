@@ -11,8 +11,10 @@ A location is the folder of one save, or of a run whose tracker file names the l
 
 from pathlib import Path
 
+from streamconv.catalog.foreign_files import explain
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
+from streamconv.sources.no_checkpoint import no_tensors
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
@@ -60,6 +62,9 @@ def _last_save(location: str, folder: Path, files: Files) -> Path:
             f"give the folder of one save, which holds {METADATA_FILE}",
         )
     if not files.exists(folder / name / METADATA_FILE):
+        inside = files.names(folder / name) if files.is_folder(folder / name) else []
+        if explain(inside):
+            raise no_tensors(f"{location}/{name}", inside)
         raise BadCheckpoint(
             f"cannot read {location}: {TRACKER} says {quoted(text)}, and {name} holds no "
             f"{METADATA_FILE}",

@@ -11,7 +11,7 @@ from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.types import MANIFEST, Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.detection.quantize import quantize_checkpoint
-from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.errors import BadCheckpoint, NoCheckpoint, PlanRefused, quoted
 from streamconv.options import Opening, Reading, check_prefixes, prefixes_of
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import Source, read_whole
@@ -43,6 +43,8 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
             opened = open_source(path, Opening(prefixes_of(reading)), options.cancel)
             output = stack.enter_context(closing(opened))
             reading = _source_reading(output, options)
+        except NoCheckpoint:
+            raise
         except BadCheckpoint as error:
             output = error
         # Of a template, every dtype is wanted: the output says which casts were made.

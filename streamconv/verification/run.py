@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import MANIFEST
 from streamconv.detection.detect import detect
-from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
+from streamconv.errors import BadCheckpoint, NoCheckpoint, PlanRefused, UsageError
 from streamconv.options import Opening, check_prefixes, prefixes_of
 from streamconv.sources.base import Source
 from streamconv.sources.open import open_source
@@ -30,6 +30,7 @@ def run_verification(path: str, source: str | None, options: VerifyOptions) -> V
         The differences. Defects of the checkpoint at `path` are among them.
 
     Raises:
+        NoCheckpoint: There is no checkpoint at `path`.
         StreamconvError: `source` is malformed, a disk fails, or an option makes no sense.
     """
     begin = time.monotonic()
@@ -66,6 +67,8 @@ def _verify_alone(path: str, options: VerifyOptions, tally: Tally) -> None:
             output = stack.enter_context(closing(opened))
             check_prefixes(reading, output.checkpoint.format)
             _check_structure(output, options, tally)
+        except NoCheckpoint:
+            raise
         except BadCheckpoint as error:
             tally.add([Difference(path, error.message)])
             return

@@ -1,8 +1,10 @@
 """A sink in memory, which keeps a log of what is done to it."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 from streamconv.planning.plan import Piece, Plan
+from streamconv.sinks.base import HashEvent
 from streamconv.sinks.journal import Finished
 from streamconv.sources.base import Source
 
@@ -39,7 +41,8 @@ class MemorySink:
     def release(self) -> None:
         self.calls.append("release")
 
-    def complete(self, source: Source) -> Path:
+    def complete(self, source: Source) -> Generator[HashEvent, None, Path]:
+        yield from ()
         self.calls.append("complete")
         if self.complete_error is not None:
             raise self.complete_error

@@ -7,6 +7,8 @@ What bad input does is in `test_bad_input.py`.
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -170,7 +172,7 @@ def test_a_dry_run_writes_nothing(verb: str, src: Path, dst: Path) -> None:
 
 
 def test_a_dry_run_shows_what_a_run_does(src: Path, dst: Path) -> None:
-    words = ["merge", src, dst, "--max-shard-size", "700"]
+    words = ["merge", src, dst, "--max-shard-size", "700B"]
     shown = invoke(*words, "--dry-run").stdout
     invoke(*words)
     files = {path.name: path.stat().st_size for path in dst.glob("*.safetensors")}
@@ -205,15 +207,15 @@ def test_a_dry_run_says_how_long_it_takes(src: Path, dst: Path) -> None:
 
 
 def test_a_dry_run_says_more_when_asked_to(src: Path, dst: Path) -> None:
-    short = invoke("merge", src, dst, "-n", "--max-shard-size", "100").stdout
-    full = invoke("merge", src, dst, "-n", "--max-shard-size", "100", "-v").stdout
+    short = invoke("merge", src, dst, "-n", "--max-shard-size", "100B").stdout
+    full = invoke("merge", src, dst, "-n", "--max-shard-size", "100B", "-v").stdout
     assert len(full.splitlines()) >= len(short.splitlines())
     assert "model.layers.0" in full
     assert "model.layers.1" in full
 
 
 def test_a_dry_run_in_json_is_what_a_run_does(src: Path, dst: Path) -> None:
-    words = ("merge", src, dst, "--max-shard-size", "700", "--json")
+    words = ("merge", src, dst, "--max-shard-size", "700B", "--json")
     done = process(*words, "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)
@@ -241,7 +243,8 @@ def test_a_failed_dry_run_in_json_exits_as_the_run(src: Path, dst: Path) -> None
     done = process("merge", src, dst, "--dry-run", "--json")
     assert done.returncode == OutputExists.exit_code
     assert json.loads(done.stdout)["kind"] == "plan"
-    assert done.stderr.startswith("streamconv: ")
+    error = json.loads(done.stderr)
+    assert (error["kind"], error["error"], error["exit_code"]) == ("error", "OutputExists", 6)
 
 
 def test_json_has_nothing_on_stdout_when_it_fails(dst: Path) -> None:
@@ -249,11 +252,23 @@ def test_json_has_nothing_on_stdout_when_it_fails(dst: Path) -> None:
     assert (done.returncode, done.stdout) == (BadCheckpoint.exit_code, "")
 
 
-def test_a_run_says_what_it_did_in_one_line(src: Path, dst: Path) -> None:
+def test_first_and_last_lines_of_a_run(src: Path, dst: Path) -> None:
+    """From what to what and how much; then the same, how it is loaded, and how to go back."""
     shown = invoke("merge", src, dst)
-    assert shown.stdout.count("\n") == 1
-    assert shown.stdout.startswith(f"{dst}: ")
-    assert shown.stderr == ""
+    opening = r"qwen3_moe, hub -> transformers, fused: 5.12 kB, 2 files to 1 shard, . workers?\n"
+    assert re.fullmatch(opening, shown.stderr)
+    made, amount, load, back = shown.stdout.splitlines()
+    assert made == f"{dst}: qwen3_moe, hub -> transformers, fused"
+    assert amount.startswith("5.12 kB in 1 shard, ")
+    assert load == f"next: load it with transformers: AutoModel.from_pretrained('{dst}')"
+    assert back == f"next: go back with `streamconv convert {dst} DIR --to hub`"
+    again = invoke(*shlex.split(back.partition("`")[2].replace(" DIR ", f" {dst}-hub ")[11:-1]))
+    assert read_checkpoint(Path(f"{dst}-hub")) == read_checkpoint(src)
+    assert (
+        f"next: go back with `streamconv convert {dst}-hub DIR --to transformers`" in again.stdout
+    )
+    quiet = invoke("merge", src, dst, "-q", "--overwrite")
+    assert (quiet.stdout, quiet.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("verb", CONVERSIONS)
@@ -275,7 +290,7 @@ def test_a_name_that_the_output_cannot_encode(tmp_path: Path) -> None:
     src = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors})
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for words in (("inspect", src), ("merge", src, tmp_path / "\N{SNOWMAN}")):
-        done = process(*words, environment=environment)
+        done = process(*words, "--json", environment=environment)
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -380,7 +395,7 @@ def test_no_progress_is_shown_if_none_is_wanted(src: Path, dst: Path) -> None:
 def test_overwrite_keeps_nothing_of_the_old(src: Path, dst: Path, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     invoke("merge", src, fresh)
-    invoke("merge", src, dst, "--max-shard-size", "300")
+    invoke("merge", src, dst, "--max-shard-size", "300B")
     assert len(list(dst.glob("*.safetensors"))) > 1
     (dst / "original").mkdir()
     (dst / "original" / "config.json").write_text("old")
@@ -451,7 +466,7 @@ def test_relative_places_and_trailing_slashes(src: Path, dst: Path) -> None:
 def test_a_target_whose_name_is_not_utf8(src: Path, tmp_path: Path) -> None:
     place = tmp_path / os.fsdecode(b"caf\xe9")
     done = process("merge", src, place, errors="surrogateescape")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, "streamconv: " in done.stderr) == (0, False)
     assert (place / "model.safetensors").is_file()
 
 
@@ -501,7 +516,7 @@ def test_a_signal_leaves_no_files(
             running.communicate()
     assert running.returncode == 128 + number, err
     assert out == ""
-    assert err.lstrip().startswith("streamconv: ")
+    assert "\nstreamconv: " in err
     assert "Traceback" not in err
     assert not partial.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "large"][1 - overwrite :]
@@ -583,7 +598,8 @@ def test_a_pipe_that_nobody_reads(words: list[str], src: Path, dst: Path) -> Non
     os.close(ours)
     done = process(*words, stdout=theirs, cwd=src.parent)
     os.close(theirs)
-    assert done.stderr == ""
+    assert "streamconv: " not in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.returncode in (0, 8)
     assert not dst.with_name("dst.streamconv-partial").exists()
     if words[0] == "merge" and "-n" not in words:
@@ -599,7 +615,7 @@ def test_head_reads_one_line(tmp_path: Path) -> None:
             "sh",
             "-c",
             f"{sys.executable} -m streamconv merge {src} {tmp_path}/dst -n --json "
-            "--max-shard-size 10 | head -1",
+            "--max-shard-size 10B | head -1",
         ],
         check=False,
         capture_output=True,
@@ -615,7 +631,7 @@ def test_standard_output_on_a_full_disk(words: list[str], src: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = process(*words, stdout=full, cwd=src.parent)
     assert done.returncode not in (0, 120)
-    assert done.stderr.startswith("streamconv: ")
+    assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 

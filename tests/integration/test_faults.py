@@ -330,7 +330,7 @@ def test_a_system_call_fails(
     words = [
         *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:{how}:when=2"),
         *(sys.executable, "-m", "streamconv", "convert", str(src), str(tmp_path / "dst")),
-        *("--to", "fused-transposed", "--max-shard-size", str(SHARD), "-j1"),
+        *("--to", "fused-transposed", "--max-shard-size", f"{SHARD}B", "-j1"),
     ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(

@@ -187,7 +187,7 @@ def test_stopped_again_and_again(
 
 def test_nothing_to_resume(src: Path, dst: Path, undisturbed: dict[str, Any]) -> None:
     """It is no error but a message: scripts always pass the flag, as with curl and aria2."""
-    words = ["merge", str(src), str(dst), "--max-shard-size", str(SHARD), "--resume"]
+    words = ["merge", str(src), str(dst), "--max-shard-size", f"{SHARD}B", "--resume"]
     done = CliRunner().invoke(cli, words, standalone_mode=False)
     assert done.exception is None
     assert "nothing to resume" in done.stderr
@@ -366,7 +366,7 @@ def test_a_folder_of_that_name_without_a_journal(src: Path, dst: Path, tmp_path:
 def test_a_dry_run_exits_as_the_run_would(src: Path, dst: Path, tmp_path: Path) -> None:
     stopped(src, dst)
     for more, refused in ((["--resume"], False), ([], True), (["--resume", "--layers=0:1"], True)):
-        words = ["merge", str(src), str(dst), "-n", "--max-shard-size", str(SHARD), *more]
+        words = ["merge", str(src), str(dst), "-n", "--max-shard-size", f"{SHARD}B", *more]
         done = CliRunner().invoke(cli, words, standalone_mode=False)
         assert isinstance(done.exception, OutputExists) == refused
     assert names(tmp_path) == [PARTIAL, "src"]

@@ -19,7 +19,7 @@ from folders import (
 
 import streamconv
 from streamconv.cli import cli
-from streamconv.errors import VerifyFailed
+from streamconv.errors import NoCheckpoint, VerifyFailed
 
 
 def attempt(*words: object) -> Any:
@@ -86,5 +86,21 @@ def test_a_process_ends_with_5(
     )
     assert done.returncode == 5
     assert NORM in done.stdout
-    assert done.stderr.startswith(f"streamconv: {dst} is not the conversion of")
+    assert f"\nstreamconv: {dst} is not the conversion of" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_to_verify(tmp_path: Path) -> None:
+    """A path that was misspelt is no verdict on a checkpoint; damage is one."""
+    src = write_checkpoint(tmp_path / "src", {"model.safetensors": qwen_tensors()})
+    streamconv.merge(src, tmp_path / "merged")
+    for words in ((src, tmp_path / "mergd"), (tmp_path / "mergd",), (tmp_path / "mergd", src)):
+        done = attempt(*words)
+        assert isinstance(done.exception, NoCheckpoint)
+        assert done.exception.exit_code == 3
+        assert done.exception.hint == f"did you mean {tmp_path / 'merged'}?"
+    (tmp_path / "empty").mkdir()
+    assert isinstance(attempt(src, tmp_path / "empty").exception, NoCheckpoint)
+    (tmp_path / "merged" / "model.safetensors").unlink()
+    for words in ((src, tmp_path / "merged"), (tmp_path / "merged",)):
+        assert isinstance(attempt(*words).exception, VerifyFailed)

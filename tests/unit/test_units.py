@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streamconv.errors import UsageError
 from streamconv.units import (
     MAX_BYTES,
+    check_unit,
     parse_rate,
     parse_share,
     parse_size,
@@ -234,3 +235,16 @@ def test_a_larger_size_is_not_shown_as_a_smaller_one(one: int, other: int) -> No
 def test_show_duration(seconds: float, shown: str) -> None:
     """Tenths of seconds, then minutes and seconds, then hours and minutes."""
     assert show_duration(seconds) == shown
+
+
+@pytest.mark.parametrize("text", ["4", "1", " 512 ", "999.9", "0.5", "200/s"])
+def test_a_few_bytes_without_a_unit_are_not_meant(text: str) -> None:
+    number = text.strip().removesuffix("/s")
+    with pytest.raises(UsageError, match=f"{number} bytes?\\?") as error:
+        check_unit(text, 1000)
+    assert error.value.hint.startswith(f"write {number}GB or ")
+
+
+@pytest.mark.parametrize("text", ["4B", "4GB", "1000", "4kB/s", "0", "nonsense", "5000/s"])
+def test_everything_else_is_left_to_the_parser(text: str) -> None:
+    check_unit(text, 1000)

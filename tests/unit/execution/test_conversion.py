@@ -41,6 +41,22 @@ def test_a_part_that_is_missing(src: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "dst").exists()
 
 
+def test_the_parts_that_are_missing_are_named(src: Path, tmp_path: Path) -> None:
+    """Also after a part in the middle; with them, it is finished."""
+    dst = tmp_path / "dst"
+    run_conversion(request(src, dst, part="2/3"))
+    with pytest.raises(OutputExists) as error:
+        finish_conversion(dst)
+    named = "run the same command with --part 1/3, --part 3/3, then `streamconv finish` again"
+    assert error.value.hint == named
+    run_conversion(request(src, dst, part="3/3"))
+    with pytest.raises(OutputExists) as error:
+        finish_conversion(dst)
+    assert "--part 1/3, then" in error.value.hint
+    run_conversion(request(src, dst, part="1/3"))
+    assert finish_conversion(dst).closed
+
+
 def test_a_part_cannot_be_verified(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other parts may not be written") as caught:
         run_conversion(request(src, tmp_path / "dst", part="1/2", verify=True))

@@ -27,13 +27,30 @@ def test_what_is_the_same_in_every_process_is_stored() -> None:
         options={
             "layers": "0:2",
             "family": "/own.toml",
-            "part": "1/2",
             "jobs": 3,
             "max_memory": "1GB",
             "max_rate": "1MB/s",
         },
     )
     assert request.to_json() == STORED
+
+
+def test_the_number_of_parts_is_stored() -> None:
+    """The part itself is not. Requests of earlier versions do not have it."""
+    request = ConversionRequest("src", "out", options={"part": "2/3"})
+    raw = request.to_json()
+    assert json.loads(raw) == {
+        "src": "src",
+        "to": None,
+        "overwrite": False,
+        "options": {},
+        "parts": 3,
+    }
+    assert read_request(raw, "request.json", "there").parts == 3
+    assert read_request(STORED, "request.json", "there").parts == 1
+    for wrong in (0, -1, "3", True, 1.5, 10**9, None):
+        with pytest.raises(BadCheckpoint, match="parts"):
+            read_request(json.dumps(json.loads(raw) | {"parts": wrong}).encode(), "r", "there")
 
 
 def test_a_stored_request_resumes() -> None:

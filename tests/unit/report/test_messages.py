@@ -9,7 +9,7 @@ from shard_plans import plan_of
 
 from streamconv.execution.result import Result
 from streamconv.planning.partition import Partition
-from streamconv.report.messages import loading_table, part_line, result_line, verification_lines
+from streamconv.report.messages import loading_table, part_line, result_lines, verification_lines
 from streamconv.verification.result import KEPT_DIFFERENCES, Difference, Verification
 from streamconv.verification.transformers_load import Loading
 
@@ -31,14 +31,17 @@ def shown(renderable: RenderableType) -> list[str]:
 def test_a_conversion_that_is_complete() -> None:
     plan = plan_of([3 * 10**9, 10**9], Path("src"))
     result = Result(plan, Path("/dst"), 2.0, 250 * 10**6)
-    line = "/dst: 4.00 GB in 2 shards, 2.0 s (2.00 GB/s), peak memory 250 MB"
-    assert result_line(result) == line
+    line = "4.00 GB in 2 shards, 2.0 s (2.00 GB/s), peak memory 250 MB"
+    first, second, last = result_lines(result)
+    assert (first, second) == ("/dst: no model type, no experts -> no experts", line)
+    assert last.startswith("next: load it with ")
     verified = Result(plan, Path("/dst"), 2.0, 250 * 10**6, verification())
-    assert result_line(verified) == f"{line}, verified bit for bit"
+    assert f"{line}, verified bit for bit" in result_lines(verified)
 
 
 def test_a_conversion_in_no_time() -> None:
-    assert "0.0 s" in result_line(Result(plan_of([10], Path("src")), Path("/dst"), 0.0, 1))
+    result = Result(plan_of([10], Path("src")), Path("/dst"), 0.0, 1)
+    assert "0.0 s" in "".join(result_lines(result))
 
 
 def test_a_part_names_the_command_for_the_end() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from generators import returned
 from shard_plans import EmptySource, names, plan_of
 
 from streamconv.planning.plan import Plan
@@ -27,7 +28,7 @@ def committed(plan: Plan, tmp_path: Path) -> CommittedFolder:
         for piece in plan.pieces([shard]):
             output.record_digest(piece, "0" * 32)
         output.write(shard, 0, memoryview(bytes(size)))
-    output.complete(EmptySource(plan.checkpoint))
+    returned(output.complete(EmptySource(plan.checkpoint)))
     output.release()
     first.partial.rename(first.target)
     again = CheckpointFolder(first.target, resume=True).prepare(plan)
@@ -37,7 +38,7 @@ def committed(plan: Plan, tmp_path: Path) -> CommittedFolder:
 
 def test_every_shard_is_finished(committed: CommittedFolder, plan: Plan, tmp_path: Path) -> None:
     assert {number: done.size for number, done in committed.finished.items()} == {0: 6, 1: 4}
-    assert committed.complete(EmptySource(plan.checkpoint)) == tmp_path / "work" / "out"
+    assert returned(committed.complete(EmptySource(plan.checkpoint))) == tmp_path / "work" / "out"
     with pytest.raises(AssertionError):
         committed.write(0, 0, memoryview(b"x"))
     committed.abort()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generators import returned
 from shard_plans import EmptySource, names, plan_of
 from xxhash import xxh3_128_hexdigest
 
@@ -63,7 +64,7 @@ def test_checksums_are_those_of_the_files(tmp_path: Path, jobs: int) -> None:
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     expected = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    assert sha256_of(Files(), tmp_path, list(contents), jobs) == expected
+    assert returned(sha256_of(Files(), tmp_path, list(contents), jobs)) == expected
 
 
 def test_a_file_that_cannot_be_read_back(tmp_path: Path) -> None:
@@ -86,6 +87,6 @@ def test_a_file_that_cannot_be_read_back(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     arguments: Any = (Failing(), tmp_path, ["a", "b"], 2)
     with pytest.raises(OSError, match="broken"):
-        sha256_of(*arguments)
+        returned(sha256_of(*arguments))
     assert opened == []
     assert names(tmp_path) == ["a", "b"]

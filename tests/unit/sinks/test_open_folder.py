@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from generators import returned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_plans import FILE_OPERATIONS, FORMATS, EmptySource, FailingWrites, names, plan_of
@@ -76,7 +77,7 @@ def test_a_commit_shows_the_result_whole(
         for piece in plan.pieces([number]):
             output.record_digest(piece, "0" * 32)
         assert output.write(number, 0, content)
-    assert output.complete(EmptySource(plan.checkpoint)) == folder.partial
+    assert returned(output.complete(EmptySource(plan.checkpoint))) == folder.partial
     assert not folder.target.exists()
     output.commit()
     found = {
@@ -97,7 +98,7 @@ def test_a_result_without_all_shards_is_not_completed(tmp_path: Path, source: Pa
         output.record_digest(piece, "0" * 32)
     output.write(0, 0, memoryview(bytes(PAGE)))
     with pytest.raises(OutputExists, match=rf"1 of 2 .* {plan.shards[1].name}"):
-        output.complete(EmptySource(plan.checkpoint))
+        returned(output.complete(EmptySource(plan.checkpoint)))
     output.abort()
     assert (folder.partial / plan.shards[0].name).exists()
 

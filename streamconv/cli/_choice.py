@@ -1,0 +1,42 @@
+"""An option that takes one of a few words, in any case, and names the one that was meant."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamconv.errors import did_you_mean
+
+ALIASES: Mapping[str, str] = {
+    **dict.fromkeys(("bfloat16", "torch.bfloat16", "b16", "bfp16"), "bf16"),
+    **dict.fromkeys(("float16", "torch.float16", "half", "f16"), "fp16"),
+    **dict.fromkeys(("float32", "torch.float32", "float", "single", "f32"), "fp32"),
+    "torch": "dcp",
+    "distcp": "dcp",
+    "hf": "safetensors",
+}
+"""Words of other tools for the words of an option."""
+
+if TYPE_CHECKING:
+    _TextChoice = click.Choice[str]
+else:  # older versions of click have no type parameter
+    _TextChoice = click.Choice
+
+
+class Word(_TextChoice):
+    """One of a few words; upper and lower case are one."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__(words, case_sensitive=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word. Raises click's error with the word that was meant."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            alias = ALIASES.get(str(value).casefold())
+            meant = f"did you mean {alias}?" if alias in self.choices else ""
+            meant = meant or did_you_mean(str(value), self.choices)
+            if meant:
+                error.add_note(meant)
+            raise

@@ -1,0 +1,64 @@
+"""The command of a verb: its options in groups, and an example of its use in its help."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import click
+
+Group = Literal["layout", "output", "resources", "number formats", "verification", "DCP", "display"]
+"""A group of options in the help of a verb, in the order in which groups are listed."""
+
+TITLES: Mapping[Group, str] = {
+    "layout": "Layout",
+    "output": "Output",
+    "resources": "Resources",
+    "number formats": "Number formats",
+    "verification": "Verification",
+    "DCP": "DCP",
+    "display": "Display",
+}
+
+
+class GroupedOption(click.Option):
+    """An option that belongs to a group."""
+
+    def __init__(self, *args: Any, group: Group, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.group = group
+
+
+class Verb(click.Command):
+    """A command whose help lists options by groups and ends with examples."""
+
+    def __init__(self, *args: Any, examples: tuple[str, ...], **settings: Any) -> None:
+        settings["context_settings"] = help_settings()
+        super().__init__(*args, **settings)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group that has options."""
+        groups: dict[Group, list[tuple[str, str]]] = {group: [] for group in TITLES}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                groups[getattr(parameter, "group", "display")].append(record)
+        for group, records in groups.items():
+            if records:
+                with formatter.section(TITLES[group]):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are typed, without line breaks of ours."""
+        lines = [f"  {example}" for example in self.examples]
+        heading = "Example:" if len(lines) == 1 else "Examples:"
+        formatter.write_paragraph()
+        formatter.write_text("\n".join(["\b", heading, *lines]))
+
+
+def help_settings() -> dict[str, Any]:
+    """Return the settings of click for help: as wide as the terminal, or 80 columns."""
+    return {
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": shutil.get_terminal_size().columns,
+    }

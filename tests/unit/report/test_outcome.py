@@ -1,0 +1,84 @@
+"""The first and last lines: from what to what, how to load it, and the way back."""
+
+import checkpoints
+import pytest
+from header_models import experts, model, planned
+
+import streamconv
+from streamconv.report.outcome import from_to, loading_line, next_steps, return_line
+from streamconv.report.run_lines import opening_line
+
+PREFIX = "model.layers.0.mlp."
+
+
+def test_from_a_form_to_a_form() -> None:
+    plan = planned(model(), "transformers")
+    assert from_to(plan) == "qwen3_moe, hub -> transformers, fused"
+    assert opening_line(plan).startswith("qwen3_moe, hub -> transformers, fused: ")
+    assert loading_line(plan, "out") == (
+        "load it with transformers: AutoModel.from_pretrained('out')"
+    )
+    assert return_line(plan, "my out") == "go back with `streamconv convert 'my out' DIR --to hub`"
+
+
+def test_from_layouts_to_layouts() -> None:
+    """An unknown family has no forms: the way back is `split`, or the layout."""
+    plan = planned(experts(PREFIX, 3, 4, 6), "stacked", model_type="never_heard_of")
+    assert from_to(plan) == "never_heard_of, per-expert -> stacked"
+    assert loading_line(plan, "o") == "see if transformers loads it: `streamconv check o`"
+    assert return_line(plan, "o") == "go back with `streamconv split o DIR`"
+    back = planned(experts(PREFIX, 3, 4, 6, "stacked"), "per-expert", model_type="never_heard_of")
+    assert from_to(back) == "never_heard_of, stacked -> per-expert"
+    assert return_line(back, "o") == "go back with `streamconv convert o DIR --to stacked`"
+
+
+def test_a_form_that_transformers_does_not_load() -> None:
+    """MindSpeed's, and layouts that are those of no form."""
+    for to, name in (("fused-flat", "these layouts"), ("stacked", "these layouts")):
+        line = loading_line(planned(model(), to), "o")
+        assert line == (
+            f"transformers does not load {name}; `streamconv convert o DIR --to transformers` "
+            "makes what it loads"
+        )
+
+
+def test_a_merge_for_mindspeed_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also where transformers has no form of the family that could be named."""
+    for build in (checkpoints.qwen3_omni_moe, checkpoints.glm4v_moe):
+        plan = streamconv.plan(build(tmp_path_factory.mktemp("src") / "hub"))
+        assert loading_line(plan, "o") == (
+            "transformers does not load the form mindspeed; `streamconv convert o DIR --to "
+            "transformers` makes what it loads"
+        )
+        assert "hub -> mindspeed, " in from_to(plan)
+    plan = streamconv.plan(checkpoints.internvl_chat(tmp_path_factory.mktemp("src") / "hub"))
+    assert loading_line(plan, "o") == "transformers does not load the form mindspeed"
+    assert next_steps(plan, "o")[1] == "go back with `streamconv convert o DIR --to hub`"
+
+
+def test_casts_and_formats(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What was cast has no way back; a DCP is loaded by torch."""
+    src = checkpoints.qwen3_moe(tmp_path_factory.mktemp("src") / "hub")
+    cast = streamconv.plan(src, dtype="fp16")
+    assert from_to(cast) == "qwen3_moe, hub -> transformers, fused, cast to F16"
+    assert return_line(cast, "o") == ""
+    dcp = streamconv.plan(src, format="dcp")
+    assert from_to(dcp).endswith(", as a DCP")
+    assert "torch.distributed.checkpoint" in loading_line(dcp, "o")
+
+
+def test_the_class_that_config_names(tmp_path_factory: pytest.TempPathFactory) -> None:
+    src = checkpoints.qwen3_moe(tmp_path_factory.mktemp("src") / "hub")
+    assert "AutoModelForCausalLM.from_pretrained('o')" in loading_line(streamconv.plan(src), "o")
+
+
+def test_nothing_to_undo(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Other shards, or no experts: the hub's form, and no way back."""
+    src = checkpoints.qwen3_moe(tmp_path_factory.mktemp("src") / "hub")
+    plan = streamconv.plan(src, to="same", copy=True)
+    (line,) = next_steps(plan, "o")
+    assert line.startswith("load it with what loads the published checkpoint")
+    dense = streamconv.plan(
+        checkpoints.qwen3(tmp_path_factory.mktemp("d") / "hub"), to="same", copy=True
+    )
+    assert "no experts" in from_to(dense)

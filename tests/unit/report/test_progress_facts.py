@@ -1,0 +1,83 @@
+"""Events become facts: percent, rate, time left, shard and layer, by a clock of the test."""
+
+from pathlib import Path
+
+import pytest
+from header_models import model, planned
+
+from streamconv.execution.events import PieceWritten, Planned, Prepared
+from streamconv.report.progress_facts import (
+    RATE_SECONDS,
+    Counted,
+    CountStarted,
+    ProgressTracker,
+)
+from streamconv.sinks.base import HashProgress, HashStarted
+from streamconv.verification.result import VerifyProgress, VerifyStarted
+
+
+def test_nothing_is_known_before_the_plan() -> None:
+    facts = ProgressTracker(5.0).facts(7.5)
+    assert (facts.activity, facts.total, facts.seconds) == ("planning", None, 2.5)
+    assert facts.seconds_left is None
+
+
+def test_a_conversion() -> None:
+    """Shard and layer are those of the last piece; bytes of earlier runs do not count."""
+    plan = planned(model(), max_shard_bytes=2000)
+    tracker = ProgressTracker(0.0)
+    tracker.add(Planned(plan), 1.0)
+    total = sum(shard.nbytes for shard in plan.shards)
+    assert tracker.facts(1.0).total == total
+    missing = tuple(range(1, len(plan.shards)))
+    tracker.add(Prepared(plan, frozenset({0}), missing), 2.0)
+    assert tracker.facts(2.0).total == total - plan.shards[0].nbytes
+    pieces = list(plan.pieces(missing))
+    for number, piece in enumerate(pieces, start=1):
+        tracker.add(PieceWritten(piece, ""), 2.0 + number)
+        facts = tracker.facts(2.0 + number)
+        assert facts.shard == (piece.shard + 1, len(plan.shards))
+    assert facts.share == 1.0
+    assert facts.seconds_left == 0.0
+    assert facts.seconds == len(pieces)
+
+
+def test_the_rate_is_that_of_the_last_seconds() -> None:
+    """A run that was fast and is slow now is not said to end soon."""
+    tracker = ProgressTracker(0.0)
+    tracker.add(VerifyStarted(10_000), 0.0)
+    tracker.add(VerifyProgress(5_000, "a"), 1.0)
+    assert tracker.facts(1.0).rate == 5_000
+    for second in range(2, 60):
+        tracker.add(VerifyProgress(10, "b"), second)
+    facts = tracker.facts(59.0)
+    assert facts.rate == pytest.approx(10, rel=0.2)
+    assert facts.seconds_left == pytest.approx((10_000 - facts.done) / 10, rel=0.2)
+    assert tracker.facts(59.0 + 2 * RATE_SECONDS).rate < 10  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "activity"),
+    [
+        (VerifyStarted(4), VerifyProgress(1, "x"), "verifying"),
+        (HashStarted(4), HashProgress(1, "x"), "computing SHA-256"),
+        (CountStarted("converting", 4, "families"), Counted("x"), "converting"),
+    ],
+)
+def test_other_activities(start: object, step: object, activity: str) -> None:
+    """They begin at zero after a conversion, and name what was done last."""
+    tracker = ProgressTracker(0.0)
+    tracker.add(Planned(planned(model())), 0.0)
+    tracker.add(start, 10.0)  # type: ignore[arg-type]
+    assert tracker.facts(10.0).done == 0
+    tracker.add(step, 11.0)  # type: ignore[arg-type]
+    facts = tracker.facts(11.0)
+    assert (facts.activity, facts.share, facts.where) == (activity, 0.25, "x")
+    assert (facts.seconds, facts.shard) == (1.0, None)
+
+
+def test_more_than_was_estimated_is_all() -> None:
+    tracker = ProgressTracker(0.0)
+    tracker.add(VerifyStarted(10), 0.0)
+    tracker.add(VerifyProgress(20, str(Path("a"))), 1.0)
+    assert (tracker.facts(1.0).share, tracker.facts(1.0).seconds_left) == (1.0, 0.0)
