@@ -1,13 +1,17 @@
 """Retries of calls that may fail for a moment: how often, and how long to wait in between."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from streamconv.errors import IOFailed
+from streamconv.errors import IOFailed, quoted
 from streamconv.system.cancellation import CancelToken
+
+LOG = logging.getLogger(__name__)
+LOG.addHandler(logging.NullHandler())
 
 ATTEMPTS = 6
 """How many attempts in a row may fail without any progress."""
@@ -61,6 +65,7 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
             if failed == ATTEMPTS or attempts >= MOST_ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
                 raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times") from error
+            LOG.warning("%s", quoted(f"{failure}: {error}; trying again in {wait:.1f} s", 400))
             cancel.wait(wait)
     raise AssertionError("not reached")
 

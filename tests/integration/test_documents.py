@@ -1,5 +1,6 @@
 """The documents are true: blocks run, references are the package's, links lead somewhere."""
 
+import ast
 import json
 import os
 import re
@@ -203,6 +204,23 @@ def test_imports_run_down_the_tree() -> None:
     }
     assert len(graph()) > 50
     assert up == set()
+
+
+def test_the_errors_that_they_explain_exist() -> None:
+    """Each piece between the gaps of an error of ours is a text of the package."""
+    ours = TEXTS["docs/troubleshooting.md"].partition("## Errors of streamconv")[2]
+    shown = re.findall(r"^### `(.+)`$", ours, re.MULTILINE)
+    texts = {
+        node.value
+        for path in (ROOT / PACKAGE).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    known = {"torch and transformers are", "cannot use src"}  # of several texts and names
+    pieces = {piece.strip(": ") for text in shown for piece in re.split(r"\.\.\.|: ", text)}
+    unknown = {piece for piece in pieces if not any(piece in text for text in texts)}
+    assert len(shown) > 10
+    assert {piece for piece in unknown if not any(name in piece for name in known)} == set()
 
 
 def test_the_tests_that_they_name_exist() -> None:
