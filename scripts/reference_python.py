@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import textwrap
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,10 @@ def page() -> str:
         "",
         *(_options(kind) for kind in TYPES),
         "## Results and events",
+        "",
+        "`streamconv.Event`, which `on_event` is called with, is one of these: "
+        + ", ".join(f"`{kind.__name__}`" for kind in typing.get_args(streamconv.Event))
+        + ".",
         "",
         *(_class(name, thing) for name, thing in classes.items()),
     )

@@ -60,6 +60,8 @@ STACKED: Mapping[str, Callable[[list[Weight], Weight], list[Weight]]] = {
     ],
 }
 """The same for layouts that keep the projections apart."""
+PAIRED = "per-expert-fused"
+"""The layout with one tensor for gate and up of each expert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,11 @@ def _in_form(family: Family, form: Form, tensors: Tensors) -> Tensors:
             made.update((key, tensors[key]) for key in itertools.chain(*keys))
             continue
         *pair, down = (np.stack([tensors[key] for key in row]) for row in keys)
+        if layout.name == PAIRED:
+            for expert, gate_up in enumerate(np.concatenate(pair, 1)):
+                made[f"{prefix}experts.{expert}.gate_up_proj.weight"] = gate_up
+            made.update((key, tensors[key]) for key in keys[-1])
+            continue
         if layout.name in STACKED:
             stacked = STACKED[layout.name](pair, down)
             made |= {f"{prefix}experts.{n}": w for n, w in zip(names, stacked, strict=True)}
