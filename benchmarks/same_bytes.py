@@ -2,10 +2,10 @@
 
     python benchmarks/same_bytes.py BEFORE AFTER [--work DIR]
 
-BEFORE and AFTER are checkouts. Both convert the demo's checkpoint to every layout, every smoke
-family there and back, and one layer of Qwen3-30B-A3B at its true size, and every file of every
-result is compared: shards, index, manifest and the files that are copied. Ends with code 1 if
-something differs.
+BEFORE and AFTER are checkouts. Both convert the demo's checkpoint to every layout, the checkpoint
+of every family in the smoke test of BEFORE there and back, and one layer of Qwen3-30B-A3B at its
+true size. Every file of every result is compared: shards, index, manifest and the files that are
+copied. Ends with code 1 if something differs.
 """
 
 import argparse
@@ -19,6 +19,22 @@ from pathlib import Path
 LAYOUTS = ("per-expert", "fused", "fused-transposed", "fused-flat", "stacked", "fused-interleaved")
 SMOKE = "import sys; from pathlib import Path; from streamconv.smoke import run_smoke; "
 SMOKE += "print(len(list(run_smoke(Path(sys.argv[1])))), 'families')"
+BOTH_WAYS = """
+import sys
+from pathlib import Path
+import streamconv
+from streamconv.options import Options
+# versions that copy without being asked do not know this option
+copy = {"copy": True} if "copy" in Options.__annotations__ else {}
+for source in sorted(Path(sys.argv[1]).iterdir()):
+    if source.name.endswith(("-merged", "-again")):
+        continue
+    try:
+        streamconv.merge(source, f"smoke-{source.name}", **copy)
+        streamconv.convert(f"smoke-{source.name}", f"smoke-{source.name}-again", to="hub", **copy)
+    except streamconv.StreamconvError as error:
+        print(f"{source.name}: {error}")
+"""
 DEMO = "import sys; from pathlib import Path; sys.path.insert(0, 'scripts'); import demo; "
 DEMO += "demo.make_checkpoint(Path(sys.argv[1]))"
 
@@ -50,9 +66,11 @@ def compare(before: Path, after: Path, work: Path) -> int:
         "1",
         *("--random", "--experts-only"),
     )
+    (work / "smoke").mkdir()
+    run(before, work, "-c", SMOKE, str(work / "smoke"))
     for name, checkout in (("before", before), ("after", after)):
-        (work / name / "smoke").mkdir(parents=True)
-        run(checkout, work / name, "-c", SMOKE, str(work / name / "smoke"))
+        (work / name).mkdir()
+        run(checkout, work / name, "-c", BOTH_WAYS, str(work / "smoke"))
         for layout in LAYOUTS:
             convert(checkout, work / name, work / "demo", f"demo-{layout}", layout)
         for layout in ("fused", "fused-transposed"):
