@@ -51,6 +51,8 @@ class EncodingRow:
     """What config.json says of it, without the modules that are not quantized."""
     ignored: str
     """The key for these modules."""
+    inside: str
+    """How it names all modules inside of `{}`; empty if the name means them, too."""
 
 
 @functools.cache
@@ -101,6 +103,7 @@ def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
         ),
         config=MappingProxyType(config),
         ignored=row["ignored"],
+        inside=row.get("inside", ""),
     )
 
 

@@ -79,7 +79,9 @@ def quantize_checkpoint(
     tensors: dict[str, TensorInfo] = {}
     for name, info in _with_experts(checkpoint, seen, merged):
         parts = encoded_parts(info, row, casting.scale) if name in chosen else (info,)
-        for part in parts:
+        for made in parts:
+            # a form may have another name for scales than the format
+            part = made._replace(name=found.names.apply(found.names.undo(made.name)))
             if part.name in tensors or (part.name != name and part.name in checkpoint.tensors):
                 raise BadCheckpoint(
                     f"cannot quantize tensor {quoted(name)}: it would get a {quoted(part.name)}, "

@@ -37,20 +37,22 @@ def _patterns() -> Mapping[str, re.Pattern[str]]:
 
 def quantized_section(row: EncodingRow, tensors: Iterable[TensorInfo]) -> dict[str, Any]:
     """Return the quantization_config of a checkpoint that holds `tensors`, by their names there."""
-    return {**row.config, row.ignored: unquantized_modules(tensors)}
+    return {**row.config, row.ignored: _unquantized_modules(row, tensors)}
 
 
-def unquantized_modules(tensors: Iterable[TensorInfo]) -> list[str]:
+def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> list[str]:
     """Return the modules with a matrix that is not quantized, in natural order.
 
-    Experts that are not quantized are one module.
+    Experts that are not quantized are one module, and all that is in it.
     """
     names = {_HEAD}
     for info in tensors:
         if info.dtype in FLOATS and len(info.shape) > 1 and not is_companion(info.name):
             before, experts, _ = info.name.rpartition(_EXPERTS)
             if experts:
-                names.add(before + experts.rstrip("."))
+                module = before + experts.rstrip(".")
+                names.add(module)
+                names |= {row.inside.format(re.escape(module))} if row.inside else set()
             elif info.name.endswith(f".{WEIGHT}"):
                 names.add(info.name.removesuffix(f".{WEIGHT}"))
     return sorted(names, key=natural_key)

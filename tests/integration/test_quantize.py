@@ -162,6 +162,25 @@ def test_a_choice_of_weights(
     assert streamconv.verify(source, out).ok
 
 
+def test_experts_that_stay_are_ignored_one_by_one(source: Path, tmp_path: Path) -> None:
+    """compressed-tensors takes a name for that module alone, and a pattern for those inside."""
+    from compressed_tensors.utils.match import match_name
+
+    out = tmp_path / "out"
+    streamconv.convert(source, out, to="per-expert", quantize="int4-g32", skip="*.experts.*")
+    section = json.loads((out / "config.json").read_text())["quantization_config"]
+
+    def is_ignored(module: str) -> bool:
+        return any(match_name(module, each) for each in section["ignore"])
+
+    found = reference.read(out)
+    assert is_ignored("model.layers.1.mlp.experts.3.up_proj")
+    assert not is_ignored("model.layers.1.self_attn.q_proj")
+    plain = {n.removesuffix(".weight") for n, t in found.items() if n.endswith(".weight")}
+    matrices = {name for name in plain if found[f"{name}.weight"].ndim == 2}
+    assert [name for name in matrices if not is_ignored(name)] == []
+
+
 def test_what_is_asked_for_by_name_is_quantized(source: Path, tmp_path: Path) -> None:
     """A head is quantized only if a pattern fits it and nothing else."""
     streamconv.convert(source, tmp_path / "out", to="same", quantize="fp8-block", only="lm_head*")
