@@ -43,6 +43,8 @@ bench: setup ## measure speed and memory next to cp and the whole-model way
 	$(RUN) benchmarks/bench_lazy.py
 	$(RUN) benchmarks/bench_relay.py
 	$(RUN) benchmarks/bench_distributed.py
+	$(RUN) benchmarks/bench_hub.py
+	$(RUN) benchmarks/stages.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject_faults.py

@@ -68,6 +68,17 @@ class LazyCheckpoint:
         """
         return self.get_slice(name).read()
 
+    def get_tensors(self) -> dict[str, Any]:
+        """Read every tensor.
+
+        Returns:
+            Tensors of torch or arrays of numpy, by name, in the order of `offset_keys`.
+
+        Raises:
+            UsageError, SourceChanged, IOFailed: As for indexing a lazy tensor.
+        """
+        return {name: self.get_tensor(name) for name in self.offset_keys()}
+
     def get_slice(self, name: str) -> LazyTensor:
         """Return a tensor that is read where it is indexed. Raises SafetensorError."""
         from safetensors import SafetensorError

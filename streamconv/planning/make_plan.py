@@ -9,7 +9,13 @@ from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange
 from streamconv.planning.lossless import check_lossless
-from streamconv.planning.memory import Limits, fit_memory, tables_bytes
+from streamconv.planning.memory import (
+    REMOTE_STAGING_BYTES,
+    STAGING_BYTES,
+    Limits,
+    fit_memory,
+    tables_bytes,
+)
 from streamconv.planning.plan import Plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import Shard, ShardFormat
@@ -88,7 +94,15 @@ def make_plan(
         shards=shards,
         record=record,
         max_shard_bytes=max_shard_bytes,
-        memory=fit_memory(limits, buffer, name, casts, checkpoint.read_scratch_bytes, tables),
+        memory=fit_memory(
+            limits,
+            buffer,
+            name,
+            casts,
+            checkpoint.read_scratch_bytes,
+            tables,
+            staging=REMOTE_STAGING_BYTES if checkpoint.remote else STAGING_BYTES,
+        ),
         casting=casting,
         config=config,
     )

@@ -29,6 +29,8 @@ REMOTE_JOBS = 8
 """Default number of workers if the source is remote: most of the time they wait for it."""
 STAGING_BYTES = 2**20
 """Output that a worker writes at once: holds a panel, and stays in the processor's cache."""
+REMOTE_STAGING_BYTES = 8 * 2**20
+"""The same if the source is remote: a request takes its time whatever its size, so few are made."""
 SCRATCH_BYTES = 3 * 2**20
 """Further memory of a worker: panels on their way through the cache, its stack, its digest."""
 READ_AHEAD_BYTES = 64 * 2**20
@@ -176,6 +178,8 @@ def fit_memory(
     casts: int = 0,
     read_scratch_bytes: int = 0,
     tables: Tables = Tables(),
+    *,
+    staging: int = STAGING_BYTES,
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -186,13 +190,14 @@ def fit_memory(
         casts: Bytes that casts take of each worker.
         read_scratch_bytes: Bytes that reading takes of each worker.
         tables: Bytes that the run and its verification add for tensors.
+        staging: Bytes of output that a worker writes at once.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
     reading = source_buffer + casts + read_scratch_bytes
     # each phase: bytes for all tensors, and for a worker
-    phases = [(tables.run, reading + STAGING_BYTES + SCRATCH_BYTES)]
+    phases = [(tables.run, reading + staging + SCRATCH_BYTES)]
     if tables.verify is not None:
         phases.append((tables.verify, reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES))
     why = limits.why
@@ -207,7 +212,7 @@ def fit_memory(
                 limits.base,
                 jobs,
                 source_buffer,
-                STAGING_BYTES,
+                staging,
                 peak,
                 limits.allowed,
                 max(tables.run, tables.verify or 0),

@@ -80,11 +80,14 @@ def test_every_tensor_is_that_of_the_conversion(
             assert lazy[name].get_dtype() == there.get_dtype()
             assert equal(lazy.get_tensor(name), expected.get_tensor(name))
             assert lazy[name].dtype == expected.get_tensor(name).dtype
-        read = lazy.bytes_read
+        together, expected_together = lazy.get_tensors(), expected.get_tensors()
+        assert list(together) == list(expected_together)
+        assert all(equal(together[name], expected_together[name]) for name in together)
+        read = lazy.bytes_read // 2
         assert read == sum(lazy[name].nbytes for name in lazy)
         for name, content in lazy.stream():
             assert equal(content, expected.get_tensor(name))
-        assert lazy.bytes_read == 2 * read
+        assert lazy.bytes_read == 3 * read
 
 
 @settings(deadline=None, max_examples=100)

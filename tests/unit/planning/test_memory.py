@@ -5,12 +5,20 @@ import re
 from dataclasses import replace
 
 import pytest
+from expert_memory import hub_tensors, plan_of, source_of
 from header_models import TRUE_SIZE, model, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import PlanRefused
-from streamconv.planning.memory import STAGING_BYTES, Limits, Memory, Tables, fit_memory
+from streamconv.planning.memory import (
+    REMOTE_STAGING_BYTES,
+    STAGING_BYTES,
+    Limits,
+    Memory,
+    Tables,
+    fit_memory,
+)
 
 
 def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:
@@ -126,3 +134,18 @@ def test_the_reason_of_an_allowed_memory() -> None:
     limits = Limits(10**7, 8, fitted(None, 3).peak, why="as asked for")
     memory = fit_memory(limits, 5 * 10**6, "the.widest")
     assert (memory.jobs, memory.why) == (3, "as many as fit into the allowed memory")
+
+
+def test_a_remote_source_is_asked_for_more_at_once() -> None:
+    """Each worker has a larger buffer, which is counted."""
+    near, far = (
+        fit_memory(Limits(10**7, 3), 0, "the.widest", staging=staging)
+        for staging in (STAGING_BYTES, REMOTE_STAGING_BYTES)
+    )
+    more = far.staging - near.staging
+    assert more > 0
+    assert far.peak - near.peak == 3 * more
+    source = source_of(hub_tensors())
+    assert plan_of(source).memory.staging == STAGING_BYTES
+    source.checkpoint = replace(source.checkpoint, remote=frozenset({"model.safetensors"}))
+    assert plan_of(source).memory.staging == REMOTE_STAGING_BYTES
