@@ -54,7 +54,7 @@ class _Link:
 
 
 class _Server(ThreadingHTTPServer):
-    """The hub: a folder as a repository, behind a link."""
+    """The hub: a folder as a repository, at the end of a link."""
 
     daemon_threads = True
 
