@@ -171,6 +171,20 @@ def settle(work: Path, need: int, source: Path | None = None, pause: float = PAU
     run(sys.executable, "-c", SETTLE, str(need), source or "", *others)
 
 
+def is_cached(folder: Path) -> bool:
+    """True if the first bytes of a file in the folder are in the page cache."""
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            try:
+                if os.preadv(
+                    file.fileno(), [bytearray(1)], path.stat().st_size // 2, os.RWF_NOWAIT
+                ):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
 def require(work: Path, room: float) -> None:
     """Exit if the disk has less room than the next runs take."""
     free = shutil.disk_usage(work).free
@@ -185,15 +199,26 @@ def remove(folder: Path) -> None:
 
 
 def in_turns(
-    work: Path, out: Path, sides: Sequence[Side], nbytes: int, pause: float = PAUSE
+    work: Path,
+    out: Path,
+    sides: Sequence[Side],
+    nbytes: int,
+    pause: float = PAUSE,
+    *,
+    cold: bool = False,
 ) -> Samples:
-    """Samples of each side, which writes about `nbytes` to `out`, each said on stderr at once."""
+    """Samples of each side, which writes about `nbytes` to `out`, each said on stderr at once.
+
+    If they are `cold`, nothing of what they read is in the page cache.
+    """
     samples: Samples = {side.name: [] for side in sides}
     for turn in range(max(side.rounds for side in sides)):
         due = [side for side in sides if turn < side.rounds]
         # every other round backwards, so that no side always follows the same one
         for side in due[:: -1 if turn % 2 else 1]:
-            settle(work, side.need, side.source, pause)
+            settle(work, side.need, None if cold else side.source, pause)
+            if cold and is_cached(side.source):
+                say("the page cache cannot be dropped here: this is no cold run")
             sample = run(*side.command, sync=True)
             samples[side.name].append(sample)
             say(f"round {turn + 1}: {side.name}: {sample.wall:.2f} s")
@@ -203,7 +228,9 @@ def in_turns(
     return samples
 
 
-def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tuple[Samples, int]:
+def conversions(
+    work: Path, layers: int, rounds: int, whole_rounds: int, *, cold: bool = False
+) -> tuple[Samples, int]:
     """Samples of everything that rewrites a checkpoint, and the bytes of that checkpoint."""
     source, merged, out = work / "source", work / "merged", work / "out"
     say("writing the source")
@@ -245,7 +272,7 @@ def conversions(work: Path, layers: int, rounds: int, whole_rounds: int) -> tupl
         Side(name, source, [*whole, *words], whole_rounds, need=2 * nbytes)
         for name, words in ways.items()
     ]
-    samples = in_turns(work, out, [*usual, *slow], nbytes)
+    samples = in_turns(work, out, [*usual, *slow], nbytes, cold=cold)
     remove(source)
     remove(merged)
     return samples, nbytes
@@ -397,6 +424,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the fast sides (5)")
     parser.add_argument("--whole-rounds", type=int, default=1, help="rounds of the slow side (1)")
     parser.add_argument("--quick", action="store_true", help="2 layers, 2 rounds")
+    parser.add_argument("--cold", action="store_true", help="drop the source from the page cache")
     parser.add_argument("--kimi", action="store_true", help="a layer of Kimi-K2 too (34 GB)")
     parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     parser.add_argument("--json", type=Path, help="write every sample to this file")
@@ -405,7 +433,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="streamconv-bench-", dir=args.work or Path.cwd().parent))
     try:
         place = machine(work)
-        samples, nbytes = conversions(work, layers, rounds, args.whole_rounds)
+        samples, nbytes = conversions(work, layers, rounds, args.whole_rounds, cold=args.cold)
         if args.kimi:
             samples |= kimi_layer(work)
         samples |= start_up(work, 2 * rounds + 1)
