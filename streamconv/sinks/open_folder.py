@@ -53,6 +53,8 @@ class OpenFolder:
         self._modes = modes
         self._sha256 = sha256
         self._parts = parts
+        self._paths: dict[int, Path] = {}
+        """Of each shard, as making a path takes a while, and every write names its own."""
         self._is_committed = False
 
     @property
@@ -67,7 +69,10 @@ class OpenFolder:
         self._shards.record_digest(piece, digest)
 
     def write(self, shard: int, offset: int, data: memoryview) -> bool:
-        with map_os_errors(self._partial / self._shards.name(shard), self._bytes_left):
+        path = self._paths.get(shard)
+        if path is None:
+            path = self._paths[shard] = self._partial / self._shards.name(shard)
+        with map_os_errors(path, self._bytes_left):
             return self._shards.write(shard, offset, data)
 
     def release(self) -> None:
