@@ -13,6 +13,10 @@ from streamconv.quantization.number_format import Axis, NumberFormat, Part
 
 HALF = "p"
 """What a number is for if gate and up have one each: half of the matrix that has both."""
+BLOCK_AXES = ("b", "c")
+USUAL_BLOCK = 128
+"""Rows and columns of a block if config.json does not say, as transformers has it: the last one may
+be smaller. Other blocks have to divide the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ def _blocks(
         symbols += 1
         size, count = sizes[axis.name], tail[place] if place < len(tail) else 0
         divided = [size // count] if count and not size % count else []
+        if axis.per in BLOCK_AXES and -(-size // USUAL_BLOCK) == count:
+            divided = [USUAL_BLOCK]
         choices[axis.name] = _stated(axis, stated, divided)
     given = {block for block in stated.get("block", ()) if block is not None}
     if symbols == 2 and given:

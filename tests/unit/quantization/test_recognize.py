@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from decoded import decoded_of, raw, read_cast, source_of
-from quantized import CASES
+from quantized import CASES, fp8_block
 
 from streamconv.errors import BadCheckpoint
 
@@ -47,6 +47,18 @@ def test_tensors_alone_decide_if_config_json_says_nothing() -> None:
         assert read_cast(source, decoded_of(source, "BF16")) == raw(wanted)
     with pytest.raises(BadCheckpoint, match=r"can be gptq or gptq-v2, and config.json does not"):
         decoded_of(source_of(replace(CASES["gptq"](), config={})), "BF16")
+
+
+def test_blocks_of_which_config_json_says_nothing() -> None:
+    """They are those of transformers, 128 x 128, even if others would divide the matrix evenly."""
+    for dtype in ("float32", "e8m0"):
+        case = replace(fp8_block(160, 192, block=128, dtype=dtype), config={})
+        source = source_of(case)
+        wanted = case.decoded(torch.float32)
+        assert read_cast(source, decoded_of(source, "F32")) == raw(wanted)
+    halves = replace(fp8_block(160, 96, block=128), config={})
+    with pytest.raises(BadCheckpoint, match=r"can be fp8-tensor or fp8-block, and config.json"):
+        decoded_of(source_of(halves), "F32")
 
 
 def test_what_modelopt_says_in_a_file_of_its_own() -> None:
