@@ -9,6 +9,16 @@ from streamconv.catalog.toml_tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
+class ExceptionsRow:
+    """How a method lists the modules that are not quantized."""
+
+    keys: tuple[str, ...]
+    """The keys of such a list; the first one is the usual one."""
+    inside: str = ""
+    """Pattern of the modules inside one; empty if the name means them, too."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigKeys:
     """The keys, by what they say. A section is a path of keys, separated by dots."""
 
@@ -18,6 +28,8 @@ class ConfigKeys:
     quantization: frozenset[str]
     quantization_files: frozenset[str]
     """Files next to config.json that describe quantized weights."""
+    exceptions: Mapping[str, ExceptionsRow]
+    """The list of modules which are not quantized, by method."""
     layer_sections: tuple[str, ...]
     """Sections that may describe the language model, the most likely one first."""
     layer_counts: tuple[str, ...]
@@ -37,6 +49,12 @@ def config_keys() -> ConfigKeys:
         dtype_names=MappingProxyType(dtype["names"]),
         quantization=frozenset(quantization["keys"]),
         quantization_files=frozenset(quantization["files"]),
+        exceptions=MappingProxyType(
+            {
+                method: ExceptionsRow(tuple(row["keys"]), row.get("inside", ""))
+                for method, row in quantization["exceptions"].items()
+            }
+        ),
         layer_sections=tuple(layers["sections"]),
         layer_counts=tuple(layers["counts"]),
         layer_lists=tuple(layers["lists"]),

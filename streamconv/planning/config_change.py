@@ -2,7 +2,8 @@
 
     a cast                    dtype, in every section
     a full dequantization     quantization_config, wherever it is, and files that describe it
-    a quantization            the same, and quantization_config says what is quantized now
+    a partial one             the list of exceptions in quantization_config
+    a quantization            as a full one, and quantization_config says what is quantized now
     the layers from 0 on      their number, and lists with an item for each
 
 The keys are rows of `data/config_keys.toml`. Whatever else config.json says stays, even if it was
@@ -26,7 +27,12 @@ from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.layer_lists import LayerList
 from streamconv.errors import quoted
 from streamconv.formats.json_edit import REMOVED, Edit, Path, edit_json, edit_value
-from streamconv.quantization.quantized_config import SECTION, quantized_section
+from streamconv.quantization.quantized_config import (
+    SECTION,
+    dequantized_modules,
+    quantized_section,
+    with_exceptions,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ def config_change(
     elif _loses_quantization(checkpoint, infos, casting):
         edits += [Edit(path, REMOVED) for path in _quantization(config)]
         left_out = config_keys().quantization_files
+    elif casting.dequantize is not None:
+        edits += _exceptions(checkpoint, _written(source, layer_filter, names))
     if casting.dtype or _is_dequantized(checkpoint, casting):
         edits += _dtypes(checkpoint, source, casting, main_dtype(infos))
     if layers is not None and layers.start == 0:
@@ -106,7 +114,7 @@ def config_change(
     edits = list({edit.path: edit for edit in edits}.values())
     edits.sort(key=lambda edit: _position(config, edit.path))
     notes = (
-        *_notes(checkpoint, source, casting, layers),
+        *_notes(checkpoint, source, casting, layers, edits),
         *_quantized_notes(checkpoint, casting, left_out_weights or {}),
     )
     if keep:
@@ -115,7 +123,11 @@ def config_change(
 
 
 def _notes(
-    checkpoint: Checkpoint, source: Detected, casting: Casting, layers: range | None
+    checkpoint: Checkpoint,
+    source: Detected,
+    casting: Casting,
+    layers: range | None,
+    edits: Iterable[Edit],
 ) -> Iterator[str]:
     """Yield a note for everything that no change of config.json corrects."""
     if layers is not None and layers.start > 0:
@@ -126,11 +138,19 @@ def _notes(
         and not casting.quantize
         and any(map(is_quantized, source.hub_names.values()))
     )
-    for path in _quantization(checkpoint.config) if is_partial else ():
+    if not is_partial:
+        return
+    edited = {edit.path for edit in edits}
+    for path in _quantization(checkpoint.config):
+        if path in edited:
+            continue
         yield (
             f"some weights stay quantized, and {quoted('.'.join(path))} stays in config.json: add "
             "the modules that are dequantized to its list of exceptions before you load the result"
         )
+    for other in checkpoint.others:
+        if other.name in config_keys().quantization_files:
+            yield f"{quoted(other.name)} stays as it is: it counts all weights as quantized"
 
 
 def _quantized_notes(
@@ -159,16 +179,28 @@ def _quantized(
     """Yield the changes that make config.json describe what is quantized now, and nothing else."""
     if not checkpoint.config:
         return
-    written = (
-        info._replace(name=names.apply(hub_name))
-        for hub_name, info in source.hub_names.items()
-        if layer_filter.keeps(hub_name)
-    )
     row = encoding_row(str(casting.quantize), casting.scale)
     for path in _quantization(checkpoint.config):
         if path != (SECTION,):
             yield Edit(path, REMOVED)
-    yield Edit((SECTION,), quantized_section(row, written))
+    yield Edit((SECTION,), quantized_section(row, _written(source, layer_filter, names)))
+
+
+def _exceptions(checkpoint: Checkpoint, written: Iterable[TensorInfo]) -> Iterator[Edit]:
+    """Yield the changes that except what is dequantized from the descriptions that stay."""
+    modules = dequantized_modules(written)
+    for path in _quantization(checkpoint.config):
+        section = config_value(checkpoint.config, ".".join(path))
+        changed = with_exceptions(section, modules)
+        if changed is not None and changed != section:
+            yield Edit(path, changed)
+
+
+def _written(source: Detected, layer_filter: LayerFilter, names: Form) -> Iterator[TensorInfo]:
+    """Yield the tensors that are written, by the names of the output, experts one by one."""
+    for hub_name, info in source.hub_names.items():
+        if layer_filter.keeps(hub_name):
+            yield info._replace(name=names.apply(hub_name))
 
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:

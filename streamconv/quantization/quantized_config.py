@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from streamconv.catalog.companions import is_companion
+from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import EncodingRow, unquantized_names
 from streamconv.catalog.families import Family
 from streamconv.checkpoint.casting import FLOATS, protected_kind
+from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.quantization.stems import WEIGHT
@@ -40,6 +42,73 @@ def quantized_section(row: EncodingRow, tensors: Iterable[TensorInfo]) -> dict[s
     return {**row.config, row.ignored: _unquantized_modules(row, tensors)}
 
 
+def exceptions_key(section: Mapping[str, Any]) -> str | None:
+    """Return the key of a description that lists modules which are not quantized.
+
+    None if its method has no such list.
+    """
+    row = config_keys().exceptions.get(str(section.get("quant_method")))
+    if row is None:
+        return None
+    return next((key for key in row.keys if key in section), row.keys[0])
+
+
+def with_exceptions(section: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any] | None:
+    """Return a description of quantized weights whose list of exceptions has these modules, too.
+
+    None if its method has no such list, or it is none.
+    """
+    key = exceptions_key(section)
+    if key is None or not isinstance(listed := section.get(key) or [], list):
+        return None
+    wanted = exceptions_for(section, modules)
+    return {**section, key: [*listed, *(name for name in wanted if name not in listed)]}
+
+
+def exceptions_for(section: Mapping[str, Any], modules: Iterable[str]) -> list[str]:
+    """Return modules as a description lists them; experts are a module with others inside."""
+    row = config_keys().exceptions[str(section["quant_method"])]
+    return [
+        name
+        for module in modules
+        for name in (
+            module,
+            *(_inside(module, row.inside) if module.endswith(_EXPERTS[:-1]) else ()),
+        )
+    ]
+
+
+def dequantized_modules(weights: Iterable[TensorInfo]) -> list[str]:
+    """Return the modules of weights that a cast has dequantized, in natural order.
+
+    Experts are one module, unless some of that module's stay quantized.
+
+    Args:
+        weights: The tensors of the output by their names there, with their casts.
+    """
+    tensors = list(weights)
+    coded = {module_of(info.name) for info in tensors if is_quantized(info)}
+    names = set()
+    for info in tensors:
+        if info.cast is not None and info.cast.decoding is not None:
+            module = module_of(info.name)
+            names.add(info.name.removesuffix(f".{WEIGHT}") if module in coded else module)
+    return sorted(names, key=natural_key)
+
+
+def _inside(module: str, pattern: str) -> list[str]:
+    """Return the pattern of the modules inside one, if the method needs it besides the name."""
+    return [pattern.format(re.escape(module))] if pattern else []
+
+
+def module_of(name: str) -> str:
+    """Return the module of a matrix by the name of the tensor. Experts are one module."""
+    before, experts, _ = name.rpartition(_EXPERTS)
+    if experts:
+        return before + experts.rstrip(".")
+    return name.rpartition(".")[0] or name
+
+
 def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> list[str]:
     """Return the modules with a matrix that is not quantized, in natural order.
 
@@ -48,11 +117,9 @@ def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> lis
     names = {_HEAD}
     for info in tensors:
         if info.dtype in FLOATS and len(info.shape) > 1 and not is_companion(info.name):
-            before, experts, _ = info.name.rpartition(_EXPERTS)
-            if experts:
-                module = before + experts.rstrip(".")
-                names.add(module)
-                names |= {row.inside.format(re.escape(module))} if row.inside else set()
+            module = module_of(info.name)
+            if _EXPERTS in info.name:
+                names |= {module, *_inside(module, row.inside)}
             elif info.name.endswith(f".{WEIGHT}"):
-                names.add(info.name.removesuffix(f".{WEIGHT}"))
+                names.add(module)
     return sorted(names, key=natural_key)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from streamconv.checkpoint.types import CONFIG
 from streamconv.errors import quoted
@@ -23,7 +24,7 @@ _PART = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+|[{}\[\],:]|\s+', re.S)
 def has_to_change(source: bytes, expected: ExpectedConfig) -> bool:
     """Return True if the text of a source's config has to be changed."""
     text = source.decode("utf-8")
-    if expected.section is not None:
+    if expected.section is not None or expected.exceptions:
         return True
     return [wanted.word for wanted in _wanted(text, expected)] != list(_words(text))
 
@@ -45,6 +46,16 @@ def config_differences(
         if described != expected.section:
             yield Difference(CONFIG, f"says another {SECTION} than is true of its tensors")
             return
+    if expected.exceptions:
+        config, before = parse_json(output.encode(), CONFIG), parse_json(source.encode(), CONFIG)
+        for path, exceptions in expected.exceptions.items():
+            if not exceptions.are_right(value_at(before, path), _found_at(config, path)):
+                yield Difference(
+                    CONFIG,
+                    f"does not say in {quoted('.'.join(map(str, path)))} which of its modules are "
+                    "dequantized",
+                )
+                return
     kept = (word for word in _words(output) if not expected.replaces(word.path))
     for wanted, found in zip(_wanted(source, expected), kept, strict=False):
         want = wanted.word
@@ -54,6 +65,13 @@ def config_differences(
         if spaces and not wanted.allows(found.before):
             yield Difference(CONFIG, f"has other white space before {_label(want)}")
             return
+
+
+def _found_at(config: Any, path: Path) -> Any:
+    """Return the value at a path of objects; None if there is none."""
+    for key in path:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 def _difference(want: "_Word", found: "_Word") -> Difference:

@@ -118,7 +118,9 @@ def _compare(
     for refusal in found.refusals.values():
         tally.unchecked.append(f"whether the experts are complete: {refusal.message}")
     keeps = keeps_config(read_manifest(output.source) or {})
-    expected = expected_config(found, source.checkpoint, output.source.checkpoint, casting)
+    expected = expected_config(
+        found, source.checkpoint, output.found, output.source.checkpoint, casting
+    )
     yield from compare(
         Side(QuantizedAgain(DequantizedSource(CastSource(source))), found),
         output,

@@ -6,20 +6,52 @@ tensors that are there: their main dtype, their layers, and the presence of quan
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.catalog.companions import is_companion
 from streamconv.catalog.config_keys import ConfigKeys, config_keys
 from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.config import config_members
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_lists import LayerList
-from streamconv.quantization.quantized_config import SECTION, quantized_section
+from streamconv.quantization.quantized_config import (
+    SECTION,
+    exceptions_for,
+    exceptions_key,
+    module_of,
+    quantized_section,
+)
+from streamconv.quantization.stems import WEIGHT
 
 Path = tuple[str | int, ...]
 """The names of members, and numbers of items, on the way to a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exceptions:
+    """What a list of modules that are not quantized may have more than that of the source."""
+
+    key: str
+    wanted: frozenset[str]
+    """Modules that are certain to be dequantized."""
+    allowed: frozenset[str]
+    """All modules that are not quantized."""
+
+    def are_right(self, old: Mapping[str, Any], new: Any) -> bool:
+        """Return True if `new` differs from the description `old` in its list as it may."""
+        if not isinstance(new, Mapping) or [*new] not in ([*old], [*old, self.key]):
+            return False
+        listed, before = new.get(self.key, []), old.get(self.key) or []
+        if not isinstance(listed, list) or listed[: len(before)] != before:
+            return False
+        added = {each for each in listed if isinstance(each, str)}
+        others = all(new[key] == old[key] for key in old if key != self.key)
+        is_true = all(each in self.allowed for each in listed[len(before) :])
+        return others and is_true and self.wanted <= added
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +68,8 @@ class ExpectedConfig:
     """Sections that count layers, with the list and the number of the first layer not kept."""
     section: Mapping[str, Any] | None = None
     """The new description of quantized weights; None if there is none."""
+    exceptions: Mapping[Path, Exceptions] = field(default_factory=dict)
+    """Descriptions that stay, with a longer list of exceptions."""
 
     @property
     def left_out(self) -> frozenset[str]:
@@ -44,8 +78,10 @@ class ExpectedConfig:
         return frozenset() if is_left else config_keys().quantization_files
 
     def replaces(self, path: Path) -> bool:
-        """Return True if a path leads to the new description, or through it."""
-        return self.section is not None and path[:1] == (SECTION,)
+        """Return True if a path leads to a new or changed description, or through it."""
+        if self.section is not None and path[:1] == (SECTION,):
+            return True
+        return any(path[: len(changed)] == changed for changed in self.exceptions)
 
     def value(self, path: Path, old: Any) -> Any:
         """Return the value that a member of the source's config has to have in the output."""
@@ -78,13 +114,14 @@ AS_IN_SOURCE = ExpectedConfig(None, None, True, ())
 
 
 def expected_config(
-    source: Detected, stored: Checkpoint, output: Checkpoint, casting: Casting
+    source: Detected, stored: Checkpoint, found: Detected, output: Checkpoint, casting: Casting
 ) -> ExpectedConfig:
     """Return what config.json of `output` has to say.
 
     Args:
         source: What was detected in the source, with the casts of the output.
         stored: The source as it is stored.
+        found: What was detected in the output.
         output: The checkpoint to verify.
         casting: The casts that it records.
     """
@@ -108,7 +145,40 @@ def expected_config(
             if kept is not None and kept.start == 0 and each.section is not None
         ),
         section=_section(output, casting),
+        exceptions=_exceptions(source, stored, found, casting),
     )
+
+
+def _exceptions(
+    source: Detected, stored: Checkpoint, found: Detected, casting: Casting
+) -> Mapping[Path, Exceptions]:
+    """Return the descriptions of a partly dequantized output whose lists have to be longer."""
+    infos = list(found.hub_names.values())
+    if casting.dequantize is None or casting.quantize is not None:
+        return {}
+    if not any(map(is_quantized, infos)):
+        return {}
+    coded = {module_of(info.name) for info in infos if is_quantized(info)}
+    allowed, wanted = set[str](), set[str]()
+    for hub_name, info in found.hub_names.items():
+        if is_quantized(info) or is_companion(info.name):
+            continue
+        module = module_of(info.name)
+        own = info.name.removesuffix(f".{WEIGHT}")
+        name = own if module in coded else module
+        allowed.add(name)
+        before = source.hub_names.get(hub_name)
+        if before is not None and before.cast is not None and before.cast.decoding is not None:
+            wanted.add(name)
+    changed: dict[Path, Exceptions] = {}
+    for path, value in config_members(stored.config):
+        if path[-1] in config_keys().quantization and isinstance(value, Mapping):
+            key = exceptions_key(value)
+            listed = value.get(key) or [] if key is not None else None
+            if key is not None and isinstance(listed, list):
+                names = (frozenset(exceptions_for(value, modules)) for modules in (wanted, allowed))
+                changed[path] = Exceptions(key, *names)
+    return changed
 
 
 def _section(output: Checkpoint, casting: Casting) -> Mapping[str, Any] | None:
