@@ -97,7 +97,7 @@ def dequantized_modules(weights: Iterable[TensorInfo]) -> list[str]:
 
 
 def _inside(module: str, pattern: str) -> list[str]:
-    """Return the pattern of the modules inside one, if the method needs it besides the name."""
+    """Return the pattern of the modules inside one, if the method needs it, too."""
     return [pattern.format(re.escape(module))] if pattern else []
 
 

@@ -8,7 +8,7 @@ from folders import read_shard, write_checkpoint, write_shard
 from fused_by_hand import CONFIG, source_tensors, write_pair
 
 from streamconv.catalog.catalog import default_catalog
-from streamconv.errors import BadCheckpoint, UsageError
+from streamconv.errors import BadCheckpoint, NoCheckpoint, UsageError
 from streamconv.options import Reading
 from streamconv.verification.options import VerifyOptions
 from streamconv.verification.result import VerifyProgress, VerifyStarted
@@ -62,9 +62,14 @@ def test_alone_with_a_lost_expert(tmp_path: Path) -> None:
 
 
 def test_alone_and_malformed(tmp_path: Path) -> None:
-    """What cannot be opened differs; nothing is raised."""
-    found = run_verification(str(tmp_path / "nothing"), None, options())
-    assert (found.ok, found.differences[0].subject) == (False, str(tmp_path / "nothing"))
+    """What cannot be read differs; what is not there is an error."""
+    dst = tmp_path / "dst"
+    dst.mkdir()
+    (dst / "model.safetensors").write_bytes(b"no header at all")
+    found = run_verification(str(dst), None, options())
+    assert (found.ok, found.differences[0].subject) == (False, str(dst))
+    with pytest.raises(NoCheckpoint):
+        run_verification(str(tmp_path / "nothing"), None, options())
 
 
 def test_a_source_that_is_malformed_is_an_error(tmp_path: Path) -> None:

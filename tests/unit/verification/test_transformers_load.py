@@ -181,5 +181,5 @@ def test_what_is_shown(qwen: Path, tmp_path: Path) -> None:
     console = Console(width=250, record=True, file=io.StringIO())
     console.print(loading_table("here", streamconv.check(damaged)))
     shown = console.export_text()
-    for text in (NORM, EXPERT, "extra.1 ", "10 more", "experts.gate_up_proj: RuntimeError"):
+    for text in (NORM, EXPERT, "extra.1\n", "10 more", "experts.gate_up_proj: RuntimeError"):
         assert text in shown
