@@ -112,14 +112,17 @@ def module_of(name: str) -> str:
 def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> list[str]:
     """Return the modules with a matrix that is not quantized, in natural order.
 
-    Experts that are not quantized are one module, and all that is in it.
+    Experts that are not quantized are one module, and all that is in it. If only some of their
+    matrices are not, each of those is named.
     """
+    infos = list(tensors)
+    coded = {module_of(info.name) for info in infos if is_quantized(info)}
     names = {_HEAD}
-    for info in tensors:
+    for info in infos:
         if info.dtype in FLOATS and len(info.shape) > 1 and not is_companion(info.name):
             module = module_of(info.name)
-            if _EXPERTS in info.name:
+            if _EXPERTS in info.name and module not in coded:
                 names |= {module, *_inside(module, row.inside)}
             elif info.name.endswith(f".{WEIGHT}"):
-                names.add(module)
+                names.add(info.name.removesuffix(f".{WEIGHT}"))
     return sorted(names, key=natural_key)

@@ -181,6 +181,26 @@ def test_experts_that_stay_are_ignored_one_by_one(source: Path, tmp_path: Path) 
     assert [name for name in matrices if not is_ignored(name)] == []
 
 
+@pytest.mark.parametrize("kind", ["fp8-block", "fp8-channel"])
+def test_projections_that_stay_are_ignored_without_the_others(
+    kind: str, source: Path, tmp_path: Path
+) -> None:
+    """A loader would take the codes of an ignored module for its weights."""
+    from compressed_tensors.utils.match import match_name
+
+    out = tmp_path / "out"
+    streamconv.convert(
+        source, out, to="per-expert", verify=True, quantize=kind, skip="*.experts.*.down_proj.*"
+    )
+    section = json.loads((out / "config.json").read_text())["quantization_config"]
+    ignored = section.get("ignore", section.get("modules_to_not_convert"))
+    for number in range(E):
+        for name in ("gate", "up", "down"):
+            module = f"model.layers.1.mlp.experts.{number}.{name}_proj"
+            assert any(match_name(module, each) for each in ignored) == (name == "down")
+    assert "model.layers.1.mlp.experts" not in ignored
+
+
 def test_what_is_asked_for_by_name_is_quantized(source: Path, tmp_path: Path) -> None:
     """A head is quantized only if a pattern fits it and nothing else."""
     streamconv.convert(source, tmp_path / "out", to="same", quantize="fp8-block", only="lm_head*")
