@@ -88,15 +88,16 @@ class ResumeState:
     def has_nothing_to_resume(self) -> bool:
         """Return True if the folder holds nothing that a later run could use.
 
-        A run that was killed before its first shard was finished leaves such a folder. Files
-        without a journal do not count as nothing: they may be anybody's.
+        A run that was killed before its first shard was finished leaves such a folder, and one
+        that could not remove an empty folder in it. Files without a journal do not count as
+        nothing: they may be anybody's.
         """
         if not self._files.exists(self._folder):
             return True
         journals = self._journals.read()
         if any(journal.finished for journal in journals):
             return False
-        names = self._files.names(self._folder)
+        names = (path.name for path in self._files.walk(self._folder))
         return bool(journals) or all(name.startswith(JOURNAL_PREFIX) for name in names)
 
     def reclaimed(self, finished: Mapping[int, Finished]) -> int:

@@ -78,6 +78,15 @@ def test_a_folder_without_a_finished_shard_is_in_nobodys_way(
     assert earlier.reclaimed({}) > 0
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_folders_without_a_file_are_in_nobodys_way(
+    paths: RunPaths, plan: Plan, resume: bool
+) -> None:
+    """A run that fails may remove its journal, and then fail to remove a folder of the result."""
+    (paths.partial / "release").mkdir(parents=True)
+    assert state(paths, resume=resume).finished(plan) == {}
+
+
 @pytest.mark.parametrize("size", [None, 19, 21])
 def test_a_shard_of_another_size_is_not_finished(
     paths: RunPaths, plan: Plan, size: int | None
