@@ -13,15 +13,17 @@ one is set, too: no number is then taken for one halfway between two codes.
 """
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.catalog.encodings import EncodingRow, encoding_row
+from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.encoding import TILE, Encoding
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.quantization.dtype_kernels import STORED, narrow, values_of
+from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
 
@@ -33,21 +35,18 @@ _EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
 
 
 class RowEncoder:
-    """Encodes rows of matrices that are quantized in one way. Keeps its memory from tile to tile.
+    """Encodes rows of matrices that are quantized in one way, in the memory of a workspace."""
 
-    Not for several threads at once.
-    """
-
-    def __init__(self, encoding: Encoding, dtype: str) -> None:
-        """Take the encoding of matrices whose elements have a dtype: F32, BF16 or F16."""
+    def __init__(self, encoding: Encoding, workspace: Workspace) -> None:
+        """Take the encoding of the matrices, and memory that one thread uses."""
         self._encoding = encoding
-        self._dtype = dtype
+        self._dtype = encoding.stored
+        self._workspace = workspace
         self._row = encoding_row(encoding.name, encoding.scales)
         height, width = encoding.block
         columns = encoding.shape[1]
         self._height = height if height > 1 else max(TILE // columns, 1)
         self._width = min(max(TILE // (self._height * width), 1) * width, columns)
-        self._spare: dict[str, Array] = {}
 
     def scales(self, elements: Array, name: str, first: int = 0) -> Array:
         """Return the scales of some rows as float32, `[blocks of rows, blocks of columns]`.
@@ -80,7 +79,7 @@ class RowEncoder:
             scales: What `scales` returned for them.
 
         Returns:
-            Memory that the next call uses again.
+            Memory that the next call for any weight in the same workspace uses again.
         """
         rows, columns = elements.shape
         height = self._encoding.block[0]
@@ -196,10 +195,7 @@ class RowEncoder:
 
     def _memory(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array for the numbers of a tile."""
-        count = int(np.prod(shape))
-        if name not in self._spare or len(self._spare[name]) < count:
-            self._spare[name] = np.empty(count, dtype)
-        return self._spare[name][:count].reshape(shape)
+        return self._workspace.array(name, math.prod(shape), dtype).reshape(shape)
 
 
 # --- scales ------------------------------------------------------------------------------------
@@ -295,8 +291,3 @@ def elements_of(raw: memoryview, dtype: str, columns: int) -> Array:
     """Return the bits of stored elements as rows."""
     rows: Array = np.frombuffer(raw, _BITS[dtype]).reshape(-1, columns)
     return rows
-
-
-def row_of(encoding: Encoding) -> EncodingRow:
-    """Return the row of the table for an encoding."""
-    return encoding_row(encoding.name, encoding.scales)

@@ -22,6 +22,7 @@ from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization import dtype_kernels
 from streamconv.quantization.encode import RowEncoder, elements_of
+from streamconv.quantization.workspace import Workspace
 from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
@@ -189,6 +190,8 @@ class _ThreadMemory:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._encoders: dict[Encoding, RowEncoder] = {}
+        # one for all kinds of weights: the plan counts the memory of the widest kind alone
+        self._workspace = Workspace()
         self._room = memoryview(bytearray())
         self._span_of: object = None
         self._span: Array = np.empty(0, np.uint8)
@@ -199,7 +202,7 @@ class _ThreadMemory:
     def encoder(self, encoding: Encoding) -> RowEncoder:
         """Return the encoder of a kind of weights."""
         if encoding not in self._encoders:
-            self._encoders[encoding] = RowEncoder(encoding, encoding.stored)
+            self._encoders[encoding] = RowEncoder(encoding, self._workspace)
         return self._encoders[encoding]
 
     def rows(self, cast: Cast, encoding: Encoding, rows: range) -> Array:

@@ -11,6 +11,7 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint
 from streamconv.quantization.encode import RowEncoder, elements_of
 from streamconv.quantization.encoded_parts import encoded_parts
+from streamconv.quantization.workspace import Workspace
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 KINDS = list(quantizers.QUANTIZERS)
@@ -47,7 +48,7 @@ def encode(weight: torch.Tensor, kind: str) -> list[bytes]:
     info = TensorInfo("a.weight", dtype, tuple(weight.shape), "", 0, weight.nbytes)
     codes, scales = encoded_parts(info, row, scale or None)[:2]
     encoding = codes.cast.encoding
-    encoder = RowEncoder(encoding, dtype)
+    encoder = RowEncoder(encoding, Workspace())
     raw = bytearray(raw_bytes(weight))
     elements = elements_of(memoryview(raw), dtype, weight.shape[1])
     found = encoder.scales(elements, "a.weight")
