@@ -7,7 +7,7 @@ where the format rounds, and a code is searched among the numbers that the codes
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,23 +59,23 @@ class QuantizedAgain(SourceWrapper):
         """Fill the buffer of a read with elements of a part of a tensor."""
         width = DTYPE_BITS[read.info.dtype] // 8
         count = len(read.buffer) // width
-        places = np.unravel_index(np.arange(count) + read.start // width, shape)
-        read.buffer[:] = self._words(cast, list(places)).tobytes()
-
-    def _words(self, cast: Cast, places: list[Any]) -> Array:
-        """Return the stored elements at the positions of a weight, given on each axis."""
-        stored = cast.stored
-        if cast.view is None:
-            strides: tuple[int, ...] = (stored.shape[-1], 1)
-            start = 0
-        else:
-            strides, start = cast.view.strides, cast.view.start
-        at = sum((p * stride for p, stride in zip(places, strides, strict=True)), np.array(start))
+        begin = read.start // width
+        places = np.unravel_index(np.arange(count) + begin, shape)
+        at = _places(cast, list(places))
         first, last = int(at.min()), int(at.max())
-        width = DTYPE_BITS[stored.dtype] // 8
-        raw = memoryview(bytearray((last - first + 1) * width))
-        self._source.read([Read(stored, first * width, raw)])
-        words: Array = np.frombuffer(raw, stored_as(stored.dtype))[at - first]
+        read.buffer[:] = self._stored(cast, first, last)[at - first].tobytes()
+
+    def _stored(self, cast: Cast, first: int, last: int) -> Array:
+        """Return the elements of a stored tensor from one to another, as words."""
+        key = cast.stored.name, first, last
+        if getattr(self._kept, "stored_of", None) != key:
+            self._kept.stored_of = self._kept.stored = None
+            width = DTYPE_BITS[cast.stored.dtype] // 8
+            raw = memoryview(bytearray((last - first + 1) * width))
+            self._source.read([Read(cast.stored, first * width, raw)])
+            self._kept.stored = np.frombuffer(raw, stored_as(cast.stored.dtype))
+            self._kept.stored_of = key
+        words: Array = self._kept.stored
         return words
 
     def _compute(self, read: Read, cast: Cast, encoding: Encoding) -> None:
@@ -100,17 +100,55 @@ class QuantizedAgain(SourceWrapper):
         key = cast.stored.name, cast.view, encoding, first
         if getattr(self._kept, "key", None) != key:
             self._kept.key = None
-            y, x = np.arange(first, min(first + step, rows)), np.arange(columns)
-            values = float_of(self._words(cast, [y[:, None], x]), cast.stored.dtype)
-            if cast.stored.dtype not in _EPSILON:
-                values = values.astype(np.float32).astype(np.float64)
-            scales = _scales(values, encoding)
-            made = _stored_scales(scales, encoding)
-            if encoding.role == "codes":
-                made = _codes(values, scales, encoding)
-            self._kept.key, self._kept.content = key, made
+            y = np.arange(first, min(first + step, rows))
+            made = [
+                _encoded(self._values(cast, encoding, y, x), encoding)
+                for x in _columns(encoding, len(y))
+            ]
+            self._kept.content = np.concatenate(made, axis=1).tobytes()
+            self._kept.key = key
         content: bytes = self._kept.content
         return first, content
+
+    def _values(self, cast: Cast, encoding: Encoding, y: Array, x: Array) -> Array:
+        """Return the numbers in some rows and columns of a weight, in float64."""
+        down, across = _strides(cast)
+        # rows that lie between each other in the file are all read at once, and kept
+        outer = np.arange(encoding.shape[0]) if down < across else y
+        ends = _places(cast, [outer[[0, -1]], np.array([0, encoding.shape[1] - 1])])
+        begin = int(ends[0])
+        at = _places(cast, [y[:, None], x]) - begin
+        values = float_of(self._stored(cast, begin, int(ends[1]))[at], cast.stored.dtype)
+        if cast.stored.dtype not in _EPSILON:
+            values = values.astype(np.float32).astype(np.float64)
+        return values
+
+
+def _strides(cast: Cast) -> tuple[int, ...]:
+    """Return how far apart the positions on each axis of a weight are, in stored elements."""
+    return cast.view.strides if cast.view else (cast.stored.shape[-1], 1)
+
+
+def _places(cast: Cast, positions: list[Any]) -> Array:
+    """Return which stored elements are at the positions of a weight, given on each axis."""
+    start = np.array(cast.view.start if cast.view else 0)
+    return sum((p * n for p, n in zip(positions, _strides(cast), strict=True)), start)
+
+
+def _columns(encoding: Encoding, rows: int) -> Iterator[Array]:
+    """Yield the columns that are computed at once for some rows: whole blocks."""
+    columns, width = encoding.shape[1], encoding.block[1]
+    step = max(BAND // (rows * width), 1) * width
+    for left in range(0, columns, step):
+        yield np.arange(left, min(left + step, columns))
+
+
+def _encoded(values: Array, encoding: Encoding) -> Array:
+    """Return the stored bytes of codes or scales, `[rows, bytes]`."""
+    scales = _scales(values, encoding)
+    if encoding.role == "codes":
+        return _codes(values, scales, encoding)
+    return _stored_scales(scales, encoding)
 
 
 def _scales(values: Array, encoding: Encoding) -> Array:
@@ -133,31 +171,34 @@ def _scales(values: Array, encoding: Encoding) -> Array:
     return scales
 
 
-def _stored_scales(scales: Array, encoding: Encoding) -> bytes:
+def _stored_scales(scales: Array, encoding: Encoding) -> Array:
     row = encoding_row(encoding.name, encoding.scales)
     (dtype,) = [part.dtype or encoding.dtype for part in row.parts if part.role == "scale"]
     if row.powers:
-        return (np.log2(scales) + 127).astype(np.uint8).tobytes()
-    return rounded_to(scales.astype(np.float32), dtype).tobytes()
+        powers: Array = (np.log2(scales) + 127).astype(np.uint8)
+        return powers
+    stored: Array = np.ascontiguousarray(rounded_to(scales.astype(np.float32), dtype))
+    return stored.view(np.uint8)
 
 
-def _codes(values: Array, scales: Array, encoding: Encoding) -> bytes:
-    """Return the codes of rows, packed as they are stored."""
+def _codes(values: Array, scales: Array, encoding: Encoding) -> Array:
+    """Return the codes of numbers, packed as they are stored."""
     row = encoding_row(encoding.name, encoding.scales)
     y = np.arange(len(values)) // encoding.block[0]
-    x = np.arange(encoding.shape[1]) // encoding.block[1]
+    x = np.arange(values.shape[1]) // encoding.block[1]
     with np.errstate(over="ignore"):
         quotients = _as_dtype(values / scales[y][:, x], encoding.dtype)
     if row.numbers == "int4":
         lower = np.floor(quotients)
         rest = quotients - lower
         code = lower + ((rest > 0.5) | ((rest == 0.5) & (lower % 2 == 1)))
-        codes = (np.clip(code, -8, 7) + 8).astype(np.uint8)
+        codes: Array = (np.clip(code, -8, 7) + 8).astype(np.uint8)
     else:
         codes = _nearest(quotients, row.numbers, values)
     if row.numbers == "e4m3":
-        return bytes(codes.data)
-    return bytes((codes[:, 0::2] + 16 * codes[:, 1::2]).astype(np.uint8).data)
+        return codes
+    packed: Array = (codes[:, 0::2] + 16 * codes[:, 1::2]).astype(np.uint8)
+    return packed
 
 
 def _nearest(quotients: Array, numbers: str, values: Array) -> Array:
