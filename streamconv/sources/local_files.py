@@ -58,7 +58,12 @@ class LocalFiles:
                     f"file below {self._folder}"
                 )
             self._sizes[name] = resolve_file(self._folder, name, self._files)[1].st_size
+            self.watch(name)
         return self._sizes[name]
+
+    def watch(self, name: str) -> None:
+        """Record what a file is now. It has to be that when it is first read. Never raises."""
+        self._open.watch(name)
 
     def read(self, name: str, offset: int, buffer: memoryview, subject: str = "") -> int:
         """Read bytes of a file.

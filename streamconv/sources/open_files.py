@@ -74,7 +74,18 @@ class OpenFiles:
         """By name; the one that was used last is at the end."""
         self._stats: dict[str, FileStat] = {}
         """The facts of each file when it was first opened."""
+        self._watched: dict[str, FileStat] = {}
+        """Those of files that were looked at before."""
         self._lock = threading.Lock()
+
+    def watch(self, name: str) -> None:
+        """Record the facts of a file, which it has to have when it is first opened.
+
+        A header alone does not show that other bytes were written under it. Never raises: what
+        cannot be looked at cannot be opened either.
+        """
+        with suppress(OSError):
+            self._watched[name] = FileStat.of(self._files, self._path_of(name))
 
     @contextmanager
     def descriptor(self, name: str) -> Iterator[int]:
@@ -163,6 +174,8 @@ class OpenFiles:
             if before is None:
                 if self._check_opened:
                     self._check_opened(name, fd, now.size)
+                if self._watched.get(name, now) != now:
+                    raise SourceChanged(f"{quoted(name)} has changed since it was planned")
                 self._stats[name] = now
             elif now != before:
                 raise _changed(name)

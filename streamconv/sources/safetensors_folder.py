@@ -63,6 +63,8 @@ class LocalSource:
             **{file.name: file for file in checkpoint.files},
         }
         self._local = LocalFiles(folder, files, self._check_as_planned)
+        for file in checkpoint.files:
+            self._local.watch(file.name)
 
     def read(self, reads: Sequence[Read]) -> None:
         for read in reads:

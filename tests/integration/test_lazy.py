@@ -230,12 +230,16 @@ def test_a_closed_checkpoint(folder: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["fused", None])
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_source_that_changes(tmp_path: Path, layout: str | None, replaced: bool) -> None:
-    """Is refused at the next access, read or view."""
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_source_that_changes(
+    tmp_path: Path, layout: str | None, replaced: bool, is_read: bool
+) -> None:
+    """Is refused at the next access, read or view, and also at the first one after opening."""
     folder = write_checkpoint(tmp_path / "source", two_shards(tensors()), CONFIG)
     with streamconv.open(folder, to=layout) as lazy:
         name = next(name for name in lazy if "layers.1.mlp.experts" in name)
-        lazy.get_tensor(name)
+        if is_read:
+            lazy.get_tensor(name)
         path = folder / "model-00002-of-00002.safetensors"
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
