@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from broken import PARTIAL, SECOND, filled, sound
-from folders import old_checkpoint, tree, write_sparse
+from folders import old_checkpoint, qwen_tensors, tree, write_sparse
 
 import streamconv
 from streamconv.errors import (
@@ -51,9 +51,9 @@ def test_too_little_disk_is_reported_before_the_first_byte(
 @pytest.mark.parametrize("seen", [True, False])
 def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     """The limit is checked beforehand. If that is impossible, the error names it."""
-    sound(tmp_path / "src")
+    sound(tmp_path / "src", qwen_tensors(hidden=32))
     before = tree(tmp_path)
-    limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (4500,) * 2); "
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000,) * 2); "
     if not seen:
         limited += "import streamconv.sinks.preflight as p; p.file_size_limit = lambda: None; "
     done = subprocess.run(
@@ -69,7 +69,7 @@ def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     )
     assert done.returncode == NoSpace.exit_code, done.stderr
     assert ("largest file" if seen else "model.safetensors: File too large") in done.stderr
-    assert "4.50 kB" in done.stderr
+    assert "20.0 kB" in done.stderr
     assert "ulimit -f" in done.stderr
     assert "Traceback" not in done.stderr
     assert tree(tmp_path) == before
