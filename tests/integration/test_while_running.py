@@ -51,7 +51,7 @@ def test_too_little_disk_is_reported_before_the_first_byte(
 @pytest.mark.parametrize("seen", [True, False])
 def test_files_may_be_only_so_large(tmp_path: Path, seen: bool) -> None:
     """The limit is checked beforehand. If that is impossible, the error names it."""
-    sound(tmp_path / "src", qwen_tensors(hidden=32))
+    sound(tmp_path / "src", qwen_tensors(hidden=128))
     before = tree(tmp_path)
     limited = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000,) * 2); "
     if not seen:
