@@ -49,10 +49,6 @@ class EncodingRow:
     """Codes first."""
     config: Mapping[str, Any]
     """What config.json says of it, without the modules that are not quantized."""
-    ignored: str
-    """The key for these modules."""
-    inside: str
-    """How it names all modules inside of `{}`; empty if the name means them, too."""
 
 
 @functools.cache
@@ -102,8 +98,6 @@ def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
             if role in row
         ),
         config=MappingProxyType(config),
-        ignored=row["ignored"],
-        inside=row.get("inside", ""),
     )
 
 

@@ -39,7 +39,9 @@ def _patterns() -> Mapping[str, re.Pattern[str]]:
 
 def quantized_section(row: EncodingRow, tensors: Iterable[TensorInfo]) -> dict[str, Any]:
     """Return the quantization_config of a checkpoint that holds `tensors`, by their names there."""
-    return {**row.config, row.ignored: _unquantized_modules(row, tensors)}
+    section = dict(row.config)
+    modules = exceptions_for(section, _unquantized_modules(tensors))
+    return {**section, str(exceptions_key(section)): sorted(modules, key=natural_key)}
 
 
 def exceptions_key(section: Mapping[str, Any]) -> str | None:
@@ -109,11 +111,11 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> list[str]:
-    """Return the modules with a matrix that is not quantized, in natural order.
+def _unquantized_modules(tensors: Iterable[TensorInfo]) -> set[str]:
+    """Return the modules with a matrix that is not quantized.
 
-    Experts that are not quantized are one module, and all that is in it. If only some of their
-    matrices are not, each of those is named.
+    Experts that are not quantized are one module. If only some of their matrices are not, each of
+    those is named.
     """
     infos = list(tensors)
     coded = {module_of(info.name) for info in infos if is_quantized(info)}
@@ -122,7 +124,7 @@ def _unquantized_modules(row: EncodingRow, tensors: Iterable[TensorInfo]) -> lis
         if info.dtype in FLOATS and len(info.shape) > 1 and not is_companion(info.name):
             module = module_of(info.name)
             if _EXPERTS in info.name and module not in coded:
-                names |= {module, *_inside(module, row.inside)}
+                names.add(module)
             elif info.name.endswith(f".{WEIGHT}"):
                 names.add(info.name.removesuffix(f".{WEIGHT}"))
-    return sorted(names, key=natural_key)
+    return names
