@@ -12,6 +12,7 @@ from streamconv.catalog.families import COUNT_KEYS, Family
 from streamconv.catalog.routers import router_weights
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
@@ -67,9 +68,9 @@ class ExpertCounts:
         For an unknown model type, config.json is only compared if all experts are in stacks of one
         pattern: it does not say which of several it describes.
 
-        A pattern is refused if a router has a different number of rows than there are experts, if
-        config.json gives another number and no router confirms the experts, or if layers differ
-        and no router confirms that.
+        A pattern is refused if a router has a different number of rows than there are experts, or
+        no experts at all, if config.json gives another number and no router confirms the experts,
+        or if layers differ and no router confirms that.
         """
         by_pattern: dict[str, list[Stack]] = {}
         for stack in stacks:
@@ -90,6 +91,7 @@ class ExpertCounts:
         stated = dict(item for path in sections for item in self._counts(path))
         checked = [self._check_router(s, module, stated) for s in stacks for module in s.modules]
         confirmed = bool(checked) and all(checked)
+        self._check_lost(pattern, stacks)
         found = {stack.sizes[EXPERT] for stack in stacks}
         if len(found) > 1 and not confirmed:
             raise _uneven(stacks)
@@ -103,6 +105,24 @@ class ExpertCounts:
                 "correct config.json if the experts were pruned, or find those that are missing",
             )
         return section is not None or confirmed
+
+    def _check_lost(self, pattern: str, stacks: list[Stack]) -> None:
+        """Raise BadCheckpoint if a module of the pattern has a router like the others, alone."""
+        known = {module.prefix for stack in stacks for module in stack.modules}
+        alike = {(stack.sizes[EXPERT], stack.sizes.get("h")) for stack in stacks}
+        endings = router_weights()
+        for name in (name for name in self.hub_names if name.endswith(endings)):
+            prefixes = (name.removesuffix(each) for each in endings if name.endswith(each))
+            prefix = next((each for each in prefixes if pattern_of(each) == pattern), None)
+            if prefix is None or prefix in known:
+                continue
+            router = self._router(prefix)
+            if router is not None and any(_rows(router, h) == e for e, h in alike):
+                raise BadCheckpoint(
+                    f"{quoted(prefix)}experts is missing: the router {quoted(router.name)} has "
+                    f"{router.shape[0]} rows, and there is no expert",
+                    "find the file that holds them",
+                )
 
     def _is_extra(self, pattern: str) -> bool:
         """Return True if a stack is not the first of those that its section describes.

@@ -62,6 +62,18 @@ def test_experts_that_are_lost(config: dict[str, Any]) -> None:
     assert all(f"{key} = {count}" in caught.value.message for key, count in config.items())
 
 
+@pytest.mark.parametrize("layout", ["per-expert", "fused", "stacked"])
+def test_all_experts_of_a_layer_are_lost(layout: str) -> None:
+    """A router without experts says so; a dense layer has none, and one of another size may be."""
+    tensors = layers(model(8, 8), layout=layout)
+    tensors["model.layers.2.mlp.gate.weight"] = ("F32", (4, 5))
+    tensors["model.layers.3.mlp.gate_proj.weight"] = ("F32", (8, 5))
+    assert sizes(found(tensors, {})) == [("model.layers.*.mlp.", 2, 8)]
+    tensors["model.layers.4.mlp.gate.weight"] = ("F32", (8, 5))
+    with pytest.raises(BadCheckpoint, match=r"layers\.4\.mlp\.experts is missing: .* 8 rows"):
+        found(tensors, {})
+
+
 def test_rows_for_other_experts() -> None:
     """The router of Inkling has some for shared experts: config.json confirms the others."""
     tensors = layers(model(5, 5), model(7, 7))
