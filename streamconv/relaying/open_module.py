@@ -56,6 +56,15 @@ class OpenModule:
         known = (name for name in self.waiting if self.is_settled or name in self._plan.uses)
         return next(known, None)
 
+    def keep(self, suffix: str) -> None:
+        """Copy a tensor if it still waits, as its memory may be used again for the next one.
+
+        Not if views are wanted: then all tensors have to stay as they are.
+        """
+        if suffix in self.waiting and not self._views:
+            info, tensor = self.waiting[suffix]
+            self.waiting[suffix] = info, tensor.detach().clone()
+
     @property
     def held_bytes(self) -> int:
         """Bytes of tensors that it keeps in memory."""

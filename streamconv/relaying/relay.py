@@ -174,12 +174,14 @@ class Relay(Iterator[Pair]):
         is_new = key.name not in experts.found
         _, first = experts.found.setdefault(key.name, (key, info))
         check_alike([first, info])
-        module.waiting[hub_name.removeprefix(prefix)] = info, tensor
+        suffix = hub_name.removeprefix(prefix)
+        module.waiting[suffix] = info, tensor
         del tensor
         if is_new or not module.is_settled:
             self._plan(experts)
         yield from self._emit(module)
         yield from self._make_room()
+        module.keep(suffix)
 
     def _plan(self, experts: _Experts, *, is_final: bool = False) -> None:
         """Plan experts by what has come of them, if that settles what they become."""
@@ -204,7 +206,8 @@ class Relay(Iterator[Pair]):
             self._groups[found.prefix, row] = group
         group.left.discard(hub_name)
         module = group.module
-        module.waiting[hub_name.removeprefix(found.prefix)] = info, tensor
+        suffix = hub_name.removeprefix(found.prefix)
+        module.waiting[suffix] = info, tensor
         del tensor
         if not group.left:
             infos = [each for each, _ in module.waiting.values()]
@@ -212,6 +215,7 @@ class Relay(Iterator[Pair]):
             module.is_settled = True
         yield from self._emit(module)
         yield from self._make_room()
+        module.keep(suffix)
 
     def _open(self, prefix: str) -> OpenModule:
         return OpenModule(prefix, views=self._request.views)

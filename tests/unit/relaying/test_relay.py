@@ -162,6 +162,30 @@ def test_a_bias_that_comes_last() -> None:
     assert made[f"{prefix}gate_up_proj_bias"].flatten().tolist() == wanted
 
 
+def test_the_memory_of_a_tensor_may_be_used_again() -> None:
+    """As a trainer does that gathers each tensor into one buffer, even if some have to wait."""
+    plain = experts()
+    tensors: reference.Tensors = {}
+    for number, (name, weight) in enumerate(plain.items()):
+        tensors[name] = weight.to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.tensor([[float(number)]])
+    buffer = torch.empty(WIDE * H * 4, dtype=torch.uint8)
+
+    def emit() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in tensors.items():
+            raw = tensor.view(torch.uint8)
+            room = buffer[: raw.numel()].view(raw.shape)
+            yield name, room.copy_(raw).view(tensor.dtype)
+
+    found = {name: made.clone() for name, made in relay(emit(), "stacked")}
+    for name, number in (("gate_proj", 0), ("up_proj", 1), ("down_proj", 2)):
+        below = f"model.layers.0.mlp.experts.{name}"
+        wanted = torch.arange(number, 3 * E, 3).float().reshape(E, 1, 1)
+        assert found[f"{below}_scale_inv"].equal(wanted)
+        codes = [tensors[f"model.layers.0.mlp.experts.{e}.{name}.weight"].float() for e in range(E)]
+        assert found[below].float().equal(torch.stack(codes))
+
+
 # --- views, devices and memory ------------------------------------------------------------------
 
 
