@@ -78,11 +78,13 @@ for place in range(0, need, 4096):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run: wall and CPU in seconds, peak resident set in bytes."""
+    """One run: wall and CPU in seconds, peak resident set in bytes, bytes read and written."""
 
     wall: float
     cpu: float
     peak: int
+    read: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> 
         ]
         start = time.perf_counter()
         pid = os.posix_spawnp(command[0], command, ENVIRONMENT, file_actions=redirect)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # system calls' own counts, from the page cache or not
+        io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
         _, status, usage = os.wait4(pid, 0)
         if sync:
             os.sync()
@@ -141,7 +146,8 @@ def run(*argv: str | Path, sync: bool = False, fine: tuple[int, ...] = (0,)) -> 
             errors.seek(0)
             sys.stderr.write(errors.read().decode(errors="replace"))
             raise SystemExit(f"bench: exit status {code} of: {' '.join(command)}")
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Sample(wall, cpu, usage.ru_maxrss * 1024, int(io["rchar"]), int(io["wchar"]))
 
 
 def say(text: str) -> None:

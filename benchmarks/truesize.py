@@ -45,6 +45,9 @@ Tensor = tuple[str, str, tuple[int, ...]]
 ITEMSIZE = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
 BLOCK = 128
 """Rows and columns that share a scale."""
+EXPERT_COUNTS = ("num_experts", "n_routed_experts")
+EXPERT_WIDTHS = ("hidden_size", "moe_intermediate_size")
+"""Keys of config.json."""
 
 MODELS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
@@ -76,16 +79,20 @@ def write(
     fill: Literal["sparse", "random"] = "sparse",
     shard_bytes: int = 4_000_000_000,
     only: Literal["all", "experts"] = "all",
+    experts: int | None = None,
+    narrow: int = 1,
 ) -> None:
     """Write config.json, the shards and their index into a folder that has no shards yet.
 
     "sparse" files have their full length but no data: they read as zeros and take no room.
     "random" data is the same in every run and differs from tensor to tensor. `only="experts"`
-    leaves out everything but the routed experts. Raises FileExistsError.
+    leaves out everything but the routed experts; `experts` keeps the first of each layer, and
+    `narrow` divides both widths of a routed expert. Raises FileExistsError.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = (t for t in tensors(model, layers) if only == "all" or ".mlp.experts." in t[0])
+    reduced = (_reduced(tensor, experts, narrow) for tensor in tensors(model, layers))
+    wanted = (t for t in reduced if t and (only == "all" or ".mlp.experts." in t[0]))
     shards = _shards(wanted, shard_bytes)
     block = _random_block() if fill == "random" else None
     serial = itertools.count(1)
@@ -105,7 +112,24 @@ def write(
     total = sum(_nbytes(tensor) for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(folder / "model.safetensors.index.json", index)
-    _write_json(folder / "config.json", config(model, layers))
+    sizes = config(model, layers)
+    if experts is not None:
+        sizes |= {key: experts for key in EXPERT_COUNTS if key in sizes}
+    if narrow > 1:
+        sizes |= {key: sizes[key] // narrow for key in EXPERT_WIDTHS}
+    _write_json(folder / "config.json", sizes)
+
+
+def _reduced(tensor: Tensor, experts: int | None, narrow: int) -> Tensor | None:
+    """Return the tensor with fewer or narrower experts, or None if its expert is left out."""
+    name, dtype, shape = tensor
+    if expert := re.search(r"\.mlp\.experts\.(\d+)\.", name):
+        if experts is not None and int(expert[1]) >= experts:
+            return None
+        return name, dtype, tuple(size // narrow for size in shape)
+    if experts is not None and ".mlp.gate." in name:
+        return name, dtype, (experts, *shape[1:])
+    return tensor
 
 
 def _tensors(lines: Sequence[str], prefix: str, layers: float) -> Iterator[Tensor]:
@@ -207,6 +231,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="keep only so many layers of the main stack")
     parser.add_argument("--random", action="store_true", help="with data, not as sparse files")
     parser.add_argument("--experts-only", action="store_true", help="routed experts only")
+    parser.add_argument("--experts", type=int, help="keep only so many experts of each layer")
+    parser.add_argument("--narrow", type=int, default=1, help="divide the experts' widths")
     args = parser.parse_args()
     write(
         args.model,
@@ -214,6 +240,8 @@ def main() -> None:
         layers=args.layers,
         fill="random" if args.random else "sparse",
         only="experts" if args.experts_only else "all",
+        experts=args.experts,
+        narrow=args.narrow,
     )
 
 
