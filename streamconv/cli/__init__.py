@@ -64,9 +64,9 @@ Every option can also come from the environment: --max-memory is STREAMCONV_MAX_
 
 \b
 Completion of verbs, options, layouts, forms, model types:
-  bash  eval "$(_STREAMCONV_COMPLETE=bash_source streamconv)"      in ~/.bashrc
-  zsh   eval "$(_STREAMCONV_COMPLETE=zsh_source streamconv)"       in ~/.zshrc
-  fish  _STREAMCONV_COMPLETE=fish_source streamconv | source       in config.fish
+  bash  eval "$(_STREAMCONV_COMPLETE=bash_source streamconv)"   in ~/.bashrc
+  zsh   eval "$(_STREAMCONV_COMPLETE=zsh_source streamconv)"    in ~/.zshrc
+  fish  _STREAMCONV_COMPLETE=fish_source streamconv | source    in config.fish
 """
 
 

@@ -80,7 +80,8 @@ class LayoutResolver:
             pattern, name = next(iter(wrong.items()))
             raise PlanRefused(
                 f"{quoted(pattern)}experts of {self.checkpoint.location} is {chosen[pattern]}, "
-                f"--from says {name}"
+                f"--from says {name}",
+                "leave out --from",
             )
 
     def _layout_name(self, pattern: str, subject: str, fitting: tuple[str, ...]) -> str:

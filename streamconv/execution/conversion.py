@@ -66,7 +66,7 @@ def finish_conversion(
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.sinks.journal_files import load_request
 
-    CheckpointFolder(Path(dst)).clear_leftovers()
+    CheckpointFolder(dst).clear_leftovers()
     request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
     share = Share(writes_shards=False, parts=request.parts)
     return run_share(request, share, on_event, CancelToken())

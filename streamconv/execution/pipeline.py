@@ -128,7 +128,7 @@ def _open_sink(request: ConversionRequest, share: Share) -> "CheckpointFolder":
 
     preset = preset_of(request.options)
     return CheckpointFolder(
-        Path(request.dst),
+        request.dst,
         overwrite=request.overwrite,
         resume=request.resume,
         modes=(preset.folder_mode, preset.file_mode) if preset else None,

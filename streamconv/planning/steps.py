@@ -230,7 +230,10 @@ def make_steps(source: Detected, target: Target, layers: range | None) -> Steps:
         )
     layer_filter = LayerFilter.of(source.layer_lists, layers)
     if layers and layer_filter.keeps_no_layer(source.hub_names):
-        raise PlanRefused(f"there is nothing in the layers {layers.start}:{layers.stop}")
+        raise PlanRefused(
+            f"cannot take the layers {layers.start}:{layers.stop}: there is nothing in them",
+            "name layers that are there: `streamconv inspect` shows how many there are",
+        )
     return Steps(source, target, layer_filter)
 
 

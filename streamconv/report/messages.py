@@ -1,6 +1,8 @@
 """Conversions, verifications and checks of loading in lines for a terminal."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -25,7 +27,7 @@ MANY_DIFFERENCES = 20
 
 def result_lines(result: "Result") -> Iterator[str]:
     """Yield what a complete conversion has made of what, how much, and what to do next."""
-    path, plan = str(result.path), result.plan
+    path, plan = _shown(result.path), result.plan
     rate = plan.write_bytes / max(result.seconds, 1e-9)
     shards = counted(len(plan.shards), "shard")
     verified = ", verified bit for bit" if result.verification else ""
@@ -45,11 +47,20 @@ def result_lines(result: "Result") -> Iterator[str]:
 
 def part_line(result: "Result") -> str:
     """Return the line for one part of a conversion."""
-    number, of = result.part.number, result.part.of
+    path, number, of = _shown(result.path), result.part.number, result.part.of
     return (
-        f"{result.path}: part {number} of {of} is complete, {show_duration(result.seconds)}; "
-        f"after all parts, run `streamconv finish {result.path}`"
+        f"{path}: part {number} of {of} is complete, {show_duration(result.seconds)}; "
+        f"after all parts, run `streamconv finish {path}`"
     )
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it would be typed: from the working directory if it is below it."""
+    with suppress(OSError, ValueError):  # the directory was removed; the path is elsewhere
+        near = str(path.relative_to(Path.cwd()))
+        if near[0].isalnum() and ":" not in near:  # no option, and not the address of a source
+            return near
+    return str(path)
 
 
 def verification_lines(verification: Verification) -> Iterator[str]:

@@ -46,6 +46,8 @@ def loading_line(plan: Plan, path: str) -> str:
     place = shlex.quote(path)
     if plan.format.name == DCP:
         return f"load it with torch.distributed.checkpoint.load, checkpoint_id={path!r}"
+    if plan.record.layers and not plan.record.layers.startswith("0:"):
+        return f"look at it with `streamconv inspect {place}`"
     if form == LOADED:
         return f"load it with transformers: {_auto_class(plan)}.from_pretrained({path!r})"
     if form == HUB_NAMES.name or not plan.source.stacks:

@@ -27,6 +27,7 @@ class HashProgress:
     """Some bytes have been read back."""
 
     nbytes: int
+    """Bytes read since the last event."""
     where: str
     """The file that they belong to."""
 

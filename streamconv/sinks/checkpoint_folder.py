@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from streamconv.errors import UsageError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.planning.removal import Removal
@@ -24,6 +25,7 @@ from streamconv.sinks.preflight import check_location, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import Workspace
+from streamconv.sources.open import is_url
 from streamconv.system.file_ops import Files
 from streamconv.system.identity import Identity
 from streamconv.system.linux_file_ops import system_files
@@ -34,7 +36,7 @@ class CheckpointFolder:
 
     def __init__(
         self,
-        target: str | Path,
+        target: str | os.PathLike[str],
         *,
         overwrite: bool = False,
         resume: bool = False,
@@ -58,7 +60,15 @@ class CheckpointFolder:
             parts: How many parts share the conversion, if it is known.
             reads: The paths that the run reads, apart from its source.
             files: The file operations, which tests replace.
+
+        Raises:
+            UsageError: The target is a URL.
         """
+        if is_url(os.fspath(target)):
+            raise UsageError(
+                f"cannot write to {quoted(os.fspath(target))}: targets are folders",
+                "write to a folder, then upload it with `hf upload` or the tool of your storage",
+            )
         self.target = Path(os.path.abspath(target))
         self._resume = resume
         self._overwrite = overwrite

@@ -104,7 +104,7 @@ def no_tensors(location: str, names: Collection[str], inner: Iterable[str] = ())
         names: All that is in it.
         inner: Folders in it that hold a checkpoint.
     """
-    cannot = f"cannot read {location}: there is no *{SHARD_SUFFIX} in it, and no index"
+    cannot = f"cannot read {location}: there is no *.safetensors in it, and no index"
     if MANIFEST in names:
         return BadCheckpoint(cannot, "restore the files that the manifest lists")
     if not names:

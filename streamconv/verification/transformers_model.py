@@ -39,11 +39,15 @@ def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
 
     version = transformers.__version__
     model_type = checkpoint.config.get("model_type")
+    if model_type is None:
+        raise PlanRefused(
+            f"cannot check {checkpoint.location}: config.json names no model type, or is missing",
+            "put the config.json of the model into the checkpoint",
+        )
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        said = quoted(str(model_type)) if model_type is not None else "none"
         raise PlanRefused(
             f"{checkpoint.location}: transformers {version} does not know the model type of "
-            f"config.json, {said}",
+            f"config.json, {quoted(str(model_type))}",
             "use a transformers that has it; code in a checkpoint is never run",
         )
     fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)

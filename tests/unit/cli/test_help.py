@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from streamconv.cli import VERBS, cli
+from streamconv.cli import VERBS, cli, main
 from streamconv.cli._verb import TITLES, GroupedOption, Verb
 
 
@@ -58,6 +58,22 @@ def test_as_wide_as_the_terminal(width: int) -> None:
         typed = {line for line in lines if "streamconv" in line}
         assert max(len(line) for line in lines if line not in typed) <= width
     assert max(map(len, help_of("merge", width=width).splitlines())) > width - 8
+
+
+def test_nothing_is_wider_than_80_columns() -> None:
+    """Lines that are typed as they are fit as well."""
+    for words in ((), *((verb,) for verb in VERBS)):
+        assert max(map(len, help_of(*words).splitlines())) <= 80
+
+
+def test_an_option_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """The hint names the help of the verb, which has the option."""
+    with pytest.raises(SystemExit) as caught:
+        main(["merge", "src", "dst", "--to"])
+    assert caught.value.code == 2
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == "streamconv: option '--to' requires an argument"
+    assert hint.endswith(" merge --help` to see arguments and options")
 
 
 def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

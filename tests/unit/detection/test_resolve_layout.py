@@ -54,8 +54,9 @@ def test_then_names_and_shapes() -> None:
     """If one layout fits them. `--from` may not name another one."""
     checkpoint = checkpoint_of(experts(PREFIX, 3, 4, 6), "a_model_of_tomorrow")
     assert layout_of(checkpoint) == "per-expert"
-    with pytest.raises(PlanRefused, match="is per-expert, --from says stacked"):
+    with pytest.raises(PlanRefused, match="is per-expert, --from says stacked") as caught:
         layout_of(checkpoint, "stacked")
+    assert caught.value.hint == "leave out --from"
 
 
 @pytest.mark.parametrize("layout", ["fused-transposed", "fused-interleaved"])

@@ -39,6 +39,32 @@ def test_a_conversion_that_is_complete() -> None:
     assert f"{line}, verified bit for bit" in result_lines(verified)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("out", "out"), ("a/b", "a/b"), ("-out", None), ("hf:org/name", None), ("", None)],
+)
+def test_a_path_can_be_typed(
+    name: str, shown: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the working directory, unless it would be read as an option or an address."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    result = Result(plan_of([1], Path("src")), path, 1.0, 1, part=Partition(1, 2))
+    assert part_line(result).endswith(f"`streamconv finish {shown or path}`")
+    assert next(result_lines(result)).startswith(f"{shown or path}: ")
+
+
+def test_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = Result(plan_of([1], Path("src")), tmp_path / "gone/out", 1.0, 1)
+    assert next(result_lines(result)).startswith(f"{tmp_path / 'gone/out'}: ")
+    monkeypatch.undo()
+
+
 def test_a_conversion_in_no_time() -> None:
     result = Result(plan_of([10], Path("src")), Path("/dst"), 0.0, 1)
     assert "0.0 s" in "".join(result_lines(result))

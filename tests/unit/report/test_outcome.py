@@ -1,5 +1,7 @@
 """The first and last lines: from what to what, how to load it, and the way back."""
 
+from pathlib import Path
+
 import checkpoints
 import pytest
 from header_models import experts, model, planned
@@ -70,6 +72,14 @@ def test_casts_and_formats(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_the_class_that_config_names(tmp_path_factory: pytest.TempPathFactory) -> None:
     src = checkpoints.qwen3_moe(tmp_path_factory.mktemp("src") / "hub")
     assert "AutoModelForCausalLM.from_pretrained('o')" in loading_line(streamconv.plan(src), "o")
+
+
+def test_layers_that_do_not_load(tmp_path: Path) -> None:
+    """Loaders count layers from 0, so that no other ones are said to load."""
+    src = checkpoints.qwen3_moe(tmp_path / "hub", layers=3)
+    assert "from_pretrained" in loading_line(streamconv.plan(src, layers="0:2"), "o")
+    later = streamconv.plan(src, layers="1:3")
+    assert loading_line(later, "o") == "look at it with `streamconv inspect o`"
 
 
 def test_nothing_to_undo(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from shard_plans import names, plan_of
 
-from streamconv.errors import IOFailed, NoSpace, OutputExists
+import streamconv
+from streamconv.errors import IOFailed, NoSpace, OutputExists, UsageError
 from streamconv.sinks.checkpoint_folder import CheckpointFolder
 from streamconv.system.file_ops import Files
 
@@ -18,6 +19,15 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize("target", ["s3://bucket/model", "hf://org/name"])
+def test_a_url_is_no_target(target: str) -> None:
+    """Before anything is opened: it would become a folder called `s3:`."""
+    with pytest.raises(UsageError, match=f"cannot write to {target}: targets are folders"):
+        streamconv.merge("nothing", target)
+    with pytest.raises(UsageError, match="targets are folders"):
+        streamconv.finish(target)
 
 
 def _by_a_folder(target: Path) -> None:
