@@ -1,10 +1,14 @@
 """The cancellation of a run: all of its threads stop, and those that wait stop waiting."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from streamconv.errors import Interrupted
+
+SIGNAL_SECONDS = 0.5
+"""The longest time that the main thread waits before it looks for signals."""
 
 
 class CancelToken:
@@ -23,12 +27,18 @@ class CancelToken:
 
     def wait(self, seconds: float) -> None:
         """Wait for this time. Raises Interrupted as soon as the run is canceled."""
-        if self._event.wait(seconds):
-            raise Interrupted("the run was canceled")
+        end = time.monotonic() + seconds
+        while True:
+            # a signal that arrives just before a wait begins does not end it
+            if self._event.wait(min(max(end - time.monotonic(), 0), SIGNAL_SECONDS)):
+                raise Interrupted("the run was canceled")
+            if time.monotonic() >= end:
+                return
 
     def check(self) -> None:
         """Raise Interrupted if the run has been canceled."""
-        self.wait(0)
+        if self.is_set():
+            raise Interrupted("the run was canceled")
 
     @contextmanager
     def cancels_on_exit(self, *threads: threading.Thread) -> Iterator[None]:
@@ -37,9 +47,9 @@ class CancelToken:
         If an exception leaves the context, the run is canceled first. Raises Interrupted at the
         end of the context if somebody else has canceled it.
         """
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             yield
             self.check()
         except BaseException:
@@ -47,4 +57,5 @@ class CancelToken:
             raise
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()

@@ -9,9 +9,10 @@ buffers. Threads are enough: reading, hashing, copying and comparing release the
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
-from streamconv.system.cancellation import CancelToken
+from streamconv.system.cancellation import SIGNAL_SECONDS, CancelToken
 
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")
@@ -65,10 +66,20 @@ def map_unordered(
 
 def _until_thread_ends(outcomes: "_Outcomes[Outcome]") -> Iterator[Outcome]:
     """Yield outcomes until one of the threads ends. Raises its error if it has one."""
-    while (outcome := outcomes.get()) is not None:
+    while (outcome := _next(outcomes)) is not None:
         if isinstance(outcome, BaseException):
             raise outcome
         yield outcome[0]
+
+
+def _next(outcomes: "_Outcomes[Outcome]") -> tuple[Outcome] | BaseException | None:
+    """Wait for what a thread has put there.
+
+    A signal that arrives just before the wait begins does not end it. So no wait is a long one.
+    """
+    while True:
+        with suppress(queue.Empty):
+            return outcomes.get(timeout=SIGNAL_SECONDS)
 
 
 class _SharedTasks(Iterator[Task]):

@@ -168,7 +168,14 @@ def test_casts_are_in_plan_fingerprint_and_manifest(original: Path, tmp_path: Pa
     manifest = json.loads((tmp_path / "out/streamconv.json").read_text())
     assert manifest["casting"] == {"dtype": "F32", "dequantize": None, "all": False}
     rows = {row.pop("tensors"): row for row in manifest["casts"]}
-    wanted = {"from": "BF16", "to": "F32", "scaled": False, "format": None, "count": 24}
+    wanted = {
+        "from": "BF16",
+        "to": "F32",
+        "scaled": False,
+        "format": None,
+        "quantized": False,
+        "count": 24,
+    }
     assert rows["model.layers.*.mlp.experts.*.up_proj.weight"] == wanted
     assert not any("norm" in name or "gate.weight" in name for name in rows)
     total = json.loads((tmp_path / "out/streamconv.json").read_text())["shards"]

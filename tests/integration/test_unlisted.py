@@ -54,8 +54,8 @@ def test_every_verb_says_what_is_left_behind(src: Path, tmp_path: Path) -> None:
     planned = run("merge", src, tmp_path / "dst", "--dry-run")
     assert said in in_one_line(planned.output)
     merged = run("merge", src, tmp_path / "dst", "--no-progress")
-    assert said in merged.stdout.splitlines()[-1]
-    assert "--add-unlisted" in merged.stdout.splitlines()[-1]
+    assert said in merged.stdout
+    assert "--add-unlisted" in merged.stdout
     verified = run("verify", src, tmp_path / "dst", "--no-progress")
     assert f"not checked: {said}" in verified.stdout
     assert not any(name in read_checkpoint(tmp_path / "dst") for name in MTP)

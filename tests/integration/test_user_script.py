@@ -35,6 +35,10 @@ def show(event: streamconv.Event) -> None:
         print(event.total)
     elif isinstance(event, streamconv.VerifyProgress):
         print(event.where, event.nbytes)
+    elif isinstance(event, streamconv.HashStarted):
+        print(event.total)
+    elif isinstance(event, streamconv.HashProgress):
+        print(event.nbytes)
     elif isinstance(event, (streamconv.ShareWritten, streamconv.Committed)):
         print("done")
 
@@ -79,6 +83,11 @@ def into_a_module() -> streamconv.Loaded:
     return streamconv.load(torch.nn.Linear(2, 2), src, to="transformers", strict=False)
 
 
+def relayed() -> streamconv.Relay:
+    """Not called here: it needs torch."""
+    return streamconv.relay(iter(()), to="per-expert", config={"model_type": "qwen3_moe"})
+
+
 def loads() -> bool:
     """Not called here: it needs transformers."""
     loading: streamconv.Loading = streamconv.check(src)
@@ -99,9 +108,11 @@ except (
     streamconv.Interrupted,
 ):
     raise
-except streamconv.BadCheckpoint as error:
+except streamconv.NoCheckpoint as error:
     text: str = error.message + error.hint
     code: int = error.exit_code
+except streamconv.BadCheckpoint:
+    raise
 except streamconv.StreamconvError:
     raise
 '''
