@@ -84,7 +84,7 @@ def block_of(
         ((256, 384), (2, 3), [128, 128], (128, 128)),
         ((576, 7168), (5, 56), [128, 128], (128, 128)),
         ((192, 128), (2, 1), [128, 128], (128, 128)),
-        ((192, 128), (2, 1), None, (96, 128)),
+        ((320, 128), (3, 1), None, (128, 128)),
         ((256, 64), (256, 2), [1, 32], (1, 32)),
         ((4, 256, 128), (4, 2, 1), None, (128, 128)),
         ((256, 128), (), None, (256, 128)),
@@ -93,7 +93,7 @@ def block_of(
 def test_the_block_is_the_configs_or_the_shapes(
     shape: tuple[int, ...], grid: tuple[int, ...], stated: object, block: tuple[int, int]
 ) -> None:
-    """Only the config shows that a last block is cut short."""
+    """Without either, blocks are those of most releases."""
     assert block_of(shape, grid, stated) == block
 
 
@@ -103,14 +103,14 @@ def test_the_block_is_the_configs_or_the_shapes(
     ids=str,
 )
 def test_a_block_that_is_no_pair_of_sizes_says_nothing(stated: object) -> None:
-    """So the shapes decide, as without it."""
-    assert block_of((192, 128), (2, 1), stated) == (96, 128)
+    """So the usual blocks are those, as without it."""
+    assert block_of((320, 128), (3, 1), stated) == (128, 128)
 
 
 @pytest.mark.parametrize(
     ("shape", "grid", "stated"),
     [
-        ((576, 7168), (5, 56), None),
+        ((576, 7168), (7, 56), None),
         ((576, 7168), (5, 56), [64, 128]),
         ((256, 128), (2,), [128, 128]),
         ((4, 256, 128), (2, 1), [128, 128]),
