@@ -1,6 +1,5 @@
 """The command of a verb: its options in groups, and an example of its use in its help."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -32,9 +31,16 @@ class Verb(click.Command):
     """A command whose help lists options by groups and ends with examples."""
 
     def __init__(self, *args: Any, examples: tuple[str, ...], **settings: Any) -> None:
-        settings["context_settings"] = help_settings()
         super().__init__(*args, **settings)
         self.examples = examples
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Return both names of the help option, whatever the context says.
+
+        click keeps the option of the first context that asks, so a context without our settings
+        would take `-h` from every later one.
+        """
+        return ["-h", "--help"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does. Errors name this verb, also if an option has no value."""
@@ -62,11 +68,3 @@ class Verb(click.Command):
         heading = "Example:" if len(lines) == 1 else "Examples:"
         formatter.write_paragraph()
         formatter.write_text("\n".join(["\b", heading, *lines]))
-
-
-def help_settings() -> dict[str, Any]:
-    """Return the settings of click for help: as wide as the terminal, or 80 columns."""
-    return {
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": shutil.get_terminal_size().columns,
-    }

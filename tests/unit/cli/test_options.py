@@ -35,6 +35,15 @@ def test_help_of_a_verb(verb: str, flag: str) -> None:
             assert all(name in shown for name in parameter.opts)
 
 
+def test_help_after_a_context_without_settings() -> None:
+    """The option of the first context is kept; a plain one must not take `-h` away."""
+    command = cli.get_command(click.Context(cli), "merge")
+    assert command is not None
+    command._help_option = None
+    command.get_help(click.Context(command, info_name="merge"))
+    assert invoke("merge", "-h").stdout.startswith("Usage: ")
+
+
 def test_help_names_every_verb_and_exit_code() -> None:
     shown = invoke("--help").stdout
     assert [verb for verb in VERBS if f"\n  {verb} " not in shown] == []
