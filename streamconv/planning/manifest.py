@@ -45,6 +45,30 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
+def shorten_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts with a digest in place of templates, and of the casts of each tensor.
+
+    Facts that are short already, or are none of `plan_facts`, stay as they are.
+    """
+    short = dict(facts)
+    for side in ("source layouts", "target layouts"):
+        if isinstance(stacks := facts.get(side), Mapping):
+            short[side] = {stack: _short_layout(row) for stack, row in stacks.items()}
+    casts = facts.get("casts")
+    if casts and isinstance(casts, Mapping) and all(isinstance(c, list) for c in casts.values()):
+        dtypes = sorted({str(cast[0]) for cast in casts.values() if cast})
+        short["casts"] = {"to": dtypes, "tensors": len(casts), "digest": fingerprint_of(casts)}
+    return short
+
+
+def _short_layout(row: Any) -> Any:
+    """Return the name of a layout, and a digest of its templates and naming."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("templates"), Mapping):
+        return row
+    rows = {key: value for key, value in row.items() if key != "layout"}
+    return {"layout": row.get("layout"), "templates": fingerprint_of(rows)}
+
+
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
     """Return the xxh3-128 digest of facts, as hex digits."""
     from xxhash import xxh3_128_hexdigest

@@ -1,8 +1,8 @@
 """The journal: what a run records while it works, so that a later run can resume.
 
 A journal is text, with a JSON array `[digest, body]` in each line, where the digest is the
-XXH3-64 of the body's JSON with sorted keys. The first body is the conversion's facts, every other
-one a shard, written after the shard is durable:
+XXH3-64 of the body's JSON with sorted keys. The first body is the conversion's facts, shortened,
+every other one a shard, written after the shard is durable:
 
     ["1d0f...", {"facts": {"casts": {}, "file format": ["safetensors"], ...}}]
     ["9a3c...", {"pieces": ["8388608 5f...", "912 c1..."], "shard": "model-...", "size": 8389520}]
@@ -19,7 +19,7 @@ from typing import Any
 from streamconv.checkpoint.manifest import parse_piece
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.planning.manifest import fingerprint_of, plan_facts
+from streamconv.planning.manifest import fingerprint_of, plan_facts, shorten_facts
 from streamconv.planning.plan import Plan
 
 
@@ -38,7 +38,7 @@ class Journal:
     """The content of a journal."""
 
     facts: Mapping[str, Any]
-    """The facts of the conversion, see `plan_facts`."""
+    """The facts of the conversion, see `plan_facts`. Those of an earlier version are in full."""
     finished: Mapping[str, Finished] = field(default_factory=dict)
     """The finished shards, by file name."""
 
@@ -48,7 +48,7 @@ class Journal:
 
 def opening_line(plan: Plan) -> bytes:
     """Build the first line of a journal."""
-    return _line({"facts": plan_facts(plan)})
+    return _line({"facts": shorten_facts(plan_facts(plan))})
 
 
 def finished_line(name: str, finished: Finished) -> bytes:
@@ -151,10 +151,10 @@ def difference(plan: Plan, journal: Journal) -> str:
     Returns:
         Such as `shard size: 200 there, 300 here`; empty if it is the same conversion.
     """
-    ours = plan_facts(plan)
-    if fingerprint_of(journal.facts) == fingerprint_of(ours):
+    ours, theirs = shorten_facts(plan_facts(plan)), shorten_facts(journal.facts)
+    if fingerprint_of(theirs) == fingerprint_of(ours):
         return ""
-    path, there, here = _first_difference((), journal.facts, ours)
+    path, there, here = _first_difference((), theirs, ours)
     keys = quoted(": ".join(path))
     return f"{keys}: {_shown(there)} there, {_shown(here)} here"
 

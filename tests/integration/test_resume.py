@@ -413,7 +413,7 @@ def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> N
     edited = replace(row, layout=replace(row.layout, templates=templates))
     stacks = tuple(replace(each, row=edited) for each in plan.source.stacks)
     again = replace(plan, source=replace(plan.source, stacks=stacks))
-    assert difference(again, journal).startswith(f"{stack}: templates: down: ")
+    assert difference(again, journal).startswith(f'{stack}: templates: "')
 
 
 # --- replacing ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from folders import qwen_tensors, two_shards, write_checkpoint
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_hexdigest
 
 import streamconv
+from streamconv.planning.manifest import plan_facts, shorten_facts
 from streamconv.sinks.journal import (
     Finished,
     difference,
@@ -111,6 +113,48 @@ def test_the_first_difference_is_shown_with_both_facts(src: Path) -> None:
     assert found == f'target: stacks: {PATTERN}: layout: "fused" there, "stacked" here'
 
 
+def test_the_first_line_is_short(src: Path) -> None:
+    """It names layouts and counts casts: their templates and tensors are a digest each."""
+    experts = qwen_tensors(experts=200)
+    many = write_checkpoint(src.parent / "many", {"model.safetensors": experts})
+    few, all_of_them = (
+        len(opening_line(streamconv.plan(each, dtype="fp32"))) for each in (src, many)
+    )
+    assert few < 1500
+    assert all_of_them < few + 100
+
+
+@pytest.mark.parametrize("cast", [{}, {"dtype": "fp32"}], ids=["stored", "cast"])
+def test_a_journal_with_all_facts_is_read(src: Path, cast: dict[str, Any]) -> None:
+    """As it was written before lines were short: the same conversion, or what differs."""
+    plan = streamconv.plan(src, max_shard_size=SHARD, **cast)
+    whole = signed(json.dumps({"facts": plan_facts(plan)}))
+    assert len(whole) > 5000
+    journal = read_journal(whole)
+    assert journal is not None
+    assert difference(plan, journal) == ""
+    stacked = streamconv.plan(src, max_shard_size=SHARD, to="stacked", **cast)
+    assert 'layout: "fused" there, "stacked" here' in difference(stacked, journal)
+    other = streamconv.plan(src, max_shard_size=SHARD, dtype="fp16")
+    assert difference(other, journal).startswith("casts: ")
+
+
+def test_another_naming_or_template_is_another_conversion(src: Path) -> None:
+    """A layout of the user's may change under its name, in any of its lines."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    facts = plan_facts(plan)
+    stack = f"{PATTERN}experts"
+    for side in ("source layouts", "target layouts"):
+        for part in ("templates", "naming"):
+            for key in facts[side][stack][part]:
+                changed = json.loads(json.dumps(facts))
+                changed[side][stack][part][key][0] += "x"
+                for written in (changed, shorten_facts(changed)):
+                    journal = read_journal(signed(json.dumps({"facts": written})))
+                    assert journal is not None
+                    assert difference(plan, journal).startswith(f"{side}: {stack}: templates: ")
+
+
 def signed(text: str) -> bytes:
     """A line whose digest is right, whatever the text is."""
     with suppress(ValueError, RecursionError):
@@ -171,7 +215,9 @@ def test_what_is_no_journal_counts_as_none(raw: bytes) -> None:
     assert read_journal(raw) is None
 
 
-@pytest.mark.parametrize("facts", [{}, {"a": 1}, {"casts": 5}, {"shard size": [], "x" * 9999: "y"}])
+@pytest.mark.parametrize(
+    "facts", [{}, {"a": 1}, {"casts": 5}, {"casts": {"a": []}}, {"shard size": [], "x" * 9999: "y"}]
+)
 def test_facts_of_other_kinds_are_another_conversion(src: Path, facts: dict[str, object]) -> None:
     """Told in one line."""
     plan = streamconv.plan(src, max_shard_size=SHARD)
