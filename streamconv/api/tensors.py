@@ -55,8 +55,8 @@ def relay(
     """
     from streamconv.catalog.catalog import load_catalog
     from streamconv.relaying.headers import read_config
-    from streamconv.relaying.planner import RelayRequest
     from streamconv.relaying.relay import Relay
+    from streamconv.relaying.request import RelayRequest
 
     request = RelayRequest(source, to, read_config(config), views, max_open_layers)
     return Relay(named_tensors, request, load_catalog(family))

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Self
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.layouts import NamedLayout
-from streamconv.checkpoint.tensor_names import layer_of, summarize_names
+from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import check_alike
 from streamconv.detection.tensor_groups import GroupTensor, names_of_group
-from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
+from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.relaying.headers import tensor_info
+from streamconv.relaying.held_modules import HeldModules, name_of_layer
 from streamconv.relaying.modules import ExpertKey, ModuleFinder
 from streamconv.relaying.open_module import OpenModule
-from streamconv.relaying.planner import Planner, RelayRequest
+from streamconv.relaying.planner import Planner
+from streamconv.relaying.request import RelayRequest
+from streamconv.relaying.used_names import UsedNames
 
 if TYPE_CHECKING:
     import torch
@@ -69,23 +72,19 @@ class Relay(Iterator[Pair]):
         """By the prefix of their module."""
         self._groups: dict[tuple[str, NamedLayout], _Group] = {}
         """By the prefix of their module, and the layout."""
-        self._came: dict[str, int] = {}
-        """The number of the pair that each tensor came in, by its hub name."""
-        self._yielded: dict[str, str] = {}
-        """By the name of each output: the name of an input."""
-        self._held: dict[OpenModule, int] = {}
-        self._peak = 0
+        self._names = UsedNames()
+        self._held = HeldModules()
         self._pairs = self._run(named_tensors)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of tensors that are kept in memory: outputs that are not complete, and inputs."""
-        return sum(self._held.values())
+        return self._held.held_bytes
 
     @property
     def peak_bytes(self) -> int:
         """The largest number that `held_bytes` has been."""
-        return self._peak
+        return self._held.peak_bytes
 
     def __repr__(self) -> str:
         """Return the target, and what it holds, in one line."""
@@ -130,7 +129,7 @@ class Relay(Iterator[Pair]):
         """Yield what one more tensor completes."""
         info = tensor_info(name, tensor)
         hub_name = self._planner.names.hub_name(info)
-        self._count(hub_name, info)
+        self._names.take(hub_name, info)
         experts = self._finder.expert(hub_name, info)
         if experts is not None:
             yield from self._take_expert(hub_name, *experts, info, tensor)
@@ -141,22 +140,8 @@ class Relay(Iterator[Pair]):
             yield from self._take_of_group(hub_name, *group, names, info, tensor)
             return
         made = tensor.detach()
-        yield self._named(
-            self._planner.name_other(hub_name, info),
-            info,
-            made if self._request.views else made.contiguous(),
-        )
-
-    def _count(self, hub_name: str, info: TensorInfo) -> None:
-        """Raise BadCheckpoint if a tensor has come before."""
-        number = len(self._came) + 1
-        before = self._came.setdefault(hub_name, number)
-        if before != number:
-            raise BadCheckpoint(
-                f"tensor {quoted(info.name)} comes twice: as number {before} and as number "
-                f"{number} of the tensors",
-                "begin a new relay for each pass over the weights",
-            )
+        name = self._names.give(self._planner.name_other(hub_name, info), info)
+        yield name, made if self._request.views else made.contiguous()
 
     def _take_expert(
         self,
@@ -186,7 +171,7 @@ class Relay(Iterator[Pair]):
     def _plan(self, experts: _Experts, *, is_final: bool = False) -> None:
         """Plan experts by what has come of them, if that settles what they become."""
         module = experts.module
-        plan = self._planner.plan_experts(module.prefix, experts.found, is_final=is_final)
+        plan = self._planner.experts.plan(module.prefix, experts.found, is_final=is_final)
         module.is_settled = plan is not None
         module.plan = plan or module.plan
 
@@ -225,11 +210,11 @@ class Relay(Iterator[Pair]):
         while module.plan and (suffix := module.next_to_place()) is not None:
             info, tensor = module.waiting.pop(suffix)
             for output, made in module.place(suffix, info, tensor):
-                self._hold(module)
+                self._held.update(module)
                 name = module.plan.names.apply(module.prefix + output.suffix)
-                yield self._named(name, info, made)
+                yield self._names.give(name, info), made
             del tensor
-        self._hold(module)
+        self._held.update(module)
 
     def _make_room(self) -> "Iterator[Pair]":
         """Yield what waits in vain for more, if too many layers are open.
@@ -237,45 +222,16 @@ class Relay(Iterator[Pair]):
         Raises PlanRefused if too many still are.
         """
         most = self._request.max_open_layers
-        if len(self._open_layers()) > most:
-            *others, _ = self._open_layers()
+        if layers := self._held.surplus(most):
             for experts in list(self._experts.values()):
-                if experts.module.waiting and _layer(experts.module.prefix) in others:
+                if experts.module.waiting and name_of_layer(experts.module.prefix) in layers:
                     yield from self._settle(experts)
-        if len(self._open_layers()) > most:
-            *others, last = self._open_layers()
-            raise PlanRefused(
-                f"cannot begin {quoted(last)}: {', '.join(map(quoted, others))} "
-                f"{'is' if len(others) == 1 else 'are'} not complete, and max_open_layers is "
-                f"{most}",
-                "emit the tensors layer by layer, or allow more layers at once",
-            )
+        self._held.check(most)
 
     def _settle(self, experts: _Experts) -> "Iterator[Pair]":
         """Yield what is complete of experts of which nothing new will come."""
         self._plan(experts, is_final=True)
         yield from self._emit(experts.module)
-
-    def _open_layers(self) -> list[str]:
-        """Return the layers that are kept in memory; the last one has come last."""
-        return [*dict.fromkeys(_layer(module.prefix) for module in self._held)]
-
-    def _hold(self, module: OpenModule) -> None:
-        """Count what a module keeps in memory."""
-        self._held.pop(module, None)
-        if module.held_bytes:
-            self._held[module] = module.held_bytes
-        self._peak = max(self._peak, self.held_bytes)
-
-    def _named(self, name: str, info: TensorInfo, made: "torch.Tensor") -> Pair:
-        """Return a pair to yield. Raises PlanRefused if another tensor had its name."""
-        other = self._yielded.setdefault(name, info.name)
-        if other is not info.name:
-            raise PlanRefused(
-                f"two tensors would be called {quoted(name)}: {quoted(other)} and "
-                f"{quoted(info.name)}"
-            )
-        return name, made
 
     def _finish(self) -> None:
         """Raise BadCheckpoint if tensors are missing at the end."""
@@ -285,9 +241,9 @@ class Relay(Iterator[Pair]):
             if experts.module.plan is not None and not experts.module.waiting:
                 names: Iterable[str] = experts.module.plan.uses
             else:
-                fitting, names = self._planner.missing_experts(prefix, experts.found)
+                fitting, names = self._planner.experts.missing(prefix, experts.found)
                 layouts.update(dict.fromkeys(fitting))
-            missing += (prefix + name for name in names if prefix + name not in self._came)
+            missing += (prefix + name for name in names if prefix + name not in self._names)
         for group in self._groups.values():
             missing += group.left
         form = self._planner.names.possible[0]
@@ -308,9 +264,3 @@ class Relay(Iterator[Pair]):
                 "do not tell, and neither does the config",
                 "give a config that counts the experts",
             )
-
-
-def _layer(prefix: str) -> str:
-    """Return the layer that a module is in, or the module if it is in none."""
-    layer = layer_of(prefix)
-    return f"{layer[0]}{layer[1]}" if layer else prefix
