@@ -15,23 +15,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
-from streamconv.catalog.encodings import encoding_row
 from streamconv.catalog.families import HUB_NAMES, Form
 from streamconv.checkpoint.casting import Casting
-from streamconv.checkpoint.config import config_members, config_value
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.detection.layer_lists import LayerList
 from streamconv.errors import quoted
-from streamconv.formats.json_edit import REMOVED, Edit, Path, edit_json, edit_value
+from streamconv.formats.json_edit import REMOVED, Edit, edit_json, edit_value
+from streamconv.planning.config_edits import (
+    dtype_edits,
+    exception_edits,
+    in_order_of_text,
+    layer_edits,
+    quantization_paths,
+    quantized_edits,
+    written_tensors,
+)
 from streamconv.quantization.quantized_config import (
     SECTION,
-    dequantized_modules,
-    quantized_section,
-    with_exceptions,
 )
 
 
@@ -97,22 +100,21 @@ def config_change(
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
     infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
+    written = written_tensors(source.hub_names, layer_filter, names)
     edits: list[Edit] = []
     if casting.quantize is not None:
-        edits += _quantized(checkpoint, casting, source, layer_filter, names)
+        edits += quantized_edits(checkpoint, casting, written)
         left_out = config_keys().quantization_files
     elif _loses_quantization(checkpoint, infos, casting):
-        edits += [Edit(path, REMOVED) for path in _quantization(config)]
+        edits += [Edit(path, REMOVED) for path in quantization_paths(config)]
         left_out = config_keys().quantization_files
     elif casting.dequantize is not None:
-        edits += _exceptions(checkpoint, _written(source, layer_filter, names))
+        edits += exception_edits(checkpoint, written)
     if casting.dtype or _is_dequantized(checkpoint, casting):
-        edits += _dtypes(checkpoint, source, casting, main_dtype(infos))
+        edits += dtype_edits(checkpoint, source.layer_lists, casting, main_dtype(infos))
     if layers is not None and layers.start == 0:
-        edits += _layers(config, source.layer_lists, layers)
-    # two lists of layers may have one section
-    edits = list({edit.path: edit for edit in edits}.values())
-    edits.sort(key=lambda edit: _position(config, edit.path))
+        edits += layer_edits(config, source.layer_lists, layers)
+    edits = in_order_of_text(config, edits)
     notes = (
         *_notes(checkpoint, source, casting, layers, edits),
         *_quantized_notes(checkpoint, casting, left_out_weights or {}),
@@ -141,7 +143,7 @@ def _notes(
     if not is_partial:
         return
     edited = {edit.path for edit in edits}
-    for path in _quantization(checkpoint.config):
+    for path in quantization_paths(checkpoint.config):
         if path in edited:
             continue
         yield (
@@ -169,40 +171,6 @@ def _quantized_notes(
         )
 
 
-def _quantized(
-    checkpoint: Checkpoint,
-    casting: Casting,
-    source: Detected,
-    layer_filter: LayerFilter,
-    names: Form,
-) -> Iterator[Edit]:
-    """Yield the changes that make config.json describe what is quantized now, and nothing else."""
-    if not checkpoint.config:
-        return
-    row = encoding_row(str(casting.quantize), casting.scale)
-    for path in _quantization(checkpoint.config):
-        if path != (SECTION,):
-            yield Edit(path, REMOVED)
-    yield Edit((SECTION,), quantized_section(row, _written(source, layer_filter, names)))
-
-
-def _exceptions(checkpoint: Checkpoint, written: Iterable[TensorInfo]) -> Iterator[Edit]:
-    """Yield the changes that except what is dequantized from the descriptions that stay."""
-    modules = dequantized_modules(written)
-    for path in _quantization(checkpoint.config):
-        section = config_value(checkpoint.config, ".".join(path))
-        changed = with_exceptions(section, modules)
-        if changed is not None and changed != section:
-            yield Edit(path, changed)
-
-
-def _written(source: Detected, layer_filter: LayerFilter, names: Form) -> Iterator[TensorInfo]:
-    """Yield the tensors that are written, by the names of the output, experts one by one."""
-    for hub_name, info in source.hub_names.items():
-        if layer_filter.keeps(hub_name):
-            yield info._replace(name=names.apply(hub_name))
-
-
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:
     """Return True if quantized weights of the source, or of its template, are dequantized."""
     template = checkpoint.template
@@ -218,68 +186,3 @@ def _loses_quantization(
     """
     was_quantized = _is_dequantized(checkpoint, casting) or checkpoint.format == "dcp"
     return was_quantized and not any(map(is_quantized, infos))
-
-
-def _quantization(config: Mapping[str, Any]) -> Iterator[Path]:
-    for path, value in config_members(config):
-        if path[-1] in config_keys().quantization and isinstance(value, Mapping):
-            yield path
-
-
-def _dtypes(
-    checkpoint: Checkpoint, source: Detected, casting: Casting, stored: str | None
-) -> Iterator[Edit]:
-    """Yield the changes of dtypes to what config.json calls the dtype `stored`.
-
-    `--dtype` casts all of the model. What is quantized is the language model, so a dequantization
-    changes the dtype of the sections around its layers alone.
-    """
-    dtype = config_keys().dtype_names.get(stored or "")
-    sections = None if casting.dtype else _language_sections(source)
-    for path, value in config_members(checkpoint.config):
-        is_dtype = path[-1] in config_keys().dtype and isinstance(value, str)
-        is_in_section = sections is None or path[:-1] in sections
-        if is_dtype and is_in_section and dtype is not None and value != dtype:
-            yield Edit(path, dtype)
-
-
-def _language_sections(source: Detected) -> frozenset[Path]:
-    """Return the sections that describe the language model, and those around them."""
-    named = {each.section for each in source.layer_lists if each.section is not None}
-    paths = [tuple(filter(None, name.split("."))) for name in named]
-    return frozenset(path[:end] for path in [(), *paths] for end in range(len(path) + 1))
-
-
-def _layers(
-    config: Mapping[str, Any], lists: tuple[LayerList, ...], layers: range
-) -> Iterator[Edit]:
-    """Yield the changes of numbers of layers, and of lists with an item for each."""
-    keys = config_keys()
-    for each in lists:
-        if each.section is None or each.count is None:
-            continue
-        kept = min(layers.stop, each.count)
-        kept_after = max(min(layers.stop, each.layers) - each.count, 0)
-        section = tuple(filter(None, each.section.split(".")))
-        fields = config_value(config, each.section)
-        for key, value in fields.items():
-            if key in keys.layer_counts and value == each.count != kept:
-                yield Edit((*section, key), kept)
-            elif key in keys.layers_after and value == each.after != kept_after:
-                if each.layers > each.count:
-                    yield Edit((*section, key), kept_after)
-            elif key in keys.layer_lists and isinstance(value, list | str):
-                rest = len(value) - each.count
-                if kept < each.count and rest in (0, each.after):
-                    yield Edit((*section, key), value[: kept + min(rest, kept_after)])
-
-
-def _position(config: Mapping[str, Any], path: Path) -> list[int]:
-    """Return a sort key for the order of the text."""
-    position = []
-    value: Any = config
-    for key in path:
-        keys = list(value)
-        position.append(keys.index(key) if key in value else len(keys))
-        value = value.get(key)
-    return position
