@@ -1,5 +1,7 @@
 """What all tests have in common."""
 
+import compileall
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,9 +11,23 @@ from tempfile import TemporaryDirectory
 import pytest
 from damage import converter, write_source
 from hypothesis import settings
+from import_graph import ROOT
 
 settings.register_profile("without a deadline", deadline=None)
 settings.load_profile("without a deadline")  # a busy machine is no defect
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: if PYTHONDONTWRITEBYTECODE is set, each process that a test starts
+    would compile all that it imports."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(ROOT, quiet=2)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the tests and all imported modules each later search for garbage: it takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
