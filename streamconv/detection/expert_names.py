@@ -115,6 +115,8 @@ def refuse_undescribed(
 
     Such a tensor is numbered like an expert's, or its name begins like that of a weight.
     """
+    if not unknown:
+        return
     weights = tuple(key for key in known if "*" not in key)
     numbered = tuple(
         stem_of(key) for key in known if "*" in key and not key.startswith("experts.*")
