@@ -1,11 +1,9 @@
 """The processor cores that this process may use, and how many workers that makes by default."""
 
-import contextlib
 import math
 import os
-from pathlib import Path
 
-from streamconv.system.cgroups import MEMBERSHIP, MOUNTED, group_folders
+from streamconv.system.cgroups import cgroup_cores
 
 MOST_WORKERS = 8
 """The most workers by default: more of them wait for the disk, or for one another."""
@@ -29,23 +27,3 @@ def default_workers(processes: int = 1) -> int:
         processes: How many processes of the run share this host.
     """
     return min(max(cores() // processes, 1), MOST_WORKERS)
-
-
-def cgroup_cores(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> float | None:
-    """Return the least quota of processor time of any cgroup from ours to the root, in cores.
-
-    Args:
-        membership: The file that names the groups of this process.
-        mounted: The folder where the groups are mounted.
-    """
-    quotas: list[float] = []
-    for version, folder in group_folders("cpu", membership, mounted):
-        with contextlib.suppress(OSError, ValueError):
-            if version == 2:
-                quota, period = (folder / "cpu.max").read_text().split()
-            else:
-                quota = (folder / "cpu.cfs_quota_us").read_text()
-                period = (folder / "cpu.cfs_period_us").read_text()
-            if int(quota) > 0 and int(period) > 0:
-                quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamconv.errors import IOFailed
-from streamconv.system.cgroups import MEMBERSHIP, MOUNTED, group_folders
+from streamconv.system.cgroups import cgroup_free, cgroup_limit
 from streamconv.units import show_size
 
 MIN_ADDRESS_SPACE = 100_000_000
@@ -17,11 +17,6 @@ MIN_ADDRESS_SPACE = 100_000_000
 MEMORY_SHARE = 0.8
 """The share of the free memory that a run uses by default. Other processes need the rest."""
 MOUNT_POINT_FIELD = 4
-_LIMIT_FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-    2: ("memory.max", "memory.current"),
-}
-"""By version of cgroups, the files with the limit and the use of a group."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -67,6 +62,12 @@ def free_memory() -> int | None:
     """Return the free memory of the host or of this cgroup, the smaller; None if unknown."""
     free = [value for value in (_meminfo("MemAvailable"), cgroup_free()) if value is not None]
     return min(free, default=None)
+
+
+def total_memory() -> int | None:
+    """Return the memory of the host or the limit of its cgroup, the smaller; None if unknown."""
+    limits = [value for value in (_meminfo("MemTotal"), cgroup_limit()) if value is not None]
+    return min(limits, default=None)
 
 
 def default_max_memory(processes: int = 1) -> int | None:
@@ -177,58 +178,3 @@ def _meminfo(key: str) -> int | None:
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return None
-
-
-def total_memory() -> int | None:
-    """Return the memory of the host or the limit of its cgroup, the smaller; None if unknown."""
-    limits = [value for value in (_meminfo("MemTotal"), cgroup_limit()) if value is not None]
-    return min(limits, default=None)
-
-
-def cgroup_limit(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> int | None:
-    """Return the least memory limit of any cgroup (v1 or v2) from ours to the root.
-
-    Args:
-        membership: The file that names the groups of this process.
-        mounted: The folder where the groups are mounted.
-    """
-    limits: list[int] = []
-    for version, folder in group_folders("memory", membership, mounted):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int((folder / _LIMIT_FILES[version][0]).read_text()))
-    return min(limits, default=None)
-
-
-def cgroup_free(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> int | None:
-    """Return the least memory that is left to any cgroup (v1 or v2) from ours to the root.
-
-    Page cache counts as free: the kernel drops it when the group needs the memory.
-
-    Args:
-        membership: The file that names the groups of this process.
-        mounted: The folder where the groups are mounted.
-    """
-    free: list[int] = []
-    for version, folder in group_folders("memory", membership, mounted):
-        with contextlib.suppress(OSError, ValueError):
-            limit, used = (int((folder / name).read_text()) for name in _LIMIT_FILES[version])
-            free.append(min(max(limit - used + _reclaimable(folder), 0), limit))
-    return min(free, default=None)
-
-
-def _reclaimable(folder: Path) -> int:
-    """Return the page cache of a cgroup and of those below it; 0 if it does not tell.
-
-    Version 1 counts a group alone under a plain name, and with those below it under `total_`.
-    Dirty pages are left out, as they have to be written first, and so is a file in memory
-    (tmpfs), which is in neither list of files.
-    """
-    sizes: dict[str, int] = {}
-    with contextlib.suppress(OSError, ValueError):
-        for line in (folder / "memory.stat").read_text().splitlines():
-            name, _, value = line.partition(" ")
-            sizes[name] = int(value)
-    prefix = "total_" if "total_inactive_file" in sizes else ""
-    cache = sum(sizes.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
-    waiting = ("file_dirty", "file_writeback") if not prefix else ("total_dirty", "total_writeback")
-    return max(cache - sum(sizes.get(name, 0) for name in waiting), 0)

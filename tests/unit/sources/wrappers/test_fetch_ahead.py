@@ -1,7 +1,9 @@
 """What is read next is asked for in time, in order, and by no worker."""
 
+import errno
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -72,17 +74,41 @@ def test_a_run_asks_for_every_piece_but_the_first_in_its_order(
     assert len(wanted) == 16
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_the_thread_passes_on_in_order_and_ends() -> None:
     source = Expecting({"w": ("U8", (8,), bytes(8))})
     info = source.checkpoint.tensors["w"]
     with FetchAhead(source) as fetched:
         for begin in range(8):
             fetched.expect([ByteRange(info, begin, begin + 1)])
-        deadline = threading.Event()
-        while len(source.expected) < 8:
-            assert not deadline.wait(0.01)
+        wait_for(lambda: len(source.expected) == 8)
     assert source.expected == [("w", begin, begin + 1) for begin in range(8)]
     assert not [t for t in threading.enumerate() if t.name == "fetch-ahead"]
+
+
+def test_a_source_that_cannot_fetch_ahead_is_read_all_the_same() -> None:
+    """An error ends neither the run nor the thread: what is asked for next is passed on."""
+
+    class Failing(Expecting):
+        def expect(self, ranges: Sequence[ByteRange]) -> None:
+            super().expect(ranges)
+            raise OSError(errno.EIO, "broken")
+
+    source = Failing({"w": ("U8", (2,), b"ab")})
+    info = source.checkpoint.tensors["w"]
+    memory = memoryview(bytearray(2))
+    with FetchAhead(source) as fetched:
+        for begin in range(2):
+            fetched.expect([ByteRange(info, begin, begin + 1)])
+        fetched.read([Read(info, 0, memory)])
+        wait_for(lambda: len(source.expected) == 2)
+    assert (bytes(memory), source.expected) == (b"ab", [("w", 0, 1), ("w", 1, 2)])
 
 
 @pytest.mark.parametrize("case", CASES)
