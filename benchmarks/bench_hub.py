@@ -26,7 +26,7 @@ import bench
 LAYERS = 1  # of Qwen3-30B-A3B, 1.2 GB
 LIMIT = 1.05
 """How much longer than the download the conversion may take."""
-LINKS = ((0, 0), (1000, 1), (300, 20), (100, 100))
+LINKS = ((0, 0), *((rate, latency) for rate in (1000, 300, 100) for latency in (1, 20, 100)))
 """MB a second, 0 for no limit, and milliseconds of each request."""
 COMMIT = "c0ffee" * 6 + "c0ff"
 REPO = "bench/model"
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=LAYERS, help=f"layers ({LAYERS})")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (3)")
-    parser.add_argument("--link", action="append", help="MB/s,ms, such as 300,20; default: four")
+    parser.add_argument("--link", action="append", help="MB/s,ms, such as 300,20; default: all ten")
     parser.add_argument("--work", type=Path, help="work in a new folder in here (next to the cwd)")
     args = parser.parse_args()
     links = [tuple(map(int, text.split(","))) for text in args.link or ()]

@@ -29,7 +29,14 @@ from streamconv.options import (
 from streamconv.planning.config_change import config_change
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
-from streamconv.planning.memory import IMPORT_BYTES, MEMORY_PART, RANKS_BYTES, REMOTE_JOBS, Limits
+from streamconv.planning.memory import (
+    IMPORT_BYTES,
+    MEMORY_PART,
+    MOST_REMOTE_JOBS,
+    RANKS_BYTES,
+    REMOTE_JOBS,
+    Limits,
+)
 from streamconv.planning.merge_target import merge_target
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
@@ -233,15 +240,18 @@ def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
     jobs = options.get("jobs")
     if jobs is not None:
         return Limits(common[0], jobs, *common[1:], why="as asked for")
-    if checkpoint.remote:
-        return Limits(common[0], REMOTE_JOBS, *common[1:], why="as the source is remote")
     total = total_memory()
+    fair = None if total is None else total // MEMORY_PART // ranks_on_host()
+    if checkpoint.remote:
+        most = REMOTE_JOBS if fair is None else MOST_REMOTE_JOBS
+        why = "as the source is remote"
+        return Limits(common[0], most, *common[1:], why, fair, REMOTE_JOBS)
     return Limits(
         common[0],
         default_workers(ranks_on_host()),
         *common[1:],
         why="as many as there are cores" if cores() <= MOST_WORKERS else "the most by default",
-        fair=None if total is None else total // MEMORY_PART // ranks_on_host(),
+        fair=fair,
     )
 
 

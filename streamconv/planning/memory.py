@@ -25,8 +25,10 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.options import DEFAULT_JOBS
 from streamconv.units import show_size
 
-REMOTE_JOBS = 8
-"""Default number of workers if the source is remote: most of the time they wait for it."""
+REMOTE_JOBS, MOST_REMOTE_JOBS = 8, 16
+"""Default number of workers if the source is remote: most of the time they wait for it. There are
+more than the first only if the host has the memory for them: a fast link with a long latency needs
+them. How many of them have a request in flight follows from the link (sources/link.py)."""
 STAGING_BYTES = 2**20
 """Output that a worker writes at once: holds a panel, and stays in the processor's cache."""
 REMOTE_STAGING_BYTES = 8 * 2**20
@@ -37,7 +39,8 @@ READ_AHEAD_BYTES = 64 * 2**20
 """Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
 in the system's page cache, which is not the process's memory."""
 MEMORY_PART = 64
-"""By default, more workers than DEFAULT_JOBS may take the host's memory divided by this."""
+"""More workers than the least that a run has by default may take the host's memory divided by
+this."""
 IMPORT_BYTES = 14 * 10**6
 """Growth of the interpreter when it imports what moves bytes: numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
@@ -145,7 +148,9 @@ class Limits:
     why: str = ""
     """Why there are `jobs` workers, unless they are fewer."""
     fair: int | None = None
-    """Bytes that more workers than DEFAULT_JOBS have to keep to; None for no limit."""
+    """Bytes that more workers than `least` have to keep to; None for no limit."""
+    least: int = DEFAULT_JOBS
+    """Workers that are there even if they take more than `fair`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +209,8 @@ def fit_memory(
     for jobs in range(limits.jobs, 0, -1):
         phase = max(held + jobs * worker for held, worker in phases)
         peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
-        if limits.fair is not None and jobs > DEFAULT_JOBS and peak > limits.fair:
-            why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {DEFAULT_JOBS}"
+        if limits.fair is not None and jobs > limits.least and peak > limits.fair:
+            why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {limits.least}"
             continue
         if limits.allowed is None or peak <= limits.allowed:
             return Memory(

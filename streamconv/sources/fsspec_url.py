@@ -7,6 +7,7 @@ from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
 from streamconv.options import Opening
 from streamconv.sources.base import Source
 from streamconv.sources.remote import open_remote
+from streamconv.sources.request_gate import RequestGate
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.retry import TransientError, retry
 
@@ -46,6 +47,7 @@ class UrlFiles:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._cancel = cancel
+        self._gate = RequestGate(cancel)
         self._listing = self._list()
         if not self._listing:
             raise BadCheckpoint(f"cannot read {self.location}: there are no files")
@@ -95,6 +97,12 @@ class UrlFiles:
         path = f"{self._root}/{name}"
 
         def attempt() -> bytes:
+            with self._gate.request() as measured:
+                data = fetch()
+                measured.add(len(data))
+            return data
+
+        def fetch() -> bytes:
             try:
                 data = self._filesystem.cat_file(path, start=offset, end=offset + len(buffer))
             except FileNotFoundError as error:

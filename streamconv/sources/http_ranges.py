@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamconv.errors import SourceChanged, quoted
 from streamconv.sources.bad_answers import explain_bad_answers
+from streamconv.sources.request_gate import RequestGate
 from streamconv.system import deadline
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.deadline import LeastRate, TooSlow, within
@@ -60,6 +61,7 @@ class Ranges:
         self._locations: dict[str, RangeLocation] = {}
         self._etags: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._gate = RequestGate(cancel)
 
     def read_into(self, name: str, size: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers in turn with consecutive bytes of a file.
@@ -90,15 +92,21 @@ class Ranges:
         }
         before = pending.missing
         try:
-            with explain_bad_answers(quoted(pending.name)), ExitStack() as stack:
+            with (
+                explain_bad_answers(quoted(pending.name)),
+                self._gate.request() as measured,
+                ExitStack() as stack,
+            ):
                 response = self._open(location, headers)
                 stack.callback(response.close)
+                measured.begin()
                 self._check(response, pending)
                 rate = LeastRate()
                 for chunk in response.iter_raw():
                     self._cancel.check()
                     pending.take(chunk)
                     rate.add(len(chunk))
+                    measured.add(len(chunk))
         except TransientError as error:
             self._forget_location(pending.name)
             error.progress = pending.missing < before and not isinstance(error, TooSlow)

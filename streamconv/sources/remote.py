@@ -1,7 +1,8 @@
 """A checkpoint on another machine: headers are read by range, and then tensors.
 
 Nothing is stored locally. The reads of a batch are requested in the order of their offsets,
-adjacent ones in one request. There are as many requests at a time as there are workers.
+adjacent ones in one request. Each worker makes one request at a time. The link decides how many
+of them are in flight (request_gate.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

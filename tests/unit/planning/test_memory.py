@@ -130,6 +130,16 @@ def test_as_many_workers_as_fit_into_a_part_of_the_memory() -> None:
         assert "a 64th of the memory" in memory.why
 
 
+@pytest.mark.parametrize(("fair", "jobs"), [(None, 16), (0, 8), (10**9, 16)])
+def test_more_workers_for_a_remote_source_if_the_host_has_the_memory(
+    fair: int | None, jobs: int
+) -> None:
+    limits = Limits(10**7, 16, why="as the source is remote", fair=fair, least=8)
+    memory = fit_memory(limits, 5 * 10**6, "the.widest")
+    assert memory.jobs == jobs
+    assert ("at least 8" in memory.why) == (jobs == 8)
+
+
 def test_the_reason_of_an_allowed_memory() -> None:
     limits = Limits(10**7, 8, fitted(None, 3).peak, why="as asked for")
     memory = fit_memory(limits, 5 * 10**6, "the.widest")
