@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Committed,
         Completed,
         Event,
+        FileVerified,
         HashProgress,
         HashStarted,
         PieceWritten,
@@ -72,6 +73,7 @@ __all__ = [
     "Detected",
     "Difference",
     "Event",
+    "FileVerified",
     "HashProgress",
     "HashStarted",
     "IOFailed",
@@ -121,7 +123,7 @@ __all__ = [
 
 _EVENTS = (
     *("Committed", "Completed", "Event", "PieceWritten", "Planned", "Prepared", "ShareWritten"),
-    *("HashProgress", "HashStarted", "VerifyProgress", "VerifyStarted"),
+    *("FileVerified", "HashProgress", "HashStarted", "VerifyProgress", "VerifyStarted"),
 )
 _MODULES = {
     **dict.fromkeys(_EVENTS, "streamconv.api.events"),

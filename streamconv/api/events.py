@@ -11,12 +11,18 @@ from streamconv.execution.events import (
     ShareWritten,
 )
 from streamconv.sinks.base import HashProgress, HashStarted
-from streamconv.verification.result import VerifyProgress, VerifyStarted
+from streamconv.verification.result import (
+    FileVerified,
+    ProgressEvent,
+    VerifyProgress,
+    VerifyStarted,
+)
 
 __all__ = [
     "Committed",
     "Completed",
     "Event",
+    "FileVerified",
     "HashProgress",
     "HashStarted",
     "OnEvent",
@@ -36,8 +42,7 @@ Event = (
     | HashStarted
     | HashProgress
     | Completed
-    | VerifyStarted
-    | VerifyProgress
+    | ProgressEvent
     | Committed
 )
 """An event of a conversion or a verification."""

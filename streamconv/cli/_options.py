@@ -53,6 +53,12 @@ no_progress_option = option(
     "--no-progress", group="display", is_flag=True, help="Show no progress on stderr."
 )
 
+
+def verbose_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own name
+    """Build the option `-v` of a verb, whose help says what it shows."""
+    return option("-v", "--verbose", group="display", is_flag=True, help=help)
+
+
 _READING: tuple[Callable[[Any], Any], ...] = (
     option(
         "--from",
@@ -259,12 +265,9 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     ),
     verify_option,
     quiet_option,
-    option(
-        "-v",
-        "--verbose",
-        group="display",
-        is_flag=True,
-        help="Show every layer and shard of the plan, and name each shard that a run has written.",
+    verbose_option(
+        "Show every layer and shard of the plan, and name each shard that a run has written or "
+        "compared."
     ),
     no_progress_option,
 )

@@ -2,7 +2,14 @@
 
 import click
 
-from streamconv.cli._options import json_option, quiet_option, target_argument, verify_option
+from streamconv.cli._options import (
+    json_option,
+    no_progress_option,
+    quiet_option,
+    target_argument,
+    verbose_option,
+    verify_option,
+)
 from streamconv.cli._verb import Verb
 
 EXAMPLES = (
@@ -17,7 +24,11 @@ EXAMPLES = (
 @verify_option
 @json_option
 @quiet_option
-def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
+@verbose_option("Name each file that --verify has compared, and how much of it.")
+@no_progress_option
+def command(
+    dst: str, verify: bool, as_json: bool, quiet: bool, verbose: bool, no_progress: bool
+) -> None:
     """Commit DST after all of its parts (--part K/N) are complete.
 
     Copies the other files, writes index and manifest, and moves the result to DST. SRC is the
@@ -29,4 +40,7 @@ def command(dst: str, verify: bool, as_json: bool, quiet: bool) -> None:
     from streamconv import finish
     from streamconv.cli._output import Output
 
-    Output(as_json, quiet).show_result(finish(dst, verify=verify))
+    output = Output(as_json, quiet, verbose, no_progress)
+    with output.progress() as progress:
+        result = finish(dst, verify=verify, on_event=progress)
+    output.show_result(result)

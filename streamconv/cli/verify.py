@@ -13,6 +13,7 @@ from streamconv.cli._options import (
     quiet_option,
     reading_options,
     source_argument,
+    verbose_option,
 )
 from streamconv.cli._verb import Verb
 
@@ -50,6 +51,7 @@ EXAMPLES = (
 @jobs_option
 @json_option
 @quiet_option
+@verbose_option("Name each file that has been compared, and how much of it.")
 @no_progress_option
 def command(
     src: str,
@@ -60,6 +62,7 @@ def command(
     jobs: int | None,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     no_progress: bool,
     **reading: Any,
 ) -> None:
@@ -77,7 +80,7 @@ def command(
     from streamconv.cli._run import check_names
 
     check_names(reading["family"], reading["source_layout"], target_layout)
-    output = Output(as_json, quiet, no_progress=no_progress)
+    output = Output(as_json, quiet, verbose, no_progress)
     with output.progress() as progress:
         verification = verify(
             src,

@@ -25,7 +25,7 @@ from streamconv.system.launcher import rank
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Event
-    from streamconv.verification.result import VerifyProgress, VerifyStarted
+    from streamconv.verification.result import ProgressEvent
 
 
 def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) -> Result:
@@ -102,7 +102,7 @@ def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
     is_first = partition.number == 1
     resume = request.resume or ranks.restarted or not is_first
 
-    def on_rank_event(event: "Event | VerifyStarted | VerifyProgress") -> None:
+    def on_rank_event(event: "Event | ProgressEvent") -> None:
         ranks.synchronize(event)
         if on_event is not None:
             on_event(event)

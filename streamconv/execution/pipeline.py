@@ -20,7 +20,7 @@ from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
-from streamconv.verification.result import Verification, VerifyProgress, VerifyStarted
+from streamconv.verification.result import ProgressEvent, Verification
 
 if TYPE_CHECKING:
     from streamconv.execution.events import Event
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.verification.options import VerifyOptions
 
-OnEvent = Callable[["Event | VerifyStarted | VerifyProgress"], None]
+OnEvent = Callable[["Event | ProgressEvent"], None]
 
 
 @dataclass(frozen=True, slots=True)

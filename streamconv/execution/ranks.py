@@ -46,7 +46,7 @@ from streamconv.planning.manifest import fingerprint
 from streamconv.planning.partition import Partition
 from streamconv.system import launcher
 from streamconv.system.cancellation import CancelToken
-from streamconv.verification.result import VerifyProgress, VerifyStarted
+from streamconv.verification.result import ProgressEvent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -134,7 +134,7 @@ class RankGroup:
             self._store.leave()
         self._connection.close()
 
-    def synchronize(self, event: Event | VerifyStarted | VerifyProgress) -> None:
+    def synchronize(self, event: Event | ProgressEvent) -> None:
         """Tell the other ranks about an event, and wait for them if the run may not go further.
 
         Raises:

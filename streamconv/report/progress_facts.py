@@ -1,6 +1,7 @@
 """What is known of a run while it works: events in, facts out. Nothing here prints."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamconv.execution.events import Event, PieceWritten, Planned, Prepared
@@ -8,7 +9,7 @@ from streamconv.planning.plan import Plan
 from streamconv.planning.shards import StepBytes
 from streamconv.sinks.base import HashProgress, HashStarted
 from streamconv.units import show_duration, show_size
-from streamconv.verification.result import VerifyProgress, VerifyStarted
+from streamconv.verification.result import ProgressEvent, VerifyProgress, VerifyStarted
 
 RATE_SECONDS = 20.0
 """The rate is that of the last so many seconds."""
@@ -33,7 +34,7 @@ class Counted:
     """Its name."""
 
 
-AnyEvent = Event | VerifyStarted | VerifyProgress | CountStarted | Counted
+AnyEvent = Event | ProgressEvent | CountStarted | Counted
 """All that a display of progress is called with."""
 
 
@@ -53,7 +54,7 @@ class Progress:
     where: str = ""
     """The layer, tensor or file that was done last; untrusted text."""
     shard: tuple[int, int] | None = None
-    """Number of the shard that was written to last, from 1, and number of all shards."""
+    """Number of the shard that was written or compared last, from 1, and number of all shards."""
     noun: str = ""
 
     @property
@@ -74,16 +75,19 @@ class ProgressTracker:
 
     def __init__(self, now: float) -> None:
         self._plan: Plan | None = None
+        self._shards: Mapping[str, int] = {}
         self._samples: deque[tuple[float, int]] = deque()
-        self._start("planning", None, now)
+        self._start("reading headers", None, now)
 
     def add(self, event: AnyEvent, now: float) -> None:
         """Take an event into account."""
         if isinstance(event, Planned):
             self._plan = event.plan
             self._start("writing", sum(shard.nbytes for shard in event.plan.shards), now)
+            self._shard_count = len(event.plan.shards)
         elif isinstance(event, Prepared):
             self._start("writing", event.left_bytes, now)
+            self._shard_count = len(event.plan.shards)
         elif isinstance(event, PieceWritten):
             self._shard = event.piece.shard + 1
             self._advance(event.piece.nbytes, _layer(self._plan, event), now)
@@ -91,7 +95,12 @@ class ProgressTracker:
             self._start("computing SHA-256", event.total, now)
         elif isinstance(event, VerifyStarted):
             self._start("verifying", event.total, now)
-        elif isinstance(event, VerifyProgress | HashProgress):
+            self._shards = {name: number for number, name in enumerate(event.shards, start=1)}
+            self._shard_count = len(event.shards)
+        elif isinstance(event, VerifyProgress):
+            self._shard = self._shards.get(event.file, 0)
+            self._advance(event.nbytes, event.where, now)
+        elif isinstance(event, HashProgress):
             self._advance(event.nbytes, event.where, now)
         elif isinstance(event, CountStarted):
             self._start(event.activity, event.total, now, event.noun)
@@ -102,7 +111,6 @@ class ProgressTracker:
         """Return how far the run is."""
         begin, before = self._samples[0]
         made, elapsed = self._done - before, now - begin
-        shards = len(self._plan.shards) if self._plan else 0
         return Progress(
             self._activity,
             self._total,
@@ -110,13 +118,14 @@ class ProgressTracker:
             now - self._begin,
             made / elapsed if made and elapsed > 0 else None,
             self._where,
-            (self._shard, shards) if self._shard else None,
+            (self._shard, self._shard_count) if self._shard else None,
             self._noun,
         )
 
     def _start(self, activity: str, total: int | None, now: float, noun: str = "") -> None:
         self._activity, self._total, self._noun = activity, total, noun
-        self._begin, self._done, self._shard, self._where = now, 0, 0, ""
+        self._begin, self._done, self._where = now, 0, ""
+        self._shard, self._shard_count = 0, 0
         self._samples.clear()
         self._samples.append((now, 0))
 

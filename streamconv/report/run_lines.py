@@ -10,7 +10,7 @@ from streamconv.report.progress_facts import AnyEvent, CountStarted
 from streamconv.report.table_parts import counted
 from streamconv.sinks.base import HashStarted
 from streamconv.units import show_duration, show_size
-from streamconv.verification.result import VerifyStarted
+from streamconv.verification.result import FileVerified, VerifyStarted
 
 
 class Chronicle:
@@ -32,6 +32,7 @@ class Chronicle:
         elif isinstance(event, HashStarted):
             yield f"computing SHA-256 of {show_size(event.total)}"
         elif isinstance(event, VerifyStarted):
+            self._begin = now
             if event.total:
                 yield f"verifying {show_size(event.total)}"
         elif isinstance(event, CountStarted):
@@ -56,9 +57,19 @@ class Chronicle:
                     f"{shard.name} is written: {tensors}, {show_size(shard.nbytes)}, "
                     f"{show_duration(now - self._begin)} elapsed"
                 )
+        elif isinstance(event, FileVerified):
+            yield f"{_compared(event)}, {show_duration(now - self._begin)} elapsed"
         elif isinstance(event, Completed) and self._plan is not None:
             others = counted(len(self._plan.copied), "other file")
             yield f"index, manifest and {others} are written to {event.folder}"
+
+
+def _compared(file: FileVerified) -> str:
+    """Return how much of a file has been compared."""
+    if file.nbytes == file.total:
+        return f"{file.name} is compared: {show_size(file.total)}"
+    done, total = show_size(file.nbytes), show_size(file.total)
+    return f"{file.name} is compared in part: {done} of {total}"
 
 
 def opening_line(plan: Plan) -> str:

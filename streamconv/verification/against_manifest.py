@@ -26,6 +26,7 @@ from streamconv.verification.metadata_files import has_files, read_manifest
 from streamconv.verification.result import (
     Difference,
     FileHashed,
+    FileVerified,
     VerifyEvent,
     VerifyProgress,
     VerifyStarted,
@@ -64,7 +65,7 @@ def check_files(
         cancel: Ends the comparison with Interrupted if it is set.
 
     Yields:
-        Differences, VerifyStarted, progress and checksums.
+        Differences, VerifyStarted, progress, files and checksums.
 
     Raises:
         IOFailed: Reading failed.
@@ -80,7 +81,11 @@ def check_files(
         yield from _listing_differences(files, recorded)
     tasks = list(_tasks(files, recorded, sha256))
     tensors = _TensorsByPlace(source.checkpoint.tensors.values())
-    yield VerifyStarted(sum(task.file.size for task in tasks))
+    shards = {file.name for file in source.checkpoint.files}
+    names = (task.file.name for task in tasks)
+    yield VerifyStarted(
+        sum(task.file.size for task in tasks), tuple(name for name in names if name in shards)
+    )
     with ThreadPoolExecutor(jobs, "reader") as readers:
         yield from map_unordered(
             iter(tasks),
@@ -171,13 +176,14 @@ def _read_file(
                     whole.update(data)
             if expected is not None and digest.hexdigest() != expected:
                 yield _damaged_piece(tensors, file.name, position, position + nbytes)
-            yield VerifyProgress(nbytes, file.name)
+            yield VerifyProgress(nbytes, file.name, file.name)
             position += nbytes
     if whole is not None:
         found, noted = whole.hexdigest(), recorded.sha256 if recorded else None
         if noted and found != noted:
             yield Difference(file.name, f"has SHA-256 {found}, {MANIFEST} says {noted}")
         yield FileHashed(file.name, found)
+    yield FileVerified(file.name, position, file.size)
 
 
 def _blocks(ahead: ReadAhead, file: OtherFile, nbytes: int) -> Iterator[memoryview]:

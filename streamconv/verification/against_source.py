@@ -13,10 +13,17 @@ from streamconv.system.cancellation import CancelToken
 from streamconv.system.lookahead import with_lookahead
 from streamconv.system.worker_threads import map_unordered
 from streamconv.verification.compare import Comparer, Unequal
+from streamconv.verification.compared_files import ComparedShards
 from streamconv.verification.comparison_tasks import FilePair, RegionPair, Task, comparison_tasks
 from streamconv.verification.expected_config import ExpectedConfig
 from streamconv.verification.regions import Region
-from streamconv.verification.result import Difference, VerifyEvent, VerifyProgress, VerifyStarted
+from streamconv.verification.result import (
+    Difference,
+    FileVerified,
+    VerifyEvent,
+    VerifyProgress,
+    VerifyStarted,
+)
 from streamconv.verification.sides import EVERYTHING, Sample, Side
 
 READ_AHEAD_BYTES = 64 * 2**20
@@ -45,7 +52,7 @@ def compare(
         sample: The part of the bytes that is compared.
 
     Yields:
-        First VerifyStarted, then differences and progress in any order.
+        First VerifyStarted, then differences, progress and files in any order.
 
     Raises:
         IOFailed: Reading failed.
@@ -53,16 +60,22 @@ def compare(
     """
     checkpoint = output.source.checkpoint
     others = sum(other.size for other in checkpoint.others if not other.skip_reason)
-    yield VerifyStarted(int(checkpoint.total_bytes * sample.share) + others)
+    total = int(checkpoint.total_bytes * sample.share) + others
+    yield VerifyStarted(total, tuple(file.name for file in checkpoint.files))
+    shards = ComparedShards(checkpoint)
     tasks = comparison_tasks(source, output, config, sample)
     with FetchAhead(source.source) as one, FetchAhead(output.source) as other:
-        yield from map_unordered(
+        for event in map_unordered(
             with_lookahead(tasks, _nbytes, READ_AHEAD_BYTES),
             jobs,
             lambda: _Worker(one, other),
             _Worker.carry_out,
             cancel,
-        )
+        ):
+            yield event
+            if isinstance(event, VerifyProgress):
+                yield from shards.add(event)
+    yield from shards.rest()
 
 
 class _Worker:
@@ -89,11 +102,13 @@ class _Worker:
             unequal = self._comparer.compare(task.source, task.output, task.split)
             if unequal is not None:
                 yield from _differences(task, unequal)
-            yield VerifyProgress(task.output.nbytes, task.output.runs[0].info.name)
+            yield from _progress(task.output)
         else:
             if not self._is_equal(task):
                 yield Difference(task.output.name, "differs from the source's file of that name")
-            yield VerifyProgress(task.output.size, task.output.name)
+            name, size = task.output.name, task.output.size
+            yield VerifyProgress(size, name, name)
+            yield FileVerified(name, size, size)
 
     def _is_equal(self, files: FilePair) -> bool:
         """Return True if both files have the same bytes."""
@@ -105,6 +120,14 @@ class _Worker:
                 return False
             position += count
         return position == files.source.size
+
+
+def _progress(region: Region) -> Iterator[VerifyProgress]:
+    """Yield the bytes of a region, by the files that they are in."""
+    files: dict[str, int] = {}
+    for run in region.runs:
+        files[run.info.file] = files.get(run.info.file, 0) + run.nbytes
+    return (VerifyProgress(n, region.runs[0].info.name, file) for file, n in files.items())
 
 
 def _nbytes(task: Task) -> int:

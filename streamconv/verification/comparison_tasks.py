@@ -3,12 +3,19 @@
 A difference that names, dtypes and shapes show already needs no comparison.
 """
 
+import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.types import CONFIG, JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile
+from streamconv.checkpoint.types import (
+    CONFIG,
+    JOURNAL_PREFIX,
+    PARTIAL_SUFFIX,
+    OtherFile,
+    TensorInfo,
+)
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
 from streamconv.verification.config_file import config_differences, has_to_change
@@ -16,7 +23,7 @@ from streamconv.verification.expected_config import AS_IN_SOURCE, ExpectedConfig
 from streamconv.verification.metadata_files import has_files, is_description
 from streamconv.verification.regions import Region, whole
 from streamconv.verification.result import Difference
-from streamconv.verification.sides import Sample, Side, StackModule
+from streamconv.verification.sides import Sample, Side, StackModule, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,10 @@ class FilePair:
 
 Task = Difference | RegionPair | FilePair
 """A difference that names and shapes show already, or bytes to compare."""
+Placed = tuple[tuple[str, int], Iterable[Task]]
+"""Tasks, and the place of their bytes in the output: a file, and bytes from its start."""
+MISSING = ("", 0)
+"""The place of what the output does not have: before everything else."""
 
 
 def comparison_tasks(
@@ -57,8 +68,11 @@ def comparison_tasks(
         sample: The part of the bytes that is compared.
     """
     layers = _layer_filter(source, output)
-    yield from _modules(source, output, layers, sample)
-    yield from _plain_tensors(source, output, layers, sample)
+    modules = _modules(source, output, layers, sample)
+    plain = _plain_tensors(source, output, layers, sample)
+    # file by file: what lies together is read together, and a file is done before the next
+    for _, tasks in heapq.merge(modules, plain, key=lambda placed: placed[0]):
+        yield from tasks
     if has_files(source.source) and has_files(output.source):
         yield from _files(source.source, output.source, config)
     else:
@@ -71,18 +85,18 @@ def _layer_filter(source: Side, output: Side) -> LayerFilter:
     return LayerFilter.of(source.found.layer_lists, record.kept if record else None)
 
 
-def _modules(source: Side, output: Side, layers: LayerFilter, sample: Sample) -> Iterator[Task]:
-    """Yield the tasks for all experts and for groups of tensors that are rearranged."""
+def _modules(source: Side, output: Side, layers: LayerFilter, sample: Sample) -> Iterator[Placed]:
+    """Yield the tasks for all experts and for groups of tensors that are rearranged, by place."""
     in_source, in_output = source.modules(), output.modules()
     for name in in_source.keys() - in_output.keys():
         if layers.keeps(name):
             contents = in_source[name].stack.contents
-            yield Difference(name, f"is missing: the source has {contents} there")
+            yield MISSING, [Difference(name, f"is missing: the source has {contents} there")]
     for name, module in in_output.items():
         if name in in_source and layers.keeps(name):
-            yield from _module(name, in_source[name], module, sample)
+            yield module.place, _module(name, in_source[name], module, sample)
         else:
-            yield Difference(name, "is not in the source")
+            yield module.place, [Difference(name, "is not in the source")]
 
 
 def _module(name: str, source: StackModule, output: StackModule, sample: Sample) -> Iterator[Task]:
@@ -132,26 +146,31 @@ def _projections(
 
 def _plain_tensors(
     source: Side, output: Side, layers: LayerFilter, sample: Sample
-) -> Iterator[Task]:
-    """Yield the tasks for all other tensors, which a conversion copies."""
+) -> Iterator[Placed]:
+    """Yield the tasks for all other tensors, which a conversion copies, by place."""
     in_source, in_output = source.plain(), output.plain()
     for hub_name in in_source.keys() - in_output.keys():
         if layers.keeps(hub_name):
             name = output.found.names.apply(hub_name)
-            yield Difference(name, f"is missing: it is {in_source[hub_name].name} in the source")
+            detail = f"is missing: it is {in_source[hub_name].name} in the source"
+            yield MISSING, [Difference(name, detail)]
     chosen = sample.of(list(in_output))
     for hub_name, here in in_output.items():
-        there = in_source.get(hub_name)
-        if there is None or not layers.keeps(hub_name):
-            yield Difference(here.name, "is not in the source")
-        elif (there.dtype, there.shape) != (here.dtype, here.shape):
-            yield Difference(
-                here.name,
-                f"is {here.dtype} {list(here.shape)}, the source has {there.dtype} "
-                f"{list(there.shape)}",
-            )
-        elif hub_name in chosen:
-            yield RegionPair(whole(there), whole(here))
+        there = in_source.get(hub_name) if layers.keeps(hub_name) else None
+        yield place(here), _plain_tensor(there, here, hub_name in chosen)
+
+
+def _plain_tensor(there: TensorInfo | None, here: TensorInfo, is_chosen: bool) -> Iterator[Task]:
+    """Yield the task for a tensor that is copied; none if the sample does not have it."""
+    if there is None:
+        yield Difference(here.name, "is not in the source")
+    elif (there.dtype, there.shape) != (here.dtype, here.shape):
+        yield Difference(
+            here.name,
+            f"is {here.dtype} {list(here.shape)}, the source has {there.dtype} {list(there.shape)}",
+        )
+    elif is_chosen:
+        yield RegionPair(whole(there), whole(here))
 
 
 def _recorded_config(

@@ -93,6 +93,8 @@ class VerifyStarted:
 
     total: int
     """Estimated bytes to compare."""
+    shards: tuple[str, ...] = ()
+    """Names of the files with tensors whose bytes are compared, in the checkpoint's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,20 @@ class VerifyProgress:
     """Number of these bytes."""
     where: str
     """The tensor or file that they belong to."""
+    file: str = ""
+    """The file that they are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileVerified:
+    """The bytes of a file have been compared, and those that differ are among the differences."""
+
+    name: str
+    """Name of the file in the checkpoint."""
+    nbytes: int
+    """Bytes that were compared."""
+    total: int
+    """Bytes that it has to compare. A sample, or a tensor without counterpart, leaves some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +129,11 @@ class FileHashed:
     sha256: str
 
 
-VerifyEvent = Difference | VerifyStarted | VerifyProgress | FileHashed
+ProgressEvent = VerifyStarted | VerifyProgress | FileVerified
+"""What `on_event` is called with."""
+VerifyEvent = Difference | FileHashed | ProgressEvent
 
-OnEvent = Callable[[VerifyStarted | VerifyProgress], None]
+OnEvent = Callable[[ProgressEvent], None]
 
 
 @dataclass

@@ -26,6 +26,11 @@ class StackModule:
         return self.module.tensors
 
     @property
+    def place(self) -> tuple[str, int]:
+        """Where its bytes begin: the file, and bytes from its start."""
+        return place(next(iter(self.tensors.values()))[0])
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Sizes of all axes that are longer than one."""
         return {axis: size for axis, size in self.stack.sizes.items() if size != 1}
@@ -58,7 +63,7 @@ class Side:
         The key is the prefix of a module in hub names, and what the module holds.
         """
         modules = [StackModule(stack, m) for stack in self._stacks() for m in stack.modules]
-        modules.sort(key=lambda held: _position(next(iter(held.tensors.values()))[0]))
+        modules.sort(key=lambda held: held.place)
         return {f"{held.module.prefix}{held.stack.contents}": held for held in modules}
 
     def plain(self) -> dict[str, TensorInfo]:
@@ -66,13 +71,14 @@ class Side:
         modules = (module for stack in self._stacks() for module in stack.modules)
         rearranged = {i.name for m in modules for infos in m.tensors.values() for i in infos}
         named = ((hub, i) for hub, i in self.found.hub_names.items() if i.name not in rearranged)
-        return dict(sorted(named, key=lambda item: _position(item[1])))
+        return dict(sorted(named, key=lambda item: place(item[1])))
 
     def _stacks(self) -> tuple[Stack, ...]:
         return (*self.found.stacks, *self.found.groups)
 
 
-def _position(info: TensorInfo) -> tuple[str, int]:
+def place(info: TensorInfo) -> tuple[str, int]:
+    """Return where the bytes of a tensor begin: the file, and bytes from its start."""
     return info.file, info.offset
 
 

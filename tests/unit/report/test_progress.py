@@ -131,3 +131,39 @@ def test_verbose_runs_name_each_shard(src: Path, tmp_path: Path) -> None:
     assert "\nindex, manifest and " in shown
     assert "\ncomputing SHA-256 of " in shown
     assert "\nverifying " in shown
+    for shard in result.plan.shards:
+        assert f"\n{shard.name} is compared: " in shown
+
+
+def test_verbose_verification(src: Path, tmp_path: Path) -> None:
+    """Names each file when it is compared; and if only a part of it was, how much."""
+    result = streamconv.merge(src, tmp_path / "a", max_shard_size=300)
+    console = console_of(200)
+    with Lines(console, verbose=True) as lines:
+        streamconv.verify(src, tmp_path / "a", on_event=lines)
+        streamconv.verify(src, tmp_path / "a", on_event=lines, sample=0.1)
+    shown = text_of(console)
+    for shard in result.plan.shards:
+        assert shown.count(f"\n{shard.name} is compared") == 2
+    assert "\nconfig.json is compared: " in shown
+    assert " is compared in part: " in shown
+    quiet = console_of(200)
+    with Lines(quiet) as lines:
+        streamconv.verify(src, tmp_path / "a", on_event=lines)
+    assert "is compared" not in text_of(quiet)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_bar_of_a_verification(src: Path, tmp_path: Path, width: int) -> None:
+    """Shows which shard of how many, and the tensor."""
+    shards = len(streamconv.merge(src, tmp_path / "a", max_shard_size=300).plan.shards)
+    console = console_of(width, force_terminal=True)
+
+    def drawn(event: object) -> None:
+        bar(event)  # type: ignore[arg-type]
+        console.print(bar, markup=False, highlight=False)
+
+    with Bar(console) as bar:
+        streamconv.verify(src, tmp_path / "a", on_event=drawn)
+    for number in range(1, shards + 1):
+        assert f"shard {number} of {shards}, model." in text_of(console)

@@ -18,7 +18,7 @@ from streamconv.verification.result import VerifyProgress, VerifyStarted
 
 def test_nothing_is_known_before_the_plan() -> None:
     facts = ProgressTracker(5.0).facts(7.5)
-    assert (facts.activity, facts.total, facts.seconds) == ("planning", None, 2.5)
+    assert (facts.activity, facts.total, facts.seconds) == ("reading headers", None, 2.5)
     assert facts.seconds_left is None
 
 
@@ -74,6 +74,19 @@ def test_other_activities(start: object, step: object, activity: str) -> None:
     facts = tracker.facts(11.0)
     assert (facts.activity, facts.share, facts.where) == (activity, 0.25, "x")
     assert (facts.seconds, facts.shard) == (1.0, None)
+
+
+def test_a_verification_names_the_shard_and_the_tensor() -> None:
+    """A file without tensors is no shard."""
+    tracker = ProgressTracker(0.0)
+    tracker.add(Planned(planned(model())), 0.0)
+    tracker.add(VerifyStarted(9, ("a", "b", "c")), 0.0)
+    assert tracker.facts(1.0).shard is None
+    tracker.add(VerifyProgress(3, "model.norm.weight", "b"), 1.0)
+    facts = tracker.facts(1.0)
+    assert (facts.shard, facts.where) == ((2, 3), "model.norm.weight")
+    tracker.add(VerifyProgress(3, "config.json", "config.json"), 2.0)
+    assert tracker.facts(2.0).shard is None
 
 
 def test_more_than_was_estimated_is_all() -> None:
