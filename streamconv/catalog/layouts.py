@@ -53,6 +53,11 @@ class Layout:
     def __repr__(self) -> str:
         return f"<Layout {self.name}>"
 
+    def shared_axes(self, weight: str) -> frozenset[str]:
+        """Return the axes of experts and projections whose positions share a weight's numbers."""
+        kind = self.kinds.get(weight)
+        return kind.shared_axes(kind.matrix(weight)) if kind else frozenset()
+
     def elements_before(self, weight: str, sizes: Mapping[str, int]) -> int:
         """Count the elements in front of a weight in its tensor.
 
@@ -65,6 +70,31 @@ class Layout:
             if template.name == name and self.kinds.get(other) is kind:
                 elements += math.prod(sizes[axis] for axis in template.axes)
         return elements
+
+    def places(self, weights: Iterable[str], source: "Layout") -> Mapping[str, str]:
+        """Return the weight of this layout that has the numbers of each weight of another one.
+
+        Numbers that experts or projections share are of another kind if those are apart here: each
+        has a copy. Then gate_up and down both are of that kind.
+
+        Args:
+            weights: The weights of a stack.
+            source: The layout that the stack has.
+
+        Returns:
+            By weight, without those that this layout has no place for.
+        """
+        kinds: dict[WeightKind | None, list[str]] = {}
+        for weight in weights:
+            kinds.setdefault(source.kinds.get(weight), []).append(weight)
+        found: dict[str, str] = {}
+        for kind, alike in kinds.items():
+            choices = [{weight: weight for weight in alike}]
+            if kind is not None and kind.apart is not None:
+                choices.append({weight: kind.matrix(weight) + kind.apart for weight in alike})
+            whole = (c for c in choices if all(place in self.templates for place in c.values()))
+            found |= next(whole, {w: w for w in alike if w in self.templates})
+        return MappingProxyType(found)
 
 
 @dataclass(frozen=True)

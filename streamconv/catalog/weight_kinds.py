@@ -4,7 +4,7 @@ A kind is what an expert can have for each projection: the matrix, a bias, scale
 name can have several shapes, such as a scale for each output or a single one. Each shape is a kind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,16 +51,26 @@ class WeightKind:
     """True if the shape has to tell which part of the matrix each number is for."""
     dtypes: frozenset[str] = frozenset()
     """The dtypes that it can have; empty for all."""
+    apart: str | None = None
+    """Key of the kind that has its numbers if experts or projections that share them are apart."""
 
     @property
     def key(self) -> str:
         """What the names of its weights have after `gate_up` and `down`."""
         return f"{self.suffix}-{self.shape}" if self.shape else self.suffix
 
+    def matrix(self, weight: str) -> str:
+        """Return the matrix, `gate_up` or `down`, of a weight of this kind."""
+        return weight.removesuffix(self.key)
+
     @property
     def is_shared(self) -> bool:
         """True if projections or experts share its numbers."""
-        return any({EXPERT, _PROJECTIONS} & axes.keys() for axes in self.axes.values())
+        return any(self.shared_axes(matrix) for matrix in MATRICES)
+
+    def shared_axes(self, matrix: str) -> frozenset[str]:
+        """Return the axes of experts and projections whose positions share its numbers."""
+        return frozenset({EXPERT, _PROJECTIONS} & self.axes[matrix].keys())
 
     def counted(self, matrix: str) -> Mapping[str, str]:
         """Return the axes that are replaced by those that count blocks or elements of them."""
@@ -168,7 +178,17 @@ def read_weight_kinds(
             is_turned=fields.get("turned", False),
             is_aligned=fields.get("aligned", False),
             dtypes=frozenset(fields.get("dtypes", ())),
+            apart=_key(row.get("suffix", ""), fields["apart"], names)
+            if "apart" in fields
+            else None,
         )
+
+
+def _key(suffix: str, shape: str, shapes: Sequence[str]) -> str | None:
+    """Return the key of the kind of a row that has a shape; None if it has none of it."""
+    if shape not in shapes:
+        return None
+    return suffix if shape == shapes[0] else f"{suffix}-{shape}"
 
 
 def check_weight_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:

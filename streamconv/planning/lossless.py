@@ -183,6 +183,7 @@ def _may_share_a_stem(names: Sequence[str], stems: set[str], ordered: Sequence[s
 def _check_bytes(steps: Steps, expected: Iterable[TensorInfo]) -> None:
     """Raise PlanRefused if a tensor is not used, or if the output has more or fewer bytes."""
     before = sum(info.nbytes for info in expected)
+    before += sum(each.stack.copied_bytes for each in steps.converted)
     after = sum(map(steps.nbytes, range(len(steps))))
     total = (
         f"{before} bytes of tensors would become {after}: a layout or family is described wrongly"

@@ -1,7 +1,8 @@
 """Plan how bytes move between two layouts of one weight.
 
 Two templates determine it. There is no table of pairs, and no direction that has to be written
-twice. An axis of size one may be missing on either side.
+twice. An axis of size one may be missing on either side, and one whose positions share their
+numbers in the source.
 
 An example with E = 8 experts, I = 3, H = 4 and two bytes an element:
 
@@ -28,7 +29,7 @@ element 1 * 3 = 3 of these: shape (3, 4), strides (1, 6).
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
@@ -132,6 +133,7 @@ def plan_rearrangement(
     fixed: Mapping[str, int],
     bits: int,
     before: int = 0,
+    shared: Collection[str] = (),
 ) -> Rearrangement:
     """Plan how one tensor of `target` is made from tensors of `source`.
 
@@ -145,11 +147,12 @@ def plan_rearrangement(
             tensors with these positions, in the order of the other axes in their names.
         bits: Width of an element. Elements that are not whole bytes can only be copied.
         before: Elements at the start of each input that belong to another weight.
+        shared: Axes that the source may lack: each position of the target has a copy.
 
     Raises:
         UsageError: The two sides have different axes, or elements of less than a byte would move.
     """
-    fixed = {**_absent_axes(source, target, sizes), **fixed}
+    fixed = {**_absent_axes(source, target, sizes, shared), **fixed}
     streamed = EXPERT in target.axes and _expert_is_outermost(source, target)
     settled = {*fixed, EXPERT} if streamed else {*fixed}
     free = [axis for axis in source.name_axes if axis not in settled]
@@ -176,9 +179,15 @@ def plan_rearrangement(
     )
 
 
-def _absent_axes(source: Template, target: Template, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return position 0 for each axis that one side lacks. Raises UsageError if one is longer."""
-    absent = {*source.name_axes, *source.axes} ^ {*target.name_axes, *target.axes}
+def _absent_axes(
+    source: Template, target: Template, sizes: Mapping[str, int], shared: Collection[str]
+) -> dict[str, int]:
+    """Return position 0 for each axis that one side lacks, but for those that the source shares.
+
+    Raises UsageError if another one is longer than 1.
+    """
+    ours, theirs = ({*template.name_axes, *template.axes} for template in (source, target))
+    absent = (ours ^ theirs) - (theirs & {*shared})
     if any(sizes[axis] != 1 for axis in absent):
         raise UsageError(
             f"'{source.name}' and '{target.name}' do not have the same axes: "
@@ -233,7 +242,7 @@ def _plan_view(
         width *= sizes[axis]
     start = sum(fixed[axis] * stride_of[axis] for axis in axes if axis in fixed)
     order = [axis for axis in target.axes if axis not in settled and sizes[axis] != 1]
-    shape, strides = _join([sizes[a] for a in order], [stride_of[a] for a in order])
+    shape, strides = _join([sizes[a] for a in order], [stride_of.get(a, 0) for a in order])
     return _View(start, shape, strides)
 
 

@@ -1,6 +1,7 @@
 """Plan what one stack becomes in a layout, once for all of its modules."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,6 +66,7 @@ class StackOutputs:
         """
         self._stack = stack
         self._row = row
+        self._places = row.layout.places(stack.first, stack.row.layout)
         outputs: dict[str, OutputTensor] = {}
         for weight, infos in stack.first.items():
             for output in self._outputs_of(weight, infos):
@@ -83,8 +85,20 @@ class StackOutputs:
 
     def segments(self, output: OutputTensor, axis: int) -> tuple[int, ...]:
         """Return the lengths that a dimension of an output consists of; see `segments_of`."""
-        weights = dict.fromkeys(weight for weight, _ in output.inputs)
+        weights = dict.fromkeys(self._places[weight] for weight, _ in output.inputs)
         return segments_of(self._row, weights, self._stack.sizes, axis)
+
+    @cached_property
+    def copied_bytes(self) -> int:
+        """Bytes of a module's outputs that are further copies of numbers that experts share."""
+        layout, sizes = self._stack.row.layout, self._stack.sizes
+        count = 0
+        for weight, place in self._places.items():
+            own, other = layout.templates[weight], self._row.layout.templates[place]
+            added = {*other.name_axes, *other.axes} - {*own.name_axes, *own.axes}
+            copies = math.prod(sizes[axis] for axis in added & layout.shared_axes(weight))
+            count += (copies - 1) * sum(info.nbytes for info in self._stack.first[weight])
+        return count
 
     def unused(self, module: Module) -> Iterator[TensorInfo]:
         """Yield the tensors of a module that no output takes."""
@@ -105,14 +119,18 @@ class StackOutputs:
         """Yield the output tensors of a weight; of one that several weights share, its section."""
         sizes = self._stack.sizes
         layout = self._stack.row.layout
-        source, target = layout.templates[weight], self._row.layout.templates[weight]
+        source = layout.templates[weight]
+        target = self._row.layout.templates[self._places[weight]]
         elements_before = layout.elements_before(weight, sizes)
+        shared = layout.shared_axes(weight)
         shape = target.shape(sizes)
         for position in itertools.product(*(range(sizes[axis]) for axis in target.name_axes)):
             fixed = dict(zip(target.name_axes, position, strict=True))
             try:
                 bits = DTYPE_BITS[infos[0].dtype]
-                how = plan_rearrangement(source, target, sizes, fixed, bits, elements_before)
+                how = plan_rearrangement(
+                    source, target, sizes, fixed, bits, elements_before, shared
+                )
             except UsageError as error:
                 raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
             suffix = self._row.name(target, position)

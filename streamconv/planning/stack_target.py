@@ -44,10 +44,11 @@ def _check_naming(stack: Stack, row: NamedLayout) -> None:
 def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
     """Check that each weight has a place in the layout, and moves in whole blocks and bytes."""
     subject = f"{quoted(stack.pattern)}experts"
+    places = row.layout.places(stack.first, stack.row.layout)
     for weight, infos in stack.first.items():
         old = stack.row.layout.templates[weight]
-        new = row.layout.templates.get(weight)
-        if new is None:
+        place = places.get(weight)
+        if place is None:
             shown = f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}"
             reason = (
                 "which experts or projections share that would be apart"
@@ -60,13 +61,15 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
                 "add --dequantize bf16 to convert their values, or --pass-through to leave such "
                 "experts as they are",
             )
-        for layout in (stack.row.layout, row.layout):
-            for axis, count in layout.whole_blocks[weight].items():
-                per = layout.kinds[weight].per.get(count, 0)
+        new = row.layout.templates[place]
+        for layout, of in ((stack.row.layout, weight), (row.layout, place)):
+            for axis, count in layout.whole_blocks[of].items():
+                per = layout.kinds[of].per.get(count, 0)
                 _check_blocks(source, stack, infos[0].name, axis, count, per)
         fixed = dict.fromkeys(new.name_axes, 0)
         try:
-            plan_rearrangement(old, new, stack.sizes, fixed, DTYPE_BITS[infos[0].dtype])
+            bits, shared = DTYPE_BITS[infos[0].dtype], stack.row.layout.shared_axes(weight)
+            plan_rearrangement(old, new, stack.sizes, fixed, bits, shared=shared)
         except UsageError as error:
             raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
 
@@ -97,7 +100,8 @@ def _check_unambiguous(stack: Stack, row: NamedLayout, names: Form) -> None:
 
 def _settles_sizes(stack: Stack, row: NamedLayout) -> bool:
     """Return True if names and shapes in a layout settle the size of every axis."""
-    templates = [row.layout.templates[weight] for weight in stack.first]
+    places = row.layout.places(stack.first, stack.row.layout)
+    templates = [row.layout.templates[place] for place in places.values()]
     shapes = [((template,), template.shape(stack.sizes)) for template in templates]
     named = any(EXPERT in template.name_axes for template in templates)
     known = {EXPERT: stack.sizes[EXPERT]} if named else {}

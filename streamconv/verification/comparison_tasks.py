@@ -104,34 +104,52 @@ def _module(name: str, source: StackModule, output: StackModule, sample: Sample)
     if source.sizes != output.sizes:
         yield Difference(name, f"has sizes {output.sizes}, the source {source.sizes}")
         return
-    for weight in source.tensors.keys() - output.tensors.keys():
+    pairs = {weight: _original(weight, source, output) for weight in output.tensors}
+    for weight in source.tensors.keys() - pairs.values():
         yield Difference(f"{name}, {weight}", "is missing")
     weights = []
-    for weight in output.tensors:
-        if weight not in source.tensors:
+    for weight, original in pairs.items():
+        if original is None:
             yield Difference(f"{name}, {weight}", "is not in the source")
             continue
-        there, here = source.tensors[weight][0], output.tensors[weight][0]
+        there, here = source.tensors[original][0], output.tensors[weight][0]
         if there.dtype == here.dtype:
-            weights.append(weight)
+            weights.append((original, weight))
         else:
             yield Difference(here.name, f"is {here.dtype}, {there.name} is {there.dtype}")
     for expert in sample.experts(output.stack.sizes.get(EXPERT, 1)):
-        for weight in weights:
-            yield _expert(weight, expert, source, output)
+        for original, weight in weights:
+            yield _expert(original, weight, expert, source, output)
 
 
-def _expert(weight: str, expert: int, source: StackModule, output: StackModule) -> Task:
-    """Return the task for one expert of one weight."""
+def _original(weight: str, source: StackModule, output: StackModule) -> str | None:
+    """Return the weight of the source that a weight of the output has to be, or None.
+
+    It has another name if the source has one number for all experts, and the output one for each.
+    """
+    if weight in source.tensors:
+        return weight
+    part = output.part(weight)
+    return next((each for each in source.tensors if source.part(each) == part), None)
+
+
+def _expert(
+    original: str, weight: str, expert: int, source: StackModule, output: StackModule
+) -> Task:
+    """Return the task for one expert of one weight, which is `original` in the source."""
     template = output.template(weight)
     number = expert if EXPERT in template.axes else None
-    there, here = source.region(weight, expert), output.region(weight, expert)
+    there, here = source.region(original, expert), output.region(weight, expert)
+    first = output.tensors[weight][0]
     if there is None or here is None or (there.bits < 8 and there.axes != here.axes):
         return Difference(
-            output.tensors[weight][0].name,
-            "cannot be compared: elements smaller than a byte are rearranged",
-            number,
+            first.name, "cannot be compared: elements smaller than a byte are rearranged", number
         )
+    for axis in source.shared_axes(original) & ({*here.axes} - {*there.axes}):
+        there = there.repeat(axis, output.stack.sizes[axis])
+    if {*there.axes} != {*here.axes}:
+        shape = list(source.tensors[original][0].shape)
+        return Difference(first.name, f"is {list(first.shape)}, the source has {shape}", number)
     split, tokens = _projections(template, output.stack.row.naming.tokens, here)
     return RegionPair(there, here, number, split, tokens)
 

@@ -45,6 +45,10 @@ class Region:
     def nbytes(self) -> int:
         return sum(run.nbytes for run in self.runs)
 
+    def repeat(self, axis: str, count: int) -> "Region":
+        """Return the region with another axis, outermost, along which it is the same."""
+        return Region(self.runs * count, (axis, *self.axes), (count, *self.shape), self.bits)
+
     def cut(self, begin: int, end: int) -> Iterator[Run]:
         """Yield the runs that hold the bytes `begin` to `end` of the region."""
         position = 0

@@ -39,6 +39,15 @@ class StackModule:
         """Return the axes of a weight, in its tensors' names and shapes."""
         return self.stack.row.layout.templates[weight]
 
+    def part(self, weight: str) -> tuple[str, str]:
+        """Return the matrix that a weight belongs to, and what it is of it, whatever its shape."""
+        kind = self.stack.row.layout.kinds.get(weight)
+        return (kind.matrix(weight), kind.part) if kind else (weight, "")
+
+    def shared_axes(self, weight: str) -> frozenset[str]:
+        """Return the axes of experts and projections whose positions share a weight's numbers."""
+        return self.stack.row.layout.shared_axes(weight)
+
     def region(self, weight: str, expert: int) -> Region | None:
         """Return the bytes of one expert of a weight; None if they are not whole bytes."""
         return expert_region(

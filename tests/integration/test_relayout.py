@@ -1,14 +1,12 @@
 """Quantized experts in other layouts: the same bytes there and back, and the same values."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from quantized import codes8, scales, section
-from relaid import KINDS, MLP, NO_VALUES, TRANSPOSED, Tensors, bits, decoded, experts, relaid, turn
+from relaid import KINDS, MLP, NO_VALUES, TRANSPOSED, Tensors, bits, decoded, experts, relaid
 from safetensors.torch import load_file, save_file
 
 import streamconv
@@ -206,66 +204,34 @@ def test_deepseek_v4_as_it_is_published(kind: str, tmp_path: Path) -> None:
     assert differing(found, published(decoded(made, torch.bfloat16))) == []
 
 
-# --- numbers that several matrices share ----------------------------------------------------------
-
-
-def modelopt_for_llama4() -> tuple[Tensors, Tensors]:
-    """Tensors as ModelOpt exports them of Llama 4, and what its own class makes of them.
-
-    It turns a matrix, quantizes its rows, and turns codes and scales back. One number is for all
-    experts.
-    """
-    make, _ = KINDS["nvfp4 of modelopt"]
-    made = experts(make)
-    stacked = relaid(made, "fused")
-    tensors = {}
-    for name in ("gate_up_proj", "down_proj"):
-        tensors[f"{MLP}{name}"] = turn(stacked[f"{MLP}{name}"])
-        tensors[f"{MLP}{name}_weight_scale"] = turn(stacked[f"{MLP}{name}_scale"])
-        for end, mine in (("_weight_scale_2", "_scale_2"), ("_input_scale", "_input_scale")):
-            tensors[f"{MLP}{name}{end}"] = stacked[f"{MLP}{name}{mine}"].flatten()[0].clone()
-    return tensors, decoded(made, torch.bfloat16)
-
-
-def fp8_for_each() -> tuple[Tensors, Tensors]:
-    """Static FP8 as Mistral-Small-4 has it: gate and up of an expert share their numbers."""
-    codes = {"gate_up_proj": codes8(3, 64, 64), "down_proj": codes8(3, 64, 32)}
-    tensors, values = {}, {}
-    for name, weight in codes.items():
-        scale = scales(3, 1, 1, dtype=torch.bfloat16)
-        tensors[f"{MLP}{name}"] = weight
-        tensors[f"{MLP}{name}_scale_inv"] = scale
-        tensors[f"{MLP}{name}_activation_scale"] = scales(3, 1, 1, dtype=torch.bfloat16)
-        values[name] = (weight.float() * scale.float()).to(torch.bfloat16)
-    one_by_one = {}
-    for e in range(3):
-        gate, up = values["gate_up_proj"][e].chunk(2)
-        for name, part in (("gate", gate), ("up", up), ("down", values["down_proj"][e])):
-            one_by_one[f"{MLP}{e}.{name}_proj.weight"] = part
-    return tensors, one_by_one
-
-
 @pytest.mark.parametrize(
-    ("make", "layout", "config"),
+    "spelled",
     [
-        (modelopt_for_llama4, "fused-transposed", section("modelopt", quant_algo="NVFP4")),
-        (fp8_for_each, "fused", section("fp8", activation_scheme="static")),
+        ("w13_weight.weight", "w2_weight.weight"),
+        ("w13_weight", "w2_weight"),
+        ("gate_up_proj.weight", "down_proj.weight"),
+        ("gate_up_proj", "down_proj"),
     ],
+    ids=lambda names: names[0],
 )
-def test_shared_numbers(
-    make: Callable[[], tuple[Tensors, Tensors]],
-    layout: str,
-    config: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    """They are read under their published names, and refused where each projection has its own."""
-    torch.manual_seed(7)
-    tensors, values = make()
-    folder = write(tmp_path / "source", tensors, config)
-    assert differing(read(folder, layout, layout), tensors) == []
-    assert differing(read(folder, layout, "per-expert", dequantize="bf16"), values) == []
-    with pytest.raises(PlanRefused, match="no place for"):
-        read(folder, layout, "per-expert")
+@pytest.mark.parametrize("kind", ["int4", "fp8 blocks", "nvfp4 of compressed-tensors"])
+def test_nested_names(kind: str, spelled: tuple[str, str], tmp_path: Path) -> None:
+    """Companions of fused experts are called as somebody calls them, with and without a module."""
+    torch.manual_seed(8)
+    made = experts(KINDS[kind][0])
+    tensors = {}
+    for name, tensor in relaid(made, "fused").items():
+        matrix = next(m for m in ("gate_up_proj", "down_proj") if name.startswith(MLP + m))
+        called = spelled[0 if matrix == "gate_up_proj" else 1]
+        end = name.removeprefix(MLP + matrix)
+        if called.endswith("weight"):
+            # `_scale` of a matrix is `weight_scale` below it, and `_input_scale` has no weight
+            end = end if end.startswith("_input") else f"weight{end}"
+            called = called.removesuffix("weight")
+            end = end.removeprefix("_")
+        tensors[f"{MLP}{called}{end}"] = tensor
+    folder = write(tmp_path / "spelled", tensors, made[0]["gate_proj"].config)
+    assert differing(read(folder, "fused", "per-expert"), relaid(made, "per-expert")) == []
 
 
 def test_mlx_is_named(tmp_path: Path) -> None:

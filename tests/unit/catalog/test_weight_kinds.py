@@ -33,6 +33,10 @@ def names_of(layout: Layout, weight: str) -> str | None:
         ("fused", "gate_up-halves", "experts.gate_up_proj : e (p i) h2"),
         ("fused-transposed", "gate_up-halves", "experts.gate_up_proj : e h2 (p i)"),
         ("fused-flat", "gate_up-halves", None),
+        ("fused", "gate_up_scale-shared", "experts.gate_up_proj_scale :"),
+        ("fused", "gate_up_scale-shared-one", "experts.gate_up_proj_scale : u"),
+        ("fused-interleaved", "gate_up-halves", "experts.gate_up_proj : e h2 (i p)"),
+        ("per-expert", "gate_up_scale-shared", None),
         ("fused", "gate_up.qweight", "experts.gate_up_proj.qweight : e h8 (p i)"),
         ("fused", "down.qzeros", "experts.down_proj.qzeros : e q h8"),
         ("fused", "gate_up.g_idx", "experts.gate_up_proj.g_idx : e p h"),
@@ -43,6 +47,27 @@ def names_of(layout: Layout, weight: str) -> str | None:
 def test_the_place_of_a_kind(layout: str, weight: str, expected: str | None) -> None:
     """Its axes follow from those of the matrix, unless the shape would not tell what it is for."""
     assert names_of(CATALOG.layouts[layout], weight) == expected
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "layout"),
+    [
+        ("_scale-shared", "_scale-number", "per-expert"),
+        ("_scale-shared", "_scale-number", "stacked"),
+        ("_scale-shared", "_scale-shared", "fused-transposed"),
+        ("_scale-shared-one", "_scale-one", "per-expert"),
+        ("_scale-each", "_scale-number", "per-expert"),
+        ("_scale-each", "_scale-each", "per-expert-fused"),
+        ("_scale_2-shared", "_scale_2", "per-expert"),
+        ("_scale-shared", None, "interleaved"),
+    ],
+)
+def test_shared_numbers_have_places_apart(shared: str, own: str | None, layout: str) -> None:
+    """Gate_up and down both are of the other kind, though one of them could stay."""
+    source, target = CATALOG.layouts["fused"], CATALOG.layouts[layout]
+    places = target.places([f"gate_up{shared}", f"down{shared}", "down"], source)
+    same = {f"{matrix}{shared}": f"{matrix}{own or shared}" for matrix in ("gate_up", "down")}
+    assert places == {**same, "down": "down"}
 
 
 def test_a_row_has_a_kind_for_each_shape() -> None:

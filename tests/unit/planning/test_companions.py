@@ -173,9 +173,9 @@ def test_the_language_model_inside_tells_its_layout(inner: str, layout: str | No
     assert stack.row.layout.name == layout
 
 
-@pytest.mark.parametrize("shape", [(2,), (1,), (3,)])
+@pytest.mark.parametrize("shape", [(2,), (3,), (1, 1)])
 def test_scales_that_no_layout_has_a_place_for(shape: tuple[int, ...]) -> None:
-    """One or three for all of Granite's fused experts: refused, or left whole."""
+    """Two or three for all of Granite's fused experts: refused, or left whole."""
     family = CATALOG.families["granite-moe"]
     checkpoint, owners = checkpoint_in_form(family, family.forms["hub"])
     weight = "model.layers.1.block_sparse_moe.input_linear.weight"
