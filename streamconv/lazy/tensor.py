@@ -163,12 +163,12 @@ class LazyTensor:
 
     def _checked(self, box: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
         """Return a box that is one of this tensor. Raises TypeError or IndexError otherwise."""
-        is_box = isinstance(box, Sequence) and all(
-            isinstance(span, Sequence) and len(span) == 2 and all(isinstance(i, int) for i in span)
-            for span in box
-        )
-        if not is_box:
-            raise wrong_type("LazyTensor.read_box", "box", "a range for each dimension", box)
+        try:
+            box = [(operator.index(begin), operator.index(end)) for begin, end in box]
+        except (TypeError, ValueError):
+            raise wrong_type(
+                "LazyTensor.read_box", "box", "a range for each dimension", box
+            ) from None
         inside = len(box) == len(self.shape) and all(
             0 <= begin <= end <= extent
             for (begin, end), extent in zip(box, self.shape, strict=True)

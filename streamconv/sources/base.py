@@ -103,18 +103,16 @@ def read_whole(source: Source) -> Callable[[TensorInfo], bytes]:
 class MappedSource(Source, Protocol):
     """A source whose files are on this machine and can be mapped into memory."""
 
-    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
-        """Return a view of bytes of a tensor in a private map of its file, or None.
+    def mapped(self, ranges: Sequence[ByteRange]) -> memoryview | None:
+        """Return a view of bytes of tensors, one range after the other, in a private map, or None.
 
-        The view outlives the source. Writing to it does not change the file.
+        The view outlives the source. Writing to it does not change a file.
 
         Args:
-            info: A tensor of the source's checkpoint.
-            begin: Bytes from the first byte of the tensor.
-            end: The byte after the last.
+            ranges: Bytes of tensors of the source's checkpoint that have the same dtype.
 
         Returns:
-            The view; None if the bytes are not stored like this.
+            The view; None if the bytes are not stored like this, or not where maps can join them.
 
         Raises:
             SourceChanged, BadCheckpoint, IOFailed: As `read` does.

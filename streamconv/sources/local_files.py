@@ -1,15 +1,15 @@
 """The files of a folder that tensors are read from, watched for changes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.safe_paths import is_below, resolve_file
-from streamconv.system.buffers import private_map
 from streamconv.system.file_ops import Files
+from streamconv.system.maps import FilePart, joined_map, neighbors_joined, private_map
 
 
 def check_size(name: str, planned: int, size: int) -> None:
@@ -115,21 +115,30 @@ class LocalFiles:
         """Raise SourceChanged if one file has been written to or replaced since it was opened."""
         self._open.check_file(name)
 
-    def mapped(self, name: str) -> memoryview:
-        """Return a private map of a file, which may be written to and outlives this object.
+    def mapped(self, parts: Sequence[FilePart]) -> memoryview | None:
+        """Return parts of files, one after the other, as a private map; None if they do not fit.
+
+        It may be written to and outlives this object.
 
         Raises:
-            SourceChanged: The file is not as planned.
-            IOFailed: It cannot be opened or mapped.
+            SourceChanged: A file is not as planned.
+            IOFailed: A file cannot be opened or mapped.
         """
+        first, *others = parts = list(neighbors_joined(parts))
+        try:
+            if others:
+                return joined_map(parts, self._open.descriptor, self._files)
+            return self._whole(first.file)[first.offset : first.offset + first.nbytes]
+        except OSError as error:
+            raise IOFailed(f"cannot map {quoted(first.file)}: {error.strerror}") from error
+
+    def _whole(self, name: str) -> memoryview:
+        """Return the map of a file. Raises OSError."""
         with self._map_lock:
             found = self._maps.get(name)
             if found is None:
-                try:
-                    with self._open.descriptor(name) as fd:
-                        found = self._maps[name] = private_map(fd)
-                except OSError as error:
-                    raise IOFailed(f"cannot map {quoted(name)}: {error.strerror}") from error
+                with self._open.descriptor(name) as fd:
+                    found = self._maps[name] = private_map(fd)
             return found
 
     def close(self) -> None:

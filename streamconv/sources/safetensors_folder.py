@@ -13,7 +13,6 @@ from streamconv.checkpoint.types import (
     Checkpoint,
     OtherFile,
     SourceFile,
-    TensorInfo,
 )
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES
@@ -47,6 +46,7 @@ from streamconv.sources.shard_index import (
 )
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
+from streamconv.system.maps import FilePart
 
 DIGEST_BLOCK = 2**18
 """Bytes of a header that are read at once when its digest is compared."""
@@ -83,11 +83,18 @@ class LocalSource:
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._local.read(other.name, start, buffer)
 
-    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
-        first = info.offset + begin
-        if info.cast is not None or first % _width(info.dtype):
+    def mapped(self, ranges: Sequence[ByteRange]) -> memoryview | None:
+        first = ranges[0]
+        if any(each.info.cast is not None for each in ranges):
             return None
-        return self._local.mapped(info.file)[first : info.offset + end]
+        if (first.info.offset + first.begin) % _width(first.info.dtype):
+            return None
+        return self._local.mapped(
+            [
+                FilePart(each.info.file, each.info.offset + each.begin, each.end - each.begin)
+                for each in ranges
+            ]
+        )
 
     def check_file(self, name: str) -> None:
         self._local.check_file(name)

@@ -3,14 +3,11 @@
 import contextlib
 import ctypes
 import mmap
-import sys
 import weakref
 from collections import deque
 
 HUGE_PAGE = 2 * 2**20
 """Bytes of a huge page on x86-64 and arm64."""
-MAP_NORESERVE = 0x4000
-"""The flag on Linux, which Python's `mmap` does not name."""
 
 
 def new_buffer(nbytes: int) -> memoryview:
@@ -74,12 +71,3 @@ class BufferPool:
                 self._free.popleft()
             except IndexError:
                 return
-
-
-def private_map(fd: int) -> memoryview:
-    """Return a map of an open file; writing to it changes neither the file nor other maps.
-
-    No memory is set aside for it, as hardly anything will be written. Raises OSError.
-    """
-    flags = mmap.MAP_PRIVATE | (MAP_NORESERVE if sys.platform == "linux" else 0)
-    return memoryview(mmap.mmap(fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE))

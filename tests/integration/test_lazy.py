@@ -3,6 +3,7 @@
 import copy
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import quantized, qwen3_moe
+from file_calls import ON_LINUX, PAGE
 from folders import Tensors, qwen_tensors, tensor, two_shards, write_checkpoint
 from hub_server import Hub, taken_for_the_hub
 from hypothesis import given, settings
@@ -18,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 import streamconv
 from streamconv.errors import SourceChanged, StreamconvError
-from streamconv.lazy import reading
+from streamconv.lazy import part_reader, reading
+from streamconv.system import maps
 
 EXPERTS, INTERMEDIATE, HIDDEN = 12, 6, 8
 CONFIG = {"model_type": "qwen3_moe", "num_experts": EXPERTS}
@@ -154,6 +157,72 @@ def test_what_lies_as_it_is_asked_for_is_a_view(converted: dict[str, Path]) -> N
         assert lazy[GATE_UP][4].data_ptr() == whole[4].data_ptr()
     assert not whole[3:5].any()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("framework", ["pt", "np"])
+@pytest.mark.parametrize("integer", [int, np.int64, np.uint8])
+def test_integers_of_numpy(
+    converted: dict[str, Path], framework: str, integer: Callable[[int], Any]
+) -> None:
+    """Are indices, bounds of slices, and bounds of a box, as those of Python are."""
+    one, two, three = map(integer, (1, 2, 3))
+    index = (slice(one, three), two)
+    with (
+        streamconv.open(converted["stacked"], "fused", framework=framework) as lazy,
+        safe_open(converted["fused"] / "model.safetensors", "pt") as expected,
+    ):
+        there = expected.get_slice(GATE_UP)[index]
+        if framework == "np":
+            there = there.view(torch.int16).numpy().view(np.uint16)
+        assert equal(lazy[GATE_UP][index], there)
+        box = [(one, three), (two, three), (integer(0), integer(HIDDEN))]
+        assert equal(lazy[GATE_UP].read_box(box)[:, 0], there)
+        for wrong in ([(1.0, 2)], [1, 2], None, [("0", "1")], [(0, 1, 2)]):
+            with pytest.raises(TypeError, match="a range for each dimension"):
+                lazy[GATE_UP].read_box(wrong)  # type: ignore[arg-type]
+        with pytest.raises(IndexError, match="out of bounds"):
+            lazy[GATE_UP].read_box([(one, integer(100)), *box[1:]])
+
+
+@ON_LINUX
+@pytest.mark.parametrize("layout", ["fused", "stacked"])
+def test_what_maps_can_join_is_a_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Experts of whole pages: their tensors and slices are in maps of the files, and stay private.
+
+    A share of the rows of gate and up is, too. Experts in another shard begin elsewhere in a page.
+    """
+    monkeypatch.setattr(maps, "LEAST_BYTES", PAGE)
+    folder = write_checkpoint(
+        tmp_path / "source", two_shards(qwen_tensors(2, EXPERTS, 128, 64)), CONFIG
+    )
+    streamconv.convert(folder, tmp_path / "out", to=layout)
+    with (
+        streamconv.open(folder, to=layout) as lazy,
+        safe_open(tmp_path / "out" / "model.safetensors", "pt") as expected,
+    ):
+        name = next(name for name in lazy if "layers.1.mlp.experts.gate" in name)
+        there = expected.get_tensor(name)
+        whole, part, share = lazy.get_tensor(name), lazy[name][3:5], lazy[name].shard(1, 1, of=2)
+        rows = there.unflatten(1, (-1, 64))[:, :, 32:].flatten(1, 2)
+        assert equal(whole, there)
+        assert equal(part, there[3:5])
+        assert equal(share, rows if layout == "fused" else there[:, 32:])
+        assert all(map(_is_in_a_file, (whole, part, share)))
+        part.zero_()
+        assert equal(lazy.get_tensor(name), there)
+    assert equal(whole, there)
+
+
+def _is_in_a_file(tensor: torch.Tensor) -> bool:
+    """True if the middle of a tensor is in a map of a shard, as the system says."""
+    middle = tensor.data_ptr() + tensor.nbytes // 2
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(place, 16) for place in line.split()[0].split("-"))
+        if begin <= middle < end:
+            return line.endswith(".safetensors")
+    return False
 
 
 def test_numpy_has_integers_for_what_it_lacks(folder: Path, converted: dict[str, Path]) -> None:
@@ -360,6 +429,7 @@ def test_memory_that_is_used_again(
 ) -> None:
     """Is that of arrays that were dropped, never of one that somebody has."""
     monkeypatch.setattr(reading, "POOLED_BYTES", 1)
+    monkeypatch.setattr(part_reader, "SHARE_BYTES", EXPERT_BYTES)
     with streamconv.open(folder, "fused-transposed", framework=framework) as lazy:
         kept = {name: lazy.get_tensor(name) for name in lazy}
         copies = {name: copy.deepcopy(array) for name, array in kept.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile
 from streamconv.sources.base import ByteRange, MappedSource, Read, Source, expect
 
 
@@ -26,8 +26,8 @@ class SourceWrapper:
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._source.read_other(other, buffer, start)
 
-    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
-        return self._mapped.mapped(info, begin, end) if self._mapped else None
+    def mapped(self, ranges: Sequence[ByteRange]) -> memoryview | None:
+        return self._mapped.mapped(ranges) if self._mapped else None
 
     def expect(self, ranges: Sequence[ByteRange]) -> None:
         expect(self._source, ranges)

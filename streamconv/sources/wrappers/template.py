@@ -13,7 +13,7 @@ from dataclasses import replace
 from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
-from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile, ReferenceCheckpoint
 from streamconv.quantization.announcement import announcements
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import ByteRange, Read, Source, expect, read_whole
@@ -53,7 +53,7 @@ class TemplatedSource(SourceWrapper):
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
         return self._template.read_other(other, buffer, start)
 
-    def mapped(self, info: TensorInfo, begin: int, end: int) -> memoryview | None:
+    def mapped(self, ranges: Sequence[ByteRange]) -> memoryview | None:
         return None
 
     def check_file(self, name: str) -> None:

@@ -1,14 +1,13 @@
-"""Memory for tensors: fresh, used again, and maps of files."""
+"""Memory for tensors: fresh, and used again."""
 
 import gc
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from file_calls import PAGE
 
-from streamconv.system.buffers import HUGE_PAGE, BufferPool, new_buffer, private_map
+from streamconv.system.buffers import HUGE_PAGE, BufferPool, new_buffer
 
 
 @pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
@@ -46,13 +45,3 @@ def test_no_more_is_kept_than_allowed() -> None:
     assert (len(small), len(pool._free)) == (100, 1)
     pool.clear()
     assert len(pool._free) == 0
-
-
-def test_a_private_map(tmp_path: Path) -> None:
-    """Writing to it changes neither the file nor another map."""
-    path = tmp_path / "file"
-    path.write_bytes(b"abcd")
-    with path.open("rb") as file:
-        one, other = private_map(file.fileno()), private_map(file.fileno())
-    one[1] = ord("x")
-    assert (bytes(one), bytes(other), path.read_bytes()) == (b"axcd", b"abcd", b"abcd")

@@ -3,7 +3,7 @@
 from memory_source import MemorySource
 
 from streamconv.checkpoint.types import OtherFile
-from streamconv.sources.base import ExpectingSource, MappedSource, Read, Source
+from streamconv.sources.base import ByteRange, ExpectingSource, MappedSource, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
 
@@ -41,7 +41,7 @@ def test_files_that_cannot_be_mapped() -> None:
     """Have no view; a change of one is looked for in all."""
     source = memory()
     wrapper = SourceWrapper(source)
-    assert wrapper.mapped(wrapper.checkpoint.tensors["w"], 0, 4) is None
+    assert wrapper.mapped([ByteRange(wrapper.checkpoint.tensors["w"], 0, 4)]) is None
     wrapper.check_file("model.safetensors")
     assert source.calls == [("check_unchanged",)]
 

@@ -1,0 +1,202 @@
+"""Maps of files: bytes of the page cache as memory, without a copy."""
+
+import ctypes
+import functools
+import mmap
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from streamconv.system.file_ops import Files
+
+PAGE = mmap.PAGESIZE
+MAP_NORESERVE = 0x4000
+MAP_FIXED = 0x10
+"""Flags on Linux that Python's `mmap` does not name."""
+LEAST_BYTES = 2**18
+"""Parts with fewer bytes are cheaper to copy than to map."""
+USUAL_MAPS = 65530
+"""Maps that Linux allows a process by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Adjacent bytes of a file."""
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+def private_map(fd: int) -> memoryview:
+    """Return a map of an open file; writing to it changes neither the file nor other maps.
+
+    No memory is set aside for it, as hardly anything will be written. Raises OSError.
+    """
+    flags = mmap.MAP_PRIVATE | (MAP_NORESERVE if sys.platform == "linux" else 0)
+    return memoryview(mmap.mmap(fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+
+
+def joined_map(
+    parts: Sequence[FilePart],
+    descriptor: Callable[[str], AbstractContextManager[int]],
+    files: Files,
+) -> memoryview | None:
+    """Return parts of files, one after the other, as one private map.
+
+    Each part is mapped by itself, to where the one before it ends. So the offsets of all parts have
+    to differ from their places in the map by the same number of bytes, but for whole pages. A page
+    in which two parts meet is a copy.
+
+    An example with two parts of 8200 bytes, at 100 and 16492. In the map they begin at 0 and 8200,
+    and 16492 - 8200 - 100 is two pages. Each page of addresses gets a page of the file:
+
+        page of the map          0       1       2       3       4
+        offset in the file       0    4096   16384   20480   24576
+
+    The second part begins 108 bytes after the start of page 2. There the file has other bytes, and
+    the last 108 of the first part are written over them.
+
+    Args:
+        parts: Which bytes, in the order of the map; none continues the one before it.
+        descriptor: Lends the descriptor of a file.
+        files: Reads the bytes that are copied.
+
+    Returns:
+        The bytes, which may be written to; None if the parts do not fit or there are too many.
+
+    Raises:
+        OSError: A file cannot be opened or mapped.
+    """
+    lead = parts[0].offset % PAGE
+    places = _places(parts)
+    if not _mmap() or any(
+        part.nbytes < LEAST_BYTES or (part.offset - place - lead) % PAGE
+        for part, place in zip(parts, places, strict=True)
+    ):
+        return None
+    size = lead + sum(part.nbytes for part in parts)
+    reserved = _reserve(size, len(parts))
+    if reserved is None:
+        return None
+    view = memoryview(reserved)
+    address = _address(reserved)
+    for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+        shared = (lead + place) % PAGE
+        with descriptor(part.file) as fd:
+            begin = lead + place - shared
+            if not _map_over(address + begin, part.nbytes + shared, fd, part.offset - shared):
+                return None
+        if number and shared:
+            # the end of the part before, where the map has what precedes this part in its file
+            before = parts[number - 1]
+            with descriptor(before.file) as fd:
+                end = before.offset + before.nbytes - shared
+                if files.read_into(fd, view[begin : begin + shared], end) < shared:
+                    return None
+    return view[lead:size]
+
+
+def neighbors_joined(parts: Sequence[FilePart]) -> Iterator[FilePart]:
+    """Yield parts in order; one that continues another in its file is part of it."""
+    last: FilePart | None = None
+    for part in parts:
+        if last is not None and (part.file, part.offset) == (last.file, last.offset + last.nbytes):
+            last = replace(last, nbytes=last.nbytes + part.nbytes)
+            continue
+        if last is not None:
+            yield last
+        last = part
+    if last is not None:
+        yield last
+
+
+def _places(parts: Sequence[FilePart]) -> list[int]:
+    """Return where each part begins if they are one after the other."""
+    places, place = [], 0
+    for part in parts:
+        places.append(place)
+        place += part.nbytes
+    return places
+
+
+# --- maps of the system --------------------------------------------------------------------------
+
+
+class _Budget:
+    """Maps that joined ones consist of; the rest of this process has to have some, too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = 0
+
+    def take(self, count: int) -> bool:
+        """Take `count` maps, if no more than half of what the system allows is taken then."""
+        with self._lock:
+            if self._held + count > _allowed_maps() // 2:
+                return False
+            self._held += count
+            return True
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self._held -= count
+
+
+_budget = _Budget()
+
+
+def _reserve(nbytes: int, count: int) -> mmap.mmap | None:
+    """Return addresses for a map that consists of `count` maps, or None."""
+    if not _budget.take(count):
+        return None
+    try:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        reserved = mmap.mmap(-1, nbytes, flags=flags)
+    except OSError:
+        _budget.give_back(count)
+        return None
+    weakref.finalize(reserved, _budget.give_back, count).atexit = False
+    return reserved
+
+
+def _address(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _map_over(address: int, nbytes: int, fd: int, offset: int) -> bool:
+    """Map bytes of a file privately over addresses of this process; return True on success."""
+    call = _mmap()
+    prot, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED
+    return call is not None and call(address, nbytes, prot, flags, fd, offset) == address
+
+
+@functools.cache
+def _mmap() -> Callable[[int, int, int, int, int, int], int | None] | None:
+    """Return `mmap` of the C library, as Python's maps to no given address; None if not Linux."""
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        return None
+    call = ctypes.CDLL(None, use_errno=True).mmap
+    call.restype = ctypes.c_void_p
+    call.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    )
+    return call
+
+
+@functools.cache
+def _allowed_maps() -> int:
+    """Return how many maps the system allows a process."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_bytes())
+    except (OSError, ValueError):
+        return USUAL_MAPS
