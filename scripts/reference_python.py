@@ -45,6 +45,7 @@ def page() -> str:
         "## Functions",
         "",
         *(_function(name, thing) for name, thing in functions.items()),
+        *_storage_reader(),
         "## Options",
         "",
         "Keyword arguments that several functions have. Each type has those of the ones before it.",
@@ -65,19 +66,46 @@ def _function(name: str, function: Any) -> Iterator[str]:
     yield from (f"### streamconv.{name}", "", "```py", _signature(name, function), "```", "")
     summary, blocks = _docstring(function)
     yield from (*_paragraphs(summary), "")
+    yield from _arguments(function, blocks["Args"])
+    yield from ("Returns:", "", *_paragraphs(blocks["Returns"]), "")
+    yield from _errors(blocks["Raises"])
+
+
+def _arguments(function: Any, block: str) -> Iterator[str]:
+    """Yield the table of a function's arguments, and links to the types of its options."""
     parameters = inspect.signature(function).parameters
-    own = [(key, text) for key, text in _items(blocks["Args"]) if key in parameters]
+    own = [(key, text) for key, text in _items(block) if key in parameters]
     yield from table(("argument", "meaning"), ((f"`{key}`", escaped(text)) for key, text in own))
     kind = option_type(function)
     if kind is not None:
         types = [*TYPES[kind], kind]
         links = ", ".join(f"[{each.__name__}](#{each.__name__.lower()})" for each in types)
         yield from (f"Further keyword arguments: those of {links}.", "")
-    yield from ("Returns:", "", *_paragraphs(blocks["Returns"]), "")
-    yield from table(
-        ("raises", "if"),
-        ((f"`{key}`", escaped(text)) for key, text in _items(blocks["Raises"])),
-    )
+
+
+def _errors(block: str) -> Iterator[str]:
+    """Yield the table of the errors that a function raises."""
+    rows = ((f"`{key}`", escaped(text)) for key, text in _items(block))
+    yield from table(("raises", "if"), rows)
+
+
+def _storage_reader() -> Iterator[str]:
+    """Yield the section of the class that is imported by the name of its module."""
+    from torch.distributed.checkpoint import StorageReader as Base
+
+    from streamconv.lazy.storage_reader import LazyStorageReader
+    from streamconv.torch import StorageReader
+
+    name = "torch.StorageReader"
+    signature = _signature(name, StorageReader.__init__).replace("(self, ", "(")
+    _, blocks = _docstring(StorageReader.__init__)
+    own = [row for row in members(LazyStorageReader) if not hasattr(Base, row[0].split("(")[0])]
+    yield from (f"### streamconv.{name}", "", "```py", signature, "```", "")
+    yield from (*_paragraphs(inspect.getdoc(StorageReader) or ""), "")
+    yield from ("It is not part of `import streamconv`: write `import streamconv.torch`.", "")
+    yield from _arguments(StorageReader.__init__, blocks["Args"])
+    yield from _errors(blocks["Raises"])
+    yield from table(("", "what it is"), ((f"`{k}`", escaped(v)) for k, v in own))
 
 
 def option_type(function: Any) -> type | None:

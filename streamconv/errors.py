@@ -54,6 +54,11 @@ class NoCheckpoint(BadCheckpoint):
 class SourceChanged(BadCheckpoint):
     """The source is another one now. Resuming would mix both, so the partial output is removed."""
 
+    def __init__(
+        self, message: str, hint: str = "run again when nothing writes to the source"
+    ) -> None:
+        super().__init__(message, hint)
+
 
 class PlanRefused(StreamconvError):
     """The checkpoint is sound, but this conversion of it cannot be planned."""

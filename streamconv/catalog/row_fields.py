@@ -10,10 +10,13 @@ only such values as the tables of the package have.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from streamconv.errors import UsageError, quoted
 
+COMPARE = f"compare it with the tables in {Path(__file__).with_name('data')}"
+"""What to do about a file of tables that is wrong."""
 MAX_TEXT = 1000
 """Characters of a text. The longest one of the package has 140."""
 MAX_TEXTS = 1000
@@ -114,7 +117,7 @@ def check_rows(table: str, rows: object, file: str) -> None:
     for path, fact in _wrong_fields(rows, {"*": ROWS[table]}, table):
         raise UsageError(
             f"cannot read {quoted(path)} of {file}: {fact}",
-            "compare it with the rows of the tables that are shipped",
+            COMPARE,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamconv.catalog.row_fields import check_rows
+from streamconv.catalog.row_fields import COMPARE, check_rows
 from streamconv.errors import UsageError, quoted
 
 Rows = dict[str, Mapping[str, Any]]
@@ -47,10 +47,13 @@ def read_user_tables(path: Path) -> dict[str, Rows]:
             raise ValueError(f"a key has more than {MAX_DOTS} dots")
         tables = tomllib.loads(text)
     except RecursionError:
-        raise UsageError(f"cannot read the tables of {shown}: nested too deeply") from None
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UsageError(f"cannot read the tables of {shown}: {quoted(reason)}") from None
+        raise UsageError(f"cannot read the tables of {shown}: nested too deeply", COMPARE) from None
+    except OSError as error:
+        reason = f"cannot read the tables of {shown}: {error.strerror}"
+        raise UsageError(reason, "give the path of a TOML file") from None
+    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are ones, too
+        reason = f"cannot read the tables of {shown}: {quoted(str(error))}"
+        raise UsageError(reason, COMPARE) from None
     for name in tables:
         if name not in USER_TABLES:
             raise UsageError(

@@ -79,7 +79,10 @@ def rename_tensors(
         if name in tensors:
             raise _collision(name, old, stored[name])
         if not name:
-            raise UsageError(f"cannot rename {quoted(old)}: nothing would be left of its name")
+            raise UsageError(
+                f"cannot rename {quoted(old)}: nothing would be left of its name",
+                "name only a part of it to be left out",
+            )
         tensors[name] = info if name == old else info._replace(name=name)
         stored[name] = old
     for rename in renames:

@@ -1,4 +1,4 @@
-"""An option that takes one of a few words, in any case, and names the one that was meant."""
+"""Options that take a number, or one of a few words, and say what would be right."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -40,3 +40,14 @@ class Word(_TextChoice):
             if meant:
                 error.add_note(meant)
             raise
+
+
+class Number(click.IntRange):
+    """A whole number from `min` to `max`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raises click's error that says which numbers there are."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a number from {self.min} to {self.max}", param, ctx)

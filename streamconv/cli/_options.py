@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from streamconv.catalog.encodings import encoding_names
-from streamconv.cli._choice import Word
+from streamconv.cli._choice import Number, Word
 from streamconv.cli._completion import complete_preset, complete_source
 from streamconv.cli._verb import Group, GroupedOption
 from streamconv.options import MAX_JOBS
@@ -38,7 +38,7 @@ jobs_option = option(
     "-j",
     "--jobs",
     group="resources",
-    type=click.IntRange(1, MAX_JOBS),
+    type=Number(1, MAX_JOBS),
     metavar="N",
     help="Run N workers.  [default: one for each core, at most 8; the plan says why]",
 )
@@ -91,7 +91,7 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--family",
         group="layout",
         metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False),
+        type=click.Path(),
         help="Add the families, layouts and namings of this TOML file to the built-in ones.",
     ),
     option(

@@ -52,7 +52,10 @@ def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: s
     if declared_layout in FORMS:
         if declared_layout not in forms:
             known = f"only {', '.join(forms)}" if family else "no forms"
-            raise PlanRefused(f"model type {model_type} has no form {declared_layout!r}, {known}")
+            raise PlanRefused(
+                f"model type {model_type} has no form {declared_layout!r}, {known}",
+                "name the layout of its experts instead; `streamconv layouts` lists them",
+            )
         return forms[declared_layout]
     counts = {form.name: count_own_names(form, checkpoint.tensors) for form in forms.values()}
     likely = max(counts, key=lambda name: counts[name], default=HUB_NAMES.name)

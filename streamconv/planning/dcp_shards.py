@@ -79,7 +79,10 @@ class Dcp:
             name, dtype = steps.name(number), steps.dtype(number)
             key = self.prefixes.apply(name)
             if dtype not in TORCH_DTYPES:
-                raise PlanRefused(f"tensor {quoted(name)} is {dtype}, which torch has no dtype for")
+                raise PlanRefused(
+                    f"tensor {quoted(name)} is {dtype}, which torch has no dtype for",
+                    "write it with --format safetensors",
+                )
             if not self.prefixes.is_reversible(name):
                 self._refuse_key(steps, name, key)
             if key in extras:

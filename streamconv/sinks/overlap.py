@@ -167,9 +167,13 @@ def _folders(read: ReadPath) -> Iterator[Identity]:
 
 
 def _refuse(paths: RunPaths, changed: Path, read: ReadPath) -> None:
-    """Raise the OutputExists that names both paths."""
+    """Raise the OutputExists that names both paths, each of them once."""
     origin = quoted(str(read.path))
-    if changed == paths.target:
+    if changed == read.path == paths.target:
+        fact = f"target and {read.role} overlap"
+    elif changed == read.path:
+        fact = f"{read.role} {origin} and the files that the run may remove overlap"
+    elif changed == paths.target:
         fact = f"target and {read.role} {origin} overlap"
     else:
         fact = f"{quoted(str(changed))}, which the run may remove, and {read.role} {origin} overlap"

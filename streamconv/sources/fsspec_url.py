@@ -115,7 +115,7 @@ class UrlFiles:
                 raise TransientError(str(error) or type(error).__name__) from error
             return bytes(data)
 
-        data = retry(f"cannot read {quoted(name)}", attempt, self._cancel)
+        data = retry(f"cannot read {quoted(name)}", attempt, self._cancel, "check the network")
         if len(data) != len(buffer):
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: of {len(buffer)} bytes at "

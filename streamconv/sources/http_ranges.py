@@ -78,7 +78,12 @@ class Ranges:
             Interrupted: The run was canceled.
         """
         pending = _PendingRange(name, size, offset, [buffer for buffer in buffers if buffer])
-        retry(f"cannot read {quoted(name)}", lambda: self._request_rest(pending), self._cancel)
+        retry(
+            f"cannot read {quoted(name)}",
+            lambda: self._request_rest(pending),
+            self._cancel,
+            "check the network",
+        )
 
     def _request_rest(self, pending: "_PendingRange") -> None:
         """Request the bytes of a range that have not arrived yet."""

@@ -57,9 +57,18 @@ def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Sou
         return open_folder(location, opening, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
         listing = retry(
-            f"cannot read {location}", lambda: request_listing(repo, revision, cancel), cancel
+            f"cannot read {location}",
+            lambda: request_listing(repo, revision, cancel),
+            cancel,
+            _hint(repo),
         )
     return open_remote(RepositoryFiles(location, repo, listing, cancel), opening, cancel)
+
+
+def _hint(repo: str) -> str:
+    """Return what to do if the hub does not answer: almost every repository has an organization."""
+    network = "check the network and HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to read what is cached"
+    return network if "/" in repo else f"write hf://org/name; else {network}"
 
 
 class RepositoryFiles:

@@ -142,7 +142,8 @@ def _check_complete(shards: Iterable[str], location: str) -> None:
             raise BadCheckpoint(
                 f"cannot read {location}: number {missing} is missing: "
                 f"{quoted(min(by_number.values()))} is one of {int(count)} files, of which "
-                f"{len(by_number)} are here, and there is no index"
+                f"{len(by_number)} are here, and there is no index",
+                "download the files that are missing",
             )
 
 

@@ -38,13 +38,14 @@ class TransientError(Exception):
         """True if the attempt made some progress."""
 
 
-def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
+def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken, hint: str = "") -> T:
     """Call `attempt` until it raises no TransientError, and return its result.
 
     Args:
         failure: Beginning of the message if all attempts fail: "cannot read hf://org/name".
         attempt: Raises TransientError if it should be called again.
         cancel: Ends the waiting.
+        hint: What the user can do if all attempts fail.
 
     Raises:
         IOFailed: ATTEMPTS attempts in a row failed without progress, MOST_ATTEMPTS failed in all,
@@ -64,7 +65,7 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken) -> T:
                 wait = error.wait
             if failed == ATTEMPTS or attempts >= MOST_ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
-                raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times") from error
+                raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times", hint) from error
             LOG.warning("%s", quoted(f"{failure}: {error}; trying again in {wait:.1f} s", 400))
             cancel.wait(wait)
     raise AssertionError("not reached")

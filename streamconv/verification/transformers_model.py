@@ -96,7 +96,10 @@ def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
         if type(config) in mapping:
             return mapping[type(config)]
     model_type = quoted(str(checkpoint.config["model_type"]))
-    raise PlanRefused(f"transformers has no model for the model type {model_type}")
+    raise PlanRefused(
+        f"transformers {transformers.__version__} has no model for the model type {model_type}",
+        "install a newer transformers, or load it with the library that has the model",
+    )
 
 
 def build_model(

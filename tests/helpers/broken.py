@@ -9,6 +9,7 @@ bad and odd, in `corpus.py`.
 # mypy: disable-error-code="func-returns-value"
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from folders import (
     write_shard,
 )
 
-from streamconv.errors import StreamconvError
+from streamconv.errors import StreamconvError, UsageError
 
 FIRST, SECOND = SHARDS
 PARTIAL = "dst.streamconv-partial"
@@ -311,3 +312,6 @@ def check_error(error: BaseException | None, bad: Row) -> None:
     assert error.message.isprintable()
     assert error.hint.isprintable()
     assert len(error.message) < 700
+    paths = re.findall(r"/[^\s:,;]+", error.message)
+    assert len(paths) == len({*paths}), f"a path twice: {error.message}"
+    assert error.hint or not isinstance(error, UsageError), error.message

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from site_files import ROOT_PAGES
 
 import streamconv
+import streamconv.torch
 from streamconv.catalog.catalog import default_catalog
 from streamconv.cli import VERBS
 from streamconv.cli.convert import command as convert
@@ -136,6 +137,7 @@ def test_references_have_every_name() -> None:
         assert [name for name in expected if name not in text] == [], page
     api = TEXTS["docs/reference/python.md"] + TEXTS["docs/reference/errors.md"]
     assert [name for name in streamconv.__all__ if name not in api] == []
+    assert [n for n in streamconv.torch.__all__ if f"### streamconv.torch.{n}" not in api] == []
     assert re.findall(r"^\|.*\|  \|$", TEXTS["docs/reference/python.md"], re.MULTILINE) == []
 
 

@@ -291,6 +291,21 @@ def test_a_lasting_failure_ends_the_run(hub: Hub, tmp_path: Path, fault: Fault, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("location", "hint"),
+    [
+        ("hf://Qwen", "write hf://org/name; else check the network and HF_ENDPOINT"),
+        ("hf://org/name", "check the network and HF_ENDPOINT"),
+    ],
+)
+def test_a_hub_that_does_not_answer(hub: Hub, location: str, hint: str) -> None:
+    """The hint has the network, and the form of a name if there is no organization."""
+    hub.fault = lambda method, path, span: Fault(502)
+    with pytest.raises(IOFailed, match=f"cannot read {location}: ") as caught:
+        streamconv.inspect(location)
+    assert caught.value.hint.startswith(hint)
+
+
 def test_a_changed_etag_ends_the_run_at_once(hub: Hub, tmp_path: Path) -> None:
     """The bytes are of another file."""
     seen: Counter[str] = Counter()

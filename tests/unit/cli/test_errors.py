@@ -1,6 +1,8 @@
 """Errors of the command line: what was meant, and JSON for programs."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +76,50 @@ def test_a_forgotten_unit(
     code, err = failed(capfd, "merge", ".", "dst", option, value)
     assert [word for word in words if word not in err] == []
     assert code == 2
+
+
+@pytest.mark.parametrize("number", ["many", "1.5", "0", "-1", "1025", ""])
+@pytest.mark.parametrize("verb", ["merge", "verify"])
+def test_a_number_of_workers(verb: str, number: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """What would be right is said of a word as of a number that is too large."""
+    code, err = failed(capfd, verb, "a", "b", "--jobs", number)
+    assert code == 2
+    assert f"'{number}' is not a number from 1 to 1024" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (None, "No such file", "give the path of a TOML file"),
+        ("x = ", "Invalid value", "compare it with the tables in "),
+        ("x.y" + 20 * ".z" + " = 1", "more than 16 dots", "compare it with the tables in "),
+        ("[familys]", "there is no such table", "name it one of namings, "),
+        ("[families.x]\nstacks = 3", "it is missing", "compare it with the tables in "),
+    ],
+)
+def test_a_wrong_file_of_families(
+    content: str | None,
+    message: str,
+    hint: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The path of the tables that are shipped is one that there is."""
+    file = tmp_path / "families.toml"
+    if content is not None:
+        file.write_text(content)
+    code, err = failed(capfd, "merge", "a", "b", "--family", str(file))
+    assert code == 2
+    assert message in err
+    assert hint in err
+    assert err.count(str(file)) == 1
+    for shown in re.findall(r"tables in (\S+)", err):
+        assert (Path(shown) / "families.toml").is_file()
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, err = failed(capfd, "inspect", "a", "--family", str(tmp_path))
+    assert (code, "it is not a regular file" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

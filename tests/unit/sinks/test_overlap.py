@@ -1,6 +1,7 @@
 """What a run reads is held apart from what it may remove, under whatever names."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 def test_what_is_read_is_or_lies_below_what_is_removed(
     place: Path, name: str, below: bool, way: Callable[[Path], Path]
 ) -> None:
-    """Both paths are named."""
+    """Both paths are named, and one path once."""
     folder = place / name / "deep" / "read" if below else place / name
     folder.mkdir(parents=True)
     for role in ("source", "--template"):
@@ -79,7 +80,8 @@ def test_what_is_read_is_or_lies_below_what_is_removed(
         with pytest.raises(OutputExists, match="overlap") as caught:
             check_apart(RunPaths(place / "out"), [ReadPath(role, read)])
         assert str(place / "out") in caught.value.message
-        assert f"{role} {read}" in caught.value.message
+        assert role in caught.value.message
+        assert re.findall(r"/[^\s:,;]+", caught.value.message).count(str(read)) == 1
         if read.is_symlink() or read.parent.is_symlink():
             return
 

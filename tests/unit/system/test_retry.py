@@ -52,8 +52,9 @@ def test_waits_double() -> None:
 def test_the_last_attempt_fails_with_the_reason() -> None:
     errors = [TransientError(f"reset {k}") for k in range(ATTEMPTS)]
     with pytest.raises(IOFailed) as caught:
-        retry("cannot read x", failing(*errors), Waits())
+        retry("cannot read x", failing(*errors), Waits(), "check the network")
     assert caught.value.message == "cannot read x: reset 5; tried 6 times"
+    assert caught.value.hint == "check the network"
 
 
 def test_attempts_with_progress_do_not_count() -> None:
