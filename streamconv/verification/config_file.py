@@ -43,8 +43,9 @@ def config_differences(
     if expected.section is not None:
         config = parse_json(output.encode(), CONFIG)
         described = config.get(SECTION) if isinstance(config, dict) else None
-        if described != expected.section:
-            yield Difference(CONFIG, f"says another {SECTION} than is true of its tensors")
+        fault = expected.section.fault(described)
+        if fault is not None:
+            yield Difference(CONFIG, f"says another {SECTION} than is true of its tensors: {fault}")
             return
     if expected.exceptions:
         config, before = parse_json(output.encode(), CONFIG), parse_json(source.encode(), CONFIG)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamconv.catalog.companions import is_companion
+from streamconv.catalog.companions import stem_of
 from streamconv.catalog.config_keys import ConfigKeys, config_keys
 from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.casting import Casting
@@ -18,14 +18,8 @@ from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_lists import LayerList
-from streamconv.quantization.quantized_config import (
-    SECTION,
-    exceptions_for,
-    exceptions_key,
-    module_of,
-    quantized_section,
-)
-from streamconv.quantization.stems import WEIGHT
+from streamconv.quantization.quantized_config import SECTION
+from streamconv.verification.quantized_section import Description, Modules, list_key
 
 Path = tuple[str | int, ...]
 """The names of members, and numbers of items, on the way to a value."""
@@ -38,8 +32,7 @@ class Exceptions:
     key: str
     wanted: frozenset[str]
     """Modules that are certain to be dequantized."""
-    allowed: frozenset[str]
-    """All modules that are not quantized."""
+    modules: Modules
 
     def are_right(self, old: Mapping[str, Any], new: Any) -> bool:
         """Return True if `new` differs from the description `old` in its list as it may."""
@@ -48,10 +41,9 @@ class Exceptions:
         listed, before = new.get(self.key, []), old.get(self.key) or []
         if not isinstance(listed, list) or listed[: len(before)] != before:
             return False
-        added = {each for each in listed if isinstance(each, str)}
-        others = all(new[key] == old[key] for key in old if key != self.key)
-        is_true = all(each in self.allowed for each in listed[len(before) :])
-        return others and is_true and self.wanted <= added
+        added = listed[len(before) :]
+        fault = self.modules.fault_of_list(old.get("quant_method"), listed, added, self.wanted)
+        return fault is None and all(new[key] == old[key] for key in old if key != self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class ExpectedConfig:
     """True if descriptions of quantized weights stay."""
     layers: tuple[tuple[Path, LayerList, int], ...]
     """Sections that count layers, with the list and the number of the first layer not kept."""
-    section: Mapping[str, Any] | None = None
+    section: Description | None = None
     """The new description of quantized weights; None if there is none."""
     exceptions: Mapping[Path, Exceptions] = field(default_factory=dict)
     """Descriptions that stay, with a longer list of exceptions."""
@@ -158,35 +150,28 @@ def _exceptions(
         return {}
     if not any(map(is_quantized, infos)):
         return {}
-    coded = {module_of(info.name) for info in infos if is_quantized(info)}
-    allowed, wanted = set[str](), set[str]()
+    modules = Modules.of(infos)
+    wanted = set[str]()
     for hub_name, info in found.hub_names.items():
-        if is_quantized(info) or is_companion(info.name):
-            continue
-        module = module_of(info.name)
-        own = info.name.removesuffix(f".{WEIGHT}")
-        name = own if module in coded else module
-        allowed.add(name)
         before = source.hub_names.get(hub_name)
         if before is not None and before.cast is not None and before.cast.decoding is not None:
-            wanted.add(name)
+            wanted |= {stem_of(info.name)} & modules.others
     changed: dict[Path, Exceptions] = {}
     for path, value in config_members(stored.config):
         if path[-1] in config_keys().quantization and isinstance(value, Mapping):
-            key = exceptions_key(value)
+            key = list_key(value)
             listed = value.get(key) or [] if key is not None else None
             if key is not None and isinstance(listed, list):
-                names = (frozenset(exceptions_for(value, modules)) for modules in (wanted, allowed))
-                changed[path] = Exceptions(key, *names)
+                changed[path] = Exceptions(key, frozenset(wanted), modules)
     return changed
 
 
-def _section(output: Checkpoint, casting: Casting) -> Mapping[str, Any] | None:
+def _section(output: Checkpoint, casting: Casting) -> Description | None:
     """Return what a quantized output has to say of itself, by the tensors that it has."""
     if casting.quantize is None:
         return None
     row = encoding_row(casting.quantize, casting.scale)
-    return quantized_section(row, output.tensors.values())
+    return Description.of(row, output.tensors.values())
 
 
 def _main_dtype(output: Checkpoint) -> str | None:

@@ -329,6 +329,31 @@ def test_verify_finds_a_wrong_code_scale_and_description(source: Path, tmp_path:
     assert [d.subject for d in streamconv.verify(source, out).differences] == ["config.json"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("fp8-block", '"fp8"', '"fbgemm_fp8"'),
+        ("fp8-block", "128", "64"),
+        ("int4-g32", '"group_size": 32', '"group_size": 64'),
+        ("int4-g32", '"num_bits": 4', '"num_bits": 8'),
+        ("mxfp4", '"lm_head"', '"lm_head", "model.layers.0.self_attn.q_proj"'),
+        ("mxfp4", '"lm_head"', '"re:.*"'),
+        ("fp8-channel", '"channel"', '"tensor"'),
+    ],
+)
+def test_verify_finds_a_description_that_is_not_true(
+    kind: str, good: str, bad: str, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    streamconv.convert(source, out, to="per-expert", quantize=kind)
+    assert streamconv.verify(source, out).ok
+    text = (out / "config.json").read_text()
+    assert good in text
+    (out / "config.json").write_text(text.replace(good, bad, 1))
+    (found,) = streamconv.verify(source, out).differences
+    assert (found.subject, "quantization_config" in found.detail) == ("config.json", True)
+
+
 def test_a_resumed_run_ends_in_the_same_bytes(source: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"quantize": "mxfp4", "max_shard_size": 50_000}
     streamconv.convert(source, tmp_path / "whole", to="per-expert", **options)

@@ -1,0 +1,205 @@
+"""What a description of quantized weights has to say, found out from the tensors that are there.
+
+How a conversion writes such a description is in `quantization/quantized_config.py` and in the
+`config` of a row, and deliberately not used here. The facts follow from what the codes of the
+encoding are. The list of modules that are not quantized is read as loaders read it: each weight
+that holds codes must not be in it, each other matrix has to be, and nothing else may be.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamconv.catalog.companions import is_companion, stem_of
+from streamconv.catalog.config_keys import config_keys
+from streamconv.catalog.encodings import EncodingRow
+from streamconv.checkpoint.stored_dtypes import is_quantized
+from streamconv.checkpoint.tensor_names import natural_key
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.errors import quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+
+_NUMBERS = {"e4m3": ("float", 8), "e2m1": ("float", 4), "int4": ("int", 4)}
+"""The type of a code, and its width in bits."""
+_FORMATS = {
+    ("e4m3", "weight"): "float-quantized",
+    ("int4", "weight_packed"): "pack-quantized",
+    ("e2m1", "weight_packed"): "mxfp4-pack-quantized",
+}
+"""What compressed-tensors calls codes, by their numbers and the word of their tensors."""
+_FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
+_HEAD = "lm_head"
+"""It is listed even without a tensor of its own: loaders make the module, and tie it later."""
+_PATTERN = "re:"
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The modules of a checkpoint, by what their weights are."""
+
+    quantized: frozenset[str]
+    others: frozenset[str]
+    """Those with a matrix that is not quantized."""
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorInfo]) -> "Modules":
+        """Return those of a checkpoint with these tensors."""
+        infos = list(tensors)
+        quantized = {stem_of(info.name) for info in infos if is_quantized(info)}
+        others = {_HEAD} | {
+            stem_of(info.name)
+            for info in infos
+            if info.dtype in _FLOATS and len(info.shape) > 1 and _is_matrix(info.name)
+        }
+        return cls(frozenset(quantized), frozenset(others - quantized))
+
+    def fault_of_list(
+        self, method: object, listed: list[Any], added: list[Any], wanted: Iterable[str]
+    ) -> str | None:
+        """Return what is wrong with a list of modules that are not quantized, or None.
+
+        Args:
+            method: The `quant_method` of the description.
+            listed: The list.
+            added: Those of its items that have to be true.
+            wanted: The modules that have to be in it.
+        """
+        stray = next((each for each in added if not self._is_justified(each)), None)
+        if stray is not None:
+            return f"it lists {quoted(str(stray))}, which is no module that is not quantized"
+        row = config_keys().exceptions.get(str(method))
+        is_exact = row is not None and row.inside != ""
+        missing = next((m for m in sorted(wanted) if not _is_listed(m, listed, is_exact)), None)
+        if missing is not None:
+            return f"it does not list {quoted(missing)}, which is not quantized"
+        wrong = (m for m in sorted(self.quantized) if _is_listed(m, added, is_exact))
+        coded = next(wrong, None)
+        return f"it lists {quoted(coded)}, which is quantized" if coded is not None else None
+
+    def _is_justified(self, entry: object) -> bool:
+        """Return True if an item is a module that is not quantized, or has such modules inside."""
+        if not isinstance(entry, str):
+            return False
+        return any(_is_listed(module, [entry], is_exact=False) for module in self.others)
+
+
+def _is_matrix(name: str) -> bool:
+    return not is_companion(name) and (name.endswith(".weight") or ".experts." in name)
+
+
+def _is_listed(module: str, listed: list[Any], is_exact: bool) -> bool:
+    """Return True if a loader would find a module in a list.
+
+    A name means the modules inside it, too, unless the loader compares whole names.
+    """
+    for entry in listed:
+        if not isinstance(entry, str):
+            continue
+        if entry.startswith(_PATTERN):
+            if _matches(entry.removeprefix(_PATTERN), module):
+                return True
+        elif module == entry or (not is_exact and module.startswith(f"{entry}.")):
+            return True
+    return False
+
+
+def _matches(pattern: str, module: str) -> bool:
+    try:
+        return re.match(pattern, module) is not None
+    except re.error:
+        return False
+
+
+def list_key(section: Mapping[str, Any]) -> str | None:
+    """Return the key of a description's list; None if its method has none."""
+    row = config_keys().exceptions.get(str(section.get("quant_method")))
+    if row is None:
+        return None
+    return next((key for key in row.keys if key in section), row.keys[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the description of weights that `--quantize` has made has to say."""
+
+    facts: Mapping[str, Any]
+    """All of it, but for the list of modules."""
+    modules: Modules
+    misfit: str | None = None
+    """How the tensors contradict the encoding; None if they do not."""
+
+    @classmethod
+    def of(cls, row: EncodingRow, tensors: Iterable[TensorInfo]) -> "Description":
+        """Return what has to be said of tensors that are stored in an encoding."""
+        infos = {info.name: info for info in tensors}
+        return cls(_facts(row), Modules.of(infos.values()), _misfit(row, infos))
+
+    def fault(self, section: Any) -> str | None:
+        """Return what is wrong with a description, or None."""
+        if not isinstance(section, Mapping):
+            return "it is missing"
+        if self.misfit is not None:
+            return self.misfit
+        key = list_key(self.facts)
+        said = {name: value for name, value in section.items() if name != key}
+        for name in {**self.facts, **said}:
+            if name not in said or name not in self.facts or said[name] != self.facts[name]:
+                return f"its {quoted(name)} is not that of the tensors"
+        listed = section.get(key or "")
+        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+            return f"its {key} is no list of names"
+        if listed != sorted(set(listed), key=natural_key):
+            return f"its {key} is not in order"
+        method = self.facts["quant_method"]
+        return self.modules.fault_of_list(method, listed, listed, self.modules.others)
+
+
+def _facts(row: EncodingRow) -> dict[str, Any]:
+    """Return what is said of an encoding: by what its blocks, codes and scales are."""
+    words = {part.role: (part.word, part.dtype) for part in row.parts}
+    kind, bits = _NUMBERS[row.numbers]
+    height, width = row.block
+    if height > 1:  # as DeepSeek has it
+        powers = {"scale_fmt": "ue8m0"} if row.powers else {}
+        return {
+            "quant_method": "fp8",
+            "fmt": row.numbers,
+            "activation_scheme": "dynamic",
+            "weight_block_size": [height, width],
+            **powers,
+        }
+    form = _FORMATS[row.numbers, words["codes"][0]]
+    always = {"num_bits": bits, "type": kind, "symmetric": True}
+    weights = {**always, "dynamic": False, "strategy": "group" if width else "channel"}
+    group = {"format": form, "targets": ["Linear"], "weights": weights}
+    if width:
+        weights["group_size"] = width
+    if row.powers:
+        weights["scale_dtype"] = f"torch.{'uint8' if words['scale'][1] == 'U8' else 'float'}"
+    if bits == 8:  # scales of rows go with scales of tokens
+        group["input_activations"] = {**always, "strategy": "token", "dynamic": True}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+    }
+
+
+def _misfit(row: EncodingRow, infos: Mapping[str, TensorInfo]) -> str | None:
+    """Return the first weight whose scales are not as many as its blocks, or None."""
+    codes, scale = (next(p for p in row.parts if p.role == role) for role in ("codes", "scale"))
+    _, bits = _NUMBERS[row.numbers]
+    for name, info in infos.items():
+        stem = name.removesuffix(f".{codes.word}")
+        if stem == name or len(info.shape) != 2 or info.dtype != codes.dtype:
+            continue
+        rows, columns = info.shape[0], info.shape[1] * DTYPE_BITS[info.dtype] // bits
+        height, width = row.block[0] or rows, row.block[1] or columns
+        wanted = (-(-rows // height), -(-columns // width))
+        found = infos.get(f"{stem}.{scale.word}")
+        if found is None or found.shape != wanted:
+            shape = "no scale" if found is None else f"scales of shape {list(found.shape)}"
+            return f"{quoted(name)} has {shape}, and its blocks are {list(wanted)}"
+    return None
