@@ -81,7 +81,7 @@ def test_what_is_read_is_or_lies_below_what_is_removed(
             check_apart(RunPaths(place / "out"), [ReadPath(role, read)])
         assert str(place / "out") in caught.value.message
         assert role in caught.value.message
-        assert re.findall(r"/[^\s:,;]+", caught.value.message).count(str(read)) == 1
+        assert re.split(r"[\s:,;]+", caught.value.message).count(str(read)) == 1
         if read.is_symlink() or read.parent.is_symlink():
             return
 
