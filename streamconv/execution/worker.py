@@ -45,8 +45,10 @@ class Worker:
         Raises Interrupted if the run is canceled meanwhile, and the errors of source and output.
         """
         self._digest.reset()
+        # a function that refers to the worker would keep its buffers alive after the run
+        output = self._output
         self._buffer.begin(
-            piece.offset, lambda offset, data: self._output.write(piece.shard, offset, data)
+            piece.offset, lambda offset, data: output.write(piece.shard, offset, data)
         )
         for run in _runs(piece.parts):
             if run.is_copy:

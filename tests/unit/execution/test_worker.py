@@ -1,5 +1,8 @@
 """The bytes that a worker makes of a plan, compared with formulas over whole arrays."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from expert_memory import fused_transposed, hub_tensors, plan_of, source_of
@@ -55,3 +58,20 @@ def test_a_canceled_run_ends_within_a_piece() -> None:
     with pytest.raises(Interrupted):
         worker.write(next(plan.pieces([0])))
     assert sink.digests == {}
+
+
+def test_memory_is_free_when_a_worker_is_done() -> None:
+    """At once, as what follows the run takes the same memory: nothing refers to itself."""
+    source, sink = source_of(hub_tensors()), MemorySink()
+    plan = plan_of(source)
+    worker = Worker(plan, source, sink.prepare(plan), CancelToken())
+    for piece in plan.pieces([0]):
+        worker.write(piece)
+    kept = weakref.ref(worker)
+    gc.collect()
+    gc.disable()
+    try:
+        del worker
+        assert kept() is None
+    finally:
+        gc.enable()
