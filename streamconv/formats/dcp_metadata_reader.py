@@ -6,7 +6,7 @@ looked at.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,9 @@ several bytes."""
 CHUNK_NODES = 8
 """Values that a chunk counts as, in addition to its offsets and sizes."""
 
+TENSOR_BYTES, CHUNK_BYTES = 760, 950
+"""What reading takes at its peak, for each tensor and for each chunk, with the file itself."""
+
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
 """Dtypes that torch has and safetensors lacks. The state of a training run may name them."""
 
@@ -73,6 +76,11 @@ class Metadata:
     """What this package recorded, if it wrote the file."""
     has_digest: bool
     """True if the file has a digest of itself, which was checked."""
+
+
+def reading_bytes(tensors: int, chunks: int) -> int:
+    """Return the bytes of memory that reading a `.metadata` takes at its peak."""
+    return tensors * TENSOR_BYTES + chunks * CHUNK_BYTES
 
 
 class _Budget:
@@ -149,11 +157,14 @@ def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
     This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
     or of another type, they raise what Python raises.
     """
+    tensors_by_key, storage = fields["state_dict_metadata"], fields["storage_data"]
     paths = fields.get("planner_data")
+    if tensors_by_key is paths or tensors_by_key is storage:
+        raise TypeError
     paths = paths if isinstance(paths, dict) else {}
-    locations = _parse_locations(fields["storage_data"], budget)
+    locations = _parse_locations(storage, budget)
     tensors, others = [], []
-    for key, entry in fields["state_dict_metadata"].items():
+    for key, entry in _consumed(tensors_by_key):
         path = _parse_path(key, paths.get(key, (key,)), budget)
         if entry.name == BYTES:
             others.append(StoredBytes(key, path, *_locate(locations, key, None)))
@@ -182,6 +193,17 @@ def _fields(value: Any, name: str) -> Mapping[str, Any]:
     return fields
 
 
+def _consumed(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each pair of a dictionary and remove it, so that its memory is free for what follows.
+
+    Raises TypeError if it is no dictionary.
+    """
+    if not isinstance(values, dict):
+        raise TypeError
+    for key in list(values):
+        yield key, values.pop(key)
+
+
 def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
     """Return the path of a key in the state dict, as text.
 
@@ -200,7 +222,7 @@ def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
 def _parse_locations(storage_data: Any, budget: _Budget) -> _Locations:
     """Return the location of every chunk and of all other bytes."""
     locations = {}
-    for index, info in storage_data.items():
+    for index, info in _consumed(storage_data):
         chunk, location = _fields(index, INDEX), _fields(info, STORAGE_INFO)
         key, offsets = chunk["fqn"], chunk.get("offset")
         file = location["relative_path"]

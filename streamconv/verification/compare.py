@@ -57,8 +57,8 @@ class Comparer:
     def __init__(self, source: Source, output: Source) -> None:
         self._source = source
         self._output = output
-        self._held = new_buffer(BLOCK_BYTES)
-        self._block = new_buffer(BLOCK_BYTES)
+        self._held = _Room()
+        self._block = _Room()
 
     def compare(self, source: Region, output: Region, split: str = "") -> Unequal | None:
         """Compare `output` with `source`.
@@ -101,8 +101,6 @@ class Comparer:
     def _across(self, source: Region, output: Region) -> Iterator[Block]:
         """Read the output block by block, and all of the source, seen in the output's order."""
         width = _width(output)
-        if len(self._held) < source.nbytes:
-            self._held = new_buffer(source.nbytes)
         held = _array(self._read(self._source, source, 0, source.nbytes, self._held), width)
         order = [source.axes.index(axis) for axis in output.axes]
         whole = held.reshape(source.shape).transpose(order)
@@ -115,9 +113,10 @@ class Comparer:
             begin = end
 
     def _read(
-        self, source: Source, region: Region, begin: int, end: int, buffer: memoryview
+        self, source: Source, region: Region, begin: int, end: int, room: "_Room"
     ) -> memoryview:
-        """Read the bytes `begin` to `end` of a region into a buffer."""
+        """Read the bytes `begin` to `end` of a region into memory."""
+        buffer = room.of(end - begin)
         filled = 0
         reads = []
         for run in region.cut(begin, end):
@@ -125,6 +124,19 @@ class Comparer:
             filled += run.nbytes
         source.read(reads)
         return buffer[:filled]
+
+
+class _Room:
+    """Memory as large as the largest block that it has held."""
+
+    def __init__(self) -> None:
+        self._memory = new_buffer(0)
+
+    def of(self, nbytes: int) -> memoryview:
+        """Return `nbytes` of it, with any content; what was read before is lost."""
+        if len(self._memory) < nbytes:
+            self._memory = new_buffer(nbytes)
+        return self._memory[:nbytes]
 
 
 def _width(region: Region) -> int:

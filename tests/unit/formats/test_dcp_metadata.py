@@ -2,6 +2,7 @@
 
 import pickle
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -19,7 +20,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.formats.dcp_metadata_reader import read_metadata
+from streamconv.formats.dcp_metadata_reader import read_metadata, reading_bytes
+from streamconv.formats.dcp_metadata_writer import build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
 
 
@@ -131,3 +133,51 @@ def test_a_grid_of_many_chunks_is_checked() -> None:
     side = 100
     chunks = [Chunk((a, b), (1, 1), "f", 0, 1) for a in range(side) for b in range(side)]
     check_chunks(StoredTensor("w", ("w",), "U8", (side, side), tuple(chunks)))
+
+
+@pytest.mark.parametrize(("tensors", "chunks"), [(4000, 1), (40, 100)])
+def test_reading_takes_what_is_said_of_it(tensors: int, chunks: int) -> None:
+    """At its peak, measured: at most what the memory of a plan counts, and more than half of it."""
+    shape = (chunks, 8, 4)
+    stored = [
+        StoredTensor(
+            f"model.layers.{number}.mlp.experts.gate_up_proj",
+            (f"model.layers.{number}.mlp.experts.gate_up_proj",),
+            "BF16",
+            shape,
+            tuple(
+                Chunk((k, 0, 0), (1, 8, 4), "__0_0.distcp", (number * chunks + k) * 1200, 1200)
+                for k in range(chunks)
+            ),
+        )
+        for number in range(tensors)
+    ]
+    raw = build_metadata(stored, [], "{}")
+    tracemalloc.start()
+    try:
+        metadata = read_metadata(raw, "it")
+        peak = tracemalloc.get_traced_memory()[1] + len(raw)
+    finally:
+        tracemalloc.stop()
+    assert list(metadata.tensors) == stored
+    counted = reading_bytes(tensors, tensors * chunks)
+    assert counted / 2 < peak < counted
+
+
+@pytest.mark.parametrize("field", ["storage_data", "state_dict_metadata"])
+@pytest.mark.parametrize("value", [None, [], [5], (1,), "text", 7], ids=repr)
+def test_a_field_that_is_no_dictionary_is_refused(field: str, value: object) -> None:
+    """In words."""
+    metadata = pickle.loads(_HONEST)
+    setattr(metadata, field, value)
+    with pytest.raises(BadCheckpoint, match="a field is missing, or is of another kind"):
+        read_metadata(pickle.dumps(metadata), "it")
+
+
+@pytest.mark.parametrize("other", ["storage_data", "planner_data"])
+def test_fields_that_are_one_dictionary_are_refused(other: str) -> None:
+    """A pickle may refer to one dictionary from two fields."""
+    metadata = pickle.loads(_HONEST)
+    setattr(metadata, other, metadata.state_dict_metadata)
+    with pytest.raises(BadCheckpoint, match="of another kind"):
+        read_metadata(pickle.dumps(metadata), "it")

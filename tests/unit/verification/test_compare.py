@@ -43,3 +43,20 @@ def test_one_element_that_differs_is_found(
         assert unequal is not None
         assert (unequal.differing, unequal.of, unequal.first) == (1, 60, at)
         assert unequal.positions == (position,)
+
+
+def test_memory_is_as_large_as_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a block of 4 MiB for each side; taken once for regions of one size."""
+    taken: list[int] = []
+
+    def noted(nbytes: int) -> memoryview:
+        taken.append(nbytes)
+        return memoryview(bytearray(nbytes))
+
+    monkeypatch.setattr(compare, "new_buffer", noted)
+    source = stored(np.arange(60, dtype=np.uint16).reshape(2, 6, 5))
+    comparer = Comparer(source, source)
+    for _ in range(3):
+        region = region_of(source, "pih")
+        assert comparer.compare(region, region) is None
+    assert sorted(taken) == [0, 0, 120, 120]
