@@ -2,11 +2,12 @@
 
     python scripts/random_memory.py [--runs 200] [--seed 1] [--state FILE] [--cgroups 20]
 
-Sources have 10 to 300,000 tensors, and come from a folder, a DCP, or a hub on loopback; layouts,
-options, workers and formats are drawn by the seed and the number of the run. Every run is a process
-of its own. A run is wrong if it takes more than projected, or if it takes more than 100 MB and the
-projection is more than 1.25 of that. With `--cgroups N` (as root, Linux), N more runs happen in a
-memory cgroup of the projection rounded up to 16 MB, and have to survive.
+Sources have 10 to 300,000 tensors, expert by expert, or as many as `--tensors` says, and are in a
+folder, a DCP, or a hub on loopback; layouts, options, workers and formats are drawn by the seed and
+the number of the run. Every run is a process of its own. A run is wrong if it takes more than
+projected, or if it takes more than 100 MB and the projection is more than 1.25 of that. With
+`--cgroups N` (as root, Linux), N more runs happen in a memory cgroup of the projection rounded up
+to 16 MB, and have to survive.
 
 One line for each run; ends with 1 if one is wrong. With `--state FILE`, a later call goes on.
 """
@@ -58,10 +59,10 @@ class Run:
         return self.layers * (3 * self.experts + 1)
 
 
-def drawn(seed: int, number: int) -> Run:
-    """Draw a run by its number."""
+def drawn(seed: int, number: int, least: int, most: int) -> Run:
+    """Draw a run by its number, whose source has so many tensors."""
     draw = random.Random(f"{seed} {number}")
-    tensors = round(math.exp(draw.uniform(math.log(10), math.log(300_000))))
+    tensors = round(math.exp(draw.uniform(math.log(least), math.log(most))))
     experts = min(draw.choice((2, 8, 64, 128, 384)), max(tensors // 3, 2))
     layers = max(tensors // (3 * experts + 1), 1)
     small = layers * experts > 300
@@ -71,7 +72,10 @@ def drawn(seed: int, number: int) -> Run:
     place = draw.choice(("folder", "folder", "dcp", "hub"))
     stored = draw.choice(LAYOUTS[:3])
     to = draw.choice([layout for layout in LAYOUTS if layout != stored])
-    words = ["convert", "--to", to, "--from", stored]
+    verb = {"transformers": "merge", "per-expert": "split"}.get(to, "convert")
+    words = [verb, "--from", stored] if verb == "split" else [verb, "--to", to, "--from", stored]
+    if (stored, to) == ("fused", "transformers"):  # the same, so that there may be nothing to do
+        words.append("--copy")
     target = draw.choice(("safetensors", "safetensors", "dcp"))
     if target == "dcp":
         words += ["--format", "dcp"]
@@ -79,21 +83,42 @@ def drawn(seed: int, number: int) -> Run:
         words += draw.choice(([], ["--max-shard-size", draw.choice(("1MB", "20MB", "1GB"))]))
     words += draw.choice(([], ["--verify"], ["--sha256"], ["--verify", "--sha256"]))
     words += draw.choice(([], ["-j", str(draw.randint(1, 8))]))
-    words += draw.choice(([], [], ["--dtype", "fp32"], ["--dtype", "fp16"]))
+    words += draw.choice(
+        ([], [], [], ["--dtype", "fp32"], ["--dtype", "fp16"], quantized(draw, small))
+    )
     return Run(number, layers, experts, hidden, width, dtype, place, stored, tuple(words))
 
 
+def quantized(draw: random.Random, small: bool) -> list[str]:
+    """Draw a number format that experts of such a size can have."""
+    return [
+        "--quantize",
+        draw.choice(("fp8-channel", "fp8-block", "int4-g32", "mxfp4")[: 2 if small else 4]),
+    ]
+
+
+def experts_of(run: Run) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of each tensor of the experts of a layer."""
+    count, hidden, width = run.experts, run.hidden, run.width
+    if run.stored == "per-expert":
+        for expert in range(count):
+            yield f"experts.{expert}.gate_proj.weight", (width, hidden)
+            yield f"experts.{expert}.up_proj.weight", (width, hidden)
+            yield f"experts.{expert}.down_proj.weight", (hidden, width)
+    elif run.stored == "fused":
+        yield "experts.gate_up_proj", (count, 2 * width, hidden)
+        yield "experts.down_proj", (count, hidden, width)
+    else:
+        yield "experts.gate_up_proj", (count, hidden, 2 * width)
+        yield "experts.down_proj", (count, width, hidden)
+
+
 def write_source(run: Run, folder: Path) -> None:
-    """Write the checkpoint expert by expert; all values are zeros that take no disk."""
+    """Write the checkpoint in its layout; all values are zeros that take no disk."""
     folder.mkdir(parents=True)
     itemsize = 2 if run.dtype == "BF16" else 4
     fields: dict[str, object] = {}
     end = 0
-    shapes = {
-        "gate_proj": (run.width, run.hidden),
-        "up_proj": (run.width, run.hidden),
-        "down_proj": (run.hidden, run.width),
-    }
 
     def add(name: str, shape: tuple[int, ...]) -> None:
         nonlocal end
@@ -103,9 +128,8 @@ def write_source(run: Run, folder: Path) -> None:
     for layer in range(run.layers):
         stem = f"model.layers.{layer}.mlp"
         add(f"{stem}.gate.weight", (run.experts, run.hidden))
-        for expert in range(run.experts):
-            for name, shape in shapes.items():
-                add(f"{stem}.experts.{expert}.{name}.weight", shape)
+        for name, shape in experts_of(run):
+            add(f"{stem}.{name}", shape)
     header = json.dumps(fields).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -139,11 +163,9 @@ def ready_source(run: Run, folder: Path) -> Iterator[tuple[str, dict[str, str]]]
     """Make the source of a run; gives its location, and the environment that reads it."""
     write_source(run, folder / "made")
     stored = folder / "made"
-    if run.stored != "per-expert" or run.place == "dcp":
-        words = ["convert", str(stored), str(folder / "stored"), "--to", run.stored]
-        words += ["--format", "dcp"] if run.place == "dcp" else []
-        words += ["--copy"] if run.place != "dcp" and run.stored == "per-expert" else []
-        program(words, {})
+    if run.place == "dcp":
+        words = ["convert", str(stored), str(folder / "stored"), "--format", "dcp"]
+        program([*words, "--from", run.stored, "--to", run.stored], {})
         stored = folder / "stored"
     if run.place != "hub":
         yield str(stored), {}
@@ -194,6 +216,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the number of the first run")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--tensors", type=int, nargs=2, default=(10, 300_000), metavar=("LEAST", "MOST")
+    )
     parser.add_argument("--cgroups", type=int, default=0, help="runs in a cgroup of their own")
     parser.add_argument("--state", type=Path, help="go on from what this file has, and add to it")
     chosen = parser.parse_args()
@@ -204,7 +229,7 @@ def main() -> None:
     for number in numbers:
         if number in known:
             continue
-        run = drawn(chosen.seed, number)
+        run = drawn(chosen.seed, number, *chosen.tensors)
         folder = Path(tempfile.mkdtemp(prefix="streamconv-memory-"))
         try:
             in_cgroup = number >= numbers[0] + chosen.runs

@@ -177,6 +177,8 @@ class Checkpoint:
     """Commit, if it is read from a repository."""
     read_scratch_bytes: int = 0
     """Bytes that each worker needs to read, in addition to the buffer that it reads into."""
+    metadata_bytes: int = 0
+    """Bytes of memory that reading the `.metadata` of a DCP takes."""
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

@@ -12,11 +12,12 @@ from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import (
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
+    Counts,
     Limits,
     fit_memory,
     tables_bytes,
 )
-from streamconv.planning.plan import Plan
+from streamconv.planning.plan import PIECE_BYTES, Plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import Shard, ShardFormat
 from streamconv.planning.steps import Steps, make_steps
@@ -70,16 +71,21 @@ def make_plan(
     inputs = largest = 0
     for info in steps.inputs():
         inputs, largest = inputs + 1, max(largest, info.nbytes)
-    tables = tables_bytes(
-        inputs,
-        len(steps),
-        file_format.name,
+    counts = Counts(
+        inputs=inputs,
+        outputs=len(steps),
+        modules=sum(len(stack.modules) for stack in (*source.stacks, *source.groups)),
         shards=len(shards),
         chunks=file_format.count_chunks(steps),
+        largest=largest,
+        source_metadata=checkpoint.metadata_bytes,
+    )
+    tables = tables_bytes(
+        counts,
+        file_format.name,
         casts=casting != AS_STORED,
         verify=verify,
         hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
-        largest=largest,
     )
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)
@@ -102,6 +108,7 @@ def make_plan(
             checkpoint.read_scratch_bytes,
             tables,
             staging=REMOTE_STAGING_BYTES if checkpoint.remote else STAGING_BYTES,
+            pieces=sum(-(-shard.nbytes // PIECE_BYTES) for shard in shards),
         ),
         casting=casting,
         config=config,

@@ -2,6 +2,7 @@
 
     peak = base + overhead + the larger one of
                the run:          tables + jobs * (source buffer + staging + scratch + reading)
+               --sha256:         tables, with the blocks that are hashed
                its verification: tables + jobs * (source buffer + blocks + reading)
            or what making the plan has taken, if that is more
 
@@ -22,6 +23,7 @@ Only base and tables depend on the number of tensors.
 from dataclasses import dataclass
 
 from streamconv.errors import PlanRefused, quoted
+from streamconv.formats.dcp_metadata_reader import reading_bytes
 from streamconv.options import DEFAULT_JOBS
 from streamconv.units import show_size
 
@@ -51,24 +53,35 @@ OVERHEAD_BYTES = 4 * 10**6
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
-OUTPUT_BYTES = {"safetensors": 60, "dcp": 680}
+OUTPUT_BYTES = {"safetensors": 60, "dcp": 500}
 """What it adds for each tensor that it writes, by format: its place in headers or `.metadata`."""
+CHUNK_BYTES = 330
+"""What it adds for each chunk of a DCP that it writes."""
 INDEX_BYTES = 250
-"""What it adds for each tensor instead if there is an index."""
-CAST_BYTES = 400
+"""What it adds for each tensor that it writes if there is an index."""
+CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
-VERIFY_INPUT_BYTES = 400
+IDLE_BYTES = 2**18
+"""Memory of a worker for which there is no piece."""
+
+VERIFY_INPUT_BYTES = 440
 """What `--verify` takes, when the rest is done, for each tensor of the source."""
-VERIFY_OUTPUT_BYTES = {"safetensors": 600, "dcp": 2250}
-"""What it takes for each tensor of the result, by format."""
-CHUNK_BYTES, VERIFY_CHUNK_BYTES = 150, 450
-"""What each chunk of a DCP adds to a run, and takes when the result is verified."""
-VERIFY_OVERHEAD_BYTES = 12 * 10**6
-"""Growth of the interpreter when it verifies, and the blocks that it reads."""
+VERIFY_OUTPUT_BYTES = 530
+"""What it takes for each tensor of the result."""
+VERIFY_CHUNK_BYTES = 300
+"""What it takes for each chunk, when the `.metadata` of the result has been read."""
+VERIFY_MODULE_BYTES = 1100
+"""What it takes for each module with experts, of both sides."""
+VERIFY_CAST_BYTES = 130
+"""What it takes for each tensor of the source if dtypes are cast."""
+RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
+"""What a run that writes a DCP leaves for each tensor and chunk, in use or in small parts."""
+VERIFY_OVERHEAD_BYTES = 6 * 10**6
+"""Growth of the interpreter when it verifies."""
 VERIFY_BLOCK_BYTES = 4 * 2**20
 """A block that each thread of a verification holds of either side, as far as tensors fill it."""
-PAGE_BYTES = 2 * 2**20
-"""Of a huge page: a block takes whole ones."""
+HUGE_PAGE_BYTES = 2 * 2**20
+"""Of a huge page: a large block takes whole ones."""
 VERIFY_SCRATCH_BYTES = 2**20
 """Its further memory: panels and results of comparisons, its stack."""
 SHA256_BYTES = 16 * 2**20
@@ -84,53 +97,76 @@ class Tables:
     """Those of its verification, which follows; None without one."""
     verify_block: int = VERIFY_BLOCK_BYTES
     """Bytes that a thread of the verification holds at a time of either side."""
+    hashing: int = 0
+    """Those of `--sha256`, which follows when the buffers of the workers are free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much of everything a conversion has that takes memory."""
+
+    inputs: int
+    """Tensors that are read."""
+    outputs: int
+    """Tensors that are written."""
+    modules: int = 0
+    """Modules with experts, or other groups of tensors."""
+    shards: int = 1
+    """Output files with tensors."""
+    chunks: int = 0
+    """Chunks of the DCP that is written."""
+    largest: int = VERIFY_BLOCK_BYTES
+    """Bytes of the largest tensor that is read."""
+    source_metadata: int = 0
+    """Bytes that reading the `.metadata` of the source takes."""
 
 
 def tables_bytes(
-    inputs: int,
-    outputs: int,
+    counts: Counts,
     file_format: str,
     *,
-    shards: int = 1,
-    chunks: int = 0,
     casts: bool = False,
     verify: bool = False,
     hashed: int = 0,
-    largest: int = VERIFY_BLOCK_BYTES,
 ) -> Tables:
     """Return the bytes that a run adds for its tensors to what the plan holds.
 
-    Reading, writing the closing files and hashing have their peaks one after another, so the
-    largest of them counts.
+    Reading and writing the closing files have their peaks one after another, so the larger one
+    counts. So has the verification: it reads what describes the result, then what describes the
+    source, then compares.
 
     Args:
-        inputs: Number of tensors that are read.
-        outputs: Number of tensors that are written.
+        counts: What the conversion has.
         file_format: Format of the output.
-        shards: Number of output files with tensors.
-        chunks: Number of chunks of a DCP.
         casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
         hashed: Bytes of the files that are read back for their SHA-256.
-        largest: Bytes of the largest tensor that is read.
     """
-    output = OUTPUT_BYTES[file_format]
-    if file_format == "safetensors" and shards > 1:
-        output = INDEX_BYTES
+    is_dcp = file_format == "dcp"
+    inputs, outputs, chunks = counts.inputs, counts.outputs, counts.chunks
+    output = INDEX_BYTES if counts.shards > 1 and not is_dcp else OUTPUT_BYTES[file_format]
     listed = inputs * CAST_BYTES if casts else 0
-    phases = [inputs * INPUT_BYTES + listed, outputs * output + chunks * CHUNK_BYTES + listed]
-    phases.append(min(SHA256_BYTES, hashed))
-    held = (
-        listed
-        + chunks * VERIFY_CHUNK_BYTES
-        + inputs * VERIFY_INPUT_BYTES
-        + outputs * VERIFY_OUTPUT_BYTES[file_format]
+    closing = outputs * output + chunks * CHUNK_BYTES + listed
+    result = outputs * VERIFY_OUTPUT_BYTES + chunks * VERIFY_CHUNK_BYTES
+    source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts)
+    held = max(
+        reading_bytes(outputs, chunks) if is_dcp else 0,
+        result + max(source + counts.modules * VERIFY_MODULE_BYTES, counts.source_metadata),
     )
+    if is_dcp:
+        held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
     return Tables(
-        max(phases),
+        max(inputs * INPUT_BYTES + listed, closing),
         VERIFY_OVERHEAD_BYTES + held if verify else None,
-        min(VERIFY_BLOCK_BYTES, -(-largest // PAGE_BYTES) * PAGE_BYTES),
+        _block_bytes(counts.largest),
+        closing + min(SHA256_BYTES, hashed) if hashed else 0,
     )
+
+
+def _block_bytes(largest: int) -> int:
+    """Return the bytes of a block of a verification: of two tensors, gate and up, at most."""
+    nbytes = min(VERIFY_BLOCK_BYTES, 2 * largest)
+    return nbytes if nbytes < HUGE_PAGE_BYTES else -(-nbytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +221,7 @@ def fit_memory(
     tables: Tables = Tables(),
     *,
     staging: int = STAGING_BYTES,
+    pieces: int | None = None,
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -196,18 +233,23 @@ def fit_memory(
         read_scratch_bytes: Bytes that reading takes of each worker.
         tables: Bytes that the run and its verification add for tensors.
         staging: Bytes of output that a worker writes at once.
+        pieces: How many pieces there are, at most; None for more than workers.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
     reading = source_buffer + casts + read_scratch_bytes
-    # each phase: bytes for all tensors, and for a worker
-    phases = [(tables.run, reading + staging + SCRATCH_BYTES)]
+    # each phase: bytes for all tensors, bytes for a worker, and the tasks that workers share
+    phases: list[tuple[int, int, int | None]] = [
+        (tables.run, reading + staging + SCRATCH_BYTES, pieces)
+    ]
+    phases.append((tables.hashing, 0, None))
     if tables.verify is not None:
-        phases.append((tables.verify, reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES))
+        worker = reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES
+        phases.append((tables.verify, worker, None))
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
-        phase = max(held + jobs * worker for held, worker in phases)
+        phase = max(held + _workers_bytes(jobs, each, tasks) for held, each, tasks in phases)
         peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
         if limits.fair is not None and jobs > limits.least and peak > limits.fair:
             why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {limits.least}"
@@ -233,3 +275,9 @@ def fit_memory(
         f"{fact}; allowed are {show_size(limits.allowed or 0)}",
         f"allow it with --max-memory {peak // 10**6 + 1}MB",
     )
+
+
+def _workers_bytes(jobs: int, worker: int, tasks: int | None) -> int:
+    """Return the bytes of all workers, of which some may have nothing to do."""
+    busy = jobs if tasks is None else min(jobs, tasks)
+    return busy * worker + (jobs - busy) * IDLE_BYTES

@@ -21,7 +21,12 @@ from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, SourceFil
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, ChunkMap
 from streamconv.formats.dcp_metadata import METADATA_FILE
-from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES, Metadata, read_metadata
+from streamconv.formats.dcp_metadata_reader import (
+    MAX_METADATA_BYTES,
+    Metadata,
+    read_metadata,
+    reading_bytes,
+)
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.formats.strict_json import parse_json_object
@@ -177,6 +182,9 @@ def _open(
         total_bytes=total_bytes,
         format="dcp",
         read_scratch_bytes=SCRATCH_BYTES if has_cut_rows else 0,
+        metadata_bytes=reading_bytes(
+            len(metadata.tensors), sum(len(stored.chunks) for stored in metadata.tensors)
+        ),
     )
     return DcpSource(checkpoint, chunk_maps, local)
 

@@ -14,10 +14,12 @@ from streamconv.errors import PlanRefused
 from streamconv.planning.memory import (
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
+    Counts,
     Limits,
     Memory,
     Tables,
     fit_memory,
+    tables_bytes,
 )
 
 
@@ -48,6 +50,42 @@ def test_a_verification_follows_the_run() -> None:
     assert run + 8 * 4 * 2**20 <= blocks <= run + 8 * 8 * 2**20
     larger = fit_memory(limits, 0, "the.widest", tables=Tables(10**9, 10**6, 4 * 2**20)).peak
     assert larger == run + 10**9 - 10**6
+
+
+def test_workers_without_a_piece_take_little() -> None:
+    """Of 8 workers, those count that have something to do; with --verify all of them have."""
+    limits, held = Limits(10**7, jobs=8), Tables(10**6)
+    eight, two, one = (
+        fit_memory(limits, 10**7, "the.widest", tables=held, pieces=pieces).peak
+        for pieces in (None, 2, 1)
+    )
+    assert fit_memory(limits, 10**7, "the.widest", tables=held, pieces=9).peak == eight
+    assert eight - two > 6 * 10**7
+    assert 10**7 < two - one < eight - two
+    verified = Tables(10**6, 10**6, 2**20)
+    assert fit_memory(limits, 10**7, "the.widest", tables=verified, pieces=1).peak > 8 * 10**7
+
+
+def test_what_is_read_to_verify_counts() -> None:
+    """Chunks of the result, `.metadata` of the source, modules; a block is as large as tensors."""
+    few = Counts(inputs=10, outputs=10, largest=1000)
+    least = tables_bytes(few, "safetensors", verify=True)
+    assert least.verify is not None
+    assert least.verify_block < 2**14
+    assert tables_bytes(few, "safetensors").verify is None
+    for file_format, more in (
+        ("dcp", replace(few, chunks=10**5)),
+        ("dcp", replace(few, source_metadata=10**8)),
+        ("safetensors", replace(few, source_metadata=10**8)),
+        ("safetensors", replace(few, modules=10**5)),
+        ("safetensors", replace(few, inputs=10**5)),
+        ("safetensors", replace(few, outputs=10**5)),
+    ):
+        verify = tables_bytes(more, file_format, verify=True).verify
+        assert verify is not None
+        assert verify > least.verify + 4 * 10**7
+    large = replace(few, largest=10**9)
+    assert tables_bytes(large, "dcp", verify=True).verify_block == 4 * 2**20
 
 
 def test_workers_are_given_up() -> None:
