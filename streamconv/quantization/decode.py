@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from streamconv.checkpoint.decoding import Decoding
-from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.quantization.dtype_kernels import STORED, as_float32, narrow
+from streamconv.quantization.dtype_kernels import STORED, narrow
+from streamconv.quantization.grids import Grids
 from streamconv.quantization.pair_tables import has_pair_table, look_up, pair_table
 from streamconv.quantization.unpack import Loaded, grid_rows, values_of_bytes
 from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
 
-_INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
 TABLE = 256
 """Codes of 8 bits: entries of a table of results."""
 TILE = 2**17
@@ -58,8 +57,7 @@ class RowDecoder:
         self._others = others
         self._target = target
         self._workspace = workspace
-        self._groups = self._group_index()
-        self._second = self._second_scale()
+        self._grids = Grids(decoding, codes.name, others, workspace)
 
     def decode(self, rows: range, out: memoryview) -> None:
         """Fill a buffer with whole rows of the matrix.
@@ -75,11 +73,11 @@ class RowDecoder:
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
-            scales = self._scales(rows)
-            if not self._grid("scale", rows).all():
+            scales = self._grids.first_scales(rows)
+            if not scales.all():
                 self._compute(rows, result, scales)  # the only way that looks at the codes
-            elif has_pair_table(self._decoding, self._target) and self._seconds_are_in_rows():
-                for part, second in self._parts_by_second(rows):
+            elif has_pair_table(self._decoding, self._target) and self._grids.seconds_are_in_rows():
+                for part, second in self._grids.parts_by_second(rows):
                     table = pair_table(self._decoding, second, self._target, self._workspace)
                     for tile in self._tiles(part):
                         into = result[tile.start - rows.start : tile.stop - rows.start]
@@ -97,7 +95,8 @@ class RowDecoder:
         rows, columns = self._decoding.shape
         shared = min(scale.block[0], rows) * min(scale.block[1], columns)
         is_byte = codes.bits == 8 and not (codes.is_transposed or codes.packed == "rows")
-        return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and self._groups is None
+        is_in_order = self._grids.groups is None
+        return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and is_in_order
 
     def _look_up(self, rows: range, result: Array) -> None:
         """Fill the result from lookup tables, one for each scale in a row of scales.
@@ -125,11 +124,11 @@ class RowDecoder:
 
     def _tables(self, rows: range) -> Array:
         """Return a table of all results for each scale of some rows, in the target's dtype."""
-        scales = self._scales(rows).reshape(-1, 1)
+        scales = self._grids.with_second(self._grids.first_scales(rows), rows).reshape(-1, 1)
         codes = values_of_bytes(self._codes.plane)
         values = np.repeat(codes[None, :], len(scales), axis=0)
         if "zero" in self._others:
-            values -= self._grid("zero", rows).reshape(-1, 1)
+            values -= self._grids.rows("zero", rows).reshape(-1, 1)
         values *= scales
         flat = values.reshape(-1)
         tables: Array = np.empty(flat.shape, STORED[self._target])
@@ -139,11 +138,13 @@ class RowDecoder:
     # --- all others: by arithmetic, in tiles ---
 
     def _compute(self, rows: range, result: Array, scales: Array) -> None:
-        """Fill the result by arithmetic. `scales` are those of the rows."""
+        """Fill the result by arithmetic. `scales` are those of the rows, without a second one."""
+        is_zero = scales == 0
+        scales = self._grids.with_second(scales, rows)
         grids: list[tuple[str, Any, Array]] = [("scale", np.multiply, scales)]
-        is_zero = self._grid("scale", rows) == 0
         if "zero" in self._others:
-            grids.insert(0, ("zero", np.subtract, self._grid("zero", rows)))
+            grids.insert(0, ("zero", np.subtract, self._grids.rows("zero", rows)))
+        are_numbers = self._codes.plane.values != "float" and bool(np.isfinite(scales).all())
         for tile in self._tiles(rows):
             values = grid_rows(self._codes, tile, result.shape[1], "codes", self._workspace)
             for role, operation, grid in grids:
@@ -155,7 +156,8 @@ class RowDecoder:
                 self._apply(operation, values, grid[first - above : last - above], role)
             into = result[tile.start - rows.start : tile.stop - rows.start]
             spare = self._workspace.array("spare", values.size, np.uint32)
-            narrow(values.reshape(-1), spare, self._target, into.reshape(-1))
+            flat, narrowed = values.reshape(-1), into.reshape(-1)
+            narrow(flat, spare, self._target, narrowed, are_numbers=are_numbers)
 
     def _tiles(self, rows: range) -> Iterator[range]:
         """Cut rows into tiles that fit in the cache, each with one row of scales or one per row."""
@@ -172,62 +174,6 @@ class RowDecoder:
             yield range(begin, end)
             begin = end
 
-    # --- the numbers of a plane ---
-
-    def _grid(self, role: str, rows: range) -> Array:
-        """Return the rows of a grid that belong to rows of the matrix."""
-        loaded = self._others[role]
-        block = loaded.plane.block[0]
-        needed = range(rows.start // block, (rows.stop - 1) // block + 1)
-        values = grid_rows(loaded, needed, loaded.plane.shape[1], role, self._workspace)
-        if self._groups is None:
-            return values
-        if len(self._groups) == 1:
-            return values[:, self._groups[0]]
-        index = self._others["index"].plane
-        own = np.arange(needed.start, needed.stop) * block // index.block[0]
-        taken: Array = np.take_along_axis(values, self._groups[own], axis=1)
-        return taken
-
-    def _scales(self, rows: range) -> Array:
-        """Return the scales of some rows, with the second one. Raises BadCheckpoint."""
-        scales = self._grid("scale", rows)
-        if not np.isfinite(scales).all():
-            raise self._bad_scale("scale", scales[~np.isfinite(scales)][0])
-        if self._second is not None:
-            combine = np.multiply if self._decoding.second == "multiplies" else np.divide
-            scales = combine(scales, self._second_of(rows, scales.shape[1]))
-        return scales
-
-    def _second_of(self, rows: range, columns: int) -> Array:
-        """Return the second scale of each scale in some rows."""
-        assert self._second is not None
-        if self._second.size == 1:
-            return self._second
-        block = self._others["scale"].plane.block
-        per = self._others["second"].plane.block
-        down = np.arange(rows.start // block[0], (rows.stop - 1) // block[0] + 1) * block[0]
-        across = np.arange(columns) * block[1]
-        found: Array = self._second[down // per[0]][:, across // per[1]]
-        return found
-
-    def _seconds_are_in_rows(self) -> bool:
-        """Return True if all elements of a row have one second scale, or none."""
-        return self._second is None or self._second.shape[1] == 1
-
-    def _parts_by_second(self, rows: range) -> Iterator[tuple[range, np.float32 | None]]:
-        """Yield the rows of each second scale, and that scale."""
-        if self._second is None:
-            yield rows, None
-            return
-        height = self._others["second"].plane.block[0]
-        begin = rows.start
-        while begin < rows.stop:
-            number = begin // height
-            end = min((number + 1) * height, rows.stop)
-            yield range(begin, end), self._second[number, 0]
-            begin = end
-
     def _check_zeros(self, values: Array, is_zero: Array) -> None:
         """Raise BadCheckpoint unless everything under a scale that is zero is zero, too.
 
@@ -237,12 +183,12 @@ class RowDecoder:
             under = np.zeros_like(values)
             self._apply(np.add, under, is_zero.astype(np.float32), "scale")
             if values[under == 1].any():
-                raise self._bad_scale("scale", 0)
+                raise self._grids.bad_scale("scale", 0)
 
     def _apply(self, operation: Any, values: Array, grid: Array, role: str) -> None:
         """Apply a grid to all elements, each number to its block of a row."""
         columns = values.shape[1]
-        width = self._others[role].plane.block[1] if self._groups is None else 1
+        width = self._others[role].plane.block[1] if self._grids.groups is None else 1
         if grid.shape[1] == 1 or grid.shape[1] == columns:
             operation(values, grid, out=values)
         elif grid.shape[1] * width == columns:
@@ -250,43 +196,3 @@ class RowDecoder:
             operation(blocks, grid[:, :, None], out=blocks)
         else:
             operation(values, np.repeat(grid, width, axis=1)[:, :columns], out=values)
-
-    # --- the matrix as a whole ---
-
-    def _group_index(self) -> Array | None:
-        """Return the group of each column if they are not in order, `[matrices, columns]`.
-
-        Raises BadCheckpoint.
-        """
-        loaded = self._others.get("index")
-        if loaded is None:
-            return None
-        scale = self._others["scale"].plane
-        groups = loaded.rows.view(_INTEGERS[loaded.plane.dtype]).reshape(loaded.plane.stored)
-        count = scale.shape[1]
-        wrong = (groups < 0) | (groups >= count)
-        if wrong.any():
-            raise BadCheckpoint(
-                f"tensor {quoted(loaded.name)} names the group {groups[wrong][0]}, and there are "
-                f"{count} groups of scales"
-            )
-        in_order = np.arange(groups.shape[1]) // scale.block[1]
-        return None if (groups == in_order).all() else groups.astype(np.intp)
-
-    def _second_scale(self) -> Array | None:
-        """Return the grid of second scales. Raises BadCheckpoint."""
-        loaded = self._others.get("second")
-        if loaded is None:
-            return None
-        values = as_float32(loaded.rows.tobytes(), loaded.plane.dtype).reshape(loaded.plane.stored)
-        wrong = ~np.isfinite(values) | (values == 0)
-        if wrong.any():
-            raise self._bad_scale("second", values[wrong][0])
-        return values
-
-    def _bad_scale(self, role: str, value: float) -> BadCheckpoint:
-        return BadCheckpoint(
-            f"tensor {quoted(self._others[role].name)} holds the scale {value:g} for "
-            f"{quoted(self._codes.name)}, and a scale has to be finite, and not zero unless all of "
-            "its codes are"
-        )

@@ -78,7 +78,9 @@ def _widen(source: Array, dtype: str, values: Array) -> None:
         np.copyto(values, source, casting="unsafe")
 
 
-def narrow(values: Array, spare: Array, target: str, result: Array) -> None:
+def narrow(
+    values: Array, spare: Array, target: str, result: Array, *, are_numbers: bool = False
+) -> None:
     """Fill `result` with `values` as the target dtype, and overwrite both them and `spare`.
 
     Args:
@@ -86,13 +88,14 @@ def narrow(values: Array, spare: Array, target: str, result: Array) -> None:
         spare: As many integers of 32 bits.
         target: BF16, F16 or F32.
         result: As many elements of the target; those of BF16 as integers.
+        are_numbers: True if none of them is NaN, which need not be looked for then.
     """
     if target == "F32":
         np.copyto(result, values)
     elif target == "F16":
         _narrow_to_half(values, spare, result.view(np.uint16))
     else:
-        _narrow_to_bfloat(values, spare, result)
+        _narrow_to_bfloat(values, spare, result, are_numbers)
 
 
 def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
@@ -125,7 +128,7 @@ def _narrow_to_half(values: Array, spare: Array, result: Array) -> None:
     np.copyto(result, spare, casting="unsafe")
 
 
-def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
+def _narrow_to_bfloat(values: Array, spare: Array, result: Array, are_numbers: bool) -> None:
     """Round to bfloat16: add half of the last bit that stays, and cut off the lower half."""
     bits = values.view(np.uint32)
     np.right_shift(bits, _SIXTEEN, out=spare)
@@ -134,7 +137,7 @@ def _narrow_to_bfloat(values: Array, spare: Array, result: Array) -> None:
     np.add(spare, _BELOW_HALF, out=spare)
     np.right_shift(spare, _SIXTEEN, out=spare)
     # the largest of numbers that include a NaN is NaN, and faster to find
-    largest = np.maximum.reduce(values, initial=-np.inf)
+    largest = np.float32(0) if are_numbers else np.maximum.reduce(values, initial=-np.inf)
     if largest != largest:  # noqa: PLR0124 - only a NaN differs from itself
         nans = np.isnan(values)
         spare[nans] = bits[nans] >> 16 | 0x40

@@ -128,17 +128,23 @@ def _places(
     Args:
         data: Bytes of codes, in rows.
         scales: The scales.
-        numbers: The row of scales for each row of bytes.
+        numbers: The row of scales for each row of bytes, in order.
         workspace: Has the memory for them.
         codes_across: Columns that a byte has codes for.
     """
     width = scales.plane.block[1] // codes_across
-    above = scales.rows[numbers - scales.first].astype(np.uint16) << 8
+    first, last = int(numbers[0]), int(numbers[-1]) + 1
+    above = scales.rows[first - scales.first : last - scales.first].astype(np.uint16) << 8
     if width > 1:
         above = np.repeat(above, width, axis=1)[:, : data.shape[1]]
     places = workspace.array("places", data.size, np.uint16).reshape(data.shape)
     np.copyto(places, data)
-    np.bitwise_or(places, above, out=places)
+    if len(above) == len(data):
+        np.bitwise_or(places, above, out=places)
+    else:
+        ends = np.searchsorted(numbers, np.arange(first, last), side="right").tolist()
+        for begin, end, row in zip([0, *ends], ends, above, strict=False):
+            np.bitwise_or(places[begin:end], row, out=places[begin:end])
     index = workspace.array("spare", data.size, np.intp).reshape(data.shape)
     np.copyto(index, places)
     return index
