@@ -4,6 +4,7 @@ import compileall
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the tests and all imported modules each later search for garbage: it takes seconds."""
+    """Let neither the search for garbage nor the threads of torch take the time of the tests."""
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # ten thousand tests, and all imported modules
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # those of several processes would wait for each other's cores
 
 
 @pytest.fixture(autouse=True)

@@ -71,21 +71,21 @@ def assert_rows_complete(table: Table, width: int) -> None:
                 assert cell in text
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", CASES)
-def test_published_checkpoints(name: str, width: int, tmp_path: Path) -> None:
+def test_published_checkpoints(name: str, tmp_path: Path) -> None:
     """What `inspect` and --dry-run show of models of true size: quantized, adapters, unknown."""
     folder = write_published(cases()[name], tmp_path / name)
     found = streamconv.inspect(folder)
-    assert_complete(inspection_table(found.checkpoint, found.detected), width)
     plan = streamconv.plan(folder, to="same", pass_through=True, max_memory="64GB", copy=True)
     removals = [Removal(f"/data/{name}/{'long-name-' * 9}.safetensors", 10**9)]
-    for verbose in (False, True):
-        table = plan_table(plan, 10**12, 10**9, removals, verbose=verbose)
-        assert_complete(table, width)
-        for part in parts(table):
-            if isinstance(part, Table):
-                assert_rows_complete(part, width)
+    for width in WIDTHS:
+        assert_complete(inspection_table(found.checkpoint, found.detected), width)
+        for verbose in (False, True):
+            table = plan_table(plan, 10**12, 10**9, removals, verbose=verbose)
+            assert_complete(table, width)
+            for part in parts(table):
+                if isinstance(part, Table):
+                    assert_rows_complete(part, width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

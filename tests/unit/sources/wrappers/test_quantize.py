@@ -130,7 +130,7 @@ def test_the_shape_is_a_tensor_too(reader: Callable[[Source], SourceWrapper]) ->
 def test_memory_is_that_of_the_plan(reader: Callable[[Source], SourceWrapper], kind: str) -> None:
     """Of the widest kind of weights, however many kinds a thread has quantized."""
     torch.manual_seed(3)
-    widths = [*range(1024, 4096, 256), 20_480]
+    widths = [*range(1024, 4096, 1024), 20_480]
     weights = {f"{n}.weight": torch.randn(256, n).bfloat16() for n in widths}
     source = memory(**weights)
     parts = [p for i in source.checkpoint.tensors.values() for p in parts_of(i, kind)]
