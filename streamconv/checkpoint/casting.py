@@ -27,6 +27,10 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 PORTION_BYTES = 2**20
 """Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
+TABLE_BYTES = 2**19
+"""Tables of a cast from one dtype to another."""
+CAST_RATIO = 8
+"""What such a cast takes for each byte of a tensor that is smaller than a portion."""
 SCRATCH_BYTES = 3 * 2**20
 """Bytes that a worker needs in addition if anything is cast: tiles on their way, and tables."""
 
@@ -180,6 +184,9 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
         if info.cast is not None:
             needed = SCRATCH_BYTES + PORTION_BYTES
             decoding = info.cast.decoding
+            if info.cast.is_of_dtype:
+                largest = max(info.nbytes, info.cast.stored.nbytes)
+                needed = min(needed, TABLE_BYTES + CAST_RATIO * largest)
             if decoding is not None:
                 needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
             most = max(most, needed + _encoding_bytes(info, info.cast))

@@ -77,6 +77,11 @@ class Cast:
     """Where they are in `stored`; None if they are all of it."""
 
     @property
+    def is_of_dtype(self) -> bool:
+        """True if each element only becomes the same number in another dtype."""
+        return self.decoding is None and self.encoding is None and self.view is None
+
+    @property
     def is_view(self) -> bool:
         """True if the elements are only a part of `stored`, and stay what they are."""
         return self.view is not None and self.encoding is None

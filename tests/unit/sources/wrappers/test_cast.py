@@ -1,11 +1,13 @@
 """How a cast reads what is stored; what it computes is shown in `test_dtype_kernels.py`."""
 
+import tracemalloc
+
 import pytest
 import quantized
 import torch
 from memory_source import MemorySource
 
-from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.casting import Casting, buffer_bytes
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import Read
@@ -99,3 +101,25 @@ def test_nothing_is_cast() -> None:
     for dtype in ("BF16", "F32"):
         CastSource(source).read([Read(cast_to(dtype, info), 0, memoryview(bytearray()))])
     CastSource(source).read([])
+
+
+@pytest.mark.parametrize("elements", [10, 3000, 10**5, 4 * 10**6])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("BF16", "F16"), ("F16", "BF16"), ("F32", "F16"), ("F32", "BF16"), ("BF16", "F32")],
+)
+def test_memory_is_that_of_the_plan(before: str, after: str, elements: int) -> None:
+    """Next to the result: little for a small tensor, and never more than for a large one."""
+    sizes = {"BF16": 2, "F16": 2, "F32": 4}
+    source = MemorySource({"w": (before, (elements,), bytes(elements * sizes[before]))})
+    stored = source.checkpoint.tensors["w"]
+    info = stored._replace(dtype=after, nbytes=elements * sizes[after], cast=Cast(stored))
+    out = memoryview(bytearray(min(info.nbytes, 2**20)))
+    tracemalloc.start()
+    try:
+        CastSource(source).read([Read(info, 0, out)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < buffer_bytes([info], 1) <= 4 * 2**20
+    assert elements > 10**5 or buffer_bytes([info], 1) < 2**19 + 40 * elements
