@@ -29,7 +29,7 @@ def layers_like_others(tensors: Iterable[TensorInfo], keys: Iterable[Fact]) -> M
     firsts: dict[tuple[frozenset[Fact], frozenset[Fact]], int] = {}
     like = {}
     for number, own in sorted(in_model.items()):
-        kind = _without_number(in_checkpoint.get(number, ())), _without_number(own)
+        kind = frozenset(in_checkpoint.get(number, ())), frozenset(own)
         first = firsts.setdefault(kind, number)
         if first != number:
             like[number] = first
@@ -43,12 +43,14 @@ def keys_like(keys: Iterable[str], like: Mapping[int, int]) -> Iterator[str]:
         keys: Keys of any layer.
         like: The numbers of layers that are like another, each with the other's number.
     """
-    others: dict[int | None, list[int]] = {}
+    others: dict[int, list[int]] = {}
     for number, first in like.items():
         others.setdefault(first, []).append(number)
     for key in keys:
-        for other in others.get(number_of_layer(key), ()):
-            yield _in_layer(key, str(other))
+        layer = layer_of(key)
+        if layer is not None:
+            for other in others.get(layer[1], ()):
+                yield _in_layer(key, *layer, str(other))
 
 
 def number_of_layer(name: str) -> int | None:
@@ -58,24 +60,18 @@ def number_of_layer(name: str) -> int | None:
 
 
 def _by_layer(facts: Iterable[Fact]) -> dict[int, list[Fact]]:
-    """Return what is in the layers of each number."""
+    """Return what is in the layers of each number, with names that leave out the number."""
     layers: dict[int, list[Fact]] = {}
-    for fact in facts:
-        number = number_of_layer(fact[0])
-        if number is not None:
-            layers.setdefault(number, []).append(fact)
+    for name, dtype, shape in facts:
+        layer = layer_of(name)
+        if layer is not None:
+            layers.setdefault(layer[1], []).append((_in_layer(name, *layer, "*"), dtype, shape))
     return layers
 
 
-def _without_number(facts: Iterable[Fact]) -> frozenset[Fact]:
-    """Return what is in the layers of a number, with names that leave out the number."""
-    return frozenset((_in_layer(name, "*"), dtype, shape) for name, dtype, shape in facts)
-
-
-def _in_layer(name: str, other: str) -> str:
-    """Return a name with `other` for the number of its layer.
+def _in_layer(name: str, path: str, number: int, other: str) -> str:
+    """Return a name with `other` for the number of its layer, which follows `path`.
 
     Names with `3` and with `03` stay different: only as many digits as `3` has are replaced.
     """
-    path, number = layer_of(name) or ("", 0)
     return f"{path}{other}{name[len(path) + len(str(number)) :]}"

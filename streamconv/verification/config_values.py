@@ -31,6 +31,8 @@ _LEFT_OUT = re.compile(
     r"\w*implementation\w*|auto_class)"
 )
 """Names of code, places and kernels. None of them says what the model is."""
+_NUMBER = re.compile("[0-9]{1,9}")
+"""A part of a name that may be the number of a layer."""
 _DTYPE = re.compile(r"(b?float|u?int|complex)[0-9]+(_[a-z0-9]+)*|bool|half|double|auto")
 
 QUANTIZERS = frozenset({"fp8", "mxfp8", "mxfp4", "nvfp4", "bitnet"})
@@ -53,13 +55,10 @@ class Shown:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Shown":
         """Return what the headers show."""
-        numbers = (
-            int(number)
-            for name in checkpoint.tensors
-            for number in re.findall(r"(?<![^.])[0-9]{1,9}(?![^.])", name)
-        )
-        layers = max(numbers, default=0) + 1
-        longest = max((max(i.shape, default=1) for i in checkpoint.tensors.values()), default=1)
+        parts = {part for name in checkpoint.tensors for part in name.split(".")}
+        layers = max((int(part) for part in parts if _NUMBER.fullmatch(part)), default=0) + 1
+        shapes = {info.shape for info in checkpoint.tensors.values()}
+        longest = max((max(shape, default=1) for shape in shapes), default=1)
         return cls(layers, max(layers, longest))
 
 
