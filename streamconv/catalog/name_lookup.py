@@ -79,8 +79,11 @@ def build_name_lookup(
     listed = (token for naming in namings for names in naming.tokens.values() for token in names)
     tokens = tuple(dict.fromkeys(listed))
     known = {name: tuple(found) for name, found in matches.items()}
+    spelled: dict[str, list[NameMatch]] = {}
     for spelling in spellings:
         for name, template_name in spelling.pairs(kinds, tokens):
             if template_name in known:
-                matches.setdefault(name, []).extend(known[template_name])
-    return MappingProxyType({name: tuple(dict.fromkeys(m)) for name, m in matches.items()})
+                spelled.setdefault(name, []).extend(known[template_name])
+    for name, found in spelled.items():
+        known[name] = tuple(dict.fromkeys((*known.get(name, ()), *found)))
+    return MappingProxyType(known)

@@ -16,7 +16,7 @@ MAX_SHOWN_KINDS = 8
 _DIGITS = re.compile(r"([0-9]{1,18})")
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?=\.)")
 _ANY_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?![^.])")
-_LAST_NUMBER = re.compile(r"(?:.*\.)?([0-9]{1,18})(?![^.])", re.S)
+_LAST_NUMBER = re.compile(r"((?:.*\.)?)([0-9]{1,18})((?:\..*)?)", re.S)
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -87,11 +87,8 @@ def split_at_last_number(name: str) -> tuple[str, str, str]:
 
     Without a number, all is before it.
     """
-    number = _LAST_NUMBER.match(name)
-    if number is None:
-        return name, "", ""
-    begin, end = number.span(1)
-    return name[:begin], name[begin:end], name[end:]
+    parts = _LAST_NUMBER.fullmatch(name)
+    return (parts[1], parts[2], parts[3]) if parts is not None else (name, "", "")
 
 
 def layer_of(prefix: str) -> tuple[str, int] | None:

@@ -1,5 +1,6 @@
 """The command line: one file for each verb, imported when the verb is used."""
 
+import gc
 import importlib
 import io
 import os
@@ -162,6 +163,8 @@ def main(args: list[str] | None = None) -> None:
         cli.main(prog_name="streamconv", complete_var=COMPLETE)
     # Nothing here multiplies matrices; numpy's library for it would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A plan is hundreds of thousands of objects without cycles, which need not be looked through.
+    gc.set_threshold(50_000, 20, 100)
     raise_open_file_limit()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

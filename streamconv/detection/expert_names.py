@@ -52,6 +52,7 @@ def find_modules(
     most_parts = _most_parts(known)
     # what differs in the expert's number alone is looked up once
     alike: dict[tuple[str, str], dict[int | None, TensorInfo]] = {}
+    numbers: dict[str, int] = {}
     for name, info in tensors:
         before, digits, after = split_at_last_number(name)
         found = alike.get((before, after))
@@ -69,7 +70,9 @@ def find_modules(
                 continue
             alike[before, after] = found
         try:
-            found[_expert_number(name, digits)] = info
+            if digits not in numbers:
+                numbers[digits] = _expert_number(name, digits)
+            found[numbers[digits]] = info
         except BadCheckpoint as error:
             key = _key(pattern_of(name), known, most_parts) or ""
             refusals.add(pattern_of(_prefix(name, key)), error)

@@ -1,6 +1,7 @@
 """What a checkpoint is apart from its family: an adapter, a draft, quantized, of a framework."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.checkpoint_kinds import CheckpointKind, checkpoint_kinds
@@ -13,6 +14,8 @@ from streamconv.detection.expert_counts import TEXT_SECTIONS
 from streamconv.errors import BadCheckpoint, PlanRefused
 from streamconv.quantization.describe import format_uses
 from streamconv.quantization.recognize import recognize
+
+NAMES_AT_A_TIME = 1024
 
 
 def kinds_of(checkpoint: Checkpoint) -> tuple[CheckpointKind, ...]:
@@ -41,8 +44,21 @@ def _has_signs(kind: CheckpointKind, checkpoint: Checkpoint) -> bool:
         or any(config_value(config, path) is not None for path in kind.config)
         or any(fnmatchcase(each, glob) for each in architectures for glob in kind.architectures)
         or any(name in tensors for name in kind.names)
-        or any(part in name for part in kind.parts for name in tensors)
+        or _is_part_of_any(kind.parts, tensors)
     )
+
+
+def _is_part_of_any(parts: Sequence[str], names: Iterable[str]) -> bool:
+    """Return True if one of the texts, which have no line break, is in one of the names."""
+    if not parts:
+        return False
+    rest = iter(names)
+    # many at a time, as the text of all of them would take as much memory again
+    while some := tuple(itertools.islice(rest, NAMES_AT_A_TIME)):
+        text = "\n".join(some)
+        if any(part in text for part in parts):
+            return True
+    return False
 
 
 def check_experts_found(checkpoint: Checkpoint, found: Detected) -> None:

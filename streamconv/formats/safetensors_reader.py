@@ -6,6 +6,7 @@ a name that occurs twice, an unknown field, anything before the opening brace.
 
 import functools
 import math
+import operator
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -29,11 +30,15 @@ MAX_METADATA = 2**16
 FIELDS = {"dtype", "shape", "data_offsets"}
 
 _SIZE = "(?:0|[1-9][0-9]{0,17})"
-_USUAL_FIELDS = re.compile(
-    rf'\{{"dtype":"([A-Z0-9_]+)","shape":\[((?:{_SIZE}(?:,{_SIZE}){{0,7}})?)\],'
+_SIZES = re.compile(rf"(?:{_SIZE}(?:,{_SIZE}){{0,7}})?")
+_USUAL = (
+    r'"([^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+)","shape":\[([0-9,]*)\],'
     rf'"data_offsets":\[({_SIZE}),({_SIZE})\]\}}'
 )
-"""The value of an entry as nearly all writers write it: reading it takes a fifth of the time."""
+"""An entry as nearly all writers write it: reading it takes a tenth of the time."""
+_FIRST_ENTRY, _NEXT_ENTRY = re.compile(r"\{" + _USUAL), re.compile("," + _USUAL)
+_BY_BYTES = operator.attrgetter("begin", "end")
+_SPACE = " \t\n\r"
 
 
 def is_safetensors(first: bytes) -> bool:
@@ -80,30 +85,76 @@ def parse_header(raw: bytes, file_size: int, label: str) -> Header:
     """
     if raw[:1] != b"{":
         raise BadCheckpoint(f"cannot read {label}: the header does not begin with a brace")
-    metadata: Mapping[str, str] = {}
-    entries = []
     with as_bad_checkpoint(label):
-        cursor = Cursor(raw.decode("utf-8"))
-        for name in cursor.members():
-            if name == METADATA:
-                metadata = _parse_metadata(cursor, label)
-                continue
-            try:
-                usual = cursor.match(_USUAL_FIELDS)
-                if usual is not None:
-                    dtype, shape, begin, end = usual.groups()
-                    entries.append(_entry(name, dtype, _shape(shape), int(begin), int(end)))
-                else:
-                    entries.append(_parse_entry(name, _read_fields(cursor)))
-            except _InvalidEntry as error:
-                raise BadCheckpoint(
-                    f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
-                ) from None
-        cursor.end()
-    entries.sort(key=lambda entry: (entry.begin, entry.end))
+        text = raw.decode("utf-8")
+        entries, metadata = _usual_entries(text, label) or _any_entries(text, label)
     data_start = LENGTH_BYTES + len(raw)
     _check_offsets(entries, file_size - data_start, data_start, label)
     return Header(tuple(entries), metadata, data_start)
+
+
+def _usual_entries(text: str, label: str) -> tuple[list[Entry], Mapping[str, str]] | None:
+    """Return entries and metadata of a header as nearly all writers write it.
+
+    Returns None for any other header, also for one that breaks a rule: `_any_entries` names it.
+    """
+    metadata: Mapping[str, str] = {}
+    usual = _FIRST_ENTRY.match(text)
+    if text.startswith(f'{{"{METADATA}":'):
+        cursor = Cursor(text)
+        next(cursor.members())
+        metadata = _parse_metadata(cursor, label)
+        usual = _NEXT_ENTRY.match(text, cursor.position)
+    entries, names = list[Entry](), set[str]()
+    position, last, at, in_order = 0, "0", 0, True
+    while usual is not None:
+        name, dtype, sizes, begin, end = usual.groups()
+        if begin != last:
+            in_order, position = False, int(begin)
+        kind, next_position = _kind(dtype, sizes), int(end)
+        if kind is None or next_position - position != kind[2]:
+            return None
+        names.add(name)
+        entries.append(Entry(name, kind[0], kind[1], position, next_position))
+        position, last, at = next_position, end, usual.end()
+        usual = _NEXT_ENTRY.match(text, at)
+    if not entries or text[at : at + 1] != "}" or text[at + 1 :].strip(_SPACE):
+        return None
+    if len(names) < len(entries) or METADATA in names:
+        return None
+    if not in_order:
+        entries.sort(key=_BY_BYTES)
+    return entries, metadata
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(dtype: str, sizes: str) -> tuple[str, tuple[int, ...], int] | None:
+    """Return dtype, shape and bytes of a tensor. None if they make no sense."""
+    if dtype not in DTYPE_BITS or _SIZES.fullmatch(sizes) is None:
+        return None
+    shape = _shape(sizes)
+    nbytes, rest = divmod(math.prod(shape) * DTYPE_BITS[dtype], 8)
+    return None if rest else (sys.intern(dtype), shape, nbytes)
+
+
+def _any_entries(text: str, label: str) -> tuple[list[Entry], Mapping[str, str]]:
+    """Return entries and metadata of a header, one member after another."""
+    metadata: Mapping[str, str] = {}
+    entries = []
+    cursor = Cursor(text)
+    for name in cursor.members():
+        if name == METADATA:
+            metadata = _parse_metadata(cursor, label)
+            continue
+        try:
+            entries.append(_parse_entry(name, _read_fields(cursor)))
+        except _InvalidEntry as error:
+            raise BadCheckpoint(
+                f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
+            ) from None
+    cursor.end()
+    entries.sort(key=_BY_BYTES)
+    return entries, metadata
 
 
 def _parse_metadata(cursor: Cursor, label: str) -> dict[str, str]:

@@ -144,6 +144,11 @@ class Cursor:
         has_minus_zero = "-0" in text and _MINUS_ZERO.search(text)
         self._decoder = _SIZES_DECODER if has_minus_zero else _DECODER
 
+    @property
+    def position(self) -> int:
+        """Index of the character that is read next."""
+        return self._at
+
     def members(self) -> Iterator[str]:
         """Yield the names in the object that begins here.
 

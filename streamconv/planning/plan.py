@@ -182,6 +182,8 @@ class Plan:
     def transfer_bytes(self) -> int:
         """The bytes of `read_bytes` that come over a network."""
         remote = self.checkpoint.remote
+        if not remote:
+            return 0
         tensors = sum(info.nbytes for info in self.stored if info.file in remote)
         return tensors + sum(other.size for other in self.copied if other.name in remote)
 
@@ -189,7 +191,8 @@ class Plan:
     def stored(self) -> Iterator[TensorInfo]:
         """Every stored tensor that is read, once."""
         if self.casting.quantize is None:
-            return (stored for info in self.inputs for stored in info.stored)
+            inputs = self.inputs
+            return (each for info in inputs for each in ((info,) if not info.cast else info.stored))
         # codes and scales are made of one weight, and experts are parts of one tensor
         found = (stored for info in self.inputs for stored in info.stored)
         return iter({stored.name: stored for stored in found}.values())

@@ -146,16 +146,21 @@ class _Tensors:
         A tensor that the index leaves out is added too, unless another file has or should have it.
         """
         shared: dict[int, int] = {}
+        infos, start = self.infos, header.data_start
         listed = None if self.index is None else self.index[file]
         for entry in header.entries:
-            name = entry.name if listed is None else listed.pop(entry.name, None)
-            if name is None and not self._is_elsewhere(entry.name):
-                name = entry.name
+            own = entry.name
+            name = own if listed is None else listed.pop(own, None)
+            if name is None and not self._is_elsewhere(own):
+                name = own
                 self.unindexed.append(name)
-            if name is None or name in self.infos:
-                self._contradict(_misplaced(entry.name, file, self.infos, self.index or {}))
+            if name is None or name in infos:
+                self._contradict(_misplaced(own, file, infos, self.index or {}))
             else:
-                self.infos[name] = _tensor_info(name, entry, header, file, shared)
+                _, dtype, shape, begin, end = entry
+                nbytes = end - begin
+                nbytes = shared.setdefault(nbytes, nbytes)
+                infos[name] = TensorInfo(name, dtype, shape, file, start + begin, nbytes)
 
     def add_unlisted(self, file: str, header: Header) -> None:
         """Add the tensors of a file that the index leaves out. Raises BadCheckpoint."""
