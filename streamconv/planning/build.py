@@ -1,6 +1,5 @@
 """Turn the options of a user into a plan."""
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,16 +26,9 @@ from streamconv.options import (
     preset_of,
 )
 from streamconv.planning.config_change import config_change
+from streamconv.planning.limits import ask_limits
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
-from streamconv.planning.memory import (
-    IMPORT_BYTES,
-    MEMORY_PART,
-    MOST_REMOTE_JOBS,
-    RANKS_BYTES,
-    REMOTE_JOBS,
-    Limits,
-)
 from streamconv.planning.merge_target import merge_target
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
@@ -47,15 +39,6 @@ from streamconv.planning.target import PER_EXPERT, Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall
-from streamconv.system.cores import MOST_WORKERS, cores, default_workers
-from streamconv.system.extras import require_extra
-from streamconv.system.launcher import rank, ranks_on_host
-from streamconv.system.resources import (
-    default_max_memory,
-    peak_bytes,
-    resident_bytes,
-    total_memory,
-)
 from streamconv.units import parse_size
 
 
@@ -113,7 +96,7 @@ def build_plan(
         source,
         target,
         max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
-        limits=lambda: _limits(checkpoint, options),
+        limits=lambda: ask_limits(checkpoint, options),
         layers=layers,
         shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
         casting=casting,
@@ -231,36 +214,6 @@ def _target(source: Detected, to: str | None) -> tuple[str, str]:
     return to, "all layouts and names stay" if to == SAME else "as asked"
 
 
-def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
-    """Return the limits of memory and workers, when the plan is otherwise complete.
-
-    There are as many workers as are asked for, else by the source and the cores of the processor.
-    """
-    common = (_base_memory(), _allowed_memory(options), peak_bytes())
-    jobs = options.get("jobs")
-    if jobs is not None:
-        return Limits(common[0], jobs, *common[1:], why="as asked for")
-    total = total_memory()
-    fair = None if total is None else total // MEMORY_PART // ranks_on_host()
-    if checkpoint.remote:
-        most = REMOTE_JOBS if fair is None else MOST_REMOTE_JOBS
-        why = "as the source is remote"
-        return Limits(common[0], most, *common[1:], why, fair, REMOTE_JOBS)
-    return Limits(
-        common[0],
-        default_workers(ranks_on_host()),
-        *common[1:],
-        why="as many as there are cores" if cores() <= MOST_WORKERS else "the most by default",
-        fair=fair,
-    )
-
-
-def _allowed_memory(options: Options) -> int | None:
-    """Return the limit of memory in bytes: as asked for, else by the memory of the machine."""
-    max_memory = options.get("max_memory")
-    return parse_size(max_memory) if max_memory else default_max_memory(ranks_on_host())
-
-
 def _shard_format(
     checkpoint: Checkpoint, config: Mapping[str, Any], to: str | None, options: Options
 ) -> Callable[[Record], ShardFormat]:
@@ -281,16 +234,3 @@ def _shard_format(
 
     prefixes = prefixes_of(options) or Prefixes()
     return lambda _: Dcp(prefixes, preset, config)
-
-
-def _base_memory() -> int:
-    """Return the bytes that this process will hold when a run begins."""
-    ranks = 0
-    if rank() is not None:
-        require_extra("share a conversion with other ranks", "torch", ("torch",))
-        # Loaded in a dry run too, so that its plan shows the memory of a real one.
-        import torch.distributed  # noqa: F401
-
-        ranks = RANKS_BYTES
-    imported = "streamconv.execution.executor" in sys.modules
-    return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks

@@ -218,7 +218,7 @@ def test_memory_of_casts_is_in_the_projection(
     fp8: tuple[Path, Any], original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of every worker, and nothing where nothing is cast."""
-    monkeypatch.setattr("streamconv.planning.build.peak_bytes", lambda: 0)
+    monkeypatch.setattr("streamconv.planning.limits.peak_bytes", lambda: 0)
     cast = streamconv.plan(fp8[0], dequantize="bf16", jobs=2).memory
     assert cast.casts > 2**20
     needed = cast.peak - cast.base - 2 * (cast.source_buffer + cast.casts)

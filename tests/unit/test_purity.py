@@ -17,7 +17,7 @@ PURE = (
     "detection",
     "planning",
 )
-EXCEPT = {"streamconv.planning.build"}
+EXCEPT = {"streamconv.planning.limits"}
 """Asks the machine for memory and processor cores."""
 WORLD = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "mmap", "fcntl", "subprocess"),

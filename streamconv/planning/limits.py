@@ -1,0 +1,64 @@
+"""Asks the machine how much memory and how many workers a plan may use.
+
+No other module of planning asks it for anything.
+"""
+
+import sys
+
+from streamconv.checkpoint.types import Checkpoint
+from streamconv.options import Options
+from streamconv.planning.memory import (
+    IMPORT_BYTES,
+    MEMORY_PART,
+    MOST_REMOTE_JOBS,
+    RANKS_BYTES,
+    REMOTE_JOBS,
+    Limits,
+)
+from streamconv.system.cores import MOST_WORKERS, cores, default_workers
+from streamconv.system.extras import require_extra
+from streamconv.system.launcher import rank, ranks_on_host
+from streamconv.system.resources import (
+    default_max_memory,
+    peak_bytes,
+    resident_bytes,
+    total_memory,
+)
+from streamconv.units import parse_size
+
+
+def ask_limits(checkpoint: Checkpoint, options: Options) -> Limits:
+    """Return the limits of memory and workers, when the plan is otherwise complete.
+
+    There are as many workers as are asked for, else by the source and the cores of the processor.
+    """
+    base, allowed, seen = _base_memory(), _allowed_memory(options), peak_bytes()
+    jobs = options.get("jobs")
+    if jobs is not None:
+        return Limits(base, jobs, allowed, seen, "as asked for")
+    total = total_memory()
+    fair = None if total is None else total // MEMORY_PART // ranks_on_host()
+    if checkpoint.remote:
+        most = REMOTE_JOBS if fair is None else MOST_REMOTE_JOBS
+        return Limits(base, most, allowed, seen, "as the source is remote", fair, REMOTE_JOBS)
+    why = "as many as there are cores" if cores() <= MOST_WORKERS else "the most by default"
+    return Limits(base, default_workers(ranks_on_host()), allowed, seen, why, fair)
+
+
+def _allowed_memory(options: Options) -> int | None:
+    """Return the limit of memory in bytes: as asked for, else by the memory of the machine."""
+    max_memory = options.get("max_memory")
+    return parse_size(max_memory) if max_memory else default_max_memory(ranks_on_host())
+
+
+def _base_memory() -> int:
+    """Return the bytes that this process will hold when a run begins."""
+    ranks = 0
+    if rank() is not None:
+        require_extra("share a conversion with other ranks", "torch", ("torch",))
+        # Loaded in a dry run too, so that its plan shows the memory of a real one.
+        import torch.distributed  # noqa: F401
+
+        ranks = RANKS_BYTES
+    imported = "streamconv.execution.executor" in sys.modules
+    return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks

@@ -1,0 +1,54 @@
+"""Workers and memory: as asked for, else by the source and the machine."""
+
+from dataclasses import replace
+
+import pytest
+from header_models import checkpoint_of
+
+from streamconv.planning import limits
+from streamconv.planning.limits import ask_limits
+from streamconv.planning.memory import MEMORY_PART, MOST_REMOTE_JOBS, REMOTE_JOBS
+
+LOCAL = checkpoint_of({"a": ("BF16", (2,))})
+REMOTE = replace(LOCAL, remote=True)
+GB = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cores, 64 GB, and two ranks on the host."""
+    for name, value in {"cores": 4, "total_memory": 64 * GB, "ranks_on_host": 2}.items():
+        monkeypatch.setattr(limits, name, lambda value=value: value)
+    monkeypatch.setattr(limits, "default_workers", lambda processes: 4 // processes)
+    monkeypatch.setattr(limits, "default_max_memory", lambda processes: 10 * GB // processes)
+
+
+def test_what_is_asked_for_counts_before_all_else() -> None:
+    for checkpoint in (LOCAL, REMOTE):
+        made = ask_limits(checkpoint, {"jobs": 7, "max_memory": "1GB"})
+        assert (made.jobs, made.allowed, made.why, made.fair) == (7, GB, "as asked for", None)
+
+
+def test_ranks_share_the_cores_and_the_memory_of_their_host() -> None:
+    made = ask_limits(LOCAL, {})
+    assert (made.jobs, made.allowed) == (2, 5 * GB)
+    assert made.fair == 64 * GB // MEMORY_PART // 2
+    assert made.why == "as many as there are cores"
+
+
+def test_more_cores_than_are_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "cores", lambda: 64)
+    assert ask_limits(LOCAL, {}).why == "the most by default"
+
+
+def test_a_remote_source_has_workers_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than there are cores, and the most only if the memory is known."""
+    made = ask_limits(REMOTE, {})
+    assert (made.jobs, made.least, made.why) == (
+        MOST_REMOTE_JOBS,
+        REMOTE_JOBS,
+        "as the source is remote",
+    )
+    monkeypatch.setattr(limits, "total_memory", lambda: None)
+    made = ask_limits(REMOTE, {})
+    assert (made.jobs, made.fair) == (REMOTE_JOBS, None)
