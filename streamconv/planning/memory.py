@@ -86,6 +86,8 @@ VERIFY_SCRATCH_BYTES = 2**20
 """Its further memory: panels and results of comparisons, its stack."""
 SHA256_BYTES = 16 * 2**20
 """Blocks of the files that `--sha256` reads back, as far as the files fill them."""
+SHA256_OVERHEAD_BYTES = 4 * 10**6
+"""Growth of the interpreter when it reads them, next to what the workers have left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def tables_bytes(
         max(inputs * INPUT_BYTES + listed, closing),
         VERIFY_OVERHEAD_BYTES + held if verify else None,
         _block_bytes(counts.largest),
-        closing + min(SHA256_BYTES, hashed) if hashed else 0,
+        SHA256_OVERHEAD_BYTES + closing + min(SHA256_BYTES, hashed) if hashed else 0,
     )
 
 
