@@ -40,8 +40,8 @@ _TENSORS = """\
 layers: Layers to convert: `0:2` for 0 and 1, `:2`, `3`. Tensors outside of layers are
     always converted. Default: all layers.
 dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers, their
-    biases and norms. Default: no cast.
-cast_all: True to let `dtype` cast routers, their biases and norms, too.
+    biases and norms, and for what transformers keeps in fp32. Default: no cast.
+cast_all: True to let `dtype` cast routers and these others, too.
 dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
     their scales. Default: quantized weights and their scales are kept.
 quantize: `fp8-block`, `fp8-channel`, `int4-g32` or `mxfp4` to quantize the experts and the

@@ -139,6 +139,10 @@ class Family:
     """Why its experts cannot be converted; empty if they can."""
     transformers_model_type: str = ""
     """The model type that transformers has for it, if that is not one of `model_types`."""
+    routers: tuple[str, ...] = ()
+    """Ends of the hub names of routers' tensors; empty if only the general table knows them."""
+    fp32: tuple[str, ...] = ()
+    """Parts of the names of what transformers keeps in fp32, in any form."""
 
     def __repr__(self) -> str:
         return f"<Family {self.name}: {len(self.model_types)} model types>"
@@ -207,6 +211,8 @@ def read_family(
         aliases=tuple(read_rename(r) for r in row.get("aliases", ())),
         refused=row.get("refused", ""),
         transformers_model_type=row.get("transformers_model_type", ""),
+        routers=tuple(row.get("routers", ())),
+        fp32=tuple(row.get("fp32", ())),
     )
 
 

@@ -83,6 +83,8 @@ FAMILY: Kind = {
     "aliases?": [RENAME],
     "refused?": TEXT,
     "transformers_model_type?": TEXT,
+    "routers?": TEXTS,
+    "fp32?": TEXTS,
 }
 WEIGHTS: Kind = {
     "part": TEXT,

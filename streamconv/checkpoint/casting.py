@@ -25,6 +25,9 @@ DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes that `--dtype` casts. Narrower floats mean something only together with their scales."""
 
+KEPT_IN_FP32 = "fp32 weight"
+"""What transformers keeps in fp32 in a model of another dtype, except for routers and norms."""
+
 PORTION_BYTES = 2**20
 """Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
 TABLE_BYTES = 2**19
@@ -44,7 +47,7 @@ class Casting:
     dequantize: str | None = None
     """Dtype of the result for quantized weights."""
     everything: bool = False
-    """True if routers, their biases and norms are cast as well."""
+    """True if routers, norms and what transformers keeps in fp32 are cast as well."""
     only: tuple[str, ...] = ()
     """Names of weights, with * for any text, or of number formats: others stay as they are."""
     skip: tuple[str, ...] = ()
@@ -206,17 +209,28 @@ def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
 
 
 def protected_kind(name: str, family: Family | None = None) -> str | None:
-    """Return `router`, `norm` or `scale` if that protects the tensor from casts, else None.
+    """Return the kind of tensor that a tensor is protected from casts as, or None if it is cast.
 
-    Routers are known by the table of routers, and by the patterns of `casts.toml`. Every name
-    counts that the tensor has in a form of `family`: a router's bias is called `moe.router_bias`
-    in one and `mlp.gate.e_score_correction_bias` in another.
+    Kinds are `router`, `norm`, `scale` and KEPT_IN_FP32.
+
+    Routers are known by the row of `family`. If there is none, or it does not say, they are known
+    by the table of routers and by the patterns of `casts.toml`. Every name counts that the tensor
+    has in a form of `family`: a router's bias is called `moe.router_bias` in one and
+    `mlp.gate.e_score_correction_bias` in another.
     """
-    names = family.names_in_forms(name) if family else {name}
-    if any(form_name.endswith(_router_ends()) for form_name in names):
+    names = family.names_in_forms(name) if family else frozenset((name,))
+    if any(form_name.endswith(_router_ends(family)) for form_name in names):
         return "router"
-    kinds = _protected().items()
-    return next((kind for kind, found in kinds if any(map(found.fullmatch, names))), None)
+    fitting = (kind for kind, found in _protected().items() if any(map(found.fullmatch, names)))
+    has_routers = family is not None and bool(family.routers)
+    kind = next((kind for kind in fitting if not (has_routers and kind == "router")), None)
+    return kind or (KEPT_IN_FP32 if _is_kept_in_fp32(names, family) else None)
+
+
+def _is_kept_in_fp32(names: Iterable[str], family: Family | None) -> bool:
+    """Return True if transformers keeps a tensor in fp32, by one of its names."""
+    parts = [f".{part}." for part in family.fp32] if family else []
+    return any(part in f".{name}." for name in names for part in parts)
 
 
 def protects_always(kind: str) -> bool:
@@ -224,8 +238,15 @@ def protects_always(kind: str) -> bool:
     return kind in _table()["never"]
 
 
+def _router_ends(family: Family | None) -> tuple[str, ...]:
+    """Return the ends of the names of a family's routers; those of the table if it has none."""
+    if family is not None and family.routers:
+        return tuple(f".{name}" for name in family.routers)
+    return _general_router_ends()
+
+
 @functools.cache
-def _router_ends() -> tuple[str, ...]:
+def _general_router_ends() -> tuple[str, ...]:
     """Return the ends of the names of routers' tensors, from the table of routers."""
     return tuple(f".{name}" for name in (*router_weights(), *router_biases()))
 

@@ -188,13 +188,13 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         group="number formats",
         type=Word("bf16", "fp16", "fp32"),
         help="Cast floating-point tensors to this dtype, except for routers, their biases and "
-        "norms.",
+        "norms, and for what transformers keeps in fp32.",
     ),
     option(
         "--cast-all",
         group="number formats",
         is_flag=True,
-        help="Let --dtype cast routers, their biases and norms, too.",
+        help="Let --dtype cast routers and these others, too.",
     ),
     option(
         "--dequantize",

@@ -9,6 +9,7 @@ from streamconv.catalog.families import Family
 from streamconv.checkpoint.casting import (
     AS_STORED,
     FLOATS,
+    KEPT_IN_FP32,
     Casting,
     protected_kind,
     protects_always,
@@ -68,6 +69,8 @@ def _is_cast(info: TensorInfo, casting: Casting, family: Family | None) -> bool:
     if info.cast is not None or info.dtype not in FLOATS or info.dtype == casting.dtype:
         return False
     protected = protected_kind(info.name, family)
+    if protected == KEPT_IN_FP32 and casting.dtype == "F32":
+        return True
     return protected is None or (casting.everything and not protects_always(protected))
 
 

@@ -398,6 +398,13 @@ def fused(family: Family) -> bool:
     return all(layout and layout.name != "per-expert" for layout in stacks)
 
 
+def without_weights(model_type: str) -> Any:
+    """The same model on the meta device."""
+    config = _config(CONFIG_MAPPING[model_type], CONFIGS.get(model_type, {}))
+    with torch.device("meta"):
+        return _class(config)(config)
+
+
 def build(model_type: str) -> Any:
     """A small random model in bfloat16."""
     config = _config(CONFIG_MAPPING[model_type], CONFIGS.get(model_type, {}))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import streamconv
+from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused
@@ -37,6 +38,21 @@ def test_only_floats_are_cast_and_what_is_spared_is_not() -> None:
     assert dtypes(checkpoint, Casting("BF16")) == names | protected | floats
     everything = floats | {"a.norm.weight": "BF16", "a.gate.weight": "BF16"}
     assert dtypes(checkpoint, Casting("BF16", everything=True)) == names | protected | everything
+
+
+def test_what_transformers_keeps_in_fp32() -> None:
+    """It stays in a model of fewer bits, and becomes fp32 in one of fp32."""
+    family = default_catalog().find_family("flint")
+    sinks, gate = "model.layers.0.self_attn.sinks", "model.layers.0.mlp.gate.weight"
+
+    def cast(dtype: str, casting: Casting) -> dict[str, str]:
+        checkpoint = stored(*(info(name, dtype, 8) for name in (sinks, gate)))
+        found = cast_checkpoint(checkpoint, casting, family).tensors
+        return {name: each.dtype for name, each in found.items()}
+
+    assert cast("F32", Casting("BF16")) == {sinks: "F32", gate: "F32"}
+    assert cast("BF16", Casting("F32")) == {sinks: "F32", gate: "BF16"}
+    assert cast("F32", Casting("BF16", everything=True)) == {sinks: "BF16", gate: "BF16"}
 
 
 def test_a_cast_tensor_has_its_new_size_and_knows_its_old_one() -> None:
