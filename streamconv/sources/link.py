@@ -36,5 +36,10 @@ def requests_in_flight(link: Link, size: float) -> int:
         link: What was measured of the link.
         size: Bytes of a request.
     """
-    seconds = link.latency + size / link.alone
+    seconds = request_seconds(link, size)
     return max(LEAST_REQUESTS, math.ceil(HEADROOM * link.rate * seconds / size))
+
+
+def request_seconds(link: Link, size: float) -> float:
+    """Return the seconds that a request of `size` bytes takes if it is alone."""
+    return link.latency + size / link.alone

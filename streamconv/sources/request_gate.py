@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from streamconv.sources.link import LEAST_REQUESTS, Link, requests_in_flight
+from streamconv.sources.link import LEAST_REQUESTS, Link, request_seconds, requests_in_flight
 from streamconv.system.cancellation import SIGNAL_SECONDS, CancelToken
 
 PERIOD_SECONDS = 30.0
-"""After this time the link is measured again."""
+"""After this time the link is measured again, unless requests take long."""
+PERIOD_REQUESTS = 20
+"""The link is not measured again before one request could be made so many times: several of them,
+one after the other, show how many are needed."""
 PACE = 1.25
 """Requests are sent at the rate at which they are answered, and some faster. If they are sent
 together, they end together, and the link is idle for the latency of the next ones."""
@@ -84,7 +87,7 @@ class RequestGate:
     def _learn(self, response: "Response") -> None:
         """Measure the link by a complete response, and adjust how many may be in flight."""
         now = self._clock()
-        if now - self._since > PERIOD_SECONDS:
+        if now - self._since > self._period():
             self._since, self._link, self.allowed = now, _UNKNOWN, LEAST_REQUESTS
         seconds = now - response.sent
         if response.sent < self._since or not response.nbytes or seconds <= 0:
@@ -98,6 +101,10 @@ class RequestGate:
         self._link = Link(rate, latency, alone or math.inf)
         self._size += SHARE_OF_NEWEST * (response.nbytes - self._size)
         self.allowed = requests_in_flight(self._link, self._size)
+
+    def _period(self) -> float:
+        """Return the seconds for which measurements count; infinity before the first one."""
+        return max(PERIOD_SECONDS, PERIOD_REQUESTS * request_seconds(self._link, self._size))
 
 
 _UNKNOWN = Link(rate=0.0, latency=math.inf, alone=math.inf)

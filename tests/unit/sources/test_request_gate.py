@@ -1,4 +1,4 @@
-"""The gate measures a link by the responses: the link is a simulation in steps of a millisecond."""
+"""The gate measures a link by the responses: the link is a simulation in short steps of time."""
 
 import threading
 from contextlib import ExitStack
@@ -12,7 +12,6 @@ from streamconv.sources.request_gate import PERIOD_SECONDS, RequestGate, Respons
 from streamconv.system.cancellation import CancelToken
 
 SIZE = 8 * 2**20
-STEP = 0.001
 
 
 @dataclass
@@ -33,6 +32,7 @@ class Wire:
     latency: float
     limit: float = float("inf")
     workers: int = 64
+    step: float = 0.001
     time: float = 0.0
     arrived: float = 0.0
     requests: list[Request] = field(default_factory=list)
@@ -48,17 +48,17 @@ class Wire:
                 scope = ExitStack()
                 response = scope.enter_context(self.gate.request())
                 self.requests.append(Request(response, scope, self.time + self.latency))
-            self.time += STEP
+            self.time += self.step
             self._carry()
         return (self.arrived - before) / seconds
 
     def _carry(self) -> None:
-        """Let a step's bytes arrive."""
+        """Let the bytes of a step arrive."""
         here = [each for each in self.requests if each.due <= self.time]
         for each in here:
             if each.response.first is None:
                 each.response.begin()
-            nbytes = min(self.rate / len(here), self.limit) * STEP
+            nbytes = min(self.rate / len(here), self.limit) * self.step
             count = min(nbytes, each.missing)
             each.response.add(int(count))
             each.missing -= count
@@ -88,6 +88,15 @@ def test_a_server_that_limits_each_response_is_asked_more_often() -> None:
     wire = Wire(400e6, 0.02, limit=40e6)
     wire.run(4)
     assert wire.run(2) >= 0.95 * 400e6
+
+
+@pytest.mark.parametrize("seconds", [8, 45])
+def test_responses_that_take_as_long_as_a_period(seconds: float) -> None:
+    """Many of them are needed, and only several, one after the other, show how many."""
+    limit = SIZE / seconds
+    wire = Wire(1000e6, 0.05, limit, workers=16, step=0.05)
+    wire.run(6 * seconds)
+    assert wire.run(3 * seconds) >= 0.95 * 16 * limit
 
 
 def test_a_link_that_becomes_longer_is_measured_anew() -> None:
