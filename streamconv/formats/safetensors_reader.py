@@ -115,7 +115,7 @@ def _usual_entries(text: str, label: str) -> tuple[list[Entry], Mapping[str, str
         if kind is None or next_position - position != kind[2]:
             return None
         names.add(name)
-        entries.append(Entry(name, kind[0], kind[1], position, next_position))
+        entries.append(tuple.__new__(Entry, (name, kind[0], kind[1], position, next_position)))
         position, last, at = next_position, end, usual.end()
         usual = _NEXT_ENTRY.match(text, at)
     if not entries or text[at : at + 1] != "}" or text[at + 1 :].strip(_SPACE):

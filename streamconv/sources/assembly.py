@@ -160,7 +160,9 @@ class _Tensors:
                 _, dtype, shape, begin, end = entry
                 nbytes = end - begin
                 nbytes = shared.setdefault(nbytes, nbytes)
-                infos[name] = TensorInfo(name, dtype, shape, file, start + begin, nbytes)
+                # in half the time of a call of the class
+                fields = (name, dtype, shape, file, start + begin, nbytes, None)
+                infos[name] = tuple.__new__(TensorInfo, fields)
 
     def add_unlisted(self, file: str, header: Header) -> None:
         """Add the tensors of a file that the index leaves out. Raises BadCheckpoint."""

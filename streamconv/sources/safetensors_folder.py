@@ -38,6 +38,7 @@ from streamconv.sources.no_checkpoint import (
 from streamconv.sources.other_files import is_kin, other_files
 from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
 from streamconv.sources.shard_index import (
+    Index,
     find_index,
     read_index,
     shard_count,
@@ -152,10 +153,7 @@ def open_folder(
         if not any(name.endswith((SHARD_SUFFIX, INDEX_SUFFIX)) for name in top_level):
             raise no_tensors(location, top_level, inner_checkpoints(folder, top_level, files))
     index_name = find_index(top_level, location)
-    index = None
-    if index_name is not None:
-        text = read_json_file(folder, index_name, files) or b""
-        index = read_index(parse_json_object(text, quoted(index_name)), index_name)
+    index = None if index_name is None else _read_index(folder, index_name, files)
     opening = opening or Opening()
     shards = shard_names(index, top_level, location)
     with convert_os_errors(location):
@@ -187,8 +185,7 @@ def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
     index_name = find_index(names, str(folder))
     count = shard_count(name)
     if index_name is not None:
-        text = read_json_file(folder, index_name, files) or b""
-        index = read_index(parse_json_object(text, quoted(index_name)), index_name)
+        index = _read_index(folder, index_name, files)
         count = max(count, len(index) if name in index else 1)
     if count > 1:
         raise part_of_checkpoint(location, count)
@@ -200,6 +197,12 @@ def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
         location, [_read_header(folder, name, files)], None, objects, others, (), opening
     )
     return LocalSource(folder, checkpoint, files)
+
+
+def _read_index(folder: Path, name: str, files: Files) -> Index:
+    """Read the index of a folder. Its text is as large as what is read of it, and gone then."""
+    text = read_json_file(folder, name, files) or b""
+    return read_index(parse_json_object(text, quoted(name)), name)
 
 
 def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
