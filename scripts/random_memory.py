@@ -33,6 +33,7 @@ from hub_server import Hub, serving
 LARGE_BYTES, LARGE_RATIO = 100 * 10**6, 1.25
 ROUNDING = 16 * 2**20
 CGROUPS = Path("/sys/fs/cgroup/memory")
+PLACES = ("folder", "folder", "dcp", "hub")
 LAYOUTS = ("per-expert", "fused", "fused-transposed", "stacked", "transformers")
 
 
@@ -59,8 +60,8 @@ class Run:
         return self.layers * (3 * self.experts + 1)
 
 
-def drawn(seed: int, number: int, least: int, most: int) -> Run:
-    """Draw a run by its number, whose source has so many tensors."""
+def drawn(seed: int, number: int, least: int, most: int, places: tuple[str, ...] = PLACES) -> Run:
+    """Draw a run by its number, whose source has so many tensors and is in one of these places."""
     draw = random.Random(f"{seed} {number}")
     tensors = round(math.exp(draw.uniform(math.log(least), math.log(most))))
     experts = min(draw.choice((2, 8, 64, 128, 384)), max(tensors // 3, 2))
@@ -68,8 +69,7 @@ def drawn(seed: int, number: int, least: int, most: int) -> Run:
     small = layers * experts > 300
     hidden, width = (8, 4) if small else draw.choice(((64, 32), (1024, 512), (2048, 768)))
     dtype = draw.choice(("BF16", "BF16", "F32"))
-    # 300,000 chunks of a DCP take torch's format minutes to write
-    place = draw.choice(("folder", "folder", "dcp", "hub"))
+    place = draw.choice(places)
     stored = draw.choice(LAYOUTS[:3])
     to = draw.choice([layout for layout in LAYOUTS if layout != stored])
     verb = {"transformers": "merge", "per-expert": "split"}.get(to, "convert")
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument(
         "--tensors", type=int, nargs=2, default=(10, 300_000), metavar=("LEAST", "MOST")
     )
+    parser.add_argument("--places", nargs="+", default=PLACES, choices=sorted({*PLACES}))
     parser.add_argument("--cgroups", type=int, default=0, help="runs in a cgroup of their own")
     parser.add_argument("--state", type=Path, help="go on from what this file has, and add to it")
     chosen = parser.parse_args()
@@ -229,7 +230,7 @@ def main() -> None:
     for number in numbers:
         if number in known:
             continue
-        run = drawn(chosen.seed, number, *chosen.tensors)
+        run = drawn(chosen.seed, number, *chosen.tensors, tuple(chosen.places))
         folder = Path(tempfile.mkdtemp(prefix="streamconv-memory-"))
         try:
             in_cgroup = number >= numbers[0] + chosen.runs

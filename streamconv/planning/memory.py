@@ -3,7 +3,7 @@
     peak = base + overhead + the larger one of
                the run:          tables + jobs * (source buffer + staging + scratch + reading)
                --sha256:         tables, with the blocks that are hashed
-               its verification: tables + jobs * (source buffer + blocks + reading)
+               its verification: tables + jobs * (source buffer or a block + a block + reading)
            or what making the plan has taken, if that is more
 
 - The base is what the process holds when the plan is made: headers and plan are in it.
@@ -14,8 +14,8 @@
   are transposed, nothing if bytes keep their order.
 - Staging holds the output that is written at once.
 - Reading takes the buffers of casts, and those of a source whose bytes lie scattered.
-- Verification holds a block of either side, and what it reads across a transpose, which is part of
-  what the step holds. Its memory is taken when that of the run is free.
+- Verification holds a block of either side. Across a transpose, it holds all of the source's region
+  instead, which is part of what the step holds. Its memory is taken when that of the run is free.
 
 Only base and tables depend on the number of tensors.
 """
@@ -82,7 +82,7 @@ VERIFY_BLOCK_BYTES = 4 * 2**20
 """A block that each thread of a verification holds of either side, as far as tensors fill it."""
 HUGE_PAGE_BYTES = 2 * 2**20
 """Of a huge page: a large block takes whole ones."""
-VERIFY_SCRATCH_BYTES = 2**20
+VERIFY_SCRATCH_BYTES = 3 * 2**19
 """Its further memory: panels and results of comparisons, its stack."""
 SHA256_BYTES = 16 * 2**20
 """Blocks of the files that `--sha256` reads back, as far as the files fill them."""
@@ -167,7 +167,11 @@ def tables_bytes(
 
 def _block_bytes(largest: int) -> int:
     """Return the bytes of a block of a verification: of two tensors, gate and up, at most."""
-    nbytes = min(VERIFY_BLOCK_BYTES, 2 * largest)
+    return _in_pages(min(VERIFY_BLOCK_BYTES, 2 * largest))
+
+
+def _in_pages(nbytes: int) -> int:
+    """Return the bytes that a buffer takes, which has huge pages if it is at least as large."""
     return nbytes if nbytes < HUGE_PAGE_BYTES else -(-nbytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
 
 
@@ -247,7 +251,8 @@ def fit_memory(
     ]
     phases.append((tables.hashing, 0, None))
     if tables.verify is not None:
-        worker = reading + 2 * tables.verify_block + VERIFY_SCRATCH_BYTES
+        held = max(_in_pages(source_buffer), tables.verify_block)
+        worker = held + tables.verify_block + reading - source_buffer + VERIFY_SCRATCH_BYTES
         phases.append((tables.verify, worker, None))
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
