@@ -38,6 +38,7 @@ bench: setup ## measure speed and memory next to cp and the whole-model way
 	$(RUN) benchmarks/bench.py
 	$(RUN) benchmarks/bench_layouts.py
 	$(RUN) benchmarks/bench_formats.py
+	$(RUN) benchmarks/bench_peaks.py
 	$(RUN) benchmarks/bench_verify.py
 	$(RUN) benchmarks/bench_dcp.py
 	$(RUN) benchmarks/bench_lazy.py

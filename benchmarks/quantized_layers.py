@@ -1,6 +1,6 @@
 """Write the experts of one layer as a release has them: true shapes, random codes or numbers.
 
-    python benchmarks/quantized_layers.py int4 FOLDER [--experts N]
+    python benchmarks/quantized_layers.py int4 FOLDER [--experts N] [--sparse]
 
 The shapes are those of DeepSeek-V3 (`fp8`), Kimi-K2 (`int4`) and gpt-oss-120b (`mxfp4`), and in
 BF16 those of the first two (`bf16-deepseek`, `bf16-kimi`).
@@ -9,6 +9,7 @@ BF16 those of the first two (`bf16-deepseek`, `bf16-kimi`).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -90,8 +91,7 @@ def content(row: Row, draw: np.random.Generator) -> Iterator[bytes]:
             yield scales.tobytes()
     elif kind == "numbers":
         for begin in range(0, count, CHUNK):
-            numbers = draw.standard_normal(min(CHUNK, count - begin), np.float32) / 50
-            yield (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+            yield numbers()[: min(CHUNK, count - begin) * 2]
     elif kind == "exponents":
         yield draw.integers(110, 125, count, np.uint8).tobytes()
     elif kind == "codes":
@@ -103,12 +103,20 @@ def content(row: Row, draw: np.random.Generator) -> Iterator[bytes]:
         yield np.array(kind.split(), np.int32).tobytes()
 
 
+@functools.cache
+def numbers() -> bytes:
+    """Return CHUNK numbers in BF16. They are drawn once: a layer has 17 billion of them."""
+    drawn = np.random.default_rng(1).standard_normal(CHUNK, np.float32) / 50
+    return (drawn.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+
 def main() -> None:
     """Write the checkpoint that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=list(EXPERTS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--experts", type=int)
+    parser.add_argument("--sparse", action="store_true", help="codes and numbers are holes: zeros")
     arguments = parser.parse_args()
     experts = arguments.experts or EXPERTS[arguments.kind]
     rows = list(rows_of(arguments.kind, experts))
@@ -124,8 +132,12 @@ def main() -> None:
     with (arguments.folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for row in rows:
+            if arguments.sparse and row[3] in ("codes", "numbers"):
+                file.seek(math.prod(row[2]) * WIDTH[row[1]], 1)
+                continue
             for part in content(row, draw):
                 file.write(part)
+        file.truncate(8 + len(raw) + end)
     config = config_of(arguments.kind, experts)
     (arguments.folder / "config.json").write_text(json.dumps(config))
 
