@@ -18,6 +18,8 @@ from functools import cached_property
 
 from streamconv.errors import UsageError
 
+EXPERTS = ".experts."
+"""What the names of experts' tensors have after the name of their layer's module."""
 EXPERT = "e"
 """The axis along which conversions stream. Its positions are numbers in a name."""
 

@@ -10,7 +10,7 @@ The keys are rows of `data/config_keys.toml`. Whatever else config.json says sta
 not true before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,9 @@ from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.families import HUB_NAMES, Form
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized, main_dtype
-from streamconv.checkpoint.tensor_names import summarize_names
-from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.errors import quoted
 from streamconv.formats.json_edit import REMOVED, Edit, edit_json, edit_value
 from streamconv.planning.config_edits import (
     dtype_edits,
@@ -33,9 +31,7 @@ from streamconv.planning.config_edits import (
     quantized_edits,
     written_tensors,
 )
-from streamconv.quantization.quantized_config import (
-    SECTION,
-)
+from streamconv.planning.config_notes import layer_and_list_notes, quantized_notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ def config_change(
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
     infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
-    written = written_tensors(source.hub_names, layer_filter, names)
+    written = list(written_tensors(source.hub_names, layer_filter, names))
     edits: list[Edit] = []
     if casting.quantize is not None:
         edits += quantized_edits(checkpoint, casting, written)
@@ -116,59 +112,12 @@ def config_change(
         edits += layer_edits(config, source.layer_lists, layers)
     edits = in_order_of_text(config, edits)
     notes = (
-        *_notes(checkpoint, source, casting, layers, edits),
-        *_quantized_notes(checkpoint, casting, left_out_weights or {}),
+        *layer_and_list_notes(checkpoint, source, casting, layers, edits),
+        *quantized_notes(checkpoint, casting, written, left_out_weights or {}),
     )
     if keep:
         return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)
     return ConfigChange(tuple(edits), left_out=left_out, notes=notes)
-
-
-def _notes(
-    checkpoint: Checkpoint,
-    source: Detected,
-    casting: Casting,
-    layers: range | None,
-    edits: Iterable[Edit],
-) -> Iterator[str]:
-    """Yield a note for everything that no change of config.json corrects."""
-    if layers is not None and layers.start > 0:
-        first = layers.start
-        yield f"the result does not load: its layers begin with {first}, loaders count from 0"
-    is_partial = (
-        casting.dequantize
-        and not casting.quantize
-        and any(map(is_quantized, source.hub_names.values()))
-    )
-    if not is_partial:
-        return
-    edited = {edit.path for edit in edits}
-    for path in quantization_paths(checkpoint.config):
-        if path in edited:
-            continue
-        yield (
-            f"some weights stay quantized, and {quoted('.'.join(path))} stays in config.json: add "
-            "the modules that are dequantized to its list of exceptions before you load the result"
-        )
-    for other in checkpoint.others:
-        if other.name in config_keys().quantization_files:
-            yield f"{quoted(other.name)} stays as it is: it counts all weights as quantized"
-
-
-def _quantized_notes(
-    checkpoint: Checkpoint, casting: Casting, left_out: Mapping[str, str]
-) -> Iterator[str]:
-    """Yield a note for weights that a format cannot hold, and for a config.json that is missing."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left_out.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
-        yield f"not quantized: {summarize_names(names)}: {reason}"
-    if casting.quantize is not None and not checkpoint.config and checkpoint.format != "dcp":
-        yield (
-            f"there is no {CONFIG} that could say what is quantized: loaders need one with a "
-            f"{SECTION}"
-        )
 
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack
@@ -18,7 +19,6 @@ from streamconv.quantization.number_format import NamedFormat, NumberFormat
 from streamconv.quantization.recognize import recognize
 
 UNKNOWN = "a number format that no table describes"
-_EXPERTS = ".experts."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def detect_or_refuse(
         found = recognize(checkpoint, strict=False)
         weights = list(found.weights.values())
         # those of MLX are called otherwise, and no other weights are there
-        experts = [w for w in weights if _EXPERTS in w.codes.name] or weights
+        experts = [w for w in weights if EXPERTS in w.codes.name] or weights
         is_named = any(isinstance(weight.format, NamedFormat) for weight in experts)
         if not experts or not (is_named or _is_detected(dequantize(), detect)):
             raise

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.quantization.announcement import Announcement
 from streamconv.quantization.number_format import NamedFormat
@@ -11,7 +12,6 @@ from streamconv.quantization.recognize import QuantizedWeight, Recognized
 _PRODUCERS = {"compressed-tensors": "compressed-tensors", "modelopt": "ModelOpt"}
 _PRODUCERS |= {"gptq": "GPTQ", "awq": "AWQ"}
 """What people call the programs that config.json names, if their formats have other names."""
-_EXPERTS = ".experts."
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _scales(decoding: Decoding) -> str:
 
 def _scope(weights: list[QuantizedWeight]) -> str:
     """Return which weights these are: experts, others, or both."""
-    of_experts = sum(_EXPERTS in weight.codes.name for weight in weights)
+    of_experts = sum(EXPERTS in weight.codes.name for weight in weights)
     if of_experts == len(weights):
         return "experts only"
     return "other weights than experts" if not of_experts else "experts and other weights"

@@ -9,6 +9,7 @@ from streamconv.catalog.companions import is_companion
 from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import EncodingRow, unquantized_names
 from streamconv.catalog.families import Family
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.casting import FLOATS, protected_kind
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import natural_key
@@ -19,7 +20,6 @@ SECTION = "quantization_config"
 """The key of config.json that describes quantized weights."""
 _HEAD = "lm_head"
 """The head of most models. It is named even if no tensor holds it, because it may be tied."""
-_EXPERTS = ".experts."
 
 
 def unquantized_kind(name: str, family: Family | None = None) -> str | None:
@@ -75,7 +75,7 @@ def exceptions_for(section: Mapping[str, Any], modules: Iterable[str]) -> list[s
         for module in modules
         for name in (
             module,
-            *(_inside(module, row.inside) if module.endswith(_EXPERTS[:-1]) else ()),
+            *(_inside(module, row.inside) if module.endswith(EXPERTS[:-1]) else ()),
         )
     ]
 
@@ -105,7 +105,7 @@ def _inside(module: str, pattern: str) -> list[str]:
 
 def module_of(name: str) -> str:
     """Return the module of a matrix by the name of the tensor. Experts are one module."""
-    before, experts, _ = name.rpartition(_EXPERTS)
+    before, experts, _ = name.rpartition(EXPERTS)
     if experts:
         return before + experts.rstrip(".")
     return name.rpartition(".")[0] or name
@@ -123,7 +123,7 @@ def _unquantized_modules(tensors: Iterable[TensorInfo]) -> set[str]:
     for info in infos:
         if info.dtype in FLOATS and len(info.shape) > 1 and not is_companion(info.name):
             module = module_of(info.name)
-            if _EXPERTS in info.name and module not in coded:
+            if EXPERTS in info.name and module not in coded:
                 names.add(module)
             elif info.name.endswith(f".{WEIGHT}"):
                 names.add(info.name.removesuffix(f".{WEIGHT}"))

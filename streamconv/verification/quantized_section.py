@@ -14,6 +14,7 @@ from typing import Any
 from streamconv.catalog.companions import is_companion, stem_of
 from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import EncodingRow
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import TensorInfo
@@ -85,7 +86,7 @@ class Modules:
 
 
 def _is_matrix(name: str) -> bool:
-    return not is_companion(name) and (name.endswith(".weight") or ".experts." in name)
+    return not is_companion(name) and (name.endswith(".weight") or EXPERTS in name)
 
 
 def _is_listed(module: str, listed: list[Any], is_exact: bool) -> bool:

@@ -15,7 +15,8 @@ import torch
 from click.testing import CliRunner
 from quantized import Case
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from small_qwen import save_small_qwen
+from transformers import AutoModelForCausalLM
 
 import streamconv
 from streamconv.cli import cli
@@ -36,23 +37,7 @@ DENSE = ["lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate"]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Qwen3-MoE in BF16, whose sizes are whole groups."""
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        hidden_size=64,
-        intermediate_size=32,
-        moe_intermediate_size=32,
-        num_hidden_layers=1,
-        num_experts=11,
-        num_experts_per_tok=2,
-        vocab_size=64,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
-    folder = tmp_path_factory.mktemp("plain")
-    Qwen3MoeForCausalLM(config).bfloat16().save_pretrained(folder)
-    return folder
+    return save_small_qwen(tmp_path_factory.mktemp("plain"), layers=1)
 
 
 @pytest.fixture(scope="module", params=MAKERS)

@@ -17,6 +17,7 @@ import reference
 from dcp_folders import stock
 from folders import old_checkpoint, output, qwen_tensors, tree, two_shards, write_checkpoint
 from hub_server import Hub, serving
+from torchrun import torchrun
 
 import streamconv
 from streamconv.errors import (
@@ -107,23 +108,6 @@ def wanted(src: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, obj
 def command(src: Path | str, dst: Path, *more: str) -> list[str]:
     words = ["convert", str(src), str(dst), "--to", "fused-transposed", "--max-shard-size", SIZE]
     return [*words, "-j", "1", *more]
-
-
-def torchrun(
-    size: int, words: list[str], *, fault: str = "", script: Path | None = None, restarts: int = 0
-) -> "subprocess.CompletedProcess[str]":
-    """Run the command line in so many processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", str(size), "--max-restarts", str(restarts)]
-    what = ["-m", "streamconv"] if script is None else [str(script)]
-    return subprocess.run(
-        [*launch, *what, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "FAULT": fault, "OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.fixture

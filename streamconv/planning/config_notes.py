@@ -1,0 +1,94 @@
+"""What to know of config.json before a result is loaded, where no change of it says everything."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from streamconv.catalog.companions import is_companion
+from streamconv.catalog.config_keys import config_keys
+from streamconv.catalog.encodings import encoding_row
+from streamconv.catalog.templates import EXPERTS
+from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.stored_dtypes import is_quantized
+from streamconv.checkpoint.tensor_names import pattern_of, summarize_names
+from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
+from streamconv.detection.detect import Detected
+from streamconv.errors import quoted
+from streamconv.formats.json_edit import Edit
+from streamconv.planning.config_edits import quantization_paths
+from streamconv.quantization.quantized_config import SECTION, exceptions_key, quantized_section
+
+_WHOLE_EXPERTS = "fp8"
+"""The `quant_method` of which transformers has a module for all experts of a layer."""
+
+
+def layer_and_list_notes(
+    checkpoint: Checkpoint,
+    source: Detected,
+    casting: Casting,
+    layers: range | None,
+    edits: Iterable[Edit],
+) -> Iterator[str]:
+    """Yield a note for everything that no change of config.json corrects."""
+    if layers is not None and layers.start > 0:
+        first = layers.start
+        yield f"the result does not load: its layers begin with {first}, loaders count from 0"
+    is_partial = (
+        casting.dequantize
+        and not casting.quantize
+        and any(map(is_quantized, source.hub_names.values()))
+    )
+    if not is_partial:
+        return
+    edited = {edit.path for edit in edits}
+    for path in quantization_paths(checkpoint.config):
+        if path in edited:
+            continue
+        yield (
+            f"some weights stay quantized, and {quoted('.'.join(path))} stays in config.json: add "
+            "the modules that are dequantized to its list of exceptions before you load the result"
+        )
+    for other in checkpoint.others:
+        if other.name in config_keys().quantization_files:
+            yield f"{quoted(other.name)} stays as it is: it counts all weights as quantized"
+
+
+def quantized_notes(
+    checkpoint: Checkpoint,
+    casting: Casting,
+    written: Sequence[TensorInfo],
+    left_out: Mapping[str, str],
+) -> Iterator[str]:
+    """Yield notes of weights that stay, of a config.json that is missing, and of split experts."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield f"not quantized: {summarize_names(names)}: {reason}"
+    if casting.quantize is None:
+        return
+    row = encoding_row(casting.quantize, casting.scale)
+    if not checkpoint.config:
+        section = quantized_section(row, written)
+        listed = len(section.pop(str(exceptions_key(section))))
+        yield (
+            f"no {CONFIG} is written that could say what is quantized: loaders need one with the "
+            f"{SECTION} {json.dumps(section)}, and in it the list of {listed} modules that are not "
+            "quantized; convert with a --template that has a config.json to get all of it"
+        )
+    if row.config["quant_method"] == _WHOLE_EXPERTS:
+        for pattern in _partly_quantized(written):
+            yield (
+                f"some projections of {quoted(pattern)} are quantized, and others are not: "
+                "on a GPU, transformers loads experts of this format only if all of them are"
+            )
+
+
+def _partly_quantized(written: Iterable[TensorInfo]) -> Iterator[str]:
+    """Yield the pattern of each module of experts that has matrices of both kinds."""
+    kinds: dict[str, set[bool]] = {}
+    for info in written:
+        before, experts, _ = info.name.rpartition(EXPERTS)
+        is_coded = is_quantized(info)
+        if experts and (is_coded or (len(info.shape) > 1 and not is_companion(info.name))):
+            kinds.setdefault(before + experts.rstrip("."), set()).add(is_coded)
+    yield from dict.fromkeys(pattern_of(m) for m, found in kinds.items() if len(found) > 1)
