@@ -213,9 +213,9 @@ def protected_kind(name: str, family: Family | None = None) -> str | None:
 
     Kinds are `router`, `norm`, `scale` and KEPT_IN_FP32.
 
-    Routers are known by the row of `family`. If there is none, or it does not say, they are known
-    by the table of routers and by the patterns of `casts.toml`. Every name counts that the tensor
-    has in a form of `family`: a router's bias is called `moe.router_bias` in one and
+    Routers are known by the table of routers and by the row of `family`; if the row names none,
+    by the patterns of `casts.toml`, too. Every name counts that the tensor has in a form of
+    `family`: a router's bias is called `moe.router_bias` in one and
     `mlp.gate.e_score_correction_bias` in another.
     """
     names = family.names_in_forms(name) if family else frozenset((name,))
@@ -239,10 +239,9 @@ def protects_always(kind: str) -> bool:
 
 
 def _router_ends(family: Family | None) -> tuple[str, ...]:
-    """Return the ends of the names of a family's routers; those of the table if it has none."""
-    if family is not None and family.routers:
-        return tuple(f".{name}" for name in family.routers)
-    return _general_router_ends()
+    """Return the ends of the names of routers' tensors: of the table, and of the family's row."""
+    own = family.routers if family else ()
+    return _general_router_ends() + tuple(f".{name}" for name in own)
 
 
 @functools.cache
