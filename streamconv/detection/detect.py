@@ -144,7 +144,7 @@ def detect(
         family=family,
         model_type=model_type if isinstance(model_type, str) else "",
         names=names,
-        form=form_of(family, names, rows),
+        form=form_of(family, names, rows, refusals.by_pattern()),
         stacks=stacks,
         hub_names=hub_names,
         block=block_from_config(checkpoint.config),

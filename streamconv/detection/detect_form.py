@@ -1,6 +1,6 @@
 """Detect the form whose names the tensors of a checkpoint have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
@@ -10,12 +10,26 @@ from streamconv.detection.tensor_groups import GroupTensors
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 
-def form_of(family: Family | None, names: Form, rows: Mapping[str, NamedLayout]) -> str | None:
+def form_of(
+    family: Family | None,
+    names: Form,
+    rows: Mapping[str, NamedLayout],
+    refused: Collection[str] = (),
+) -> str | None:
     """Return the form of the family that has these names and layouts, or None.
 
-    None as well if some of the experts are not in a stack of the family.
+    A form is claimed only if all experts lie in stacks of the family, also those that cannot be
+    converted. A rename or group whose tensors are not there claims nothing: a checkpoint may lack
+    an MTP layer, a vision tower or a bias. A tensor whose name the form would give to another one
+    is refused before a plan is made.
+
+    Args:
+        family: The family, if it is known.
+        names: The form whose names the tensors have.
+        rows: The layout of each stack that is converted, by its pattern.
+        refused: Patterns of the experts that cannot be converted.
     """
-    if family is None or not rows or not rows.keys() <= family.stacks.keys():
+    if family is None or not rows or not {*rows, *refused} <= family.stacks.keys():
         return None
     for form in family.forms.values():
         as_here = (_is_in(family, form, pattern, row) for pattern, row in rows.items())

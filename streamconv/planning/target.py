@@ -100,7 +100,11 @@ def resolve_target(
     groups, kept_groups = _groups(source, names, pass_through=pass_through)
     kept |= kept_groups
     warnings = _warnings(source, rows, stored)
-    form = None if kept_groups or warnings else form_of(source.family, names, rows)
+    form = None
+    if not (kept_groups or warnings):
+        form = form_of(source.family, names, rows, source.refusals)
+    if source.refusals and form != source.form:
+        form = None  # their experts stay in the layout that they have
     return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)
 
 

@@ -62,6 +62,8 @@ def save(folder: Path, tensors: Tensors, model_type: str, **config: Any) -> Path
         ("gemma4_text", "model.layers.0.", COUNT, "fused"),
         ("kimi_k3", "language_model.model.layers.0.mlp.", TEXT, "per-expert"),
         ("mimo_v2", "model.layers.0.mlp.", COUNT, "per-expert"),
+        ("kimi_linear_v2", "model.layers.1.block_sparse_moe.", COUNT, "per-expert"),
+        ("ernie4_5_moe", "model.layers.1.mlp.", {"moe_num_experts": E}, "per-expert"),
     ],
 )
 def test_experts_of_a_published_type(

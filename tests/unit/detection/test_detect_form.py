@@ -1,16 +1,20 @@
 """The form of a checkpoint's names: by its record, by the user, or by the names themselves."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from folders import qwen_tensors, write_checkpoint
 from header_models import Tensors, checkpoint_of
 
+import streamconv
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import Family
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect_form import count_own_names, find_names, undo_renames
 from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.report.outcome import next_steps
 
 TYPE = "qwen3_omni_moe"
 HUB = "thinker.model.layers.0.self_attn.q_proj.weight"
@@ -82,3 +86,36 @@ def test_an_alias_is_another_name_of_the_same_tensor() -> None:
     tensors[name] = tensors[alias]
     with pytest.raises(BadCheckpoint, match="are two names of one tensor"):
         undo_renames(hub, deepseek, checkpoint_of(tensors, "deepseek_v4"))
+
+
+LOST = ".1.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "form"), [("mtp.", "hub"), ("foo.", None)], ids=["its own", "nobody's"]
+)
+def test_experts_that_are_left_belong_to_the_form(
+    prefix: str, form: str | None, tmp_path: Path
+) -> None:
+    """Those of another prefix are not the family's; those that stay are of no other form."""
+    broken = qwen_tensors(prefix=prefix, layers=1)
+    broken = {name: each for name, each in broken.items() if LOST not in name}
+    tensors = {**qwen_tensors(), **broken}
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    source = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors}, config, False)
+    plan = streamconv.plan(source, pass_through=True)
+    assert list(plan.source.refusals) == [f"{prefix}layers.*.mlp."]
+    assert plan.source.form == form
+    assert plan.target.form is None
+    assert not any("from_pretrained" in step for step in next_steps(plan, "dst"))
+    same = streamconv.plan(source, to="same", pass_through=True)
+    assert same.target.form == form
+
+
+def test_without_what_may_be_absent_it_is_still_the_form(tmp_path: Path) -> None:
+    """A text model of a family whose form renames a vision tower and groups its attention."""
+    tensors = qwen_tensors(prefix="language_model.model.")
+    config = {"model_type": "kimi_k25", "text_config": {"num_experts": 3}}
+    source = write_checkpoint(tmp_path / "src", {"model.safetensors": tensors}, config, False)
+    plan = streamconv.plan(source)
+    assert (plan.source.form, plan.target.form) == ("hub", "transformers")
