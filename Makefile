@@ -48,6 +48,7 @@ bench: setup ## measure speed and memory next to cp and the whole-model way
 	$(RUN) benchmarks/bench_growth.py --plot build/growth.svg
 	$(RUN) benchmarks/stages.py
 	$(RUN) benchmarks/bench_kernels.py
+	$(RUN) benchmarks/held_lock.py
 
 faults: setup ## let each system call of a conversion fail in turn (strace, Linux)
 	$(RUN) scripts/inject_faults.py

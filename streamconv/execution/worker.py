@@ -1,5 +1,6 @@
 """One worker of a run: makes pieces as the plan says, hashes them, and writes them."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,10 +47,8 @@ class Worker:
         """
         self._digest.reset()
         # a function that refers to the worker would keep its buffers alive after the run
-        output = self._output
-        self._buffer.begin(
-            piece.offset, lambda offset, data: output.write(piece.shard, offset, data)
-        )
+        write = functools.partial(_write_run, piece, self._output, self._digest, self._cancel)
+        self._buffer.begin(piece.offset, write)
         for run in _runs(piece.parts):
             if run.is_copy:
                 self._copy(piece.parts, run)
@@ -61,10 +60,10 @@ class Worker:
                         self._write_framing(framing)
                 else:
                     self._transpose(part)
-        digest = self._digest.hexdigest()
-        self._output.record_digest(piece, digest)
+        if not piece.nbytes:
+            self._output.record_digest(piece, self._digest.hexdigest())
         self._buffer.flush()
-        return digest
+        return self._digest.hexdigest()
 
     def _write_framing(self, framing: bytes) -> None:
         """Write bytes of the file format, such as a header."""
@@ -72,19 +71,18 @@ class Worker:
         while left:
             room = self._buffer.next(len(left))
             room[:] = left[: len(room)]
-            self._filled(room)
             left = left[len(room) :]
 
     def _copy(self, parts: Sequence[ShardPart], run: "_Run") -> None:
         """Read bytes that keep their order straight into the output buffer, in large batches."""
         left = run.nbytes
         reads: list[Read] = []
-        room = free = memoryview(b"")
+        free = memoryview(b"")
         for info, begin, end in _copied_ranges(parts[index] for index in run.parts):
             position = begin
             while position < end:
                 if not free:
-                    room = free = self._buffer.next(left)
+                    free = self._buffer.next(left)
                 buffer = free[: end - position]
                 reads.append(Read(info, position, buffer))
                 position += len(buffer)
@@ -93,8 +91,6 @@ class Worker:
                 if not free or len(reads) == BATCH_READS:
                     self._source.read(reads)
                     reads.clear()
-                if not free:
-                    self._filled(room)
 
     def _transpose(self, part: StepBytes) -> None:
         """Write a unit whose bytes do not keep their order, panel by panel."""
@@ -104,14 +100,24 @@ class Worker:
         if key not in self._transposers:
             self._transposers[key] = Transposer(how, self._inputs.memory)
         for panel in self._transposers[key].panels:
-            room = self._buffer.exactly(panel.nbytes)
-            panel.write_into(room)
-            self._filled(room)
+            panel.write_into(self._buffer.exactly(panel.nbytes))
 
-    def _filled(self, room: memoryview) -> None:
-        """Hash the next bytes of the piece. Raises Interrupted if the run is canceled."""
-        self._digest.update(room)
-        self._cancel.check()
+
+def _write_run(
+    piece: Piece,
+    output: OpenOutput,
+    digest: xxh3_128,
+    cancel: CancelToken,
+    offset: int,
+    data: memoryview,
+) -> None:
+    """Hash and write bytes of a piece that follow those before. Raises what `Worker.write` does."""
+    cancel.check()
+    digest.update(data)
+    if offset + len(data) == piece.offset + piece.nbytes:
+        # before the last bytes of the shard are written, which complete it
+        output.record_digest(piece, digest.hexdigest())
+    output.write(piece.shard, offset, data)
 
 
 class _UnitInputs:
@@ -184,7 +190,8 @@ def _copied_ranges(parts: Iterable[ShardPart]) -> Iterator[tuple[TensorInfo, int
 
 def _ranges_of(part: StepBytes) -> Iterator[tuple[TensorInfo, int, int]]:
     """Yield the byte ranges that one copy consists of, in order: tensor, begin, end."""
-    how, inputs = part.how, part.inputs
+    step = part.step
+    how, inputs = step.sections[part.section], step.inputs_of(part.section)
     reads = how.reads(part.unit)
     position = part.begin
     while position < part.end:

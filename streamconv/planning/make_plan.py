@@ -10,6 +10,7 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import (
+    COPY_STAGING_BYTES,
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
     Counts,
@@ -107,7 +108,7 @@ def make_plan(
             casts,
             checkpoint.read_scratch_bytes,
             tables,
-            staging=REMOTE_STAGING_BYTES if checkpoint.remote else STAGING_BYTES,
+            staging=_staging_bytes(checkpoint, is_copy=not buffer and casting == AS_STORED),
             pieces=sum(-(-shard.nbytes // PIECE_BYTES) for shard in shards),
         ),
         casting=casting,
@@ -128,6 +129,13 @@ def record_of(source: Detected, target: Target, layers: range | None) -> Record:
         for pattern, row in target.rows.items()
     }
     return Record(target.names.name, target.form, layouts, _layers_text(source, layers))
+
+
+def _staging_bytes(checkpoint: Checkpoint, *, is_copy: bool) -> int:
+    """Return the bytes of output that a worker writes at once."""
+    if checkpoint.remote:
+        return REMOTE_STAGING_BYTES
+    return COPY_STAGING_BYTES if is_copy else STAGING_BYTES
 
 
 def _cast_bytes(steps: Steps) -> int:

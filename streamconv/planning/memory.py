@@ -31,8 +31,11 @@ REMOTE_JOBS, MOST_REMOTE_JOBS = 8, 16
 """Default number of workers if the source is remote: most of the time they wait for it. There are
 more than the first only if the host has the memory for them: a fast link with a long latency needs
 them. How many of them have a request in flight follows from the link (sources/link.py)."""
-STAGING_BYTES = 2**20
-"""Output that a worker writes at once: holds a panel, and stays in the processor's cache."""
+STAGING_BYTES = 2 * 2**20
+"""Output that a worker writes at once: holds a panel. What is larger takes as much time for a byte,
+but the fewer calls there are, the less does a worker hold the interpreter's lock."""
+COPY_STAGING_BYTES = 4 * 2**20
+"""The same if all bytes keep their order: then a worker has no other buffer."""
 REMOTE_STAGING_BYTES = 8 * 2**20
 """The same if the source is remote: a request takes its time whatever its size, so few are made."""
 SCRATCH_BYTES = 3 * 2**20

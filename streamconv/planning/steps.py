@@ -64,6 +64,8 @@ class Step:
 
     def inputs_of(self, section: int) -> tuple[TensorInfo, ...]:
         """Return the inputs of one section."""
+        if len(self.sections) == 1:
+            return self.inputs
         first = sum(how.total_inputs for how in self.sections[:section])
         return self.inputs[first : first + self.sections[section].total_inputs]
 

@@ -6,44 +6,66 @@ that are finished stay in the partial folder, see `workspace`.
 """
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
-from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
+from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError, quoted
 from streamconv.system.planted import PlantedFile
 from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
 
 
-@contextmanager
-def map_os_errors(path: Path, left: Callable[[], int] = lambda: 0) -> Iterator[None]:
+class map_os_errors:  # noqa: N801 - used like a function
     """Raise every OSError of the block as OutputExists, NoSpace or IOFailed.
 
-    Args:
-        path: The file or folder that the message names, if the error itself names none.
-        left: Returns the bytes that are still to be written, for the message about a full disk.
+    A class, as every write has such a block: a generator takes twice the time.
 
     Raises:
         OutputExists: A file of a run is somebody else's.
         NoSpace: The disk is full, or a quota or the file size limit is exhausted.
         IOFailed: Any other OSError.
     """
-    try:
-        yield
-    except PlantedFile as error:
-        raise OutputExists(
+
+    __slots__ = ("_left", "_path")
+
+    def __init__(self, path: Path, left: Callable[[], int] = lambda: 0) -> None:
+        """Prepare the messages.
+
+        Args:
+            path: The file or folder that the message names, if the error itself names none.
+            left: Returns the bytes that are still to be written, for the message about a full disk.
+        """
+        self._path = path
+        self._left = left
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError):
+            raise _explained(error, self._path, self._left) from error
+
+
+def _explained(error: OSError, path: Path, left: Callable[[], int]) -> StreamconvError:
+    """Return the error of the package for one of the system."""
+    if isinstance(error, PlantedFile):
+        return OutputExists(
             f"cannot use {quoted(str(error.filename))}: {error.strerror}, "
             "and no run of streamconv has made that",
             "look at it, then remove it or name another target",
-        ) from error
-    except OSError as error:
-        fact = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
-        if error.errno == errno.EFBIG:
-            raise _file_too_large(f"cannot write {fact}") from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(f"cannot write {fact}", free_disk(path.parent), left()) from error
-        raise IOFailed(f"cannot access {fact}") from error
+        )
+    fact = f"{quoted(str(error.filename or path))}: {error.strerror or error}"
+    if error.errno == errno.EFBIG:
+        return _file_too_large(f"cannot write {fact}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(f"cannot write {fact}", free_disk(path.parent), left())
+    return IOFailed(f"cannot access {fact}")
 
 
 def _file_too_large(message: str) -> NoSpace:

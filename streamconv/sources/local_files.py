@@ -65,14 +65,14 @@ class LocalFiles:
         """Record what a file is now. It has to be that when it is first read. Never raises."""
         self._open.watch(name)
 
-    def read(self, name: str, offset: int, buffer: memoryview, subject: str = "") -> int:
+    def read(self, name: str, offset: int, buffer: memoryview, tensor: str = "") -> int:
         """Read bytes of a file.
 
         Args:
             name: The file.
             offset: Bytes from its beginning.
             buffer: Filled from its beginning.
-            subject: The thing that is read, for errors.
+            tensor: Name of the tensor whose bytes they are, for errors; empty if of none.
 
         Returns:
             The number of bytes read, fewer than `len(buffer)` only at the end of the file.
@@ -85,9 +85,9 @@ class LocalFiles:
             with self._open.descriptor(name) as fd:
                 return self._files.read_into(fd, buffer, offset)
         except OSError as error:
-            if subject:
+            if tensor:
                 raise IOFailed(
-                    f"cannot read {subject} from {quoted(name)}: {error.strerror}"
+                    f"cannot read tensor {quoted(tensor)} from {quoted(name)}: {error.strerror}"
                 ) from error
             raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
 

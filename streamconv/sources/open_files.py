@@ -8,7 +8,7 @@ to be the same one as before.
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,22 @@ class _OpenFile:
 
     fd: int
     users: int = 0
+
+
+class _Lent:
+    """The context in which a file is in use. A class, as reads are many and a generator is slow."""
+
+    __slots__ = ("_file", "_take_back")
+
+    def __init__(self, file: _OpenFile, take_back: Callable[[_OpenFile], None]) -> None:
+        self._file = file
+        self._take_back = take_back
+
+    def __enter__(self) -> int:
+        return self._file.fd
+
+    def __exit__(self, *_: object) -> None:
+        self._take_back(self._file)
 
 
 class OpenFiles:
@@ -87,8 +103,7 @@ class OpenFiles:
         with suppress(OSError):
             self._watched[name] = FileStat.of(self._files, self._path_of(name))
 
-    @contextmanager
-    def descriptor(self, name: str) -> Iterator[int]:
+    def descriptor(self, name: str) -> AbstractContextManager[int]:
         """Lend the descriptor of a file. It stays open at least until the context ends.
 
         Raises:
@@ -102,13 +117,13 @@ class OpenFiles:
                 file = _OpenFile(self._open_checked(name))
             self._open[name] = file
             file.users += 1
-        try:
-            yield file.fd
-        finally:
-            with self._lock:
-                file.users -= 1
-                if file.users == 0 and len(self._open) > self._limit:
-                    self._close_unused(self._limit)
+        return _Lent(file, self._take_back)
+
+    def _take_back(self, file: _OpenFile) -> None:
+        with self._lock:
+            file.users -= 1
+            if file.users == 0 and len(self._open) > self._limit:
+                self._close_unused(self._limit)
 
     @contextmanager
     def open_descriptor(self, name: str) -> Iterator[int | None]:

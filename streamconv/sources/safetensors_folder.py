@@ -69,11 +69,11 @@ class LocalSource:
 
     def read(self, reads: Sequence[Read]) -> None:
         for read in reads:
-            info, subject = read.info, f"tensor {quoted(read.info.name)}"
-            count = self._local.read(info.file, info.offset + read.start, read.buffer, subject)
+            info = read.info
+            count = self._local.read(info.file, info.offset + read.start, read.buffer, info.name)
             if count < len(read.buffer):
                 raise SourceChanged(
-                    f"{quoted(info.file)} has become shorter: {subject} ended "
+                    f"{quoted(info.file)} has become shorter: tensor {quoted(info.name)} ended "
                     f"{len(read.buffer) - count} bytes early"
                 )
 

@@ -10,8 +10,12 @@ from header_models import TRUE_SIZE, model, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.errors import PlanRefused
+from streamconv.options import Options
+from streamconv.planning.build import build_plan
 from streamconv.planning.memory import (
+    COPY_STAGING_BYTES,
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
     Counts,
@@ -197,3 +201,14 @@ def test_a_remote_source_is_asked_for_more_at_once() -> None:
     assert plan_of(source).memory.staging == STAGING_BYTES
     source.checkpoint = replace(source.checkpoint, remote=frozenset({"model.safetensors"}))
     assert plan_of(source).memory.staging == REMOTE_STAGING_BYTES
+
+
+def test_copies_are_written_in_longer_runs() -> None:
+    """If all bytes keep their order, as a worker has no other buffer then; not if they are cast."""
+    source = source_of(hub_tensors())
+    plans = [
+        build_plan(source.checkpoint, default_catalog(), "fused", options)
+        for options in (Options(), Options(dtype="fp32"))
+    ]
+    assert [plan.memory.source_buffer for plan in plans] == [0, 0]
+    assert [plan.memory.staging for plan in plans] == [COPY_STAGING_BYTES, STAGING_BYTES]
