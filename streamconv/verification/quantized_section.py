@@ -7,7 +7,7 @@ that holds codes must not be in it, each other matrix has to be, and nothing els
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ _FORMATS = {
 _FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
 _HEAD = "lm_head"
 """It is listed even without a tensor of its own: loaders make the module, and tie it later."""
-_PATTERN = "re:"
+_PATTERN = "re:^"
+"""What patterns in a list begin with."""
+_ESCAPED = re.compile(r"\\(.)", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +68,76 @@ class Modules:
             added: Those of its items that have to be true.
             wanted: The modules that have to be in it.
         """
-        stray = next((each for each in added if not self._is_justified(each)), None)
-        if stray is not None:
-            return f"it lists {quoted(str(stray))}, which is no module that is not quantized"
         row = config_keys().exceptions.get(str(method))
         is_exact = row is not None and row.inside != ""
-        missing = next((m for m in sorted(wanted) if not _is_listed(m, listed, is_exact)), None)
+        all_listed, new = _Listed.of(listed, is_exact), _Listed.of(added, is_exact)
+        around = {name for module in self.others for name in _modules_around(module)}
+        stray = next((each for each in added if not self._is_justified(each, around)), None)
+        if stray is not None:
+            return f"it lists {quoted(str(stray))}, which is no module that is not quantized"
+        missing = next((each for each in sorted(wanted) if each not in all_listed), None)
         if missing is not None:
             return f"it does not list {quoted(missing)}, which is not quantized"
-        wrong = (m for m in sorted(self.quantized) if _is_listed(m, added, is_exact))
-        coded = next(wrong, None)
+        coded = next((each for each in sorted(self.quantized) if each in new), None)
         return f"it lists {quoted(coded)}, which is quantized" if coded is not None else None
 
-    def _is_justified(self, entry: object) -> bool:
-        """Return True if an item is a module that is not quantized, or has such modules inside."""
+    def _is_justified(self, entry: object, around: Container[str]) -> bool:
+        """Return True if an item is a module that is not quantized, or has such modules inside.
+
+        Args:
+            entry: An item of a list.
+            around: The modules that are not quantized, and those that have them inside.
+        """
         if not isinstance(entry, str):
             return False
-        return any(_is_listed(module, [entry], is_exact=False) for module in self.others)
+        beginning = _beginning(entry)
+        if beginning is None:
+            return entry in around
+        return any(module.startswith(beginning) for module in self.others)
 
 
 def _is_matrix(name: str) -> bool:
     return not is_companion(name) and (name.endswith(".weight") or EXPERTS in name)
 
 
-def _is_listed(module: str, listed: list[Any], is_exact: bool) -> bool:
-    """Return True if a loader would find a module in a list.
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A list of modules, as a loader reads it.
 
     A name means the modules inside it, too, unless the loader compares whole names.
     """
-    for entry in listed:
-        if not isinstance(entry, str):
-            continue
-        if entry.startswith(_PATTERN):
-            if _matches(entry.removeprefix(_PATTERN), module):
-                return True
-        elif module == entry or (not is_exact and module.startswith(f"{entry}.")):
-            return True
-    return False
+
+    names: frozenset[str]
+    beginnings: tuple[str, ...]
+    """What the names of modules that a pattern means begin with."""
+    is_exact: bool
+
+    @classmethod
+    def of(cls, listed: Iterable[object], is_exact: bool) -> "_Listed":
+        names = [each for each in listed if isinstance(each, str)]
+        found = (beginning for each in names if (beginning := _beginning(each)) is not None)
+        return cls(frozenset(names), tuple(found), is_exact)
+
+    def __contains__(self, module: str) -> bool:
+        around = (module,) if self.is_exact else _modules_around(module)
+        return any(each in self.names for each in around) or module.startswith(self.beginnings)
 
 
-def _matches(pattern: str, module: str) -> bool:
-    try:
-        return re.match(pattern, module) is not None
-    except re.error:
-        return False
+def _modules_around(module: str) -> Iterator[str]:
+    """Yield a module, and all that it is inside of."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+
+
+def _beginning(entry: str) -> str | None:
+    """Return what the modules that a pattern means begin with; None if it is none of this kind.
+
+    Conversions write no other patterns. Those of anybody else are never matched: one that is made
+    for it takes hours.
+    """
+    text = _ESCAPED.sub(r"\1", entry.removeprefix(_PATTERN))
+    return text if entry == _PATTERN + re.escape(text) else None
 
 
 def list_key(section: Mapping[str, Any]) -> str | None:

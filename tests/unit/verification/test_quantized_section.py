@@ -1,6 +1,8 @@
 """What verification expects of a description: compared with the one that a conversion writes."""
 
 import copy
+import re
+import time
 from typing import Any
 
 import pytest
@@ -96,7 +98,8 @@ def test_every_module_counts(kind: str) -> None:
         (f"{EXPERTS}.0.gate_proj", "no module that is not quantized"),
         ("model.layers.7.mlp.gate", "no module that is not quantized"),
         ("re:^model", "which is quantized"),
-        (f"re:^{EXPERTS}", "which is quantized"),
+        (f"re:^{re.escape(EXPERTS)}", "which is quantized"),
+        (f"re:^{EXPERTS}", "no module that is not quantized"),
     ]:
         more = Modules.of(tensors(kind)).fault_of_list("compressed-tensors", listed, [name], [])
         assert more is not None
@@ -115,8 +118,34 @@ def test_experts_that_stay_need_a_pattern() -> None:
     fault = modules.fault_of_list("compressed-tensors", [EXPERTS], [EXPERTS], wanted)
     assert fault is not None
     assert "does not list" in fault
-    both = [EXPERTS, rf"re:^{EXPERTS}\."]
+    both = [EXPERTS, rf"re:^{re.escape(EXPERTS)}\."]
     assert modules.fault_of_list("compressed-tensors", both, both, wanted) is None
+
+
+@pytest.mark.parametrize(
+    "pattern", ["re:a{99999999999999999999}", "re:" + "(" * 5000, "re:(?:(?:[a-z.0]+)+)+!", "re:("]
+)
+def test_patterns_of_others_are_not_matched(pattern: str) -> None:
+    """One is wrong, one too deep, and one would take hours. All of them may be in the source."""
+    modules = Modules.of(tensors("int4-g32"))
+    assert (
+        modules.fault_of_list("compressed-tensors", [pattern, "lm_head"], [], ["lm_head"]) is None
+    )
+    fault = modules.fault_of_list("compressed-tensors", [pattern], [pattern], [])
+    assert fault is not None
+    assert "no module that is not quantized" in fault
+
+
+def test_a_list_of_many_experts() -> None:
+    """A list is looked through once, not once for each module."""
+    experts = [f"model.layers.{layer}.mlp.experts.{n}" for layer in range(60) for n in range(256)]
+    up = [f"{expert}.up_proj" for expert in experts]
+    down = [f"{expert}.down_proj" for expert in experts]
+    modules = Modules(frozenset(down), frozenset(up))
+    begin = time.monotonic()
+    assert modules.fault_of_list("compressed-tensors", up, up, up) is None
+    assert modules.fault_of_list("fp8", up, up, up) is None
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("kind", ROWS)
