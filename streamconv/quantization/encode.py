@@ -22,14 +22,21 @@ import numpy.typing as npt
 from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.encoding import TILE, Encoding
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.quantization.dtype_kernels import STORED, narrow, values_of
+from streamconv.quantization.block_scales import (
+    MANTISSA,
+    exponent_of_infinity,
+    near_powers,
+    powers_above,
+    rounded,
+    widen,
+    widened,
+)
+from streamconv.quantization.dtype_kernels import STORED, narrow
 from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
 
 _BITS: dict[str, Any] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
-_MANTISSA = {"BF16": 7, "F16": 10, "F32": 23}
-_BIAS = {"BF16": 127, "F16": 15, "F32": 127}
 _EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
 """Distance from 1 to the next larger number."""
 
@@ -60,15 +67,17 @@ class RowEncoder:
             BadCheckpoint: An element is NaN or infinite.
         """
         largest = self._largest(elements)
-        infinite = (_exponents(self._dtype) << _MANTISSA[self._dtype]) if largest.size else 0
+        infinite = (
+            (exponent_of_infinity(self._dtype) << MANTISSA[self._dtype]) if largest.size else 0
+        )
         if largest.size and largest.max() >= infinite:
             raise self._not_finite(elements, infinite, name, first)
         if self._row.powers == "near":
-            return _near_powers(largest, self._dtype)
-        scales = _widened(largest, self._dtype) / np.float32(self._row.most)
+            return near_powers(largest, self._dtype)
+        scales = widened(largest, self._dtype) / np.float32(self._row.most)
         if self._row.powers == "above":
-            return _powers_above(np.where(scales == 0, np.float32(self._zero()), scales))
-        scales = _rounded(scales, self._encoding.dtype)
+            return powers_above(np.where(scales == 0, np.float32(self._zero()), scales))
+        scales = rounded(scales, self._encoding.dtype)
         return np.where(scales == 0, np.float32(self._zero()), scales)
 
     def codes(self, elements: Array, scales: Array) -> Array:
@@ -142,7 +151,7 @@ class RowEncoder:
     def _not_finite(self, elements: Array, infinite: int, name: str, first: int) -> BadCheckpoint:
         mask = elements.dtype.type((1 << (elements.dtype.itemsize * 8 - 1)) - 1)
         row, column = np.argwhere((elements & mask) >= infinite)[0]
-        value = _widened(elements[row, column : column + 1], self._dtype)[0]
+        value = widened(elements[row, column : column + 1], self._dtype)[0]
         return BadCheckpoint(
             f"cannot quantize tensor {quoted(name)}: its element [{first + row}, {column}] is "
             f"{value:g}, and a number has to be finite",
@@ -152,7 +161,7 @@ class RowEncoder:
     def _encode_tile(self, elements: Array, scales: Array, codes: Array) -> None:
         """Fill `codes` with the code of each element, before codes are packed."""
         values = self._memory("values", elements.shape, np.float32)
-        _widen(elements, self._dtype, values)
+        widen(elements, self._dtype, values)
         self._divide(values, scales)
         flat = values.reshape(-1)
         bits = self._memory("bits", flat.shape, np.uint32)
@@ -196,64 +205,6 @@ class RowEncoder:
     def _memory(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array for the numbers of a tile."""
         return self._workspace.array(name, math.prod(shape), dtype).reshape(shape)
-
-
-# --- scales ------------------------------------------------------------------------------------
-
-
-def _near_powers(largest: Array, dtype: str) -> Array:
-    """Return the power of two near a quarter of each number, as compressed-tensors rounds it.
-
-    A number of 1.75 times a power of two counts as the next power.
-    """
-    mantissa = _MANTISSA[dtype]
-    exponent = (largest.astype(np.int64) + (1 << (mantissa - 2))) >> mantissa
-    byte = exponent - _BIAS[dtype] + 127 - 2
-    # compressed-tensors takes 1 if the power is too small for a float16
-    smallest = 127 if dtype == "F16" else 0
-    byte = np.where(exponent == 0, smallest, np.clip(byte, 0, 254))
-    powers: Array = values_of("U8")[byte]
-    return powers
-
-
-def _powers_above(scales: Array) -> Array:
-    """Return the smallest power of two that is not below each scale."""
-    bits = scales.view(np.uint32)
-    exponent = (bits >> 23) + ((bits & 0x7FFFFF) != 0)
-    powers: Array = values_of("U8")[np.minimum(exponent, 254)]
-    return powers
-
-
-def _rounded(values: Array, dtype: str) -> Array:
-    """Return float32 rounded to a dtype."""
-    if dtype == "F32":
-        return values
-    flat = values.astype(np.float32).reshape(-1)
-    short: Array = np.empty(flat.shape, STORED[dtype])
-    narrow(flat, np.empty(flat.shape, np.uint32), dtype, short)
-    return _widened(short.view(np.uint16), dtype).reshape(values.shape)
-
-
-def _exponents(dtype: str) -> int:
-    """Return the exponent of infinity."""
-    return int(2 * _BIAS[dtype] + 1)
-
-
-def _widened(bits: Array, dtype: str) -> Array:
-    """Return numbers as float32, given their bits."""
-    values: Array = np.empty(bits.shape, np.float32)
-    _widen(bits, dtype, values)
-    return values
-
-
-def _widen(bits: Array, dtype: str, values: Array) -> None:
-    if dtype == "BF16":
-        np.left_shift(bits, np.uint32(16), out=values.view(np.uint32))
-    else:
-        np.copyto(values, bits.view(STORED[dtype]))
-
-
-# --- codes -------------------------------------------------------------------------------------
 
 
 def _pack(codes: Array, spare: Array, packed: Array) -> None:
