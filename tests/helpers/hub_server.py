@@ -5,6 +5,7 @@ file, or sends the client on to a storage where `redirect` is set, as the hub do
 sent are counted. `fault` says what goes wrong with a request, or nothing.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -112,7 +113,15 @@ def taken_for_the_hub(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _etag(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    stat = path.stat()
+    return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, *_state: int) -> str:
+    """The hash of a file in this state, made once: every request asks for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Server(ThreadingHTTPServer):
@@ -201,13 +210,15 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"X-Linked-ETag": headers.pop("ETag")}
             self.reply(302, {**headers, "Location": self.server.hub.storage_url + self.path}, b"")
             return
-        data = path.read_bytes()
-        begin, end = map(int, re.findall(r"\d+", span)) if span else (0, len(data) - 1)
-        if span and not (fault and fault.status == 200):
-            headers.setdefault("Content-Range", f"bytes {begin}-{end}/{len(data)}")
-            self.reply(206, headers, data[begin : end + 1], fault)
-        else:
-            self.reply(200, headers, data, fault)
+        size = path.stat().st_size
+        is_part = span is not None and not (fault and fault.status == 200)
+        begin, end = map(int, re.findall(r"\d+", span or "")) if is_part else (0, size - 1)
+        with path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(end + 1 - begin)
+        if is_part:
+            headers.setdefault("Content-Range", f"bytes {begin}-{end}/{size}")
+        self.reply(206 if is_part else 200, headers, data, fault)
 
     def reply(
         self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None
