@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import cast
 
 from streamconv.checkpoint.casting import AS_STORED, Casting
@@ -55,7 +56,7 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
             if isinstance(output, BadCheckpoint):
                 raise output
             check_prefixes(reading, output.checkpoint.format, source.checkpoint.format)
-            side = Side(output, _detect_output(output, options))
+            side = Side(output, _detect_output(output, source.checkpoint, options))
         except BadCheckpoint as error:
             tally.add([Difference(path, error.message)])
             return
@@ -77,10 +78,16 @@ def _source_reading(output: Source, options: VerifyOptions) -> Reading:
     return cast(Reading, {**recorded, **asked})
 
 
-def _detect_output(output: Source, options: VerifyOptions) -> Detected:
-    """Detect the output's layouts. Raises PlanRefused whose hint names the output's option."""
+def _detect_output(output: Source, source: Checkpoint, options: VerifyOptions) -> Detected:
+    """Detect the output's layouts. Raises PlanRefused whose hint names the output's option.
+
+    Without a config, it is of the source's model type: next to a DCP there is no config to copy.
+    """
+    checkpoint = output.checkpoint
+    if not checkpoint.config and "model_type" in source.config:
+        checkpoint = replace(checkpoint, config={"model_type": source.config["model_type"]})
     try:
-        return detect(output.checkpoint, options.catalog, options.target_layout, pass_through=True)
+        return detect(checkpoint, options.catalog, options.target_layout, pass_through=True)
     except PlanRefused as error:
         raise PlanRefused(error.message, error.hint.replace("--from", "--to")) from None
 

@@ -344,3 +344,22 @@ def test_a_wrong_conversion_is_found(
     assert result.verification is not None
     assert (result.verification.ok, result.verification.path) == (True, str(dst))
     assert [path.name for path in tmp_path.glob("dst*")] == [dst.name]
+
+
+@pytest.mark.parametrize("to", ["transformers", "fused", "hub"])
+def test_a_result_without_a_config_is_of_the_sources_model_type(tmp_path: Path, to: str) -> None:
+    """Made of a DCP, which has no config.json to copy; a bit that changes is found."""
+    shards, config = {"model.safetensors": qwen_tensors()}, {"model_type": "qwen3_moe"}
+    src = write_checkpoint(tmp_path / "src", shards, config)
+    dcp, dst = tmp_path / "dcp", tmp_path / "dst"
+    streamconv.convert(src, dcp, to="stacked", format="dcp")
+    streamconv.convert(dcp, dst, to=to, verify=True)
+    assert not (dst / "config.json").exists()
+    assert streamconv.verify(dcp, dst).differences == ()
+    (missing,) = streamconv.verify(src, dst).differences
+    assert missing.subject == "config.json"
+    (path,) = dst.glob("*.safetensors")
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert len(streamconv.verify(dcp, dst).differences) == 1
