@@ -131,7 +131,8 @@ class _Budget:
     """Maps that joined ones consist of; the rest of this process has to have some, too."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # a map may be collected, and give back, while its thread takes
+        self._lock = threading.RLock()
         self._held = 0
 
     def take(self, count: int) -> bool:

@@ -3,6 +3,7 @@
 import gc
 import mmap
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_maps_are_left_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch)
     del held
     gc.collect()
     assert joined(folder, parts) is not None
+
+
+@ON_LINUX
+def test_a_map_is_collected_while_another_one_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As garbage may be collected at any call, also while maps are counted."""
+    monkeypatch.setattr(maps, "LEAST_BYTES", PAGE)
+    parts = [FilePart("a", 0, PAGE), FilePart("b", 0, PAGE)]
+    gc.collect()
+    before = maps._budget._held
+    cycle: list[object] = [joined(folder, parts)]
+    cycle.append(cycle)
+    del cycle
+    monkeypatch.setattr(maps, "_allowed_maps", lambda: gc.collect() + 1000)
+    made: list[memoryview | None] = []
+    thread = threading.Thread(target=lambda: made.append(joined(folder, parts)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert made[0] == expected(folder, parts)
+    assert maps._budget._held == before + 2
 
 
 @ON_LINUX
