@@ -85,6 +85,28 @@ def test_experts_of_a_published_type(
             assert reference.same_bytes(original, reference.read(back)) == [], other
 
 
+def test_names_that_lack_a_part_are_nobodys(tmp_path: Path) -> None:
+    """As a trainer saved Qwen3-VL: no form is claimed, and a rename leads to the hub's."""
+    here, there = "model.layers.0.mlp.", "model.language_model.layers.0.mlp."
+    gate = random(E, H)
+    tensors = {**per_expert(here), f"{here}gate.weight": gate}
+    source = save(tmp_path / "in", tensors, "qwen3_vl_moe", text_config=COUNT)
+    assert streamconv.inspect(source).detected.form is None
+    with pytest.raises(PlanRefused, match="the form 'hub'"):
+        streamconv.convert(source, tmp_path / "out", to="hub")
+    plan = streamconv.merge(source, tmp_path / "out", verify=True).plan
+    assert plan.target.form is None
+    assert "is no stack of qwen3_vl_moe" in plan.target.why
+    expected = reference.to_layout(per_expert(here), plan.target.asked)
+    expected[f"{here}gate.weight"] = gate
+    assert reference.same_bytes(expected, reference.read(tmp_path / "out")) == []
+    renames = ["model.layers.=model.language_model.layers."]
+    streamconv.convert(source, tmp_path / "hub", to="hub", rename=renames, verify=True)
+    expected = reference.to_layout(per_expert(there), "fused-transposed")
+    expected[f"{there}gate.weight"] = gate
+    assert reference.same_bytes(expected, reference.read(tmp_path / "hub")) == []
+
+
 @pytest.fixture
 def step(tmp_path: Path) -> Path:
     """Step 3.5, stacked under names of its own, with a router's bias in float32."""
