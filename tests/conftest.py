@@ -23,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     would compile all that it imports."""
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(ROOT, quiet=2)
+    # Thousands of conversions would wait for the disk. Processes that tests start still do.
+    os.fsync = os.fstat
 
 
 def pytest_collection_finish() -> None:
