@@ -9,6 +9,7 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.options import Options
 from streamconv.planning.memory import (
     IMPORT_BYTES,
+    MANY_REMOTE_BYTES,
     MEMORY_PART,
     MOST_REMOTE_JOBS,
     RANKS_BYTES,
@@ -39,7 +40,8 @@ def ask_limits(checkpoint: Checkpoint, options: Options) -> Limits:
     total = total_memory()
     fair = None if total is None else total // MEMORY_PART // ranks_on_host()
     if checkpoint.remote:
-        most = REMOTE_JOBS if fair is None else MOST_REMOTE_JOBS
+        is_large = fair is not None and checkpoint.total_bytes >= MANY_REMOTE_BYTES
+        most = MOST_REMOTE_JOBS if is_large else REMOTE_JOBS
         return Limits(base, most, allowed, seen, "as the source is remote", fair, REMOTE_JOBS)
     why = "as many as there are cores" if cores() <= MOST_WORKERS else "the most by default"
     return Limits(base, default_workers(ranks_on_host()), allowed, seen, why, fair)

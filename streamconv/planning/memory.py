@@ -27,10 +27,12 @@ from streamconv.formats.dcp_metadata_reader import reading_bytes
 from streamconv.options import DEFAULT_JOBS
 from streamconv.units import show_size
 
+MANY_REMOTE_BYTES = 10**9
 REMOTE_JOBS, MOST_REMOTE_JOBS = 8, 16
 """Default number of workers if the source is remote: most of the time they wait for it. There are
-more than the first only if the host has the memory for them: a fast link with a long latency needs
-them. How many of them have a request in flight follows from the link (sources/link.py)."""
+more than the first only if the host has the memory for them, and the source has MANY_REMOTE_BYTES:
+few pieces leave most of them without work. A fast link with a long latency needs them. How many of
+them have a request in flight follows from the link (sources/link.py)."""
 STAGING_BYTES = 2 * 2**20
 """Output that a worker writes at once: holds a panel. What is larger takes as much time for a byte,
 but the fewer calls there are, the less does a worker hold the interpreter's lock."""
