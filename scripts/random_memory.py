@@ -84,17 +84,15 @@ def drawn(seed: int, number: int, least: int, most: int, places: tuple[str, ...]
     words += draw.choice(([], ["--verify"], ["--sha256"], ["--verify", "--sha256"]))
     words += draw.choice(([], ["-j", str(draw.randint(1, 8))]))
     words += draw.choice(
-        ([], [], [], ["--dtype", "fp32"], ["--dtype", "fp16"], quantized(draw, small))
+        ([], [], [], ["--dtype", "fp32"], ["--dtype", "fp16"], quantized(draw, width))
     )
     return Run(number, layers, experts, hidden, width, dtype, place, stored, tuple(words))
 
 
-def quantized(draw: random.Random, small: bool) -> list[str]:
-    """Draw a number format that experts of such a size can have."""
-    return [
-        "--quantize",
-        draw.choice(("fp8-channel", "fp8-block", "int4-g32", "mxfp4")[: 2 if small else 4]),
-    ]
+def quantized(draw: random.Random, width: int) -> list[str]:
+    """Draw a number format whose groups or blocks fit experts of such a width."""
+    fitting = {"fp8-channel": 1, "int4-g32": 32, "mxfp4": 32, "fp8-block": 128}
+    return ["--quantize", draw.choice([name for name, size in fitting.items() if width >= size])]
 
 
 def experts_of(run: Run) -> Iterator[tuple[str, tuple[int, ...]]]:
