@@ -39,8 +39,10 @@ class PartReader:
         if len(shares) < 2:
             self._make(source, parts, memory)
             return
-        helpers = self._pool()
-        made = [helpers.submit(self._make, source, share, memory) for share in shares[1:]]
+        # a pool that is closed meanwhile would refuse them
+        with self._lock:
+            submit = self._pool().submit
+            made = [submit(self._make, source, share, memory) for share in shares[1:]]
         try:
             self._make(source, shares[0], memory)
         finally:
@@ -56,10 +58,9 @@ class PartReader:
             helpers.shutdown(wait=False)
 
     def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._helpers is None:
-                self._helpers = ThreadPoolExecutor(self._threads - 1, "streamconv-read")
-            return self._helpers
+        if self._helpers is None:
+            self._helpers = ThreadPoolExecutor(self._threads - 1, "streamconv-read")
+        return self._helpers
 
     def _make(self, source: MappedSource, parts: Sequence[SlicePart], memory: memoryview) -> None:
         reads: list[Read] = []

@@ -438,3 +438,26 @@ def test_memory_that_is_used_again(
                 assert equal(lazy.get_tensor(name), copies[name])
     for name, array in kept.items():
         assert equal(array, copies[name])
+
+
+def test_a_checkpoint_is_closed_while_threads_take_their_shares(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read then is read to its end."""
+    monkeypatch.setattr(part_reader, "SHARE_BYTES", EXPERT_BYTES)
+    monkeypatch.setattr(part_reader, "default_workers", lambda: 2)
+    lazy = streamconv.open(folder, "fused-transposed")
+    expected = lazy.get_tensor(GATE_UP)
+    submit = part_reader.ThreadPoolExecutor.submit
+    closing = threading.Thread(target=lazy.close)
+
+    def close_and_submit(*args: Any) -> Any:
+        closing.start()
+        closing.join(0.5)
+        return submit(*args)
+
+    monkeypatch.setattr(part_reader.ThreadPoolExecutor, "submit", close_and_submit)
+    assert equal(lazy.get_tensor(GATE_UP), expected)
+    closing.join(20)
+    with pytest.raises(streamconv.UsageError, match="the checkpoint is closed"):
+        lazy.get_tensor(GATE_UP)
