@@ -35,6 +35,8 @@ def show(event: streamconv.Event) -> None:
         print(event.total)
     elif isinstance(event, streamconv.VerifyProgress):
         print(event.where, event.nbytes)
+    elif isinstance(event, streamconv.FileVerified):
+        print(event.name, event.nbytes, event.total)
     elif isinstance(event, streamconv.HashStarted):
         print(event.total)
     elif isinstance(event, streamconv.HashProgress):
