@@ -7,6 +7,7 @@ cut down to a few random bytes, too, and converted: these have to be those of a 
 
 import io
 import json
+import math
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -23,6 +24,7 @@ from streamconv.planning.plan import Plan
 CASES = cases()
 EVERY = pytest.mark.parametrize("name", CASES)
 EXPERT = re.compile(r"(?P<module>.*\.experts\.)(?P<expert>\d+)\.(?P<weight>\w+)\.weight(_\w+)?")
+SCALE = re.compile(r"(?P<weight>.*\.experts\.(gate_up|down)_proj)_\w*scale\w*")
 GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 NAME = re.compile(r"[\w*]+(?:\.[\w*]+){2,}")
 """What may be the name of a tensor in a message."""
@@ -107,7 +109,7 @@ def check_plan(plan: Plan, source: Shapes, *, is_split: bool) -> None:
     """Compare a plan with its source: bytes, other tensors, and the shapes of experts."""
     written = {s.name: (s.dtype, s.shape) for shard in plan.shards for s in shard.steps}
     before = sum(info.nbytes for info in plan.checkpoint.tensors.values())
-    assert plan.data_bytes == before
+    assert plan.data_bytes == before + (copied_bytes(source) if is_split else 0)
     assert {*plan.checkpoint.tensors} == {*source}
     found = [EXPERT.fullmatch(name) for name in (written if is_split else source)]
     by_module: dict[str, set[str]] = {}
@@ -118,6 +120,19 @@ def check_plan(plan: Plan, source: Shapes, *, is_split: bool) -> None:
         assert experts == {str(number) for number in range(len(experts))}
     if not is_split:
         assert not any(EXPERT.fullmatch(name) for name in written)
+
+
+def copied_bytes(source: Shapes) -> int:
+    """Return the bytes of the copies that experts get of scales which several of them share."""
+    copied = 0
+    for name, (dtype, shape) in source.items():
+        match = SCALE.fullmatch(name)
+        if match is not None:
+            experts = source[match["weight"]][1][0]
+            wanted = experts * (2 if match["weight"].endswith("gate_up_proj") else 1)
+            if math.prod(shape) in (1, experts):
+                copied += (wanted - math.prod(shape)) * {"BF16": 2, "F32": 4}[dtype]
+    return copied
 
 
 # --- bytes -------------------------------------------------------------------------------------

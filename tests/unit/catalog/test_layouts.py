@@ -48,6 +48,7 @@ AXES = {
     "pair": ("e p n", "e n"),
     "each": ("e u v", "e u v"),
     "shared": ("", ""),
+    "shared-one": ("u", "u"),
     "packed": ("e p i g8", "e h q8"),
     "eighths": ("e p i8 g", "e h8 q"),
     "quarters": ("e p i4 g", "e h4 q"),
