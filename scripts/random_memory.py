@@ -35,6 +35,12 @@ ROUNDING = 16 * 2**20
 CGROUPS = Path("/sys/fs/cgroup/memory")
 PLACES = ("folder", "folder", "dcp", "hub")
 LAYOUTS = ("per-expert", "fused", "fused-transposed", "stacked", "transformers")
+PLAN_REFUSED = 4
+"""The exit code."""
+
+
+class NotPlanned(Exception):
+    """What was drawn has no plan, such as packed codes that would have to be transposed."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,10 @@ def write_source(run: Run, folder: Path) -> None:
 
 
 def program(words: list[str], env: dict[str, str], cgroup: Path | None = None) -> str:
-    """Run the program; returns its standard output. Raises SystemExit if it fails."""
+    """Run the program; returns its standard output.
+
+    Raises NotPlanned if it refuses the plan, SystemExit if it fails otherwise.
+    """
 
     def join() -> None:
         if cgroup is not None:
@@ -151,6 +160,8 @@ def program(words: list[str], env: dict[str, str], cgroup: Path | None = None) -
         preexec_fn=join,
         check=False,
     )
+    if done.returncode == PLAN_REFUSED:
+        raise NotPlanned
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}")
     return done.stdout
@@ -233,6 +244,9 @@ def main() -> None:
         try:
             in_cgroup = number >= numbers[0] + chosen.runs
             took, projected = measured(run, folder, in_cgroup=in_cgroup)
+        except NotPlanned:
+            print(f"{number:3}  refused  {' '.join(run.words)}")
+            continue
         finally:
             shutil.rmtree(folder)
         fault = wrong(took, projected)
