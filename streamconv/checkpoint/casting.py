@@ -189,17 +189,29 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
             decoding = info.cast.decoding
             if info.cast.is_of_dtype:
                 largest = max(info.nbytes, info.cast.stored.nbytes)
-                needed = min(needed, TABLE_BYTES + CAST_RATIO * largest)
+                # a result that is no narrower is made in its own buffer
+                portion = PORTION_BYTES if info.nbytes < info.cast.stored.nbytes else 0
+                needed = TABLE_BYTES + min(portion, CAST_RATIO * largest)
             if decoding is not None:
                 needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
             most = max(most, needed + _encoding_bytes(info, info.cast))
     return most
 
 
+def kept_scales_bytes(inputs: Iterable[TensorInfo]) -> int:
+    """Return the bytes of the scales that all workers together keep until they are written."""
+    scales = 0
+    for info in inputs:
+        encoding = info.cast.encoding if info.cast is not None else None
+        if encoding is not None and encoding.role not in ("codes", "shape"):
+            scales += info.nbytes
+    return min(KEPT_SCALES_BYTES, scales)
+
+
 def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
     """Return the bytes that one worker needs to quantize a weight, or to cut it out of a tensor."""
     if cast.encoding is not None:
-        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype) + KEPT_SCALES_BYTES
+        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype)
     else:
         own = view_bytes(cast.view, info.shape, info.dtype)
     return own + (buffer_bytes([cast.stored], 1) if cast.stored.cast else 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes
+from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes, kept_scales_bytes
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
@@ -80,6 +80,7 @@ def make_plan(
         chunks=file_format.count_chunks(steps),
         largest=largest,
         source_metadata=checkpoint.metadata_bytes,
+        kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,
     )
     tables = tables_bytes(
         counts,

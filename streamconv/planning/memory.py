@@ -126,6 +126,8 @@ class Counts:
     """Bytes of the largest tensor that is read."""
     source_metadata: int = 0
     """Bytes that reading the `.metadata` of the source takes."""
+    kept: int = 0
+    """Bytes that all workers together keep of what they have made until it is written."""
 
 
 def tables_bytes(
@@ -163,8 +165,8 @@ def tables_bytes(
     if is_dcp:
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
     return Tables(
-        max(inputs * INPUT_BYTES + listed, closing),
-        VERIFY_OVERHEAD_BYTES + held if verify else None,
+        max(inputs * INPUT_BYTES + listed, closing) + counts.kept,
+        VERIFY_OVERHEAD_BYTES + held + counts.kept if verify else None,
         _block_bytes(counts.largest),
         SHA256_OVERHEAD_BYTES + closing + min(SHA256_BYTES, hashed) if hashed else 0,
     )
