@@ -13,15 +13,14 @@ from streamconv.planning.memory import (
     COPY_STAGING_BYTES,
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
-    Counts,
     Limits,
     fit_memory,
-    tables_bytes,
 )
 from streamconv.planning.plan import PIECE_BYTES, Plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import Shard, ShardFormat
 from streamconv.planning.steps import Steps, make_steps
+from streamconv.planning.tables import Counts, tables_bytes
 from streamconv.planning.target import Target
 
 

@@ -18,13 +18,11 @@ from streamconv.planning.memory import (
     COPY_STAGING_BYTES,
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
-    Counts,
     Limits,
     Memory,
-    Tables,
     fit_memory,
-    tables_bytes,
 )
+from streamconv.planning.tables import Tables
 
 
 def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:
@@ -68,28 +66,6 @@ def test_workers_without_a_piece_take_little() -> None:
     assert 10**7 < two - one < eight - two
     verified = Tables(10**6, 10**6, 2**20)
     assert fit_memory(limits, 10**7, "the.widest", tables=verified, pieces=1).peak > 8 * 10**7
-
-
-def test_what_is_read_to_verify_counts() -> None:
-    """Chunks of the result, `.metadata` of the source, modules; a block is as large as tensors."""
-    few = Counts(inputs=10, outputs=10, largest=1000)
-    least = tables_bytes(few, "safetensors", verify=True)
-    assert least.verify is not None
-    assert least.verify_block < 2**14
-    assert tables_bytes(few, "safetensors").verify is None
-    for file_format, more in (
-        ("dcp", replace(few, chunks=10**5)),
-        ("dcp", replace(few, source_metadata=10**8)),
-        ("safetensors", replace(few, source_metadata=10**8)),
-        ("safetensors", replace(few, modules=10**5)),
-        ("safetensors", replace(few, inputs=10**5)),
-        ("safetensors", replace(few, outputs=10**5)),
-    ):
-        verify = tables_bytes(more, file_format, verify=True).verify
-        assert verify is not None
-        assert verify > least.verify + 4 * 10**7
-    large = replace(few, largest=10**9)
-    assert tables_bytes(large, "dcp", verify=True).verify_block == 4 * 2**20
 
 
 def test_workers_are_given_up() -> None:

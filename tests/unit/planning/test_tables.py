@@ -1,0 +1,37 @@
+"""What the tensors of a run add to what its plan holds."""
+
+from dataclasses import replace
+
+from streamconv.planning.tables import Counts, tables_bytes
+
+
+def test_what_is_read_to_verify_counts() -> None:
+    """Chunks of the result, `.metadata` of the source, modules; a block is as large as tensors."""
+    few = Counts(inputs=10, outputs=10, largest=1000)
+    least = tables_bytes(few, "safetensors", verify=True)
+    assert least.verify is not None
+    assert least.verify_block < 2**14
+    assert tables_bytes(few, "safetensors").verify is None
+    for file_format, more in (
+        ("dcp", replace(few, chunks=10**5)),
+        ("dcp", replace(few, source_metadata=10**8)),
+        ("safetensors", replace(few, source_metadata=10**8)),
+        ("safetensors", replace(few, modules=10**5)),
+        ("safetensors", replace(few, inputs=10**5)),
+        ("safetensors", replace(few, outputs=10**5)),
+    ):
+        verify = tables_bytes(more, file_format, verify=True).verify
+        assert verify is not None
+        assert verify > least.verify + 4 * 10**7
+    large = replace(few, largest=10**9)
+    assert tables_bytes(large, "dcp", verify=True).verify_block == 4 * 2**20
+
+
+def test_scales_that_are_kept_count_once() -> None:
+    """In the run and in its verification, for all workers together."""
+    plain, kept = (
+        tables_bytes(Counts(inputs=10, outputs=20, kept=n), "safetensors", verify=True)
+        for n in (0, 5000)
+    )
+    assert kept.run == plain.run + 5000
+    assert (kept.verify or 0) == (plain.verify or 0) + 5000
