@@ -38,7 +38,8 @@ VERIFY_BLOCK_BYTES = 4 * 2**20
 HUGE_PAGE_BYTES = 2 * 2**20
 """Of a huge page: a large block takes whole ones."""
 SHA256_BYTES = 16 * 2**20
-"""Blocks of the files that `--sha256` reads back, as far as the files fill them."""
+"""Blocks of the files that `--sha256` reads back, as far as the files fill them. A verification
+takes them in addition to its own: what its threads have freed is not always given back."""
 SHA256_OVERHEAD_BYTES = 4 * 10**6
 """Growth of the interpreter when it reads them, next to what the workers have left."""
 
@@ -116,11 +117,12 @@ def tables_bytes(
     )
     if is_dcp:
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
+    blocks = min(SHA256_BYTES, hashed)
     return Tables(
         max(inputs * INPUT_BYTES + listed, closing) + counts.kept,
-        VERIFY_OVERHEAD_BYTES + held + counts.kept if verify else None,
+        VERIFY_OVERHEAD_BYTES + held + counts.kept + blocks if verify else None,
         _block_bytes(counts.largest),
-        SHA256_OVERHEAD_BYTES + closing + min(SHA256_BYTES, hashed) if hashed else 0,
+        SHA256_OVERHEAD_BYTES + closing + blocks if hashed else 0,
     )
 
 

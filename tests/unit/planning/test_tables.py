@@ -35,3 +35,12 @@ def test_scales_that_are_kept_count_once() -> None:
     )
     assert kept.run == plain.run + 5000
     assert (kept.verify or 0) == (plain.verify or 0) + 5000
+
+
+def test_a_verification_that_hashes_takes_both() -> None:
+    """The blocks of the files, as far as these fill them, and what the comparison takes."""
+    counts = Counts(inputs=10, outputs=10)
+    alone = tables_bytes(counts, "safetensors", verify=True).verify or 0
+    for hashed, added in ((1000, 1000), (10**9, 16 * 2**20)):
+        both = tables_bytes(counts, "safetensors", verify=True, hashed=hashed).verify or 0
+        assert both == alone + added
