@@ -89,9 +89,9 @@ class TargetReplacement:
             )
         former = self._replaced if has_replaced else self._target
         if not self._overwrite and self._files.is_folder(former) and self._files.names(former):
-            folder = former if has_replaced else "the folder"
+            what = f"{former} is not empty" if has_replaced else "the folder is not empty"
             raise OutputExists(
-                f"cannot write to {self._target}: {folder} is not empty",
+                f"cannot write to {self._target}: {what}",
                 "name another folder, or add --overwrite to replace it",
             )
         for contents in self.former(target_is_result):

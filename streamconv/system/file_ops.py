@@ -88,13 +88,19 @@ class Files(GuardedPaths):
             return names_of_own(place)
 
     def scan(self, folder: Path) -> list[tuple[str, os.stat_result]]:
-        """Return the names in a folder, sorted, with the status of each; links are not followed."""
+        """Return the names in a folder, sorted, with the status of each; links are not followed.
+
+        What another process renames or removes meanwhile is left out.
+        """
         with self._place(folder) as place:
-            if not place.is_guarded:
-                with os.scandir(folder) as found:
-                    return sorted((each.name, each.stat(follow_symlinks=False)) for each in found)
-            names = names_of_own(place)
-        return [(name, self.stat(folder / name, follow=False)) for name in names]
+            is_guarded = place.is_guarded
+        found = []
+        for name in self.names(folder):
+            with contextlib.suppress(FileNotFoundError):
+                path = folder / name
+                status = self.stat(path, follow=False) if is_guarded else os.lstat(path)
+                found.append((name, status))
+        return found
 
     def walk(self, folder: Path) -> list[Path]:
         """Return the paths of all files below a folder, sorted.

@@ -42,13 +42,17 @@ def test_more_cores_than_are_used_by_default(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_remote_source_has_workers_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than there are cores, and the most only if the memory is known."""
+    """More than there are cores; the most only of a large source, and if the memory is known."""
+    monkeypatch.setattr(limits, "MANY_REMOTE_BYTES", REMOTE.total_bytes)
     made = ask_limits(REMOTE, {})
     assert (made.jobs, made.least, made.why) == (
         MOST_REMOTE_JOBS,
         REMOTE_JOBS,
         "as the source is remote",
     )
+    monkeypatch.setattr(limits, "MANY_REMOTE_BYTES", REMOTE.total_bytes + 1)
+    assert ask_limits(REMOTE, {}).jobs == REMOTE_JOBS
+    monkeypatch.setattr(limits, "MANY_REMOTE_BYTES", 0)
     monkeypatch.setattr(limits, "total_memory", lambda: None)
     made = ask_limits(REMOTE, {})
     assert (made.jobs, made.fair) == (REMOTE_JOBS, None)

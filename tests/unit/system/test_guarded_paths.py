@@ -92,3 +92,15 @@ def test_no_descriptor_is_left_open(files: Files, tmp_path: Path) -> None:
 def test_what_is_not_there_passes(files: Files, tmp_path: Path) -> None:
     """A check before something is made there."""
     files.check_own(tmp_path / f"{PREFIX}lock-1", is_folder=False)
+
+
+@pytest.mark.parametrize("name", ["folder", f"{PREFIX}partial"])
+def test_what_is_renamed_while_a_folder_is_listed(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It is no longer in the folder, as a draft of another rank's journal; no error."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "kept").touch()
+    monkeypatch.setattr(Files, "names", lambda *_: ["gone", "kept"])
+    assert [name for name, _ in files.scan(folder)] == ["kept"]
