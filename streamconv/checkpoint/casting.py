@@ -32,10 +32,14 @@ PORTION_BYTES = 2**20
 """Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
 TABLE_BYTES = 2**19
 """Tables of a cast from one dtype to another."""
+CHUNKS_BYTES = 3 * 2**18
+"""Chunks of such a cast, on their way through the cache."""
 CAST_RATIO = 8
 """What such a cast takes for each byte of a tensor that is smaller than a portion."""
 SCRATCH_BYTES = 3 * 2**20
 """Bytes that a worker needs in addition if anything is cast: tiles on their way, and tables."""
+ENCODED_AGAIN_BYTES = 2**21
+"""What a verification takes in addition for a weight that it quantizes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
                 largest = max(info.nbytes, info.cast.stored.nbytes)
                 # a result that is no narrower is made in its own buffer
                 portion = PORTION_BYTES if info.nbytes < info.cast.stored.nbytes else 0
-                needed = TABLE_BYTES + min(portion, CAST_RATIO * largest)
+                needed = TABLE_BYTES + min(CHUNKS_BYTES + portion, CAST_RATIO * largest)
             if decoding is not None:
                 needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
             most = max(most, needed + _encoding_bytes(info, info.cast))
@@ -211,7 +215,7 @@ def kept_scales_bytes(inputs: Iterable[TensorInfo]) -> int:
 def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
     """Return the bytes that one worker needs to quantize a weight, or to cut it out of a tensor."""
     if cast.encoding is not None:
-        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype)
+        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype) + ENCODED_AGAIN_BYTES
     else:
         own = view_bytes(cast.view, info.shape, info.dtype)
     return own + (buffer_bytes([cast.stored], 1) if cast.stored.cast else 0)

@@ -127,7 +127,7 @@ def copied_bytes(source: Shapes) -> int:
     copied = 0
     for name, (dtype, shape) in source.items():
         match = SCALE.fullmatch(name)
-        if match is not None:
+        if match is not None and match["weight"] in source:
             experts = source[match["weight"]][1][0]
             wanted = experts * (2 if match["weight"].endswith("gate_up_proj") else 1)
             if math.prod(shape) in (1, experts):
