@@ -3,6 +3,7 @@
 Large slices are made by several threads, each of which makes adjacent parts of it.
 """
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -30,10 +31,23 @@ class PartReader:
         self._threads = default_workers()
         self._kept = threading.local()
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._filling = 0
+        self._pid = os.getpid()
         self._helpers: ThreadPoolExecutor | None = None
 
     def fill(self, source: MappedSource, parts: Sequence[SlicePart], memory: memoryview) -> None:
         """Make all parts of a slice in its memory. Raises what `Source.read` does."""
+        with self._lock:
+            self._filling += 1
+        try:
+            self._fill(source, parts, memory)
+        finally:
+            with self._idle:
+                self._filling -= 1
+                self._idle.notify_all()
+
+    def _fill(self, source: MappedSource, parts: Sequence[SlicePart], memory: memoryview) -> None:
         # a remote source has threads of its own
         shares = list(_shares(parts, 1 if source.checkpoint.remote else self._threads))
         if len(shares) < 2:
@@ -51,8 +65,10 @@ class PartReader:
             each.result()
 
     def close(self) -> None:
-        """End the threads once they have nothing to do."""
-        with self._lock:
+        """End the threads, when what other threads of this process read has been read."""
+        with self._idle:
+            if self._pid == os.getpid():
+                self._idle.wait_for(lambda: self._filling == 0)
             helpers, self._helpers = self._helpers, None
         if helpers is not None:
             helpers.shutdown(wait=False)

@@ -62,7 +62,7 @@ class SliceReader:
             self._source.check_unchanged()
 
     def close(self) -> None:
-        """Close the source. Arrays that were handed out stay as they are."""
+        """Close the source, after reads of other threads. Arrays that were handed out stay."""
         source, self._source = self._source, None
         self._pool.clear()
         self._parts.close()
