@@ -48,9 +48,9 @@ def joined_map(
 ) -> memoryview | None:
     """Return parts of files, one after the other, as one private map.
 
-    Each part is mapped by itself, to where the one before it ends. So the offsets of all parts have
-    to differ from their places in the map by the same number of bytes, but for whole pages. A page
-    in which two parts meet is a copy.
+    Each part is mapped by itself, to where the one before it ends. So its offset has to differ from
+    its place in the map by as many bytes as those of the others do, but for whole pages. A page in
+    which two parts meet is a copy, and so are parts that do not fit, such as those of another file.
 
     An example with two parts of 8200 bytes, at 100 and 16492. In the map they begin at 0 and 8200,
     and 16492 - 8200 - 100 is two pages. Each page of addresses gets a page of the file:
@@ -67,38 +67,57 @@ def joined_map(
         files: Reads the bytes that are copied.
 
     Returns:
-        The bytes, which may be written to; None if the parts do not fit or there are too many.
+        The bytes, which may be written to; None if less than half of them fit, or there are too
+        many parts.
 
     Raises:
         OSError: A file cannot be opened or mapped.
     """
-    lead = parts[0].offset % PAGE
     places = _places(parts)
-    if not _mmap() or any(
-        part.nbytes < LEAST_BYTES or (part.offset - place - lead) % PAGE
-        for part, place in zip(parts, places, strict=True)
-    ):
-        return None
+    lead = _usual_lead(parts, places)
     size = lead + sum(part.nbytes for part in parts)
+    placed = list(zip(parts, places, strict=True))
+    fitting = [_fits(part, place, lead) for part, place in placed]
+    mapped = [each for each, fits in zip(placed, fitting, strict=True) if fits]
+    if not _mmap() or 2 * sum(part.nbytes for part, _ in mapped) < size - lead:
+        return None
     reserved = _reserve(size, len(parts))
     if reserved is None:
         return None
     view = memoryview(reserved)
     address = _address(reserved)
-    for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+    for part, place in mapped:
         shared = (lead + place) % PAGE
         with descriptor(part.file) as fd:
             begin = lead + place - shared
             if not _map_over(address + begin, part.nbytes + shared, fd, part.offset - shared):
                 return None
-        if number and shared:
-            # the end of the part before, where the map has what precedes this part in its file
-            before = parts[number - 1]
-            with descriptor(before.file) as fd:
-                end = before.offset + before.nbytes - shared
-                if files.read_into(fd, view[begin : begin + shared], end) < shared:
-                    return None
+    for number, (part, place) in enumerate(placed):
+        # what is not mapped, or the end of a part whose last page is the first one of the next
+        nbytes = part.nbytes
+        end = lead + place + nbytes
+        if fitting[number]:
+            follows = number + 1 < len(placed) and fitting[number + 1]
+            nbytes = end % PAGE if follows else 0
+        with descriptor(part.file) as fd:
+            offset = part.offset + part.nbytes - nbytes
+            if nbytes and files.read_into(fd, view[end - nbytes : end], offset) < nbytes:
+                return None
     return view[lead:size]
+
+
+def _usual_lead(parts: Sequence[FilePart], places: Sequence[int]) -> int:
+    """Return where in a page the map has to begin so that most bytes can be mapped."""
+    fitting: dict[int, int] = {}
+    for part, place in zip(parts, places, strict=True):
+        lead = (part.offset - place) % PAGE
+        fitting[lead] = fitting.get(lead, 0) + part.nbytes
+    return max(fitting, key=lambda lead: fitting[lead])
+
+
+def _fits(part: FilePart, place: int, lead: int) -> bool:
+    """Return True if a part can be mapped to its place, and is worth it."""
+    return part.nbytes >= LEAST_BYTES and (part.offset - place - lead) % PAGE == 0
 
 
 def neighbors_joined(parts: Sequence[FilePart]) -> Iterator[FilePart]:

@@ -97,12 +97,28 @@ def test_a_joined_map_is_a_map(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @ON_LINUX
 def test_parts_that_do_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is at another place in its page, and one that is too small."""
+    """They are copied, wherever they are among the others, if they are less than half."""
     monkeypatch.setattr(maps, "LEAST_BYTES", PAGE)
+    chosen = random.Random(5)
+    made = 0
+    for _ in range(200):
+        parts = fitting_parts(chosen, chosen.choice((0, 8, PAGE - 8)))
+        for number in chosen.sample(range(len(parts)), chosen.randint(1, 2)):
+            part = parts[number]
+            at = chosen.choice((part.offset + 8, part.offset + 1000))
+            parts[number] = FilePart(part.file, at, part.nbytes)
+        view = joined(folder, parts)
+        made += view is not None
+        assert view is None or view == expected(folder, parts)
+    assert made > 50
     first = FilePart("a", 0, PAGE)
-    assert joined(folder, [first, FilePart("b", PAGE + 8, PAGE)]) is None
-    assert joined(folder, [first, FilePart("b", PAGE, PAGE - 1)]) is None
-    assert joined(folder, [FilePart("a", 0, PAGE + 8), FilePart("b", PAGE, PAGE)]) is None
+    for parts in (
+        [first, FilePart("b", PAGE, PAGE - 1)],
+        [FilePart("b", 5, PAGE - 1), first, first],
+    ):
+        assert joined(folder, parts) == expected(folder, parts)
+    others = [FilePart("b", PAGE + 8, PAGE), FilePart("a", 2 * PAGE + 16, PAGE)]
+    assert joined(folder, [first, *others]) is None
 
 
 @ON_LINUX
