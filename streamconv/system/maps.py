@@ -92,17 +92,17 @@ def joined_map(
             begin = lead + place - shared
             if not _map_over(address + begin, part.nbytes + shared, fd, part.offset - shared):
                 return None
-    for number, (part, place) in enumerate(placed):
-        # what is not mapped, or the end of a part whose last page is the first one of the next
-        nbytes = part.nbytes
-        end = lead + place + nbytes
-        if fitting[number]:
-            follows = number + 1 < len(placed) and fitting[number + 1]
-            nbytes = end % PAGE if follows else 0
+    mapped_from = size
+    for (part, place), fits in zip(reversed(placed), reversed(fitting), strict=True):
+        # what is not mapped, or the end of a part that lies in the first page of a later one
+        end = lead + place + part.nbytes
+        nbytes = max(end - mapped_from, 0) if fits else part.nbytes
         with descriptor(part.file) as fd:
             offset = part.offset + part.nbytes - nbytes
             if nbytes and files.read_into(fd, view[end - nbytes : end], offset) < nbytes:
                 return None
+        if fits:
+            mapped_from = (lead + place) // PAGE * PAGE
     return view[lead:size]
 
 

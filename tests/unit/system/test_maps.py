@@ -115,6 +115,8 @@ def test_parts_that_do_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     for parts in (
         [first, FilePart("b", PAGE, PAGE - 1)],
         [FilePart("b", 5, PAGE - 1), first, first],
+        # the end of the first one lies in the first page of the last one
+        [FilePart("a", 0, PAGE + 90), FilePart("b", 5, 10), FilePart("b", 3 * PAGE + 100, PAGE)],
     ):
         assert joined(folder, parts) == expected(folder, parts)
     others = [FilePart("b", PAGE + 8, PAGE), FilePart("a", 2 * PAGE + 16, PAGE)]
