@@ -11,6 +11,7 @@ Everything else that a crash leaves, such as a shard that was half written, is n
     files but no journal                refuse, or --overwrite   refuse: they may be anybody's
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -108,8 +109,8 @@ class ResumeState:
         """
         if not self._files.exists(self._folder):
             return 0
-        stats = [self._files.stat(path) for path in self._files.walk(self._folder)]
-        taken = sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)
+        found = [_status(path, self._files) for path in self._files.walk(self._folder)]
+        taken = sum(getattr(status, "st_blocks", 0) * 512 for status in found)
         return max(taken - sum(done.size for done in finished.values()), 0)
 
 
@@ -171,13 +172,13 @@ def finished_on_disk(
     return {
         number: finished
         for number, finished in recorded.items()
-        if _size(paths[number], files) == finished.size
+        if (status := _status(paths[number], files)) and status.st_size == finished.size
     }
 
 
-def _size(path: Path, files: Files) -> int | None:
-    """Return the bytes of a file; None if it does not exist."""
+def _status(path: Path, files: Files) -> os.stat_result | None:
+    """Return the status of a file; None if it does not exist, or another part has renamed it."""
     try:
-        return files.stat(path).st_size
+        return files.stat(path)
     except FileNotFoundError:
         return None

@@ -23,6 +23,7 @@ from folders import old_checkpoint, qwen_tensors, tree, two_shards, write_checkp
 
 import streamconv
 from streamconv.errors import IOFailed, NoSpace, StreamconvError
+from streamconv.system.linux_file_ops import LinuxFiles
 
 SHARD = 300
 PARTIAL = "dst.streamconv-partial"
@@ -115,6 +116,47 @@ def test_every_operation_fails(
         shutil.rmtree(dst.parent)
     assert (failed > 2) == ("half" not in fault)
     assert tree(src) == source
+
+
+class Crowded(LinuxFiles):
+    """Still lists what other parts have just renamed or removed, until a shard is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone: set[str] = set()
+        self.is_writing = False
+
+    def _others(self, folder: Path) -> list[str]:
+        names = {PARTIAL: ["streamconv-journal-9.new"]}.get(folder.name, [])
+        if folder.name == "crowded":
+            names = ["dst.streamconv-journal-9.jsonl", "dst.streamconv-lock-9"]
+        names = [] if self.is_writing else names
+        self.gone.update(names)
+        return names
+
+    def names(self, folder: Path) -> list[str]:
+        return sorted([*super().names(folder), *self._others(folder)])
+
+    def walk(self, folder: Path) -> list[Path]:
+        return sorted([*super().walk(folder), *[folder / name for name in self._others(folder)]])
+
+    def create(self, path: Path, size: int) -> int:
+        self.is_writing = True
+        return super().create(path, size)
+
+
+def test_what_other_parts_rename_is_no_error(
+    src: Path, memory: Path, right: dict[str, Any]
+) -> None:
+    """Between the list of a folder and a look at what is in it."""
+    dst = memory / "crowded" / "dst"
+    dst.parent.mkdir()
+    with_files(Twin(), lambda: run(src, dst, part="1/2"))
+    files = Crowded()
+    with_files(files, lambda: run(src, dst, part="2/2"))
+    assert len(files.gone) == 3
+    with_files(Twin(), lambda: streamconv.finish(dst))
+    assert tree(dst) == right
 
 
 @pytest.mark.parametrize("first", [1, 2])
