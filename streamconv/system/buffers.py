@@ -16,11 +16,18 @@ def new_buffer(nbytes: int) -> memoryview:
     The memory has huge pages if the system offers them. With small pages, reading the columns of a
     matrix spends more time on address translation than on the bytes.
     """
-    memory = mmap.mmap(-1, max(nbytes, 1))
+    memory = _private(max(nbytes, 1))
     if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)
+
+
+def _private(nbytes: int) -> mmap.mmap:
+    """Map memory of this process alone. The default is shared, and has no huge pages mostly."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class BufferPool:
@@ -38,11 +45,9 @@ class BufferPool:
         """Return memory of `nbytes`, with any content; it comes back when it is collected."""
         memory = self._fitting(nbytes)
         if memory is None:
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            memory = mmap.mmap(-1, nbytes, flags=flags)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                with contextlib.suppress(OSError):
-                    memory.madvise(mmap.MADV_HUGEPAGE)
+            # no huge pages: for so many of them the system may first have to move pages of its
+            # cache, which takes several times as long as small ones do
+            memory = _private(nbytes)
         lent = (ctypes.c_char * nbytes).from_buffer(memory)
         weakref.finalize(lent, self._give_back, memory).atexit = False
         return lent

@@ -1,6 +1,7 @@
 """Memory for tensors: fresh, and used again."""
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -17,6 +18,18 @@ def test_new_buffer(nbytes: int) -> None:
     assert len(buffer) == nbytes
     assert not any(buffer)
     buffer[-1] = 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_forked_process_has_buffers_of_its_own() -> None:
+    """What it writes is not seen by the process that was forked."""
+    buffer = new_buffer(PAGE)
+    pid = os.fork()
+    if pid == 0:
+        buffer[0] = 1
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert buffer[0] == 0
 
 
 def test_memory_comes_back_when_nobody_refers_to_it() -> None:
