@@ -96,7 +96,8 @@ def config_change(
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
     infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
-    written = list(written_tensors(source.hub_names, layer_filter, names))
+    is_described = casting.quantize is not None or casting.dequantize is not None
+    written = list(written_tensors(source.hub_names, layer_filter, names)) if is_described else []
     edits: list[Edit] = []
     if casting.quantize is not None:
         edits += quantized_edits(checkpoint, casting, written)
