@@ -1,8 +1,8 @@
 """Reads the `.metadata` of a torch.distributed.checkpoint folder.
 
 The pickle is data here: no class is imported, nothing is run. Frameworks put values of their own
-classes next to torch's, and subclass torch's own Metadata. What is foreign is held as data and not
-looked at.
+classes next to torch's, and subclass torch's own Metadata. Foreign values are held as data, and
+never looked at.
 """
 
 import math
@@ -29,24 +29,12 @@ from streamconv.formats.dcp_metadata import (
     TENSOR,
     digest_of,
 )
+from streamconv.formats.dcp_metadata_limits import CHUNK_NODES, Budget
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global
 from streamconv.formats.safetensors import MAX_SIZE
 from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
-
-MAX_METADATA_BYTES = 256_000_000
-"""No `.metadata` is larger. That of 70,000 tensors has 20 MB."""
-NODES_PER_BYTE = 2
-"""Values that are looked at, for each byte of a `.metadata`.
-
-A pickle can refer to one list from any number of places, in two bytes each. An honest value takes
-several bytes."""
-CHUNK_NODES = 8
-"""Values that a chunk counts as, in addition to its offsets and sizes."""
-
-TENSOR_BYTES, CHUNK_BYTES = 760, 950
-"""What reading takes at its peak, for each tensor and for each chunk, with the file itself."""
 
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
 """Dtypes that torch has and safetensors lacks. The state of a training run may name them."""
@@ -78,37 +66,6 @@ class Metadata:
     """True if the file has a digest of itself, which was checked."""
 
 
-def reading_bytes(tensors: int, chunks: int) -> int:
-    """Return the bytes of memory that reading a `.metadata` takes at its peak."""
-    return tensors * TENSOR_BYTES + chunks * CHUNK_BYTES
-
-
-class _Budget:
-    """The number of values that may still be looked at, so that time is linear in the bytes."""
-
-    def __init__(self, nbytes: int, label: str) -> None:
-        self._left = NODES_PER_BYTE * nbytes
-        self._label = label
-
-    def spend(self, nodes: int) -> None:
-        """Count values that are looked at. Raises BadCheckpoint if there are too many."""
-        self._left -= nodes
-        if self._left < 0:
-            raise BadCheckpoint(
-                f"cannot read {self._label}: it repeats its lists: more values than "
-                f"{NODES_PER_BYTE} for each of its bytes",
-                "check where the file comes from; no program that saves checkpoints writes this",
-            )
-
-    def sizes_in(self, value: Any) -> tuple[int, ...]:
-        """Return the numbers in a `torch.Size`, which count."""
-        if value.name != SIZE or len(value.args) != 1:
-            raise TypeError
-        found = sizes(value.args[0])
-        self.spend(len(found))
-        return found
-
-
 _Location = tuple[str, int, int]
 """File, offset and length in bytes."""
 _Locations = Mapping[tuple[str, tuple[int, ...] | None], _Location]
@@ -130,7 +87,7 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
     """
     root = read_pickle(raw, ADMITTED, label, holds_foreign=True)
     try:
-        metadata = _parse_metadata(_root_fields(root), _Budget(len(raw), label))
+        metadata = _parse_metadata(_root_fields(root), Budget(len(raw), label))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
@@ -151,7 +108,7 @@ def _is_as_written(raw: bytes) -> bool:
     return raw.endswith(TAIL) and raw[begin : -len(TAIL)] == digest_of(memoryview(raw)[:begin])
 
 
-def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
+def _parse_metadata(fields: Mapping[str, Any], budget: Budget) -> Metadata:
     """Build the metadata from the fields of torch's class.
 
     This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
@@ -179,7 +136,7 @@ def _parse_metadata(fields: Mapping[str, Any], budget: _Budget) -> Metadata:
 
 
 def _root_fields(root: Any) -> Mapping[str, Any]:
-    """Return the fields of torch's class Metadata, or of a subclass, by the fields that it has."""
+    """Return the fields of the root: of torch's class Metadata, or of a foreign subclass of it."""
     if root.name in ADMITTED:
         return _fields(root, METADATA)
     return _fields(root, root.name)
@@ -194,7 +151,7 @@ def _fields(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _consumed(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each pair of a dictionary and remove it, so that its memory is free for what follows.
+    """Yield each pair of a dictionary and remove it, so that its memory can be used again.
 
     Raises TypeError if it is no dictionary.
     """
@@ -204,7 +161,7 @@ def _consumed(values: Any) -> Iterator[tuple[Any, Any]]:
         yield key, values.pop(key)
 
 
-def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
+def _parse_path(key: Any, path: Any, budget: Budget) -> tuple[str, ...]:
     """Return the path of a key in the state dict, as text.
 
     Only text and numbers are converted. The text of a nested tuple may be longer than memory: each
@@ -219,7 +176,7 @@ def _parse_path(key: Any, path: Any, budget: _Budget) -> tuple[str, ...]:
     return tuple(map(str, path))
 
 
-def _parse_locations(storage_data: Any, budget: _Budget) -> _Locations:
+def _parse_locations(storage_data: Any, budget: Budget) -> _Locations:
     """Return the location of every chunk and of all other bytes."""
     locations = {}
     for index, info in _consumed(storage_data):
@@ -247,9 +204,10 @@ def _locate(locations: _Locations, key: str, offsets: tuple[int, ...] | None) ->
     if location is not None:
         return location
     if offsets is None:
-        raise BadCheckpoint(f"cannot read {quoted(key)}: no file is said to hold it")
+        raise BadCheckpoint(f"cannot read {quoted(key)}: the metadata names no file that holds it")
     raise BadCheckpoint(
-        f"cannot read tensor {quoted(key)}: no file is said to hold its chunk at {list(offsets)}"
+        f"cannot read tensor {quoted(key)}: the metadata names no file that holds its chunk at "
+        f"{list(offsets)}"
     )
 
 
@@ -258,7 +216,7 @@ def _parse_tensor(
     path: tuple[str, ...],
     fields: Mapping[str, Any],
     locations: _Locations,
-    budget: _Budget,
+    budget: Budget,
 ) -> StoredTensor:
     """Build a tensor from its fields. Chunks without elements are left out."""
     properties = fields["properties"]

@@ -10,24 +10,21 @@ import operator
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import (
     DTYPE_BITS,
     LENGTH_BYTES,
-    MAX_DIMS,
     MAX_HEADER_BYTES,
-    MAX_SIZE,
     METADATA,
     Entry,
     Header,
 )
+from streamconv.formats.safetensors_entry import InvalidEntry, read_entry, shape_of
 from streamconv.formats.strict_json import Cursor, as_bad_checkpoint
 
 MAX_METADATA = 2**16
 """Names in `__metadata__`. Writers store a handful; a header has room for ten million."""
-FIELDS = {"dtype", "shape", "data_offsets"}
 
 _SIZE = "(?:0|[1-9][0-9]{0,17})"
 _SIZES = re.compile(rf"(?:{_SIZE}(?:,{_SIZE}){{0,7}})?")
@@ -132,7 +129,7 @@ def _kind(dtype: str, sizes: str) -> tuple[str, tuple[int, ...], int] | None:
     """Return dtype, shape and bytes of a tensor. None if they make no sense."""
     if dtype not in DTYPE_BITS or _SIZES.fullmatch(sizes) is None:
         return None
-    shape = _shape(sizes)
+    shape = shape_of(sizes)
     nbytes, rest = divmod(math.prod(shape) * DTYPE_BITS[dtype], 8)
     return None if rest else (sys.intern(dtype), shape, nbytes)
 
@@ -147,8 +144,8 @@ def _any_entries(text: str, label: str) -> tuple[list[Entry], Mapping[str, str]]
             metadata = _parse_metadata(cursor, label)
             continue
         try:
-            entries.append(_parse_entry(name, _read_fields(cursor)))
-        except _InvalidEntry as error:
+            entries.append(read_entry(name, cursor))
+        except InvalidEntry as error:
             raise BadCheckpoint(
                 f"cannot read {label}: tensor {quoted(name)}: {quoted(str(error))}"
             ) from None
@@ -171,68 +168,6 @@ def _parse_metadata(cursor: Cursor, label: str) -> dict[str, str]:
             )
         found[name] = cursor.value()
     return found
-
-
-class _InvalidEntry(Exception):
-    """A rule of the format that a tensor's entry breaks."""
-
-
-def _read_fields(cursor: Cursor) -> Any:
-    """Return the value of an entry. One that is too long is refused before it is parsed."""
-    try:
-        return cursor.small_value()
-    except OverflowError as error:
-        raise _InvalidEntry(
-            f"{error} ... is more than a dtype, a shape and data_offsets take"
-        ) from None
-
-
-def _parse_entry(name: str, fields: Any) -> Entry:
-    """Build the entry of a tensor from its value in the header.
-
-    Raises _InvalidEntry if a field is missing, unknown or wrong, or the size contradicts the shape.
-    """
-    if not isinstance(fields, dict) or fields.keys() != FIELDS:
-        raise _InvalidEntry("not an object of dtype, shape and data_offsets alone")
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str):
-        raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMS:
-        raise _InvalidEntry(f"shape {str(shape)[:80]} is not a list of sizes")
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise _InvalidEntry(f"data_offsets {str(offsets)[:80]} are not a begin and an end")
-    return _entry(name, dtype, _shape(",".join(map(str, shape))), *offsets)
-
-
-def _entry(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> Entry:
-    """Build an entry from fields of the right types. Raises _InvalidEntry if they make no sense."""
-    bits = DTYPE_BITS.get(dtype)
-    if bits is None:
-        raise _InvalidEntry(f"dtype {dtype} is not one of the format's")
-    if end < begin:
-        raise _InvalidEntry(f"data_offsets {[begin, end]} are not a begin and an end")
-    expected, span = math.prod(shape) * bits, 8 * (end - begin)
-    if expected != span:
-        raise _InvalidEntry(
-            f"{dtype} {[*shape]} takes {expected} bits, its data_offsets span {span}"
-        )
-    return Entry(name, sys.intern(dtype), shape, begin, end)
-
-
-@functools.lru_cache(maxsize=1024)
-def _shape(sizes: str) -> tuple[int, ...]:
-    """Return the shape of sizes with commas between them. Equal ones share one object."""
-    return tuple(map(int, sizes.split(","))) if sizes else ()
-
-
-def _are_sizes(values: Any) -> bool:
-    """Return True for a list of integers that fit a file. JSON's `true` and `2.0` do not count."""
-    if not isinstance(values, list):
-        return False
-    for value in values:  # noqa: SIM110 - a header has a million of these
-        if type(value) is not int or not 0 <= value < MAX_SIZE:
-            return False
-    return True
 
 
 def _check_offsets(entries: Iterable[Entry], nbytes: int, data_start: int, label: str) -> None:

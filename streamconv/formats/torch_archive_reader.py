@@ -32,7 +32,7 @@ _ADMITTED = frozenset({*_DTYPES, *_STORAGES, REBUILD, REBUILD_TYPED, UNTYPED, NO
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ArchivedTensor:
     """The tensor in an archive."""
 
     dtype: str
@@ -41,7 +41,7 @@ class Stored:
     """Bytes from the start of the archive to the first of the tensor's."""
 
 
-def find_tensor(read: ReadAt, nbytes: int, label: str) -> Stored:
+def find_tensor(read: ReadAt, nbytes: int, label: str) -> ArchivedTensor:
     """Find the contiguous, uncompressed tensor in an archive. Its pickle is not run.
 
     Args:
@@ -73,7 +73,7 @@ def find_tensor(read: ReadAt, nbytes: int, label: str) -> Stored:
         raise window.refusal(f"its data has {size} bytes, its pickle says {layout.storage_bytes}")
     if (layout.offset + math.prod(layout.shape)) * item_bytes > size:
         raise window.refusal(f"its data has {size} bytes, too few for {list(layout.shape)}")
-    return Stored(layout.dtype, layout.shape, begin + layout.offset * item_bytes)
+    return ArchivedTensor(layout.dtype, layout.shape, begin + layout.offset * item_bytes)
 
 
 def check_value(read: ReadAt, nbytes: int, label: str) -> None:
@@ -93,8 +93,8 @@ def check_value(read: ReadAt, nbytes: int, label: str) -> None:
 def _read_records(window: Window) -> dict[str, ZipMember]:
     """Return the files in an archive. Raises BadCheckpoint if torch would not load it as it is.
 
-    Checksums are those of all files but data. An archive whose checksums are all 0 was saved
-    without them, as `torch.utils.serialization.config` allows.
+    The checksums of all files but the data are checked, unless all are 0: then the archive was
+    saved without them, as `torch.utils.serialization.config` allows.
     """
     members = read_directory(window)
     if "data.pkl" not in members or "constants.pkl" in members:

@@ -2,11 +2,10 @@
 
 A planner compares a state dict with the metadata, and asks for a box of each tensor that it finds.
 It knows two kinds of entries: tensors, which consist of chunks, and bytes. A lazy checkpoint has no
-bytes, so a key that none of its tensors could be is shown as bytes: the requests of a planner then
-name all such keys at once, while the planner by itself would stop at the first.
+bytes, so every key without a tensor is shown as bytes. Then the planner asks for all of these keys,
+and they can be named in one error. If they had no entry, it would stop at the first.
 """
 
-from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any
 
@@ -20,19 +19,16 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from streamconv.checkpoint.tied_weights import tied_embeddings
-from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.arrays import stored_shape
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.load_errors import shape_error
 from streamconv.lazy.tensor import LazyTensor
 
-Span = tuple[int, int]
-
 
 class Keys(dict[str, TensorStorageMetadata | BytesStorageMetadata]):
-    """What a checkpoint has for each key of a state dict; bytes for all keys without a tensor.
+    """The metadata of a checkpoint for each key of a state dict; bytes for keys without a tensor.
 
-    A tied head that the checkpoint leaves out is its embeddings.
+    A tied head that the checkpoint leaves out has the metadata of its embeddings.
     """
 
     def __init__(self, lazy: LazyCheckpoint, prefix: str) -> None:
@@ -88,21 +84,6 @@ class Keys(dict[str, TensorStorageMetadata | BytesStorageMetadata]):
 def metadata_of(keys: Keys) -> Metadata:
     """Return the metadata of a checkpoint with these keys."""
     return Metadata(state_dict_metadata=keys)
-
-
-def stored_box(tensor: LazyTensor, offset: Sequence[int], lengths: Sequence[int]) -> list[Span]:
-    """Return the box of a tensor that a planner asks for, in its own elements.
-
-    Args:
-        tensor: The tensor.
-        offset: Where the box begins on each dimension, in elements of torch, which are whole bytes.
-        lengths: Its lengths, in elements of torch.
-    """
-    box = [(begin, begin + length) for begin, length in zip(offset, lengths, strict=True)]
-    if box and DTYPE_BITS[tensor.get_dtype()] < 8:
-        packed = 8 // DTYPE_BITS[tensor.get_dtype()]
-        box[-1] = box[-1][0] * packed, box[-1][1] * packed
-    return box
 
 
 def _tensor_metadata(key: str, tensor: LazyTensor) -> TensorStorageMetadata:

@@ -1,7 +1,7 @@
 """Reads a lazy checkpoint into the state dicts of torch.distributed.checkpoint.
 
 A planner of torch finds out which boxes of which tensors a rank holds, and asks for them. Each is a
-box of a lazy tensor. Nothing else is decided here but which keys are left as they are.
+box of a lazy tensor (`box_requests.py`). The only decision here is which keys are left as they are.
 """
 
 import threading
@@ -18,33 +18,21 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from streamconv.errors import BadCheckpoint, StreamconvError
+from streamconv.lazy.box_requests import BoxRequest, box_requests
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import fill_tensor
 from streamconv.lazy.load_errors import missing_keys_error, show_hint
-from streamconv.lazy.storage_metadata import Keys, metadata_of, stored_box
-from streamconv.lazy.tensor import LazyTensor
+from streamconv.lazy.storage_metadata import Keys, metadata_of
 from streamconv.options import DEFAULT_JOBS, Location, check_jobs
 from streamconv.planning.manifest import fingerprint_of
 from streamconv.planning.memory import REMOTE_JOBS
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.worker_threads import map_unordered
 
-Box = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A box that a planner asks for."""
-
-    tensor: LazyTensor
-    box: Box
-    items: tuple[ReadItem, ...]
-    """Where it goes: to several places if weights are tied."""
-
 
 @dataclass(frozen=True, slots=True)
 class _RankFacts:
-    """What a rank tells the others of the checkpoint that it has opened."""
+    """What a rank tells the others about the checkpoint that it has opened."""
 
     fingerprint: str
     missing_keys: tuple[str, ...]
@@ -68,7 +56,7 @@ class LazyStorageReader(StorageReader):
             src: Where it is.
             open_lazy: Opens it with torch tensors.
             prefix: Begins each key of its tensors in the state dict.
-            partial: True to leave keys as they are if no tensor could be theirs.
+            partial: True to leave keys as they are if the checkpoint has no tensor for them.
             jobs: Number of threads that read; None for a number that fits the source.
 
         Raises:
@@ -101,18 +89,18 @@ class LazyStorageReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
-        """Return True if it is a location: any may be a checkpoint."""
+        """Return True if it has the type of a location. Any location may be a checkpoint."""
         return isinstance(checkpoint_id, str | PathLike)
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
-        """Open another checkpoint, if there is one. Raises as opening it does."""
+        """Open another checkpoint, if one is named. Raises what opening it raises."""
         if checkpoint_id is not None:
             self.close()
             self._src = checkpoint_id
             self._open()
 
     def read_metadata(self, *args: Any) -> Metadata:
-        """Return what a planner has to know of the checkpoint."""
+        """Return the metadata of the checkpoint, which a planner makes its plan from."""
         self._open()
         return metadata_of(self._keys)
 
@@ -133,10 +121,10 @@ class LazyStorageReader(StorageReader):
         return replace(plan, items=items, storage_data=_RankFacts(self._fingerprint, self._missing))
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Return the plans of all ranks, which have opened the same checkpoint in the same way.
+        """Return the plans of all ranks, if they have opened the same checkpoint in the same way.
 
         Raises:
-            BadCheckpoint: They have not, or none of them has a key of the checkpoint.
+            BadCheckpoint: They have not, or no key of any rank is in the checkpoint.
         """
         for rank, plan in enumerate(plans):
             if plan.storage_data.fingerprint != plans[0].storage_data.fingerprint:
@@ -204,16 +192,16 @@ class LazyStorageReader(StorageReader):
         return missing_keys_error(self._src, missing, self._keys.names, self._prefix)
 
     def _failed(self, error: StreamconvError) -> StreamconvError:
-        """Return an error whose hint is shown where torch shows it; the checkpoint is closed."""
+        """Return an error with its hint as a note, which torch shows; close the checkpoint."""
         self.close()
         show_hint(error)
         return error
 
     def _read(self, items: Iterable[ReadItem], planner: LoadPlanner) -> Iterator[None]:
-        """Yield whenever a box was read, for all that a planner asks for."""
+        """Read all boxes that a planner asks for. Yields after each."""
         lock = threading.Lock()
 
-        def read(_: None, request: _Request) -> Iterator[None]:
+        def read(_: None, request: BoxRequest) -> Iterator[None]:
             first: torch.Tensor | None = None
             for item in request.items:
                 with lock:
@@ -227,24 +215,11 @@ class LazyStorageReader(StorageReader):
                 first = target
             yield
 
-        requests = sorted(self._requests(items), key=lambda one: (one.tensor.place, one.box))
+        requests = sorted(
+            box_requests(items, self._keys), key=lambda one: (one.tensor.place, one.box)
+        )
         jobs = self._jobs or (REMOTE_JOBS if self._lazy.source.remote else DEFAULT_JOBS)
         return map_unordered(iter(requests), jobs, lambda: None, read, CancelToken())
-
-    def _requests(self, items: Iterable[ReadItem]) -> Iterator[_Request]:
-        """Yield a request for each box of each tensor."""
-        tensors: dict[str, LazyTensor] = {}
-        same: dict[tuple[str, Box], list[ReadItem]] = {}
-        for item in items:
-            key = item.storage_index.fqn
-            if key not in tensors:
-                tensors[key] = self._keys.tensor(key)
-            first = item.storage_index.offset or [0] * len(item.lengths)
-            begins = [a + b for a, b in zip(first, item.storage_offsets, strict=True)]
-            box = tuple(stored_box(tensors[key], begins, item.lengths))
-            same.setdefault((tensors[key].name, box), []).append(item)
-        for (_, box), asked in same.items():
-            yield _Request(tensors[asked[0].storage_index.fqn], box, tuple(asked))
 
 
 def _fingerprint(lazy: LazyCheckpoint, keys: Keys, facts: Sequence[object]) -> str:

@@ -6,7 +6,7 @@ take to read the result. The figures are measured growths of the process.
 
 from dataclasses import dataclass
 
-from streamconv.formats.dcp_metadata_reader import reading_bytes
+from streamconv.formats.dcp_metadata_limits import reading_bytes
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""

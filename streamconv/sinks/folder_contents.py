@@ -1,7 +1,8 @@
-"""All that a folder holds: what a run may remove, and what belongs to somebody else.
+"""Everything in a folder: files that a run may remove, and files of somebody else.
 
-A path is foreign if nothing names it, or if this process cannot remove it. A foreign folder is not
-looked into. Nothing is removed that was not listed first, with the size and time it has.
+A path is foreign if no list or pattern of known paths names it, or if this process cannot remove
+it. A foreign folder is not looked into. A file is removed only if it was listed first, and still
+has the size and the time that were listed.
 """
 
 import os
@@ -14,7 +15,8 @@ from typing import Protocol
 from streamconv.errors import OutputExists, quoted
 from streamconv.system.file_ops import Files
 from streamconv.system.identity import Identity
-from streamconv.system.removability import mount_points, obstacle
+from streamconv.system.mounts import mount_points
+from streamconv.system.removability import obstacle
 
 MANY_PATHS = 5
 """How many paths a message names; it gives the number of the others."""
@@ -78,7 +80,11 @@ class FolderContents:
             raise OutputExists(f"{cannot}: {_counted(len(paths))}: {_named(paths)}", hint)
 
     def differences(self, now: "FolderContents") -> "FolderContents":
-        """Return what is in the folder now; all that was not listed like this counts as foreign."""
+        """Return the present contents of the folder. New and changed paths count as foreign.
+
+        Args:
+            now: The folder, listed again.
+        """
         listed = {entry.name: _facts(entry) for entry in self.entries}
         added = [
             Foreign(entry.name, "changed meanwhile" if entry.name in listed else "new")
@@ -190,7 +196,7 @@ def _entry(name: str, status: os.stat_result) -> Entry:
 
 
 def _facts(entry: Entry) -> tuple[bool, int, int]:
-    """Return what has to be the same for an entry to be as it was listed.
+    """Return the facts that show if an entry has changed since it was listed.
 
     The inode does not count: some network file systems change it later.
     """

@@ -14,7 +14,8 @@ from streamconv.planning.plan import Plan
 from streamconv.sinks.overlap import ReadPath, check_apart
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
-from streamconv.system.resources import file_size_limit, free_disk, free_inodes, is_mount_point
+from streamconv.system.mounts import is_mount_point
+from streamconv.system.resources import file_size_limit, free_disk, free_inodes
 from streamconv.units import show_size
 
 SPARE_SHARE = 0.01
@@ -58,7 +59,7 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> Non
         )
     if is_mount_point(target):
         raise OutputExists(
-            f"cannot write to {target}: it is a mount point, and the result is renamed to it whole",
+            f"cannot write to {target}: it is a mount point, and no folder can be renamed to one",
             "name a folder inside of it",
         )
 
@@ -92,10 +93,10 @@ def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
             f"{show_size(free + reclaimed)} free",
             "make room on the disk, or name a folder on another one",
         )
-    files, inodes = len(plan.shards) + len(plan.copied) + SPARE_FILES, free_inodes(folder)
-    if inodes is not None and inodes < files:
+    count, inodes = len(plan.shards) + len(plan.copied) + SPARE_FILES, free_inodes(folder)
+    if inodes is not None and inodes < count:
         raise NoSpace(
-            f"cannot write to {folder}: {files} files needed, the file system has room for "
+            f"cannot write to {folder}: {count} files needed, the file system has room for "
             f"{inodes}",
             "remove files, or choose a larger --max-shard-size",
         )

@@ -16,55 +16,19 @@ from streamconv.checkpoint.types import (
     QUANT_CONFIG,
     Checkpoint,
     OtherFile,
-    SourceFile,
     TensorInfo,
     UnlistedFile,
 )
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Entry, Header
-from streamconv.formats.safetensors_reader import parse_header
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Opening
 from streamconv.sources.other_files import select_copied_files
+from streamconv.sources.shard_header import ShardHeader
 from streamconv.sources.shard_index import Index
 
 OBJECTS = (CONFIG, QUANT_CONFIG, MANIFEST)
 """The JSON files that are read when a checkpoint is opened, if they are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardHeader:
-    """The header of a file, and the file."""
-
-    header: Header
-    file: SourceFile
-
-
-def read_shard_header(name: str, raw: bytes, size: int) -> ShardHeader:
-    """Parse the header of a shard.
-
-    Args:
-        name: The name of the shard.
-        raw: The JSON of its header.
-        size: Bytes of the whole shard.
-
-    Raises:
-        BadCheckpoint: The header is malformed, or does not fit the size.
-    """
-    header = parse_header(raw, size, quoted(name))
-    return ShardHeader(header, SourceFile(name, size, header_digest(raw)))
-
-
-def header_digest(raw: bytes) -> str:
-    """Return the xxh3-128 of a header as hex digits."""
-    from xxhash import xxh3_128_hexdigest
-
-    return str(xxh3_128_hexdigest(raw))
-
-
-def unreadable(name: str, size: int) -> ShardHeader:
-    """Return a placeholder for the unreadable header of a file that the index leaves out."""
-    return ShardHeader(Header((), {}, 0), SourceFile(name, size, ""))
 
 
 def assemble(
@@ -100,13 +64,13 @@ def assemble(
         records[name] = record_in_metadata(shard.header.metadata, quoted(name))
         found.add(name, shard.header)
     found.check_index()
-    left = []
+    not_added = []
     for shard in unlisted:
         if opening.add_unlisted:
             files.append(shard.file)
             found.add_unlisted(shard.file.name, shard.header)
         else:
-            left.append(UnlistedFile(shard.file.name, tuple(_tensors(shard))))
+            not_added.append(UnlistedFile(shard.file.name, tuple(_tensors(shard))))
     return Checkpoint(
         location=location,
         tensors=found.infos,
@@ -117,7 +81,7 @@ def assemble(
         quant_config=quant_config,
         record=_common_record(manifest, records),
         total_bytes=sum(info.nbytes for info in found.infos.values()),
-        unlisted=tuple(left),
+        unlisted=tuple(not_added),
         added=tuple(found.added),
         unindexed=tuple(found.unindexed),
         contradictions=tuple(found.contradictions),
@@ -206,14 +170,14 @@ class _Tensors:
         return name in self.infos or any(name in names for names in (self.index or {}).values())
 
     def _contradict(self, problem: BadCheckpoint) -> None:
-        """Raise a contradiction, or list it."""
+        """Raise a contradiction, or list it if the checkpoint is opened leniently."""
         if not self.opening.lenient:
             raise problem
         self.contradictions.append(problem.message)
 
 
 def _tensors(shard: ShardHeader) -> Iterator[TensorInfo]:
-    """Yield the tensors of a file that is not read."""
+    """Yield the tensors of a file that is not added to the checkpoint."""
     shared: dict[int, int] = {}
     for entry in shard.header.entries:
         yield _tensor_info(entry.name, entry, shard.header, shard.file.name, shared)
@@ -256,7 +220,7 @@ def _common_record(
     for name, record in records.items():
         if record != records[first]:
             raise BadCheckpoint(
-                f"{quoted(name)} and {quoted(first)} say different things of the layouts in them",
-                "check whether files of two checkpoints were mixed",
+                f"{quoted(name)} and {quoted(first)} record different layouts",
+                "check if files of two checkpoints were mixed",
             )
     return records[first]

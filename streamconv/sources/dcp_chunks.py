@@ -1,8 +1,8 @@
 """Where the chunks of a DCP are in its files.
 
-A chunk is an archive of torch.save, which is a zip file that is not compressed; or it is a tensor
-of that name in safetensors. Both ends of an archive are read, and what it holds is compared with
-what `.metadata` says.
+A chunk is an archive of torch.save, which is a zip file without compression, or a tensor in a file
+of safetensors, under the key that `.metadata` has for it. Both ends of an archive are read, and the
+tensor in it is compared with what `.metadata` says.
 """
 
 import math
@@ -14,7 +14,7 @@ from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor, check_chunks
 from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, Entry
 from streamconv.formats.safetensors_reader import header_length, is_safetensors, parse_header
-from streamconv.formats.torch_archive_reader import Stored, check_value, find_tensor
+from streamconv.formats.torch_archive_reader import ArchivedTensor, check_value, find_tensor
 from streamconv.formats.torch_archive_writer import around_tensor
 from streamconv.sources.local_files import LocalFiles
 
@@ -48,7 +48,8 @@ class ChunkFinder:
                 )
         if len({(box.file, box.begin) for box in boxes}) < len(boxes):
             raise BadCheckpoint(
-                f"tensor {quoted(stored.key)}: two of its chunks are said to be the same bytes"
+                f"tensor {quoted(stored.key)}: {METADATA_FILE} says of two chunks that they are "
+                "the same bytes"
             )
         return ChunkMap.of(boxes)
 
@@ -87,8 +88,8 @@ class ChunkFinder:
                 "short"
             )
 
-    def _find(self, stored: StoredTensor, chunk: Chunk, label: str) -> Stored:
-        """Return what is stored as a chunk: an archive, or a tensor among others in safetensors."""
+    def _find(self, stored: StoredTensor, chunk: Chunk, label: str) -> ArchivedTensor:
+        """Return the tensor that is stored as a chunk: in an archive, or in safetensors."""
 
         def read(offset: int, count: int) -> bytes:
             count = min(count, chunk.nbytes - offset)
@@ -99,14 +100,14 @@ class ChunkFinder:
         tail_begin = len(head) + math.prod(chunk.sizes) * DTYPE_BITS[stored.dtype] // 8
         has_size_and_head = tail_begin + len(tail) == chunk.nbytes and read(0, len(head)) == head
         if has_size_and_head and read(tail_begin, len(tail)) == tail:
-            return Stored(stored.dtype, chunk.sizes, len(head))
+            return ArchivedTensor(stored.dtype, chunk.sizes, len(head))
         if not is_safetensors(self._local.bytes_at(chunk.file, chunk.offset, LENGTH_BYTES + 1)):
             return find_tensor(read, chunk.nbytes, label)
         data_start, entries = self._header_at(chunk.file, chunk.offset)
         entry = entries.get(stored.key)
         if entry is None:
             raise BadCheckpoint(f"{label}: {quoted(chunk.file)} holds no tensor of that name")
-        return Stored(entry.dtype, entry.shape, data_start + entry.begin)
+        return ArchivedTensor(entry.dtype, entry.shape, data_start + entry.begin)
 
     def _header_at(self, file: str, offset: int) -> tuple[int, Mapping[str, Entry]]:
         """Read the header of the safetensors that fill a file from `offset` on, once."""

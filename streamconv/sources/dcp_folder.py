@@ -21,21 +21,17 @@ from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, SourceFil
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, ChunkMap
 from streamconv.formats.dcp_metadata import METADATA_FILE
-from streamconv.formats.dcp_metadata_reader import (
-    MAX_METADATA_BYTES,
-    Metadata,
-    read_metadata,
-    reading_bytes,
-)
+from streamconv.formats.dcp_metadata_limits import MAX_METADATA_BYTES, reading_bytes
+from streamconv.formats.dcp_metadata_reader import Metadata, read_metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.formats.strict_json import parse_json_object
-from streamconv.sources.assembly import header_digest
 from streamconv.sources.base import ByteRange, Read
 from streamconv.sources.dcp_chunks import ChunkFinder
 from streamconv.sources.local_files import LocalFiles
 from streamconv.sources.other_files import other_files, select_copied_files
 from streamconv.sources.safetensors_folder import read_json_file
+from streamconv.sources.shard_header import header_digest
 from streamconv.sources.training_state import (
     model_tensors,
     read_streamconv_metadata,

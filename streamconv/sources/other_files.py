@@ -81,14 +81,14 @@ def other_files(
         pending.extend(reversed(folders))
 
 
-def is_kin(name: str) -> bool:
+def describes_weights(name: str) -> bool:
     """Return True for a top-level file that describes weights next to it, such as config.json."""
     is_known = "/" not in name and checkpoint_files().names_file(name)
     return is_known and not name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)) and name != MANIFEST
 
 
 def select_copied_files(others: Collection[OtherFile], weight_bytes: int) -> Iterator[OtherFile]:
-    """Return the files, each with the reason why it is not copied, if there is one.
+    """Yield all files. Each that is not copied gets the reason as its `skip_reason`.
 
     Args:
         others: All files of a checkpoint that hold none of its tensors.

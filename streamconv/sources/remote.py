@@ -17,15 +17,10 @@ from streamconv.formats.safetensors import LENGTH_BYTES
 from streamconv.formats.safetensors_reader import header_length
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
-from streamconv.sources.assembly import (
-    OBJECTS,
-    ShardHeader,
-    assemble,
-    read_shard_header,
-    unreadable,
-)
+from streamconv.sources.assembly import OBJECTS, assemble
 from streamconv.sources.base import Read
 from streamconv.sources.safe_paths import is_below
+from streamconv.sources.shard_header import ShardHeader, read_shard_header, unreadable
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.cancellation import CancelToken
 

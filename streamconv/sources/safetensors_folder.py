@@ -14,18 +14,11 @@ from streamconv.checkpoint.types import (
     OtherFile,
     SourceFile,
 )
-from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
-from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES
-from streamconv.formats.safetensors_reader import header_length
+from streamconv.errors import IOFailed, SourceChanged, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
-from streamconv.sources.assembly import (
-    OBJECTS,
-    ShardHeader,
-    assemble,
-    read_shard_header,
-    unreadable,
-)
+from streamconv.sources.assembly import OBJECTS, assemble
 from streamconv.sources.base import ByteRange, Read, merged
 from streamconv.sources.local_files import LocalFiles, check_size
 from streamconv.sources.no_checkpoint import (
@@ -35,8 +28,13 @@ from streamconv.sources.no_checkpoint import (
     not_a_folder,
     part_of_checkpoint,
 )
-from streamconv.sources.other_files import is_kin, other_files
+from streamconv.sources.other_files import describes_weights, other_files
 from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
+from streamconv.sources.shard_header import (
+    digest_of_open_shard,
+    read_local_header,
+    read_unlisted_header,
+)
 from streamconv.sources.shard_index import (
     Index,
     find_index,
@@ -48,9 +46,6 @@ from streamconv.sources.shard_index import (
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.maps import FilePart
-
-DIGEST_BLOCK = 2**18
-"""Bytes of a header that are read at once when its digest is compared."""
 
 
 class LocalSource:
@@ -112,7 +107,7 @@ class LocalSource:
         check_size(name, planned.size, size)
         if isinstance(planned, OtherFile):
             return
-        if _header_digest(self._files, fd, size, quoted(name)) != planned.digest:
+        if digest_of_open_shard(self._files, fd, size, quoted(name)) != planned.digest:
             raise SourceChanged(
                 f"{quoted(name)} has changed since it was planned: its header is another"
             )
@@ -162,18 +157,18 @@ def open_folder(
     checkpoint = assemble(
         location,
         # one at a time: all headers together would be as large as the plan made from them
-        (_read_header(folder, shard, files) for shard in shards),
+        (read_local_header(folder, shard, files) for shard in shards),
         index,
         {name: raw for name in OBJECTS if (raw := read_json_file(folder, name, files)) is not None},
         other_files(folder, {*shards, *added}, files),
-        (_read_unlisted(folder, name, files) for name in unlisted),
+        (read_unlisted_header(folder, name, files) for name in unlisted),
         opening,
     )
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
 def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
-    """Open a single file of safetensors, with config.json and its kin if they are next to it.
+    """Open a single file of safetensors, with config.json and other files that describe it.
 
     Raises:
         BadCheckpoint: It is malformed, or one of several files of a checkpoint.
@@ -191,16 +186,16 @@ def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
         raise part_of_checkpoint(location, count)
     objects = {n: raw for n in OBJECTS if (raw := read_json_file(folder, n, files)) is not None}
     with convert_os_errors(location):
-        kin = [n for n in names if is_kin(n) and not files.is_folder(folder / n)]
-    others = [OtherFile(n, resolve_file(folder, n, files)[1].st_size) for n in kin if objects]
+        kept = [n for n in names if describes_weights(n) and not files.is_folder(folder / n)]
+    others = [OtherFile(n, resolve_file(folder, n, files)[1].st_size) for n in kept if objects]
     checkpoint = assemble(
-        location, [_read_header(folder, name, files)], None, objects, others, (), opening
+        location, [read_local_header(folder, name, files)], None, objects, others, (), opening
     )
     return LocalSource(folder, checkpoint, files)
 
 
 def _read_index(folder: Path, name: str, files: Files) -> Index:
-    """Read the index of a folder. Its text is as large as what is read of it, and gone then."""
+    """Read the index of a folder. A function of its own, so that the text is dropped at once."""
     text = read_json_file(folder, name, files) or b""
     return read_index(parse_json_object(text, quoted(name)), name)
 
@@ -223,56 +218,6 @@ def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
         raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
 
 
-def _read_unlisted(folder: Path, name: str, files: Files) -> ShardHeader:
-    """Read the header of a file that the index leaves out, which may be anything."""
-    try:
-        return _read_header(folder, name, files)
-    except (BadCheckpoint, IOFailed):
-        with convert_os_errors(quoted(name)):
-            return unreadable(name, resolve_file(folder, name, files)[1].st_size)
-
-
-def _read_header(folder: Path, name: str, files: Files) -> ShardHeader:
-    path, status = resolve_file(folder, name, files)
-    try:
-        fd = files.open_read(path)
-        try:
-            raw = _header_bytes(files, fd, status.st_size, quoted(name))
-        finally:
-            files.close(fd)
-    except OSError as error:
-        raise IOFailed(f"cannot read the header of {quoted(name)}: {error.strerror}") from error
-    return read_shard_header(name, raw, status.st_size)
-
-
 def _width(dtype: str) -> int:
     """Return the multiple of bytes at which elements have to begin in memory."""
     return max(DTYPE_BITS[dtype] // 8, 1)
-
-
-def _header_length(files: Files, fd: int, size: int, label: str) -> int:
-    """Read the length in bytes of a shard's header; `label` names the shard in errors."""
-    prefix = memoryview(bytearray(LENGTH_BYTES))
-    count = files.read_into(fd, prefix, 0)
-    return header_length(bytes(prefix[:count]), size, label)
-
-
-def _header_digest(files: Files, fd: int, size: int, label: str) -> str:
-    """Return the digest of a shard's header, which is never in memory as a whole."""
-    from xxhash import xxh3_128
-
-    digest = xxh3_128()
-    end = LENGTH_BYTES + _header_length(files, fd, size, label)
-    block = memoryview(bytearray(min(DIGEST_BLOCK, end)))
-    for offset in range(LENGTH_BYTES, end, len(block)):
-        part = block[: end - offset]
-        digest.update(part[: files.read_into(fd, part, offset)])
-    return digest.hexdigest()
-
-
-def _header_bytes(files: Files, fd: int, size: int, label: str) -> bytes:
-    """Read the JSON of a shard's header; `label` names the shard in errors."""
-    raw = bytearray(_header_length(files, fd, size, label))
-    if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):
-        raise BadCheckpoint(f"{label}: the file ends inside its header")
-    return bytes(raw)

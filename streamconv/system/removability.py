@@ -1,8 +1,7 @@
-"""What keeps this process from removing a file or folder, as far as it can be known beforehand."""
+"""Why this process cannot remove a file or folder, as far as it can be known beforehand."""
 
 import contextlib
 import os
-import re
 import stat
 import struct
 import sys
@@ -20,13 +19,13 @@ IMMUTABLE, APPEND_ONLY = 0x10, 0x20
 def obstacle(
     path: Path, status: os.stat_result, mounted: frozenset[Path], *, any_owner: bool = False
 ) -> str:
-    """Return what keeps this process from removing a path; empty if nothing is known to.
+    """Return why this process cannot remove a path; empty if no reason is known.
 
     Args:
         path: The file or folder.
         status: Its status, with links not followed.
         mounted: All mount points.
-        any_owner: True if the owner does not count.
+        any_owner: True if files of other users may be removed, too.
     """
     if stat.S_ISLNK(status.st_mode):
         return "a link"
@@ -44,19 +43,6 @@ def _protection(path: Path, status: os.stat_result) -> str:
     if _has_protecting_flag(path):
         return "immutable or append-only"
     return ""
-
-
-def mount_points() -> frozenset[Path]:
-    """Return every mount point that the system tells of, without links."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-        return frozenset(Path(os.fsdecode(_unescaped(line.split(b" ")[4]))) for line in lines)
-    return frozenset()
-
-
-def _unescaped(path: bytes) -> bytes:
-    """Return a path of mountinfo, in which space, tab, newline and backslash are octal numbers."""
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)
 
 
 def _has_protecting_flag(path: Path) -> bool:

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from streamconv.errors import IOFailed
@@ -16,8 +14,6 @@ MIN_ADDRESS_SPACE = 100_000_000
 
 MEMORY_SHARE = 0.8
 """The share of the free memory that a run uses by default. Other processes need the rest."""
-MOUNT_POINT_FIELD = 4
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def require_address_space() -> None:
@@ -30,15 +26,15 @@ def require_address_space() -> None:
     limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
     if limit != resource.RLIM_INFINITY and limit - used < MIN_ADDRESS_SPACE:
         raise IOFailed(
-            f"cannot start: the process may address {show_size(limit)}, of which "
-            f"{show_size(max(limit - used, 0))} are left; a run takes "
+            f"cannot start: the process may address {show_size(limit)} and has "
+            f"{show_size(max(limit - used, 0))} left; a run takes "
             f"{show_size(MIN_ADDRESS_SPACE)} more",
             "lift the limit with `ulimit -v unlimited`",
         )
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process, or its peak if the system reports no more."""
+    """Return the memory of this process, or its peak if the system reports only that."""
     return _status("VmRSS") or peak_bytes()
 
 
@@ -73,7 +69,8 @@ def total_memory() -> int | None:
 def default_max_memory(processes: int = 1) -> int | None:
     """Return the default memory limit of a process, or None if the free memory is unknown.
 
-    It is what this process has already, and its part of a share of the free memory.
+    It is the memory that this process has already, plus its equal part of MEMORY_SHARE of the free
+    memory.
 
     Args:
         processes: How many processes of the run share this host.
@@ -114,28 +111,6 @@ def file_size_limit() -> int | None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-def is_mount_point(path: Path) -> bool:
-    """Return True if something is mounted there, also from the same file system (bind mount)."""
-    if os.path.ismount(path):
-        return True
-    with contextlib.suppress(OSError):
-        mountinfo = Path("/proc/self/mountinfo").read_bytes()
-        return os.fsencode(os.path.realpath(path)) in mount_points(mountinfo)
-    return False
-
-
-def mount_points(mountinfo: bytes) -> Iterator[bytes]:
-    """Yield the mount points that the content of /proc/self/mountinfo lists, in any encoding.
-
-    The kernel writes a few characters, such as spaces, as a backslash and three octal digits, and
-    all other bytes as they are. Source: proc(5).
-    """
-    for line in mountinfo.split(b"\n"):
-        fields = line.split(b" ")
-        if len(fields) > MOUNT_POINT_FIELD:
-            yield _OCTAL.sub(lambda m: bytes([int(m[1], 8) & 0xFF]), fields[MOUNT_POINT_FIELD])
 
 
 def start_time(pid: int) -> str | None:

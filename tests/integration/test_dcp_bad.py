@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 import streamconv
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.dcp_metadata_reader import MAX_METADATA_BYTES
+from streamconv.formats.dcp_metadata_limits import MAX_METADATA_BYTES
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
 
@@ -210,7 +210,10 @@ SAID: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "another offset": (lambda m: move(m, offset=64), "not a tensor of torch.save"),
     "too short": (lambda m: move(m, length=100), "no zip directory at its end"),
     "transformed": (lambda m: move(m, transform_descriptors=["zstd"]), "stored transformed"),
-    "no place": (lambda m: m.storage_data.pop(first(m)), "no file is said to hold its chunk"),
+    "no place": (
+        lambda m: m.storage_data.pop(first(m)),
+        "the metadata names no file that holds its chunk",
+    ),
     "a chunk missing": (lambda m: chunks(m).pop(), "hold 18 of 24 elements: a chunk is missing"),
     "no chunk": (lambda m: chunks(m).clear(), "a chunk is missing"),
     "overlap": (grow, "overlap"),
@@ -334,7 +337,7 @@ def test_two_chunks_in_the_same_bytes(folder: Path) -> None:
     one, other = metadata.storage_data
     metadata.storage_data[other] = metadata.storage_data[one]
     write_metadata(folder, metadata)
-    refused(folder, "weight: two of its chunks are said to be the same bytes")
+    refused(folder, "weight: .metadata says of two chunks that they are the same bytes")
 
 
 def test_a_chunk_that_is_not_contiguous(folder: Path, metadata: Metadata) -> None:

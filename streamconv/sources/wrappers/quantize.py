@@ -2,12 +2,12 @@
 
     weight [o, i] --> band of whole blocks of rows --> codes of the band, and its scales
 
-A band is read and encoded once. Each thread keeps the codes of its last one, because the reads of a
-tensor follow each other. The scales are kept until they are read, as far as there is room, because
-they follow their codes. If they are not there, they are made of the weight again.
+A band is read and encoded once. Each thread keeps the codes of its last band, because the reads of
+a tensor follow each other. The scales of a band are read after its codes, so they are kept until
+then, as far as there is room (`kept_scales.py`). Otherwise they are made from the weight again.
 
-A weight that is a part of a tensor, in whatever order, is read with all that lies in between, and
-each thread keeps what it has read of a tensor last: gate and up of an expert lie side by side.
+A weight that is a strided part of a tensor is read together with all bytes in between. Each thread
+keeps the bytes that it has read last: gate and up of an expert are often in the same ones.
 """
 
 import threading
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, Encoding, View
+from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, Encoding
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization import dtype_kernels
@@ -25,6 +25,7 @@ from streamconv.quantization.encode import RowEncoder, elements_of
 from streamconv.quantization.workspace import Workspace
 from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
+from streamconv.sources.wrappers.kept_scales import KeptScales, Weight
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +36,7 @@ class QuantizedSource(SourceWrapper):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._threads = threading.local()
-        self._scales = _KeptScales(KEPT_SCALES_BYTES)
+        self._scales = KeptScales(KEPT_SCALES_BYTES)
 
     def read(self, reads: Sequence[Read]) -> None:
         batch: list[Read] = []
@@ -93,7 +94,7 @@ class QuantizedSource(SourceWrapper):
         return kept.codes
 
     def _read_scales(self, read: Read, cast: Cast, encoding: Encoding) -> None:
-        """Fill the buffer of a read with scales that are kept, or made of the weight again."""
+        """Fill the buffer of a read with scales, which are kept or made from the weight again."""
         encoder = self._kept.encoder(encoding)
         row_bytes = read.info.nbytes // _scale_rows(encoding)
         band_bytes = -(-encoding.band_rows // encoding.block[0]) * row_bytes
@@ -115,7 +116,10 @@ class QuantizedSource(SourceWrapper):
 
 
 def _stored_ranges(wanted: ByteRange) -> Iterator[ByteRange]:
-    """Yield what is read for bytes of a tensor; nothing for scales, which follow their codes."""
+    """Yield the stored bytes that are read for bytes of a tensor.
+
+    None are read for scales, which are made together with the codes.
+    """
     cast = wanted.info.cast
     if cast is None or (cast.encoding is None and cast.view is None):
         yield wanted
@@ -134,11 +138,7 @@ def _stored_ranges(wanted: ByteRange) -> Iterator[ByteRange]:
     yield ByteRange(cast.stored, begin * width, end * width)
 
 
-_Weight = tuple[str, View | None]
-"""A stored tensor, and the part of it."""
-
-
-def _weight(cast: Cast) -> _Weight:
+def _weight(cast: Cast) -> Weight:
     return cast.stored.name, cast.view
 
 
@@ -151,41 +151,8 @@ def _scale_rows(encoding: Encoding) -> int:
     return -(-encoding.shape[0] // encoding.block[0])
 
 
-class _KeptScales:
-    """Scales of bands whose codes are made, until they are read. Shared by all threads."""
-
-    def __init__(self, allowed: int) -> None:
-        self._allowed = allowed
-        self._held = 0
-        self._bands: dict[_Weight, dict[int, Array]] = {}
-        self._lock = threading.Lock()
-
-    def put(self, weight: _Weight, number: int, scales: Array) -> None:
-        """Keep the scales of a band, and drop the oldest weights if there is no room."""
-        with self._lock:
-            bands = self._bands.setdefault(weight, {})
-            if number not in bands:
-                bands[number] = scales
-                self._held += scales.nbytes
-            while self._held > self._allowed:
-                self._drop(next(iter(self._bands)))
-
-    def get(self, weight: _Weight, number: int) -> Array | None:
-        """Return the scales of a band, or None."""
-        with self._lock:
-            return self._bands.get(weight, {}).get(number)
-
-    def drop(self, weight: _Weight) -> None:
-        """Forget the scales of a weight."""
-        with self._lock:
-            self._drop(weight)
-
-    def _drop(self, weight: _Weight) -> None:
-        self._held -= sum(scales.nbytes for scales in self._bands.pop(weight, {}).values())
-
-
 class _ThreadMemory:
-    """What a thread has read or made last."""
+    """What a thread keeps: the bytes that it has read last, and the codes that it has made last."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -213,11 +180,11 @@ class _ThreadMemory:
         if view is None or view.is_contiguous(encoding.shape):
             start = (view.start if view else 0) + rows.start * columns
             raw = self._read(stored, start, len(rows) * columns)
-            return elements_of(_as(raw, stored.dtype, encoding.stored), encoding.stored, columns)
-        whole = self._strided(cast, encoding.shape)
-        part = np.ascontiguousarray(whole[rows.start : rows.stop])
-        raw = part.data.cast("B")
-        return elements_of(_as(raw, stored.dtype, encoding.stored), encoding.stored, columns)
+        else:
+            whole = self._strided(cast, encoding.shape)
+            part = np.ascontiguousarray(whole[rows.start : rows.stop])
+            raw = part.data.cast("B")
+        return elements_of(_as_dtype(raw, stored.dtype, encoding.stored), encoding.stored, columns)
 
     def part(self, cast: Cast, shape: tuple[int, ...]) -> memoryview:
         """Return all bytes of a part of a tensor, in the order of its dimensions."""
@@ -225,7 +192,7 @@ class _ThreadMemory:
         return whole.data.cast("B")
 
     def _strided(self, cast: Cast, shape: tuple[int, ...]) -> Array:
-        """Return a part of a tensor as a strided array, over bytes that are read if need be."""
+        """Return a part of a tensor as a strided array. Its bytes are read unless they are kept."""
         view, stored = cast.view, cast.stored
         assert view is not None
         begin, end = view.span(shape)
@@ -250,8 +217,8 @@ class _ThreadMemory:
         return raw
 
 
-def _as(raw: memoryview, dtype: str, wanted: str) -> memoryview:
-    """Return elements in the dtype that is encoded: F64 becomes F32."""
+def _as_dtype(raw: memoryview, dtype: str, wanted: str) -> memoryview:
+    """Return elements cast to `wanted`, the dtype that is encoded: F64 becomes F32."""
     if dtype == wanted:
         return raw
     out = memoryview(bytearray(len(raw) * DTYPE_BITS[wanted] // DTYPE_BITS[dtype]))

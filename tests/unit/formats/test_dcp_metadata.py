@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.formats.dcp_metadata_reader import read_metadata, reading_bytes
+from streamconv.formats.dcp_metadata_limits import reading_bytes
+from streamconv.formats.dcp_metadata_reader import read_metadata
 from streamconv.formats.dcp_metadata_writer import build_metadata
 from streamconv.formats.dcp_tensors import Chunk, StoredTensor, check_chunks
 

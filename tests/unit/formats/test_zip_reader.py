@@ -11,7 +11,7 @@ from dcp_folders import saved
 from torch.utils.serialization import config
 
 from streamconv.errors import BadCheckpoint
-from streamconv.formats.torch_archive_reader import Stored, find_tensor
+from streamconv.formats.torch_archive_reader import ArchivedTensor, find_tensor
 from streamconv.formats.torch_archive_writer import around_tensor
 
 TENSOR = torch.arange(40, dtype=torch.int16).view(torch.bfloat16)
@@ -37,7 +37,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def found(raw: bytes) -> Stored:
+def found(raw: bytes) -> ArchivedTensor:
     return find_tensor(lambda offset, count: raw[offset : offset + count], len(raw), "it")
 
 

@@ -104,12 +104,6 @@ print(file_size_limit())
         assert resources.file_size_limit() is None
 
 
-def test_mount_points(tmp_path: Path) -> None:
-    assert resources.is_mount_point(Path("/"))
-    assert not resources.is_mount_point(tmp_path)
-    assert not resources.is_mount_point(tmp_path / "not there")
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_start_times_tell_processes_apart() -> None:
     """The same for one process at any time, and none for one that has ended."""

@@ -1,0 +1,60 @@
+"""The boxes of lazy tensors that a planner of torch.distributed.checkpoint asks for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.distributed.checkpoint.planner import ReadItem
+
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.lazy.indexing import Span
+from streamconv.lazy.storage_metadata import Keys
+from streamconv.lazy.tensor import LazyTensor
+
+Box = tuple[Span, ...]
+"""The range on each dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxRequest:
+    """A box that a planner asks for."""
+
+    tensor: LazyTensor
+    box: Box
+    items: tuple[ReadItem, ...]
+    """Where it goes: to several places if weights are tied."""
+
+
+def box_requests(items: Iterable[ReadItem], keys: Keys) -> Iterator[BoxRequest]:
+    """Yield a request for each box of each tensor that a planner asks for.
+
+    Args:
+        items: The items of the plan.
+        keys: The metadata of the checkpoint.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    same: dict[tuple[str, Box], list[ReadItem]] = {}
+    for item in items:
+        key = item.storage_index.fqn
+        if key not in tensors:
+            tensors[key] = keys.tensor(key)
+        first = item.storage_index.offset or [0] * len(item.lengths)
+        begins = [a + b for a, b in zip(first, item.storage_offsets, strict=True)]
+        box = tuple(stored_box(tensors[key], begins, item.lengths))
+        same.setdefault((tensors[key].name, box), []).append(item)
+    for (_, box), asked in same.items():
+        yield BoxRequest(tensors[asked[0].storage_index.fqn], box, tuple(asked))
+
+
+def stored_box(tensor: LazyTensor, offset: Sequence[int], lengths: Sequence[int]) -> list[Span]:
+    """Return the box of a tensor that a planner asks for, in its own elements.
+
+    Args:
+        tensor: The tensor.
+        offset: Where the box begins on each dimension, in elements of torch, which are whole bytes.
+        lengths: Its lengths, in elements of torch.
+    """
+    box = [(begin, begin + length) for begin, length in zip(offset, lengths, strict=True)]
+    if box and DTYPE_BITS[tensor.get_dtype()] < 8:
+        packed = 8 // DTYPE_BITS[tensor.get_dtype()]
+        box[-1] = box[-1][0] * packed, box[-1][1] * packed
+    return box
