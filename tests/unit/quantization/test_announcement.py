@@ -1,0 +1,104 @@
+"""What sections of config.json say about number formats, as their tools write them."""
+
+from typing import Any
+
+import pytest
+
+from streamconv.checkpoint.types import QUANT_CONFIG
+from streamconv.quantization.announcement import announcements, sections
+from streamconv.quantization.number_format import number_formats
+
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+INT4 = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (FP8, {"method": "fp8", "block": [128, 128]}),
+        (
+            INT4,
+            {
+                "method": "compressed-tensors",
+                "format": "pack-quantized",
+                "bits": 4,
+                "type": "int",
+                "strategy": "group",
+                "group": 32,
+            },
+        ),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"},
+            {"method": "awq", "bits": 4, "group": 64, "version": "gemm"},
+        ),
+        ({"group_size": 64, "bits": 4}, {"method": "mlx", "group": 64, "bits": 4}),
+    ],
+)
+def test_facts(section: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The keys of each tool become the words of the table."""
+    (found,) = announcements({"quantization_config": section})
+    assert found.facts == expected
+    assert found.path == "quantization_config"
+
+
+def test_each_group_is_a_statement_of_its_own() -> None:
+    """Those that are equal count once."""
+    group = INT4["config_groups"]["group_0"]  # type: ignore[index]
+    other = {"weights": {**group["weights"], "num_bits": 8}}
+    groups = {"group_0": group, "group_1": group, "group_2": other}
+    found = announcements({"quantization_config": {**INT4, "config_groups": groups}})
+    assert [each.facts["bits"] for each in found] == [4, 8]
+
+
+def test_sections_anywhere() -> None:
+    config = {"a": 1, "text_config": {"quantization_config": FP8}, "compression_config": INT4}
+    assert sections(config) == ("text_config.quantization_config", "compression_config")
+    assert [each.facts["method"] for each in announcements(config)] == ["fp8", "compressed-tensors"]
+
+
+def test_a_section_that_is_nested_too_deeply() -> None:
+    config: dict[str, Any] = {"quantization_config": FP8}
+    for depth in range(6):
+        assert len(sections(config)) == (depth <= 4)
+        config = {"inner": config}
+
+
+def test_the_file_of_modelopt() -> None:
+    """Counts only if config.json says nothing."""
+    file = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (found,) = announcements({}, file)
+    assert (found.path, found.facts) == (QUANT_CONFIG, {"method": "modelopt", "algo": "NVFP4"})
+    (config,) = announcements({"quantization_config": FP8}, file)
+    assert config.facts["method"] == "fp8"
+    assert announcements({}, {"producer": {"name": "modelopt"}}) == ()
+
+
+@pytest.mark.parametrize("section", [{}, {"bits": "4", "weight_block_size": [0, 128]}, {"sym": []}])
+def test_values_that_make_no_sense_are_no_facts(section: dict[str, Any]) -> None:
+    found = announcements({"quantization_config": section})
+    assert all("block" not in each.facts and "symmetric" not in each.facts for each in found)
+
+
+def test_which_formats_a_section_allows() -> None:
+    (fp8,) = announcements({"quantization_config": FP8})
+    (int4,) = announcements({"quantization_config": INT4})
+    allowed = [
+        {name for name, row in number_formats().items() if each.allows(row)} for each in (fp8, int4)
+    ]
+    assert allowed[0]
+    assert allowed[1]
+    assert not allowed[0] & allowed[1]
+
+
+def test_the_text_names_the_section_and_its_facts() -> None:
+    (found,) = announcements({"quantization_config": FP8})
+    assert found.text == "quantization_config says method fp8, block [128, 128]"
