@@ -33,7 +33,7 @@ class StorageReader(LazyStorageReader):
 
     For `torch.distributed.checkpoint.load`. Of each tensor that is sharded, a rank reads the bytes
     of its own shards, straight into their memory. The reader opens the checkpoint when it is made,
-    from headers alone, and closes it after it was read; it may be used again.
+    from headers alone, and closes it after a load. The next load opens it again.
     """
 
     @takes(LazyOptions)

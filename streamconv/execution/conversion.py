@@ -39,7 +39,7 @@ def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) 
         The result; `closed` is False if other partitions and `finish_conversion` have to follow.
 
     Raises:
-        StreamconvError: One of its subclasses. A note says whether the run can be resumed.
+        StreamconvError: One of its subclasses. If the run can be resumed, a note says so.
     """
     if rank() is not None:
         return _run_rank(request, on_event)

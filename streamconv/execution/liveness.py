@@ -1,4 +1,4 @@
-"""Watches whether the next rank is alive, by a connection of gloo and by heartbeats.
+"""Watches if the next rank is alive, by a connection of gloo and by heartbeats.
 
 The connection breaks as soon as the other process ends. A thread waits on it for data that is never
 sent: if a process is killed, its host closes the connection, and the wait ends. If the host itself
@@ -35,9 +35,9 @@ FOREVER = timedelta(days=3650)
 
 
 class Heartbeat:
-    """The heartbeats of one rank, as seen by another one from time to time.
+    """The heartbeats of one rank, as another one sees them from time to time.
 
-    The clock is an argument, so that a test needs none.
+    The time is an argument, so that a test needs no clock.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ class Share:
     waits_for_commit: bool = False
     """True if this process returns only after another one has committed."""
     parts: int = 1
-    """How many parts have written shards, if that is known of a conversion that is finished."""
+    """How many parts share a conversion that `finish` commits; 1 if that is unknown."""
     readers: int = 1
     """Processes that share the allowed read rate."""
 
@@ -54,12 +54,12 @@ def run_share(
 
     Args:
         request: What the user asked for.
-        share: What of it this process does.
+        share: The share of it that this process does.
         on_event: Called with each event, in the calling thread.
         cancel: Ends the run if it is set.
 
     Raises:
-        StreamconvError: One of its subclasses. A note says whether the run can be resumed.
+        StreamconvError: One of its subclasses. If the run can be resumed, a note says so.
     """
     from streamconv.execution.events import Completed
     from streamconv.execution.executor import execute
@@ -98,14 +98,14 @@ def run_share(
                     if on_event is not None:
                         on_event(event)
                     if request.verify and isinstance(event, Completed):
-                        how = VerifyOptions(
+                        verify_options = VerifyOptions(
                             plan.memory.jobs,
                             catalog,
                             reading=options,
                             on_event=on_event,
                             cancel=cancel,
                         )
-                        verification = _verify(event.folder, pinned, how)
+                        verification = _verify(event.folder, pinned, verify_options)
     except BaseException as error:
         if sink.leftover_note and not isinstance(error, VerifyFailed):
             error.add_note(sink.leftover_note)
@@ -146,7 +146,7 @@ def _shards_of(plan: "Plan", share: Share) -> tuple[int, ...]:
 
 
 def _readable(source: Source, options: Options, readers: int, cancel: CancelToken) -> Source:
-    """Return the source at this process's share of the rate, then cast, then quantized."""
+    """Return the source with its wrappers: a share of the rate limit, casts, quantization."""
     from streamconv.sources.wrappers.cast import CastSource
     from streamconv.sources.wrappers.quantize import QuantizedSource
     from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
@@ -157,7 +157,7 @@ def _readable(source: Source, options: Options, readers: int, cancel: CancelToke
     return QuantizedSource(CastSource(source))
 
 
-def _verify(folder: Path, request: ConversionRequest, how: "VerifyOptions") -> Verification:
+def _verify(folder: Path, request: ConversionRequest, options: "VerifyOptions") -> Verification:
     """Verify the complete result in `folder` against its source, before the commit.
 
     Raises:
@@ -165,13 +165,13 @@ def _verify(folder: Path, request: ConversionRequest, how: "VerifyOptions") -> V
     """
     from streamconv.verification.run import run_verification
 
-    verification = run_verification(str(folder), request.src, how)
+    verification = run_verification(str(folder), request.src, options)
     if request.options.get("template"):
-        show = f"run `streamconv verify {request.src} {folder}` with the same --template"
+        command = f"`streamconv verify {request.src} {folder}` with the same --template"
     else:
-        show = f"run `streamconv verify {request.src} {folder}`"
+        command = f"`streamconv verify {request.src} {folder}`"
     verification.require(
-        f"{show} to see every difference, or convert again with --overwrite and without --resume; "
-        f"{request.dst} is as it was"
+        f"run {command} to see every difference, or convert again with --overwrite and without "
+        f"--resume; {request.dst} is as it was"
     )
     return replace(verification, path=str(request.dst))

@@ -171,5 +171,5 @@ def map_store_errors() -> Iterator[None]:
         first_line = str(error).partition("\n")[0]
         raise RankFailed(
             f"cannot reach the other ranks: the store that torchrun keeps is lost: {first_line}",
-            f"check whether torchrun has ended on {launcher.store_host()}, or the host is gone",
+            f"check if torchrun has ended on {launcher.store_host()}, or if the host is gone",
         ) from error

@@ -78,7 +78,7 @@ def connect(cancel: CancelToken) -> "RankGroup":
         raise IOFailed(
             f"cannot reach the other ranks: the store that torchrun keeps does not answer within "
             f"{STORE_SECONDS:.0f} s: {quoted(first_line)}",
-            f"check whether torchrun has ended on {launcher.store_host()}, or the host is gone",
+            f"check if torchrun has ended on {launcher.store_host()}, or if the host is gone",
         ) from error
     return RankGroup(
         store,
@@ -164,7 +164,7 @@ class RankGroup:
     def report_failure(self, error: BaseException) -> BaseException:
         """Tell the other ranks why this one ends, and return the error that it ends with.
 
-        That is `error`, unless it was caused by another rank: then it is the failure of that rank.
+        That is `error`, unless another rank caused it: then it is the failure of that rank.
         """
         if isinstance(error, RankFailed):
             return error
@@ -183,7 +183,7 @@ class RankGroup:
         return error
 
     def _wait_for_cause(self) -> RankFailed | None:
-        """Return the failure because of which torchrun may have interrupted this rank."""
+        """Return the failure of another rank, which may be why torchrun interrupted this one."""
         deadline = time.monotonic() + CAUSE_SECONDS
         while time.monotonic() < deadline:
             if (failure := self._failure()) is not None:

@@ -1,7 +1,7 @@
 """What the user asked for: one value for a whole conversion.
 
-Its lasting half is stored next to the shards until they are committed, so that `finish` and a
-resumed run can read it.
+The fields that are the same in every process are stored next to the shards until these are
+committed, so that `finish` and a resumed run can read them.
 """
 
 import json
@@ -28,14 +28,15 @@ class ConversionRequest:
     """A path or URL; absolute and pinned to a commit once it is stored."""
     dst: Location
     to: str | None = None
-    """The form or layout of the result; None for what merging makes of the source."""
+    """The form or layout of the result; None for the one that merging chooses for the source."""
     overwrite: bool = False
     resume: bool = False
     verify: bool = False
     """True to verify the result before it is moved to `dst`."""
     options: Options = field(default_factory=Options)
     parts: int = 1
-    """How many parts share the conversion; for a stored request, what the last of them said."""
+    """How many parts share the conversion. In a stored request, it is the number that the part
+    which was started last was given."""
 
     def to_json(self) -> bytes:
         """Return the fields that are stored: those that are the same in every process."""

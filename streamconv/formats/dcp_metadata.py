@@ -39,7 +39,7 @@ OLD = "torch.distributed._shard.sharded_tensor.metadata."
 DIGEST_FIELD = "streamconv_digest"
 DIGITS = 32
 TAIL = b"ub."
-"""What follows the digits: the end of the fields, of the object and of the pickle."""
+"""The bytes after the digits: they end the fields, the object and the pickle."""
 
 
 def digest_of(raw: bytes | memoryview) -> bytes:

@@ -126,7 +126,10 @@ def _change(text: str, edit: Edit) -> tuple[int, int, str]:
 def _new_member(
     text: str, begin: int, members: Sequence[_Member], edit: Edit
 ) -> tuple[int, int, str]:
-    """Return the change that adds a member after the last one, set off as the last one is."""
+    """Return the change that adds a member after the last one.
+
+    It is set off by the same white space as the first member.
+    """
     space = text[begin + 1 : members[0].begin] if members else ""
     key, value = json.dumps(edit.path[0]), _indented(edit.new, space)
     at = members[-1].end if members else begin + 1
@@ -135,7 +138,12 @@ def _new_member(
 
 
 def _indented(value: Any, space: str) -> str:
-    """Return the text of a value: in lines if the white space before its member has one."""
+    """Return the text of a value: on several lines if its member begins on a new line.
+
+    Args:
+        value: The value.
+        space: The white space before its member.
+    """
     if "\n" not in space:
         return json.dumps(value)
     indent = space.rpartition("\n")[2]

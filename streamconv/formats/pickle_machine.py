@@ -1,7 +1,7 @@
-"""The machine that a pickle is a program for: a stack, marks, and values with numbers.
+"""The machine that runs a pickle, which is a program: a stack, marks, and numbered values.
 
-It takes numbers and text from the pickle, and names only if they are admitted. It does nothing on
-its own: `pickle_reader` has the opcodes that change it.
+It takes numbers and text from the pickle, and names only if they are admitted. The opcodes that
+change it are in `pickle_reader`.
 """
 
 import struct

@@ -19,7 +19,7 @@ from typing import NamedTuple
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
-"""The one name in a header that is no tensor's."""
+"""The one name in a header that is not the name of a tensor."""
 MAX_DIMS = 64
 MAX_SIZE = 2**63
 

@@ -31,7 +31,7 @@ def header_bytes(text_bytes: int, alignment: int) -> int:
 
 
 def header_text(entries: Iterable[Entry], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the JSON of a header in parts of many entries each, so that it is never whole.
+    """Yield the JSON of a header in parts of many entries each, as all of it may be large.
 
     Args:
         entries: The tensors, in the order in which the header lists them.

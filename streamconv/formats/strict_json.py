@@ -173,7 +173,7 @@ class Cursor:
             self._at += 1
 
     def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Read what a pattern matches here; read nothing if it does not."""
+        """Read the text that a pattern matches here; read nothing if it matches none."""
         match = pattern.match(self._text, self._at)
         if match is not None:
             self._at = match.end()

@@ -1,11 +1,11 @@
-"""A view of a zip archive that reads its two ends at once, and the rest if it is needed."""
+"""A view of a zip archive: its two ends are read at the start, the rest when it is needed."""
 
 from collections.abc import Callable
 
 from streamconv.errors import BadCheckpoint
 
 WINDOW_BYTES = 1024
-"""How much of each end of an archive is read at once. What torch writes there fits."""
+"""Bytes of each end of an archive that are read at the start. What torch writes there fits."""
 
 ReadAt = Callable[[int, int], bytes]
 """Returns a number of bytes from an offset in the archive: `read(offset, count)`. Fewer bytes only
@@ -13,7 +13,7 @@ at the end of the archive."""
 
 
 class Window:
-    """An archive of which both ends are in memory, and the rest is read if it is needed."""
+    """An archive whose two ends are in memory. The rest is read when it is needed."""
 
     def __init__(self, read: ReadAt, nbytes: int, label: str) -> None:
         """Read both ends of an archive of `nbytes`; `label` names it in errors."""

@@ -27,7 +27,8 @@ _SAME = {
     "F64": "float64",
     "C64": "complex64",
 }
-"""The dtypes that both have. Others come to numpy as unsigned integers of their width."""
+"""The dtypes that numpy and torch have under one name. In numpy, others are unsigned integers of
+their width."""
 _TORCH = {
     **_SAME,
     "BF16": "bfloat16",
@@ -54,13 +55,14 @@ class Arrays(Protocol):
 
 
 def arrays_of(framework: str) -> Arrays:
-    """Return what makes the arrays of a framework. Raises UsageError for an unknown one."""
+    """Return the maker of a framework's arrays. Raises UsageError for an unknown framework."""
     if framework == "pt":
         return TorchArrays()
     if framework == "np":
         return NumpyArrays()
     raise UsageError(
-        f"there is no framework called {framework!r}", f"choose from {', '.join(FRAMEWORKS)}"
+        f"cannot open a checkpoint for {quoted(repr(framework))}: there is no such framework",
+        f"choose from {', '.join(FRAMEWORKS)}",
     )
 
 
@@ -92,7 +94,7 @@ class TorchArrays:
 
         found = getattr(torch, _TORCH.get(name, ""), None)
         if found is None:
-            raise UsageError(f"torch has no dtype for {quoted(name)}")
+            raise UsageError(f"cannot open {quoted(name)}: torch has no such dtype")
         return found
 
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:

@@ -80,7 +80,10 @@ class LazyCheckpoint:
         return {name: self.get_tensor(name) for name in self.offset_keys()}
 
     def get_slice(self, name: str) -> LazyTensor:
-        """Return a tensor that is read where it is indexed. Raises SafetensorError."""
+        """Return a tensor without reading it: an index reads what it selects.
+
+        Raises SafetensorError if there is no such tensor.
+        """
         from safetensors import SafetensorError
 
         try:
@@ -89,7 +92,7 @@ class LazyCheckpoint:
             raise SafetensorError(f"File does not contain tensor {name}") from None
 
     def __getitem__(self, name: str) -> LazyTensor:
-        """Return a tensor of which nothing has been read. Raises KeyError."""
+        """Return a tensor without reading it. Raises KeyError."""
         if not isinstance(name, str):
             raise wrong_type("LazyCheckpoint.__getitem__", "name", "str", name)
         return self._lazy(self._steps.find(name))
@@ -107,14 +110,15 @@ class LazyCheckpoint:
         return len(self._steps)
 
     def items(self) -> Iterator[tuple[str, LazyTensor]]:
-        """Yield name and tensor, of which nothing has been read, in the order of `keys`."""
+        """Yield the name and the tensor of each key, without reading it, in the order of `keys`."""
         for name in self.keys():
             yield name, self[name]
 
     def stream(self) -> Iterator[tuple[str, Any]]:
         """Yield name and content of every tensor, in the order in which the source stores them.
 
-        The next tensor is read meanwhile. Raises what indexing a lazy tensor raises.
+        While the caller uses a tensor, the next one is read. Raises what indexing a lazy tensor
+        raises.
         """
         from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Fill tensors of torch that are there already from lazy tensors."""
+"""Fill existing tensors of torch from lazy tensors."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
     """Read a box of a lazy tensor into a tensor of torch.
 
     Args:
-        target: Has the shape of the box. It may have another dtype, which is cast as `copy_` casts,
-            be on any device, and need not be contiguous. If it is none of that, the bytes are read
-            straight into its memory.
+        target: Has the shape of the box. It may have another dtype, to which `copy_` casts, may be
+            on any device, and need not be contiguous. If it is contiguous on the CPU and has the
+            dtype of `lazy`, the bytes are read straight into its memory.
         lazy: The tensor to read.
         box: The range on each dimension of `lazy`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Span = tuple[int, int]
+"""A range on a dimension: its first position, and the one after its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Selection:
     box: tuple[Span, ...]
     """The range on each dimension that is read."""
     then: tuple[Any, ...]
-    """Index of the array over the box, which has no other elements to read."""
+    """The index that turns the array over the box into the result."""
 
 
 def select_torch(index: Any, shape: Sequence[int]) -> Selection | None:
@@ -45,7 +46,7 @@ def select_whole(shape: Sequence[int]) -> Selection:
 
 
 def _is_basic(part: Any) -> bool:
-    """Return True if an index selects a range on one dimension, or none."""
+    """Return True if a part of an index selects a range on one dimension, or adds a dimension."""
     if part is None or part is Ellipsis or isinstance(part, slice):
         return True
     return not isinstance(part, bool) and hasattr(part, "__index__") and not _has_axes(part)

@@ -59,7 +59,7 @@ def missing_keys_error(
 
 
 def _hint(missing: Sequence[str], names: Collection[str], prefix: str) -> str:
-    """Return what may be done: another prefix, if there is one, or to leave the keys."""
+    """Return the hint: a prefix with which keys would be found, or how to leave them out."""
     found = Counter(own for key in missing for own in _prefixes(key, names) if own != prefix)
     if found:
         (best, _), *_ = found.most_common(1)

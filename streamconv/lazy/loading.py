@@ -10,9 +10,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from streamconv.errors import BadCheckpoint, UsageError, quoted, wrong_type
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import fill_tensor
+from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +19,9 @@ class Loaded:
     """The names that only a module or only a checkpoint has."""
 
     missing_keys: tuple[str, ...]
-    """Of the module, and not in the checkpoint."""
+    """Keys of the module that are not in the checkpoint."""
     unexpected_keys: tuple[str, ...]
-    """Of the checkpoint, and not in the module."""
+    """Keys of the checkpoint that are not in the module."""
 
     def __repr__(self) -> str:
         missing, unexpected = len(self.missing_keys), len(self.unexpected_keys)
@@ -128,7 +127,7 @@ def _own_box(name: str, target: torch.Tensor) -> list[Span]:
 
 
 def _filled(lazy: LazyTensor, target: torch.Tensor, box: Sequence[Span]) -> torch.Tensor:
-    """Return the tensor that a parameter or buffer is to be, filled."""
+    """Return the tensor for a parameter or buffer, filled: a new one if it is on meta."""
     local = target.to_local() if isinstance(target, DTensor) else target
     if local.is_meta:
         made: torch.Tensor = lazy.read_box(box).to(local.dtype)

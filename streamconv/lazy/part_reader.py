@@ -1,4 +1,4 @@
-"""Makes the parts of a slice in memory: reads their inputs, and rearranges them if need be.
+"""Makes the parts of a slice in memory: reads their inputs, and rearranges them if necessary.
 
 Large slices are made by several threads, each of which makes adjacent parts of it.
 """
@@ -18,14 +18,14 @@ from streamconv.system.buffers import new_buffer
 from streamconv.system.cores import default_workers
 
 MAPPED_BYTES = 2**16
-"""Fewer bytes are read; as many are copied from the page cache through a map."""
+"""Inputs of at least so many bytes are copied from a map of their file. Others are read."""
 SHARE_BYTES = 8 * 2**20
-"""What a thread makes at least, as to wake one takes its time."""
+"""The least bytes that a thread makes, because it takes time to wake one."""
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class PartReader:
-    """Makes parts of slices. Several threads may use it, but no process that was forked."""
+    """Makes parts of slices. Several threads may use it; a forked process needs one of its own."""
 
     def __init__(self) -> None:
         self._threads = default_workers()
@@ -65,7 +65,7 @@ class PartReader:
             each.result()
 
     def close(self) -> None:
-        """End the threads, when what other threads of this process read has been read."""
+        """End the threads, after the reads of other threads of this process have ended."""
         with self._idle:
             if self._pid == os.getpid():
                 self._idle.wait_for(lambda: self._filling == 0)
@@ -120,7 +120,7 @@ class PartReader:
             room = room[panel.nbytes :]
 
     def _buffer(self, nbytes: int) -> memoryview:
-        """Return this thread's buffer, which is made larger if need be."""
+        """Return memory of this thread; a larger buffer takes its place if it is too small."""
         buffer: memoryview | None = self._kept.__dict__.get("buffer")
         if buffer is None or len(buffer) < nbytes:
             buffer = self._kept.buffer = new_buffer(nbytes)
@@ -129,7 +129,7 @@ class PartReader:
 
 
 def copied_ranges(parts: Sequence[SlicePart], nbytes: int) -> list[ByteRange] | None:
-    """Return the ranges of inputs that a slice of `nbytes` is, one after the other.
+    """Return the ranges of inputs that make a slice of `nbytes` if they are concatenated.
 
     Returns None if elements of it have to be rearranged.
     """
@@ -145,7 +145,7 @@ def copied_ranges(parts: Sequence[SlicePart], nbytes: int) -> list[ByteRange] | 
 
 
 def _shares(parts: Sequence[SlicePart], most: int) -> Iterator[Sequence[SlicePart]]:
-    """Yield at most so many shares of the parts, of about as many bytes each."""
+    """Cut the parts into at most `most` shares of about as many bytes each."""
     total = sum(part.nbytes for part in parts)
     share = max(-(-total // most), SHARE_BYTES)
     begin = nbytes = 0

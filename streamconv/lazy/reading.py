@@ -1,8 +1,8 @@
 """Reads slices of output tensors from a source.
 
-Bytes that local files store in order, or so that maps of them can be joined, are a view. All others
-are read once, straight into the memory of the result, or through a buffer if they have to be
-rearranged.
+If local files store the bytes in order, or maps of them can be joined, the array is a view of a
+map. Otherwise bytes are read once: straight into the memory of the array, or through a buffer if
+they have to be rearranged.
 """
 
 import os
@@ -19,9 +19,9 @@ from streamconv.sources.base import MappedSource
 from streamconv.system.buffers import BufferPool
 
 POOLED_BYTES = 2**20
-"""Arrays of fewer bytes have memory of their framework."""
+"""Smaller arrays get their memory from their framework."""
 POOL_BYTES = 2**30
-"""Memory of arrays that were dropped, which is kept for the next ones until the end."""
+"""The most memory of dropped arrays that is kept for later ones, until the checkpoint is closed."""
 
 
 class SliceReader:
@@ -33,7 +33,7 @@ class SliceReader:
         """Take over an open source.
 
         Args:
-            open_source: Opens it again in a process that was forked.
+            open_source: Opens it again in a forked process.
             source: The source.
             arrays: Makes the arrays.
         """
@@ -62,7 +62,7 @@ class SliceReader:
             self._source.check_unchanged()
 
     def close(self) -> None:
-        """Close the source, after reads of other threads. Arrays that were handed out stay."""
+        """Close the source, after the reads of other threads. Arrays that were returned stay."""
         source, self._source = self._source, None
         self._pool.clear()
         self._parts.close()
@@ -113,7 +113,7 @@ class SliceReader:
         self._check(source, parts)
 
     def _array(self, step: Step, shape: Sequence[int], parts: Sequence[SlicePart]) -> Any:
-        """Return the array that parts make: a view of a map if they lie so, else of new memory."""
+        """Return the array that parts make: a view of a map if possible, else in new memory."""
         source = self._open_source(step.name)
         nbytes = nbytes_of(step.dtype, shape)
         self._check(source, parts)
@@ -136,7 +136,7 @@ class SliceReader:
         return self._arrays.over(lent, dtype, shape), memoryview(lent).cast("B")
 
     def _open_source(self, name: str) -> MappedSource:
-        """Return the source; opened again if this process was forked since."""
+        """Return the source. It is opened again if this process was forked after it was opened."""
         with self._lock:
             if self._source is None:
                 raise UsageError(

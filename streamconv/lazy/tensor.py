@@ -1,4 +1,4 @@
-"""A tensor of an open checkpoint, which is read where it is indexed."""
+"""A tensor of an open checkpoint. An index reads what it selects."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from streamconv.lazy.reading import SliceReader
 from streamconv.planning.steps import Step
 
 Segments = Callable[[int], Sequence[int]]
-"""Lengths that a dimension consists of, each of which is divided among the ranks."""
+"""Returns the lengths that a dimension consists of. Each of them is divided among ranks."""
 
 
 class LazyTensor:
-    """A tensor of which nothing has been read.
+    """A tensor that is read only as far as it is indexed.
 
-    It is indexed as a slice of safetensors, and every index reads the bytes that it selects.
+    It is indexed like a slice of safetensors, and every index reads the bytes that it selects.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LazyTensor:
 
     @property
     def units(self) -> tuple[int, ...]:
-        """Lengths on the first dimension of what is made at once: an expert, if it has several."""
+        """The lengths that make up the first dimension: one for each expert, if it has several."""
         step = self._step
         if not step.nbytes or not step.shape:
             return step.shape[:1]
@@ -82,8 +82,8 @@ class LazyTensor:
         """Read what an index selects.
 
         Args:
-            index: Numbers, slices, an ellipsis; with torch whatever torch takes. What is not made
-                of numbers and slices reads the whole tensor.
+            index: Numbers, slices, an ellipsis; with torch, any index that torch takes. An index
+                that has other parts reads the whole tensor.
 
         Returns:
             A tensor of torch or an array of numpy, which outlives the checkpoint.
@@ -102,11 +102,11 @@ class LazyTensor:
         return array[selection.then] if selection.then else array
 
     def read(self) -> Any:
-        """Read all of it. Raises what an index raises."""
+        """Read the whole tensor. Raises what an index raises."""
         return self._reader.read(self._step, select_whole(self._step.shape).box)
 
     def read_box(self, box: Sequence[tuple[int, int]]) -> Any:
-        """Read the range on each dimension that `box` has. Raises what an index raises."""
+        """Read a box, which is a range on each dimension. Raises what an index raises."""
         return self._reader.read(self._step, self._checked(box))
 
     def read_into(self, box: Sequence[tuple[int, int]], memory: memoryview) -> None:
@@ -123,7 +123,7 @@ class LazyTensor:
     def shard(self, axis: int, rank: int, of: int) -> Any:
         """Read the share that a rank has of the tensor if it is divided along a dimension.
 
-        A dimension with gate and up, one after the other or in turn, is divided in each of them.
+        If gate and up share the dimension, one after the other or in turn, each is divided.
 
         Args:
             axis: The dimension, counted from the end if it is negative.

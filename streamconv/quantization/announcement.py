@@ -24,7 +24,7 @@ _KEYS = {
     "version": ("version",),
     "symmetric": ("symmetric", "sym"),
 }
-"""What the keys of a section, or of a group in it, are called here."""
+"""For each fact, the keys of a section, or of a group in it, that state it."""
 _MAX_DEPTH = 4
 
 
@@ -58,7 +58,7 @@ class Announcement:
 def announcements(
     config: Mapping[str, Any], quant_config: Mapping[str, Any] | None = None
 ) -> tuple[Announcement, ...]:
-    """Return what config.json says of number formats, each statement once.
+    """Return what config.json says about number formats, each statement once.
 
     A section with several groups makes one statement per group.
 
@@ -69,19 +69,19 @@ def announcements(
     """
     found: list[Announcement] = []
     for path, section in _sections(config, "", 0):
-        for facts in _facts(section):
+        for facts in _facts_of_groups(section):
             if facts and all(facts != other.facts for other in found):
                 found.append(Announcement(path, facts))
     if not found and quant_config:
-        facts = _of_modelopt(quant_config)
+        facts = _modelopt_facts(quant_config)
         found += [Announcement(QUANT_CONFIG, facts)] if facts else []
     return tuple(found)
 
 
-def _of_modelopt(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _modelopt_facts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the facts of a hf_quant_config.json; none if it says nothing."""
     producer, section = config.get("producer"), config.get("quantization")
-    facts = _of(section) if isinstance(section, Mapping) else {}
+    facts = _facts_of(section) if isinstance(section, Mapping) else {}
     name = producer.get("name") if isinstance(producer, Mapping) else None
     return {**facts, "method": name if isinstance(name, str) else "modelopt"} if facts else {}
 
@@ -102,14 +102,14 @@ def _sections(
                 yield from _sections(value, f"{path}{key}.", depth + 1)
 
 
-def _facts(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _facts_of_groups(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the facts of each group of a section, including those shared by all groups."""
-    common = _of(section)
+    common = _facts_of(section)
     if "method" not in common and {"bits", "group"} <= common.keys():
         common["method"] = "mlx"
     groups = section.get("config_groups")
     weights = [
-        {**_of(group), **_of(weights)}
+        {**_facts_of(group), **_facts_of(weights)}
         for group in (groups.values() if isinstance(groups, Mapping) else ())
         if isinstance(group, Mapping) and isinstance(weights := group.get("weights"), Mapping)
     ]
@@ -124,8 +124,8 @@ def _facts(section: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield {key: value for key, value in merged.items() if value is not None}
 
 
-def _of(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts among the values of one object; lists become tuples in comparisons."""
+def _facts_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that one object states, by the words of `quantization.toml`."""
     found: dict[str, Any] = {}
     for word, keys in _KEYS.items():
         value = next((section[key] for key in keys if section.get(key) is not None), None)

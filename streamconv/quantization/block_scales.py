@@ -1,4 +1,4 @@
-"""The scales of blocks from their largest numbers, and numbers from the bits that are stored."""
+"""Powers of two as the scales of blocks, and conversions between float32 and stored bits."""
 
 from typing import Any
 
@@ -17,7 +17,11 @@ _BIAS = {"BF16": 127, "F16": 15, "F32": 127}
 def near_powers(largest: Array, dtype: str) -> Array:
     """Return the power of two near a quarter of each number, as compressed-tensors rounds it.
 
-    A number of 1.75 times a power of two counts as the next power.
+    A number of at least 1.75 times a power of two counts as the next power.
+
+    Args:
+        largest: The bits of the largest magnitude in each block.
+        dtype: The dtype of these numbers.
     """
     mantissa = MANTISSA[dtype]
     exponent = (largest.astype(np.int64) + (1 << (mantissa - 2))) >> mantissa
@@ -48,12 +52,12 @@ def rounded(values: Array, dtype: str) -> Array:
 
 
 def exponent_of_infinity(dtype: str) -> int:
-    """Return the exponent of infinity."""
+    """Return the exponent of infinity in a dtype, as it is stored, with its bias."""
     return int(2 * _BIAS[dtype] + 1)
 
 
 def widened(bits: Array, dtype: str) -> Array:
-    """Return numbers as float32, given their bits."""
+    """Return as float32 the numbers that have these bits in a dtype."""
     values: Array = np.empty(bits.shape, np.float32)
     widen(bits, dtype, values)
     return values

@@ -41,8 +41,8 @@ def cast_checkpoint(
 
     Raises:
         PlanRefused: There is nothing to dequantize.
-        BadCheckpoint: Scales are missing, left over, or do not fit their weight, or config.json
-            says another format.
+        BadCheckpoint: Scales are missing, left over, or do not fit their weight; or config.json
+            describes another format.
     """
     if casting == AS_STORED:
         return checkpoint
@@ -93,8 +93,8 @@ def _dequantize(
                 decoded.name != name and decoded.name in checkpoint.tensors
             ):
                 raise BadCheckpoint(
-                    f"tensor {quoted(name)} would be decoded as {quoted(decoded.name)}, which is a "
-                    "tensor of its own"
+                    f"cannot dequantize tensor {quoted(name)}: the result would be called "
+                    f"{quoted(decoded.name)}, and another tensor has that name"
                 )
             tensors[decoded.name] = decoded
         elif name not in gone:
@@ -136,7 +136,7 @@ def _chosen(
         said = "; ".join(each.text for each in found.announced)
         raise PlanRefused(
             f"cannot dequantize {checkpoint.location}: no tensor holds scales"
-            f"{f', though config.json says formats: {said}' if said else ''}",
+            f"{f', though config.json describes number formats: {said}' if said else ''}",
             "leave out --dequantize",
         )
     chosen = tuple(weight for weight in weights if is_chosen(weight, casting))
@@ -152,12 +152,12 @@ def _chosen(
 
 def is_chosen(weight: QuantizedWeight, casting: Casting) -> bool:
     """Return True if `--only` and `--except` let a weight be dequantized."""
-    if casting.only and not any(_means(pattern, weight) for pattern in casting.only):
+    if casting.only and not any(_selects(pattern, weight) for pattern in casting.only):
         return False
-    return not any(_means(pattern, weight) for pattern in casting.skip)
+    return not any(_selects(pattern, weight) for pattern in casting.skip)
 
 
-def _means(pattern: str, weight: QuantizedWeight) -> bool:
+def _selects(pattern: str, weight: QuantizedWeight) -> bool:
     """Return True if a pattern is the name of the weight's format, or fits the weight's name."""
     names = (weight.name, weight.codes.name)
     return pattern == weight.format.name or any(fnmatchcase(name, pattern) for name in names)
@@ -167,7 +167,7 @@ def _check_patterns(weights: Iterable[QuantizedWeight], casting: Casting) -> Non
     """Raise PlanRefused for a pattern that selects no weight, which must be a mistake."""
     for option, patterns in (("--only", casting.only), ("--except", casting.skip)):
         for pattern in patterns:
-            if not any(_means(pattern, weight) for weight in weights):
+            if not any(_selects(pattern, weight) for weight in weights):
                 known = ", ".join(sorted({weight.format.name for weight in weights}))
                 raise PlanRefused(
                     f"cannot apply {option} {quoted(pattern)}: no quantized weight has that name, "

@@ -30,7 +30,7 @@ TILE = 2**17
 
 
 class RowDecoder:
-    """Decodes rows of one matrix, of which the needed part is in memory."""
+    """Decodes rows of one matrix. Its tensors are in memory, as far as they are needed."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class RowDecoder:
     # --- all others: by arithmetic, in tiles ---
 
     def _compute(self, rows: range, result: Array, scales: Array) -> None:
-        """Fill the result by arithmetic. `scales` are those of the rows, without a second one."""
+        """Fill the result by arithmetic. `scales` are the scales of the rows before the second."""
         is_zero = scales == 0
         scales = self._grids.with_second(scales, rows)
         grids: list[tuple[str, Any, Array]] = [("scale", np.multiply, scales)]

@@ -81,14 +81,14 @@ def _widen(source: Array, dtype: str, values: Array) -> None:
 def narrow(
     values: Array, spare: Array, target: str, result: Array, *, are_numbers: bool = False
 ) -> None:
-    """Fill `result` with `values` as the target dtype, and overwrite both them and `spare`.
+    """Fill `result` with `values` as the target dtype; `values` and `spare` are overwritten.
 
     Args:
         values: Numbers of float32.
         spare: As many integers of 32 bits.
         target: BF16, F16 or F32.
         result: As many elements of the target; those of BF16 as integers.
-        are_numbers: True if none of them is NaN, which need not be looked for then.
+        are_numbers: True if none of them is NaN. Then the search for NaN is left out.
     """
     if target == "F32":
         np.copyto(result, values)

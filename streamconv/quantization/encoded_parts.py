@@ -61,7 +61,7 @@ def _encoding(
 
 
 def _shape(row: EncodingRow, part: StoredPart, encoding: Encoding) -> tuple[int, ...]:
-    """Return the shape of a part: that of the axes which the format gives it first."""
+    """Return the shape of a part. Of the axes that the format allows for it, the first count."""
     if part.role == "shape":
         return (2,)
     known = number_formats()[row.format]

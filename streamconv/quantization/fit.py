@@ -1,7 +1,7 @@
 """Fit the tensors of a stem to a number format: solve the sizes of its matrix.
 
-Codes are read with each of the axes that the format gives them. A reading fits if everything that
-belongs to the codes has a place for some size of the matrix.
+Codes are read with each choice of axes that the format allows for them. A reading fits if there is
+a size of the matrix for which all other tensors of the stem have their place.
 """
 
 import math
@@ -20,7 +20,10 @@ from streamconv.quantization.stored_shape import MatrixShape
 
 
 def fit(
-    row: NumberFormat, stem: Stem, stated: Mapping[str, set[Any]], said: MatrixShape | None = None
+    row: NumberFormat,
+    stem: Stem,
+    stated: Mapping[str, set[Any]],
+    recorded: MatrixShape | None = None,
 ) -> Decoding | Misfit:
     """Fit the tensors of a stem to a format.
 
@@ -29,7 +32,7 @@ def fit(
         stem: The tensors.
         stated: What config.json says of `group`, `block` and `symmetric` if it allows the format;
             empty for what it does not say.
-        said: The shape of the matrix that is stored as numbers, if it is known.
+        recorded: The shape of the matrix, if a tensor of the stem records it.
 
     Returns:
         How the weight is decoded, or the reason why it is not of this format.
@@ -43,7 +46,7 @@ def fit(
         )
     misfits = []
     for shape in _codes(codes, row.codes):
-        solved = _solve(row, stem, shape, stated, said)
+        solved = _solve(row, stem, shape, stated, recorded)
         if not isinstance(solved, Misfit):
             return solved
         misfits.append(solved)
@@ -55,7 +58,7 @@ def fit(
 
 
 def parts_of(row: NumberFormat, stem: Stem) -> Iterator[tuple[Part, TensorInfo]]:
-    """Yield the parts that a stem has next to its codes, by the words of a format."""
+    """Yield the parts of a format that a stem has, except the codes, each with its tensor."""
     for part in row.others:
         info = stem.find(part.words)
         if info is not None:
@@ -63,7 +66,7 @@ def parts_of(row: NumberFormat, stem: Stem) -> Iterator[tuple[Part, TensorInfo]]
 
 
 def _codes(info: TensorInfo, part: Part) -> Iterator[Codes]:
-    """Yield each reading of the axes of codes."""
+    """Yield the codes with each choice of their axes."""
     shape = info.shape
     if part.joined > 1:
         if len(shape) < part.joined + 1:
@@ -84,21 +87,21 @@ def _solve(
     stem: Stem,
     codes: Codes,
     stated: Mapping[str, set[Any]],
-    said: MatrixShape | None,
+    recorded: MatrixShape | None,
 ) -> Decoding | Misfit:
     """Solve the sizes of a matrix, and place everything that belongs to it."""
     wrong = wrong_part(row, stem, codes) or wrong_zero(row, stem, codes, stated)
     if wrong is not None:
         return wrong
     found = dict(parts_of(row, stem))
-    for sizes in _sizes(codes, stated, said):
+    for sizes in _sizes(codes, stated, recorded):
         decoding = place_planes(row, codes, found, sizes, stated)
         if decoding is not None:
             return decoding
-    if said is not None and not _is_possible(codes, said):
+    if recorded is not None and not _is_possible(codes, recorded):
         shape = next(info for part, info in found.items() if part.role == "shape")
         return Misfit(
-            f"{quoted(shape.name)} says {list(said)}, and its codes are {codes.info.dtype} "
+            f"{quoted(shape.name)} says {list(recorded)}, and its codes are {codes.info.dtype} "
             f"{list(codes.info.shape)}",
             2,
         )
@@ -108,16 +111,17 @@ def _solve(
 def _sizes(
     codes: Codes,
     stated: Mapping[str, set[Any]],
-    said: MatrixShape | None,
+    recorded: MatrixShape | None,
 ) -> Iterator[dict[str, int]]:
     """Yield the sizes that the matrix can have, the likeliest first.
 
-    They are the stored shape if there is one. Otherwise all elements are full first; then, fewer
-    columns that divide into the groups of config.json.
+    If its shape is recorded, that is the only one. Otherwise, the first sizes are those for which
+    all elements are full of codes. Smaller numbers of columns follow, if the groups of config.json
+    divide them.
     """
-    if said is not None:
-        if _is_possible(codes, said):
-            yield {"o": said[0], "i": said[1]}
+    if recorded is not None:
+        if _is_possible(codes, recorded):
+            yield {"o": recorded[0], "i": recorded[1]}
         return
     full = {axis: most for axis, (_, most) in codes.sizes.items()}
     yield full
@@ -128,8 +132,8 @@ def _sizes(
             yield {**full, "i": size}
 
 
-def _is_possible(codes: Codes, said: MatrixShape) -> bool:
+def _is_possible(codes: Codes, recorded: MatrixShape) -> bool:
     return all(
         codes.sizes[axis][0] <= size <= codes.sizes[axis][1]
-        for axis, size in zip("oi", said, strict=True)
+        for axis, size in zip("oi", recorded, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The grids of a quantized matrix: its scales and zero points, row by row, and what is in them."""
+"""The grids of a quantized matrix: its scales and zero points, row by row, and their checks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ _INTEGERS = {"I8": np.int8, "I32": np.int32, "I64": np.int64}
 
 
 class Grids:
-    """The grids of one matrix, of which the needed part is in memory."""
+    """The grids of one matrix. Their tensors are in memory, as far as they are needed."""
 
     def __init__(
         self, decoding: Decoding, codes: str, others: Mapping[str, Loaded], workspace: Workspace

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.catalog.companions import companion_suffixes, split_name
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import quoted
 from streamconv.quantization.number_format import NumberFormat, Part, activation_words
@@ -24,13 +25,13 @@ class Misfit:
     """The reason why tensors do not fit a format."""
 
     reason: str
-    """A whole sentence without its end, with both facts."""
+    """A clause with both facts: what the tensors are, and what the format has."""
     matching: int
-    """Number of the tensors that do fit: the closest format has most."""
+    """How well the tensors fit nevertheless: the closest format has the highest number."""
 
 
 def wrong_part(row: NumberFormat, stem: Stem, codes: Codes) -> Misfit | None:
-    """Return what the stem lacks, has in addition, or has in another dtype than the format."""
+    """Return the tensor that the stem lacks, has in excess, or has in a dtype not of the format."""
     unknown = _unknown_words(row, stem)
     if unknown is not None:
         return Misfit(f"{quoted(unknown.name)} is no part of {row.name}", 1)
@@ -59,7 +60,7 @@ def wrong_part(row: NumberFormat, stem: Stem, codes: Codes) -> Misfit | None:
 def wrong_zero(
     row: NumberFormat, stem: Stem, codes: Codes, stated: Mapping[str, set[Any]]
 ) -> Misfit | None:
-    """Return the contradiction between zero points and what config.json says of symmetry."""
+    """Return the contradiction between the zero points and the symmetry that config.json states."""
     zero = row.part("zero")
     said = stated.get("symmetric", set())
     if zero is None or zero.required or len(said) != 1:
@@ -92,7 +93,7 @@ def misplaced(
     found: Mapping[Part, TensorInfo],
     stated: Mapping[str, set[Any]],
 ) -> str:
-    """Return why the shapes do not fit, as a sentence without its end."""
+    """Return why the shapes do not fit, as a clause."""
     listed = ", ".join(f"{quoted(info.name)} {list(info.shape)}" for info in found.values())
     given = [
         f"{key} {', '.join(sorted(str(value) for value in values))}"
@@ -105,8 +106,6 @@ def misplaced(
 
 def _expected(codes: TensorInfo, part: Part) -> str:
     """Return the name that a missing part would have next to the codes."""
-    from streamconv.catalog.companions import companion_suffixes, split_name
-
     stem, _ = split_name(codes.name)
     ending = codes.name[len(stem) :]
     word = part.words[0]

@@ -29,14 +29,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor of a stem: the codes, or what belongs to them."""
+    """A tensor of a stem: the codes, or one that belongs to them, such as the scales."""
 
     role: str
     words: tuple[str, ...]
-    """Its names in place of `weight`."""
+    """The words that can end its name, in place of `weight`."""
     dtypes: frozenset[str]
     axes: tuple[tuple[Axis, ...], ...] = ()
-    """The axes that it can have."""
+    """The choices of axes that it can have."""
     values: str = "float"
     bits: int | None = None
     """Width of a code, if it is not that of the dtype."""
@@ -66,7 +66,7 @@ class NumberFormat:
     """Scale first; then, if there are any, second scale, zero, index and shape."""
 
     def part(self, role: str) -> Part | None:
-        """Return what has a role, or None."""
+        """Return the part that has a role, or None."""
         return next((part for part in self.others if part.role == role), None)
 
     @property
@@ -85,7 +85,7 @@ class NamedFormat:
     words: frozenset[str]
     """Words of tensors that only this format has."""
     loads: frozenset[str] = frozenset()
-    """None: no layout is known in which transformers loads such experts."""
+    """Always empty: no layout is known in which transformers loads such experts."""
 
 
 @functools.cache

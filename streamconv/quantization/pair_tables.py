@@ -1,7 +1,7 @@
-"""Decode codes of 4 bits whose scales have 8: a table has the results of every pair of both.
+"""Decode 4-bit codes with 8-bit scales: a table has the results for each byte of codes and scale.
 
-The index is a byte of codes with the scale above it, 16 bits, and an entry is the results of both
-codes. So an element takes half a lookup, and no arithmetic.
+The index has 16 bits, the scale and the byte of codes. An entry is the results of both codes in the
+byte. So an element takes half a lookup, and no arithmetic.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def pair_table(
 ) -> Array:
     """Return the results for each scale and each byte of codes: two of 16 bits in each entry.
 
-    The results of a scale that is none are of no use.
+    Entries for a scale that is NaN, infinite or zero are never looked up.
 
     Args:
         decoding: How the matrix is decoded.

@@ -12,11 +12,11 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.number_format import Axis, NumberFormat, Part
 
 HALF = "p"
-"""What a number is for if gate and up have one each: half of the matrix that has both."""
+"""`Axis.per` of an axis with gate and up, if each has one number: it is for half of the axis."""
 BLOCK_AXES = ("b", "c")
 USUAL_BLOCK = 128
-"""Rows and columns of a block if config.json does not say, as transformers has it: the last one may
-be smaller. Other blocks have to divide the matrix."""
+"""Rows and columns of a block if config.json does not say, as in transformers. The last block of
+this size may be smaller. Other blocks have to divide the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def place_planes(
     block: tuple[int, int] | None = None
     for part, info in found.items():
         if part.role == "index":
-            plane = _group_index(part, info, codes, sizes)
+            plane = _group_index(info, codes, sizes)
         elif part.role == "shape":
-            plane = _shape(part, info, codes)
+            plane = _shape(info, codes)
         else:
             wanted = block if part.role == "zero" else None
             plane = _grid(part, info, codes, sizes, stated, decoded, wanted)
@@ -162,12 +162,10 @@ def _two_axes(
     return (rows, columns), (first, second)
 
 
-def _group_index(
-    part: Part, info: TensorInfo, codes: Codes, sizes: Mapping[str, int]
-) -> Plane | None:
-    """Return where the group of each input lies; None if the shape is another.
+def _group_index(info: TensorInfo, codes: Codes, sizes: Mapping[str, int]) -> Plane | None:
+    """Return where the group index of each column lies; None if its shape does not fit.
 
-    All matrices can share it; those of gate and up in one tensor can have one each.
+    All matrices can share it, and gate and up in one tensor can have one each.
     """
     for lead, halves in itertools.product(dict.fromkeys((codes.lead, ())), ((), (2,))):
         rows = math.prod(halves)
@@ -180,8 +178,11 @@ def _group_index(
     return None
 
 
-def _shape(part: Part, info: TensorInfo, codes: Codes) -> Plane | None:
-    """Return where the two numbers of a shape lie, of one or more matrices in each of `codes`."""
+def _shape(info: TensorInfo, codes: Codes) -> Plane | None:
+    """Return where the recorded shapes lie: two numbers for each of the matrices of `codes`.
+
+    A matrix that consists of several on top of each other has a shape for each of them.
+    """
     if math.prod(info.shape) % 2:
         return None
     rows, matrices = math.prod(info.shape) // 2, 1

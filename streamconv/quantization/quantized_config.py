@@ -1,4 +1,4 @@
-"""What config.json says of quantized weights, and which matrices are not quantized."""
+"""What config.json says about quantized weights, and which matrices are not quantized."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ _HEAD = "lm_head"
 
 
 def unquantized_kind(name: str, family: Family | None = None) -> str | None:
-    """Return the kind of matrices that are not quantized which a hub name has, or None."""
+    """Return why a matrix with this hub name is not quantized: its kind. None if it may be."""
     return protected_kind(name, family) or next(
         (kind for kind, found in _patterns().items() if found.fullmatch(name)), None
     )
@@ -56,9 +56,9 @@ def exceptions_key(section: Mapping[str, Any]) -> str | None:
 
 
 def with_exceptions(section: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any] | None:
-    """Return a description of quantized weights whose list of exceptions has these modules, too.
+    """Return a description of quantized weights with these modules added to its exceptions.
 
-    None if its method has no such list, or it is none.
+    None if its method has no list of exceptions, or something else is in its place.
     """
     key = exceptions_key(section)
     if key is None or not isinstance(listed := section.get(key) or [], list):
@@ -68,7 +68,10 @@ def with_exceptions(section: Mapping[str, Any], modules: Iterable[str]) -> dict[
 
 
 def exceptions_for(section: Mapping[str, Any], modules: Iterable[str]) -> list[str]:
-    """Return modules as a description lists them; experts are a module with others inside."""
+    """Return the entries of a list of exceptions for some modules.
+
+    If experts are among them and the method needs it, a pattern for the modules inside is added.
+    """
     row = config_keys().exceptions[str(section["quant_method"])]
     return [
         name
@@ -83,7 +86,7 @@ def exceptions_for(section: Mapping[str, Any], modules: Iterable[str]) -> list[s
 def dequantized_modules(weights: Iterable[TensorInfo]) -> list[str]:
     """Return the modules of weights that a cast has dequantized, in natural order.
 
-    Experts are one module, unless some of that module's stay quantized.
+    Experts are one module, unless some of them stay quantized.
 
     Args:
         weights: The tensors of the output by their names there, with their casts.
@@ -99,7 +102,7 @@ def dequantized_modules(weights: Iterable[TensorInfo]) -> list[str]:
 
 
 def _inside(module: str, pattern: str) -> list[str]:
-    """Return the pattern of the modules inside one, if the method needs it, too."""
+    """Return the pattern for the modules inside of one; nothing if the method needs none."""
     return [pattern.format(re.escape(module))] if pattern else []
 
 
@@ -114,8 +117,8 @@ def module_of(name: str) -> str:
 def _unquantized_modules(tensors: Iterable[TensorInfo]) -> set[str]:
     """Return the modules with a matrix that is not quantized.
 
-    Experts that are not quantized are one module. If only some of their matrices are not, each of
-    those is named.
+    Experts are one module if none of them is quantized. Otherwise, each of their matrices that is
+    not quantized is named.
     """
     infos = list(tensors)
     coded = {module_of(info.name) for info in infos if is_quantized(info)}

@@ -21,7 +21,7 @@ from streamconv.quantization.number_format import (
     named_formats,
     number_formats,
 )
-from streamconv.quantization.stems import CODES, Stem, decoded_name, may_be_quantized, stems
+from streamconv.quantization.stems import CODES, Stem, decoded_name, looks_quantized, stems
 from streamconv.quantization.stored_shape import ReadSmall, stored_shape
 
 
@@ -36,9 +36,9 @@ class QuantizedWeight:
     decoding: Decoding | None = None
     """How it is decoded; None if its format is known by name only."""
     companions: tuple[TensorInfo, ...] = ()
-    """What is read together with the codes, in the order of the decoding's planes."""
+    """The tensors that are read together with the codes, in the order of the decoding's planes."""
     dropped: tuple[TensorInfo, ...] = ()
-    """What means nothing any more when the weight is decoded."""
+    """Tensors that are of no use once the weight is decoded: those for its activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Recognized:
     announced: tuple[Announcement, ...] = field(default=())
     """What config.json says."""
     unknown: Mapping[str, str] = field(default_factory=dict)
-    """By name, a tensor of each weight that no format fits, with the reason."""
+    """Why no format fits, for each such weight, by the name of one of its tensors."""
 
 
 def recognize(
@@ -60,8 +60,8 @@ def recognize(
 
     Args:
         checkpoint: The checkpoint, in which some weights may be dequantized already.
-        read: Reads the shapes that are stored as numbers. Without it they are solved, which fails
-            for matrices whose last element is not full.
+        read: Reads the shapes that tensors record. Without it, shapes are solved, which fails for
+            matrices whose last element is not full.
         strict: False to list weights that no format fits, instead of raising.
 
     Raises:
@@ -110,8 +110,8 @@ class _Recognizer:
         return Recognized(weights, self._announced, unknown)
 
     def _weight(self, stem: Stem) -> QuantizedWeight | None:
-        """Return the quantized weight that a stem is; None if it is not quantized."""
-        if not may_be_quantized(stem):
+        """Return a stem as a quantized weight; None if it is not quantized."""
+        if not looks_quantized(stem):
             return None
         signature = tuple((w, info.dtype, info.shape) for w, info in stem.tensors.items())
         if signature not in self._known:
@@ -210,8 +210,8 @@ class _Recognizer:
         if info is None:
             scales = next(iter(stem.tensors.values()))
             return BadCheckpoint(
-                f"tensor {quoted(scales.name)} is a part of a quantized weight, and its weight is "
-                "missing"
+                f"tensor {quoted(scales.name)} is a part of a quantized weight, and the weight "
+                "itself is missing"
             )
         said = ""
         if self._announced and not allowed:

@@ -15,12 +15,12 @@ CODES = frozenset({*FLOATS8, "I8", "U8", "I32", "U32", "F4"})
 """Dtypes that codes can have."""
 
 _ENDINGS_OF_ANYTHING = frozenset({"_scale", ".scale", "_scales", ".scales", "_biases", ".biases"})
-"""Endings that tensors have, too, which belong to no weight."""
+"""Endings that tensors which belong to no weight may have, too."""
 
 
 @dataclass(slots=True)
 class Stem:
-    """The tensors whose names begin alike, by the rest of their names, such as `weight_scale`."""
+    """Tensors whose names begin alike, by the word that ends each name, such as `weight_scale`."""
 
     name: str
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
@@ -55,8 +55,11 @@ def belongs_to_a_weight(name: str) -> bool:
     return word in part_words() and name[len(stem) :] not in _ENDINGS_OF_ANYTHING
 
 
-def may_be_quantized(stem: Stem) -> bool:
-    """Return True if a stem has to be of some format: by its codes, or by what belongs to them."""
+def looks_quantized(stem: Stem) -> bool:
+    """Return True if a stem looks like a quantized weight, so that some format has to fit it.
+
+    Either its codes show that, or a tensor that belongs to them.
+    """
     if any(info.dtype in FLOATS8 for word, info in stem.tensors.items() if word == WEIGHT):
         return True
     if len(stem.tensors) == 1 and not any(

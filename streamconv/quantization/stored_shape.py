@@ -10,16 +10,16 @@ from streamconv.quantization.number_format import NumberFormat
 from streamconv.quantization.stems import Stem
 
 MatrixShape = tuple[int, int]
-"""Rows of outputs and columns of inputs that a `weight_shape` says."""
+"""The rows (outputs) and columns (inputs) of a matrix, as a `weight_shape` records them."""
 
 ReadSmall = Callable[[TensorInfo], bytes]
 """Reads all bytes of a small tensor."""
 
 
 def stored_shape(row: NumberFormat, stem: Stem, read: ReadSmall | None) -> MatrixShape | None:
-    """Return the shape of the matrix that a stem stores as numbers, if it can be read.
+    """Return the shape of the matrix that a stem records, if it can be read.
 
-    Of several matrices in one tensor, it is that of the first.
+    If its codes hold several matrices, it is the shape of the first.
     """
     part = row.part("shape")
     info = stem.find(part.words) if part else None

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The values of a float of 4 bits; the highest bit is its sign."""
 _MANY = 2**12
-"""Floats of 8 bits from which on a table of pairs, which is larger than they are, is worth it."""
+"""For at least so many 8-bit floats, it pays to look up pairs of them in a larger table."""
 _HEIGHT, _WIDTH = 512, 64
 """Rows and columns that are transposed at once."""
 
@@ -95,11 +95,6 @@ def values_of_bytes(plane: Plane) -> Array:
     return _codes(plane)
 
 
-def pairs_of_bytes(plane: Plane) -> Array:
-    """Return the two numbers in each byte of codes of 4 bits, as one number of 64 bits."""
-    return _pairs(plane)
-
-
 def _check_range(loaded: Loaded, values: Array) -> None:
     """Raise BadCheckpoint for a code that is wider than the format says."""
     most = 1 << (loaded.plane.bits - 1)
@@ -114,7 +109,7 @@ def _check_range(loaded: Loaded, values: Array) -> None:
 def _unpack_columns(plane: Plane, data: Array, role: str, workspace: Workspace) -> Array:
     """Return the numbers in rows of bytes as float32, `[rows, numbers]`."""
     if plane.bits == 4 and (plane.packed or DTYPE_BITS[plane.dtype] < 8):
-        values = _take(_pairs(plane), data, role, workspace)
+        values = _take(pairs_of_bytes(plane), data, role, workspace)
         if plane.order:
             grouped = values.reshape(len(values), -1, len(plane.order))
             values = grouped[:, :, np.argsort(plane.order)].reshape(len(values), -1)
@@ -173,8 +168,8 @@ def _codes(plane: Plane) -> Array:
 
 
 @functools.cache
-def _pairs(plane: Plane) -> Array:
-    """Return the two numbers in each byte of codes of 4 bits, as one element."""
+def pairs_of_bytes(plane: Plane) -> Array:
+    """Return the two numbers in each byte of codes of 4 bits, as one number of 64 bits."""
     byte = np.arange(256)
     codes = _codes(plane)
     pairs = np.stack([codes[byte & 15], codes[byte >> 4]], axis=1)

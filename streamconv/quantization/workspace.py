@@ -1,4 +1,4 @@
-"""Memory that is used again from tile to tile: fresh pages cost more than the work on them."""
+"""Memory that is reused from tile to tile: fresh pages cost more than the work on them."""
 
 from collections.abc import Callable, Hashable
 from typing import Any

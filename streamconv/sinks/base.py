@@ -55,7 +55,7 @@ class OpenOutput(Protocol):
         """Record the digest of a piece, before its last bytes are written.
 
         Args:
-            piece: The piece, of which all bytes are known.
+            piece: The piece; the digest is that of all its bytes.
             digest: Its XXH3-128, in hexadecimal.
         """
 
@@ -82,7 +82,7 @@ class OpenOutput(Protocol):
         """Add everything that is not a shard: copied files, index, manifest.
 
         Yields:
-            What has been read back if checksums were asked for.
+            The progress of reading the files back, if their SHA-256 was asked for.
 
         Returns:
             The folder that holds the complete and durable result.

@@ -47,7 +47,7 @@ def copy_other(files: Files, folder: Path, source: Source, other: OtherFile) -> 
         other: The file, which must not exist in `folder`.
 
     Returns:
-        Its bytes, and its XXH3-128 in hexadecimal.
+        Its size in bytes, and its XXH3-128 in hexadecimal.
     """
     from xxhash import xxh3_128
 
@@ -81,10 +81,10 @@ def write_edited(
         content: The new content.
 
     Returns:
-        Its bytes, and its XXH3-128 in hexadecimal.
+        Its new size in bytes, and its XXH3-128 in hexadecimal.
 
     Raises:
-        SourceChanged: The content of the file has changed since.
+        SourceChanged: The content of the file is not `planned` any more.
     """
     from xxhash import xxh3_128_hexdigest
 
@@ -109,7 +109,7 @@ def sha256_of(
         jobs: How many are read at the same time; each takes two buffers of at most 4 MiB.
 
     Yields:
-        The total, then what has been read.
+        First the bytes of all files, then the bytes that have been read.
 
     Returns:
         The SHA-256 of each file in hexadecimal, by name.

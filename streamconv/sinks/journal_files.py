@@ -105,7 +105,7 @@ class Journals:
         return [journal for journal in journals if journal is not None]
 
     def _read(self, path: Path) -> Journal | None:
-        """Read a journal; None if it has no whole line, or another part has just renamed it."""
+        """Read a journal; None if its first line is damaged, or another part has just moved it."""
         try:
             return read_journal(read_own_file(path, self._files))
         except FileNotFoundError:
@@ -159,7 +159,8 @@ class Journals:
     def move_back(self) -> None:
         """Move all files back to the partial folder, if the commit has failed or was cut short.
 
-        A file that the folder has again is newer, and contains what the moved one does.
+        If the folder has a newer file of the same name, the moved one is removed: the newer one
+        contains all of its lines.
         """
         moved = self.moved()
         for path in moved:

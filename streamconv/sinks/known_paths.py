@@ -47,17 +47,17 @@ MAX_CONFIG_BYTES = 2**24
 
 
 class NamedPaths:
-    """Paths that are named one by one, those of patterns, and the folders above them."""
+    """Paths that are named one by one, paths that patterns name, and the folders above them."""
 
     def __init__(
         self, names: Iterable[str], patterns: PathPatterns, *, all_folders: bool = False
     ) -> None:
-        """Take names and patterns; with `all_folders`, every folder may be removed if it is empty.
+        """Take names and patterns.
 
         Args:
             names: Paths of files, as a manifest has them.
             patterns: Patterns of more files.
-            all_folders: See above.
+            all_folders: True if every folder may be removed that is empty.
         """
         self._names = frozenset(names)
         self._folders = frozenset(
@@ -88,7 +88,7 @@ class AllPaths:
 
 
 class TableFiles(PathPatterns):
-    """The table of files of a checkpoint, in which there is never any code."""
+    """The table of the files that checkpoints have, without code."""
 
     def __init__(self) -> None:
         self._table = checkpoint_files()

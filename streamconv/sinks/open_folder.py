@@ -54,7 +54,7 @@ class OpenFolder:
         self._sha256 = sha256
         self._parts = parts
         self._paths: dict[int, Path] = {}
-        """Of each shard, as making a path takes a while, and every write names its own."""
+        """The path of each shard, kept because making it takes a while and every write needs it."""
         self._is_committed = False
 
     @property

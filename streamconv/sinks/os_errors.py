@@ -22,7 +22,7 @@ class map_os_errors:  # noqa: N801 - used like a function
     A class, as every write has such a block: a generator takes twice the time.
 
     Raises:
-        OutputExists: A file of a run is somebody else's.
+        OutputExists: Somebody else made a file that has the name of one of ours.
         NoSpace: The disk is full, or a quota or the file size limit is exhausted.
         IOFailed: Any other OSError.
     """

@@ -1,9 +1,9 @@
 """Refuses a run that would remove or overwrite what it reads.
 
-A run may remove, rename or overwrite its target, all that is next to it under a name of
-`run_paths`, and everything below. It reads the source, the template, and the file of families. Any
-two of these paths are compared by device and inode, for all folders on the way to each, so that
-links, `..`, and bind mounts make no difference.
+A run may remove, rename or overwrite its target, the files next to it that have a name of
+`run_paths`, and everything below them. It reads the source, the template, and the file of families.
+Each path of the one kind is compared with each of the other by device and inode, for all folders on
+the way to it, so that links, `..`, and bind mounts make no difference.
 """
 
 from collections.abc import Iterable, Iterator

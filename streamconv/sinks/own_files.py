@@ -1,7 +1,7 @@
 """Small files that runs leave next to their target, read whole if they are not too large.
 
-Anybody who may write to the folder can put something else there. Another kind of file is refused
-by the guard of these paths, see `planted`; a file may still be larger than memory.
+Anybody who may write to the folder can put something else there. The guard of these paths refuses
+links and folders (`planted`), but a file may still be larger than memory.
 """
 
 from pathlib import Path

@@ -120,7 +120,7 @@ class TargetReplacement:
             target_is_result: As in `check`.
 
         Raises:
-            OutputExists: What is to be removed holds something else.
+            OutputExists: The folder that is to be removed holds files of somebody else.
         """
         if not self._files.exists(self._replaced, follow=False):
             return
@@ -171,7 +171,7 @@ class TargetReplacement:
             self._remove(contents)
 
     def _list(self, folder: Path, *, is_former: bool = False) -> FolderContents:
-        """List a folder that is to be removed; what no checkpoint has counts as foreign."""
+        """List a folder that is to be removed. Files that no known checkpoint has are foreign."""
         if not self._files.is_folder(folder):
             return FolderContents(folder)
         known = checkpoint_paths(folder, self._files, is_being_removed=is_former)
@@ -201,7 +201,7 @@ class TargetReplacement:
 def _require_removable(contents: FolderContents) -> None:
     """Raise OutputExists if a folder holds anything foreign."""
     contents.require_nothing_foreign(
-        f"cannot replace {quoted(str(contents.folder))}: it holds what is not known to be of a "
-        "checkpoint, or cannot be removed",
+        f"cannot replace {quoted(str(contents.folder))}: it holds files that no known checkpoint "
+        "has, or that cannot be removed",
         MOVE_AWAY,
     )

@@ -24,7 +24,7 @@ from streamconv.sinks.journal_files import Journals
 from streamconv.system.file_ops import Files
 
 MANY_PARTS = 8
-"""How many parts are named that have to be run."""
+"""How many of the missing parts a hint names."""
 START_OVER = "start over with --overwrite, without --resume"
 START_OVER_ALL = "remove that folder, and start over with all parts"
 """A part cannot replace the folder, because other parts have shards in it."""

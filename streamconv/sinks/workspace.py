@@ -41,27 +41,27 @@ class Workspace:
         """A sentence for the person at the terminal: what a run that ended early has left."""
 
     def check_own(self) -> None:
-        """Check that what has a run's name next to the target belongs to a run. Raises OSError.
+        """Check that every path next to the target with a name of ours is ours. Raises OSError.
 
-        What is in the partial folder is checked when it is listed.
+        The contents of the partial folder are checked when they are listed.
         """
         paths, files = self.paths, self.files
         with suppress(FileNotFoundError):  # the folder above the target may be missing
             for name in files.names(paths.parent):
                 if name.startswith((paths.lock_prefix, paths.moved_prefix)):
                     files.check_own(paths.parent / name, is_folder=False)
-        files_above = files.exists(paths.parent)
-        for folder in (paths.partial, paths.replaced) if files_above else ():
-            files.check_own(folder, is_folder=True)
+        if files.exists(paths.parent):
+            for folder in (paths.partial, paths.replaced):
+                files.check_own(folder, is_folder=True)
 
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""
         return not self.files.exists(self.partial) and bool(self.journals.moved())
 
     def committed(self, plan: Plan) -> dict[int, Finished]:
-        """Find the shards of a result that is at the target, while files of its run remain.
+        """Find the shards of a result at the target that a run left right after its commit.
 
-        A run that died right after its commit leaves this state. The journals name the conversion.
+        The journals next to the target tell if it is the result of this conversion.
 
         Returns:
             All shards, by number; empty if the target is not the result of `plan`.
@@ -114,7 +114,7 @@ class Workspace:
         self.files.sync_folder(self.partial.parent)
 
     def partial_contents(self, plan: Plan) -> FolderContents:
-        """List the partial folder: what runs have written, and what is somebody else's.
+        """List the partial folder: files that runs have written, and those of somebody else.
 
         Args:
             plan: The conversion of this run.
@@ -125,22 +125,23 @@ class Workspace:
         return list_contents(self.partial, known, self.files, any_owner=True)
 
     def check_partial(self, plan: Plan) -> None:
-        """Raise OutputExists if the partial folder holds what no run has written."""
+        """Raise OutputExists if the partial folder holds files that no run has written."""
         self._require_own(self.partial_contents(plan))
 
     def _require_own(self, contents: FolderContents) -> None:
         contents.require_nothing_foreign(
-            f"cannot use {quoted(str(self.partial))}: it holds what no conversion has written",
+            f"cannot use {quoted(str(self.partial))}: it holds files that no conversion has "
+            "written, or that cannot be removed",
             "move them elsewhere, then run again",
         )
 
     def clear_partial(self, plan: Plan) -> None:
-        """Remove the partial folder; what runs have not written is kept, with the folder."""
+        """Remove the partial folder. If it has files that no run has written, these are kept."""
         contents = self.partial_contents(plan)
         remove_contents(contents, self.files, lambda name: name.startswith(JOURNAL_PREFIX))
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
-        """Remove what runs have written to the partial folder, except journals and some files.
+        """Remove the files of runs from the partial folder, except journals and some other files.
 
         Args:
             plan: The conversion of this run.
@@ -182,8 +183,8 @@ class Workspace:
     def leave(self, plan: Plan, finished: Mapping[int, Finished], *, keep: bool = True) -> None:
         """Keep the finished shards for a later run, or remove the partial folder.
 
-        Does as much as the disk allows: a failure is ignored, because
-        another one already ends the run.
+        Does as much as the disk allows: a failure is ignored, because another one already ends the
+        run.
 
         Args:
             plan: The conversion.
@@ -203,10 +204,10 @@ class Workspace:
                 self.journals.remove_moved()
 
     def remove_unused(self, plan: Plan) -> None:
-        """Remove the partial folder of several parts if none has finished a shard or is at work.
+        """Remove the partial folder of several parts, if none has finished a shard or is running.
 
-        Else a part that fails early would leave a folder that only blocks the next run. To be
-        called when this part's lock is released; the last part to end is the one that removes it.
+        Otherwise, parts that fail early would leave a folder that only blocks the next run. Call it
+        after this part's lock is released: then the last part to end removes the folder.
 
         Args:
             plan: The conversion.

@@ -138,7 +138,7 @@ class ExpectingSource(Source, Protocol):
 
 
 def merged(ranges: Sequence[ByteRange]) -> Iterator[tuple[str, int, int]]:
-    """Yield file, begin and end of ranges as they are stored; adjacent ones as one."""
+    """Yield file, begin and end of ranges in the order of the files; adjacent ones as one."""
     places = ((r.info.file, r.info.offset + r.begin, r.info.offset + r.end) for r in ranges)
     last: tuple[str, int, int] | None = None
     for name, begin, end in sorted(places):
@@ -153,12 +153,12 @@ def merged(ranges: Sequence[ByteRange]) -> Iterator[tuple[str, int, int]]:
 
 
 def expect(source: Source, ranges: Sequence[ByteRange]) -> None:
-    """Let a source know what is read soon, if it makes use of it."""
+    """Tell a source which ranges are read soon, if it has `expect`."""
     if _expects(type(source)):
         cast(ExpectingSource, source).expect(ranges)
 
 
 @functools.cache
 def _expects(kind: type) -> bool:
-    """Return True if sources of a class are expecting; asking `isinstance` takes 0.1 ms a time."""
+    """Return True if the sources of a class have `expect`; `isinstance` takes 0.1 ms a call."""
     return hasattr(kind, "expect")

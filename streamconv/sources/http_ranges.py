@@ -1,4 +1,4 @@
-"""Reads byte ranges over HTTP into buffers, and resumes a range until all of it has arrived.
+"""Reads byte ranges over HTTP into buffers. A range is resumed until all of it has arrived.
 
 After a failure the range is requested from where the last attempt stopped. Every response is
 checked against the file that was planned from: status 206, the range, the size, and an ETag that

@@ -66,7 +66,10 @@ def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Sou
 
 
 def _hint(repo: str) -> str:
-    """Return what to do if the hub does not answer: almost every repository has an organization."""
+    """Return what to do if the hub does not answer.
+
+    A name without an organization may be the reason: almost no repository has such a name.
+    """
     network = "check the network and HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to read what is cached"
     return network if "/" in repo else f"write hf://org/name; else {network}"
 

@@ -1,8 +1,8 @@
-"""How many requests are in flight, by what was measured of the link to a remote source.
+"""How many requests to keep in flight, from measurements of the link to a remote source.
 
-A request of `size` bytes that is alone takes the latency and the time of its bytes. While it does,
-a link that is kept full carries rate * seconds bytes: the bandwidth-delay product. So that many
-requests of this size are needed, and some more, as only more of them show that a link has room.
+A single request of `size` bytes takes the latency and the time to transfer its bytes. In this time,
+a full link carries rate * seconds bytes, the bandwidth-delay product. So rate * seconds / size
+requests keep the link full. Some more are sent, because only they show if the link has room.
 
 There are never more than the plan has workers, whose memory it counts.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 LEAST_REQUESTS = 4
 """Requests in flight while nothing is known of a link, and on the slowest ones."""
 HEADROOM = 1.5
-"""How many times what a link seems to need is in flight: a rate that grows is then seen."""
+"""Requests in flight, as a multiple of those that a link seems to need: they show if it grows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class LocalFiles:
         return self._sizes[name]
 
     def watch(self, name: str) -> None:
-        """Record what a file is now. It has to be that when it is first read. Never raises."""
+        """Record the state of a file, which may not change until it is first read. Never raises."""
         self._open.watch(name)
 
     def read(self, name: str, offset: int, buffer: memoryview, tensor: str = "") -> int:
@@ -116,9 +116,11 @@ class LocalFiles:
         self._open.check_file(name)
 
     def mapped(self, parts: Sequence[FilePart]) -> memoryview | None:
-        """Return parts of files, one after the other, as a private map; None if they do not fit.
+        """Return parts of files, one after the other, as a private map.
 
-        It may be written to and outlives this object.
+        Returns:
+            The map, which may be written to and outlives this object; None if maps of the parts
+            cannot be joined.
 
         Raises:
             SourceChanged: A file is not as planned.

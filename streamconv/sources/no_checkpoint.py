@@ -18,7 +18,7 @@ from streamconv.system.file_ops import Files
 GIVE_A_FOLDER = "give the folder of a checkpoint, or hf://org/name for one of the hub"
 HUB = "hf://"
 MANY_FOLDERS = 200
-"""So many folders are looked into for a checkpoint."""
+"""How many folders are searched for a checkpoint at most."""
 _REPOSITORY = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _PAGE = re.compile(
     r"(?:https?:/{0,2})?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/+(?:api/models/|models/)?"
@@ -96,12 +96,13 @@ def _folder(path: Path) -> str:
 
 
 def no_tensors(location: str, names: Collection[str], inner: Iterable[str] = ()) -> BadCheckpoint:
-    """Return the error for a folder without safetensors: NoCheckpoint unless something else of
-    a checkpoint is there.
+    """Return the error for a folder without safetensors.
+
+    It is a NoCheckpoint, unless the folder has other files of a checkpoint.
 
     Args:
         location: The folder.
-        names: All that is in it.
+        names: The names of everything in it.
         inner: Folders in it that hold a checkpoint.
     """
     cannot = f"cannot read {location}: there is no *.safetensors in it, and no index"

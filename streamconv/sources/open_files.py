@@ -1,8 +1,8 @@
-"""Files that are read again and again, of which a bounded number is open at a time.
+"""Files that are read again and again. A bounded number of them is open at a time.
 
-A checkpoint may have more files than a process may open. Each stays open after it was read; if
-there are too many, the one that was not used for longest is closed. A file that is opened again has
-to be the same one as before.
+A checkpoint may have more files than a process may open. A file stays open after it was read. If
+too many are open, the one that has not been used for longest is closed. A file that is opened again
+must not have changed in the meantime.
 """
 
 import errno
@@ -91,7 +91,7 @@ class OpenFiles:
         self._stats: dict[str, FileStat] = {}
         """The facts of each file when it was first opened."""
         self._watched: dict[str, FileStat] = {}
-        """Those of files that were looked at before."""
+        """The facts of files that were watched before they were opened."""
         self._lock = threading.Lock()
 
     def watch(self, name: str) -> None:
@@ -180,7 +180,7 @@ class OpenFiles:
     def _open_checked(self, name: str) -> int:
         """Open a file that is not open."""
         before = self._stats.get(name)
-        # what took the place of the file may be a FIFO, and opening one would wait for ever
+        # a FIFO may have taken the place of the file, and opening one would wait for ever
         if before is not None and FileStat.of(self._files, self._path_of(name)) != before:
             raise _changed(name)
         fd = self._open_or_make_room(name)

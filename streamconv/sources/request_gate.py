@@ -1,9 +1,9 @@
 """Lets as many requests to a server run at a time as the link to it needs.
 
-What each response shows of the link is taken down: the time to its first byte, the rate of its own
-bytes, and the rate of all bytes that arrived meanwhile. The best of each counts: what disturbs a
-request makes it slower, never faster. After a while everything is measured again, with few
-requests, as a response shows what it would get alone only if few share the link.
+Each response is measured: the time to its first byte, the rate of its own bytes, and the rate of
+all bytes that arrived meanwhile. The best value of each counts, because a disturbance makes a
+request slower, never faster. After a while everything is measured again, and with few requests: how
+fast a response would be alone shows only if few share the link.
 """
 
 import math
@@ -18,15 +18,15 @@ from streamconv.system.cancellation import SIGNAL_SECONDS, CancelToken
 PERIOD_SECONDS = 30.0
 """After this time the link is measured again, unless requests take long."""
 PERIOD_REQUESTS = 20
-"""The link is not measured again before one request could be made so many times: several of them,
-one after the other, show how many are needed."""
+"""The link is not measured again before this many requests could follow one another: it takes
+several to find out how many are needed at a time."""
 PACE = 1.25
-"""Requests are sent at the rate at which they are answered, and some faster. If they are sent
-together, they end together, and the link is idle for the latency of the next ones."""
+"""Requests are sent a little faster than they are answered, but not all at once. If they were sent
+together, they would end together, and the link would be idle for the latency of the next ones."""
 LARGE_BYTES = 2**18
 """Responses of fewer bytes arrive at once: they show no rate of their own."""
 SHARE_OF_NEWEST = 0.25
-"""How much the newest response counts in the mean size of responses."""
+"""The weight of the newest response in the mean size of responses."""
 
 
 class RequestGate:
@@ -68,7 +68,10 @@ class RequestGate:
                 self._changed.notify_all()
 
     def seconds_to_wait(self) -> float:
-        """Return when the next request may be sent; infinity if another one has to end first."""
+        """Return the seconds until the next request may be sent.
+
+        That is infinity if another one has to end first.
+        """
         if self._in_flight >= self.allowed:
             return math.inf
         if not self._link.rate:

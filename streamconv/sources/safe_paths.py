@@ -18,7 +18,7 @@ from streamconv.system.file_ops import Files
 
 SHARD_SUFFIX = ".safetensors"
 NOT_A_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""Errors of the system that are the fault of the name, and not of the disk."""
+"""Errors of the system whose cause is the name, and not the disk."""
 
 
 def is_shard_name(name: str) -> bool:

@@ -17,7 +17,7 @@ from streamconv.sources.no_checkpoint import no_tensors
 from streamconv.sources.safe_paths import SHARD_SUFFIX, is_shard_name
 
 SINGLE_FILE = f"model{SHARD_SUFFIX}"
-"""The file that some readers take before they look for an index."""
+"""The file that some readers load without looking for an index."""
 NATIVE_PREFIX = "consolidated"
 """Begins the names of files that have the weights in Mistral's own format."""
 _NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors", re.S)
@@ -120,7 +120,7 @@ def unlisted_names(index: Index | None, names: Iterable[str]) -> list[str]:
 
 
 def shard_count(name: str) -> int:
-    """Return how many files a numbered shard is one of; 1 if it has no number."""
+    """Return how many shards there are, by the name of a numbered one; 1 if it has no number."""
     numbered = _NUMBERED.fullmatch(name)
     return int(numbered[3]) if numbered else 1
 

@@ -1,7 +1,7 @@
 """Finds the model in the state dict of a DCP, and what streamconv recorded there.
 
-The state dict may have an entry for the model, as that of Megatron and MindSpeed-MM has, or
-the tensors of the model may lie next to what belongs to the run:
+The state dict may have an entry for the model, as in Megatron and MindSpeed-MM, or the tensors of
+the model may lie next to those of the training run:
 
     {                                           {
       "model": {                                  "layers.0.mlp.gate.weight": tensor,
@@ -15,8 +15,6 @@ the tensors of the model may lie next to what belongs to the run:
 With an entry `model`, the tensors below it are the model. Without one, all tensors are, except
 those below an entry of `RUN_STATE`. The rest is listed and not converted. All of it may be in one
 outer entry, such as the `app` of torch's own tutorial: `{"app": {"model": ..., "optimizer": ...}}`.
-
-Only `find_dcp` reads files.
 """
 
 from collections import Counter
@@ -59,10 +57,16 @@ def read_streamconv_metadata(metadata: Metadata) -> StreamconvMetadata:
         keys = fields["keys"]
         prefixes = Prefixes(str(keys["hf_prefix"]), str(keys["dcp_prefix"]))
         record = recorded_layouts(fields["manifest"], METADATA_FILE)
-        if ("digest" in fields) != metadata.has_digest:
+        if "digest" in fields and not metadata.has_digest:
             raise BadCheckpoint(
                 f"cannot read {METADATA_FILE}: it says that it has a digest of its bytes, and has "
                 "none: it has changed since it was written",
+                "restore the file, or convert again",
+            )
+        if metadata.has_digest and "digest" not in fields:
+            raise BadCheckpoint(
+                f"cannot read {METADATA_FILE}: it has a digest of its bytes, and does not say that "
+                "it has one: it has changed since it was written",
                 "restore the file, or convert again",
             )
         return StreamconvMetadata(
@@ -130,9 +134,9 @@ def skipped_entries(metadata: Metadata) -> Iterator[OtherFile]:
 def _model_entry(metadata: Metadata) -> tuple[str, ...]:
     """Return the path of the model's entry; empty if the model has no entry of its own.
 
-    It is `model`; or `X.model` if all tensors are in `X`, and `X` looks like a training run's: it
-    has state of the run next to the model, or the names in its model have dots, as those of a flat
-    state dict have.
+    It is `model`. It is `X.model` if all tensors are in `X`, and `X` looks like the state dict of a
+    training run: it has an entry of RUN_STATE next to the model, or it has nothing but a model
+    whose names contain dots, as in a flat state dict.
     """
     paths = [tensor.path for tensor in metadata.tensors]
     if any(len(path) > 1 and path[0] == MODEL for path in paths):

@@ -1,4 +1,4 @@
-"""Calls that others may keep waiting for ever, and transfers that may never end."""
+"""Time limits for calls that a server may never answer, and for transfers that are too slow."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class TooSlow(TransientError):
-    """A transfer is too slow to wait for the rest. It counts as no progress."""
+    """A transfer is too slow to wait for its end. Whatever arrived counts as no progress."""
 
 
 def within(
@@ -34,10 +34,10 @@ def within(
     Otherwise it goes on in a thread of its own, which does not keep the process alive.
 
     Args:
-        seconds: The time.
+        seconds: How long the call may take.
         call: May wait for a server.
         cancel: Ends the waiting.
-        undo: Called with the result if it comes when nobody waits for it any longer.
+        undo: Called with a result that comes too late, to release it.
 
     Raises:
         TransientError: The call has not ended in time.
@@ -86,14 +86,17 @@ class LeastRate:
         self._nbytes = 0
 
     def add(self, nbytes: int) -> None:
-        """Count bytes that have arrived. Raises TooSlow if too few have in the last time."""
+        """Count bytes that have arrived.
+
+        Raises TooSlow if fewer than LEAST_BYTES have arrived in the last LEAST_BYTES_SECONDS.
+        """
         self._nbytes += nbytes
         now = time.monotonic()
         if now - self._begin < LEAST_BYTES_SECONDS:
             return
         if self._nbytes < LEAST_BYTES:
             raise TooSlow(
-                f"only {self._nbytes:,} bytes came in {now - self._begin:.0f} s, the least is "
-                f"{LEAST_BYTES:,}"
+                f"only {self._nbytes:,} bytes arrived in {now - self._begin:.0f} s, at least "
+                f"{LEAST_BYTES:,} are expected"
             )
         self._begin, self._nbytes = now, 0

@@ -17,7 +17,7 @@ BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path at which nothing exists."""
 MODE = 0o666
-"""Permissions of a new file, from which the umask takes some."""
+"""Permissions of a new file, before the umask is applied."""
 
 
 class Files(GuardedPaths):
@@ -56,7 +56,7 @@ class Files(GuardedPaths):
                 return file.read()
 
     def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
-        """Return the status of an open file or a path. `follow=False` returns that of a link."""
+        """Return the status of an open file or a path; with `follow=False`, of a link itself."""
         if isinstance(file, int):
             return os.fstat(file)
         with self._place(file) as place:
@@ -90,7 +90,7 @@ class Files(GuardedPaths):
     def scan(self, folder: Path) -> list[tuple[str, os.stat_result]]:
         """Return the names in a folder, sorted, with the status of each; links are not followed.
 
-        What another process renames or removes meanwhile is left out.
+        A file that another process renames or removes meanwhile is left out.
         """
         with self._place(folder) as place:
             is_guarded = place.is_guarded
@@ -222,7 +222,7 @@ class Files(GuardedPaths):
         """Make a folder's entries durable, if the system can."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename a file or folder; what is ours replaces only what is ours."""
+        """Rename a file or folder. A file at a guarded target is replaced only if it is ours."""
         with self._place(source) as old, self._place(target) as new:
             if new.is_guarded and stat.S_ISREG(old.stat(follow=False).st_mode):
                 new.check_if_there(is_folder=False)
@@ -240,6 +240,7 @@ class Files(GuardedPaths):
             os.rmdir(place.name, dir_fd=place.folder)
 
     def _mode(self, path: Path, follow: bool) -> int | None:
+        """Return kind and permissions of a path; None if nothing exists there."""
         try:
             return self.stat(path, follow=follow).st_mode
         except OSError as error:

@@ -34,7 +34,7 @@ class Guard:
 
 
 class GuardedPaths:
-    """The part of the file operations that reaches guarded paths."""
+    """The part of the file operations that opens guarded paths."""
 
     def __init__(self) -> None:
         self._guard = Guard()
@@ -53,7 +53,12 @@ class GuardedPaths:
             place.check_if_there(is_folder=is_folder)
 
     def open_folder(self, name: str | Path, above: int | None) -> int:
-        """Open a folder to reach its content; a link in the open folder `above` is not followed."""
+        """Open a folder to reach its content. A link in the folder `above` is not followed.
+
+        Args:
+            name: Its path; if `above` is given, its name in that folder.
+            above: The descriptor of the folder that holds it, if that is guarded.
+        """
         return os.open(name, FOLDER | (0 if above is None else NO_FOLLOW), dir_fd=above)
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The identity of files and folders: equal for every path that leads to the same one.
 
-A path may have several names for one folder: by `..`, links, and bind mounts. Device and inode are
-the same for all of them.
+One folder may have several paths: by `..`, links, and bind mounts. Device and inode are the same
+for all of them.
 """
 
 import errno
@@ -13,8 +13,8 @@ Identity = tuple[int, int]
 """Device and inode."""
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """The errors for a path at which nothing can be."""
-MANY_LINKS = 40
-"""The links that Linux follows in one path, at most."""
+MAX_LINKS = 40
+"""How many links Linux follows in one path."""
 
 
 def identity_of(path: Path) -> Identity | None:
@@ -31,16 +31,16 @@ def identity_of(path: Path) -> Identity | None:
 
 
 def identities_on_the_way(path: Path) -> dict[Identity, Path]:
-    """Return the identity of everything that a path leads through, itself included.
+    """Return the identities of all folders and links that a path leads through, and its own.
 
-    That is every folder from the root on and every link, in the path and in the targets of its
-    links. The way ends at the first name that does not exist.
+    The folders are those from the root on. The targets of links are followed in the same way. The
+    search ends at the first name that does not exist.
 
     Args:
         path: An absolute path, or one from the working directory. It need not be normalized.
 
     Returns:
-        A path of each, by its identity.
+        For each identity, a path that has it.
 
     Raises:
         OSError: A folder refuses to answer.
@@ -64,7 +64,7 @@ def identities_on_the_way(path: Path) -> dict[Identity, Path]:
             here = step
             continue
         links += 1
-        if links > MANY_LINKS:
+        if links > MAX_LINKS:
             break
         rest.extend(reversed(step.readlink().parts))
     return found

@@ -1,7 +1,8 @@
 """File operations of Linux that keep up with the disk; the same contract as `Files`.
 
-Reads and writes at an offset, space that is allocated before the first byte, and writes that start
-on their way to the disk at once. If a file system does not support one of these, `Files` does it.
+Bytes are read and written at an offset. The space of a file is allocated before its first byte, and
+bytes start on their way to the disk as soon as they are written. A file system that supports
+neither is slower, but the result is the same.
 """
 
 import ctypes
@@ -19,13 +20,13 @@ if sys.platform == "linux":
     import fcntl
 
 NO_SUCH_CALL = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE)
-"""The errors of a system or file system without `sync_file_range`. It writes when it chooses to."""
+"""The errors of a file system without `sync_file_range`: the system then decides when to write."""
 SYNC_RANGE_WRITE = 2
 SYNC_RANGE_WAIT = 1 | 2 | 4
 """Flags of `sync_file_range`: start to write dirty pages; start and wait. Source: linux/fs.h."""
 
 ADVICE_BYTES = 2**17
-"""What a disk with the usual settings is asked for by one piece of advice, and no more."""
+"""How much one call of `posix_fadvise` reads ahead, if the system does not tell or tells less."""
 
 
 class LinuxFiles(Files):
@@ -96,7 +97,7 @@ class LinuxFiles(Files):
 
 @functools.cache
 def _advice_bytes(device: int) -> int:
-    """Return how many bytes the system takes from one piece of advice at least."""
+    """Return how many bytes of a device one call of `posix_fadvise` reads ahead."""
     setting = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
     try:
         return max(int(Path(setting).read_bytes()) * 1024, ADVICE_BYTES)
@@ -114,7 +115,7 @@ def _is_cached(fd: int, offset: int) -> bool:
 
 @functools.cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return the function of the C library, which Python does not offer, or None."""
+    """Return `sync_file_range` of the C library, which Python does not offer; None if missing."""
     try:
         call = ctypes.CDLL(None, use_errno=True).sync_file_range
     except AttributeError:

@@ -1,4 +1,4 @@
-"""Tasks in order, each with those that come into sight with it."""
+"""Tasks in order, each with the later ones that can be prepared from now on."""
 
 import itertools
 from collections import deque
@@ -8,7 +8,7 @@ from typing import TypeVar
 Task = TypeVar("Task")
 
 MOST_TASKS = 256
-"""Tasks that are in sight at most, as each takes memory."""
+"""How many tasks are in sight at most, as each takes memory."""
 
 
 def with_lookahead(
@@ -16,12 +16,12 @@ def with_lookahead(
 ) -> Iterator[tuple[Task, tuple[Task, ...]]]:
     """Yield every task, with the tasks after it that are in sight for the first time.
 
-    In sight is what begins within `window` bytes after the end of the task that is yielded, at
-    least one task and at most MOST_TASKS. So every task but the first one comes into sight once,
-    with a task before it.
+    The tasks in sight are those that begin within `window` bytes after the end of the task that is
+    yielded: at least one, and at most MOST_TASKS. So every task but the first one comes into sight
+    once, together with an earlier one.
 
     Args:
-        tasks: Advanced only as far as is in sight.
+        tasks: The tasks. No more of them are taken than are in sight.
         nbytes: Returns the bytes of a task.
         window: How many bytes are in sight.
     """

@@ -20,7 +20,7 @@ MAP_FIXED = 0x10
 LEAST_BYTES = 2**18
 """Parts with fewer bytes are cheaper to copy than to map."""
 USUAL_MAPS = 65530
-"""Maps that Linux allows a process by default."""
+"""How many maps Linux allows a process by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class FilePart:
 
 
 def private_map(fd: int) -> memoryview:
-    """Return a map of an open file; writing to it changes neither the file nor other maps.
+    """Return a map of an open file. Writing to it changes neither the file nor other maps.
 
-    No memory is set aside for it, as hardly anything will be written. Raises OSError.
+    The system reserves no memory for it, as hardly anything will be written. Raises OSError.
     """
     flags = mmap.MAP_PRIVATE | (MAP_NORESERVE if sys.platform == "linux" else 0)
     return memoryview(mmap.mmap(fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE))
@@ -48,9 +48,10 @@ def joined_map(
 ) -> memoryview | None:
     """Return parts of files, one after the other, as one private map.
 
-    Each part is mapped by itself, to where the one before it ends. So its offset has to differ from
-    its place in the map by as many bytes as those of the others do, but for whole pages. A page in
-    which two parts meet is a copy, and so are parts that do not fit, such as those of another file.
+    Each part is mapped by itself, to where the one before it ends. Maps consist of whole pages. So
+    a part fits only if the difference between its offset in the file and its place in the map is
+    that of the other parts, or differs from it by whole pages. Parts that do not fit are copied,
+    and so is a page in which two parts meet.
 
     An example with two parts of 8200 bytes, at 100 and 16492. In the map they begin at 0 and 8200,
     and 16492 - 8200 - 100 is two pages. Each page of addresses gets a page of the file:
@@ -94,7 +95,7 @@ def joined_map(
                 return None
     mapped_from = size
     for (part, place), fits in zip(reversed(placed), reversed(fitting), strict=True):
-        # what is not mapped, or the end of a part that lies in the first page of a later one
+        # copy a part that is not mapped, or the end of one that lies in the first page of the next
         end = lead + place + part.nbytes
         nbytes = max(end - mapped_from, 0) if fits else part.nbytes
         with descriptor(part.file) as fd:
@@ -121,7 +122,7 @@ def _fits(part: FilePart, place: int, lead: int) -> bool:
 
 
 def neighbors_joined(parts: Sequence[FilePart]) -> Iterator[FilePart]:
-    """Yield parts in order; one that continues another in its file is part of it."""
+    """Yield parts in order, each joined with those that continue it in its file."""
     last: FilePart | None = None
     for part in parts:
         if last is not None and (part.file, part.offset) == (last.file, last.offset + last.nbytes):
@@ -147,15 +148,19 @@ def _places(parts: Sequence[FilePart]) -> list[int]:
 
 
 class _Budget:
-    """Maps that joined ones consist of; the rest of this process has to have some, too."""
+    """How many maps joined ones may consist of, as the rest of this process needs some, too."""
 
     def __init__(self) -> None:
-        # a map may be collected, and give back, while its thread takes
+        # a map may be collected, and call `give_back`, while its thread is in `take`
         self._lock = threading.RLock()
         self._held = 0
 
     def take(self, count: int) -> bool:
-        """Take `count` maps, if no more than half of what the system allows is taken then."""
+        """Take `count` maps, unless more than half of those that the system allows are taken then.
+
+        Returns:
+            True if they were taken.
+        """
         with self._lock:
             if self._held + count > _allowed_maps() // 2:
                 return False
@@ -171,7 +176,7 @@ _budget = _Budget()
 
 
 def _reserve(nbytes: int, count: int) -> mmap.mmap | None:
-    """Return addresses for a map that consists of `count` maps, or None."""
+    """Reserve addresses for a joined map of `count` maps; None if there are none left."""
     if not _budget.take(count):
         return None
     try:
@@ -189,7 +194,7 @@ def _address(memory: mmap.mmap) -> int:
 
 
 def _map_over(address: int, nbytes: int, fd: int, offset: int) -> bool:
-    """Map bytes of a file privately over addresses of this process; return True on success."""
+    """Replace reserved addresses by a private map of bytes of a file; return True on success."""
     call = _mmap()
     prot, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED
     return call is not None and call(address, nbytes, prot, flags, fd, offset) == address
@@ -197,7 +202,10 @@ def _map_over(address: int, nbytes: int, fd: int, offset: int) -> bool:
 
 @functools.cache
 def _mmap() -> Callable[[int, int, int, int, int, int], int | None] | None:
-    """Return `mmap` of the C library, as Python's maps to no given address; None if not Linux."""
+    """Return `mmap` of the C library, since Python's cannot map to a given address.
+
+    None if this is not 64-bit Linux.
+    """
     if sys.platform != "linux" or sys.maxsize < 2**32:
         return None
     call = ctypes.CDLL(None, use_errno=True).mmap

@@ -3,8 +3,8 @@
 from contextlib import suppress
 
 MOST_HELD_OPEN = 1024
-"""Files that one source holds open, if the limit allows it. Opening a file again takes a thousandth
-of the time in which a disk reads it."""
+"""How many files one source holds open, if the limit allows it. Opening a file again takes a
+thousandth of the time in which a disk reads it."""
 FEWEST_HELD_OPEN = 4
 SHARE_OF_LIMIT = 4
 """A source holds at most a fourth of the limit: a run reads up to three checkpoints at a time."""

@@ -1,8 +1,8 @@
 """Files of our own in folders that other people can write to.
 
-Somebody else can plant a link, a FIFO or a file of his own under a name that we use. So the names
-that `Guard` knows are reached from the folder that holds them, one component at a time, without
-following a link, and what is there already must be ours:
+Somebody else can plant a link, a FIFO or a file of his own under a name that we use. So the paths
+that `Guard` knows are opened from the folder that holds them on, one component at a time, without
+following a link. Whatever exists at such a path must be ours:
 
     kind     a regular file with one link, or a real folder
     owner    this user; another one only if the folder that holds it is his or root's, or is this
@@ -51,7 +51,7 @@ class Place:
         return self.folder is not None
 
     def open(self, flags: int, mode: int = 0o777) -> int:
-        """Open it. If it is guarded, links are not followed, and what is there must be ours."""
+        """Open it. If it is guarded, links are not followed, and a file there must be ours."""
         if self.folder is None:
             return os.open(self.path, flags, mode)
         try:
@@ -67,7 +67,7 @@ class Place:
         return fd
 
     def stat(self, *, follow: bool) -> os.stat_result:
-        """Return its status; never that of another path if it is guarded."""
+        """Return its status. If it is guarded, links are not followed."""
         follow = follow and not self.is_guarded
         return os.stat(self.name, dir_fd=self.folder, follow_symlinks=follow)
 

@@ -73,9 +73,9 @@ def _until_thread_ends(outcomes: "_Outcomes[Outcome]") -> Iterator[Outcome]:
 
 
 def _next(outcomes: "_Outcomes[Outcome]") -> tuple[Outcome] | BaseException | None:
-    """Wait for what a thread has put there.
+    """Return the next outcome, or the end of a thread, as soon as there is one.
 
-    A signal that arrives just before the wait begins does not end it. So no wait is a long one.
+    A signal that arrives just before a wait begins does not end it. So no single wait is long.
     """
     while True:
         with suppress(queue.Empty):

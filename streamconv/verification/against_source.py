@@ -88,9 +88,9 @@ class _Worker:
         self._buffers = [memoryview(bytearray(FILE_BYTES)) for _ in range(2)]
 
     def carry_out(self, tasks: tuple[Task, tuple[Task, ...]]) -> Iterator[VerifyEvent]:
-        """Compare what the first task names, while both sides fetch what the others name.
+        """Do the first task, while both sides fetch the bytes of the others.
 
-        Yields the differences, and the progress at its end.
+        Yields the differences, and then the progress.
         """
         task, coming = tasks
         pairs = [each for each in coming if isinstance(each, RegionPair)]
@@ -131,7 +131,7 @@ def _progress(region: Region) -> Iterator[VerifyProgress]:
 
 
 def _nbytes(task: Task) -> int:
-    """Return the bytes of the output that a task compares, if it is known how many they are."""
+    """Return how many bytes of tensors in the output a task compares; 0 for other tasks."""
     return task.output.nbytes if isinstance(task, RegionPair) else 0
 
 

@@ -1,6 +1,6 @@
-"""What has to be compared: the tensors, experts and files of an output with those of its source.
+"""The tasks of a comparison: the tensors, experts and files of an output, and those of its source.
 
-A difference that names, dtypes and shapes show already needs no comparison.
+If names, dtypes or shapes differ already, the task is that difference, and no bytes are compared.
 """
 
 import heapq
@@ -59,12 +59,12 @@ MISSING = ("", 0)
 def comparison_tasks(
     source: Side, output: Side, config: ExpectedConfig | None, sample: Sample
 ) -> Iterator[Task]:
-    """Yield what has to be compared, and the differences that are found on the way.
+    """Yield the pairs that have to be compared, and the differences that are found on the way.
 
     Args:
         source: The source, with the casts that the output records.
         output: The checkpoint to verify.
-        config: What config.json has to say; None if it has to be the source's.
+        config: What config.json has to say; None if it has to be that of the source.
         sample: The part of the bytes that is compared.
     """
     layers = _layer_filter(source, output)
@@ -123,9 +123,10 @@ def _module(name: str, source: StackModule, output: StackModule, sample: Sample)
 
 
 def _original(weight: str, source: StackModule, output: StackModule) -> str | None:
-    """Return the weight of the source that a weight of the output has to be, or None.
+    """Return the weight of the source that a weight of the output is made from, or None.
 
-    It has another name if the source has one number for all experts, and the output one for each.
+    The two have different names if the source has one number for all experts, and the output has
+    one for each.
     """
     if weight in source.tensors:
         return weight

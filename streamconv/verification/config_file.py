@@ -1,7 +1,8 @@
 """Compare the text of an output's config.json with what it has to be.
 
-All that need not change has to be as in the source, down to the digits of its numbers and its white
-space. How a conversion edits the text is in `formats/json_edit.py`, and deliberately not used here.
+Everything that does not have to change has to be as in the source, down to the digits of numbers
+and white space. The code that edits the text in a conversion, `formats/json_edit.py`, is
+deliberately not used here.
 """
 
 import itertools
@@ -45,12 +46,12 @@ def config_differences(
         described = config.get(SECTION) if isinstance(config, dict) else None
         fault = expected.section.fault(described)
         if fault is not None:
-            yield Difference(CONFIG, f"says another {SECTION} than is true of its tensors: {fault}")
+            yield Difference(CONFIG, f"has a {SECTION} that contradicts its tensors: {fault}")
             return
     if expected.exceptions:
         config, before = parse_json(output.encode(), CONFIG), parse_json(source.encode(), CONFIG)
         for path, exceptions in expected.exceptions.items():
-            if not exceptions.are_right(value_at(before, path), _found_at(config, path)):
+            if not exceptions.allows(value_at(before, path), _found_at(config, path)):
                 yield Difference(
                     CONFIG,
                     f"does not say in {quoted('.'.join(map(str, path)))} which of its modules are "
@@ -96,7 +97,7 @@ class _Word:
     text: str
     """Empty for the end of the text."""
     before: str
-    """What separates it from the word before it, with its own key."""
+    """The text between the word before it and this one; it includes the key of this one."""
 
     @property
     def is_value(self) -> bool:
@@ -109,7 +110,7 @@ class _Wanted:
 
     word: _Word
     follows_removed: bool
-    """True if the source has a word before it that the output has not."""
+    """True if the source has a word right before it that must not be in the output."""
 
     def allows(self, before: str) -> bool:
         """Return True if an output may have this text before the word."""
@@ -119,7 +120,7 @@ class _Wanted:
 
 
 def _squeezed(text: str) -> str:
-    """Return what separates two words without commas and white space."""
+    """Return the text between two words without commas and white space."""
     return re.sub(r"[\s,]", "", text)
 
 
@@ -150,7 +151,7 @@ def _wanted(source: str, expected: ExpectedConfig) -> Iterator[_Wanted]:
 
 
 def _is_cut(cut: tuple[Path, int], path: Path) -> bool:
-    """Return True if a path leads to an item of a list from a number on, or through one."""
+    """Return True if a path leads to, or through, an item that was cut off the end of a list."""
     of, length = cut
     item = path[len(of)] if len(path) > len(of) and path[: len(of)] == of else -1
     return isinstance(item, int) and item >= length

@@ -1,9 +1,9 @@
 """Which parts of a config.json may reach transformers: its own names only, and plausible sizes.
 
-transformers does more with a config than build a model of it. It fetches and imports kernels that
+transformers does more with a config than build a model from it. It fetches and imports kernels that
 an attention setting names, fetches configs of backbones, and imports packages for quantized
-weights. And it makes a layer, an expert or a label for each that the config counts, before it looks
-at a tensor.
+weights. And it makes as many layers, experts and labels as the config says, before it looks at any
+tensor.
 """
 
 import re
@@ -16,15 +16,16 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 MAX_DEPTH = 32
-"""No config nests deeper."""
+"""How deep a config may nest. No real one nests as deep."""
 MAX_POSITIONS = 2**26
-"""Positions cost nothing where they are computed; the longest context known has 2**24."""
+"""The most positions that a config may have. They cost nothing, as they are computed when they are
+used. The longest known context has 2**24."""
 
 _ADMITTED = {
     "attn_implementation": {"eager", "sdpa"},
     "experts_implementation": {"eager", "batched_mm", "grouped_mm"},
 }
-"""What settings may say. Any other value is left out, so that transformers takes its default."""
+"""The values that settings may have. Others are left out, so transformers takes its default."""
 _LEFT_OUT = re.compile(
     r"_*(auto_map|name_or_path|trust_remote_code|custom_generate|custom_pipelines|transformers_weights|use_kernels|"
     r"kernel_config|kernel_mapping|use_pretrained_backbone|commit_hash|"
@@ -113,10 +114,13 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def safe_config(checkpoint: Checkpoint, methods: Collection[str]) -> dict[str, Any]:
     """Return the config without names of code, places and kernels, at any depth.
 
-    `methods` are those of quantization that transformers knows. It leaves others alone.
+    Args:
+        checkpoint: The checkpoint with the config.
+        methods: The methods of quantization that transformers knows. It ignores others.
 
-    Raises PlanRefused if transformers would have to fetch or import something for it, and
-    BadCheckpoint if it nests too deep.
+    Raises:
+        PlanRefused: transformers would have to fetch or import something for the config.
+        BadCheckpoint: The config nests too deep.
     """
     safe = _safe(checkpoint.config, checkpoint.location, 0)
     method = quantization_method(safe)

@@ -48,7 +48,7 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
             raise
         except BadCheckpoint as error:
             output = error
-        # Of a template, every dtype is wanted: the output says which casts were made.
+        # dtypes may differ from those of a template: the output records which casts were made
         source = stack.enter_context(
             open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
         )
@@ -69,7 +69,7 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
 
 
 def _source_reading(output: Source, options: VerifyOptions) -> Reading:
-    """Return the options for reading the source: as asked for, else as the output records them.
+    """Return the options for reading the source: those of the user, else those that are recorded.
 
     Raises BadCheckpoint if the record is malformed.
     """
@@ -79,9 +79,12 @@ def _source_reading(output: Source, options: VerifyOptions) -> Reading:
 
 
 def _detect_output(output: Source, source: Checkpoint, options: VerifyOptions) -> Detected:
-    """Detect the output's layouts. Raises PlanRefused whose hint names the output's option.
+    """Detect the output's layouts.
 
-    Without a config, it is of the source's model type: next to a DCP there is no config to copy.
+    Without a config, it has the model type of the source: a DCP has no copy of config.json.
+
+    Raises:
+        PlanRefused: They cannot be detected. The hint names `--to`, the option for the output.
     """
     checkpoint = output.checkpoint
     if not checkpoint.config and "model_type" in source.config:
@@ -139,7 +142,7 @@ def _compare(
 
 
 def _detect_source(checkpoint: Checkpoint, casting: Casting, options: VerifyOptions) -> Detected:
-    """Detect the source, with the weights quantized that the output's manifest says.
+    """Detect the source as if the weights were quantized that the output's manifest lists.
 
     Raises PlanRefused if the casting makes no sense, or `--from` contradicts the source.
     """

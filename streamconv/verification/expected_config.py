@@ -26,16 +26,16 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Exceptions:
-    """What a list of modules that are not quantized may have more than that of the source."""
+class ExceptionList:
+    """A list of modules that are not quantized, which may be longer than that of the source."""
 
     key: str
     wanted: frozenset[str]
-    """Modules that are certain to be dequantized."""
+    """Modules that have to be in it, because a cast has dequantized them."""
     modules: Modules
 
-    def are_right(self, old: Mapping[str, Any], new: Any) -> bool:
-        """Return True if `new` differs from the description `old` in its list as it may."""
+    def allows(self, old: Mapping[str, Any], new: Any) -> bool:
+        """Return True if `new` is the description `old` with a list that is longer as it may be."""
         if not isinstance(new, Mapping) or [*new] not in ([*old], [*old, self.key]):
             return False
         listed, before = new.get(self.key, []), old.get(self.key) or []
@@ -60,12 +60,12 @@ class ExpectedConfig:
     """Sections that count layers, with the list and the number of the first layer not kept."""
     section: Description | None = None
     """The new description of quantized weights; None if there is none."""
-    exceptions: Mapping[Path, Exceptions] = field(default_factory=dict)
-    """Descriptions that stay, with a longer list of exceptions."""
+    exceptions: Mapping[Path, ExceptionList] = field(default_factory=dict)
+    """Descriptions that stay, but with a longer list of exceptions."""
 
     @property
     def left_out(self) -> frozenset[str]:
-        """Names of files that may not be there."""
+        """Names of files that must not be in the output."""
         is_left = self.quantization and self.section is None
         return frozenset() if is_left else config_keys().quantization_files
 
@@ -143,7 +143,7 @@ def expected_config(
 
 def _exceptions(
     source: Detected, stored: Checkpoint, found: Detected, casting: Casting
-) -> Mapping[Path, Exceptions]:
+) -> Mapping[Path, ExceptionList]:
     """Return the descriptions of a partly dequantized output whose lists have to be longer."""
     infos = list(found.hub_names.values())
     if casting.dequantize is None or casting.quantize is not None:
@@ -156,13 +156,13 @@ def _exceptions(
         before = source.hub_names.get(hub_name)
         if before is not None and before.cast is not None and before.cast.decoding is not None:
             wanted |= {stem_of(info.name)} & modules.others
-    changed: dict[Path, Exceptions] = {}
+    changed: dict[Path, ExceptionList] = {}
     for path, value in config_members(stored.config):
         if path[-1] in config_keys().quantization and isinstance(value, Mapping):
             key = list_key(value)
             listed = value.get(key) or [] if key is not None else None
             if key is not None and isinstance(listed, list):
-                changed[path] = Exceptions(key, frozenset(wanted), modules)
+                changed[path] = ExceptionList(key, frozenset(wanted), modules)
     return changed
 
 
@@ -185,7 +185,7 @@ def _main_dtype(output: Checkpoint) -> str | None:
 
 
 def _counted(keys: ConfigKeys, key: str, old: Any, layers: LayerList, stop: int) -> Any:
-    """Return the value of a key that may count the layers, or have an item for each."""
+    """Return the value that a key has to have if it counts the layers, or has an item for each."""
     count, after = layers.count or 0, layers.after
     left, left_after = min(count, stop), min(max(stop - count, 0), layers.layers - count)
     if key in keys.layer_counts and old == count:

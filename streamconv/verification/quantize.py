@@ -51,7 +51,7 @@ class QuantizedAgain(SourceWrapper):
         self._source.read(plain)
 
     def expect(self, ranges: Sequence[ByteRange]) -> None:
-        """Pass on what is read as it is: quantized weights are read where they are computed."""
+        """Pass on only what is read as it is stored. Quantized weights are read in whole bands."""
         casts = [(each, each.info.cast) for each in ranges]
         super().expect([r for r, c in casts if c is None or not (c.encoding or c.view)])
 

@@ -1,9 +1,9 @@
 """What a description of quantized weights has to say, found out from the tensors that are there.
 
-How a conversion writes such a description is in `quantization/quantized_config.py` and in the
-`config` of a row, and deliberately not used here. The facts follow from what the codes of the
-encoding are. The list of modules that are not quantized is read as loaders read it: each weight
-that holds codes must not be in it, each other matrix has to be, and nothing else may be.
+The code that writes such a description, `quantization/quantized_config.py`, and the `config` of a
+row are deliberately not used here. The facts follow from the codes of the encoding. The list of
+modules that are not quantized is read as loaders read it: weights with codes must not be in it, all
+other matrices have to be, and nothing else may be.
 """
 
 import re
@@ -28,18 +28,18 @@ _FORMATS = {
     ("int4", "weight_packed"): "pack-quantized",
     ("e2m1", "weight_packed"): "mxfp4-pack-quantized",
 }
-"""What compressed-tensors calls codes, by their numbers and the word of their tensors."""
+"""The format's name in compressed-tensors, by the numbers of codes and the word of their tensor."""
 _FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
 _HEAD = "lm_head"
 """It is listed even without a tensor of its own: loaders make the module, and tie it later."""
 _PATTERN = "re:^"
-"""What patterns in a list begin with."""
+"""The beginning of each pattern in a list."""
 _ESCAPED = re.compile(r"\\(.)", re.S)
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """The modules of a checkpoint, by what their weights are."""
+    """The modules of a checkpoint: those whose weights are quantized, and others."""
 
     quantized: frozenset[str]
     others: frozenset[str]
@@ -47,7 +47,7 @@ class Modules:
 
     @classmethod
     def of(cls, tensors: Iterable[TensorInfo]) -> "Modules":
-        """Return those of a checkpoint with these tensors."""
+        """Return the modules of a checkpoint with these tensors."""
         infos = list(tensors)
         quantized = {stem_of(info.name) for info in infos if is_quantized(info)}
         others = {_HEAD} | {
@@ -65,7 +65,7 @@ class Modules:
         Args:
             method: The `quant_method` of the description.
             listed: The list.
-            added: Those of its items that have to be true.
+            added: The items of it that are checked: all, or those that the source does not have.
             wanted: The modules that have to be in it.
         """
         row = config_keys().exceptions.get(str(method))
@@ -74,7 +74,7 @@ class Modules:
         around = {name for module in self.others for name in _modules_around(module)}
         stray = next((each for each in added if not self._is_justified(each, around)), None)
         if stray is not None:
-            return f"it lists {quoted(str(stray))}, which is no module that is not quantized"
+            return f"it lists {quoted(str(stray))}, which is not an unquantized module"
         missing = next((each for each in sorted(wanted) if each not in all_listed), None)
         if missing is not None:
             return f"it does not list {quoted(missing)}, which is not quantized"
@@ -82,11 +82,11 @@ class Modules:
         return f"it lists {quoted(coded)}, which is quantized" if coded is not None else None
 
     def _is_justified(self, entry: object, around: Container[str]) -> bool:
-        """Return True if an item is a module that is not quantized, or has such modules inside.
+        """Return True if an item is a module that is not quantized, or contains one.
 
         Args:
             entry: An item of a list.
-            around: The modules that are not quantized, and those that have them inside.
+            around: The modules that are not quantized, and those that contain them.
         """
         if not isinstance(entry, str):
             return False
@@ -104,12 +104,12 @@ def _is_matrix(name: str) -> bool:
 class _Listed:
     """A list of modules, as a loader reads it.
 
-    A name means the modules inside it, too, unless the loader compares whole names.
+    A name means the modules inside of it, too, unless the loader compares whole names.
     """
 
     names: frozenset[str]
     beginnings: tuple[str, ...]
-    """What the names of modules that a pattern means begin with."""
+    """For each pattern, how the names of the modules begin that it matches."""
     is_exact: bool
 
     @classmethod
@@ -131,10 +131,10 @@ def _modules_around(module: str) -> Iterator[str]:
 
 
 def _beginning(entry: str) -> str | None:
-    """Return what the modules that a pattern means begin with; None if it is none of this kind.
+    """Return how the names of the modules begin that a pattern matches; None for any other entry.
 
-    Conversions write no other patterns. Those of anybody else are never matched: one that is made
-    for it takes hours.
+    Only the kind of pattern that conversions write is known. Others are never run: a hostile one
+    could take hours.
     """
     text = _ESCAPED.sub(r"\1", entry.removeprefix(_PATTERN))
     return text if entry == _PATTERN + re.escape(text) else None
@@ -150,10 +150,10 @@ def list_key(section: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the description of weights that `--quantize` has made has to say."""
+    """What the description of a checkpoint has to say that was made with `--quantize`."""
 
     facts: Mapping[str, Any]
-    """All of it, but for the list of modules."""
+    """All of its members, except for the list of modules."""
     modules: Modules
     misfit: str | None = None
     """How the tensors contradict the encoding; None if they do not."""
@@ -174,7 +174,7 @@ class Description:
         said = {name: value for name, value in section.items() if name != key}
         for name in {**self.facts, **said}:
             if name not in said or name not in self.facts or said[name] != self.facts[name]:
-                return f"its {quoted(name)} is not that of the tensors"
+                return f"its {quoted(name)} contradicts the tensors"
         listed = section.get(key or "")
         if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
             return f"its {key} is no list of names"
@@ -185,7 +185,7 @@ class Description:
 
 
 def _facts(row: EncodingRow) -> dict[str, Any]:
-    """Return what is said of an encoding: by what its blocks, codes and scales are."""
+    """Return what a description has to say of an encoding, from its blocks, codes and scales."""
     words = {part.role: (part.word, part.dtype) for part in row.parts}
     kind, bits = _NUMBERS[row.numbers]
     height, width = row.block

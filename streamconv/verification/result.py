@@ -12,7 +12,7 @@ from streamconv.errors import VerifyFailed, quoted
 from streamconv.units import show_size
 
 KEPT_DIFFERENCES = 1000
-"""So many differences are kept; all are counted."""
+"""How many differences are kept. All of them are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class FileVerified:
     nbytes: int
     """Bytes that were compared."""
     total: int
-    """Bytes that it has to compare. A sample, or a tensor without counterpart, leaves some."""
+    """Bytes of it that can be compared. A sample, or a tensor without counterpart, leaves some."""
 
 
 @dataclass(frozen=True, slots=True)

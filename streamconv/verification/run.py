@@ -81,7 +81,7 @@ def _verify_alone(path: str, options: VerifyOptions, tally: Tally) -> None:
 
 
 def _check_structure(output: Source, options: VerifyOptions, tally: Tally) -> None:
-    """Raise BadCheckpoint if experts are incomplete; note what nobody can check."""
+    """Raise BadCheckpoint if experts are incomplete; note what cannot be checked."""
     declared_layout = options.reading.get("source_layout")
     try:
         found = detect(output.checkpoint, options.catalog, declared_layout, pass_through=True)

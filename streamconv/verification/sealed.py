@@ -1,4 +1,4 @@
-"""transformers at work without a network, kernels, and packages that a config could ask for.
+"""Seals off transformers at work: no network, no kernels, no packages that a config asks for.
 
 A second defense, after `config_values.py` has limited what a config may say. What gets past it is
 refused here, in this process, until the work is done.
@@ -32,7 +32,7 @@ _OWN = frozenset(
 
 
 class Refused(ImportError):
-    """Something is asked for that a checkpoint has no right to."""
+    """A checkpoint asks for something that is not allowed to it."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def sealed(max_parameters: int) -> Iterator[None]:
     """Refuse network, kernels, other packages, gigabytes and endless work within the context.
 
     Args:
-        max_parameters: How many parameters a model may get.
+        max_parameters: How many parameters a model may have.
     """
     with ExitStack() as stack:
         stack.enter_context(_no_network())
@@ -52,7 +52,7 @@ def sealed(max_parameters: int) -> Iterator[None]:
 
 
 def _refuse(*args: Any, **kwargs: Any) -> Any:
-    raise Refused("a checkpoint would have something fetched, which is refused")
+    raise Refused("loading this checkpoint would fetch something, which is refused")
 
 
 @contextmanager
@@ -125,7 +125,7 @@ class _Refusing:
 
 
 def _importer(frame: FrameType | None) -> FrameType | None:
-    """Return the code that imports; None if something is only looked for."""
+    """Return the frame of the code that imports; None if it only asks if a module exists."""
     while frame is not None:
         file = frame.f_code.co_filename
         module = frame.f_globals.get("__name__")

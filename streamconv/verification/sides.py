@@ -40,7 +40,10 @@ class StackModule:
         return self.stack.row.layout.templates[weight]
 
     def part(self, weight: str) -> tuple[str, str]:
-        """Return the matrix that a weight belongs to, and what it is of it, whatever its shape."""
+        """Return the matrix that a weight belongs to, and its part of it, such as its scales.
+
+        Both are the same for every shape that the part can have.
+        """
         kind = self.stack.row.layout.kinds.get(weight)
         return (kind.matrix(weight), kind.part) if kind else (weight, "")
 

@@ -143,7 +143,7 @@ def _load(
         checkpoint: The tensors.
         model: The model on the meta device.
         quantizer: What its quantized weights need, or None.
-        like: The numbers of the layers that are not loaded, and of those that represent them.
+        like: The numbers of the layers that are not loaded, each with that of its representative.
 
     Raises:
         PlanRefused: The loader fails.

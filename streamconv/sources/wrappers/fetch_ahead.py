@@ -1,7 +1,7 @@
-"""A source to which the next reads are announced by a thread of its own.
+"""A source whose next reads are announced to it in a thread of their own.
 
-To ask a disk for more than fits into its queue takes as long as some of the answers do. So no
-worker does it.
+A disk that is asked for more than fits into its queue makes the caller wait for some of the
+answers. So no worker asks it.
 """
 
 import contextlib
@@ -48,6 +48,6 @@ class FetchAhead(SourceWrapper):
             ranges = self._asked.get()
             if self._ends.is_set():
                 return
-            # whatever is wrong shows when the bytes are read
+            # any error comes again when the bytes are read
             with contextlib.suppress(Exception):
                 expect(self._source, ranges)

@@ -1,4 +1,4 @@
-"""A checkpoint that a training run left, completed by the hub checkpoint that it came from.
+"""A checkpoint that a training run saved, completed by the hub checkpoint that it began with.
 
 The template gives the config and all files without tensors, and says which tensors there have to
 be. Tensors that the run did not save, such as those of a talker that was not trained, are taken
@@ -80,7 +80,7 @@ def with_template(
     """Complete a source by its template.
 
     Args:
-        source: What a training run left.
+        source: The checkpoint that a training run saved.
         template: The hub checkpoint that training began with.
         catalog: The layouts and families that both can have.
         fill: Take tensors that the source lacks from the template.

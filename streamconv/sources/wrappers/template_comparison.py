@@ -16,9 +16,9 @@ from streamconv.errors import BadCheckpoint, quoted
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What two checkpoints of one model share, whatever their layouts.
+    """A unit of comparison, which does not depend on the layouts of the two checkpoints.
 
-    A weight of the experts of a layer, a weight of another group of tensors, or a single tensor.
+    It is a weight of all experts of a layer, a weight of another group of tensors, or a tensor.
     """
 
     tensors: Sequence[TensorInfo]

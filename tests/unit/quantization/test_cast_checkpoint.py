@@ -152,7 +152,7 @@ def test_scales_that_do_not_fit(
     ("tensors", "error", "says"),
     [
         ([info("a", "BF16", 4)], PlanRefused, "cannot dequantize here: no tensor"),
-        ([info("a.weight_scale_inv", "F32", 1)], BadCheckpoint, "its weight is missing"),
+        ([info("a.weight_scale_inv", "F32", 1)], BadCheckpoint, "the weight itself is missing"),
         (
             [*fp8("a", 1, 1), info("b", "F8_E4M3", 1, 1)],
             BadCheckpoint,

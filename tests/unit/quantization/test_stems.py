@@ -7,7 +7,7 @@ from streamconv.quantization.stems import (
     Stem,
     belongs_to_a_weight,
     decoded_name,
-    may_be_quantized,
+    looks_quantized,
     stems,
 )
 
@@ -65,7 +65,7 @@ def test_names_that_mean_nothing_without_a_weight(name: str, belongs: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("tensors", "may_be"),
+    ("tensors", "looks"),
     [
         ({"a.weight": "F8_E4M3"}, True),
         ({"a.weight": "U8"}, False),
@@ -77,7 +77,7 @@ def test_names_that_mean_nothing_without_a_weight(name: str, belongs: bool) -> N
         ({"a.weight": "BF16", "a.bias": "BF16"}, False),
     ],
 )
-def test_what_has_to_be_of_some_number_format(tensors: dict[str, str], may_be: bool) -> None:
+def test_what_has_to_be_of_some_number_format(tensors: dict[str, str], looks: bool) -> None:
     """By codes of eight bits, or by a companion that belongs to nothing but codes."""
     (stem,) = grouped(**tensors).values()
-    assert may_be_quantized(stem) == may_be
+    assert looks_quantized(stem) == looks

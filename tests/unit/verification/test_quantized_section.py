@@ -95,11 +95,11 @@ def test_every_module_counts(kind: str) -> None:
         assert fault is not None
         assert name in fault
     for name, why in [
-        (f"{EXPERTS}.0.gate_proj", "no module that is not quantized"),
-        ("model.layers.7.mlp.gate", "no module that is not quantized"),
+        (f"{EXPERTS}.0.gate_proj", "not an unquantized module"),
+        ("model.layers.7.mlp.gate", "not an unquantized module"),
         ("re:^model", "which is quantized"),
         (f"re:^{re.escape(EXPERTS)}", "which is quantized"),
-        (f"re:^{EXPERTS}", "no module that is not quantized"),
+        (f"re:^{EXPERTS}", "not an unquantized module"),
     ]:
         more = Modules.of(tensors(kind)).fault_of_list("compressed-tensors", listed, [name], [])
         assert more is not None
@@ -133,7 +133,7 @@ def test_patterns_of_others_are_not_matched(pattern: str) -> None:
     )
     fault = modules.fault_of_list("compressed-tensors", [pattern], [pattern], [])
     assert fault is not None
-    assert "no module that is not quantized" in fault
+    assert "not an unquantized module" in fault
 
 
 def test_a_list_of_many_experts() -> None:
