@@ -39,6 +39,8 @@ class Refused(ImportError):
 def sealed(max_parameters: int) -> Iterator[None]:
     """Refuse network, kernels, other packages, gigabytes and endless work within the context.
 
+    torch says that it has no accelerator, so that the result is the same on every host.
+
     Args:
         max_parameters: How many parameters a model may have.
     """
@@ -46,6 +48,7 @@ def sealed(max_parameters: int) -> Iterator[None]:
         stack.enter_context(_no_network())
         stack.enter_context(_no_kernels())
         stack.enter_context(_no_other_packages())
+        stack.enter_context(_no_accelerator())
         stack.enter_context(_bounded_memory())
         stack.enter_context(_bounded_model(max_parameters))
         yield
@@ -80,6 +83,21 @@ def _no_kernels() -> Iterator[None]:
             for name in list(vars(module)):
                 if name in ("get_kernel", "get_kernel_hub", "get_local_kernel", "load_kernel"):
                     stack.enter_context(patch.object(module, name, _refuse))
+        yield
+
+
+@contextmanager
+def _no_accelerator() -> Iterator[None]:
+    """Let torch report none, as transformers fetches kernels for those that it finds.
+
+    A torch that was built for CUDA names that as its accelerator even on a host without a GPU.
+    """
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(torch.accelerator, "current_accelerator", lambda *_: None))
+        for kind in (torch.cuda, torch.xpu):
+            stack.enter_context(patch.object(kind, "is_available", lambda: False))
         yield
 
 

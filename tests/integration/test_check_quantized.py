@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from quantized import mxfp4_blocks
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 import streamconv
 from streamconv.errors import PlanRefused
@@ -104,6 +111,35 @@ def test_one_that_is_not_sound(change: str, quantized: Path) -> None:
     assert {*found.missing} == {*info["missing_keys"]}
     assert {*found.unexpected} == {*info["unexpected_keys"]}
     assert not found.is_clean
+
+
+def test_a_torch_with_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict is that of a host without one: no kernels are asked for, though it names one."""
+    experts, hidden, inner = 2, 96, 32
+    config = GptOssConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_local_experts=experts,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        vocab_size=64,
+    )
+    folder = tmp_path / "model"
+    GptOssForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    stem = "model.layers.0.mlp.experts."
+    for name, out, into in (("gate_up_proj", 2 * inner, hidden), ("down_proj", hidden, inner)):
+        del stored[stem + name]
+        case = mxfp4_blocks(experts, out, into)
+        stored |= {f"{stem}{name}{end}": tensor for end, tensor in case.tensors.items()}
+    rewrite(folder, stored)
+    configure(folder, quantization_config={"quant_method": "mxfp4"})
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert streamconv.check(folder).is_clean
+    assert torch.cuda.is_available()
 
 
 def test_a_missing_package_is_named(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
