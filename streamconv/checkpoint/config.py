@@ -20,19 +20,6 @@ def config_value(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def block_from_config(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the rows and columns that one scale covers, or None if the config does not say.
-
-    Read from `quantization_config.weight_block_size`, of the config or of one of its sections.
-    """
-    for section in (config, *config.values()):
-        quantization = section.get("quantization_config") if isinstance(section, Mapping) else None
-        block = quantization.get("weight_block_size") if isinstance(quantization, Mapping) else None
-        if isinstance(block, list) and len(block) == 2 and all(type(n) is int for n in block):
-            return (block[0], block[1]) if min(block) > 0 else None
-    return None
-
-
 def config_members(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield every member of a config and of its sections, with its path, in order.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Group
 from streamconv.catalog.layouts import NamedLayout, Naming
-from streamconv.checkpoint.config import block_from_config
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect_form import find_names, form_of, undo_renames
 from streamconv.detection.expert_counts import ExpertCounts
@@ -34,6 +33,7 @@ from streamconv.detection.tensor_groups import (
     groups_of,
 )
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.quantization.announcement import announcements, stated_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def detect(
         form=form_of(family, names, rows, refusals.by_pattern()),
         stacks=stacks,
         hub_names=hub_names,
-        block=block_from_config(checkpoint.config),
+        block=stated_block(announcements(checkpoint.config, checkpoint.quant_config)),
         refusals=refusals.by_pattern(),
         counted=counted,
         groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),

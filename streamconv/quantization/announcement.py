@@ -1,12 +1,18 @@
 """What config.json says about number formats, and which rows of the table it permits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamconv.checkpoint.types import QUANT_CONFIG
 from streamconv.errors import quoted
-from streamconv.quantization.number_format import NamedFormat, NumberFormat, Statement
+from streamconv.quantization.number_format import (
+    NamedFormat,
+    NumberFormat,
+    Statement,
+    number_formats,
+)
+from streamconv.quantization.placement import BLOCK_AXES, USUAL_BLOCK
 
 SECTIONS = ("quantization_config", "compression_config", "quantization")
 """Keys of a section that describes number formats, anywhere in config.json."""
@@ -84,6 +90,28 @@ def _modelopt_facts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     facts = _facts_of(section) if isinstance(section, Mapping) else {}
     name = producer.get("name") if isinstance(producer, Mapping) else None
     return {**facts, "method": name if isinstance(name, str) else "modelopt"} if facts else {}
+
+
+def stated_block(announced: Iterable[Announcement]) -> tuple[int, int] | None:
+    """Return the rows and columns that share a scale; None if nothing says so.
+
+    They are the usual ones if a statement means a format in blocks, and not their size.
+    """
+    means_blocks = False
+    for each in announced:
+        block = each.facts.get("block")
+        if block is not None:
+            return block[0], block[1]
+        allowed = [row for row in number_formats().values() if each.allows(row)]
+        means_blocks = means_blocks or (bool(allowed) and all(map(_is_in_blocks, allowed)))
+    return (USUAL_BLOCK, USUAL_BLOCK) if means_blocks else None
+
+
+def _is_in_blocks(row: NumberFormat) -> bool:
+    scale = row.part("scale")
+    return scale is not None and any(
+        tuple(axis.per for axis in axes) == BLOCK_AXES for axes in scale.axes
+    )
 
 
 def sections(config: Mapping[str, Any]) -> tuple[str, ...]:

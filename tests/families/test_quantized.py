@@ -25,9 +25,9 @@ Shapes = dict[str, tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]]
 """By part of an expert: its dtype, its shape for gate and up, its shape for down."""
 
 
-def fp8_blocks(i: int, h: int) -> Shapes:
+def fp8_blocks(i: int, h: int, block: int = BLOCK) -> Shapes:
     """DeepSeek V3, Qwen3-FP8, MiniMax-M2: a scale for each square block."""
-    down, across = -(-i // BLOCK), -(-h // BLOCK)
+    down, across = -(-i // block), -(-h // block)
     return {
         "weight": (torch.uint8, (i, h), (h, i)),
         "weight_scale_inv": (torch.float32, (down, across), (across, down)),
@@ -160,6 +160,33 @@ def test_a_cut_inside_a_block_is_refused_with_the_sizes(said: bool, tmp_path: Pa
     planned = streamconv.plan(source, to="fused", pass_through=True)
     reasons = plan_fields(planned, None)["target"]["passed_through"]
     assert "inside a block" in reasons["model.layers.*.mlp.experts"]
+
+
+BLOCKS_OF_128 = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+        {"compression_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}},
+        {
+            "quantization_config": {
+                "quant_method": "compressed-tensors",
+                "format": "float-quantized",
+                "config_groups": {"group_0": {"weights": BLOCKS_OF_128}},
+            }
+        },
+    ],
+    ids=["fp8", "compression_config", "modelopt", "compressed-tensors"],
+)
+def test_a_block_that_gate_does_not_fill_is_not_shared(said: Any, tmp_path: Path) -> None:
+    """A reader of the merged matrix would take the first 128 of its 192 rows for one block."""
+    tensors = experts(fp8_blocks(96, 128, 128))
+    source = write(tmp_path / "source", tensors, **said)
+    with pytest.raises(streamconv.PlanRefused, match=r"96.*inside a block"):
+        streamconv.plan(source, to="fused")
 
 
 def test_what_no_layout_describes_is_passed_through_whole(tmp_path: Path) -> None:

@@ -168,6 +168,16 @@ def fp8_channel(o: int, i: int, dtype: str = "bfloat16", flat: bool = False) -> 
     return Case({".weight": weight, ".weight_scale": stored}, config, product(weight, scale))
 
 
+def fp8_group(o: int, i: int, group: int = 16) -> Case:
+    facts = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": group}
+    tensors = {".weight": codes8(o, i), ".weight_scale": scales(o, i // group)}
+
+    def decoded(dtype: torch.dtype) -> torch.Tensor:
+        return library("float-quantized", tensors, **facts).to(dtype)
+
+    return Case(tensors, compressed("float-quantized", **facts), decoded)
+
+
 def fp8_tensor(o: int, i: int, shape: tuple[int, ...] = (), dtype: str = "float32") -> Case:
     weight, scale = codes8(o, i), scales(*shape, dtype=getattr(torch, dtype))
     tensors = {".weight": weight, ".weight_scale": scale, ".input_scale": scales(*shape)}
@@ -244,15 +254,18 @@ def packed_int(
     return Case(tensors, compressed("pack-quantized", **facts), decoded)
 
 
-def int8(o: int, i: int, *, symmetric: bool = True) -> Case:
-    facts = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": symmetric}
+def int8(o: int, i: int, *, symmetric: bool = True, group: int | None = None) -> Case:
+    facts: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": symmetric}
+    facts |= {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    grid = (o, i // (group or i))
     weight = draw(o, i, low=-128, high=128).to(torch.int8)
-    scale = scales(o, 1, dtype=torch.bfloat16)
+    scale = scales(*grid, dtype=torch.bfloat16)
     tensors = {".weight": weight, ".weight_scale": scale}
-    zero = torch.zeros(o, 1, dtype=torch.int8)
+    zero = torch.zeros(*grid, dtype=torch.int8)
     if not symmetric:
-        tensors[".weight_zero_point"] = zero = draw(o, 1, low=-128, high=128).to(torch.int8)
-    formula = product(weight.float() - zero.float(), scale)
+        tensors[".weight_zero_point"] = zero = draw(*grid, low=-128, high=128).to(torch.int8)
+    whole = [wide(part.float(), 1, group or i, (o, i)) for part in (zero, scale)]
+    formula = product(weight.float() - whole[0], whole[1])
 
     def decoded(dtype: torch.dtype) -> torch.Tensor:
         return (
@@ -397,6 +410,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "fp8 blocks of compressed-tensors": lambda: fp8_block(33, 48, ".weight_scale", "bfloat16"),
     "fp8 channels": lambda: fp8_channel(24, 40),
     "fp8 channels, f32": lambda: fp8_channel(24, 40, "float32", flat=True),
+    "fp8 groups": lambda: fp8_group(24, 48),
     "fp8 tensor": lambda: fp8_tensor(24, 40),
     "fp8 tensor of compressed-tensors": lambda: fp8_tensor(24, 40, (1,), "bfloat16"),
     "mxfp8": lambda: mxfp8(24, 64),
@@ -410,6 +424,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "int8 packed": lambda: packed_int(24, 64, bits=8),
     "int8 packed, odd": lambda: packed_int(22, 50, bits=8, group=16, symmetric=False),
     "int8": lambda: int8(24, 40),
+    "int8, groups": lambda: int8(24, 48, symmetric=False, group=16),
     "int8, zero points": lambda: int8(24, 40, symmetric=False),
     "gptq": lambda: gptq(24, 64),
     "gptq, in another order": lambda: gptq(24, 64, ordered=False),

@@ -188,6 +188,3 @@ KINDS: dict[str, tuple[Callable[[int, int], Case], tuple[str, ...]]] = {
     "nvfp4 of compressed-tensors": (nvfp4_packed, BY_ROWS),
 }
 """Makers of a matrix in each number format, and the layouts that such experts can have."""
-
-NO_VALUES = {("fp8 channels", "fused-flat"), ("int8", "fused-flat")}
-"""Experts that come back from a layout, and that cannot be dequantized in it."""

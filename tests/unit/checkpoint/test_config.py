@@ -1,8 +1,6 @@
 """Values of config.json are found, and anything else in their place is ignored."""
 
-import pytest
-
-from streamconv.checkpoint.config import MAX_DEPTH, block_from_config, config_members, config_value
+from streamconv.checkpoint.config import MAX_DEPTH, config_members, config_value
 
 
 def test_a_path_leads_through_sections() -> None:
@@ -11,28 +9,6 @@ def test_a_path_leads_through_sections() -> None:
     assert config_value(config, "") == config
     for path in ("text_config.other", "other.num_experts", "list.0", "null.a"):
         assert config_value(config, path) is None
-
-
-@pytest.mark.parametrize(
-    ("block", "expected"),
-    [
-        ([128, 64], (128, 64)),
-        ([0, 64], None),
-        ([128], None),
-        ([128, True], None),
-        ("128x64", None),
-        (None, None),
-    ],
-    ids=str,
-)
-def test_the_block_of_a_quantized_checkpoint(
-    block: object, expected: tuple[int, int] | None
-) -> None:
-    """Of the config itself or of a section of it."""
-    config = {"quantization_config": {"weight_block_size": block}}
-    assert block_from_config(config) == expected
-    assert block_from_config({"a": 1, "text_config": config}) == expected
-    assert block_from_config({"quantization_config": "fp8"}) is None
 
 
 def test_members_at_any_depth() -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from quantized import CASES
 
 from streamconv.checkpoint.types import QUANT_CONFIG
-from streamconv.quantization.announcement import announcements, sections
+from streamconv.quantization.announcement import announcements, sections, stated_block
 from streamconv.quantization.number_format import number_formats
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
@@ -102,3 +103,47 @@ def test_which_formats_a_section_allows() -> None:
 def test_the_text_names_the_section_and_its_facts() -> None:
     (found,) = announcements({"quantization_config": FP8})
     assert found.text == "quantization_config says method fp8, block [128, 128]"
+
+
+def block_of(config: dict[str, Any]) -> tuple[int, int] | None:
+    return stated_block(announcements(config))
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ([128, 64], (128, 64)),
+        ([0, 64], None),
+        ([128], None),
+        ([128, True], None),
+        ("128x64", None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_the_block_of_a_quantized_checkpoint(
+    block: object, expected: tuple[int, int] | None
+) -> None:
+    """Of the config itself or of a section of it, by any name of the section."""
+    for section in ("quantization_config", "compression_config"):
+        config = {section: {"weight_block_size": block}}
+        assert block_of(config) == expected
+        assert block_of({"a": 1, "text_config": {"b": config}}) == expected
+    assert block_of({"quantization_config": "fp8"}) is None
+
+
+def test_the_block_of_a_group() -> None:
+    assert block_of(CASES["fp8 blocks of compressed-tensors"]().config) == (16, 16)
+    assert block_of(CASES["fp8 channels"]().config) is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [("FP8_PB_WO", (128, 128)), ("FP8", None), ("MIXED_PRECISION", None), ("NVFP4", None)],
+)
+def test_blocks_of_the_usual_size(algorithm: str, expected: tuple[int, int] | None) -> None:
+    """If nothing but a format in blocks is meant."""
+    config = {"quantization_config": {"quant_method": "modelopt", "quant_algo": algorithm}}
+    assert block_of(config) == expected
+    file = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algorithm}}
+    assert stated_block(announcements({}, file)) == expected

@@ -1,5 +1,7 @@
 """Where numbers lie: in shapes that are published, and with several matrices in a tensor."""
 
+from collections.abc import Callable
+
 import pytest
 import quantized
 import torch
@@ -22,6 +24,17 @@ def test_experts_in_one_tensor(grid: tuple[int, ...]) -> None:
     assert (info.name, info.shape) == ("a", (3, 8, 32))
     assert read_cast(source, info) == raw(wanted)
     assert read_cast(source, info, 522, 610) == raw(wanted)[522:1132]
+
+
+@pytest.mark.parametrize("make", [quantized.fp8_group, quantized.int8], ids=["fp8", "int8"])
+def test_groups_of_turned_experts(make: Callable[..., Case]) -> None:
+    """Inputs come before outputs, and so do their groups."""
+    case = make(8, 32, group=16)
+    turned = {f"{end}": tensor[None].mT.contiguous() for end, tensor in case.tensors.items()}
+    source = source_of(Case(turned, case.config, case.decoded))
+    info = decoded_of(source, "F32")
+    assert info.shape == (1, 32, 8)
+    assert read_cast(source, info) == raw(case.decoded(torch.float32).mT)
 
 
 def test_experts_of_modelopt_in_one_tensor() -> None:
