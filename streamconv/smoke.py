@@ -114,9 +114,11 @@ def _modules(family: Family) -> Iterator[tuple[str, str]]:
 def _tensors(family: Family, random: np.random.Generator) -> Tensors:
     """Return a family's tensors under plain names, one for each expert, of random bits."""
     (down,) = family.naming.tokens["d"]
+    known = family.names_next_to_experts(family.model_types[0])
+    other = next(iter(known), "other.weight").replace("*", "weight")
     shapes: dict[str, tuple[int, ...]] = {}
     for _, prefix in _modules(family):
-        shapes[f"{prefix}other.weight"] = (EXPERTS, HIDDEN)
+        shapes[f"{prefix}{other}"] = (EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
             for name in family.naming.tokens["p"]:
                 shapes[f"{prefix}experts.{expert}.{name}.weight"] = (INTERMEDIATE, HIDDEN)

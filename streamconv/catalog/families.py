@@ -143,9 +143,19 @@ class Family:
     """Ends of the hub names of routers' tensors; empty if only the general table knows them."""
     fp32: tuple[str, ...] = ()
     """Parts of the names of what transformers keeps in fp32, in any form."""
+    next_to_experts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Patterns of model types, and of the names below a module with experts that are no experts'.
+
+    The first pattern that fits a model type wins; none fits if no row says it.
+    """
 
     def __repr__(self) -> str:
         return f"<Family {self.name}: {len(self.model_types)} model types>"
+
+    def names_next_to_experts(self, model_type: str) -> tuple[str, ...]:
+        """Return patterns of the names next to experts in a model of this type; none if unknown."""
+        rows = self.next_to_experts
+        return next((names for glob, names in rows if fnmatchcase(model_type, glob)), ())
 
     def layout_for(self, stack: str, form: Form) -> NamedLayout | None:
         """Return the layout and naming of a stack in a form, or None if it stays as it is."""
@@ -213,6 +223,7 @@ def read_family(
         transformers_model_type=row.get("transformers_model_type", ""),
         routers=tuple(row.get("routers", ())),
         fp32=tuple(row.get("fp32", ())),
+        next_to_experts=tuple((g, tuple(n)) for g, n in row.get("next_to_experts", {}).items()),
     )
 
 

@@ -85,6 +85,7 @@ FAMILY: Kind = {
     "transformers_model_type?": TEXT,
     "routers?": TEXTS,
     "fp32?": TEXTS,
+    "next_to_experts?": {"*": TEXTS},
 }
 WEIGHTS: Kind = {
     "part": TEXT,

@@ -21,6 +21,7 @@ from streamconv.detection.experts import (
     stack_experts,
 )
 from streamconv.detection.layer_lists import LayerList, find_layer_lists
+from streamconv.detection.next_to_experts import unknown_next_to_experts
 from streamconv.detection.refusals import Refusal, Refusals
 from streamconv.detection.resolve_layout import (
     LayoutResolver,
@@ -68,6 +69,8 @@ class Detected:
     """What config.json says of experts, if there are none: `num_experts = 128`."""
     layer_lists: tuple[LayerList, ...] = ()
     """The lists of layers that a range of layers refers to."""
+    unknown_names: tuple[str, ...] = ()
+    """Tensors next to experts under names that the model type does not have."""
     hub_layouts: Mapping[str, str] = field(default_factory=dict)
     """The layout on the hub of each stack for which the hub has several, by its pattern."""
 
@@ -138,13 +141,15 @@ def detect(
     counted = counts.check(stacks, refusals)
     stacks = tuple(stack for stack in stacks if stack.pattern not in refusals)
     rows = {stack.pattern: stack.row for stack in stacks}
-    model_type = checkpoint.config.get("model_type")
+    stated = checkpoint.config.get("model_type")
+    model_type = stated if isinstance(stated, str) else ""
+    unknown = unknown_next_to_experts(family, model_type, hub_names, stacks)
     return Detected(
         catalog=catalog,
         family=family,
-        model_type=model_type if isinstance(model_type, str) else "",
+        model_type=model_type,
         names=names,
-        form=form_of(family, names, rows, refusals.by_pattern()),
+        form=form_of(family, names, rows, refusals.by_pattern(), unknown),
         stacks=stacks,
         hub_names=hub_names,
         block=stated_block(announcements(checkpoint.config, checkpoint.quant_config)),
@@ -155,6 +160,7 @@ def detect(
         layer_lists=find_layer_lists(
             (*rows, *refusals.by_pattern()), hub_names, checkpoint.config, family
         ),
+        unknown_names=unknown,
         hub_layouts=_hub_layouts(checkpoint, family, rows),
         not_found=() if rows or refusals.by_pattern() else counts.stated(),
     )

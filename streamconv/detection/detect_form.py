@@ -15,11 +15,13 @@ def form_of(
     names: Form,
     rows: Mapping[str, NamedLayout],
     refused: Collection[str] = (),
+    unknown: Collection[str] = (),
 ) -> str | None:
     """Return the form of the family that has these names and layouts, or None.
 
     A form is claimed only if all experts lie in stacks of the family, also those that cannot be
-    converted. A rename or group whose tensors are not there claims nothing: a checkpoint may lack
+    converted, and if the router and whatever else lies next to them has a name of the family. A
+    rename or group whose tensors are not there claims nothing: a checkpoint may lack
     an MTP layer, a vision tower or a bias. A tensor whose name the form would give to another one
     is refused before a plan is made.
 
@@ -28,8 +30,9 @@ def form_of(
         names: The form whose names the tensors have.
         rows: The layout of each stack that is converted, by its pattern.
         refused: Patterns of the experts that cannot be converted.
+        unknown: Names next to the experts that are not those of the family.
     """
-    if family is None or not rows or not {*rows, *refused} <= family.stacks.keys():
+    if unknown or family is None or not rows or not {*rows, *refused} <= family.stacks.keys():
         return None
     for form in family.forms.values():
         as_here = (_is_in(family, form, pattern, row) for pattern, row in rows.items())

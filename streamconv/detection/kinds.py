@@ -11,7 +11,7 @@ from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.expert_counts import TEXT_SECTIONS
-from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.quantization.describe import format_uses
 from streamconv.quantization.recognize import recognize
 
@@ -83,6 +83,17 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"quantized: {use.says}; {count}, {summarize_names(use.weights)}"
     for announced in found.announced:
         yield f"config.json: {announced.text}"
+
+
+def name_notes(found: Detected) -> Iterator[str]:
+    """Yield a sentence for names because of which a checkpoint is in no form of its model type."""
+    model_type = quoted(found.model_type)
+    if found.foreign:
+        names = ", ".join(quoted(f"{pattern}experts") for pattern in found.foreign)
+        yield f"in no form of {model_type}: its experts are not called {names}"
+    if found.unknown_names:
+        names = summarize_names(found.unknown_names)
+        yield f"in no form of {model_type}: it has no such names next to its experts: {names}"
 
 
 def count_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:

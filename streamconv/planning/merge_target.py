@@ -1,6 +1,7 @@
 """Choose what merging makes of a checkpoint, if nobody asks for a form or a layout."""
 
 from streamconv.catalog.families import Family
+from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack
 from streamconv.errors import quoted
@@ -18,6 +19,11 @@ def merge_target(source: Detected) -> tuple[str, str]:
         found = ", ".join(f"{quoted(pattern)}experts" for pattern in source.foreign)
         layout = _merged_layout(family)
         return layout, f"{found} is no stack of {quoted(source.model_type)}"
+    if family is not None and source.unknown_names:
+        layout = _merged_layout(family)
+        if any(stack.row.layout.name != layout for stack in source.stacks):
+            names = summarize_names(source.unknown_names)
+            return layout, f"{quoted(source.model_type)} has no such names: {names}"
     if family is not None:
         return family.merge, f"what merging makes of {quoted(source.model_type)}"
     layout = MERGE_UNKNOWN if all(map(_has_gates, source.stacks)) else MERGE_UNGATED

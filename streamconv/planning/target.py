@@ -102,7 +102,7 @@ def resolve_target(
     warnings = _warnings(source, rows, stored)
     form = None
     if not (kept_groups or warnings):
-        form = form_of(source.family, names, rows, source.refusals)
+        form = form_of(source.family, names, rows, source.refusals, source.unknown_names)
     if source.refusals and form != source.form:
         form = None  # their experts stay in the layout that they have
     return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)

@@ -6,6 +6,7 @@ from typing import Any
 
 from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.tensor_kinds import TensorKind, tensor_kinds
+from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import (
     Checkpoint,
     OtherFile,
@@ -14,7 +15,7 @@ from streamconv.checkpoint.types import (
     UnlistedFile,
 )
 from streamconv.detection.detect import Detected
-from streamconv.detection.kinds import count_notes, format_notes, kinds_of
+from streamconv.detection.kinds import count_notes, format_notes, kinds_of, name_notes
 from streamconv.detection.stacks import Stack
 from streamconv.quantization.describe import format_uses
 from streamconv.quantization.recognize import recognize
@@ -51,6 +52,7 @@ def inspection_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:
     yield from format_notes(checkpoint)
     if not checkpoint.config:
         yield "there is no config.json, so that nothing says of what model type it is"
+    yield from name_notes(found)
     yield from count_notes(checkpoint, found)
     yield from not_carried_over_notes(checkpoint, checkpoint.others)
 
@@ -87,6 +89,7 @@ def source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
         "dtypes": dict(sorted(Counter(i.dtype for i in checkpoint.tensors.values()).items())),
         "stacks": [stack_fields(stack) for stack in found.stacks],
         "experts_not_found": list(found.not_found),
+        "unknown_names": list(dict.fromkeys(map(pattern_of, found.unknown_names))),
         "other_tensors": len(others),
         "other_tensor_bytes": sum(info.nbytes for info in others),
         "other_files": [file_fields(other) for other in checkpoint.others],

@@ -7,6 +7,7 @@ from streamconv.catalog.renames import Rename
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.not_carried_over import not_carried_over_notes
 from streamconv.checkpoint.tensor_names import summarize_names
+from streamconv.detection.kinds import name_notes
 from streamconv.errors import quoted
 from streamconv.formats.json_edit import REMOVED, Edit
 from streamconv.planning.plan import Plan
@@ -30,6 +31,7 @@ def notes_of(plan: Plan) -> Iterator[str]:
     for line in _edit_lines(plan, plan.config.omitted) if plan.has_config else ():
         yield f"config.json is kept as it is, and no longer true: {line}"
     yield from plan.config.notes
+    yield from name_notes(plan.source)
     yield from _uneven(plan)
     template = plan.checkpoint.template
     if template and template.unknown:

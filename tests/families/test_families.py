@@ -65,7 +65,9 @@ def test_the_form_transformers_is_what_it_holds_in_memory(saved: Saved, tmp_path
     streamconv.convert(hub, tmp_path / "out", to="transformers", max_shard_size="40KB", copy=True)
     out = reference.read(tmp_path / "out")
     assert reference.same_bytes(reference.read(memory), out) == []
-    assert streamconv.inspect(hub).detected.stacks
+    found = streamconv.inspect(hub).detected
+    assert found.stacks
+    assert (found.form, found.unknown_names) == ("hub", ())
 
 
 @pytest.mark.parametrize("form", ["transformers", "hub"])

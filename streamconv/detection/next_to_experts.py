@@ -1,0 +1,76 @@
+"""Find what lies next to the experts under names that the family does not have."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from streamconv.catalog.companions import possible_weights
+from streamconv.catalog.families import Family
+from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.stacks import Stack
+
+_EXPERTS = ".experts."
+"""A part of nearly all names, which belong to experts: looking for it is cheap."""
+
+
+def unknown_next_to_experts(
+    family: Family | None,
+    model_type: str,
+    hub_names: Mapping[str, TensorInfo],
+    stacks: Iterable[Stack],
+) -> tuple[str, ...]:
+    """Return the names of tensors next to experts that the model type does not have.
+
+    They are as the checkpoint has them. None are returned if no row says which names there are.
+
+    Args:
+        family: The family, if it is known.
+        model_type: The `model_type` of config.json.
+        hub_names: Every tensor by its hub name.
+        stacks: The expert stacks, whose modules are looked through.
+    """
+    known = family.names_next_to_experts(model_type) if family else ()
+    if not known:
+        return ()
+    return tuple(
+        hub_names[prefix + name].name
+        for prefix, name in _next_to_experts(hub_names, tuple(stacks))
+        if not _is_known(name, known)
+    )
+
+
+def _next_to_experts(
+    hub_names: Mapping[str, TensorInfo], stacks: tuple[Stack, ...]
+) -> Iterator[tuple[str, str]]:
+    """Yield the prefix of its module and the rest of its name for each tensor next to experts."""
+    prefixes = {module.prefix for stack in stacks for module in stack.modules}
+    experts = {
+        info.name
+        for stack in stacks
+        for module in stack.modules
+        for infos in module.tensors.values()
+        for stored in infos
+        for info in stored.stored
+        if _EXPERTS not in info.name
+    }
+    for hub_name, tensor in hub_names.items():
+        if _EXPERTS in hub_name or tensor.name in experts:
+            continue
+        prefix = hub_name
+        while "." in prefix:
+            prefix = prefix.rpartition(".")[0]
+            if f"{prefix}." in prefixes:
+                yield f"{prefix}.", hub_name[len(prefix) + 1 :]
+                break
+
+
+def _is_known(name: str, known: tuple[str, ...]) -> bool:
+    """Return True if a name, or that of the weight which a scale belongs to, is one of these.
+
+    A bias has to be one itself: those of routers have other names in each form.
+    """
+    names = [name] if name.endswith("bias") else [name, *possible_weights(name)]
+    return any(
+        fnmatchcase(each, glob) or fnmatchcase(each, f"{glob}.*")
+        for each in names
+        for glob in known
+    )
