@@ -65,7 +65,8 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken, hint: str
                 wait = error.wait
             if failed == ATTEMPTS or attempts >= MOST_ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
-                raise IOFailed(f"{failure}: {error}{asked}; tried {failed} times", hint) from error
+                tried = "once" if attempts == 1 else f"{attempts} times"
+                raise IOFailed(f"{failure}: {error}{asked}; tried {tried}", hint) from error
             LOG.warning("%s", quoted(f"{failure}: {error}; trying again in {wait:.1f} s", 400))
             cancel.wait(wait)
     raise AssertionError("not reached")

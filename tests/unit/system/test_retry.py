@@ -8,7 +8,7 @@ import pytest
 
 from streamconv.errors import Interrupted, IOFailed
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.retry import ATTEMPTS, TransientError, retry, retry_after
+from streamconv.system.retry import ATTEMPTS, MOST_ATTEMPTS, TransientError, retry, retry_after
 
 
 class Waits(CancelToken):
@@ -65,6 +65,15 @@ def test_attempts_with_progress_do_not_count() -> None:
     assert set(waits.seconds) == {0.5}
 
 
+@pytest.mark.parametrize(("cuts", "tried"), [(3, 3 + ATTEMPTS - 1), (200, MOST_ATTEMPTS)])
+def test_every_attempt_is_named(cuts: int, tried: int) -> None:
+    """Also those that made some progress; and progress does not go on for ever."""
+    errors = [TransientError("cut", progress=True) for _ in range(cuts)]
+    errors += [TransientError("reset") for _ in range(ATTEMPTS)]
+    with pytest.raises(IOFailed, match=f"tried {tried} times"):
+        retry("cannot read x", failing(*errors), Waits())
+
+
 def test_the_wait_of_the_server_comes_first() -> None:
     waits = Waits()
     assert retry("cannot read x", failing(TransientError("busy", wait=77)), waits) == "done"
@@ -72,7 +81,7 @@ def test_the_wait_of_the_server_comes_first() -> None:
 
 
 def test_a_server_that_asks_for_too_long_a_wait() -> None:
-    with pytest.raises(IOFailed, match="cannot read x: busy, to be asked again in 601 s; tried 1"):
+    with pytest.raises(IOFailed, match=r"busy, to be asked again in 601 s; tried once$"):
         retry("cannot read x", failing(TransientError("busy", wait=601)), Waits())
 
 
