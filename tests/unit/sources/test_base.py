@@ -19,15 +19,15 @@ class Listening(MemorySource):
 
 
 def test_adjacent_ranges_are_one() -> None:
-    """In any order; a gap between them ends one."""
+    """In any order; a gap between them, or another file, ends one."""
     infos = MemorySource(TENSORS).checkpoint.tensors
     a, b, c = (infos[name] for name in "abc")
     ranges = [ByteRange(b, 0, 4), ByteRange(a, 2, 4), ByteRange(c, 1, 4)]
     assert list(merged(ranges)) == [("model.safetensors", 2, 8), ("model.safetensors", 9, 12)]
-    other = a._replace(file="other")
-    assert list(merged([ByteRange(other, 4, 8), ByteRange(b, 0, 4)])) == [
+    other = a._replace(file="other", offset=8)
+    assert list(merged([ByteRange(other, 0, 4), ByteRange(b, 0, 4)])) == [
         ("model.safetensors", 4, 8),
-        ("other", 4, 8),
+        ("other", 8, 12),
     ]
     assert list(merged([])) == []
 

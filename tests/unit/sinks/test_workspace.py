@@ -1,0 +1,197 @@
+"""What a run keeps next to its target: found, kept or removed in each state of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shard_plans import names, plan_of
+
+from streamconv.errors import OutputExists
+from streamconv.planning.partition import Partition
+from streamconv.planning.plan import Plan
+from streamconv.sinks.journal import Finished, finished_line, opening_line
+from streamconv.sinks.run_paths import RunPaths
+from streamconv.sinks.workspace import Workspace
+from streamconv.system.file_ops import Files
+from streamconv.system.planted import PlantedFile
+
+SIZES = [8, 5]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return plan_of(SIZES, tmp_path / "source")
+
+
+def workspace(folder: Path, part: Partition | None = None) -> Workspace:
+    return Workspace(RunPaths(folder / "out"), part or Partition(), Files(), overwrite=False)
+
+
+def write_result(folder: Path, plan: Plan) -> None:
+    """The shards of a plan, as a commit leaves them."""
+    folder.mkdir()
+    for shard in plan.shards:
+        (folder / shard.name).write_bytes(bytes(shard.nbytes))
+
+
+def journal(plan: Plan, *finished: int) -> bytes:
+    lines = [opening_line(plan)]
+    for number in finished:
+        shard = plan.shards[number]
+        lines.append(finished_line(shard.name, Finished(shard.nbytes, ())))
+    return b"".join(lines)
+
+
+def moved_journal(folder: Path) -> Path:
+    return folder / "out.streamconv-journal-1.jsonl"
+
+
+def test_a_committed_result(tmp_path: Path, plan: Plan) -> None:
+    """Is known by the journals next to it, which name the conversion."""
+    write_result(tmp_path / "out", plan)
+    own = workspace(tmp_path)
+    assert own.committed(plan) == {}
+    moved_journal(tmp_path).write_bytes(journal(plan, 0, 1))
+    assert {number: done.size for number, done in own.committed(plan).items()} == {0: 8, 1: 5}
+
+
+def other_conversion(folder: Path, plan: Plan) -> None:
+    moved_journal(folder).write_bytes(journal(plan_of([9, 5], folder / "source")))
+
+
+def cut_shard(folder: Path, plan: Plan) -> None:
+    (folder / "out" / plan.shards[1].name).write_bytes(b"cut")
+
+
+def missing_shard(folder: Path, plan: Plan) -> None:
+    (folder / "out" / plan.shards[1].name).unlink()
+
+
+def unfinished(folder: Path, plan: Plan) -> None:
+    (folder / "out.streamconv-partial").mkdir()
+
+
+@pytest.mark.parametrize("change", [other_conversion, cut_shard, missing_shard, unfinished])
+def test_a_target_that_is_not_this_result(
+    tmp_path: Path, plan: Plan, change: Callable[[Path, Plan], None]
+) -> None:
+    write_result(tmp_path / "out", plan)
+    moved_journal(tmp_path).write_bytes(journal(plan, 0, 1))
+    change(tmp_path, plan)
+    assert workspace(tmp_path).committed(plan) == {}
+
+
+def test_leftovers_of_a_finished_run_are_removed(tmp_path: Path, plan: Plan) -> None:
+    write_result(tmp_path / "out", plan)
+    moved_journal(tmp_path).write_bytes(journal(plan, 0, 1))
+    (tmp_path / "out.streamconv-lock-1").touch()
+    workspace(tmp_path).clear_leftovers()
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["out.streamconv-partial/", "out.streamconv-replaced/", "out.streamconv-journal-command.json"],
+)
+def test_leftovers_stay_while_something_is_left_to_do(
+    tmp_path: Path, plan: Plan, kept: str
+) -> None:
+    write_result(tmp_path / "out", plan)
+    moved_journal(tmp_path).write_bytes(journal(plan, 0, 1))
+    if kept.endswith("/"):
+        (tmp_path / kept).mkdir()
+    else:
+        (tmp_path / kept).touch()
+    before = names(tmp_path)
+    workspace(tmp_path).clear_leftovers()
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["out.streamconv-lock-2", "out.streamconv-partial"])
+def test_a_link_with_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> None:
+    """Before anything is written through it."""
+    workspace(tmp_path).check_own()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PlantedFile, match="a symbolic link"):
+        workspace(tmp_path).check_own()
+
+
+def test_a_folder_above_the_target_may_be_missing(tmp_path: Path) -> None:
+    workspace(tmp_path / "missing").check_own()
+
+
+def partial(folder: Path, plan: Plan, *finished: int) -> Path:
+    """A partial folder with both shards and a journal of some."""
+    path = folder / "out.streamconv-partial"
+    write_result(path, plan)
+    (path / "streamconv-journal-1.jsonl").write_bytes(journal(plan, *finished))
+    return path
+
+
+def test_only_named_files_are_kept(tmp_path: Path, plan: Plan) -> None:
+    """And journals; a file of somebody else is not touched."""
+    path = partial(tmp_path, plan, 0)
+    workspace(tmp_path).keep_only(plan, [plan.shards[0].name])
+    assert names(path) == [plan.shards[0].name, "streamconv-journal-1.jsonl"]
+    (path / "notes.doc").touch()
+    with pytest.raises(OutputExists, match="it holds files that no conversion has written"):
+        workspace(tmp_path).keep_only(plan, [])
+    assert plan.shards[0].name in names(path)
+
+
+def test_finished_shards_are_left_for_a_later_run(tmp_path: Path, plan: Plan) -> None:
+    path = partial(tmp_path, plan, 0)
+    own = workspace(tmp_path)
+    own.leave(plan, {0: Finished(8, ())})
+    assert path.is_dir()
+    assert own.leftover_note.startswith(f"1 of 2 shards are finished in {path}; run the same")
+
+
+@pytest.mark.parametrize(("keep", "finished"), [(True, ()), (False, (0,))])
+def test_nothing_is_left_otherwise(
+    tmp_path: Path, plan: Plan, keep: bool, finished: tuple[int, ...]
+) -> None:
+    """If nothing is finished, or nothing may be kept."""
+    partial(tmp_path, plan)
+    own = workspace(tmp_path)
+    own.leave(plan, {number: Finished(8, ()) for number in finished}, keep=keep)
+    assert names(tmp_path) == []
+    assert own.leftover_note == ""
+
+
+def test_a_part_leaves_the_folder_to_the_others(tmp_path: Path, plan: Plan) -> None:
+    """The last one to end removes it, if none of them has finished a shard."""
+    own = workspace(tmp_path, Partition(1, 2))
+    own.make_partial()
+    path = own.partial
+    (path / "streamconv-journal-1.jsonl").write_bytes(journal(plan))
+    own.leave(plan, {})
+    assert path.is_dir()
+    other = workspace(tmp_path, Partition(2, 2))
+    other.lock.take()
+    own.remove_unused(plan)
+    assert path.is_dir()
+    other.lock.release()
+    own.remove_unused(plan)
+    assert not path.exists()
+
+
+def test_a_run_of_one_part_decides_by_itself(tmp_path: Path, plan: Plan) -> None:
+    own = workspace(tmp_path)
+    own.make_partial()
+    (own.partial / "streamconv-journal-1.jsonl").write_bytes(journal(plan))
+    own.remove_unused(plan)
+    assert own.partial.is_dir()
+
+
+def test_permissions(tmp_path: Path, plan: Plan) -> None:
+    path = partial(tmp_path, plan)
+    workspace(tmp_path).set_modes(0o750, 0o640)
+    modes = {each.stat().st_mode & 0o777 for each in path.iterdir()}
+    assert (path.stat().st_mode & 0o777, modes) == (0o750, {0o640})
+
+
+def test_a_small_file_in_a_folder_of_its_own(tmp_path: Path, plan: Plan) -> None:
+    path = partial(tmp_path, plan)
+    workspace(tmp_path).write_file("release/.metadata", b"x")
+    assert (path / "release" / ".metadata").read_bytes() == b"x"
