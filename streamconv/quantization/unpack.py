@@ -38,7 +38,7 @@ class Loaded:
 
     @classmethod
     def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "Loaded":
-        """Return rows of a tensor, transposed if need be so that they are rows of the grid."""
+        """Return rows of a tensor. If it is transposed, they are turned into rows of the grid."""
         data: Array = np.frombuffer(raw, np.uint8)
         if not plane.is_transposed:
             return cls(name, plane, first, data.reshape(-1, plane.row_bytes))

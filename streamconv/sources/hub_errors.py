@@ -2,7 +2,7 @@
 
 The hub answers a private repository like a missing one: with 401 to those who show no token, with
 404 to those whose token has no access. A gated repository is listed for everybody, and its files
-are refused with 401 or 403. Each message says whether a token was shown.
+are refused with 401 or 403. Each message says if a token was shown.
 """
 
 from collections.abc import Iterator

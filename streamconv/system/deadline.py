@@ -14,7 +14,7 @@ LEAST_BYTES = 60_000
 LEAST_BYTES_SECONDS = 60.0
 """A transfer of fewer than LEAST_BYTES in this time is given up: 1 kB/s."""
 POLL_SECONDS = 0.5
-"""How often a call that waits looks whether the run was canceled."""
+"""How often a call that waits checks if the run was canceled."""
 
 T = TypeVar("T")
 

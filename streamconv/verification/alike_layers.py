@@ -37,7 +37,7 @@ def layers_like_others(tensors: Iterable[TensorInfo], keys: Iterable[Fact]) -> M
 
 
 def keys_like(keys: Iterable[str], like: Mapping[int, int]) -> Iterator[str]:
-    """Yield what keys of a layer are called in the layers that are like it.
+    """Yield the names that keys of a layer have in the layers that are like it.
 
     Args:
         keys: Keys of any layer.
@@ -60,7 +60,7 @@ def number_of_layer(name: str) -> int | None:
 
 
 def _by_layer(facts: Iterable[Fact]) -> dict[int, list[Fact]]:
-    """Return what is in the layers of each number, with names that leave out the number."""
+    """Return the facts of the layers, by number. In their names, `*` is in place of the number."""
     layers: dict[int, list[Fact]] = {}
     for name, dtype, shape in facts:
         layer = layer_of(name)

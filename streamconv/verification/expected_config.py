@@ -167,7 +167,7 @@ def _exceptions(
 
 
 def _section(output: Checkpoint, casting: Casting) -> Description | None:
-    """Return what a quantized output has to say of itself, by the tensors that it has."""
+    """Return the description that a quantized output has to have, from its tensors."""
     if casting.quantize is None:
         return None
     row = encoding_row(casting.quantize, casting.scale)

@@ -160,7 +160,7 @@ class Description:
 
     @classmethod
     def of(cls, row: EncodingRow, tensors: Iterable[TensorInfo]) -> "Description":
-        """Return what has to be said of tensors that are stored in an encoding."""
+        """Return the description that a checkpoint has to have whose weights are in an encoding."""
         infos = {info.name: info for info in tensors}
         return cls(_facts(row), Modules.of(infos.values()), _misfit(row, infos))
 

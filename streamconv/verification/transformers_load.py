@@ -134,7 +134,7 @@ def _keys(model: Any) -> Iterator[tuple[str, object, tuple[int, ...]]]:
 def _load(
     transformers: Any, checkpoint: Checkpoint, model: Any, quantizer: Any, like: Mapping[int, int]
 ) -> Any:
-    """Return what transformers' loader says of the tensors.
+    """Return the report of transformers' loader on the tensors.
 
     None if a layer that represents others does not load, so that all of them have to be loaded.
 
