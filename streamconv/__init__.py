@@ -8,7 +8,7 @@
     load(module, src)  the same, into a module of torch
     relay(tensors)     tensors of torch in another layout, one by one, as a trainer emits them
     verify(src, dst)   bit for bit, independent of the code that converts
-    check(src)         if transformers would load it
+    check(src)         would transformers load it?
 
 Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are StreamconvErrors. The
 steps of a run are logged under the name `streamconv`.
@@ -141,7 +141,7 @@ _MODULES = {
     "TensorInfo": "streamconv.checkpoint.types",
     "Verification": "streamconv.verification.result",
 }
-"""The modules of classes that are imported when they are asked for: `--help` comes at once."""
+"""The module of each class that is imported only when it is used, so that `--help` is fast."""
 
 
 def __getattr__(name: str) -> object:
@@ -154,5 +154,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return every public name, also of classes that are not imported yet."""
+    """Return every public name, including those of classes that are not imported yet."""
     return sorted({*globals(), *__all__})

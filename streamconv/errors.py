@@ -52,7 +52,10 @@ class NoCheckpoint(BadCheckpoint):
 
 
 class SourceChanged(BadCheckpoint):
-    """The source is another one now. Resuming would mix both, so the partial output is removed."""
+    """The source has changed since it was planned.
+
+    Resuming would mix old and new tensors, so the partial output is removed.
+    """
 
     def __init__(
         self, message: str, hint: str = "run again when nothing writes to the source"

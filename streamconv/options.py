@@ -14,8 +14,9 @@ Location = str | PathLike[str]
 
 DEFAULT_SHARD_SIZE = "4GB"
 DEFAULT_JOBS = 2
-"""Two workers rearrange about 5 GB/s, more than most disks write. Only a limit of cores or memory
-makes it one by default."""
+"""Number of workers that a conversion may have by default however small the host's memory is, and
+number of threads that fill a state dict. Two workers rearrange about 5 GB/s, more than most disks
+write."""
 MAX_JOBS = 1024
 """The largest number of workers. Each has a thread and buffers of its own."""
 MAX_LAYERS = 10**9
@@ -31,7 +32,7 @@ class Reading(TypedDict, total=False):
     preset: str | None
     """Training framework whose DCP is read or written: `mindspeed`."""
     hf_prefix: str | None
-    """Prefix of tensor names outside of a DCP, for which its keys have `dcp_prefix`."""
+    """Prefix of tensor names outside of a DCP. In its keys, `dcp_prefix` takes its place."""
     dcp_prefix: str | None
     """Prefix of keys in a DCP."""
     family: str | PathLike[str] | None
@@ -43,7 +44,7 @@ class Reading(TypedDict, total=False):
     add_unlisted: bool
     """True to read the files of tensors that the index leaves out, too."""
     rename: Sequence[str] | None
-    """Renames of the source's tensors, each as `OLD=NEW`, before anything is recognized."""
+    """Renames of the source's tensors, each as `OLD=NEW`, before anything is detected."""
 
 
 class LazyOptions(Reading, total=False):
@@ -90,9 +91,9 @@ class Options(LazyOptions, total=False):
     format: str | None
     """Output format: `safetensors`, or `dcp` for torch.distributed.checkpoint."""
     keep_config: bool
-    """True to copy config.json as it is, even if it is no longer true of the output."""
+    """True to copy config.json as it is, even if it does not describe the output."""
     copy: bool
-    """True to write the output even if it is the input."""
+    """True to copy a checkpoint that already is what was asked for."""
     sha256: bool
     """True to record the SHA-256 of each file in the manifest. Reads each file again."""
 
@@ -102,7 +103,7 @@ class Opening:
     """How the files of a source are opened."""
 
     prefixes: Prefixes | None = None
-    """Those of the keys of a DCP; None for those that it records."""
+    """Prefixes of the keys of a DCP; None to use those that the DCP records."""
     add_unlisted: bool = False
     """True to read the files of tensors that the index leaves out, too."""
     lenient: bool = False

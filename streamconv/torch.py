@@ -1,4 +1,4 @@
-"""A reader of torch.distributed.checkpoint for any checkpoint, which is read in any layout.
+"""A reader with which torch.distributed.checkpoint loads any checkpoint, in any layout.
 
     import torch.distributed.checkpoint as dcp
     import streamconv.torch
@@ -31,9 +31,9 @@ __all__ = ["StorageReader"]
 class StorageReader(LazyStorageReader):
     """Fills a state dict from a checkpoint in another layout, without converting it.
 
-    For `torch.distributed.checkpoint.load`. Of each tensor that is sharded, a rank reads the bytes
-    of its own shards, straight into their memory. The reader opens the checkpoint when it is made,
-    from headers alone, and closes it after a load. The next load opens it again.
+    For `torch.distributed.checkpoint.load`. A rank reads only its own shards of a tensor, straight
+    into their memory. The reader opens the checkpoint when it is made, from headers alone, and
+    closes it after a load. The next load opens it again.
     """
 
     @takes(LazyOptions)
@@ -52,10 +52,10 @@ class StorageReader(LazyStorageReader):
         Args:
             src: Folder, hub repository (`hf://org/name@revision`) or URL that fsspec opens.
             to: Form or layout of the state dict, such as `transformers`. Default: as it is stored.
-            prefix: Begins the keys of the model in the state dict, and not the names of its
-                tensors: `model.` for `{"model": model.state_dict()}`.
+            prefix: Prefix that the model's keys have in the state dict, in addition to the names of
+                its tensors: `model.` for `{"model": model.state_dict()}`.
             partial: True to leave keys as they are if the checkpoint has no tensor for them, such
-                as those of an optimizer. `missing_keys` lists them. Default: they are an error.
+                as those of an optimizer. `missing_keys` lists them. Default: raise an error.
             jobs: Number of threads that read, from 1 to 1024. Default: 2, but 8 if `src` is read
                 over a network.
             {options}

@@ -8,7 +8,7 @@ import re
 from streamconv.errors import UsageError, quoted
 
 MAX_BYTES = 2**63 - 1
-"""The largest size: no file system counts further."""
+"""The largest size. No file system has larger files."""
 
 _FACTOR = {
     "": 1,
@@ -22,7 +22,7 @@ _SIZE = re.compile(r"\s*([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,3})\s*")
 def parse_size(text: str | int) -> int:
     """Return the bytes in `text`: `4GB`, `512MiB`, `1.5 TB`, or a plain number of bytes.
 
-    Raises UsageError if it is no size, less than 1 byte, or more than MAX_BYTES.
+    Raises UsageError if it is not a size, less than 1 byte, or more than MAX_BYTES.
     """
     text = _as_text(text)
     return _parse("size", text, text, "write 4GB, 512MiB or a number of bytes")
@@ -31,7 +31,7 @@ def parse_size(text: str | int) -> int:
 def parse_rate(text: str | int) -> int:
     """Return the bytes per second in `text`: `200MB/s`, `1GiB/s`, or a plain number of bytes.
 
-    Raises UsageError if it is no rate, less than 1 byte, or more than MAX_BYTES.
+    Raises UsageError if it is not a rate, less than 1 byte, or more than MAX_BYTES.
     """
     text = _as_text(text)
     size = text.strip().removesuffix("/s")
@@ -72,7 +72,7 @@ def _parse(kind: str, text: str, size: str, hint: str) -> int:
 
 
 def _as_text(value: str | int) -> str:
-    """Return a number as text; one that is far too large or small as one that is just so.
+    """Return a size as text; a number outside of the allowed range becomes one just outside of it.
 
     Python does not convert integers of more than 4300 digits to text.
     """
@@ -82,7 +82,7 @@ def _as_text(value: str | int) -> str:
 def parse_share(text: str | float) -> float:
     """Return the fraction meant by `5%`, `0.05` or a number, above 0 and at most 1.
 
-    Raises UsageError if it is none.
+    Raises UsageError if it is not such a fraction.
     """
     hint = "write 5% or 0.05"
     cannot = f"cannot read the share {quoted(repr(text))}"

@@ -1,4 +1,4 @@
-"""Checks of what a public function is called with: the names, types and texts of its arguments.
+"""Checks of the arguments of public functions: their names, types and texts.
 
 An error names the function and the argument. Without these checks it would come from deep inside.
 """
@@ -13,7 +13,7 @@ from typing import Any, ForwardRef
 from streamconv.errors import UsageError, quoted, wrong_type
 
 EMPTY_ALLOWED = frozenset({"hf_prefix", "dcp_prefix", "prefix"})
-"""Options whose empty text has a meaning. Elsewhere, it is a variable that was not set."""
+"""Options that may be empty text. Elsewhere, empty text is a shell variable that was not set."""
 
 EMPTY_HINTS = {"src": "name a folder, hf://org/name or a URL", "dst": "name a folder"}
 
@@ -26,14 +26,14 @@ def check_names(function: str, named: Mapping[str, Any], known: Sequence[str]) -
 
 
 def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
-    """Return the value of an argument, a path as text.
+    """Return the value of an argument; a path is returned as text.
 
     Args:
         function: Name of the function.
         name: Name of the argument.
-        value: What it is called with.
-        annotation: The type of the argument. One that is text is not known here, and only a
-            callable is checked.
+        value: The value that it is called with.
+        annotation: The type of the argument. If the type is given as text, it cannot be looked up
+            here, and the value is only checked if it has to be callable.
 
     Raises:
         TypeError: The value has another type.
@@ -97,7 +97,7 @@ def _word(kind: Any) -> str:
 
 
 def _unexpected(function: str, name: str, known: Sequence[str]) -> str:
-    """Return the message for an unknown keyword argument, as Python writes it."""
+    """Return the message for an unknown keyword argument, in the words of Python."""
     import difflib
 
     similar = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""The public functions that look at checkpoints and read them, and write none."""
+"""The public functions that read checkpoints and write none."""
 
 from typing import TYPE_CHECKING, Unpack
 
@@ -119,8 +119,8 @@ def load(
     """Fill a module of torch from a checkpoint in another layout, without converting it.
 
     Args:
-        module: Its parameters and buffers are filled one by one. Those on meta are replaced; of a
-            DTensor only its own shard is read.
+        module: Its parameters and buffers are filled one by one. Those on meta are replaced. Only
+            the local shard of a DTensor is read.
         src: {source}
         to: Form or layout that the module has, such as `transformers`. Default: as it is stored.
         strict: True to refuse names that only the module or only the checkpoint has.
@@ -131,8 +131,8 @@ def load(
 
     Raises:
         UsageError: An option makes no sense, or a buffer on meta is in no checkpoint.
-        BadCheckpoint: Names or shapes do not agree, and nothing was filled; or the checkpoint is
-            malformed, incomplete or contradicts itself.
+        BadCheckpoint: Names or shapes differ, in which case nothing was filled; or the checkpoint
+            is malformed, incomplete or contradicts itself.
         PlanRefused: The conversion is impossible.
         IOFailed: Reading failed.
     """
@@ -173,12 +173,12 @@ def verify(
         {options}
 
     Returns:
-        The differences, what was not checked and why, and the checksums. `ok` is True if nothing
-        differs; defects of the checkpoint that is verified are differences, too.
+        The differences, what was not checked and why, and the checksums. `ok` is True if there are
+        no differences. Defects of the verified checkpoint count as differences.
 
     Raises:
         UsageError: An option makes no sense.
-        BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or changed meanwhile.
+        BadCheckpoint: `src` is malformed, incomplete or contradicts itself, or it has changed.
         PlanRefused: Several layouts fit; name one with `source_layout` or `target_layout`.
         IOFailed: Reading failed.
     """

@@ -18,8 +18,8 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
     Args:
         src: {source}
-        to: Form or layout of the output; `same` keeps those of `src`. Default: what `merge` makes
-            of `src`.
+        to: Form or layout of the output; `same` keeps those of `src`. Default: the one that
+            `merge` converts `src` to.
         {options}
 
     Returns:
@@ -128,7 +128,7 @@ def finish(dst: Location, *, verify: bool = False, on_event: "OnEvent | None" = 
 
 
 def _run(src: Location, dst: Location, to: str | None, options: RunOptions) -> "Result":
-    """Run a conversion to `to`; None for what merging makes of the source."""
+    """Run a conversion to the form or layout `to`, or to the family's target of `merge` if None."""
     from streamconv.api.logs import logging_events
     from streamconv.execution.conversion import run_conversion
     from streamconv.execution.request import ConversionRequest
@@ -142,7 +142,7 @@ def _run(src: Location, dst: Location, to: str | None, options: RunOptions) -> "
 
 
 def _logged(result: "Result") -> "Result":
-    """Return a result after logging what a user should know of it."""
+    """Log the notes and the verification of a result, and return it."""
     from streamconv.api.logs import log_notes, log_verification
     from streamconv.report.plan_notes import notes_of
 

@@ -1,4 +1,4 @@
-"""What `inspect` finds in a checkpoint."""
+"""The result of `inspect`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from streamconv.units import show_size
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A checkpoint as its headers describe it, and what was detected in it."""
+    """A checkpoint as its headers describe it, with its detected family, form and stacks."""
 
     checkpoint: Checkpoint
     """Its tensors and files, and the content of config.json."""

@@ -1,4 +1,4 @@
-"""What the public functions write to the log `streamconv`.
+"""Writes the events of the public functions to the log `streamconv`.
 
 INFO has the steps of a run, DEBUG each piece that is written, and WARNING what a user should know
 before using a result. Nothing is shown unless the program that calls streamconv configures logging.
@@ -58,7 +58,7 @@ def log_verification(verification: Verification) -> None:
 
 
 def _line(event: Event) -> str:
-    """Return what happened in a line; empty if it is not worth one."""
+    """Return an event as a line of the log; empty if it is not logged."""
     line = ""
     match event:
         case Planned():

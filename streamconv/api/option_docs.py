@@ -1,7 +1,7 @@
-"""What `help` says of the arguments of the public functions, and the check of them.
+"""The texts of `help` on the options of public functions, and the check of all arguments.
 
-A TypedDict has the types of options. `takes` does the rest: it puts their meanings into the
-docstring, and checks what the function is called with.
+A TypedDict has the types of the options. `takes` puts their meanings into the docstring of a
+function, and checks each call of the function.
 """
 
 import functools
@@ -23,8 +23,8 @@ _PLACEHOLDER = re.compile(r"^(?P<indent> *)(?P<before>.*)\{(?P<name>\w+)\}$", re
 _READING = """\
 source_layout: Layout or form of `src`, if `src` does not record its own.
 preset: Training framework whose DCP conventions apply to reading and writing: `mindspeed`.
-hf_prefix: Prefix of tensor names outside of a DCP, for which its keys have `dcp_prefix`.
-    Default: empty, which is every name.
+hf_prefix: Prefix of tensor names outside of a DCP. In its keys, `dcp_prefix` takes its
+    place. Default: empty, which every name begins with.
 dcp_prefix: Prefix of keys in a DCP. Default: that of `preset`, else empty.
 family: TOML file with families, layouts and namings to use in addition to the built-in
     ones.
@@ -69,8 +69,8 @@ max_rate: Read limit in bytes a second, or text such as `200MB/s`. All ranks of 
     share it; each `part` has its own. Default: none.
 format: Output format, `safetensors` or `dcp` (torch.distributed.checkpoint). Default:
     `safetensors`, but `dcp` with a `preset` unless the target is the hub's layout.
-keep_config: True to copy config.json as it is. Default: what the conversion makes untrue is
-    changed in it.
+keep_config: True to copy config.json as it is. Default: the keys that the conversion makes
+    untrue are changed.
 copy: True to copy a checkpoint that is already what was asked for, instead of raising
     PlanRefused.
 sha256: True to record the SHA-256 of each output file in the manifest. Reads each file
@@ -155,7 +155,7 @@ def takes(options: type | None = None) -> Callable[[Function], Function]:
 
 
 def _filled_in(docstring: str, texts: dict[str, str]) -> str:
-    """Return a docstring with its placeholders replaced, each line of a text indented as it is."""
+    """Return a docstring with each placeholder replaced by its text, indented alike."""
 
     def text(placeholder: re.Match[str]) -> str:
         filled = placeholder["before"] + texts[placeholder["name"]]

@@ -26,7 +26,7 @@ def relay(
     """Yield the tensors that a trainer emits in another layout, each as soon as it is complete.
 
     Values are never changed, and tensors stay on their device. At most `max_open_layers` layers are
-    kept in memory: their gate, up and down projections, and what else becomes one tensor.
+    kept in memory: their gate, up and down projections, and other tensors that are joined.
 
     Args:
         named_tensors: Pairs of a name and a tensor of torch, in any order within a layer. A tensor
@@ -34,7 +34,7 @@ def relay(
         to: Form (`hub`, `transformers`, `mindspeed`), or a layout for every expert stack.
         config: Content of config.json, its path, or a config of transformers. It names the model
             type and counts the experts.
-        source: Form or layout of the tensors. Default: what their names and shapes show.
+        source: Form or layout of the tensors. Default: detected from their names and shapes.
         views: True to yield views of the emitted tensors if possible, contiguous or not. A tensor
             that only gets another name is always yielded as it is.
         max_open_layers: How many layers may be incomplete at once, at least 1.
@@ -46,7 +46,7 @@ def relay(
         it keeps in memory.
 
     Raises:
-        UsageError: An option makes no sense; or, while it is iterated, what comes is no pair of a
+        UsageError: An option makes no sense; or, while it is iterated, an item is not a pair of a
             name and a tensor.
         BadCheckpoint: While it is iterated: a tensor comes twice, contradicts others or the config,
             or is missing at the end.

@@ -1,4 +1,4 @@
-"""The layouts and families that a run knows: the shipped ones, and those of a user's file.
+"""The known layouts and families: the shipped ones, and those of a user's file.
 
 A catalog is a value. The functions that take a user's options build it once and pass it on, so
 two runs in one process can know different families.
@@ -36,7 +36,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """All known layouts and families, by name. A catalog is equal to itself alone."""
+    """All known layouts and families, by name. A catalog is equal only to itself."""
 
     weight_kinds: tuple[WeightKind, ...]
     """In the order in which the shapes of one name are tried."""
@@ -45,7 +45,7 @@ class Catalog:
     spellings: tuple[Spelling, ...]
     """Other names of the tensors of layouts."""
     families: Mapping[str, Family]
-    """The user's come first: they win if a shipped one has the same model type."""
+    """The user's families come first, so that they win over shipped ones of the same model type."""
     _lookups: dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -55,12 +55,12 @@ class Catalog:
 
     @property
     def default_naming(self) -> Naming:
-        """The naming of experts whose tensor names, record and family show none."""
+        """The naming of experts if neither tensor names, record nor family show one."""
         return next(iter(self.namings.values()))
 
     @functools.cached_property
     def required_weight_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The weights of gate_up and down of which a stack has to have one pair."""
+        """Pairs of weights of gate_up and down. A stack needs at least one of these pairs."""
         keys = [kind.key for kind in self.weight_kinds if kind.required]
         return tuple((MATRICES[0] + key, MATRICES[1] + key) for key in keys)
 
@@ -88,7 +88,7 @@ class Catalog:
         """Raise UsageError unless `name` is a form, a layout, or one of `more`."""
         known = (*FORMS, *more, *self.layouts)
         if name not in known:
-            raise no_such_name("form and no layout", name, known)
+            raise no_such_name("form or layout", name, known)
 
     def find_family(self, model_type: object) -> Family | None:
         """Return the family that has this `model_type` of config.json, or None."""
@@ -119,7 +119,7 @@ def load_catalog(path: str | PathLike[str] | None) -> Catalog:
 
 
 def _build(added: Mapping[str, Rows]) -> Catalog:
-    """Build a catalog of the shipped tables and of those `added` to them."""
+    """Build a catalog of the shipped tables, with the rows `added` by a user's file."""
     _check_free(added.get("layouts", {}))
     shipped = read_table("layouts.toml")
     weights = {**shipped["weights"], **added.get("weights", {})}
@@ -158,7 +158,6 @@ def _check_free(layouts: Rows) -> None:
     for name in layouts:
         if name in (*FORMS, SAME):
             raise UsageError(
-                f"cannot add the layout {name!r}: it could not be asked for, as --to {name} means "
-                "something else",
+                f"cannot add the layout {name!r}: --to {name} already means something else",
                 "give it another name",
             )

@@ -1,4 +1,4 @@
-"""Which files the folder of a checkpoint holds; `data/checkpoint_files.toml` has the table."""
+"""The files that the folder of a checkpoint may hold: rows of `data/checkpoint_files.toml`."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ CODE_SUFFIX = ".py"
 
 
 class PathPatterns:
-    """Patterns of paths, in which `*` fits any characters but a slash."""
+    """Patterns of paths, in which `*` matches any characters but a slash."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         kept = list(patterns)
@@ -22,16 +22,16 @@ class PathPatterns:
         self._folders = _compiled(above)
 
     def names_file(self, name: str) -> bool:
-        """Return True if a pattern fits the path of a file."""
+        """Return True if a pattern matches the path of a file."""
         return self._files.fullmatch(name) is not None
 
     def names_folder(self, name: str) -> bool:
-        """Return True if a pattern leads through the folder."""
+        """Return True if a pattern matches paths inside of the folder."""
         return self._folders.fullmatch(name) is not None
 
 
 def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
-    """Return the expression for all of the patterns; it fits nothing if there are none."""
+    """Return an expression for all of the patterns; it matches nothing if there are none."""
     parts = [re.escape(pattern).replace(r"\*", "[^/]*") for pattern in patterns]
     return re.compile("|".join(parts) or r"(?!)", re.DOTALL)
 
@@ -56,7 +56,7 @@ def holds_checkpoint(names: Collection[str]) -> bool:
     folders = ("", *(f"{preset.folder}/" for preset in presets().values()))
     return any(
         f"{folder}{DCP_METADATA}" in names
-        and any(n.startswith(f"{folder}") and n.endswith(".distcp") for n in names)
+        and any(n.startswith(folder) and n.endswith(".distcp") for n in names)
         for folder in folders
     )
 

@@ -1,4 +1,4 @@
-"""Kinds of checkpoints and their signs: rows of `data/checkpoint_kinds.toml`."""
+"""Kinds of checkpoints, and the signs that show them: rows of `data/checkpoint_kinds.toml`."""
 
 import functools
 from dataclasses import dataclass

@@ -17,9 +17,10 @@ _SEPARATORS = (".", "_")
 
 @functools.cache
 def companion_suffixes() -> Mapping[str, str]:
-    """Return what a companion's name adds to a plain weight's, by its word in place of `weight`.
+    """Return the suffix of each companion, by the word that replaces `weight` in its name.
 
-    For example, `_scale` by `weight_scale`.
+    For example, `_scale` by `weight_scale`: next to `X.weight` it is called `X.weight_scale`, and
+    next to a weight called `X` it is `X_scale`.
     """
     return MappingProxyType(read_table("companions.toml")["companions"])
 
@@ -35,17 +36,18 @@ def stem_of(name: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the stem of a tensor's name, and the word that the rest of the name means.
+    """Return the stem of a tensor's name, and the word for the rest of the name.
 
-    For example, `a` and `weight_scale` for `a.weight_scale`, and `weight_scale` for the rest of
-    `down_proj_scale` too. The word is `weight` for a weight, also if its name is the stem.
+    For example, `a` and `weight_scale` for `a.weight_scale`, but also `down_proj` and
+    `weight_scale` for `down_proj_scale`. The word for a weight is `weight`, even if its name is
+    just the stem.
     """
     stem = stem_of(name)
     return stem, _WEIGHT if stem == name else _words()[name[len(stem) :]]
 
 
 def is_companion(name: str) -> bool:
-    """Return True if a tensor of this name means nothing without a weight."""
+    """Return True if a tensor of this name is a companion, which means nothing without a weight."""
     return stem_of(name) != name and not name.endswith(tuple(s + _WEIGHT for s in _SEPARATORS))
 
 
@@ -56,9 +58,10 @@ def possible_weights(companion: str) -> tuple[str, ...]:
 
 
 def endings_of(weight: str) -> tuple[str, tuple[str, ...]]:
-    """Return the stem of a weight's name, and the endings of its own name and its companions'.
+    """Return the stem of a weight's name, and the endings of its name and its companions' names.
 
-    The endings of two weights correspond, whether they are called `X.weight` or `X`.
+    The endings of any two weights are in the same order, no matter if the weights are called
+    `X.weight` or `X`.
     """
     for separator in _SEPARATORS:
         if weight.endswith(separator + _WEIGHT):
@@ -77,10 +80,10 @@ def _words() -> Mapping[str, str]:
 
 @functools.cache
 def _endings() -> Mapping[str, tuple[str, ...]]:
-    """Return the ends of names after their stem by their last word, the longest first.
+    """Return the endings that follow a stem, by their last word; the longest ones come first.
 
-    A checkpoint has a hundred thousand names, and each is looked up several times: an expression
-    of all endings takes ten times as long.
+    A checkpoint has a hundred thousand names, and each is looked up several times: a regular
+    expression of all endings takes ten times as long.
     """
     words = (_WEIGHT, *companion_suffixes())
     endings = {separator + word for separator in _SEPARATORS for word in words}

@@ -1,4 +1,4 @@
-"""Which keys of config.json say what the tensors are; `data/config_keys.toml` has the table."""
+"""The keys of config.json that describe the tensors: rows of `data/config_keys.toml`."""
 
 import functools
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from streamconv.catalog.toml_tables import read_table
 
 @dataclass(frozen=True, slots=True)
 class ExceptionsRow:
-    """How a method lists the modules that are not quantized."""
+    """How a quantization method lists the modules that are not quantized."""
 
     keys: tuple[str, ...]
-    """The keys of such a list; the first one is the usual one."""
+    """The keys that such a list can have, the usual one first."""
     inside: str = ""
-    """Pattern of the modules inside one; empty if the name means them, too."""
+    """Pattern of the modules inside a listed module; empty if the module's name covers them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigKeys:
-    """The keys, by what they say. A section is a path of keys, separated by dots."""
+    """The keys, by what they describe. A section is a path of keys, separated by dots."""
 
     dtype: frozenset[str]
     dtype_names: Mapping[str, str]
-    """What config.json calls a dtype, by its name in safetensors."""
+    """Name of each dtype in config.json, by its name in safetensors."""
     quantization: frozenset[str]
     quantization_files: frozenset[str]
     """Files next to config.json that describe quantized weights."""
     exceptions: Mapping[str, ExceptionsRow]
-    """The list of modules which are not quantized, by method."""
+    """By method, how it lists the modules that are not quantized."""
     layer_sections: tuple[str, ...]
     """Sections that may describe the language model, the most likely one first."""
     layer_counts: tuple[str, ...]

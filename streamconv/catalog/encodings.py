@@ -1,4 +1,4 @@
-"""Encodings: how `--quantize` stores a weight; rows of `data/quantization.toml`."""
+"""Encodings, the ways in which `--quantize` stores weights: rows of `data/quantization.toml`."""
 
 import functools
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from streamconv.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A tensor that a quantized weight consists of."""
+    """One of the tensors that a quantized weight consists of."""
 
     role: str
     """`codes`, `scale` or `shape`."""
     word: str
-    """What its name has in place of `weight`."""
+    """The word that replaces `weight` in its name."""
     dtype: str
-    """Empty for that of the weight."""
+    """Its dtype; empty for the dtype of the weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodingRow:
-    """A way to store weights, with the option that was chosen for its scales."""
+    """A way to store weights, with the scales that `--scale` chose."""
 
     name: str
     says: str
-    """What it makes, for the plan."""
+    """Its description in the plan."""
     format: str
     """Name of the number format."""
     block: tuple[int, int]
@@ -36,19 +36,19 @@ class EncodingRow:
     is_whole: bool
     """True if the columns have to be a whole number of blocks."""
     numbers: str
-    """What a code is: `e4m3`, `e2m1` or `int4`."""
+    """The numbers that codes stand for: `e4m3`, `e2m1` or `int4`."""
     most: float
-    """The largest number of a block is divided by it for the scale."""
+    """The scale of a block is its largest magnitude, divided by this."""
     powers: str
     """`above` or `near` if scales are powers of two, else empty."""
     zero: float | None
     """The scale of a block of zeros; None for the epsilon of the arithmetic."""
     arithmetic: str
-    """The dtype of quotients and scales; empty for that of the weight."""
+    """The dtype in which quotients and scales are computed; empty for the dtype of the weight."""
     parts: tuple[StoredPart, ...]
     """Codes first."""
     config: Mapping[str, Any]
-    """What config.json says of it, without the modules that are not quantized."""
+    """The description of it in config.json, without the list of modules that are not quantized."""
 
 
 @functools.cache
@@ -59,14 +59,14 @@ def encoding_names() -> tuple[str, ...]:
 
 @functools.cache
 def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
-    """Return a way to store weights.
+    """Return the encoding that two options choose.
 
     Args:
         name: The value of `--quantize`.
         scale: The value of `--scale`; None for the default.
 
     Raises:
-        UsageError: One of them is unknown, or they do not go together.
+        UsageError: The encoding is unknown, or it has no such scales.
     """
     if name not in _rows():
         raise UsageError(
@@ -103,7 +103,7 @@ def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
 
 @functools.cache
 def unquantized_names() -> Mapping[str, tuple[str, ...]]:
-    """Return the patterns of matrices that are left as they are, by kind."""
+    """Return the patterns of matrices that `--quantize` leaves as they are, by kind."""
     table = read_table("quantization.toml")["unquantized"]
     return MappingProxyType({kind: tuple(patterns) for kind, patterns in table.items()})
 

@@ -23,7 +23,7 @@ from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
 
 SAME = "same"
-"""What takes the place of a form or layout if all layouts and names stay."""
+"""The target that is neither a form nor a layout: all layouts and names stay."""
 FORMS = ("hub", "transformers", "mindspeed")
 """The forms: as published, as transformers v5 has it in memory, as MindSpeed-MM trains it."""
 
@@ -46,19 +46,20 @@ class Group:
     where: str
     """Pattern of the modules' prefixes, in hub names."""
     hub_layout: NamedLayout
-    """A weight of this layout and of the next is a part; its name is its number."""
+    """The parts under hub names: each is a weight, called by its number."""
     form_layout: NamedLayout
+    """The same parts in the form."""
     sizes: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
-    """Sizes of axes that shapes do not settle, or the paths in config.json that may have them."""
+    """Axes whose size does not follow from shapes: the size, or the paths in config.json to it."""
 
     @property
     def label(self) -> str:
-        """The tensors of the group in messages, after the prefix of their module."""
+        """Names of the group's tensors below their module, for messages."""
         return ", ".join(dict.fromkeys(t.name for t in self.hub_layout.layout.templates.values()))
 
     @property
     def required_config(self) -> str:
-        """The paths in config.json that have to be there, for messages."""
+        """The paths in config.json that have to exist, for messages."""
         paths = (size for _, size in self.sizes if not isinstance(size, int))
         return " and ".join(dict.fromkeys(" or ".join(several) for several in paths))
 
@@ -69,9 +70,10 @@ class Form:
 
     name: str
     layouts: tuple[tuple[str, tuple[Layout, ...]], ...]
-    """Patterns of stacks in hub names, and the layouts that they can have in this form.
+    """Patterns of stacks in hub names, and the layouts that such stacks can have in this form.
 
-    The first pattern that fits wins; of its layouts, the first is that of a stack that has another.
+    The first pattern that fits wins. Of several layouts, a stack gets the one that it was made from
+    by its record, else keeps its own, else gets the first.
     """
     renames: tuple[Rename, ...] = ()
     groups: tuple[Group, ...] = ()
@@ -80,7 +82,7 @@ class Form:
         return f"<Form {self.name}>"
 
     def layouts_of(self, stack: str) -> tuple[Layout, ...]:
-        """Return the layouts that the stack with this pattern can have; none if it stays."""
+        """Return the layouts that the stack with this pattern can have; empty if any can stay."""
         return next((layouts for glob, layouts in self.layouts if fnmatchcase(stack, glob)), ())
 
     def layout_of(self, stack: str) -> Layout | None:
@@ -92,14 +94,14 @@ class Form:
         return group.form_layout if group in self.groups else group.hub_layout
 
     def apply(self, name: str) -> str:
-        """Return the name in this form of a tensor by its hub name, by all renames in order."""
+        """Return the name in this form for a hub name, by applying all renames in order."""
         for rename in self.renames:
             new = rename.apply(name) if rename.hub_name_mark in name else None
             name = name if new is None else new
         return name
 
     def renames_of(self, hub_name: str) -> Iterator[Rename]:
-        """Yield the renames that `apply` does to a hub name."""
+        """Yield the renames that `apply` makes for a hub name."""
         name = hub_name
         for rename in self.renames:
             new = rename.apply(name) if rename.hub_name_mark in name else None
@@ -108,14 +110,14 @@ class Form:
                 name = new
 
     def undo(self, name: str) -> str:
-        """Return the hub name of a tensor by its name in this form, by all renames in reverse."""
+        """Return the hub name for a name in this form, by undoing all renames in reverse order."""
         for rename in reversed(self.renames):
             old = rename.undo(name) if rename.form_name_mark in name else None
             name = name if old is None else old
         return name
 
     def is_reversible(self, hub_name: str) -> bool:
-        """Return True if `undo` gives back the hub name that `apply` was given."""
+        """Return True if `undo` turns the name that `apply` returns into this hub name again."""
         return self.undo(self.apply(hub_name)) == hub_name
 
 
@@ -134,15 +136,15 @@ class Family:
     without: Mapping[str, str]
     """Reasons why the tables cannot describe a form, by the name of the form."""
     aliases: tuple[Rename, ...] = ()
-    """Names that some save in the place of hub names, as the form's side of a rename."""
+    """Other names that some programs save, as the `form_name` of renames from hub names."""
     refused: str = ""
     """Why its experts cannot be converted; empty if they can."""
     transformers_model_type: str = ""
-    """The model type that transformers has for it, if that is not one of `model_types`."""
+    """The model type of the family in transformers, if that is not one of `model_types`."""
     routers: tuple[str, ...] = ()
-    """Ends of the hub names of routers' tensors; empty if only the general table knows them."""
+    """Endings of the hub names of routers' tensors; empty if the general table has them all."""
     fp32: tuple[str, ...] = ()
-    """Parts of the names of what transformers keeps in fp32, in any form."""
+    """Parts of the names, in any form, of tensors that transformers keeps in fp32."""
     next_to_experts: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Patterns of model types, and of the names below a module with experts that are no experts'.
 
@@ -173,7 +175,7 @@ class Family:
         return tuple(NamedLayout(layout, self.naming) for layout in form.layouts_of(stack))
 
     def names_in_forms(self, name: str) -> frozenset[str]:
-        """Return `name` and what the tensor is called in each form, whichever `name` is from."""
+        """Return `name`, from whichever form, and the names of that tensor in every form."""
         forms = self.forms.values()
         hub_names = {form.undo(name) for form in forms}
         return frozenset({name, *(form.apply(n) for form in forms for n in hub_names)})
@@ -191,10 +193,10 @@ def read_family(
 ) -> Family:
     """Read a row of the table `families`, which may name any of the layouts and namings.
 
-    The fields have to be what `row_fields` says.
+    The row has passed the checks of `row_fields`.
 
     Raises UsageError for an unknown layout or naming, for a rename or group that could not be
-    undone, and if there is nothing to merge to.
+    undone, and if there is no form or layout to merge to.
     """
     forms = {form: _form(form, row[form], layouts) for form in FORMS if form in row}
     merge = row.get("merge") or next((form for form in FORMS[1:] if form in forms), None)

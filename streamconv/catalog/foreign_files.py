@@ -1,4 +1,4 @@
-"""What people take for a checkpoint of safetensors: rows of `data/foreign_files.toml`."""
+"""Files that are mistaken for a safetensors checkpoint: rows of `data/foreign_files.toml`."""
 
 import functools
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from streamconv.catalog.toml_tables import read_table
 
 @dataclass(frozen=True, slots=True)
 class ForeignFiles:
-    """A kind of files that hold weights in another way; the comment of the table has the fields."""
+    """A kind of files that are no checkpoint; the comment of the table explains the fields."""
 
     name: str
     says: str

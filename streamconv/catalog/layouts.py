@@ -1,8 +1,9 @@
-"""Layouts, namings and kinds of weights: rows of `data/layouts.toml`.
+"""Layouts and namings: rows of `data/layouts.toml`.
 
 A layout says where the axes of the expert weights are, a naming what the projections are called.
-Both together, a `NamedLayout`, give the names and shapes of the tensors of a stack. For example,
-the layout `per-expert` under the naming `qwen` has `experts.{e}.gate_proj.weight` of shape [I, H].
+Both together, a `NamedLayout`, determine the names and shapes of the tensors of a stack. For
+example, the layout `per-expert` under the naming `qwen` has `experts.{e}.gate_proj.weight` of shape
+[I, H].
 """
 
 import itertools
@@ -21,7 +22,7 @@ from streamconv.errors import UsageError, did_you_mean, quoted
 class Naming:
     """Names of the positions on the projection axes: `p` gate and up, `d` down.
 
-    A naming, like a layout, is equal to itself alone: a catalog holds each one once.
+    A naming, like a layout, is equal only to itself: a catalog holds each one once.
     """
 
     name: str
@@ -43,9 +44,9 @@ class Layout:
     templates: Mapping[str, Template]
     """By weight: `gate_up`, `down`, and these with the suffix of each kind that it can store."""
     whole_blocks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By weight: axes that have to be a whole number of blocks, and the axes that count these.
+    """By weight: axes that have to be a whole number of blocks, and the axes that count the blocks.
 
-    Another axis begins where such an axis ends in its dimension, and no block may span both.
+    In such a dimension, another axis begins where this one ends, and no block may span both.
     """
     kinds: Mapping[str, WeightKind] = field(default_factory=dict)
     """By weight: its kind."""
@@ -54,7 +55,7 @@ class Layout:
         return f"<Layout {self.name}>"
 
     def shared_axes(self, weight: str) -> frozenset[str]:
-        """Return the axes of experts and projections whose positions share a weight's numbers."""
+        """Return the axes (experts, projections) along which one number is shared by all."""
         kind = self.kinds.get(weight)
         return kind.shared_axes(kind.matrix(weight)) if kind else frozenset()
 
@@ -72,17 +73,19 @@ class Layout:
         return elements
 
     def places(self, weights: Iterable[str], source: "Layout") -> Mapping[str, str]:
-        """Return the weight of this layout that has the numbers of each weight of another one.
+        """Return the weight of this layout that takes the numbers of each weight of another one.
 
-        Numbers that experts or projections share are of another kind if those are apart here: each
-        has a copy. Then gate_up and down both are of that kind.
+        It is the weight of the same key, with one exception. If experts or projections share
+        numbers in the source but are separate tensors here, each gets a copy: a weight of the kind
+        that `WeightKind.apart` names, for gate_up and down alike.
 
         Args:
             weights: The weights of a stack.
             source: The layout that the stack has.
 
         Returns:
-            By weight, without those that this layout has no place for.
+            The weight in this layout, by the weight in the source. Weights without a place in this
+            layout are missing.
         """
         kinds: dict[WeightKind | None, list[str]] = {}
         for weight in weights:
@@ -104,7 +107,7 @@ class NamedLayout:
     layout: Layout
     naming: Naming
     is_spelled: bool = False
-    """True if some matrices that have it are called otherwise than its templates say."""
+    """True if some matrices in this layout have other names than its templates give."""
 
     def __repr__(self) -> str:
         return f"<NamedLayout {self.layout.name}, {self.naming.name}>"
@@ -114,14 +117,14 @@ class NamedLayout:
         return {axis: len(tokens) for axis, tokens in self.naming.tokens.items()}
 
     def token(self, axis: str, position: int) -> str:
-        """Return the text for a position on `axis` in a name: its number, unless it is named."""
+        """Return the text for a position on `axis` in a name: the naming's, else the number."""
         tokens = self.naming.tokens.get(axis)
         return tokens[position] if tokens else str(position)
 
     def name(self, template: Template, position: Sequence[int | None]) -> str:
-        """Return a tensor's name below its module's prefix, by its position on the axes in it.
+        """Return a tensor's name below its module's prefix, by its position on the name's axes.
 
-        A position that is None becomes `*`.
+        A position of None becomes `*`.
         """
         at = zip(template.name_axes, position, strict=True)
         return template.tensor_name({a: "*" if k is None else self.token(a, k) for a, k in at})
@@ -129,7 +132,8 @@ class NamedLayout:
     def names(self, template: Template) -> Iterator[tuple[str, tuple[int | None, ...]]]:
         """Yield all names of the tensors of a template, each with its position.
 
-        Positions that a name has as numbers are None, and `*` in the name.
+        Positions that are numbers in the name are not listed one by one: their position is None,
+        and the name has `*`.
         """
         lists = [self.naming.tokens.get(axis) for axis in template.name_axes]
         for position in itertools.product(*(range(len(t)) if t else (None,) for t in lists)):
@@ -144,7 +148,7 @@ class NamedLayout:
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:
     """Read a row of the table `layouts`, and derive a template for each kind of weight.
 
-    The fields have to be what `row_fields` says. Raises UsageError if the row is not a layout.
+    The row has passed the checks of `row_fields`. Raises UsageError if it is not a layout.
     """
     texts = {weight: text for weight, text in row.items() if weight != "used_by"}
     declared = {weight: Template.parse(text) for weight, text in texts.items()}
@@ -174,7 +178,7 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
 
 
 def _whole_blocks(template: Template, kind: WeightKind, matrix: str) -> Mapping[str, str]:
-    """Return the axes of a dimension with several that count blocks, by the axes they divide."""
+    """Return the axes that count blocks in dimensions of several axes, by the axes they divide."""
     counted = kind.counted(matrix)
     return {
         counted[axis]: axis
@@ -186,7 +190,7 @@ def _whole_blocks(template: Template, kind: WeightKind, matrix: str) -> Mapping[
 
 
 def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
-    """Read a row of the table `namings`; the fields have to be what `row_fields` says."""
+    """Read a row of the table `namings`, which has passed the checks of `row_fields`."""
     tokens = {axis: tuple(row[axis]) for axis in ("p", "d")}
     return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True))
 
@@ -199,7 +203,7 @@ def find_layout(layouts: Mapping[str, Layout], name: str) -> Layout:
 
 
 def no_such_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not known: the one that was meant, and all of them."""
+    """Return the error for an unknown name. Its hint has the name that was meant, and all names."""
     listed = f"choose from {', '.join(known)}"
     meant = did_you_mean(name, known)
     hint = f"{meant} Or {listed}" if meant else listed

@@ -9,7 +9,7 @@ from streamconv.catalog.layouts import Layout
 from streamconv.catalog.weight_kinds import MATRICES
 
 SAMPLE_SIZES = {"e": 11, "p": 2, "d": 1, "i": 20, "h": 32}
-"""Sizes with which two layouts have the same shapes only if they do with all sizes."""
+"""Sizes for which two layouts have equal shapes only if their shapes are equal for all sizes."""
 
 
 def layout_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
@@ -17,7 +17,7 @@ def layout_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
     for layout in catalog.layouts.values():
         yield {
             "layout": layout.name,
-            "templates": {w: str(t) for w, t in layout.templates.items()},
+            "templates": {weight: str(each) for weight, each in layout.templates.items()},
             "used_by": layout.used_by,
         }
 

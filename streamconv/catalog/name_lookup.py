@@ -1,4 +1,4 @@
-"""Looks up the meanings of a tensor's name: a weight, under several layouts and namings."""
+"""Looks up what a tensor's name can mean: a weight, in one or several layouts and namings."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ class Spelling:
     def pairs(
         self, kinds: Iterable[WeightKind], tokens: Iterable[str]
     ) -> Iterator[tuple[str, str]]:
-        """Yield the names of a weight of each kind: the other name, and that of a template."""
+        """Yield, for a weight of each kind, the other name and the name that a template gives."""
         ends = dict.fromkeys((kind.part, kind.suffix) for kind in kinds)
         names = tokens if _PROJECTION in self.name else [""]
         for token, template_name, end in itertools.product(names, self.template_names, ends):
@@ -58,14 +58,15 @@ def build_name_lookup(
 ) -> Mapping[str, tuple[NameMatch, ...]]:
     """Build the map from names below a module's prefix to what they can mean.
 
-    `*` takes the place of the expert's number, so that a lookup is one hash, however many layouts
-    there are. A layout whose names do not show the naming is in it once, under the first naming.
+    `*` takes the place of the expert's number, so that one lookup in a dictionary is enough,
+    however many layouts there are. A layout whose names do not show the naming is listed once,
+    under the first naming.
 
     Args:
         layouts: The layouts whose templates give names.
         namings: The namings of the projections to consider.
-        kinds: The kinds of weights that are spelled in other ways, too.
-        spellings: Other names, whose meanings are those of the names of templates.
+        kinds: The kinds of weights that the spellings apply to.
+        spellings: Other names, each with the meanings of the template names that it replaces.
     """
     matches: dict[str, list[NameMatch]] = {}
     for layout, naming in itertools.product(layouts, namings):

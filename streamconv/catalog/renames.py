@@ -29,17 +29,17 @@ class Rename:
 
     @cached_property
     def hub_name_mark(self) -> str:
-        """The longest text in every name that `apply` changes; a search for it is cheaper."""
+        """The longest text that every name has that `apply` changes: cheaper to look for."""
         return max(self._endings[0].stem.split("*"), key=len)
 
     @cached_property
     def form_name_mark(self) -> str:
-        """The longest text in every name that `undo` changes."""
+        """The longest text that every name has that `undo` changes."""
         return max(self._endings[1].stem.split("*"), key=len)
 
     @cached_property
     def _endings(self) -> "tuple[_Side, _Side]":
-        """The two sides, as stems and endings that correspond."""
+        """Both sides, each as a stem and its endings, in the same order."""
         if "*" in (self.hub_name[-1:], self.form_name[-1:]):
             return _Side(self.hub_name), _Side(self.form_name)
         return _Side(*endings_of(self.hub_name)), _Side(*endings_of(self.form_name))

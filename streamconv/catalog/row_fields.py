@@ -1,11 +1,11 @@
-"""What the fields of a row have to be.
+"""Checks of the fields of a user's rows.
 
     {"p": TEXTS, "auto_detect?": FLAG}     fields by name; one with ? may be left out
     {"*": TEXT}                            any further fields
     [RENAME]                               a list
 
-A user's file is checked against these before a row is read, so that the code that reads it sees
-only such values as the tables of the package have.
+A user's file is checked against these rules before its rows are read, so that the code that reads
+rows needs no checks of its own: it only meets values like those of the shipped tables.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from typing import Any
 from streamconv.errors import UsageError, quoted
 
 COMPARE = f"compare it with the tables in {Path(__file__).with_name('data')}"
-"""What to do about a file of tables that is wrong."""
+"""The hint for a file of tables that is wrong."""
 MAX_TEXT = 1000
-"""Characters of a text. The longest one of the package has 140."""
+"""Characters of a text. The longest one in the shipped tables has about 120."""
 MAX_TEXTS = 1000
-"""Texts in a list. The longest one of the package has 20."""
+"""Texts in a list. The longest one in the shipped tables has about 20."""
 MAX_SIZE = 10**9
 """No axis is longer."""
 
@@ -30,7 +30,7 @@ class Value:
     """The rule for a value that is neither a table nor a list of tables."""
 
     name: str
-    """What it is called in an error."""
+    """The rule in words, for an error."""
     is_right: Callable[[Any], bool]
 
 
@@ -57,7 +57,7 @@ FLAG = Value("true or false", lambda value: isinstance(value, bool))
 SIZE = Value(f"a number from 1 to {MAX_SIZE:,}, or paths in config.json", _is_size)
 
 Kind = Value | Mapping[str, Any] | list[Any]
-"""What a value has to be: one of these, a table by its fields, or a list of one kind."""
+"""The rule for a value: of its own, of a table by its fields, or of a list by its items."""
 
 NAMING: Kind = {"p": TEXTS, "d": TEXTS, "auto_detect?": FLAG}
 LAYOUT: Kind = {"gate_up": TEXT, "down": TEXT, "used_by?": TEXT, "*": TEXT}
@@ -107,15 +107,15 @@ ROWS: Mapping[str, Kind] = {
 
 
 def check_rows(table: str, rows: object, file: str) -> None:
-    """Check that a table of a user's file has rows of its kind.
+    """Check the rows of a table of a user's file.
 
     Args:
-        table: Its name.
+        table: Name of the table.
         rows: Its value in the file.
         file: The path of the file, for the error.
 
     Raises:
-        UsageError: A row is not of its kind; the error names the first wrong field.
+        UsageError: A field is wrong, missing or unknown; the error names the first one.
     """
     for path, fact in _wrong_fields(rows, {"*": ROWS[table]}, table):
         raise UsageError(
@@ -125,7 +125,7 @@ def check_rows(table: str, rows: object, file: str) -> None:
 
 
 def _wrong_fields(value: Any, kind: Kind, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the path of each value that is not of its kind, and what is wrong with it."""
+    """Yield the path of each value that breaks its rule, and what is wrong with it."""
     if isinstance(kind, Value):
         if not kind.is_right(value):
             yield path, f"it has to be {kind.name}"

@@ -19,9 +19,9 @@ from functools import cached_property
 from streamconv.errors import UsageError
 
 EXPERTS = ".experts."
-"""What the names of experts' tensors have after the name of their layer's module."""
+"""The text between the name of a layer's module and the rest of an expert tensor's name."""
 EXPERT = "e"
-"""The axis along which conversions stream. Its positions are numbers in a name."""
+"""The axis along which conversions stream. In a name, its positions are numbers."""
 
 _DIM = re.compile(r"\(\s*(\w+(?:\s+\w+)*)\s*\)|(\w++)")
 _DIMS = re.compile(rf"(?:\s*(?:{_DIM.pattern}))+")
@@ -38,7 +38,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Read a template from `name : dimension ...`; without dimensions it is a scalar.
+        """Read a template from `name : dimension ...`. A template without dimensions is a scalar.
 
         Raises UsageError if it is not a template.
         """
@@ -74,7 +74,7 @@ class Template:
         return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
 
     def tensor_name(self, tokens: Mapping[str, str]) -> str:
-        """Return the tensor's name below the prefix, with a text for each axis in it."""
+        """Return the tensor's name below the prefix, with the text of `tokens` for each axis."""
         return _NAME_AXIS.sub(lambda match: tokens[match[1]], self.name)
 
 
@@ -122,7 +122,7 @@ _Sum = tuple[tuple[str, ...], ...]
 
 
 def _settles(products: _Sum, extent: int, unknown: str, sizes: dict[str, int]) -> bool:
-    """Return True if the sum can be `extent`, and put the one unknown axis into `sizes`."""
+    """Solve a sum for its unknown axis, and add that to `sizes`; return False if impossible."""
     rest, factor = extent, 0
     for product in products:
         value = math.prod(sizes[axis] for axis in product if axis != unknown)

@@ -1,7 +1,8 @@
 """Kinds of weights: rows of the tables `weights` and `shapes` of `data/layouts.toml`.
 
-A kind is what an expert can have for each projection: the matrix, a bias, scales. Tensors of one
-name can have several shapes, such as a scale for each output or a single one. Each shape is a kind.
+A kind is a tensor that an expert can have for each projection: the matrix, a bias, scales. Tensors
+of one name can have different shapes, such as a scale for each output or a single scale. Each of
+these shapes is a kind of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ _PROJECTIONS = "p"
 class WeightKind:
     """A kind of weight that an expert can have for each projection: matrix, bias or scales.
 
-    A kind is equal to itself alone: a catalog holds each one once.
+    A kind is equal only to itself: a catalog holds each one once.
     """
 
     suffix: str
@@ -32,31 +33,31 @@ class WeightKind:
     part: str
     """Replacement for `weight` in a name that ends in `.weight`."""
     axes: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """Replacements for axes of gate_up and of down; none drops the axis."""
+    """Replacements for axes of gate_up and of down; an empty one drops the axis."""
     required: bool = False
-    """True if a stack can have it as the matrix itself: it has to have one such kind."""
+    """True if it can be the matrix itself. Every stack needs one such kind."""
     blocks: frozenset[str] = frozenset()
     """Axes that count blocks of the axis that they replace."""
     packed: bool = False
-    """True if an element holds several of the axis that is replaced."""
+    """True if an element holds several positions of the axis that is replaced."""
     shape: str = ""
     """Name of its shape if tensors of its name can have others, too; empty for the first one."""
     per: Mapping[str, int] = field(default_factory=dict)
-    """Positions that one element holds, by the axis that counts elements."""
+    """How many positions one element holds, by the axis that counts elements."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Axes whose size is given."""
+    """Sizes of the axes whose size is fixed."""
     is_turned: bool = False
-    """True if inputs come before outputs, whatever the layout."""
+    """True if inputs come before outputs in every layout."""
     is_aligned: bool = False
-    """True if the shape has to tell which part of the matrix each number is for."""
+    """True if the shape has to show which part of the matrix each number belongs to."""
     dtypes: frozenset[str] = frozenset()
     """The dtypes that it can have; empty for all."""
     apart: str | None = None
-    """Key of the kind that has its numbers if experts or projections that share them are apart."""
+    """Key of the kind that takes its numbers if those who share them are separate tensors."""
 
     @property
     def key(self) -> str:
-        """What the names of its weights have after `gate_up` and `down`."""
+        """The text after `gate_up` or `down` in the names of its weights."""
         return f"{self.suffix}-{self.shape}" if self.shape else self.suffix
 
     def matrix(self, weight: str) -> str:
@@ -69,11 +70,11 @@ class WeightKind:
         return any(self.shared_axes(matrix) for matrix in MATRICES)
 
     def shared_axes(self, matrix: str) -> frozenset[str]:
-        """Return the axes of experts and projections whose positions share its numbers."""
+        """Return the axes (experts, projections) along which one number is shared by all."""
         return frozenset({EXPERT, _PROJECTIONS} & self.axes[matrix].keys())
 
     def counted(self, matrix: str) -> Mapping[str, str]:
-        """Return the axes that are replaced by those that count blocks or elements of them."""
+        """Return the replaced axes, by the axes that count blocks or elements of them."""
         return {
             own: axis
             for axis, owns in self.axes[matrix].items()
@@ -81,20 +82,20 @@ class WeightKind:
             if own in self.blocks or own in self.per
         }
 
-    def template(self, matrix: str, of: Template) -> Template | None:
-        """Build the template of this kind from that of a matrix.
+    def template(self, matrix: str, own: Template) -> Template | None:
+        """Build the template of this kind from the template of a matrix.
 
         Args:
             matrix: `gate_up` or `down`.
-            of: Its template.
+            own: The template of that matrix.
 
         Returns:
             The template; None if the layout cannot store the kind.
         """
         axes = self.axes[matrix]
-        if any(axis in axes for axis in of.name_axes):
-            return None  # each tensor would have a number of its own, and they share one
-        dims = _turned(of.dims, _INPUTS[matrix]) if self.is_turned else of.dims
+        if any(axis in axes for axis in own.name_axes):
+            return None  # the tensors share a number, and none of them can hold it alone
+        dims = _turned(own.dims, _INPUTS[matrix]) if self.is_turned else own.dims
         if dims is None or (self.is_aligned and _is_lost(dims, axes)):
             return None
         own_dims: list[tuple[str, ...]] = []
@@ -107,26 +108,27 @@ class WeightKind:
                 return None
             else:
                 own_dims.append(tuple(own for axis in dim for own in axes.get(axis, (axis,))))
-        if of.name.endswith(_PART):
-            name = f"{of.name.removesuffix(_PART)}.{self.part}"
+        if own.name.endswith(_PART):
+            name = f"{own.name.removesuffix(_PART)}.{self.part}"
         else:
-            name = of.name + self.suffix
+            name = own.name + self.suffix
         return Template(name, tuple(dim for dim in own_dims if dim))
 
 
 def _turned(dims: tuple[tuple[str, ...], ...], inputs: str) -> tuple[tuple[str, ...], ...] | None:
-    """Return dimensions with the inputs before the outputs; None unless they come after them."""
+    """Swap the last two dimensions, outputs and inputs; return None unless inputs are the last."""
     if len(dims) < 2 or dims[-1] != (inputs,) or EXPERT in dims[-2]:
         return None
     return (*dims[:-2], dims[-1], dims[-2])
 
 
 def _is_lost(dims: tuple[tuple[str, ...], ...], axes: Mapping[str, tuple[str, ...]]) -> bool:
-    """Return True if the shape would not tell which part of the matrix a number is for.
+    """Return True if the shape would not show which part of the matrix a number belongs to.
 
-    The numbers of `(p i)` without i are for the first and the last rows. Those of `(i p)` would be
-    for every second row, those of `h (p i)` without h and i for columns, and those of `(e i) h` for
-    rows of a matrix that holds all experts: nothing in the shape says so.
+    From `(p i)` without i, it is clear: the first number is for the first half of the rows, the
+    second for the other half. Nothing in the shape would say that the numbers of `(i p)` are for
+    every second row, those of `h (p i)` without h and i for columns, or those of `(e i) h` for the
+    rows of a matrix that holds all experts.
     """
     gone = False
     for dim in dims:
@@ -148,7 +150,7 @@ def read_weight_kinds(
 
     Args:
         name: Name of the row, for the error.
-        row: The row; its fields have to be what `row_fields` says.
+        row: The row, which has passed the checks of `row_fields`.
         shapes: The table `shapes`.
 
     Raises:
@@ -185,7 +187,7 @@ def read_weight_kinds(
 
 
 def _key(suffix: str, shape: str, shapes: Sequence[str]) -> str | None:
-    """Return the key of the kind of a row that has a shape; None if it has none of it."""
+    """Return the key of the kind that a row has for a shape; None if the row lacks the shape."""
     if shape not in shapes:
         return None
     return suffix if shape == shapes[0] else f"{suffix}-{shape}"

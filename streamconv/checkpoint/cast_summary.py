@@ -1,4 +1,4 @@
-"""The casts of a plan as people and programs read them: names and counts."""
+"""The casts of a plan in summary: names and counts of tensors."""
 
 from collections.abc import Iterable
 from typing import Any

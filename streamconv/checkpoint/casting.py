@@ -26,20 +26,20 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes that `--dtype` casts. Narrower floats mean something only together with their scales."""
 
 KEPT_IN_FP32 = "fp32 weight"
-"""What transformers keeps in fp32 in a model of another dtype, except for routers and norms."""
+"""The kind of other tensors that transformers keeps in fp32 in a model of another dtype."""
 
 PORTION_BYTES = 2**20
 """Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
 TABLE_BYTES = 2**19
-"""Tables of a cast from one dtype to another."""
+"""Bytes of the lookup tables of a cast from one dtype to another."""
 CHUNKS_BYTES = 3 * 2**18
-"""Chunks of such a cast, on their way through the cache."""
+"""Bytes of the chunks of such a cast, which pass through the processor's cache."""
 CAST_RATIO = 8
-"""What such a cast takes for each byte of a tensor that is smaller than a portion."""
+"""Bytes that such a cast takes for each byte of a tensor that is smaller than a portion."""
 SCRATCH_BYTES = 3 * 2**20
-"""Bytes that a worker needs in addition if anything is cast: tiles on their way, and tables."""
+"""Further bytes of a worker that dequantizes or quantizes: tiles in the cache, lookup tables."""
 ENCODED_AGAIN_BYTES = 2**21
-"""What a verification takes in addition for a weight that it quantizes again."""
+"""Further bytes of a verification for a weight that it quantizes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ class Casting:
     """The casts that were asked for; by default none."""
 
     dtype: str | None = None
-    """Dtype of the result for floating tensors, in the words of the format, such as `BF16`."""
+    """Dtype of the result for floating-point tensors, as safetensors names it, such as `BF16`."""
     dequantize: str | None = None
     """Dtype of the result for quantized weights."""
     everything: bool = False
     """True if routers, norms and what transformers keeps in fp32 are cast as well."""
     only: tuple[str, ...] = ()
-    """Names of weights, with * for any text, or of number formats: others stay as they are."""
+    """Weights or number formats that the casts are limited to, by name with * for any text."""
     skip: tuple[str, ...] = ()
-    """Names of weights or number formats that stay as they are."""
+    """Weights or number formats that stay as they are, by name with * for any text."""
     quantize: str | None = None
     """Name of the encoding that weights are quantized to."""
     scale: str | None = None
-    """Name of the scales that it gets; None for its default."""
+    """The value of `--scale`; None for the encoding's default."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of a manifest."""
@@ -158,7 +158,7 @@ def parse_casting(
 
 
 def _is_encoding(quantize: Any, scale: Any) -> bool:
-    """Return True if a manifest can have these names of an encoding and its scales."""
+    """Return True if these are the name of an encoding and one of its scales, or both None."""
     if not isinstance(quantize, str | None) or not isinstance(scale, str | None):
         return False
     if quantize is None:
@@ -183,8 +183,8 @@ def _parse_dtype(name: str | None) -> str | None:
 def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
     """Return the bytes that one worker needs to cast any of `inputs`, in addition to its output.
 
-    `concurrent_inputs` are read at a time. What belongs to the codes of each is in memory as it is
-    stored. Codes that are spread over their tensor are in memory for one matrix.
+    `concurrent_inputs` are read at a time. The scales and other companions of each are in memory as
+    they are stored. Codes that cannot be read row by row are in memory for one matrix.
     """
     most = 0
     for info in inputs:
@@ -203,7 +203,7 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
 
 
 def kept_scales_bytes(inputs: Iterable[TensorInfo]) -> int:
-    """Return the bytes of the scales that all workers together keep until they are written."""
+    """Return the bytes of computed scales that all workers together keep until they are written."""
     scales = 0
     for info in inputs:
         encoding = info.cast.encoding if info.cast is not None else None
@@ -225,14 +225,14 @@ def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
 
 
 def protected_kind(name: str, family: Family | None = None) -> str | None:
-    """Return the kind of tensor that a tensor is protected from casts as, or None if it is cast.
+    """Return the kind of a tensor that is protected from casts, or None if it is cast.
 
     Kinds are `router`, `norm`, `scale` and KEPT_IN_FP32.
 
-    Routers are known by the table of routers and by the row of `family`; if the row names none,
-    by the patterns of `casts.toml`, too. Every name counts that the tensor has in a form of
-    `family`: a router's bias is called `moe.router_bias` in one and
-    `mlp.gate.e_score_correction_bias` in another.
+    Routers are found by the table of routers and by the row of `family`; if the row names none,
+    also by the patterns of `casts.toml`. A tensor is looked up under each of its names in the forms
+    of `family`: a router's bias is `moe.router_bias` in one and `mlp.gate.e_score_correction_bias`
+    in another.
     """
     names = family.names_in_forms(name) if family else frozenset((name,))
     if any(form_name.endswith(_router_ends(family)) for form_name in names):
@@ -250,25 +250,25 @@ def _is_kept_in_fp32(names: Iterable[str], family: Family | None) -> bool:
 
 
 def protects_always(kind: str) -> bool:
-    """Return True if tensors of a kind are not cast by `--cast-all` either."""
+    """Return True if not even `--cast-all` casts tensors of a kind."""
     return kind in _table()["never"]
 
 
 def _router_ends(family: Family | None) -> tuple[str, ...]:
-    """Return the ends of the names of routers' tensors: of the table, and of the family's row."""
+    """Return the endings of the names of routers' tensors, by the table and the family's row."""
     own = family.routers if family else ()
     return _general_router_ends() + tuple(f".{name}" for name in own)
 
 
 @functools.cache
 def _general_router_ends() -> tuple[str, ...]:
-    """Return the ends of the names of routers' tensors, from the table of routers."""
+    """Return the endings of the names of routers' tensors, by the table of routers."""
     return tuple(f".{name}" for name in (*router_weights(), *router_biases()))
 
 
 @functools.cache
 def _protected() -> Mapping[str, re.Pattern[str]]:
-    """Return the expression that finds the names of each kind; those that are never cast first."""
+    """Return a regular expression for each kind; the kinds that are never cast come first."""
     return {
         kind: re.compile("|".join(map(_expression, globs)), re.S)
         for section in ("never", "keep")

@@ -1,4 +1,4 @@
-"""Values in the config.json of a checkpoint, which is untrusted: any of them may be anything."""
+"""Values in the config.json of a checkpoint. It is untrusted: each may be any JSON value."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,7 @@
 """How a quantized weight is decoded: where its codes, scales and zero points lie.
 
-Everything that belongs to a weight is a plane: a grid of numbers for the rows and columns of a
-matrix, stored in a tensor in some order. The value of an element is
+Codes, scales and zero points are planes: grids of numbers for the rows and columns of a matrix,
+each stored in a tensor in some order. The value of an element is
 
     (code - zero) * scale          in float32, with the zero and the scale of the element's block
 
@@ -24,7 +24,7 @@ class Plane:
     dtype: str
     """The dtype of the tensor."""
     values: str
-    """What is in it: `float`, `int`, `e2m1`, or `e2m1+0`, as in `quantization.toml`."""
+    """What its codes stand for: `float`, `int`, `e2m1`, or `e2m1+0`, as in `quantization.toml`."""
     bits: int
     """Width of a code. An element of the tensor holds one or more of them, the first lowest."""
     offset: int
@@ -32,15 +32,15 @@ class Plane:
     shape: tuple[int, int]
     """Rows and columns of the grid, in the order of the decoded matrix."""
     block: Block
-    """The elements that one number is for; the last block of a row or column may be smaller."""
+    """Rows and columns that share a number; the last block of a row or column may be smaller."""
     stored: tuple[int, int]
     """Rows and columns of the tensor's elements for one matrix."""
     is_transposed: bool = False
     """True if a row of the tensor is a column of the grid."""
     packed: str = ""
-    """The direction in which an element's codes follow, `rows` or `columns` of the grid."""
+    """The direction along which an element holds several codes: `rows` or `columns` of the grid."""
     order: tuple[int, ...] = ()
-    """The place of each code of an element, if they are not in order."""
+    """The position of each code in its element, if they are not in order."""
     matrices: int = 1
     """Matrices in the tensor; 1 if all matrices of the weight share the numbers of one."""
 
@@ -65,8 +65,8 @@ class Decoding:
     """Rows and columns of a matrix, as it is decoded."""
     codes: Plane
     planes: tuple[tuple[str, Plane], ...]
-    """What else is read, in the order of the cast's companions, each by its role: `scale`, `zero`,
-    `second`, `index`, `shape`."""
+    """The other tensors that are read, in the order of `Cast.companions`, each by its role:
+    `scale`, `zero`, `second`, `index` or `shape`."""
     second: str = ""
     """`multiplies` or `divides`, if there is a second scale."""
 
@@ -76,15 +76,15 @@ class Decoding:
 
     @property
     def is_in_rows(self) -> bool:
-        """True if the codes of a row of the result are bytes of the tensor in a row."""
+        """True if the codes of each row of the result are contiguous in the tensor."""
         return not self.codes.is_transposed and self.codes.packed != "rows"
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes for codes that cannot be read into the buffer of the result, and are turned."""
+        """Bytes for codes that are read into a buffer of their own and transposed."""
         return 0 if self.is_in_rows else 2 * self.codes.nbytes
 
     @property
     def companion_bytes(self) -> int:
-        """Bytes for all that belongs to the codes of a matrix, read and turned."""
+        """Bytes for the companions of a matrix's codes, and for transposing them."""
         return sum(plane.nbytes * (1 + plane.is_transposed) for _, plane in self.planes)

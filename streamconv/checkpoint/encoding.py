@@ -1,6 +1,6 @@
-"""How a weight is quantized as it is read: which numbers share a scale, and which tensor this is.
+"""How a weight is quantized as it is read: which of its numbers share a scale.
 
-A weight becomes several tensors, such as codes and scales. Each of them is read from the weight.
+A weight becomes several tensors, such as codes and scales. Each of them is made from the weight.
 """
 
 import math
@@ -16,7 +16,7 @@ fastest cache, two workers wait for each other's calls more than for memory."""
 TILE_BYTES = 20
 """Memory for each element of a tile: its number, its bits, and the place of its code."""
 KEPT_SCALES_BYTES = 8 * 2**20
-"""Scales that are kept until they are written, of all workers together."""
+"""Bytes of computed scales that all workers together keep until they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class View:
     """Elements from one position to the next, for each dimension."""
 
     def span(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return the first element and the end of the elements that have to be read for it.
+        """Return the range of elements that have to be read for the view: the first, and the end.
 
-        They are whole rows of the outer dimension, so that matrices next to each other have one
-        span.
+        These are whole rows of the outer dimension, so that matrices next to each other have the
+        same span.
         """
         if self.is_contiguous(shape):
             return self.start, self.start + math.prod(shape)
@@ -44,7 +44,7 @@ class View:
         return begin, begin + outer * count
 
     def is_contiguous(self, shape: tuple[int, ...]) -> bool:
-        """Return True if its elements lie one after the other, in order."""
+        """Return True if its elements are contiguous and in order."""
         expected = 1
         for stride, n in zip(reversed(self.strides), reversed(shape), strict=True):
             if n > 1 and stride != expected:
@@ -64,17 +64,17 @@ class Encoding:
     shape: tuple[int, int]
     """Rows and columns of a matrix."""
     block: tuple[int, int]
-    """Rows and columns that share a scale; those at the end may be fewer."""
+    """Rows and columns that share a scale; the blocks at the end may have fewer."""
     stored: str
     """The dtype of the elements that are encoded: F32, BF16 or F16."""
     dtype: str
-    """The dtype that the arithmetic is done in: one of these, too."""
+    """The dtype in which scales and quotients are computed: F32, BF16 or F16."""
     role: str
-    """Which tensor this is: `codes`, `scale` or `shape`."""
+    """The tensor that is made: `codes`, `scale` or `shape`."""
 
     @property
     def band_rows(self) -> int:
-        """Rows that are encoded at once: whole blocks."""
+        """Rows that are encoded at once, a whole number of blocks."""
         blocks = max(BAND_ELEMENTS // max(self.shape[1] * self.block[0], 1), 1)
         return min(blocks * self.block[0], self.shape[0])
 
@@ -84,7 +84,7 @@ def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
     elements = encoding.band_rows * encoding.shape[1]
     itemsize = DTYPE_BITS[dtype] // 8
     scales = math.prod(-(-n // b) for n, b in zip(encoding.shape, encoding.block, strict=True))
-    # the elements, their magnitudes, their codes, and packed ones with room to pack them
+    # the elements, their magnitudes, their codes, the packed codes, and room for packing
     tile = max(TILE, encoding.shape[1]) * TILE_BYTES
     return (
         elements * (2 * itemsize + 3) + tile + 4 * scales + view_bytes(view, encoding.shape, dtype)
@@ -92,7 +92,7 @@ def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
 
 
 def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:
-    """Return the bytes that are read at once for a matrix that is not in one piece; else 0."""
+    """Return the bytes of memory to read a matrix that is not contiguous; 0 if it is."""
     if view is None or view.is_contiguous(shape):
         return 0
     begin, end = view.span(shape)

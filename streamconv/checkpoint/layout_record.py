@@ -49,7 +49,7 @@ class Record:
     names: str
     """The form whose names the tensors have, such as `hub`."""
     form: str | None
-    """The form that the whole checkpoint has, or None if its layouts are those of no form."""
+    """The form of the whole checkpoint, or None if it is in no form."""
     stacks: Mapping[str, LayoutNames]
     """Layout and naming of each stack, by its pattern in hub names."""
     layers: str | None = None

@@ -1,6 +1,6 @@
 """The manifest of an output, `streamconv.json`: its layouts, its casts, and digests of its bytes.
 
-There are no times and no paths in it: the same conversion gives the same bytes wherever and
+It has neither times nor paths, so that the same conversion gives the same bytes wherever and
 however it runs. In a DCP it is inside `.metadata`.
 
     {
@@ -21,8 +21,9 @@ however it runs. In a DCP it is inside `.metadata`.
       }
     }
 
-`Manifest` holds all of it. A reader that needs a part reads that part alone, and accepts a
-manifest that is wrong elsewhere: to open a checkpoint takes its record, to remove it takes names.
+`Manifest` holds all of it. Code that needs only a part of a manifest reads that part alone, and
+accepts a manifest that is wrong elsewhere: opening a checkpoint needs the record, removing one
+needs the names of its files.
 """
 
 import json

@@ -23,7 +23,7 @@ MAX_SHOWN_FILES = 4
 
 
 def reading_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a sentence for each rename, tied head, and thing that the index leaves out."""
+    """Yield a sentence for each rename and tied head, and for all that the index leaves out."""
     for rename in checkpoint.renames:
         names = "1 name" if rename.count == 1 else f"{rename.count:,} names"
         yield f"renamed before anything was detected, in {names}: {quoted(rename.text)}"
@@ -76,7 +76,7 @@ def not_carried_over_notes(checkpoint: Checkpoint, others: Iterable[OtherFile]) 
 
 
 def _is_replaced(other: OtherFile) -> bool:
-    """Return True for a file that describes the source, and that a result has of its own."""
+    """Return True for a file that describes the source, and whose counterpart every result has."""
     return (
         other.name == MANIFEST
         or other.name.startswith(JOURNAL_PREFIX)
@@ -97,10 +97,10 @@ def _unlisted_note(unlisted: UnlistedFile, checkpoint: Checkpoint) -> str:
     twice = [name for name in names if name in checkpoint.tensors]
     if twice:
         return (
-            f"not carried over: {file}, which the index leaves out ({what}), and of whose tensors "
-            f"the listed files have {len(twice):,}, such as {quoted(twice[0])}"
+            f"not carried over: {file}, which the index leaves out ({what}); the listed files have "
+            f"{len(twice):,} of its tensors, too, such as {quoted(twice[0])}"
         )
     return (
         f"not carried over: {file}, which the index leaves out ({what}); "
-        "--add-unlisted takes it along"
+        "add --add-unlisted to convert it, too"
     )

@@ -28,7 +28,7 @@ def recorded_reading(fields: Any, source: str) -> Reading:
         source: The file that it is from, for messages.
 
     Raises:
-        BadCheckpoint: It is not such a record.
+        BadCheckpoint: It is something else.
     """
     if fields is None:
         return Reading()

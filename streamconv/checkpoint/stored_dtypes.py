@@ -1,4 +1,4 @@
-"""What the dtypes of tensors say: which hold codes, and what most of the others are."""
+"""The dtypes of tensors: which tensors hold codes, and which dtype most of the others have."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ _CODES = frozenset(
         *("F4", "F6_E2M3", "F6_E3M2"),
     }
 )
-"""Dtypes of nothing but codes."""
+"""Dtypes that only codes have."""
 _WORDS = frozenset({"I8", "U8", "I32"})
 """Dtypes that codes are packed into; other tensors may have them, too."""
 
@@ -26,7 +26,7 @@ def is_quantized(info: TensorInfo) -> bool:
 
 
 def main_dtype(infos: Iterable[TensorInfo]) -> str | None:
-    """Return the dtype of most elements among those that a cast can make; None if none has one."""
+    """Return the dtype that most elements have, of those that a cast can make; None if none has."""
     elements = dict.fromkeys(DTYPES.values(), 0)
     for info in infos:
         if info.dtype in elements:

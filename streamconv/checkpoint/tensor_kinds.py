@@ -24,7 +24,7 @@ class TensorKind:
 
 
 def tensor_kinds(tensors: Iterable[TensorInfo]) -> tuple[TensorKind, ...]:
-    """Return the kinds of tensors in the order of their names, whatever that of the tensors is."""
+    """Return the kinds of tensors, sorted by name."""
     grouped: dict[str, list[TensorInfo]] = {}
     for info in tensors:
         grouped.setdefault(pattern_of(info.name), []).append(info)

@@ -1,4 +1,4 @@
-"""What the names of tensors say: their order, their layer, and which of them are alike."""
+"""Reads names of tensors: their natural order, their layer, and the patterns that they share."""
 
 import re
 from bisect import bisect_left
@@ -29,8 +29,8 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def sort_naturally(items: Iterable[Item], name_of: Callable[[Item], str]) -> list[Item]:
     """Return the items in the order of their names' natural keys.
 
-    They are compared by one text for each name, which takes a fifth of the key's memory, unless
-    two names might have the same text.
+    They are compared by a text for each name, which takes a fifth of the memory of a natural key.
+    Only if such texts might be equal for different names, natural keys are compared.
     """
     items = list(items)
     keys = _TextKeys()
@@ -51,12 +51,12 @@ def find_naturally(items: Sequence[Item], name_of: Callable[[Item], str], name: 
 class _TextKeys(dict[str, str]):
     """Turns each name into a text that compares like its natural key.
 
-    Characters that occur in no name mark the end of the name and the start of each number, and a
-    count of its digits precedes each number. As a dictionary, it holds the texts of numbers.
+    Characters that occur in no name mark the end of the name and the start of each number, and the
+    count of its digits precedes each number. The dictionary holds the texts of numbers.
     """
 
     are_ambiguous = False
-    """True if a name has one of these characters, or a number that begins with a zero."""
+    """True if some name has one of these characters, or a number with leading zeros."""
 
     def of(self, name: str) -> str:
         """Return the text of a name."""
@@ -75,17 +75,17 @@ class _TextKeys(dict[str, str]):
 
 
 def pattern_of(prefix: str) -> str:
-    """Replace every number between dots, or after the last one, by *.
+    """Replace every number between dots, or after the last dot, by *.
 
-    So the layers of a stack have one pattern.
+    For example, the modules of all layers of a stack have the same pattern.
     """
     return _ANY_NUMBER.sub("*", prefix)
 
 
 def split_at_last_number(name: str) -> tuple[str, str, str]:
-    """Return what is before the last number between or after dots, the number, and what follows.
+    """Split a name at its last number between or after dots: text before, number, text after.
 
-    Without a number, all is before it.
+    A name without a number is all text before.
     """
     parts = _LAST_NUMBER.fullmatch(name)
     return (parts[1], parts[2], parts[3]) if parts is not None else (name, "", "")

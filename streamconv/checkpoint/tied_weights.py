@@ -18,16 +18,16 @@ _SECTIONS = ("", "text_config", "llm_config", "language_config")
 def heads_of_trained_embeddings(
     config: Mapping[str, Any], missing: Iterable[str], trained: Collection[str]
 ) -> Iterator[tuple[str, bool | None]]:
-    """Yield each missing head whose embeddings were trained, and if config.json ties them.
+    """Yield each missing head whose embeddings were trained, and True if config.json ties them.
 
     Args:
         config: The content of config.json.
         missing: Hub names of the tensors that training did not save.
-        trained: Hub names of those that it did.
+        trained: Hub names of the tensors that training saved.
 
     Yields:
         The hub name of a head; and True if it is tied, False if it is not, None if config.json
-        does not say it, or says both.
+        does not say so, or says both.
     """
     for name in missing:
         if name != HEAD and not name.endswith(f".{HEAD}"):
@@ -38,15 +38,16 @@ def heads_of_trained_embeddings(
 
 
 def tied_embeddings(config: Mapping[str, Any], head: str, stored: Iterable[str]) -> str | None:
-    """Return the name of the embeddings that a head is, or None.
+    """Return the name of the embeddings that a head is tied to, or None.
 
     Args:
         config: The content of config.json.
-        head: Name of a tensor that is not stored; any, not only that of a head.
-        stored: Names of the tensors that are.
+        head: Name of any tensor that is not stored.
+        stored: Names of the tensors that are stored.
 
     Returns:
-        None if it is no head, config.json does not tie it, or it is not clear to which embeddings.
+        The name; None if `head` is not a head, config.json does not tie it, or there are several
+        embeddings.
     """
     if head != HEAD and not head.endswith(f".{HEAD}"):
         return None

@@ -15,7 +15,7 @@ INDEX = f"model{INDEX_SUFFIX}"
 MANIFEST = "streamconv.json"
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
-"""Says what config.json may leave out: the number format of a checkpoint of ModelOpt."""
+"""The file in which ModelOpt describes the number format, which config.json may leave out."""
 DIGEST = "xxh3-128"
 """The checksum of every piece and file, as the manifest names it."""
 JOURNAL_PREFIX = "streamconv-journal-"
@@ -28,7 +28,7 @@ PARTIAL_SUFFIX = ".streamconv-partial"
 class TensorInfo(NamedTuple):
     """A tensor, and where its bytes are.
 
-    As a tuple it is made in a third of the time of a dataclass: a checkpoint has a million.
+    It is a tuple, which is made in a third of the time of a dataclass: a checkpoint has a million.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TensorInfo(NamedTuple):
     nbytes: int
     """Size in bytes."""
     cast: "Cast | None" = None
-    """The stored tensor, if `dtype` and `nbytes` are those of a cast."""
+    """The cast that `dtype`, `shape` and `nbytes` are the result of; None for a stored tensor."""
 
     @property
     def elements(self) -> int:
@@ -66,11 +66,11 @@ class Cast:
     stored: TensorInfo
     """The elements, or the codes of a weight that is dequantized."""
     companions: tuple[TensorInfo, ...] = ()
-    """What is read together with codes, in the order of the planes of `decoding`."""
+    """Tensors that are read together with the codes, in the order of `decoding.planes`."""
     decoding: Decoding | None = None
     """How a weight is dequantized; None for a cast from one dtype to another."""
     dropped: tuple[TensorInfo, ...] = ()
-    """What means nothing any more when the weight is dequantized: scales of activations."""
+    """Tensors without a meaning once the weight is dequantized: scales of activations."""
     encoding: Encoding | None = None
     """How the elements are quantized; None if they are not."""
     view: View | None = None
@@ -78,12 +78,12 @@ class Cast:
 
     @property
     def is_of_dtype(self) -> bool:
-        """True if each element only becomes the same number in another dtype."""
+        """True if it only converts each element to another dtype."""
         return self.decoding is None and self.encoding is None and self.view is None
 
     @property
     def is_view(self) -> bool:
-        """True if the elements are only a part of `stored`, and stay what they are."""
+        """True if it only takes a part of `stored`, and changes no element."""
         return self.view is not None and self.encoding is None
 
 
@@ -115,7 +115,7 @@ class UnlistedFile:
 
     name: str
     tensors: tuple[TensorInfo, ...]
-    """What its header describes; empty if nobody can read that."""
+    """The tensors that its header describes; empty if the header cannot be read."""
 
     @property
     def nbytes(self) -> int:
@@ -145,20 +145,20 @@ class ReferenceCheckpoint:
     nbytes: int
     """Bytes of these tensors."""
     unknown: tuple[str, ...] = ()
-    """Names of the tensors of the completed checkpoint that it does not have."""
+    """Names of the tensors of the completed checkpoint that the template does not have."""
     namings: Mapping[str, str] = field(default_factory=dict)
     """The naming of each stack whose naming it shows or records, by its pattern in hub names."""
     is_dequantized: bool = False
-    """True if it has quantized weights, and the completed checkpoint has the same as numbers."""
+    """True if it has quantized weights that the completed checkpoint has unquantized."""
     tied: tuple[str, ...] = ()
     """Names of its heads that are left out, as they are tied to embeddings that were trained."""
     maybe_tied: tuple[str, ...] = ()
-    """Names of its heads that are filled in although config.json does not say that they are not."""
+    """Names of its heads that are filled in, and may be tied: config.json does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The input of a plan: all that headers and JSON files say. Holds no tensor data."""
+    """The input of a plan: everything that headers and JSON files say. Holds no tensor data."""
 
     location: str
     """The location, as the user gave it."""
@@ -167,7 +167,7 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     """The files that hold its tensors."""
     others: tuple[OtherFile, ...]
-    """All other files, also those that are not copied."""
+    """All other files, including those that are not copied."""
     config: Mapping[str, Any]
     """Content of config.json; empty if there is none."""
     record: Record | None
@@ -187,23 +187,23 @@ class Checkpoint:
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """The manifest, if it is not a file of its own but in another one, as in a DCP."""
+    """The manifest, if it is inside of another file, as in a DCP; else empty."""
     undigested: tuple[str, ...] = ()
-    """Files that readers rely on, and of whose bytes no digest was recorded."""
+    """Files that readers rely on although no digest of them was recorded."""
     quant_config: Mapping[str, Any] = field(default_factory=dict)
     """The content of `hf_quant_config.json`."""
     template: ReferenceCheckpoint | None = None
     """The template that its config and other files are from, if there is one."""
     unlisted: tuple[UnlistedFile, ...] = ()
-    """Files of tensors that the index leaves out, and whose tensors are none of its own."""
+    """Files of tensors that the index leaves out, and that are not read."""
     added: tuple[str, ...] = ()
-    """Names of the files that the index leaves out, and whose tensors it has nevertheless."""
+    """Names of the files that the index leaves out, but whose tensors are in `tensors`."""
     unindexed: tuple[str, ...] = ()
-    """Names of the tensors that it has though the index leaves them out of their file."""
+    """Names of tensors in `tensors` that the index does not list, though it lists their files."""
     renames: tuple[AppliedRename, ...] = ()
-    """The renames that gave its tensors the names that they have here, in order."""
+    """The user's renames that its tensors have undergone, in order."""
     contradictions: tuple[str, ...] = ()
-    """What its files say of each other that cannot all be true. Empty if it may be converted."""
+    """Contradictions between its files, as sentences. Empty if it may be converted."""
 
     def __repr__(self) -> str:
         tensors, files = f"{len(self.tensors):,} tensors", f"{len(self.files):,} files"

@@ -1,4 +1,4 @@
-"""Renames that a user asks for with `--rename OLD=NEW`, before anything is recognized.
+"""Renames that a user asks for with `--rename OLD=NEW`, before anything is detected.
 
     module.=              every `module.` in a name is left out, wherever it is
     moe.w1=mlp.gate_proj  every `moe.w1` becomes `mlp.gate_proj`
@@ -63,7 +63,7 @@ def parse_rename(text: str) -> UserRename:
 def rename_tensors(
     checkpoint: Checkpoint, renames: Sequence[UserRename]
 ) -> tuple[Checkpoint, Mapping[str, str]]:
-    """Return a checkpoint whose tensors have other names, and its own name of each of them.
+    """Return the checkpoint with renamed tensors, and the stored name of each, by its new name.
 
     Raises UsageError if a rename changes no name, or if two tensors get one name.
     """
@@ -97,10 +97,10 @@ def rename_tensors(
 
 
 def _collision(name: str, one: str, other: str) -> UsageError:
-    """Return the error for two tensors that get one name; either may have it already."""
+    """Return the error for two tensors that get one name, which one of them may already have."""
     renamed, second = (one, other) if name != one else (other, one)
     fact = "there is a tensor of that name" if second == name else f"{quoted(second)} gets it, too"
     return UsageError(
         f"cannot rename {quoted(renamed)} to {quoted(name)}: {fact}",
-        "give --rename more of the names that it is for",
+        "write more of the names in --rename, so that it fits fewer of them",
     )

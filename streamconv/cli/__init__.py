@@ -41,15 +41,15 @@ ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("models", "forms"), "families"),
     **dict.fromkeys(("test", "selftest", "demo"), "smoke"),
 }
-"""Words of other tools for our verbs, to name the one that was meant."""
+"""Words that other tools have for our verbs. An error suggests the verb."""
 NOTHING_LEFT = "nothing is left at the target; the source is unchanged"
 COMPLETE = "_STREAMCONV_COMPLETE"
-"""The variable in which a shell asks for completions, or for the script that asks for them."""
+"""The environment variable with which a shell asks for completions or its completion script."""
 NO_VERB = "there is no verb"
 NO_LIMIT = 10_000
-"""Characters of a summary: all of them."""
+"""Characters of a summary: more than any has, so that none is cut."""
 SIGNAL_DEBOUNCE_SECONDS = 0.5
-"""Signals within this time of the first one are the same request to stop."""
+"""A signal that follows the first one within this time counts as the same request to stop."""
 
 EPILOG = """\b
 Examples:
@@ -85,7 +85,7 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the verb. Raises click's error with the verb that was meant."""
+        """Return the verb. Raises click's error, with a note that suggests a verb."""
         word = args[0]
         if word in VERBS or word.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
@@ -159,11 +159,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
     if os.environ.get(COMPLETE):
-        # click writes bytes, and only our own words and what was typed
+        # not escaped: click writes bytes, and these are only our own words and the typed ones
         cli.main(prog_name="streamconv", complete_var=COMPLETE)
     # Nothing here multiplies matrices; numpy's library for it would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # A plan is hundreds of thousands of objects without cycles, which need not be looked through.
+    # A plan is hundreds of thousands of objects without cycles: collecting rarely saves time.
     gc.set_threshold(50_000, 20, 100)
     raise_open_file_limit()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -181,7 +181,7 @@ def _exit_code_of(args: list[str] | None) -> int:
     try:
         code = cli.main(args, standalone_mode=False)
         sys.stdout.flush()
-    except SystemExit:  # click's answer to an output that nobody reads
+    except SystemExit:  # click exits if nobody reads its output
         _discard_output()
         return IOFailed.exit_code
     except (Exception, KeyboardInterrupt) as error:
@@ -190,7 +190,7 @@ def _exit_code_of(args: list[str] | None) -> int:
 
 
 def _report(error: Exception | KeyboardInterrupt, printer: ErrorPrinter) -> int:
-    """Print what ended a run and return the exit code."""
+    """Print the error that ended a run and return the exit code."""
     if isinstance(error, click.ClickException):
         _print_usage_error(error, printer)
         return error.exit_code
@@ -208,7 +208,7 @@ def _report(error: Exception | KeyboardInterrupt, printer: ErrorPrinter) -> int:
 
 
 def _print_usage_error(error: click.ClickException, printer: ErrorPrinter) -> None:
-    """Print an error of click's like one of ours; without any arguments, print the help."""
+    """Print an error of click in the form of ours. If there were no arguments, print the help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
@@ -224,7 +224,7 @@ def _print_usage_error(error: click.ClickException, printer: ErrorPrinter) -> No
 def _open_standard_streams() -> None:
     """Open /dev/null in the place of standard streams that are closed.
 
-    Else the next file that is opened, such as a shard, has the number of one of them.
+    Otherwise the next file that is opened, such as a shard, would get the number of one of them.
     """
     for fd in (0, 1, 2):
         try:
@@ -237,7 +237,7 @@ def _open_standard_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Prevent the interpreter from failing at exit because of output that nobody reads."""
+    """Flush the output, or drop it if nobody reads it: else the interpreter fails at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

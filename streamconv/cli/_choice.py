@@ -1,4 +1,4 @@
-"""Options that take a number, or one of a few words, and say what would be right."""
+"""Types of options: a number or one of a few words, with errors that say what is allowed."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ ALIASES: Mapping[str, str] = {
     "distcp": "dcp",
     "hf": "safetensors",
 }
-"""Words of other tools for the words of an option."""
+"""Words that other tools have for the values of our options. An error suggests the value."""
 
 if TYPE_CHECKING:
     _TextChoice = click.Choice[str]
@@ -24,13 +24,13 @@ else:  # older versions of click have no type parameter
 
 
 class Word(_TextChoice):
-    """One of a few words; upper and lower case are one."""
+    """One of a few words, in upper or lower case."""
 
     def __init__(self, *words: str) -> None:
         super().__init__(words, case_sensitive=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word. Raises click's error with the word that was meant."""
+        """Return the word. Raises click's error, with a note that suggests a word."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -46,7 +46,7 @@ class Number(click.IntRange):
     """A whole number from `min` to `max`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number. Raises click's error that says which numbers there are."""
+        """Return the number. Raises click's error, which names the allowed range."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:

@@ -1,7 +1,7 @@
-"""What the shell completes after an option or as an argument, apart from paths.
+"""Values that the shell completes for options and arguments, apart from paths.
 
 The scripts for bash, zsh and fish are click's: `_STREAMCONV_COMPLETE=bash_source streamconv`
-prints the one for bash. Whatever goes wrong here completes nothing, as there is nobody to tell.
+prints the one for bash. An error here completes nothing, as it could not be shown.
 """
 
 from collections.abc import Callable, Iterable

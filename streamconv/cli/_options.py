@@ -17,8 +17,11 @@ PREFIX = "STREAMCONV_"
 
 
 def option(*names: str, group: Group, **settings: Any) -> Callable[[Command], Command]:
-    """Build a click option that also comes from the environment: `--max-rate` from
-    STREAMCONV_MAX_RATE, for every verb that has it. Help lists it in its group."""
+    """Build a click option that can also be set in the environment.
+
+    For example, `--max-rate` by STREAMCONV_MAX_RATE, for every verb that has it. The help lists the
+    option in its group.
+    """
     long = next(name for name in names if name.startswith("--"))
     variable = PREFIX + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, cls=GroupedOption, envvar=variable, group=group, **settings)
@@ -55,7 +58,7 @@ no_progress_option = option(
 
 
 def verbose_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own name
-    """Build the option `-v` of a verb, whose help says what it shows."""
+    """Build the option `-v` of a verb; `help` says what it shows."""
     return option("-v", "--verbose", group="display", is_flag=True, help=help)
 
 
@@ -79,7 +82,8 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--hf-prefix",
         group="DCP",
         metavar="A",
-        help="Prefix of tensor names, for which keys of a DCP have --dcp-prefix.  [default: empty]",
+        help="Prefix of tensor names that --dcp-prefix replaces in the keys of a DCP.  "
+        "[default: empty]",
     ),
     option(
         "--dcp-prefix",
@@ -248,8 +252,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         "--keep-config",
         group="output",
         is_flag=True,
-        help="Copy config.json as it is. By default, what the conversion makes untrue is changed "
-        "in it.",
+        help="Copy config.json as it is. By default, the keys that the conversion makes untrue are "
+        "changed.",
     ),
     option(
         "--copy",

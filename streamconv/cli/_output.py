@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, progress on stderr."""
+"""Prints the output of commands: results on stdout, progress on stderr."""
 
 import itertools
 import json
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 FILE_WIDTH = 160
 """Columns of tables that are not printed on a terminal."""
 JSON_TOKENS = 1000
-"""Words of JSON that are printed at once. A plan of many tensors has a hundred thousand."""
+"""Tokens of JSON that are printed at once. A plan of many tensors has a hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the user wants to see of a command."""
+    """The options of a command that say what it prints."""
 
     as_json: bool
     quiet: bool
@@ -43,7 +43,7 @@ class Output:
         return Lines(console, verbose=self.verbose, as_json=self.as_json)
 
     def show_result(self, result: "Result") -> None:
-        """Print what a conversion has done."""
+        """Print the result of a conversion."""
         if self.as_json:
             from streamconv.report.result_json import result_fields
 
@@ -54,14 +54,14 @@ class Output:
             say(*result_lines(result))
 
     def show_part(self, result: "Result") -> None:
-        """Print what one part of a conversion has done; JSON is for the whole output alone."""
+        """Print a line for one part of a conversion. JSON is only printed for the whole output."""
         if not self.quiet:
             from streamconv.report.messages import part_line
 
             say(part_line(result), err=self.as_json)
 
     def show_verification(self, verification: "Verification") -> None:
-        """Print what was found. Raises VerifyFailed if something differs."""
+        """Print the result of a verification. Raises VerifyFailed if something differs."""
         if self.as_json:
             from streamconv.report.result_json import verification_fields
 
@@ -77,12 +77,14 @@ def print_json(fields: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
     tokens = json.JSONEncoder(indent=2).iterencode(fields)
     while chunk := "".join(itertools.islice(tokens, JSON_TOKENS)):
-        sys.stdout.write(chunk.replace("\x7f", "\\u007f"))  # the only one that JSON leaves as it is
+        sys.stdout.write(
+            chunk.replace("\x7f", "\\u007f")
+        )  # json escapes all other control characters
     sys.stdout.write("\n")
 
 
 def print_rich(renderable: Any) -> None:
-    """Print tables on stdout, as wide as the terminal; into a file, as COLUMNS says or 160."""
+    """Print tables on stdout, as wide as the terminal; in a file, as wide as COLUMNS, or 160."""
     console = new_console()
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
         console = new_console(width=FILE_WIDTH)

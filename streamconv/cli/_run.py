@@ -1,4 +1,4 @@
-"""What merge, split and convert do: show the plan, or carry it out."""
+"""The run of merge, split and convert: show the plan, or carry it out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 MANY_BYTES = 1000
-"""So much memory or such a rate may be typed without a unit."""
+"""A memory limit or rate below this needs a unit: nobody means so few bytes."""
 
 
 def run_command(
@@ -28,21 +28,21 @@ def run_command(
     no_progress: bool,
     **options: Any,
 ) -> None:
-    """Convert a checkpoint, or show how.
+    """Convert a checkpoint, or show the plan.
 
-    Of the ranks of a torchrun, the first one speaks for all.
+    If torchrun has started several ranks, only rank 0 prints.
 
     Args:
         src: Location of the checkpoint.
         dst: Folder to write.
-        to: Form or layout of the output; None for what `merge` makes of it.
+        to: Form or layout of the output; None for the one that `merge` converts it to.
         dry_run: True to print the plan and write nothing.
         rate: With `dry_run`, the bytes a second from which the duration is estimated.
         as_json: True to print JSON instead of text.
         quiet: True to print errors only.
         verbose: True to print every layer and shard of the plan.
         no_progress: True to show no progress.
-        **options: Those of `streamconv.merge`.
+        **options: The options of `streamconv.merge`.
 
     Raises:
         StreamconvError: One of its subclasses.
@@ -66,11 +66,11 @@ def run_command(
 
 
 def check_names(family: str | None, *names: str | None) -> None:
-    """Raise UsageError for a name that is no form and no layout, before anything is opened.
+    """Raise UsageError for a name that is neither a form nor a layout, before anything is opened.
 
     Args:
         family: The file of `--family`, which may have more layouts.
-        names: What `--from` and `--to` have; None if they are not given.
+        names: The values of `--from` and `--to`; None if they are not given.
     """
     from streamconv.catalog.catalog import load_catalog
     from streamconv.catalog.families import SAME
@@ -81,7 +81,7 @@ def check_names(family: str | None, *names: str | None) -> None:
 
 
 def _check_sizes(options: Mapping[str, Any], rate: str | None) -> None:
-    """Raise UsageError for a size or rate that cannot be meant, before anything is opened."""
+    """Raise UsageError, before opening anything, for a malformed or far too small size or rate."""
     from streamconv.units import check_unit, parse_rate, parse_size
 
     for size, least in ((options["max_shard_size"], 100), (options["max_memory"], MANY_BYTES)):
@@ -133,7 +133,7 @@ def _show_plan(
     resume: bool,
     **options: Any,
 ) -> None:
-    """Print the plan. Raises what carrying it out would raise at once, such as OutputExists."""
+    """Print the plan. Raises the errors that a run would begin with, such as OutputExists."""
     from streamconv import plan
     from streamconv.planning.partition import parse_partition
     from streamconv.sinks.checkpoint_folder import CheckpointFolder

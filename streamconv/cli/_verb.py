@@ -1,4 +1,4 @@
-"""The command of a verb: its options in groups, and an example of its use in its help."""
+"""The command of a verb. Its help lists the options in groups, and examples."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -37,13 +37,13 @@ class Verb(click.Command):
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
         """Return both names of the help option, whatever the context says.
 
-        click keeps the option of the first context that asks, so a context without our settings
-        would take `-h` from every later one.
+        click builds the help option for the first context that asks and keeps it. If that context
+        lacked our settings, no later one would have `-h`.
         """
         return ["-h", "--help"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does. Errors name this verb, also if an option has no value."""
+        """Parse as click does. An error names this verb even if an option lacks its value."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

@@ -12,7 +12,7 @@ from streamconv.detection.stacks import check_alike
 from streamconv.errors import BadCheckpoint, quoted
 
 WeightPair = tuple[str, str]
-"""The weights of gate_up and down."""
+"""A weight of gate_up, and its counterpart of down."""
 Position = tuple[int, ...]
 """Positions on the axes in a tensor's name."""
 
@@ -31,7 +31,7 @@ def complete_weights(
         found: Its tensors.
         row: The layout.
         meanings: What each name below the prefix means in that layout.
-        pairs: The weights of which one pair is required.
+        pairs: Pairs of weights, one of which is required.
 
     Raises:
         BadCheckpoint: An expected weight, expert or tensor is not among those found, or the
@@ -64,7 +64,7 @@ def complete_weights(
 
 
 def required_pair(weights: Collection[str], pairs: Sequence[WeightPair]) -> WeightPair:
-    """Return the weights of gate_up and down that a module with `weights` has to have."""
+    """Return the pair of weights that a module which has `weights` needs."""
     return next((pair for pair in pairs if any(w in weights for w in pair)), pairs[0])
 
 
@@ -73,7 +73,7 @@ def _by_position(
 ) -> dict[str, dict[tuple[int | None, ...], TensorInfo]]:
     """Return the tensors by weight, and by position on the axes in their names.
 
-    Raises BadCheckpoint if two of them would have the same place.
+    Raises BadCheckpoint if two of them have the same position.
     """
     by_weight: dict[str, dict[tuple[int | None, ...], TensorInfo]] = {}
     for key, match in meanings.items():

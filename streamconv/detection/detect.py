@@ -58,15 +58,15 @@ class Detected:
     block: tuple[int, int] | None = None
     """Rows and columns of a block of scales, if config.json gives them."""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
-    """Why experts cannot be converted, and stay as they are, by the pattern of their modules."""
+    """Why experts cannot be converted, by the pattern of their modules."""
     counted: frozenset[str] = frozenset()
-    """Patterns of stacks whose experts are counted in config.json, or by their routers."""
+    """Patterns of stacks whose number of experts config.json or their routers confirm."""
     groups: tuple[Stack, ...] = ()
     """Tensors next to the experts that the family's forms store in different ways."""
     namings: Mapping[str, Naming] = field(default_factory=dict)
-    """The naming that each stack gets in a layout that names its projections, by its pattern."""
+    """By the pattern of each stack, the naming for layouts that name the projections."""
     not_found: tuple[str, ...] = ()
-    """What config.json says of experts, if there are none: `num_experts = 128`."""
+    """What config.json says of experts, if none were found: `num_experts = 128`."""
     layer_lists: tuple[LayerList, ...] = ()
     """The lists of layers that a range of layers refers to."""
     unknown_names: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Detected:
         return {group: self.names.layout_for(group) for group in groups_of(forms)}
 
     def companions_of_groups(self) -> Iterator[tuple[Group, TensorInfo]]:
-        """Yield each tensor that means nothing without one of a group, and that no group has."""
+        """Yield each companion of a group's tensor that is in no group itself, with that group."""
         return companions_of_groups(self.hub_names, self.group_layouts())
 
 
@@ -109,7 +109,8 @@ def detect(
         checkpoint: Its headers.
         catalog: The layouts and families to look for.
         declared_layout: The form or layout that the user says it has.
-        pass_through: Collect the refusals of experts that cannot be converted, for any reason.
+        pass_through: True to collect the reasons why experts cannot be converted; False to raise
+            the first of them.
 
     Raises:
         BadCheckpoint: The checkpoint records a layout that is not in the catalog; or, without
@@ -171,8 +172,8 @@ def _hub_layouts(
 ) -> dict[str, str]:
     """Return the layout of each stack on the hub, if the hub has several for it.
 
-    It is the layout that the stack was made from by the record, else its own if that is one of
-    them, else the first of them.
+    It is the layout that the stack was made from according to the record, else the layout that the
+    stack has if the hub has it, else the first of the hub's.
     """
     recorded = checkpoint.record.stacks if checkpoint.record else {}
     chosen = {}

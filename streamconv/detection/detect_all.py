@@ -1,4 +1,4 @@
-"""Detect as much of a checkpoint as can be shown, if nothing of it is to be converted."""
+"""Detect as much of a checkpoint as can be shown, for `inspect`, which converts nothing."""
 
 from dataclasses import replace
 
@@ -9,16 +9,16 @@ from streamconv.detection.refusals import Refusal
 from streamconv.errors import BadCheckpoint
 
 WHOLE = ""
-"""The pattern of a refusal that is of the whole checkpoint."""
+"""The pattern for a refusal of the whole checkpoint."""
 
 
 def detect_all(
     checkpoint: Checkpoint, catalog: Catalog, declared_layout: str | None = None
 ) -> Detected:
-    """Detect a checkpoint, with every reason why experts of it cannot be converted.
+    """Detect a checkpoint, and collect every reason why experts of it cannot be converted.
 
-    If its names or its record contradict themselves, that is a reason for the whole checkpoint, and
-    it is detected without record and model type.
+    If its names or its record contradict themselves, the whole checkpoint is refused, and detected
+    without record and model type.
 
     Args:
         checkpoint: Its headers.

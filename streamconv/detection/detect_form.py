@@ -19,11 +19,11 @@ def form_of(
 ) -> str | None:
     """Return the form of the family that has these names and layouts, or None.
 
-    A form is claimed only if all experts lie in stacks of the family, also those that cannot be
-    converted, and if the router and whatever else lies next to them has a name of the family. A
-    rename or group whose tensors are not there claims nothing: a checkpoint may lack
-    an MTP layer, a vision tower or a bias. A tensor whose name the form would give to another one
-    is refused before a plan is made.
+    All experts have to be in stacks of the family, including those that cannot be converted, and
+    every tensor next to them, such as the router, needs a name of the family. Renames and groups of
+    the form whose tensors are absent do not matter: a checkpoint may lack an MTP layer, a vision
+    tower or a bias. A tensor whose name the form would give to another tensor is refused elsewhere,
+    before a plan is made.
 
     Args:
         family: The family, if it is known.
@@ -42,7 +42,7 @@ def form_of(
 
 
 def _is_in(family: Family, form: Form, pattern: str, row: NamedLayout) -> bool:
-    """Return True if a stack has its layout in a form, or one that the form leaves as it is."""
+    """Return True if a stack's layout is one of the form's, or if the form has none for it."""
     possible = family.layouts_for(pattern, form)
     return not possible or any(
         own == row or (replace(own, naming=row.naming) == row and not own.names_projections())
@@ -80,10 +80,10 @@ def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: s
 
 
 def count_own_names(form: Form, names: Iterable[str]) -> int:
-    """Return the number of tensors whose names only this form has.
+    """Count the names that differ from hub names, as only this form has them.
 
-    Those are the names that it renames, and those of the tensors that it makes of groups. The
-    result is -1 if some tensor has a name that the form would not give.
+    Those are the names that the form renames, and the names of tensors that it makes from groups.
+    The result is -1 if some tensor has a name that the form would not give.
     """
     if not form.renames and not form.groups:
         return 0

@@ -1,7 +1,7 @@
 """Compare the number of experts with the rows of their router, and with config.json.
 
-The router of a layer tells best how many experts it has. config.json has one number for all layers,
-may have several, and may be older than the tensors.
+The router of a layer is the best evidence of its number of experts. config.json may have one number
+for layers that differ, several contradicting ones, or one from before experts were pruned.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ class ExpertCounts:
     """Every tensor by its hub name."""
 
     def possible(self, prefix: str, pattern: str) -> tuple[int, ...]:
-        """Return the numbers that a module may have, for layouts whose shapes do not settle it.
+        """Return how many experts a module may have, for layouts whose shapes do not settle it.
 
         Args:
             prefix: The prefix of the module, in hub names.
@@ -44,9 +44,9 @@ class ExpertCounts:
         return tuple(dict.fromkeys([*(router.shape[:1] if router else ()), *counts]))
 
     def expected(self, prefix: str, pattern: str) -> tuple[int, ...]:
-        """Return the numbers that a module may have if only a part of it is known.
+        """Return how many experts a module may have if only a part of it is known.
 
-        Those of `possible`, else all that config.json has.
+        These are the numbers of `possible`, or else all that config.json has.
 
         Args:
             prefix: The prefix of the module, in hub names.
@@ -63,14 +63,16 @@ class ExpertCounts:
         return tuple(f"{key} = {count}" for key, count in counts.items() if count > 0)
 
     def check(self, stacks: Iterable[Stack], refusals: Refusals) -> frozenset[str]:
-        """Return the patterns of the stacks whose number of experts is known from elsewhere.
+        """Return the patterns of the stacks whose number of experts something else confirms.
 
         For an unknown model type, config.json is only compared if all experts are in stacks of one
         pattern: it does not say which of several it describes.
 
-        A pattern is refused if a router has a different number of rows than there are experts, or
-        no experts at all, if config.json gives another number and no router confirms the experts,
-        or if layers differ and no router confirms that.
+        A pattern is refused if
+
+        - a router has another number of rows than its module has experts, or its module is missing;
+        - config.json gives another number, and no router confirms the number of experts;
+        - the numbers of layers differ, and no router confirms that.
         """
         by_pattern: dict[str, list[Stack]] = {}
         for stack in stacks:
@@ -107,7 +109,7 @@ class ExpertCounts:
         return section is not None or confirmed
 
     def _check_lost(self, pattern: str, stacks: list[Stack]) -> None:
-        """Raise BadCheckpoint if a module of the pattern has a router like the others, alone."""
+        """Raise BadCheckpoint if a module has a router like the others, but no experts."""
         known = {module.prefix for stack in stacks for module in stack.modules}
         alike = {(stack.sizes[EXPERT], stack.sizes.get("h")) for stack in stacks}
         endings = router_weights()
@@ -135,10 +137,10 @@ class ExpertCounts:
         return pattern in alike[1:]
 
     def _check_router(self, stack: Stack, module: Module, stated: Mapping[str, int]) -> bool:
-        """Return True if a module has a router, with as many rows as there are experts.
+        """Return True if a module has a router with as many rows as the module has experts.
 
-        A router may have further rows if config.json confirms the experts that are here: those of
-        Inkling are for shared experts. Any other number of rows raises BadCheckpoint.
+        A router may have more rows if config.json confirms the number of experts: the further rows
+        of Inkling are for shared experts. Any other number of rows raises BadCheckpoint.
         """
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))
@@ -170,9 +172,9 @@ class ExpertCounts:
 
 
 def _rows(router: TensorInfo, hidden: int | None) -> int | None:
-    """Return the rows of a router for experts of a hidden size; None if no side of it is that size.
+    """Return the rows of a router, one for each expert; None if no dimension is the hidden size.
 
-    Some are stored with the hidden size first.
+    Some routers are stored with the hidden size first.
     """
     experts, inputs = router.shape
     if inputs == hidden:

@@ -25,7 +25,7 @@ class NamedTensors:
     matches: dict[str, tuple[NameMatch, ...]] = field(default_factory=dict)
     """Meanings of each name below the prefix, with * for the expert's number."""
     tensors: dict[str, dict[int | None, TensorInfo]] = field(default_factory=dict)
-    """Tensors by the same name, and by the expert's number."""
+    """Tensors by the same name, then by the expert's number; None if it is not in the name."""
 
     def first(self, key: str) -> TensorInfo:
         """Return the tensor of this name that has the smallest number."""
@@ -33,6 +33,7 @@ class NamedTensors:
         return infos[min(infos, key=lambda number: -1 if number is None else number)]
 
     def expert_numbers(self) -> set[int]:
+        """Return the numbers of all experts that names have."""
         return {number for infos in self.tensors.values() for number in infos if number is not None}
 
 
@@ -43,14 +44,13 @@ def find_modules(
 ) -> tuple[dict[str, NamedTensors], dict[str, TensorInfo]]:
     """Return the tensors of each module by its prefix, and the unknown ones below `experts.`.
 
-    The modules are in the order of their names, whatever the order of the tensors is.
-
-    Modules with an expert that is not numbered 0, 1, 2 and so on are refused.
+    The modules are sorted by name. Modules with an expert that is not numbered 0, 1, 2 and so on
+    are refused.
     """
     modules: dict[str, NamedTensors] = {}
     unknown: dict[str, TensorInfo] = {}
     most_parts = _most_parts(known)
-    # what differs in the expert's number alone is looked up once
+    # names that differ only in the expert's number are looked up once
     alike: dict[tuple[str, str], dict[int | None, TensorInfo]] = {}
     numbers: dict[str, int] = {}
     for name, info in tensors:
@@ -148,7 +148,7 @@ def refuse_undescribed(
 
 
 def _weight_of(companion: TensorInfo, module: NamedTensors | None) -> TensorInfo | None:
-    """Return the tensor of a module that has the stem of `companion`, or None."""
+    """Return the tensor of a module that a companion belongs to by its stem, or None."""
     stem = stem_of(companion.name)
     tensors = (
         info for infos in (module.tensors if module else {}).values() for info in infos.values()

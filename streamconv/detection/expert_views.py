@@ -1,7 +1,7 @@
 """Experts one by one, as views of the tensors that hold several of them.
 
-Quantizing defines what a matrix of rows and columns becomes. So experts that are merged, turned or
-interleaved are seen as in the layout `per-expert` before they are quantized.
+A number format is defined for a matrix of rows and columns. So experts that are merged, transposed
+or interleaved are seen as in the layout `per-expert` before they are quantized.
 """
 
 import itertools
@@ -22,19 +22,19 @@ PER_EXPERT = "per-expert"
 
 
 def is_one_by_one(stack: Stack) -> bool:
-    """Return True if each matrix of each expert is a tensor with a row for each output."""
+    """Return True if each matrix of each expert is a tensor of its own, with outputs as rows."""
     return stack.row.layout.name == PER_EXPERT
 
 
 def one_by_one(found: Detected, stack: Stack) -> NamedLayout:
-    """Return the layout and naming of a stack whose experts are seen one by one."""
+    """Return the layout and naming in which a stack's experts are seen one by one."""
     return NamedLayout(found.catalog.find_layout(PER_EXPERT), found.namings[stack.pattern])
 
 
 def expert_views(found: Detected, stack: Stack, module: Module) -> Iterator[TensorInfo]:
     """Yield the tensors of a module's experts one by one, each a view of a tensor of the module.
 
-    Raises PlanRefused if the experts have a tensor that has no place there.
+    Raises PlanRefused if they have a tensor that has no place in the layout `per-expert`.
     """
     row = one_by_one(found, stack)
     for weight, infos in module.tensors.items():
@@ -63,7 +63,7 @@ def is_matrix(weight: str) -> bool:
 
 
 def _number(source: Template, stack: Stack, at: dict[str, int]) -> int:
-    """Return which of a weight's tensors holds a position."""
+    """Return the index, among a weight's tensors, of the one that holds a position."""
     number = 0
     for axis in source.name_axes:
         number = number * stack.sizes[axis] + at[axis]

@@ -1,8 +1,8 @@
 """Find the experts of a checkpoint by the names of its tensors.
 
 The names come from the catalog of layouts. Experts are ordered by their numbers and have to be
-complete: 0 to E-1 for every projection, equal in shape and dtype. Which layouts fit them follows
-from names and shapes; which one of these it is, `resolve_layout` decides.
+complete: 0 to E-1 for every projection, equal in shape and dtype. Names and shapes show which
+layouts fit; `resolve_layout` decides between several.
 """
 
 import functools
@@ -30,7 +30,7 @@ PossibleCounts = Callable[[str, str], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layout that the experts of one layer can have, and the experts in its terms."""
+    """A layout that the experts of one layer can have, and their tensors by its weights."""
 
     row: NamedLayout
     module: Module
@@ -53,9 +53,9 @@ class ModuleExperts:
     """Names and shapes of its tensors, as messages show them."""
     candidates: tuple[Candidate, ...]
     misfit: tuple[TensorInfo, TensorInfo] | None = None
-    """If no layout fits: a companion without which one would, and its weight."""
+    """If no layout fits: a companion without which a layout would fit, and its weight."""
     packed: TensorInfo | None = None
-    """If no layout fits: a weight whose elements hold several numbers, or are codes."""
+    """If no layout fits: a weight whose elements are codes, or hold several of them."""
 
 
 def find_experts(
@@ -73,15 +73,14 @@ def find_experts(
         possible_counts: The numbers of experts that a module may have. They settle the sizes if
             the shapes alone do not.
         naming: The only naming to look for; None for all.
-        refusals: Collects the modules whose experts cannot be converted, and which are left out:
-            they are missing, unequal, numbered otherwise than 0, 1, 2 and so on, belong to more
-            than one layout, or no layout describes them.
+        refusals: Collects the modules whose experts cannot be converted: experts are missing, not
+            alike, not numbered 0, 1, 2 and so on, of more than one layout, or of none.
 
     Yields:
-        The experts of each module, in the order of the names.
+        The experts of each module that is not refused, sorted by name.
 
     Raises:
-        BadCheckpoint, PlanRefused: Such experts are found, and `refusals` are not collected.
+        BadCheckpoint, PlanRefused: Experts cannot be converted, and `refusals` does not collect.
     """
     refusals = refusals or Refusals(collects=False)
     known = catalog.names_to_weights(naming)
@@ -120,7 +119,7 @@ def _misfit(
 ) -> tuple[TensorInfo, TensorInfo] | None:
     """Return a companion without which a layout would fit, and its weight; None if there is none.
 
-    `found` is what no layout fits with its companions.
+    `found` are tensors that no layout fits if the companions are included.
     """
     required = {weight for pair in pairs for weight in pair}
     weights = {
@@ -144,7 +143,7 @@ def _misfit(
 
 
 def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
-    """Group modules into stacks: of one pattern, layout, number of experts, and the same dtypes.
+    """Group modules into stacks of the same pattern, layout, dtypes and number of experts.
 
     Raises BadCheckpoint if other sizes differ between the layers of a pattern.
     """
@@ -167,8 +166,8 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Yield each layout whose names and shapes the module has.
 
-    `pairs` are the weights of which one pair is required; `counts` are the possible
-    numbers of experts if shapes alone do not settle it.
+    One of `pairs` of weights is required. `counts` are the possible numbers of experts, in case
+    shapes alone do not settle it.
     """
     rows = dict.fromkeys(
         match.row

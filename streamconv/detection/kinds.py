@@ -1,4 +1,4 @@
-"""What a checkpoint is apart from its family: an adapter, a draft, quantized, of a framework."""
+"""Detect what a checkpoint is apart from its family: an adapter, a draft model, quantized."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,7 +53,7 @@ def _is_part_of_any(parts: Sequence[str], names: Iterable[str]) -> bool:
     if not parts:
         return False
     rest = iter(names)
-    # many at a time, as the text of all of them would take as much memory again
+    # in portions: the text of all names would take as much memory as the names
     while some := tuple(itertools.islice(rest, NAMES_AT_A_TIME)):
         text = "\n".join(some)
         if any(part in text for part in parts):
@@ -76,7 +76,7 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
     try:
         found = recognize(checkpoint)
     except BadCheckpoint as error:
-        yield f"quantized, and not as it says: {error.message}"
+        yield f"quantized, and inconsistent: {error.message}"
         return
     for use in format_uses(found):
         count = "1 weight" if len(use.weights) == 1 else f"{len(use.weights):,} weights"

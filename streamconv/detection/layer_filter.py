@@ -1,4 +1,4 @@
-"""Which tensors belong to some of a checkpoint's layers."""
+"""Selects the tensors of some of a checkpoint's layers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

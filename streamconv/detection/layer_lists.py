@@ -1,8 +1,8 @@
 """The lists of layers of a model: where their tensors are, and what config.json says of them.
 
-A list of layers is all modules whose names differ only in their first number. Those that hold
-experts are known by their stacks. In a model without experts, a list counts if config.json says of
-its language model that it has that many layers: a vision tower has layers too.
+A list of layers is all modules whose names differ only in their first number. Lists that hold
+experts are known by their stacks. In a model without experts, the list is the one with as many
+layers as the language model has by config.json: a vision tower has layers, too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,13 +26,13 @@ class LayerList:
     section: str | None
     """Path of the section of config.json that describes it; None if no section does."""
     count: int | None = None
-    """Number of layers by that section."""
+    """Number of layers according to that section."""
     after: int = 0
-    """Number of layers after those, by that section."""
+    """Number of further layers after those, such as of MTP, according to that section."""
 
     @property
     def is_counted(self) -> bool:
-        """True if the section counts as many layers as there are."""
+        """True if the section's number of layers is that of the list."""
         return self.count is not None and self.layers in (self.count, self.count + self.after)
 
 
@@ -52,7 +52,7 @@ def find_layer_lists(
 
     Returns:
         The lists that hold experts. If there are none, the only list with as many layers as
-        config.json says, or the only list that there is. Empty if several lists fit alike.
+        config.json says, or the only list that there is. Empty if several lists fit equally well.
     """
     sizes = _sizes(hub_names)
     named = family.stacks if family else {}
@@ -67,7 +67,7 @@ def find_layer_lists(
 def _sizes(hub_names: Iterable[str]) -> dict[str, int]:
     """Return the largest number of each list plus one, by its path."""
     sizes: dict[str, int] = {}
-    # a layer has a thousand tensors of experts, and one beginning of their names
+    # the names of a layer's thousand expert tensors all begin alike
     for prefix in dict.fromkeys(name.partition(".experts.")[0] for name in hub_names):
         layer = layer_of(f"{prefix}.")
         if layer is not None:
@@ -76,7 +76,7 @@ def _sizes(hub_names: Iterable[str]) -> dict[str, int]:
 
 
 def _described(path: str, layers: int, config: Mapping[str, Any], section: str | None) -> LayerList:
-    """Return a list with the section that describes it: the given one, else one by the count."""
+    """Return a list with its section of config.json: the given one, else one whose count fits."""
     sections = config_keys().layer_sections if section is None else (section,)
     found = [
         LayerList(

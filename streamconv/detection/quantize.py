@@ -1,7 +1,7 @@
-"""A checkpoint as if the weights that `--quantize` means had been stored as codes.
+"""Describe a checkpoint as if the weights that `--quantize` selects were stored as codes.
 
-Each of them is replaced by the tensors of its number format, which are read from it. All else is
-planned as for any quantized checkpoint: what belongs to a weight shares its stem.
+Each of them is replaced by the tensors of its number format, which are made from it. The result is
+planned like any quantized checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,9 +37,9 @@ class Quantized:
     found: Detected
     """What is detected in it."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """By name, why a weight is not quantized that others of its kind are."""
+    """By name, why some of the selected weights are not quantized."""
     separated: tuple[str, ...] = ()
-    """Patterns of the experts that are merged as they are stored, and one by one here."""
+    """Patterns of the experts that are stored merged, and are one by one in `checkpoint`."""
 
 
 def quantize_checkpoint(
@@ -54,8 +54,8 @@ def quantize_checkpoint(
         checkpoint: The checkpoint with all other casts applied.
         found: What was detected in it.
         casting: What was asked for; without `quantize`, nothing changes.
-        detect: Detects the result, with the layout that the user declares if the second argument
-            is True.
+        detect: Detects the result. Its second argument is True if the layout that the user declares
+            is still that of the experts.
 
     Raises:
         PlanRefused: It is quantized already, nothing is chosen, or experts do not fit the format.
@@ -131,15 +131,16 @@ class _Weights:
 
     def __init__(self, checkpoint: Checkpoint, found: Detected) -> None:
         self.merged: dict[str, dict[str, list[TensorInfo]]] = {}
-        """Views of the experts, by pattern, and by the tensor in whose place they are."""
+        """Views of merged experts, by the pattern of the stack, then by the tensor they replace."""
         self.patterns: dict[str, str] = {}
-        """The pattern of the stack of each expert's tensor."""
+        """The pattern of the stack that each matrix of an expert is in, by the matrix's name."""
         self.infos: dict[str, TensorInfo] = {}
         """All matrices, by name."""
         self.hub_names = {info.name: hub_name for hub_name, info in found.hub_names.items()}
         self.default: set[str] = set()
-        self.gone: dict[str, str] = {}
-        """The pattern of each tensor that holds several experts."""
+        """Names of the matrices that are quantized unless the user chooses others."""
+        self.pattern_of_merged: dict[str, str] = {}
+        """The pattern of the stack of each tensor that holds several experts, by its name."""
         for stack in found.stacks:
             for module in stack.modules:
                 names = [i.name for infos in module.tensors.values() for i in infos]
@@ -149,13 +150,13 @@ class _Weights:
                 else:
                     views = list(expert_views(found, stack, module))
                     self.merged.setdefault(stack.pattern, {})[names[0]] = views
-                    self.gone |= dict.fromkeys(names, stack.pattern)
+                    self.pattern_of_merged |= dict.fromkeys(names, stack.pattern)
                     matrices = [info for info in views if len(info.shape) == 2]
                 self.patterns |= {info.name: stack.pattern for info in matrices}
                 self._add(matrices, is_default=True)
         paths = tuple(each.path for each in found.layer_lists)
         for hub_name, info in found.hub_names.items():
-            if info.name not in self.gone and info.name not in self.infos:
+            if info.name not in self.pattern_of_merged and info.name not in self.infos:
                 in_layer = hub_name.startswith(paths) and hub_name.endswith(".weight")
                 is_linear = in_layer and unquantized_kind(hub_name, found.family) is None
                 self._add([info], is_default=is_linear)
@@ -210,7 +211,7 @@ def _unknown(option: str, pattern: str) -> PlanRefused:
 def _misfits(seen: _Weights, chosen: Iterable[str], row: EncodingRow) -> Iterator[tuple[str, str]]:
     """Yield each chosen weight that the format cannot hold, with the reason.
 
-    Raises PlanRefused if it is one of an expert: the others of its layer would be of no use.
+    Raises PlanRefused if the weight is an expert's: quantizing only some of a layer is of no use.
     """
     for name in sorted(chosen) if row.is_whole else ():
         columns = seen.infos[name].shape[1]
@@ -227,9 +228,9 @@ def _misfits(seen: _Weights, chosen: Iterable[str], row: EncodingRow) -> Iterato
 def _with_experts(
     checkpoint: Checkpoint, seen: _Weights, merged: set[str]
 ) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield the tensors, with some of the merged experts one by one in their place."""
+    """Yield the tensors; those of the stacks `merged` are replaced by views of single experts."""
     for name, info in checkpoint.tensors.items():
-        pattern = seen.gone.get(name)
+        pattern = seen.pattern_of_merged.get(name)
         if pattern not in merged:
             yield name, info
         elif name in seen.merged[str(pattern)]:

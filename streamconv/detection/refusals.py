@@ -1,8 +1,7 @@
 """Why experts of a checkpoint cannot be converted: raised at once, or collected by module.
 
 A plain conversion needs the first reason as an error. An inspection, a verification, and a
-conversion that passes experts through need the reasons of all modules, and the other modules
-converted.
+conversion with `--pass-through` need the reasons for all modules, and use the other modules.
 """
 
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from streamconv.errors import BadCheckpoint, StreamconvError
 
 DEFAULT_HINT = "add --pass-through to copy such experts as they are"
-"""What can be done about any refusal of experts."""
+"""The hint for a refusal that has no other."""
 
 
 @dataclass(frozen=True, slots=True)

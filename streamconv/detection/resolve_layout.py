@@ -111,9 +111,10 @@ class LayoutResolver:
         )
 
     def _agreed(self, fitting: tuple[str, ...]) -> str | None:
-        """Return the layout that the family, or the language model's, is published in, or None.
+        """Return the one fitting layout that the forms of the families have, or None.
 
-        It is None too if another form of that family has another of these layouts.
+        It has to be the layout on the hub, and no form may have another one of the fitting layouts.
+        The families are those of the model and of the language model in it.
         """
         published: set[str] = set()
         found: set[str] = set()
@@ -136,7 +137,7 @@ class LayoutResolver:
         return {name: family for name, family in families.items() if family}
 
     def _uses(self, layout: str) -> Iterator[str]:
-        """Yield what speaks for a layout: who uses it, and the forms that have it here."""
+        """Yield who uses a layout, and the forms of the model's families that have it."""
         yield self.catalog.layouts[layout].used_by
         for model_type, family in self._families().items():
             for form in family.forms.values():
@@ -152,10 +153,10 @@ class LayoutResolver:
         return layout.name if layout else None
 
     def target_naming(self, pattern: str, own: Naming) -> Naming:
-        """Return the naming that a layout with names for the projections gets.
+        """Return the naming of a stack in a layout that names the projections.
 
-        That is the naming that the checkpoint was made from by its record, else the template's,
-        else the family's. A naming with another number of projections is ignored.
+        That is the naming in the checkpoint's record, else the template's, else the family's. A
+        naming with another number of projections is ignored.
 
         Args:
             pattern: The pattern of the stack.

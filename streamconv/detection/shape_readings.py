@@ -1,7 +1,7 @@
-"""Read the shapes of tensors whose names alone leave open what they mean.
+"""Find out from the shapes of tensors what their names leave open.
 
-A scale can be a number for each output, for each block, or a single one: these are kinds of weights
-of one name. All tensors of that name in a module have the same kind.
+A scale can be a number for each output, for each block, or a single number. These are different
+kinds of weights with the same name. All tensors of that name in a module are of one kind.
 """
 
 import itertools
@@ -16,9 +16,9 @@ from streamconv.detection.expert_names import NamedTensors
 def shape_readings(found: NamedTensors, row: NamedLayout) -> Iterator[dict[str, NameMatch]]:
     """Yield what the names of a module can mean in a layout, the likeliest first.
 
-    A reading has one kind of weight for each name in place of `weight`, such as `weight_scale`.
-    Kinds with another number of dimensions or of another dtype are left out, unless none is left:
-    the first reading is yielded then, so that whoever takes it finds what is wrong.
+    A reading decides on one kind of weight for each word in place of `weight`, such as
+    `weight_scale`. Kinds with another number of dimensions or another dtype are left out. If none
+    is left, the first kind is used, so that the checks of its shapes find and name the defect.
     """
     meanings = {
         key: [match for match in matches if match.row == row]
@@ -40,7 +40,7 @@ def shape_readings(found: NamedTensors, row: NamedLayout) -> Iterator[dict[str, 
 
 
 def _by_part(layout: Layout, meanings: Mapping[str, list[NameMatch]]) -> dict[str, list[str]]:
-    """Return the names below a prefix by what they have in place of `weight`."""
+    """Return the names below a prefix by their word in place of `weight`."""
     parts: dict[str, list[str]] = {}
     for key, matches in meanings.items():
         parts.setdefault(layout.kinds[matches[0].weight].part, []).append(key)
@@ -69,7 +69,7 @@ def _can_be(found: NamedTensors, key: str, match: NameMatch, layout: Layout) -> 
 
 
 def counts_fit(layout: Layout, weights: Iterable[str], sizes: Mapping[str, int]) -> bool:
-    """Return True if each axis that counts elements has as many as the positions in them need."""
+    """Return True if each axis that counts elements has just enough to hold all positions."""
     for weight in weights:
         kind = layout.kinds[weight]
         matrix = next(name for name in MATRICES if weight == name + kind.key)

@@ -33,7 +33,7 @@ class Stack:
     """Prefix of its modules, with * for numbers."""
     row: NamedLayout
     sizes: Mapping[str, int]
-    """Size of each axis, also of those that count blocks of scales and packed elements."""
+    """Size of each axis, including those that count blocks of scales and packed elements."""
     modules: tuple[Module, ...]
     contents: str = "experts"
     """What a module holds, as messages call it."""
@@ -52,7 +52,7 @@ class Stack:
 def check_alike(infos: list[TensorInfo], subject: str = "experts of a layer") -> None:
     """Raise BadCheckpoint unless all tensors have one shape and dtype.
 
-    `subject` names in the error what the tensors are.
+    `subject` is the name of the tensors in the error.
     """
     first = infos[0]
     for info in infos:

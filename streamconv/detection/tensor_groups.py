@@ -63,7 +63,7 @@ class GroupTensors:
 def companions_of_groups(
     hub_names: Mapping[str, TensorInfo], layouts: Mapping[Group, NamedLayout]
 ) -> Iterator[tuple[Group, TensorInfo]]:
-    """Yield each tensor that means nothing without one of a group, and that no group has.
+    """Yield each companion of a group's tensor that is in no group itself, with that group.
 
     Args:
         hub_names: Every tensor by its hub name.

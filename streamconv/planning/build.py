@@ -66,7 +66,7 @@ def build_plan(
     Args:
         checkpoint: The source as it is stored.
         catalog: The known layouts and families.
-        to: A form or layout, or `same`; None for the one that merging gives to this family.
+        to: A form or layout, or `same`; None for the target of `merge`.
         options: What the user asked for.
         verify: True if the result is verified in the same process.
         read: Reads small tensors: the shapes of packed matrices are stored as numbers.
@@ -125,7 +125,7 @@ def build_outputs(
         to: A form or layout; None to leave all layouts and names as they are.
         options: What the user asked for.
         read: Reads small tensors: the shapes of packed matrices are stored as numbers.
-        is_part: True if the source is some modules of a model, whose experts may be elsewhere.
+        is_part: True if the source holds only some modules of a model, perhaps without experts.
 
     Raises:
         UsageError: An option has a value that makes no sense.
@@ -151,7 +151,7 @@ def _conversion(
     *,
     is_part: bool = False,
 ) -> tuple[Casting, Quantized, Target]:
-    """Return the casts, the source with these casts, and the target that the options mean."""
+    """Return the casts, the source with these casts applied, and the target."""
     casting = parse_casting(
         options.get("dtype"),
         options.get("dequantize"),
@@ -217,9 +217,10 @@ def _target(source: Detected, to: str | None) -> tuple[str, str]:
 def _shard_format(
     checkpoint: Checkpoint, config: Mapping[str, Any], to: str | None, options: Options
 ) -> Callable[[Record], ShardFormat]:
-    """Return the format of the output, as a function of its record. `config` is that of the output.
+    """Return the format of the output, as a function of its record.
 
-    A preset means DCP, unless the target has the hub's layout.
+    `config` is the content of the output's config.json. A preset means DCP, unless the target is
+    the hub's layout.
     """
     preset = preset_of(options)
     name = options.get("format")

@@ -1,13 +1,13 @@
-"""Decide which keys of config.json a conversion makes untrue, and what they become.
+"""Decide which keys of config.json a conversion makes untrue, and their new values.
 
     a cast                    dtype, in every section
     a full dequantization     quantization_config, wherever it is, and files that describe it
-    a partial one             the list of exceptions in quantization_config
-    a quantization            as a full one, and quantization_config says what is quantized now
+    a partial dequantization  the list of exceptions in quantization_config
+    a quantization            quantization_config, which becomes that of the result, and such files
     the layers from 0 on      their number, and lists with an item for each
 
-The keys are rows of `data/config_keys.toml`. Whatever else config.json says stays, even if it was
-not true before.
+The keys are rows of `data/config_keys.toml`. All other keys stay, even if they were not true
+before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +36,7 @@ from streamconv.planning.config_notes import layer_and_list_notes, quantized_not
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """What becomes of config.json, and of the files that describe it further."""
+    """The changes of config.json, and of other files that describe quantized weights."""
 
     edits: tuple[Edit, ...] = ()
     """The changes of config.json, in its order."""
@@ -45,9 +45,9 @@ class ConfigChange:
     is_kept: bool = False
     """True if `--keep-config` was given."""
     left_out: frozenset[str] = frozenset()
-    """Names of files that are not copied, because they describe what is no longer so."""
+    """Names of files that are not copied, because they do not describe the output."""
     notes: tuple[str, ...] = ()
-    """What to know before the result is loaded."""
+    """Notes to read before the result is loaded."""
 
     def content(self, checkpoint: Checkpoint) -> bytes:
         """Return the content of the edited config.json."""
@@ -67,7 +67,7 @@ AS_IT_IS = ConfigChange()
 
 
 def edit_row(edit: Edit) -> dict[str, Any]:
-    """Return an edit as JSON: the path of a key and its new value; a key without one is removed."""
+    """Return an edit as JSON: the path of a key, and its new value unless the key is removed."""
     value = {} if edit.new is REMOVED else {"to": edit.new}
     return {"key": ".".join(edit.path), **value}
 
@@ -82,7 +82,7 @@ def config_change(
     names: Form = HUB_NAMES,
     left_out_weights: Mapping[str, str] | None = None,
 ) -> ConfigChange:
-    """Decide what becomes of config.json.
+    """Decide the changes of config.json.
 
     Args:
         checkpoint: The source as it is stored.
@@ -91,7 +91,7 @@ def config_change(
         layers: Numbers of the layers that are kept; None for all.
         keep: True to leave config.json as it is.
         names: The form whose names the output has.
-        left_out_weights: By name, why a weight is not quantized that others of its kind are.
+        left_out_weights: By name, why some of the selected weights are not quantized.
     """
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
@@ -130,7 +130,7 @@ def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:
 def _loses_quantization(
     checkpoint: Checkpoint, infos: Iterable[TensorInfo], casting: Casting
 ) -> bool:
-    """Return True if no quantized weights are left of those that config.json describes.
+    """Return True if config.json may describe quantized weights, and the output has none.
 
     The config.json of a DCP describes the weights that training began with.
     """

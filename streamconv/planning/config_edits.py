@@ -30,7 +30,7 @@ def quantization_paths(config: Mapping[str, Any]) -> Iterator[Path]:
 def written_tensors(
     hub_names: Mapping[str, TensorInfo], layer_filter: LayerFilter, names: Form
 ) -> Iterator[TensorInfo]:
-    """Yield the tensors that are written, by the names of the output, experts one by one."""
+    """Yield the tensors that are kept, under the output's names; experts are as in the source."""
     for hub_name, info in hub_names.items():
         if layer_filter.keeps(hub_name):
             yield info._replace(name=names.apply(hub_name))
@@ -50,7 +50,7 @@ def quantized_edits(
 
 
 def exception_edits(checkpoint: Checkpoint, written: Iterable[TensorInfo]) -> Iterator[Edit]:
-    """Yield the changes that except what is dequantized from the descriptions that stay."""
+    """Yield the changes that add the dequantized modules to lists of unquantized modules."""
     modules = dequantized_modules(written)
     for path in quantization_paths(checkpoint.config):
         section = config_value(checkpoint.config, ".".join(path))
@@ -65,10 +65,10 @@ def dtype_edits(
     casting: Casting,
     stored: str | None,
 ) -> Iterator[Edit]:
-    """Yield the changes of dtypes to what config.json calls the dtype `stored`.
+    """Yield the changes of dtypes to the dtype `stored`, under its name in config.json.
 
-    `--dtype` casts all of the model. What is quantized is the language model, so a dequantization
-    changes the dtype of the sections around its layers alone.
+    `--dtype` casts the whole model. Only the language model is ever quantized, so a dequantization
+    changes the dtype in the sections that describe it, and in those around them.
     """
     dtype = config_keys().dtype_names.get(stored or "")
     sections = None if casting.dtype else _language_sections(lists)
@@ -111,9 +111,9 @@ def layer_edits(
 
 
 def in_order_of_text(config: Mapping[str, Any], edits: Iterable[Edit]) -> list[Edit]:
-    """Return the edits in the order of their keys; of two with one path, the later one.
+    """Return the edits in the order of the keys in the file; of edits of one path, only the last.
 
-    Two lists of layers may have one section.
+    Two lists of layers may be described by the same section.
     """
     unique = {edit.path: edit for edit in edits}
     return sorted(unique.values(), key=lambda edit: _position(config, edit.path))

@@ -1,4 +1,4 @@
-"""What to know of config.json before a result is loaded, where no change of it says everything."""
+"""Notes to read before a result is loaded: what no change of config.json can express."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from streamconv.planning.config_edits import quantization_paths
 from streamconv.quantization.quantized_config import SECTION, exceptions_key, quantized_section
 
 _WHOLE_EXPERTS = "fp8"
-"""The `quant_method` of which transformers has a module for all experts of a layer."""
+"""The `quant_method` for which transformers has one module for all experts of a layer."""
 
 
 def layer_and_list_notes(
@@ -28,7 +28,7 @@ def layer_and_list_notes(
     layers: range | None,
     edits: Iterable[Edit],
 ) -> Iterator[str]:
-    """Yield a note for everything that no change of config.json corrects."""
+    """Yield a note for each untrue statement that no change of config.json corrects."""
     if layers is not None and layers.start > 0:
         first = layers.start
         yield f"the result does not load: its layers begin with {first}, loaders count from 0"
@@ -58,7 +58,7 @@ def quantized_notes(
     written: Sequence[TensorInfo],
     left_out: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield notes of weights that stay, of a config.json that is missing, and of split experts."""
+    """Yield notes on weights that stay, a missing config.json, and partly quantized experts."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
@@ -84,7 +84,7 @@ def quantized_notes(
 
 
 def _partly_quantized(written: Iterable[TensorInfo]) -> Iterator[str]:
-    """Yield the pattern of each module of experts that has matrices of both kinds."""
+    """Yield the pattern of each module of experts of which only some matrices are quantized."""
     kinds: dict[str, set[bool]] = {}
     for info in written:
         before, experts, _ = info.name.rpartition(EXPERTS)

@@ -1,7 +1,7 @@
 """The files of a torch.distributed.checkpoint (DCP).
 
 Tensors are stored in chunks, each in a torch archive of its own. The archive's head and tail are
-framing bytes. A reader loads a chunk at once, so a tensor whose units are experts is stored as one
+framing bytes. A reader loads whole chunks, so a tensor whose units are experts is stored as one
 chunk per expert, and any other as a single chunk. Readers assemble chunks, or the slices of them
 that their rank needs.
 """
@@ -39,8 +39,8 @@ class Dcp:
     prefixes: Prefixes
     preset: Preset | None
     config: Mapping[str, Any]
-    """Content of config.json, stored in `.metadata`: converting back needs it, and a training run
-    keeps it elsewhere."""
+    """Content of config.json. It is stored in `.metadata`, because converting back needs it, and a
+    DCP has no config.json."""
     name: str = "dcp"
     skip_reason: str = "a DCP folder holds nothing but weights"
 

@@ -29,9 +29,9 @@ from streamconv.units import parse_size
 
 
 def ask_limits(checkpoint: Checkpoint, options: Options) -> Limits:
-    """Return the limits of memory and workers, when the plan is otherwise complete.
+    """Return the limits of memory and workers. To be called when the plan is otherwise complete.
 
-    There are as many workers as are asked for, else by the source and the cores of the processor.
+    The number of workers is the user's, else it follows from the source and the processor's cores.
     """
     base, allowed, seen = _base_memory(), _allowed_memory(options), peak_bytes()
     jobs = options.get("jobs")
@@ -48,7 +48,7 @@ def ask_limits(checkpoint: Checkpoint, options: Options) -> Limits:
 
 
 def _allowed_memory(options: Options) -> int | None:
-    """Return the limit of memory in bytes: as asked for, else by the memory of the machine."""
+    """Return the limit of memory in bytes: the user's, else by the memory of the machine."""
     max_memory = options.get("max_memory")
     return parse_size(max_memory) if max_memory else default_max_memory(ranks_on_host())
 

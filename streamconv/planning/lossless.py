@@ -25,8 +25,8 @@ def check_lossless(steps: Steps, source: Detected, target: Target, layers: range
         layers: Numbers of the layers that are converted; None for all.
 
     Raises:
-        PlanRefused: Two tensors would get one name, a name could not be reverted, a tensor would
-            be parted from its weight, or bytes would be lost.
+        PlanRefused: Two tensors would get one name, a name could not be converted back, a tensor
+            would be separated from its weight, or bytes would be lost.
         BadCheckpoint: config.json lacks a size that a group needs.
     """
     layer_filter = LayerFilter.of(source.layer_lists, layers)
@@ -40,7 +40,7 @@ def check_lossless(steps: Steps, source: Detected, target: Target, layers: range
 
 
 def _check_unique_names(steps: Steps, target: Target) -> None:
-    """Raise PlanRefused if two tensors have one name. Such tensors are neighbors in their order."""
+    """Raise PlanRefused if two tensors have one name. Sorted by name, such steps are neighbors."""
     before = None
     for number in range(len(steps)):
         name = steps.name(number)
@@ -58,13 +58,14 @@ def _check_reversible_names(source: Detected, target: Target) -> None:
     for hub_name, info in source.hub_names.items():
         if not target.names.is_reversible(hub_name):
             raise PlanRefused(
-                f"tensor {quoted(info.name)} would not come back from the form "
-                f"{target.names.name!r}, which knows it as {quoted(target.names.apply(hub_name))}"
+                f"tensor {quoted(info.name)} would be called "
+                f"{quoted(target.names.apply(hub_name))} in the form {target.names.name!r}, and "
+                "get another name when it is converted back"
             )
 
 
 def _check_groups(source: Detected, target: Target) -> None:
-    """Check the tensors that no group has, against the groups that are converted."""
+    """Check that converted groups are complete, and conflict with no tensor outside of groups."""
     stored = source.group_layouts()
     converted = {group: row for group, row in stored.items() if target.groups[row] != row}
     if not converted:
@@ -88,14 +89,14 @@ _Tensors = Iterable[tuple[str, TensorInfo]]
 
 
 def _check_sizes_known(others: _Tensors, converted: dict[Group, NamedLayout]) -> None:
-    """Raise BadCheckpoint for a tensor of a group that config.json does not say how to divide."""
+    """Raise BadCheckpoint for a tensor of a group for which config.json lacks a size."""
     group_tensors = GroupTensors(converted)
     for name, info in others:
         found = group_tensors.find(name)
         if found is not None:
             raise BadCheckpoint(
-                f"tensor {quoted(info.name)}: config.json has to say "
-                f"{found.group.required_config}, which tells how it is divided",
+                f"cannot divide tensor {quoted(info.name)}: config.json does not have "
+                f"{found.group.required_config}",
                 "convert to a layout instead of a form to leave it as it is",
             )
 
@@ -103,7 +104,7 @@ def _check_sizes_known(others: _Tensors, converted: dict[Group, NamedLayout]) ->
 def _check_no_companions(
     source: Detected, converted: dict[Group, NamedLayout], target: Target
 ) -> None:
-    """Raise PlanRefused for scales or the like of a tensor in a group that is converted."""
+    """Raise PlanRefused for companions, such as scales, of a tensor in a converted group."""
     for group, info in source.companions_of_groups():
         if group in converted:
             raise PlanRefused(
@@ -115,7 +116,7 @@ def _check_no_companions(
 
 
 def _check_names_free(others: _Tensors, source: Detected, target: Target) -> None:
-    """Raise PlanRefused for a tensor whose name the form gives to a tensor that it makes."""
+    """Raise PlanRefused for a tensor with a name that the form gives to a tensor of a group."""
     if target.names == source.names:
         return
     made = GroupTensors({group: group.form_layout for group in target.names.groups})
@@ -128,10 +129,10 @@ def _check_names_free(others: _Tensors, source: Detected, target: Target) -> Non
 
 
 def _check_companions(steps: Steps, source: Detected, target: Target) -> None:
-    """Raise PlanRefused if a tensor would be parted from the weight that it belongs to.
+    """Raise PlanRefused if a copied tensor would be separated from its weight.
 
-    A weight that is rearranged takes all of its companions along. The companions of one that is
-    renamed do not keep their old stem.
+    That is so if the weight is rearranged, but the tensor is not; or if the weight is renamed, but
+    the tensor keeps the old stem.
     """
     copied = [(source.hub_names[hub_name].name, hub_name) for hub_name in steps.copied]
     if not steps.converted and all(target.names.apply(hub) == name for name, hub in copied):
@@ -156,16 +157,17 @@ def _check_companions(steps: Steps, source: Detected, target: Target) -> None:
             weight = moved.get(stem) if stem_of(target.names.apply(hub_name)) == stem else None
         if weight is not None:
             raise PlanRefused(
-                f"tensor {quoted(name)} belongs to {quoted(weight)}, and {target.asked} would part "
-                "them: no table says what becomes of it",
+                f"tensor {quoted(name)} belongs to {quoted(weight)}, and {target.asked} would "
+                "separate them: no table says what becomes of it",
                 "convert to a layout instead of a form, or add --pass-through",
             )
 
 
 def _may_share_a_stem(names: Sequence[str], stems: set[str], ordered: Sequence[str]) -> bool:
-    """Return False if it is certain that no name has one of the stems, which it begins with.
+    """Return False if it is certain that none of the names begins with one of the stems.
 
-    It is for most modules of experts, of a thousand names each, by what all of them begin with.
+    It is a quick check of the text that all names of a module begin with. For most modules of
+    experts it saves looking up a thousand names.
 
     Args:
         names: The names of a module's tensors.

@@ -1,4 +1,4 @@
-"""Makes the plan of a conversion from what was detected and what is asked for."""
+"""Makes the plan of a conversion from a detected source, a resolved target and the options."""
 
 from collections.abc import Callable
 
@@ -45,18 +45,18 @@ def make_plan(
         source: What was detected in it, with `casting` applied.
         target: The layouts and names that it gets.
         max_shard_bytes: Bytes of tensors in a shard, at most.
-        limits: Limits of memory and workers; a function is called when the plan is complete, as
-            what it takes is then part of the base.
+        limits: Limits of memory and workers, or a function that returns them. It is called when the
+            plan is otherwise complete, so that the memory of the plan is part of the base.
         layers: Numbers of the layers to keep, along with everything in no layer; None for all.
         shard_format: Builds the file format of the output for its record.
         casting: The dtypes that were asked for.
-        config: What becomes of config.json.
+        config: The changes of config.json.
         verify: True if the result is verified in the same process.
         sha256: True if every file of the result is read back.
 
     Raises:
-        PlanRefused: There are no tensors, the conversion would lose something, a file lies where
-            a shard has to be, or the memory does not suffice for one worker.
+        PlanRefused: There are no tensors, the conversion would lose something, a copied file has
+            the name of a shard, or the memory does not suffice for one worker.
         BadCheckpoint: config.json lacks a size that the conversion needs.
     """
     if not source.hub_names:
@@ -149,14 +149,14 @@ def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
     for other in checkpoint.others:
         if other.name.partition("/")[0] in names and not other.skip_reason:
             raise PlanRefused(
-                f"{quoted(other.name)} of {checkpoint.location} lies where an output shard of that "
-                "name has to be",
+                f"cannot copy {quoted(other.name)} of {checkpoint.location}: an output shard has "
+                "that name",
                 "move it away, or choose another --max-shard-size",
             )
 
 
 def _layers_text(source: Detected, layers: range | None) -> str | None:
-    """Return the range of layers as the record has it; an open end becomes the last layer's."""
+    """Return the range of layers for the record; an open end becomes the number of layers."""
     if layers is None:
         return None
     count = max((each.layers for each in source.layer_lists), default=0)

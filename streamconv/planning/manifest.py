@@ -1,6 +1,6 @@
 """The facts of a plan with their digest, the fingerprint, and the manifest of its output.
 
-There are no times and no paths in them: the same conversion gives the same bytes wherever and
+They have neither times nor paths, so that the same conversion gives the same bytes wherever and
 however it runs. `checkpoint/manifest.py` writes and reads the file.
 """
 
@@ -48,7 +48,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 def shorten_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts with a digest in place of templates, and of the casts of each tensor.
 
-    Facts that are short already, or are none of `plan_facts`, stay as they are.
+    Other facts, and values that `plan_facts` would not return, stay as they are.
     """
     short = dict(facts)
     for side in ("source layouts", "target layouts"):
@@ -82,7 +82,7 @@ def fingerprint(plan: Plan) -> str:
 
 
 def _layouts(rows: Mapping[str, NamedLayout]) -> dict[str, Any]:
-    """Return layouts with their templates: one from a user's file may change under its name."""
+    """Return layouts with their templates, which a user's file may change under the same name."""
     return {
         f"{pattern}experts": {
             "layout": row.layout.name,
@@ -111,7 +111,7 @@ def _revision(plan: Plan) -> dict[str, str]:
 
 
 def _reading(plan: Plan) -> dict[str, Any]:
-    """Return how the source was read, if that is not as it describes itself."""
+    """Return how the source was read, if the user has added files or renamed tensors."""
     fields = reading_fields(plan.checkpoint)
     return {"reading": fields} if fields else {}
 
@@ -141,10 +141,10 @@ def closing_files(
     """Yield the name and content of each file that is written after all else is durable.
 
     Args:
-        plan: What was converted.
-        pieces: For each shard in order, the digest of each piece as the journal has it.
+        plan: The plan that was carried out.
+        pieces: For each shard in order, the rows of its pieces as the journal has them.
         files: Size in bytes and digest of each copied file.
-        sha256: SHA-256 of every file, if the manifest is to have them.
+        sha256: SHA-256 of every file, if the manifest records them.
     """
     import hashlib
 
@@ -169,8 +169,8 @@ def build_manifest(
     """Return the manifest of an output.
 
     Args:
-        plan: What was converted.
-        pieces: For each shard in order, the digest of each piece as the journal has it.
+        plan: The plan that was carried out.
+        pieces: For each shard in order, the rows of its pieces as the journal has them.
         files: Size in bytes and digest of each other file of the output.
         sha256: SHA-256 of shards and other files, as far as it is known.
     """

@@ -6,16 +6,16 @@
                its verification: tables + jobs * (source buffer or a block + a block + reading)
            or what making the plan has taken, if that is more
 
-- The base is what the process holds when the plan is made: headers and plan are in it.
-- Tables are what the run adds for each tensor: headers, index and manifest, or later what
-  `--sha256` and `--verify` take to read the result.
-
+- The base is the memory of the process when the plan is made: it includes headers and plan.
+- Tables are the memory that a run adds for each tensor: for headers, index and manifest, or later
+  for `--sha256` and `--verify`, which read the result.
 - The source buffer holds the input of one unit of the widest step: an expert's projections if they
   are transposed, nothing if bytes keep their order.
 - Staging holds the output that is written at once.
-- Reading takes the buffers of casts, and those of a source whose bytes lie scattered.
-- Verification holds a block of either side. Across a transpose, it holds all of the source's region
-  instead, which is part of what the step holds. Its memory is taken when that of the run is free.
+- Reading takes the buffers of casts, and those of a source whose bytes are scattered.
+- Verification holds a block of either side. Across a transpose, it holds the whole region of the
+  source instead, which is a part of the source buffer of that step. The memory of the run is free
+  by then.
 
 Only base and tables depend on the number of tensors.
 """
@@ -29,27 +29,27 @@ from streamconv.units import show_size
 
 MANY_REMOTE_BYTES = 10**9
 REMOTE_JOBS, MOST_REMOTE_JOBS = 8, 16
-"""Default number of workers if the source is remote: most of the time they wait for it. There are
-more than the first only if the host has the memory for them, and the source has MANY_REMOTE_BYTES:
-few pieces leave most of them without work. A fast link with a long latency needs them. How many of
-them have a request in flight follows from the link (sources/link.py)."""
+"""Default number of workers if the source is remote: most of the time they wait for it. The larger
+number, for a fast link with a long latency, applies only if the host has the memory for it and the
+source has MANY_REMOTE_BYTES: with few pieces, most workers would have nothing to do. The link
+decides how many of them have a request in flight (sources/link.py)."""
 STAGING_BYTES = 2 * 2**20
-"""Output that a worker writes at once: holds a panel. What is larger takes as much time for a byte,
-but the fewer calls there are, the less does a worker hold the interpreter's lock."""
+"""Output that a worker writes at once: at least a panel. It is a few MiB so that there are few
+calls, each of which holds the interpreter's lock; more would save no time."""
 COPY_STAGING_BYTES = 4 * 2**20
 """The same if all bytes keep their order: then a worker has no other buffer."""
 REMOTE_STAGING_BYTES = 8 * 2**20
-"""The same if the source is remote: a request takes its time whatever its size, so few are made."""
+"""The same if the source is remote: each request takes time whatever its size, so few are made."""
 SCRATCH_BYTES = 3 * 2**20
 """Further memory of a worker: panels on their way through the cache, its stack, its digest."""
 READ_AHEAD_BYTES = 64 * 2**20
 """Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
 in the system's page cache, which is not the process's memory."""
 MEMORY_PART = 64
-"""More workers than the least that a run has by default may take the host's memory divided by
-this."""
+"""By default, there are only more workers than `Limits.least` if the run then takes no more than
+this fraction of the host's memory: one 64th."""
 IMPORT_BYTES = 14 * 10**6
-"""Growth of the interpreter when it imports what moves bytes: numpy and the hash."""
+"""Growth of the interpreter when it imports numpy and the hash."""
 RANKS_BYTES = 4 * 10**6
 """Growth of a rank when it connects to the others: the store's client, gloo's threads."""
 OVERHEAD_BYTES = 4 * 10**6
@@ -76,11 +76,11 @@ class Limits:
     seen: int = 0
     """The most that the process has held so far."""
     why: str = ""
-    """Why there are `jobs` workers, unless they are fewer."""
+    """Reason for the number `jobs`."""
     fair: int | None = None
-    """Bytes that more workers than `least` have to keep to; None for no limit."""
+    """Bytes that the process may hold if it has more than `least` workers; None for no limit."""
     least: int = DEFAULT_JOBS
-    """Workers that are there even if they take more than `fair`."""
+    """Number of workers to which `fair` does not apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,11 @@ class Memory:
     allowed: int | None
     """The limit of the peak; None for no limit."""
     tables: int = 0
-    """What the run adds for its tensors."""
+    """Bytes that the run adds for its tensors."""
     casts: int = 0
     """Per worker: buffers of casts."""
     why: str = ""
-    """Why there are as many workers."""
+    """Reason for the number of workers."""
     read_ahead: int = 0
     """Output whose source bytes are on their way into the system's page cache."""
 
@@ -123,8 +123,8 @@ def fit_memory(
         limits: Limits of memory and workers.
         source_buffer: Bytes of input of one unit of the widest step.
         widest: Name of that step's tensor, for the error.
-        casts: Bytes that casts take of each worker.
-        read_scratch_bytes: Bytes that reading takes of each worker.
+        casts: Bytes that each worker needs for casts.
+        read_scratch_bytes: Further bytes that each worker needs for reading.
         tables: Bytes that the run and its verification add for tensors.
         staging: Bytes of output that a worker writes at once.
         pieces: How many pieces there are, at most; None for more than workers.
@@ -167,12 +167,12 @@ def fit_memory(
     if source_buffer:
         fact = f"{quoted(widest)} needs {show_size(source_buffer)} at once and {fact}"
     raise PlanRefused(
-        f"{fact}; allowed are {show_size(limits.allowed or 0)}",
+        f"{fact}; {show_size(limits.allowed or 0)} are allowed",
         f"allow it with --max-memory {peak // 10**6 + 1}MB",
     )
 
 
 def _workers_bytes(jobs: int, worker: int, tasks: int | None) -> int:
-    """Return the bytes of all workers, of which some may have nothing to do."""
+    """Return the bytes of all workers. If there are fewer tasks, some have nothing to do."""
     busy = jobs if tasks is None else min(jobs, tasks)
     return busy * worker + (jobs - busy) * IDLE_BYTES

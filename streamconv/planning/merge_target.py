@@ -1,4 +1,4 @@
-"""Choose what merging makes of a checkpoint, if nobody asks for a form or a layout."""
+"""Choose the target of `merge`, if the user names no form or layout."""
 
 from streamconv.catalog.families import Family
 from streamconv.checkpoint.tensor_names import summarize_names
@@ -9,7 +9,7 @@ from streamconv.errors import quoted
 MERGE_UNKNOWN = "fused"
 """The layout that merging gives to a model type in no family."""
 MERGE_UNGATED = "stacked"
-"""The same for experts that have nothing to fuse."""
+"""The same for experts without a gate, which have nothing to fuse."""
 
 
 def merge_target(source: Detected) -> tuple[str, str]:

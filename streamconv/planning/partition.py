@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamconv.errors import UsageError, quoted
 
 MAX_PARTS = 10**6
-"""There are fewer parts than this."""
+"""The largest number of parts is below this."""
 _PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 

@@ -74,7 +74,7 @@ class Plan:
     target: Target
     """The form or layout of the output, and the reason for it."""
     steps: Steps
-    """Every output tensor, in natural order of names and without a place."""
+    """Every output tensor, in natural order of names, before it is assigned to a shard."""
     format: ShardFormat
     """The format of the output files."""
     shards: tuple[Shard, ...]
@@ -88,7 +88,7 @@ class Plan:
     casting: Casting = AS_STORED
     """The casts that are made."""
     config: ConfigChange = AS_IT_IS
-    """What becomes of config.json."""
+    """The changes of config.json."""
 
     def __repr__(self) -> str:
         form = self.source.form or ", ".join(dict.fromkeys(self._layouts())) or "no expert stack"
@@ -129,7 +129,7 @@ class Plan:
 
     @cached_property
     def edited(self) -> Mapping[str, bytes]:
-        """The new content of each copied file that is edited: of config.json, or of none."""
+        """The new content of each copied file that is edited: config.json, if there are edits."""
         if not self.config.edits or not self.has_config:
             return {}
         return {CONFIG: self.config.content(self.checkpoint)}

@@ -23,7 +23,7 @@ UNKNOWN = "a number format that no table describes"
 
 @dataclass(frozen=True, slots=True)
 class StoredExperts:
-    """How the experts of a stack are stored, if they are quantized."""
+    """The number formats of a stack of quantized experts."""
 
     formats: tuple[str, ...]
     """Names of their number formats."""
@@ -32,7 +32,7 @@ class StoredExperts:
     is_decoded: bool = True
     """False if one of the formats is known by name only."""
     is_made: bool = False
-    """True if `--quantize` makes them."""
+    """True if `--quantize` makes these experts, False if they are stored quantized."""
 
     @property
     def text(self) -> str:
@@ -118,7 +118,7 @@ def warning(pattern: str, stored: StoredExperts, row: NamedLayout) -> str:
     """Return the warning for experts that are converted to a layout in which they do not load."""
     return (
         f"{quoted(pattern)}experts are stored as {stored.text} and become {row.layout.name}: "
-        f"{stored.loading}, so it would not load the result rightly"
+        f"{stored.loading}, so it would not load the result correctly"
     )
 
 
@@ -132,7 +132,7 @@ def detect_or_refuse(
     Args:
         checkpoint: The checkpoint with all casts applied.
         detect: Detects it.
-        dequantize: Makes the same checkpoint without quantized weights; None if it cannot.
+        dequantize: Returns the checkpoint as if it were dequantized; None if that is impossible.
 
     Raises:
         PlanRefused: Its experts are stored in a number format that no layout describes.
@@ -143,7 +143,7 @@ def detect_or_refuse(
     except StreamconvError as error:
         found = recognize(checkpoint, strict=False)
         weights = list(found.weights.values())
-        # those of MLX are called otherwise, and no other weights are there
+        # MLX has no `.experts.` in the names of its experts; then all weights count
         experts = [w for w in weights if EXPERTS in w.codes.name] or weights
         is_named = any(isinstance(weight.format, NamedFormat) for weight in experts)
         if not experts or not (is_named or _is_detected(dequantize(), detect)):

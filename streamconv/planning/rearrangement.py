@@ -1,8 +1,8 @@
 """Plan how bytes move between two layouts of one weight.
 
-Two templates determine it. There is no table of pairs, and no direction that has to be written
-twice. An axis of size one may be missing on either side, and one whose positions share their
-numbers in the source.
+The two templates determine it: there is no table of pairs of layouts, and no direction has code of
+its own. Either side may lack an axis of size one. The source may also lack an axis whose positions
+share their numbers.
 
 An example with E = 8 experts, I = 3, H = 4 and two bytes an element:
 
@@ -91,7 +91,7 @@ class Rearrangement:
 
 @dataclass(frozen=True, slots=True)
 class _Reads:
-    """What each unit reads of each of its inputs, in elements."""
+    """The elements that each unit reads from each of its inputs."""
 
     base: int
     stride: int
@@ -182,9 +182,9 @@ def plan_rearrangement(
 def _absent_axes(
     source: Template, target: Template, sizes: Mapping[str, int], shared: Collection[str]
 ) -> dict[str, int]:
-    """Return position 0 for each axis that one side lacks, but for those that the source shares.
+    """Return position 0 for each axis that one side lacks, except the shared axes of the source.
 
-    Raises UsageError if another one is longer than 1.
+    Raises UsageError if such an axis is longer than 1.
     """
     ours, theirs = ({*template.name_axes, *template.axes} for template in (source, target))
     absent = (ours ^ theirs) - (theirs & {*shared})
@@ -211,7 +211,7 @@ def _plan_reads(
     """Plan the reads of each input.
 
     `settled` are the axes on which a unit has one position: the fixed ones, and the experts if
-    they are the units. As long as they are outermost in the shape, they only move the offset.
+    they are the units. Those that are outermost in the shape only move the offset.
     """
     inner = list(source.axes)
     while inner and inner[0] in settled:

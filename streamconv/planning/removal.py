@@ -1,4 +1,4 @@
-"""What a conversion removes, as the plan shows it."""
+"""The files that a conversion removes, as the plan shows them."""
 
 from dataclasses import dataclass
 

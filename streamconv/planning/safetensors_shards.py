@@ -1,7 +1,7 @@
 """The files of a safetensors checkpoint, named and cut as on the hub.
 
-Each shard is a header and the bytes of its tensors. The header carries the record of layouts, so
-that a single shard tells which layouts it has.
+Each shard is a header and the bytes of its tensors. The header has the record of layouts, so that a
+single shard is enough to know the layouts.
 """
 
 import itertools
@@ -44,9 +44,10 @@ class Safetensors:
         """Cut steps by huggingface_hub's rules.
 
         In a shard, tensors with wide elements come first, so that each is aligned. Before them come
-        weights that are quantized as they are read, each next to its scales: so it is read once.
+        weights that are quantized as they are read, each next to its scales, so that it is read
+        only once.
 
-        Raises PlanRefused if a tensor has the name that a header has for its metadata.
+        Raises PlanRefused if a tensor is called `__metadata__`, the key of a header's metadata.
         """
         _check_names(steps)
         cuts = list(_cut(map(steps.nbytes, range(len(steps))), max_shard_bytes))
@@ -100,7 +101,7 @@ def _check_names(steps: Steps) -> None:
 def _cut(sizes: Iterable[int], most: int) -> "Iterator[array[int]]":
     """Yield the numbers of the tensors in each shard, as huggingface_hub's splitter cuts them.
 
-    A tensor that is larger than a shard gets one of its own, before the one that is being filled.
+    A tensor that is larger than a shard gets its own, which comes before the one being filled.
 
     Args:
         sizes: Bytes of each tensor.

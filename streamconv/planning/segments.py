@@ -1,4 +1,4 @@
-"""The parts that a dimension of a tensor consists of: each is divided among all ranks.
+"""Segments: the parts of a tensor's dimension that are each divided among the ranks.
 
 A rank that has a quarter of `experts.gate_up_proj : e (p i) h` along its second dimension has a
 quarter of gate and a quarter of up. Of `e h (i p)` it has a quarter of the pairs.
@@ -16,11 +16,11 @@ from streamconv.detection.detect import Detected
 def segments_of(
     row: NamedLayout, weights: Iterable[str], sizes: Mapping[str, int], axis: int
 ) -> tuple[int, ...]:
-    """Return the lengths that a dimension of a tensor consists of, in order.
+    """Return the lengths of the segments of a tensor's dimension, in order.
 
     Args:
         row: Layout and naming of the tensor.
-        weights: The weights in it, which are concatenated on the first dimension.
+        weights: The weights in the tensor, which are concatenated on the first dimension.
         sizes: Size of each axis.
         axis: The dimension.
     """
@@ -41,7 +41,7 @@ def _segments(
 
 
 def stored_segments(source: Detected, name: str, axis: int) -> tuple[int, ...] | None:
-    """Return the lengths that a dimension of a stored tensor consists of.
+    """Return the lengths of the segments of a stored tensor's dimension.
 
     Args:
         source: The checkpoint.

@@ -2,7 +2,7 @@
 
 A shard consists of parts, in the order of the file: bytes of the output tensors, and framing bytes
 that belong to the format, such as a header. A format cuts steps into shards and says which parts
-each has. Whatever runs a plan knows no format.
+each has. Code that runs a plan does not know the format.
 """
 
 from array import array
@@ -24,7 +24,7 @@ class FramingBytes:
     """Bytes of the file format itself, such as a header."""
 
     number: int
-    """Number by which the format builds them."""
+    """Number that the format builds them by."""
     nbytes: int
 
 
@@ -93,7 +93,7 @@ class ShardFormat(Protocol):
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """Settings in which two outputs of this format can differ, in words."""
+        """Settings that distinguish outputs of this format, in words."""
 
     def shards(self, steps: Steps, max_shard_bytes: int) -> Iterator[Shard]:
         """Put steps, in natural order of names, into files, each at its offset.
@@ -102,7 +102,7 @@ class ShardFormat(Protocol):
         """
 
     def count_chunks(self, steps: Steps) -> int:
-        """Return the number of chunks that tensors are stored in, each of which is listed."""
+        """Return the number of chunks that tensors are stored in; 0 if the format has none."""
 
     def parts(self, shard: Shard) -> Iterator[ShardPart]:
         """Yield the parts of a shard in order, without gaps."""
@@ -123,7 +123,7 @@ class ShardFormat(Protocol):
 
 
 class PlacedSteps(Sequence[Step]):
-    """The steps of a shard, each with its offset; made from a few bytes when they are asked for."""
+    """The steps of a shard, each with its offset. They are made when they are accessed."""
 
     def __init__(self, steps: Steps, numbers: Iterable[int]) -> None:
         """Concatenate the bytes of steps.
@@ -167,7 +167,7 @@ class PieceParts(Sequence[ShardPart]):
     _FRAMING = -1
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        """Hold no parts yet, of a shard that consists of `steps`."""
+        """Make an empty sequence. `steps` are all steps of the shard."""
         self._steps = steps
         self._rows = array("q")
 

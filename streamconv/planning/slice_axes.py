@@ -1,7 +1,7 @@
-"""Cut a box on a section of a tensor into ranges on axes.
+"""Cut a slice of a section into boxes, each of which is a range on every axis.
 
-The dimensions of the tensor and the axes of a unit's array are cut where either of them ends, and
-where an input ends. So a unit's part of the box is a range on each of these axes.
+The axes are made so that the dimensions of the tensor, the axes of a unit's array and the inputs
+all end where an axis ends.
 """
 
 import itertools

@@ -1,8 +1,8 @@
-"""Which bytes make a slice of an output tensor.
+"""Find the bytes that make a slice of an output tensor.
 
 A slice is a box: a range on each dimension. Its bytes follow from the rearrangements of the step,
-in the same terms: each part of a slice is a rearrangement of what it reads of its inputs, with a
-single unit, and has its place in the result.
+in the same terms: each part of a slice is a rearrangement of a single unit, and has its place in
+the result.
 
 An example: rows 2 to 4 of `e h (p i)`, shape [8, 4, 6], of tensors `experts.{e}.{p} : i h`. Each
 expert is a unit, which reads two inputs of 3 * 4 elements as one array of shape (4, 6) and strides
@@ -74,7 +74,7 @@ def slice_parts(
 ) -> Iterator[SlicePart]:
     """Yield the parts of a slice of an output tensor.
 
-    If the innermost dimension of an input is whole, only the bytes that are needed of it are read.
+    If the slice takes the innermost dimension of an input whole, only needed bytes are read.
     Otherwise, everything between the first and the last needed element of a matrix is read.
 
     Args:
@@ -111,7 +111,7 @@ def slice_parts(
 
 
 def _in_items(step: Step, dims: list[Dimension], itemsize: int) -> list[Dimension]:
-    """Return dimensions in items of a rearrangement: bytes, if it copies elements as such."""
+    """Return dimensions in the items of a rearrangement: elements, or bytes if it copies bytes."""
     bits = DTYPE_BITS[step.dtype]
     if bits == itemsize * 8:
         return dims
@@ -125,7 +125,7 @@ def _in_items(step: Step, dims: list[Dimension], itemsize: int) -> list[Dimensio
     in_bits = [bits * count for count in (last.size, *last.span, last.extent, last.at)]
     if any(count % 8 for count in in_bits):
         raise UsageError(
-            f"cannot cut {quoted(step.name)} there: its elements of {bits} bits are no whole bytes"
+            f"cannot cut {quoted(step.name)} there: its elements of {bits} bits are not whole bytes"
         )
     size, begin, end, extent, at = (count // 8 for count in in_bits)
     return [*dims[:-1], Dimension(size, (begin, end), extent, at)]
@@ -201,9 +201,9 @@ def _unit_parts(
 
 
 def _split_axes(within: Sequence[AxisRange]) -> list[AxisRange]:
-    """Return the axes of an input at each of whose positions a part of its own is read.
+    """Return the axes of an input for each position of which a separate part is read.
 
-    The others are read at once. They are dense, or they are columns of a matrix.
+    The other axes are read at once. They are dense, or they are columns of a matrix.
     """
     ordered = sorted(within, key=lambda axis: axis.stride)
     width, dense = 1, 0

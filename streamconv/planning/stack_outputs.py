@@ -1,4 +1,4 @@
-"""Plan what one stack becomes in a layout, once for all of its modules."""
+"""Plan the conversion of a stack to another layout, once for all of its modules."""
 
 import itertools
 import math
@@ -52,7 +52,7 @@ class OutputTensor:
 
 
 class StackOutputs:
-    """What every module of a stack becomes."""
+    """The output tensors of every module of a stack."""
 
     def __init__(self, stack: Stack, row: NamedLayout) -> None:
         """Plan the conversion of a stack.
@@ -84,13 +84,13 @@ class StackOutputs:
         return tuple(module.tensors[weight][index] for weight, index in output.inputs)
 
     def segments(self, output: OutputTensor, axis: int) -> tuple[int, ...]:
-        """Return the lengths that a dimension of an output consists of; see `segments_of`."""
+        """Return the lengths of the segments of an output's dimension; see `segments_of`."""
         weights = dict.fromkeys(self._places[weight] for weight, _ in output.inputs)
         return segments_of(self._row, weights, self._stack.sizes, axis)
 
     @cached_property
     def copied_bytes(self) -> int:
-        """Bytes of a module's outputs that are further copies of numbers that experts share."""
+        """Bytes of a module's outputs that repeat numbers which experts or projections share."""
         layout, sizes = self._stack.row.layout, self._stack.sizes
         count = 0
         for weight, place in self._places.items():
@@ -116,7 +116,7 @@ class StackOutputs:
         return {weight: frozenset(indices) for weight, indices in used.items()}
 
     def _outputs_of(self, weight: str, infos: tuple[TensorInfo, ...]) -> Iterator[OutputTensor]:
-        """Yield the output tensors of a weight; of one that several weights share, its section."""
+        """Yield the output tensors of a weight; of one that weights share, only its section."""
         sizes = self._stack.sizes
         layout = self._stack.row.layout
         source = layout.templates[weight]

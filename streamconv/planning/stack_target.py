@@ -19,7 +19,7 @@ def check_row(source: Detected, stack: Stack, row: NamedLayout, names: Form | No
         source: The checkpoint to convert.
         stack: The stack.
         row: The layout and naming that it would get.
-        names: The form whose names it would get if a layout was asked for, None if a form was.
+        names: The form whose names it would get; None if the user asked for a form, not a layout.
     """
     if row == stack.row:
         return
@@ -75,10 +75,10 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
 
 
 def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -> None:
-    """Check that the number of experts follows from names and shapes, or from config.json."""
+    """Check that the number of experts could be found again: by names, shapes or config.json."""
     if stack.pattern not in source.counted and not _settles_sizes(stack, row):
         raise PlanRefused(
-            f"{quoted(stack.pattern)}experts as {row.layout.name} would not tell how many experts "
+            f"{quoted(stack.pattern)}experts as {row.layout.name} would not show how many experts "
             f"there are: its shapes would have {stack.sizes[EXPERT]} times {stack.sizes['i']} as "
             "one number, and config.json does not count them",
             "choose another layout",
@@ -86,7 +86,7 @@ def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -
 
 
 def _check_unambiguous(stack: Stack, row: NamedLayout, names: Form) -> None:
-    """Check that under these names the stack would not look like the form's own layout."""
+    """Check that the stack would not be mistaken for the layout that the form has for it."""
     expected = names.layout_of(stack.pattern)
     if expected in (None, row.layout):
         return

@@ -1,8 +1,7 @@
-"""The steps of a conversion: one for each output tensor, made when it is asked for.
+"""The steps of a conversion: one for each output tensor, made when it is accessed.
 
-A step follows from its stack, its module and its number, so a plan holds only a few bytes for each,
-however many there are. A step has no place yet: the file format puts steps into shards and gives
-them offsets.
+A step follows from its stack, its module and its number, so a plan holds only a few bytes for each.
+Here, all steps have the offset 0: the file format puts them into shards and gives them offsets.
 """
 
 import functools
@@ -39,7 +38,7 @@ class Step:
     sections: tuple[Rearrangement, ...]
     """The rearrangement of each section, in the order of the output's bytes."""
     module: str = ""
-    """Prefix of its experts or group in hub names; empty if it belongs to none and is copied."""
+    """Prefix of the converted module that it is of, in hub names; empty if it is only copied."""
     expert: int | None = None
     """Number of the expert, if it holds a single one."""
 
@@ -127,8 +126,8 @@ class Steps(Sequence[Step]):
         if place >= self._copies:
             info = self._copied_info(place)
             return Step(name, info.dtype, info.shape, offset, (info,), _copied(info.nbytes))
-        of, output = self._output(place)
-        inputs = of.stack.inputs(of.module, output)
+        converted, output = self._output(place)
+        inputs = converted.stack.inputs(converted.module, output)
         return Step(
             name,
             inputs[0].dtype,
@@ -136,7 +135,7 @@ class Steps(Sequence[Step]):
             offset,
             inputs,
             output.sections,
-            of.module.prefix,
+            converted.module.prefix,
             output.expert,
         )
 
@@ -152,8 +151,8 @@ class Steps(Sequence[Step]):
             if self._is_same:
                 return self._hub_names[hub_name].name
             return self._names.apply(hub_name)
-        of, output = self._output(place)
-        return self._names.apply(of.module.prefix + output.suffix)
+        converted, output = self._output(place)
+        return self._names.apply(converted.module.prefix + output.suffix)
 
     def nbytes(self, number: int) -> int:
         """Return the bytes of the output tensor with this number."""
@@ -167,18 +166,18 @@ class Steps(Sequence[Step]):
         place = self._order[number]
         if place >= self._copies:
             return self._copied_info(place).dtype
-        of, output = self._output(place)
-        return of.stack.dtype(of.module, output)
+        converted, output = self._output(place)
+        return converted.stack.dtype(converted.module, output)
 
     def is_encoded(self, number: int) -> bool:
-        """Return True if an output tensor is made of weights that are quantized as it is read."""
+        """Return True if an output tensor is made of a weight that is quantized as it is read."""
         if not self._has_encodings:
             return False
         place = self._order[number]
         if place >= self._copies:
             return _is_encoded(self._copied_info(place))
-        of, output = self._output(place)
-        return _is_encoded(of.stack.inputs(of.module, output)[0])
+        converted, output = self._output(place)
+        return _is_encoded(converted.stack.inputs(converted.module, output)[0])
 
     def buffer_bytes(self, number: int) -> int:
         """Return the bytes of input that are in memory at once to make an output tensor."""
@@ -186,14 +185,14 @@ class Steps(Sequence[Step]):
         return 0 if place >= self._copies else self._output(place)[1].buffer_bytes
 
     def segments(self, number: int, axis: int) -> tuple[int, ...]:
-        """Return the lengths that a dimension of an output tensor consists of, in order.
+        """Return the lengths of the segments of an output tensor's dimension, in order.
 
-        The ranks of a tensor-parallel run share each of them out.
+        In a tensor-parallel run, each segment is divided among all ranks.
         """
         place = self._order[number]
         if place < self._copies:
-            of, output = self._output(place)
-            return of.stack.segments(output, axis)
+            converted, output = self._output(place)
+            return converted.stack.segments(output, axis)
         info = self._copied_info(place)
         return stored_segments(self._source, info.name, axis) or (info.shape[axis],)
 
@@ -206,8 +205,8 @@ class Steps(Sequence[Step]):
 
     def _output(self, place: int) -> tuple[ConvertedModule, OutputTensor]:
         index = bisect_right(self._firsts, place) - 1
-        of = self.converted[index]
-        return of, of.stack.outputs[place - self._firsts[index]]
+        converted = self.converted[index]
+        return converted, converted.stack.outputs[place - self._firsts[index]]
 
     def _copied_info(self, place: int) -> TensorInfo:
         return self._hub_names[self.copied[place - self._copies]]

@@ -1,7 +1,7 @@
-"""Project what the tensors of a run add to what its plan holds: a row of each in every table.
+"""Project the memory that a run adds to its plan for each tensor: a row in every table.
 
-Tables are headers, index and manifest while a run writes, or later what `--sha256` and `--verify`
-take to read the result. The figures are measured growths of the process.
+Tables are headers, index and manifest while a run writes, or later the tables of `--sha256` and
+`--verify`, which read the result. The figures are measured growths of the process, in bytes.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
 
 VERIFY_INPUT_BYTES = 440
-"""What `--verify` takes, when the rest is done, for each tensor of the source."""
+"""What `--verify` takes for each tensor of the source, after the run has written everything."""
 VERIFY_OUTPUT_BYTES = 530
 """What it takes for each tensor of the result."""
 VERIFY_CHUNK_BYTES = 300
@@ -30,40 +30,41 @@ VERIFY_MODULE_BYTES = 1100
 VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
 RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
-"""What a run that writes a DCP leaves for each tensor and chunk, in use or in small parts."""
+"""What a run that writes a DCP does not give back for each tensor and chunk: it is fragmented."""
 VERIFY_OVERHEAD_BYTES = 6 * 10**6
 """Growth of the interpreter when it verifies."""
 VERIFY_BLOCK_BYTES = 4 * 2**20
-"""A block that each thread of a verification holds of either side, as far as tensors fill it."""
+"""The block of either side that each thread of a verification holds; smaller tensors take less."""
 HUGE_PAGE_BYTES = 2 * 2**20
-"""Of a huge page: a large block takes whole ones."""
+"""Size of a huge page. A block that is at least as large takes whole huge pages."""
 SHA256_BYTES = 16 * 2**20
-"""Blocks of the files that `--sha256` reads back, as far as the files fill them. A verification
-takes them in addition to its own: what its threads have freed is not always given back."""
+"""Blocks of the files that `--sha256` reads back; smaller files take less. They come on top of
+those of a verification, because memory that its threads have freed is not always given back."""
 SHA256_OVERHEAD_BYTES = 4 * 10**6
-"""Growth of the interpreter when it reads them, next to what the workers have left."""
+"""Growth of the interpreter when `--sha256` reads files, in addition to what the workers left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Bytes for the tensors of a run, which it adds to what the plan holds."""
+    """Bytes that a run adds to its plan for its tensors, in each of its phases."""
 
     run: int = 0
+    """While the workers write."""
     verify: int | None = None
-    """Those of its verification, which follows; None without one."""
+    """During the verification, which follows; None if there is none."""
     verify_block: int = VERIFY_BLOCK_BYTES
-    """Bytes that a thread of the verification holds at a time of either side."""
+    """Bytes of either side that a thread of the verification holds at a time."""
     hashing: int = 0
-    """Those of `--sha256`, which follows when the buffers of the workers are free."""
+    """During `--sha256`, which follows when the buffers of the workers are free."""
 
 
 NO_TABLES = Tables()
-"""Those of no tensors."""
+"""The tables of a run without tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much of everything a conversion has that takes memory."""
+    """The numbers and sizes that the tables of a conversion depend on."""
 
     inputs: int
     """Tensors that are read."""
@@ -80,7 +81,7 @@ class Counts:
     source_metadata: int = 0
     """Bytes that reading the `.metadata` of the source takes."""
     kept: int = 0
-    """Bytes that all workers together keep of what they have made until it is written."""
+    """Bytes of results that all workers together keep until they are written."""
 
 
 def tables_bytes(
@@ -91,14 +92,14 @@ def tables_bytes(
     verify: bool = False,
     hashed: int = 0,
 ) -> Tables:
-    """Return the bytes that a run adds for its tensors to what the plan holds.
+    """Return the bytes that a run adds to its plan for its tensors.
 
-    Reading and writing the closing files have their peaks one after another, so the larger one
-    counts. So has the verification: it reads what describes the result, then what describes the
-    source, then compares.
+    Moving the tensors and writing the closing files have their peaks one after the other, so the
+    larger one counts. The same is true of the steps of the verification: it reads the headers of
+    the result, then those of the source, then compares.
 
     Args:
-        counts: What the conversion has.
+        counts: Numbers and sizes of the conversion.
         file_format: Format of the output.
         casts: True if dtypes are cast.
         verify: True if the result is verified in the same process.
@@ -127,10 +128,10 @@ def tables_bytes(
 
 
 def _block_bytes(largest: int) -> int:
-    """Return the bytes of a block of a verification: of two tensors, gate and up, at most."""
+    """Return the bytes of a block of a verification: at most two tensors, gate and up."""
     return in_pages(min(VERIFY_BLOCK_BYTES, 2 * largest))
 
 
 def in_pages(nbytes: int) -> int:
-    """Return the bytes that a buffer takes, which has huge pages if it is at least as large."""
+    """Return the bytes that a buffer takes: whole huge pages, if it is at least that large."""
     return nbytes if nbytes < HUGE_PAGE_BYTES else -(-nbytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES

@@ -38,16 +38,16 @@ class Target:
     form: str | None
     """The form of the whole output, or None if it has none."""
     kept: Mapping[str, str]
-    """The reason for each stack and group that stays as it is though it has another layout there.
+    """Why some stacks and groups keep their layout, although the target has another for them.
 
-    The key is a pattern and what such modules hold: `model.layers.*.mlp.experts`.
+    The key is the pattern of the modules and their contents: `model.layers.*.mlp.experts`.
     """
     hub_layouts: Mapping[str, str] = field(default_factory=dict)
     """The layout on the hub of each stack for which the hub has several, by its pattern."""
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """Layout of each group in the output, by its layout in the source."""
     warnings: tuple[str, ...] = ()
-    """What would not load in the layout that was asked for."""
+    """Sentences on experts that would not load in the layout that was asked for."""
 
     def __repr__(self) -> str:
         return f"<Target {self.asked}: {self.why}>"
@@ -72,9 +72,9 @@ def resolve_target(
         source: The checkpoint to convert.
         asked: A form, a layout, or `same`.
         why: The reason for it, for the person who reads the plan.
-        pass_through: Leave a stack that cannot have its layout as it is.
-        quantized: By the pattern of a stack, how its experts are stored if they are quantized.
-        is_merge: True if nobody asked for the target: it is what merging makes of the family.
+        pass_through: True to leave a stack as it is if it cannot have its layout.
+        quantized: By the pattern of a stack, its number formats if its experts are quantized.
+        is_merge: True if the user named no target, and it is the one of `merge`.
 
     Raises:
         UsageError: There is no form or layout called `asked`.
@@ -104,7 +104,7 @@ def resolve_target(
     if not (kept_groups or warnings):
         form = form_of(source.family, names, rows, source.refusals, source.unknown_names)
     if source.refusals and form != source.form:
-        form = None  # their experts stay in the layout that they have
+        form = None  # the refused experts stay in the layout that they have
     return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)
 
 
@@ -116,7 +116,7 @@ def _wanted(
     pass_through: bool,
     is_merge: bool,
 ) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return the names and the layout of each stack in what was asked for."""
+    """Return the names and the layout of each stack for the target that was asked for."""
     if asked == SAME:
         return source.names, {stack.pattern: stack.row for stack in source.stacks}
     if asked not in FORMS:

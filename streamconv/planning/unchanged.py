@@ -47,7 +47,7 @@ def _is_unchanged(plan: Plan, options: Options) -> bool:
 
 
 def _names_keys(options: Options) -> bool:
-    """Return True if the user says how the keys of a DCP are called."""
+    """Return True if the user gives prefixes for the keys of a DCP."""
     return any(options.get(name) is not None for name in ("preset", "hf_prefix", "dcp_prefix"))
 
 
@@ -81,7 +81,7 @@ def _asked(plan: Plan, options: Options) -> Iterator[str]:
     if dtype:
         yield f"in {dtype}"
     if options.get("layers"):
-        yield f"without layers but {plan.record.layers}"
+        yield f"limited to the layers {plan.record.layers}"
     if options.get("format"):
         yield f"in {plan.format.name}"
     if options.get("max_shard_size"):

@@ -1,8 +1,8 @@
-"""Plans what the experts of a layer become, from those of them that have come.
+"""Plans the conversion of a layer's experts when only some of their tensors have arrived.
 
-A conversion knows every tensor before it begins. Here, the experts of a layer are predicted from
-those that have come, and the prediction is detected and planned. The result holds for every layer
-that is alike, so it is kept.
+A conversion knows every tensor before it begins. Here, the missing tensors of a layer are predicted
+from those that have arrived, and the prediction is detected and planned. The plan is kept, because
+it is the same for every layer that is alike.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +30,7 @@ class _Settled:
     row: NamedLayout
     names: LayoutNames
     infos: tuple[TensorInfo, ...]
-    """The experts of that layer, predicted ones too: other layers have to be alike."""
+    """The experts of that layer, including predicted ones. Other layers have to be alike."""
 
 
 class ExpertPlanner:
@@ -52,8 +52,8 @@ class ExpertPlanner:
             catalog: The known layouts.
             family: The family of the model.
             names: The form whose names the tensors have.
-            routers: The routers that have come.
-            conversion: What plans a prediction.
+            routers: The routers that have arrived.
+            conversion: Plans the conversion of predicted tensors.
         """
         self._source = source
         self._catalog = catalog
@@ -70,12 +70,12 @@ class ExpertPlanner:
         return {pattern: settled.names for pattern, settled in self._settled.items()}
 
     def plan(self, prefix: str, found: Found, *, is_final: bool = False) -> ModulePlan | None:
-        """Return what the experts of a layer become, or None if that is not settled yet.
+        """Return the plan for the experts of a layer, or None if it is not settled yet.
 
         Args:
             prefix: The prefix of their module.
-            found: What has come of them.
-            is_final: True if no further kinds of weights will come.
+            found: Those of their tensors that have arrived.
+            is_final: True if no further kinds of weights will arrive.
 
         Raises:
             BadCheckpoint: They contradict each other, other layers, or config.json.
@@ -98,11 +98,11 @@ class ExpertPlanner:
         return self._plans[signature]
 
     def missing(self, prefix: str, found: Found) -> tuple[list[str], list[str]]:
-        """Return the layouts that some experts may have, and the tensors that they would have.
+        """Return the layouts that some experts may have, and the tensors that they then consist of.
 
         Args:
             prefix: The prefix of their module.
-            found: What has come of them.
+            found: Those of their tensors that have arrived.
 
         Returns:
             The names of the layouts, and the names of the tensors below the module.
@@ -148,16 +148,16 @@ class ExpertPlanner:
         return only
 
     def _likely_rows(self, pattern: str, found: Found) -> list[NamedLayout]:
-        """Return the layouts that have all names: the one that other layers or the user name."""
+        """Return the layouts that have all names, or only the one by other layers or the user."""
         settled = self._settled.get(pattern)
         rows = [settled.row] if settled else _rows(found)
         declared = self._declared(pattern)
         return [row for row in rows if row.layout.name in declared] or rows
 
     def _source_of(self, pattern: str, row: NamedLayout) -> str | None:
-        """Return what the user says of a stack, if that is of this stack.
+        """Return the form or layout that the user names, unless it is meant for another stack.
 
-        A layout may be that of another stack, if that one has shown it.
+        That is so if another stack has turned out to have it, and this one has another layout.
         """
         source = self._source
         others = (settled for p, settled in self._settled.items() if p != pattern)
@@ -174,9 +174,9 @@ class ExpertPlanner:
     def _plan_as(
         self, prefix: str, row: NamedLayout, infos: Mapping[str, TensorInfo]
     ) -> tuple[ModulePlan, _Settled] | None:
-        """Plan experts that were predicted in a layout; return None if they would have another.
+        """Plan experts that were predicted in a layout; return None if another one is detected.
 
-        Raises what a conversion of such a checkpoint raises.
+        Raises the errors of a conversion of such a checkpoint.
         """
         pattern = pattern_of(prefix)
         settled = self._settled.get(pattern)
@@ -220,6 +220,6 @@ class ExpertPlanner:
 
 
 def _rows(found: Found) -> list[NamedLayout]:
-    """Return every layout that has all names."""
+    """Return every layout that has all of the names."""
     rows = [dict.fromkeys(match.row for match in key.matches) for key, _ in found.values()]
     return [row for row in rows[0] if all(row in others for others in rows)]

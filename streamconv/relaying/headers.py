@@ -1,4 +1,4 @@
-"""What a checkpoint of the tensors at hand would say in its headers and its config.json."""
+"""Describes emitted tensors like a checkpoint of them, with its headers and config.json."""
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 LOCATION = "the emitted tensors"
-"""What messages call the checkpoint that the tensors would make."""
+"""The name of that checkpoint in messages."""
 Config = Mapping[str, Any] | str | PathLike[str] | Any
 """Content of config.json, its path, the path of its folder, or a config of transformers."""
 
@@ -24,7 +24,7 @@ def read_config(config: Config) -> Mapping[str, Any]:
     """Return the content of config.json.
 
     Raises:
-        UsageError: It is nothing that has such content, or the file cannot be read.
+        UsageError: It is none of these, or the file cannot be read.
         BadCheckpoint: The file is not a JSON object.
     """
     if isinstance(config, Mapping):
@@ -52,7 +52,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
-    """Return what the header of a file would say of a tensor.
+    """Return the entry that a tensor would have in the header of a file.
 
     Args:
         name: Its name, which may be anything.
@@ -71,8 +71,8 @@ def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
         )
     if hasattr(tensor, "full_tensor"):
         raise PlanRefused(
-            f"cannot relay {quoted(name)}: it is a {type(tensor).__name__}, of which each process "
-            "has a part",
+            f"cannot relay {quoted(name)}: it is a {type(tensor).__name__}, and each process has "
+            "only a part of it",
             "emit `tensor.full_tensor()`",
         )
     if tensor.layout != torch.strided:

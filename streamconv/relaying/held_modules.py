@@ -1,4 +1,4 @@
-"""The modules of which tensors are kept in memory, and how many bytes and layers these are."""
+"""Counts the bytes and layers of the modules whose tensors are kept in memory."""
 
 from streamconv.checkpoint.tensor_names import layer_of
 from streamconv.errors import PlanRefused, quoted
@@ -10,7 +10,7 @@ class HeldModules:
 
     def __init__(self) -> None:
         self._bytes: dict[OpenModule, int] = {}
-        """Of each module that keeps tensors; the last one was updated last."""
+        """Bytes of each module that keeps tensors, in the order of their last updates."""
         self._peak = 0
 
     @property
@@ -35,7 +35,7 @@ class HeldModules:
         self._bytes.clear()
 
     def surplus(self, most: int) -> list[str]:
-        """Return all open layers but the last, or none if no more than `most` are open."""
+        """Return all open layers except the last one, or none if at most `most` are open."""
         layers = self._layers()
         return layers[:-1] if len(layers) > most else []
 
@@ -52,7 +52,7 @@ class HeldModules:
             )
 
     def _layers(self) -> list[str]:
-        """Return the layers that are kept in memory; the last one was updated last."""
+        """Return the layers that are kept in memory, in the order of their last updates."""
         return [*dict.fromkeys(name_of_layer(module.prefix) for module in self._bytes)]
 
 

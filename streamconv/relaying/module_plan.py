@@ -1,6 +1,6 @@
-"""What one module becomes, in terms of the names below it.
+"""The plan for one module, with the names of tensors below it.
 
-It holds for every module that differs only in numbers in its prefix.
+It is the same for every module whose prefix differs only in numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,17 +29,18 @@ class PlannedOutput:
 
 @dataclass(frozen=True, slots=True)
 class ModulePlan:
-    """The output tensors of a module, and which of them each input is part of."""
+    """The output tensors of a module, and the outputs that each input is a part of."""
 
     outputs: tuple[PlannedOutput, ...]
     uses: Mapping[str, Sequence[tuple[int, int]]]
-    """By the name of an input below the module: an output, and the input's number among its own."""
+    """By the name of an input below the module: the outputs that it is a part of, by index, and its
+    number among the inputs of each."""
     names: Form
     """The form whose names the outputs have."""
 
 
 def plan_module(outputs: Outputs, stack: Stack, module: Module) -> ModulePlan:
-    """Return what a module of a planned conversion becomes.
+    """Return the plan for one module of a planned conversion.
 
     Args:
         outputs: The conversion.

@@ -1,4 +1,4 @@
-"""Which module an emitted tensor belongs to: experts of a layer, a group, or none."""
+"""Finds the module that an emitted tensor belongs to: experts of a layer, a group, or none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ModuleFinder:
         """By the name of the form that the tensors have."""
 
     def expert(self, hub_name: str, info: TensorInfo) -> tuple[str, ExpertKey] | None:
-        """Return the prefix of the experts that a tensor is of, and its name below; None if none.
+        """Return the prefix of a tensor's experts, and its name below; None if it is of none.
 
         Raises BadCheckpoint if an expert is not numbered 0, 1, 2 and so on.
         """
@@ -56,7 +56,7 @@ class ModuleFinder:
         return ".".join([*parts[: -1 - found.name.count(".")], ""]), found
 
     def group(self, hub_name: str, form: Form) -> tuple[GroupTensor, NamedLayout] | None:
-        """Return the tensor of a group that a hub name is, and how the group is stored, or None."""
+        """Return the group's tensor with this hub name, and the layout of the group, or None."""
         if self._family is None:
             return None
         if form.name not in self._groups:

@@ -1,6 +1,6 @@
-"""What each input of an output tensor contributes to it, as strided arrays.
+"""Plans, as strided arrays, the part of an output tensor that comes from each of its inputs.
 
-A plan says how an output is made of the bytes that are read. Tensors in memory are not read: each
+A plan says how an output is made from bytes that are read. Tensors in memory are not read: each
 part of an output is a strided view of one input, which is copied to a strided view of the output.
 If a single part is the whole output, its view can be the output.
 """
@@ -22,33 +22,32 @@ class Move:
     offset: int
     """First element in the input."""
     strides: tuple[int, ...]
-    """Distances in the input of neighbors on each axis."""
+    """Distance of neighbors on each axis, in the input."""
     place: int
     """First element in the output."""
     target_strides: tuple[int, ...]
+    """Distance of neighbors on each axis, in the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """How an output tensor is made of its inputs."""
+    """How an output tensor is made from its inputs."""
 
     shape: tuple[int, ...]
     """Shape of the output, in elements of the framework."""
     by_input: Mapping[int, Sequence[Move]]
-    """The parts that come from each input, by its number among the output's."""
+    """The parts that come from each input, by its number among the output's inputs."""
     is_whole: bool
     """True if the output has all bytes of its only input, in their order."""
     view: Move | None
-    """A view of the only input that is the output, with the output's shape; None if there is none.
-
-    Its `extents` are the shape of the output.
-    """
+    """The output as a view of its only input, with the shape of the output as `extents`; None if it
+    is not such a view."""
 
 
 def plan_moves(
     sections: Sequence[Rearrangement], shape: tuple[int, ...], input_bytes: int
 ) -> Moves:
-    """Plan what each input of an output contributes.
+    """Plan the parts of an output that come from each of its inputs.
 
     Args:
         sections: The rearrangements that make the output, in the order of its bytes.
@@ -110,7 +109,7 @@ def _section_moves(
 
 
 def _merged(move: Move, shape: tuple[int, ...]) -> Move | None:
-    """Return a move with the dimensions of `shape`, or None if one of them has no single stride."""
+    """Return a move with the dimensions of `shape`, or None if one needs several strides."""
     axes = list(zip(move.extents, move.strides, strict=True))
     strides = []
     for extent in shape:

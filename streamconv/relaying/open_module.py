@@ -1,4 +1,4 @@
-"""A module of which some tensors have come: it yields each output as soon as it is complete."""
+"""A module whose tensors are arriving: it yields each output as soon as it is complete."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 
 class OpenModule:
-    """What has come of a module, and the outputs that are not complete."""
+    """The tensors of a module that have arrived, and the outputs that are not complete yet."""
 
     def __init__(self, prefix: str, *, views: bool) -> None:
         self.prefix = prefix
         self.is_settled = False
-        """True if the plan has a place for all that has come."""
+        """True if the plan has a place for every tensor that has arrived."""
         self._plan: ModulePlan | None = None
         self.waiting: dict[str, tuple[TensorInfo, torch.Tensor]] = {}
-        """By the name below the module: tensors that came before a plan had a place for them."""
+        """By the name below the module: tensors that the plan has no place for yet."""
         self._views = views
         self._assemblies: dict[str, Assembly] = {}
         self._started: dict[str, PlannedOutput] = {}
-        """The outputs that inputs have been placed in, by their names below the module."""
+        """The outputs that have received an input, by their names below the module."""
 
     @property
     def plan(self) -> ModulePlan | None:
-        """What it becomes, as far as that is known."""
+        """The plan for the module, as far as it is known."""
         return self._plan
 
     @plan.setter
     def plan(self, plan: ModulePlan | None) -> None:
-        """Follow another plan, now that more has come.
+        """Follow another plan, as further tensors have arrived.
 
-        Raises BadCheckpoint if outputs that were started would be made in another way.
+        Raises BadCheckpoint if the plan makes outputs that were started in another way.
         """
         if plan is not self._plan:
             for output in plan.outputs if plan else ():
@@ -50,16 +50,16 @@ class OpenModule:
         self._plan = plan
 
     def next_to_place(self) -> str | None:
-        """Return the name below the module of a tensor that waits no longer, or None."""
+        """Return the name below the module of a waiting tensor that the plan can place, or None."""
         if self._plan is None:
             return None
         known = (name for name in self.waiting if self.is_settled or name in self._plan.uses)
         return next(known, None)
 
     def keep(self, suffix: str) -> None:
-        """Copy a tensor if it still waits, as its memory may be used again for the next one.
+        """Copy a tensor that still waits, because its memory may be reused for the next tensor.
 
-        Not if views are wanted: then all tensors have to stay as they are.
+        If views are wanted, do nothing: then the caller leaves all tensors as they are.
         """
         if suffix in self.waiting and not self._views:
             info, tensor = self.waiting[suffix]
@@ -78,8 +78,8 @@ class OpenModule:
 
         Args:
             suffix: The name of the input below the module.
-            info: The input.
-            tensor: The same.
+            info: The input, as a header describes it.
+            tensor: The input itself.
 
         Raises:
             BadCheckpoint: The plan has no such tensor, or an output would be made of tensors on
@@ -89,7 +89,7 @@ class OpenModule:
         if suffix not in self.plan.uses:
             raise BadCheckpoint(
                 f"unexpected tensor {quoted(info.name)}: by config.json and the tensors before it, "
-                f"its module has {len(self.plan.uses)} tensors, and this is none of them",
+                f"its module has {len(self.plan.uses)} tensors, and this is not one of them",
                 "correct the number of experts in the config",
             )
         uses = self.plan.uses[suffix]

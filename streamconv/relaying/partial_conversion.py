@@ -1,4 +1,4 @@
-"""Plans a conversion of the tensors that have come, as if they were all of a checkpoint."""
+"""Plans a conversion of the tensors that have arrived, as if they were a whole checkpoint."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ class PartialConversion:
             source: The form or layout of their experts, if the user names it.
 
         Raises:
-            PlanRefused: It is impossible, or leads to another form than a plan before.
+            PlanRefused: It is impossible, or leads to another form than earlier plans.
             BadCheckpoint: The tensors do not fit together.
         """
         to = self._request.to

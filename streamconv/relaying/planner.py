@@ -1,4 +1,4 @@
-"""Plans what the emitted tensors become, as a conversion of a file plans it."""
+"""Plans the conversion of the emitted tensors with the planner of files."""
 
 from collections.abc import Iterable, Sequence
 
@@ -37,6 +37,7 @@ class Planner:
         self._others: dict[str, TensorInfo] = {}
         """The tensors in no module, by hub name."""
         self._by_stem: dict[str, list[TensorInfo]] = {}
+        """The same tensors, by stem."""
         self._conversion = PartialConversion(request, catalog)
         routers = Routers(request.config, self.family, self._others)
         self.experts = ExpertPlanner(
@@ -48,7 +49,7 @@ class Planner:
         """Return the name that a tensor in no module gets.
 
         Raises:
-            PlanRefused: The conversion would part it from its weight, or take its name.
+            PlanRefused: The conversion would separate it from its weight, or needs its name.
             BadCheckpoint: config.json lacks a size that its group needs.
         """
         stem = self._by_stem.setdefault(stem_of(hub_name), [])
@@ -59,7 +60,7 @@ class Planner:
         return next(step.name for step in steps if step.inputs[0].name == info.name)
 
     def plan_group(self, prefix: str, row: NamedLayout, infos: Sequence[TensorInfo]) -> ModulePlan:
-        """Return what a group becomes.
+        """Return the plan for a group.
 
         Args:
             prefix: The prefix of its module.

@@ -1,7 +1,7 @@
-"""All tensors of a layer's experts, predicted from those that have come.
+"""Predicts all tensors of a layer's experts from those that have arrived.
 
-The layout says which weights the others are, the number of experts how many. A shape that has come
-settles the sizes of its axes, and these give the shapes of the others.
+The layout says which weights are missing, and the number of experts how many tensors. The shape of
+a tensor that has arrived settles the sizes of its axes, and these give the shapes of the others.
 """
 
 import itertools
@@ -22,19 +22,19 @@ from streamconv.lazy.arrays import nbytes_of
 from streamconv.relaying.modules import ExpertKey
 
 Found = Mapping[str, tuple[ExpertKey, TensorInfo]]
-"""By the name below the module: the first tensor of this name, whichever expert it is of."""
+"""By the name below the module: the first tensor of this name that has arrived, of any expert."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The experts of a layer if they have one layout."""
+    """The predicted experts of a layer in one layout."""
 
     infos: Mapping[str, TensorInfo] | None
     """Every tensor by its name below the module; None if a shape cannot be predicted yet."""
     is_complete: bool
-    """True if of each kind of weight, all projections of an expert have come."""
+    """True if, for each kind of weight, all projections of one expert have arrived."""
     is_plain: bool
-    """True if nothing but matrices has come: no scales, whose meaning the others may change."""
+    """True if only matrices have arrived: the meaning of scales may depend on later tensors."""
 
 
 def predict(
@@ -43,9 +43,9 @@ def predict(
     """Yield what the experts of a layer can be in a layout; nothing if they do not have it.
 
     Args:
-        found: What has come of them.
+        found: Those of their tensors that have arrived.
         row: The layout and naming.
-        pairs: The weights of gate_up and down of which one pair is required.
+        pairs: Pairs of weights of gate_up and down, one of which is required.
         counts: The numbers of experts that the layer may have, the likeliest first.
 
     Raises:
@@ -104,7 +104,7 @@ def _predict_meaning(
 
 
 _Names = dict[tuple[str, tuple[int | None, ...]], ExpertKey]
-"""The names that have come, by weight and by position, which is None for the expert's number."""
+"""The names that have arrived, by weight and position, which is None for the expert's number."""
 
 
 def _complete(
@@ -144,7 +144,7 @@ def _name(
     position: tuple[int, ...],
     names: _Names,
 ) -> str:
-    """Return the name of a tensor, spelled like those that have come."""
+    """Return the name of a tensor, spelled like those that have arrived."""
     axes = template.name_axes
     tokens = row.naming.tokens
     known = tuple(at if a in tokens else None for a, at in zip(axes, position, strict=True))

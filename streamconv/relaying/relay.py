@@ -27,14 +27,14 @@ Pair = tuple[str, "torch.Tensor"]
 """Name and tensor."""
 
 MAX_IN_GROUP = 2**16
-"""More tensors than any group has. If the config says that there are more, some are unexpected."""
+"""More tensors than any group has. If the config asks for more, the rest is not waited for."""
 MAX_LISTED = 64
 """Missing tensors that an error lists by name; more of them are listed by patterns."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Experts:
-    """The experts of a layer of which some tensors have come."""
+    """The experts of a layer of which some tensors have arrived."""
 
     module: OpenModule
     found: dict[str, tuple[ExpertKey, TensorInfo]] = field(default_factory=dict)
@@ -43,17 +43,17 @@ class _Experts:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group of which some tensors have come."""
+    """A group of which some tensors have arrived."""
 
     module: OpenModule
     left: set[str]
-    """Hub names of the tensors that have not come."""
+    """Hub names of the tensors that have not arrived."""
 
 
 class Relay(Iterator[Pair]):
     """An iterator over names and tensors in the target layout.
 
-    It takes the next pair only when all outputs that were complete have been taken from it.
+    It takes the next input only after all complete outputs have been taken from it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Relay(Iterator[Pair]):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of tensors that are kept in memory: outputs that are not complete, and inputs."""
+        """Bytes of tensors that are kept in memory: waiting inputs and incomplete outputs."""
         return self._held.held_bytes
 
     @property
@@ -111,12 +111,12 @@ class Relay(Iterator[Pair]):
             for pair in named_tensors:
                 if not isinstance(pair, tuple | list) or len(pair) != 2:
                     raise UsageError(
-                        f"cannot relay a {type(pair).__name__}: it is no pair of name and tensor"
+                        f"cannot relay a {type(pair).__name__}: it is not a pair of name and tensor"
                     )
                 name, tensor = pair
                 del pair
                 yield from self._take(name, tensor)
-                # the trainer makes the next tensor while nothing keeps this one
+                # so that this tensor can be freed while the trainer makes the next one
                 del tensor
             for experts in list(self._experts.values()):
                 if experts.module.waiting:
@@ -126,7 +126,7 @@ class Relay(Iterator[Pair]):
             self._drop()
 
     def _take(self, name: str, tensor: "torch.Tensor") -> "Iterator[Pair]":
-        """Yield what one more tensor completes."""
+        """Yield the outputs that one more tensor completes."""
         info = tensor_info(name, tensor)
         hub_name = self._planner.names.hub_name(info)
         self._names.take(hub_name, info)
@@ -151,7 +151,7 @@ class Relay(Iterator[Pair]):
         info: TensorInfo,
         tensor: "torch.Tensor",
     ) -> "Iterator[Pair]":
-        """Yield what one more tensor of an expert completes."""
+        """Yield the outputs that one more tensor of an expert completes."""
         experts = self._experts.get(prefix)
         if experts is None:
             experts = self._experts[prefix] = _Experts(self._open(prefix))
@@ -169,7 +169,7 @@ class Relay(Iterator[Pair]):
         module.keep(suffix)
 
     def _plan(self, experts: _Experts, *, is_final: bool = False) -> None:
-        """Plan experts by what has come of them, if that settles what they become."""
+        """Plan experts by their tensors that have arrived, if these settle the plan."""
         module = experts.module
         plan = self._planner.experts.plan(module.prefix, experts.found, is_final=is_final)
         module.is_settled = plan is not None
@@ -184,7 +184,7 @@ class Relay(Iterator[Pair]):
         info: TensorInfo,
         tensor: "torch.Tensor",
     ) -> "Iterator[Pair]":
-        """Yield the outputs of a group if all of its tensors have come."""
+        """Yield the outputs of a group if all of its tensors have arrived."""
         group = self._groups.get((found.prefix, row))
         if group is None:
             group = _Group(self._open(found.prefix), {*itertools.islice(names, MAX_IN_GROUP)})
@@ -206,7 +206,7 @@ class Relay(Iterator[Pair]):
         return OpenModule(prefix, views=self._request.views)
 
     def _emit(self, module: OpenModule) -> "Iterator[Pair]":
-        """Yield the outputs of a module that are complete, and keep the rest of it."""
+        """Yield the outputs of a module that are complete, and count what it still keeps."""
         while module.plan and (suffix := module.next_to_place()) is not None:
             info, tensor = module.waiting.pop(suffix)
             for output, made in module.place(suffix, info, tensor):
@@ -217,9 +217,9 @@ class Relay(Iterator[Pair]):
         self._held.update(module)
 
     def _make_room(self) -> "Iterator[Pair]":
-        """Yield what waits in vain for more, if too many layers are open.
+        """Yield outputs that only wait for further kinds of weights, if too many layers are open.
 
-        Raises PlanRefused if too many still are.
+        Raises PlanRefused if too many layers are open even then.
         """
         most = self._request.max_open_layers
         if layers := self._held.surplus(most):
@@ -229,7 +229,7 @@ class Relay(Iterator[Pair]):
         self._held.check(most)
 
     def _settle(self, experts: _Experts) -> "Iterator[Pair]":
-        """Yield what is complete of experts of which nothing new will come."""
+        """Yield the complete outputs of experts, as no further kinds of weights will arrive."""
         self._plan(experts, is_final=True)
         yield from self._emit(experts.module)
 
@@ -260,7 +260,7 @@ class Relay(Iterator[Pair]):
         waiting = [e.module.prefix for e in self._experts.values() if e.module.waiting]
         if waiting:
             raise BadCheckpoint(
-                f"{quoted(waiting[0])}experts may have any number of experts: its names and shapes "
-                "do not tell, and neither does the config",
+                f"cannot tell how many experts {quoted(waiting[0])}experts has: neither names and "
+                "shapes nor the config say so",
                 "give a config that counts the experts",
             )

@@ -1,4 +1,4 @@
-"""What a user asks of a relay."""
+"""The request of a relay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The form whose names the emitted tensors have, found out name by name.
 
-A checkpoint has the form with the most names of its own. Here the names come one by one, so the
-first name that two forms understand in different ways settles the form. If a later name speaks for
-another form, that is an error: tensors were yielded by then.
+A checkpoint has the form that most of its tensors have their own names of. Here the names arrive
+one by one, so the first name that two forms understand in different ways settles the form. If a
+later name is of another form, that is an error: tensors have been yielded by then.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class SourceNames:
         if declared in FORMS:
             forms = (find_names(checkpoint_of((), config), family, declared),)
         self._counts = dict.fromkeys(_distinct(forms), 0)
-        """Names of its own of each form that all names until now could have."""
+        """The forms that all names until now could be of, each with its count of own names."""
         self._finders = {
             form: GroupTensors({g: form.layout_for(g) for g in groups_of(family.forms)})
             for form in self._counts
@@ -60,8 +60,8 @@ class SourceNames:
         """Return the hub name of a tensor.
 
         Raises:
-            BadCheckpoint: No form gives such a name, or not the one that other names have.
-            PlanRefused: Two forms understand it in different ways, and nothing tells which.
+            BadCheckpoint: No form gives such a name, or only other forms than the settled one.
+            PlanRefused: Two forms understand it in different ways, and nothing tells which one.
         """
         if len(self._counts) > 1:
             self._count(info.name)
@@ -70,7 +70,7 @@ class SourceNames:
         return hub_name
 
     def _count(self, name: str) -> None:
-        """Drop the forms that give no such name, and settle the form if `name` tells it."""
+        """Drop the forms that give no such name, and settle the form if `name` decides it."""
         found = {form: count_own_names(form, [name]) for form in self._counts}
         left = {form: self._counts[form] + n for form, n in found.items() if n >= 0}
         likely = max(left, key=lambda form: left[form], default=None)
@@ -78,8 +78,8 @@ class SourceNames:
             form, settling = self._settled
             if likely is not form and (likely is None or left[likely] > left.get(form, -1)):
                 raise BadCheckpoint(
-                    f"tensor {quoted(name)} has not the names of the form {form.name!r}, which "
-                    f"{quoted(settling)} has",
+                    f"tensor {quoted(name)} is not a name of the form {form.name!r}, and "
+                    f"{quoted(settling)} is one",
                     _HINT,
                 )
         if likely is None:
@@ -103,5 +103,5 @@ class SourceNames:
 
 
 def _distinct(forms: tuple[Form, ...]) -> tuple[Form, ...]:
-    """Return the first of the forms that give the same names to all tensors."""
+    """Return the forms without those that give the same names as an earlier one."""
     return tuple({(form.renames, form.groups): form for form in reversed(forms)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""Makes output tensors of torch by the moves of a plan, on whatever device the inputs are."""
+"""Makes output tensors of torch by the moves of a plan, on the device of the inputs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Assembly:
-    """An output tensor of which not all inputs have come. Holds no input."""
+    """An output tensor whose inputs are arriving. It copies inputs, and keeps none."""
 
     def __init__(self, moves: Moves) -> None:
         self._moves = moves
@@ -25,10 +25,10 @@ class Assembly:
         return 0 if self._made is None else self._made.nbytes
 
     def add(self, number: int, name: str, tensor: "torch.Tensor") -> "torch.Tensor | None":
-        """Copy what one input contributes; return the output if that was the last.
+        """Copy the parts that come from one input; return the output if it was the last input.
 
         Args:
-            number: Number of the input among the output's.
+            number: Number of the input among the output's inputs.
             name: Name of the input, for messages.
             tensor: The input, contiguous.
 

@@ -1,4 +1,4 @@
-"""The names that tensors have had in a stream: no input and no output may come twice."""
+"""The names of the tensors of a stream: neither inputs nor outputs may have the same name twice."""
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
@@ -9,16 +9,16 @@ class UsedNames:
 
     def __init__(self) -> None:
         self._came: dict[str, int] = {}
-        """The number of the pair that each input came in, by its hub name."""
+        """The number of the pair with each input, by its hub name."""
         self._yielded: dict[str, str] = {}
-        """By the name of each output: the name of an input."""
+        """The name of an input of each output, by the output's name."""
 
     def __contains__(self, hub_name: str) -> bool:
-        """Return True if an input has come."""
+        """Return True if an input has arrived."""
         return hub_name in self._came
 
     def take(self, hub_name: str, info: TensorInfo) -> None:
-        """Record an input. Raises BadCheckpoint if it has come before."""
+        """Record an input. Raises BadCheckpoint if it has arrived before."""
         number = len(self._came) + 1
         before = self._came.setdefault(hub_name, number)
         if before != number:

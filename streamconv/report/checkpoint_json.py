@@ -48,10 +48,10 @@ def inspection_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]
 
 
 def inspection_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:
-    """Yield what there is to say of a checkpoint in sentences, apart from its kinds."""
+    """Yield the notes on a checkpoint as sentences, apart from its kinds."""
     yield from format_notes(checkpoint)
     if not checkpoint.config:
-        yield "there is no config.json, so that nothing says of what model type it is"
+        yield "there is no config.json, so the model type is unknown"
     yield from name_notes(found)
     yield from count_notes(checkpoint, found)
     yield from not_carried_over_notes(checkpoint, checkpoint.others)
@@ -69,7 +69,7 @@ def kind_fields(kind: TensorKind) -> dict[str, Any]:
 
 
 def source_fields(checkpoint: Checkpoint, found: Detected) -> dict[str, Any]:
-    """Describe a source: where it is, what it was detected as, and its sizes in bytes."""
+    """Describe a source: its location, its detected family, form and stacks, its sizes in bytes."""
     stacked = {info.name for stack in found.stacks for info in _stored(stack)}
     others = [info for info in checkpoint.tensors.values() if info.name not in stacked]
     return {
@@ -121,7 +121,7 @@ def stack_fields(stack: Stack) -> dict[str, Any]:
 
 
 def _stored(stack: Stack) -> Iterator[TensorInfo]:
-    """Yield every stored tensor of a stack, the inputs of casts one by one."""
+    """Yield every stored tensor of a stack; of a cast, all tensors that it reads."""
     for module in stack.modules:
         for infos in module.tensors.values():
             for info in infos:

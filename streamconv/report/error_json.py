@@ -13,7 +13,7 @@ def error_fields(error: StreamconvError, notes: Sequence[str], exit_code: int) -
     Args:
         error: What went wrong.
         notes: What a stopped conversion has left, and how to resume it.
-        exit_code: That of the process.
+        exit_code: Exit code of the process.
     """
     fields = {
         "error": type(error).__name__,

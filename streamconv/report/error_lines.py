@@ -1,4 +1,4 @@
-"""How errors are printed: in lines for people, or with --json as a line of JSON, on stderr."""
+"""Prints errors on stderr: in lines for people, or with --json as a line of JSON."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class ErrorPrinter:
         Args:
             error: What went wrong.
             notes: What a stopped conversion has left, and how to resume it.
-            exit_code: That of the process, if it is not the error's.
+            exit_code: Exit code of the process, if it is not that of the error's class.
         """
         if self._as_json:
             from streamconv.report.error_json import error_fields
@@ -45,8 +45,8 @@ class ErrorPrinter:
             traceback.print_exc()
 
     def print_unforeseen(self, error: Exception) -> int:
-        """Print an error that nothing has put into words; return the exit code."""
-        if isinstance(error, BrokenPipeError):  # whoever reads the output has seen enough
+        """Print an error that is not a StreamconvError; return the exit code."""
+        if isinstance(error, BrokenPipeError):  # the reader of the output has closed it
             return IOFailed.exit_code
         shown = _in_words(error)
         self.print_error(shown, *notes_of(error))
@@ -54,12 +54,12 @@ class ErrorPrinter:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """Return what a stopped conversion has left, and how to resume it."""
+    """Return the notes of an error: what a stopped conversion has left, and how to resume it."""
     return list(getattr(error, "__notes__", []))
 
 
 def _in_words(error: Exception) -> StreamconvError:
-    """Return an error of the system or of Python as one of ours."""
+    """Return the StreamconvError for an error of the system or of Python."""
     if isinstance(error, OSError) and error.errno != ENOMEM:
         return IOFailed(*_system_error(error))
     if isinstance(error, MemoryError | ImportError | OSError):
@@ -80,7 +80,7 @@ def _in_words(error: Exception) -> StreamconvError:
 
 
 def _system_error(error: OSError) -> tuple[str, str]:
-    """Return the message and hint for an error of the system that nothing else has explained."""
+    """Return the message and hint for an error of the system that no other code has explained."""
     try:
         Path.cwd()
     except OSError:

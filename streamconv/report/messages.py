@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from streamconv.verification.transformers_load import Loading
 
 MANY_KEYS = 20
-"""How many of the keys that would not load are shown, of each kind."""
+"""How many keys that would not load are shown, for each reason."""
 MANY_DIFFERENCES = 20
 """How many differences are shown."""
 
 
 def result_lines(result: "Result") -> Iterator[str]:
-    """Yield what a complete conversion has made of what, how much, and what to do next."""
+    """Yield the lines for a complete conversion: source and result, sizes, notes, next steps."""
     path, plan = _shown(result.path), result.plan
     rate = plan.write_bytes / max(result.seconds, 1e-9)
     shards = counted(len(plan.shards), "shard")
@@ -55,10 +55,10 @@ def part_line(result: "Result") -> str:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as it would be typed: from the working directory if it is below it."""
+    """Return a path as it would be typed: relative if it is below the working directory."""
     with suppress(OSError, ValueError):  # the directory was removed; the path is elsewhere
         near = str(path.relative_to(Path.cwd()))
-        if near[0].isalnum() and ":" not in near:  # no option, and not the address of a source
+        if near[0].isalnum() and ":" not in near:  # neither an option nor a URL
             return near
     return str(path)
 
@@ -85,7 +85,7 @@ def verification_lines(verification: Verification) -> Iterator[str]:
 
 
 def _verdict(verification: Verification) -> str:
-    """Return what a checkpoint without differences has been verified to be."""
+    """Return the verdict on a checkpoint without differences."""
     if verification.source:
         return f"the conversion of {quoted(verification.source)}"
     return "as it was written" if verification.checked_bytes else "sound"

@@ -1,8 +1,7 @@
-"""What a conversion turns into what, and what to do with the result: sentences for a plan."""
+"""Sentences on the outcome of a plan: its source and result, and what to do with the result."""
 
 import shlex
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from streamconv.catalog.families import FORMS, HUB_NAMES
 from streamconv.checkpoint.casting import AS_STORED
@@ -30,13 +29,13 @@ def from_to(plan: Plan) -> str:
     return ", ".join([f"{model_type}, {before} -> {after}", *casts])
 
 
-def _layouts(names: Iterator[str] | Any) -> str:
+def _layouts(names: Iterable[str]) -> str:
     """Return the layouts of all stacks, each once."""
     return " and ".join(dict.fromkeys(names)) or "no experts"
 
 
 def loading_line(plan: Plan, path: str) -> str:
-    """Return what loads the result, or that transformers does not.
+    """Return the sentence on what loads the result, or that transformers does not.
 
     Args:
         plan: The conversion.
@@ -53,19 +52,19 @@ def loading_line(plan: Plan, path: str) -> str:
     if form == HUB_NAMES.name or not plan.source.stacks:
         return (
             "load it with what loads the published checkpoint, such as vLLM, SGLang or "
-            f"transformers; `streamconv check {place}` tells if transformers does"
+            f"transformers; `streamconv check {place}` shows if transformers does"
         )
     if family is None:
         return f"see if transformers loads it: `streamconv check {place}`"
     name = f"the form {form}" if form else "these layouts"
     way = ""
     if LOADED in family.forms:
-        way = f"; `streamconv convert {place} DIR --to {LOADED}` makes what it loads"
+        way = f"; `streamconv convert {place} DIR --to {LOADED}` makes a checkpoint that it loads"
     return f"transformers does not load {name}{way}"
 
 
 def return_line(plan: Plan, path: str) -> str:
-    """Return how to go back to the layouts of the source; empty if there is nothing to undo."""
+    """Return the command that restores the source's layouts; empty if there is none."""
     source, place = plan.source, shlex.quote(path)
     changed = [s for s in source.stacks if plan.target.rows[s.pattern] != s.row]
     if plan.casting != AS_STORED or not changed:

@@ -29,10 +29,10 @@ def plan_fields(
     """Build the document of `--dry-run --json`.
 
     Args:
-        plan: What a conversion will do.
+        plan: The plan of a conversion.
         free_disk: Free bytes on the disk of the target; None if unknown.
         rate: Bytes read per second, to estimate the duration; None for no estimate.
-        removals: The files that it will remove.
+        removals: The files that the conversion will remove.
     """
     memory = plan.memory
     fields = {
@@ -79,7 +79,7 @@ def step_fields(step: Step, shard: str) -> dict[str, Any]:
 
 
 def _cast_fields(step: Step) -> dict[str, Any] | None:
-    """Describe how the inputs of a step are stored, if in another dtype."""
+    """Describe how the inputs of a step are stored, if their dtype changes."""
     cast = step.inputs[0].cast
     if cast is None or cast.is_view:
         return None

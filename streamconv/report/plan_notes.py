@@ -55,7 +55,7 @@ def _uneven(plan: Plan) -> Iterator[str]:
 def config_edits(plan: Plan) -> list[dict[str, Any]]:
     """Return the changes of config.json as JSON: the key, and its value before and after.
 
-    They are empty if it is not written.
+    The list is empty if config.json is not written.
     """
     edits = plan.config.edits if plan.has_config else ()
     return [
@@ -70,7 +70,7 @@ def config_edits(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _old(plan: Plan, edit: Edit) -> Any:
-    """Return the value that an edit changes; None if it removes or adds one."""
+    """Return the old value of an edit; None if the edit removes or adds a key."""
     config = plan.checkpoint.config
     return None if edit.new is REMOVED or edit.adds(config) else edit.old(config)
 
@@ -131,7 +131,7 @@ def renames(plan: Plan) -> list[str]:
 
 
 def renamed(plan: Plan) -> Iterable[tuple[str, str]]:
-    """Yield source and output name of each tensor that is copied under another name."""
+    """Yield the source and output names of each tensor that is copied under another name."""
     for shard in plan.shards:
         for step in shard.steps:
             if not step.module and step.inputs[0].name != step.name:

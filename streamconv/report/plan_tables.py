@@ -29,13 +29,13 @@ from streamconv.report.tables import Column, Facts, Table
 from streamconv.units import show_duration, show_size
 
 MANY_SHARDS = 12
-"""A plan with more shards shows only the first and the last few, unless all are asked for."""
+"""Of a plan with more shards, only the first and the last few are shown, unless -v is given."""
 
 MANY_REMOVALS = 12
-"""A plan that removes more files shows only the first ones, unless all are asked for."""
+"""Of a plan that removes more files, only the first ones are shown, unless -v is given."""
 
 Fact = tuple[str, str]
-"""A topic and what there is to say about it."""
+"""A topic, and a sentence or figure on it."""
 
 
 def plan_table(
@@ -49,10 +49,10 @@ def plan_table(
     """Build the output of `--dry-run`.
 
     Args:
-        plan: What a conversion will do.
+        plan: The plan of a conversion.
         free_disk: Free bytes on the disk of the target; None if unknown.
         rate: Bytes read per second, to estimate the duration; None for no estimate.
-        removals: The files that it will remove.
+        removals: The files that the conversion will remove.
         verbose: True to show each layer, shard and removed file in a row of its own.
     """
     facts = Facts(
@@ -69,7 +69,7 @@ def plan_table(
 
 
 def _origin(plan: Plan) -> Iterator[Fact]:
-    """Yield where the source is, what completes it, and what is made of it."""
+    """Yield the source, its template, the target and the format."""
     source, template = plan.checkpoint, plan.checkpoint.template
     model_type, form = plan.source.model_type or "no model type", plan.source.form or "unknown"
     yield "from", f"{quoted(source.location)}: {quoted(model_type)}, form {form}"
@@ -87,7 +87,7 @@ def _origin(plan: Plan) -> Iterator[Fact]:
 
 
 def _cost(plan: Plan, free_disk: int | None, rate: int | None) -> Iterator[Fact]:
-    """Yield what is read and written, and the time and memory that this takes."""
+    """Yield the bytes that are read and written, and the time and memory that this takes."""
     memory = plan.memory
     read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
     yield "reads", f"{show_size(read)} from {counted(len(plan.checkpoint.files), 'file')}"
@@ -104,7 +104,7 @@ def _cost(plan: Plan, free_disk: int | None, rate: int | None) -> Iterator[Fact]
 
 
 def _changes(plan: Plan) -> Iterator[Fact]:
-    """Yield what a conversion changes in addition to the layouts of experts."""
+    """Yield all changes other than those of the layouts of experts, and the notes."""
     count = sum(1 for _ in renamed(plan))
     if count:
         yield "renamed", f"{counted(count, 'tensor')}: {', '.join(renames(plan))}"
@@ -119,7 +119,7 @@ def _changes(plan: Plan) -> Iterator[Fact]:
 
 
 def _kept(plan: Plan) -> Iterator[Fact]:
-    """Yield what stays as it is, and the files that are copied or not."""
+    """Yield the stacks that stay as they are, and the files that are copied or left out."""
     same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
     if same:
         stacks = (f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)

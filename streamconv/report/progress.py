@@ -1,7 +1,6 @@
 """The displays of progress: a bar on a terminal, a line now and then elsewhere, or nothing.
 
-They print what others make of events: `progress_facts.py` adds them up, `progress_lines.py` and
-`run_lines.py` put them into words.
+`progress_facts.py` adds up events, `progress_lines.py` and `run_lines.py` put them into words.
 """
 
 import json
@@ -24,7 +23,7 @@ Clock = Callable[[], float]
 LINE_SECONDS = 30.0
 """Time between two lines, if there is no terminal."""
 DUMB_LINE_SECONDS = 10.0
-"""The same on a terminal that can only add lines."""
+"""The same on a terminal that cannot move its cursor."""
 REFRESH_PER_SECOND = 8
 
 
@@ -47,7 +46,7 @@ class Listener(Protocol):
 
 
 class Bar:
-    """Percent, bytes, rate, times, shard and layer below a line that says what is done."""
+    """A bar with percent, bytes, rate, times, shard and layer, below the lines of the run."""
 
     def __init__(
         self, console: Console, clock: Clock = time.monotonic, *, verbose: bool = False
@@ -61,7 +60,7 @@ class Bar:
             get_renderable=lambda: self,
             refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
-            # what others print keeps its own way to the terminal, on which it is escaped
+            # what other code prints must not pass through rich: sys.stdout and sys.stderr escape it
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -93,9 +92,9 @@ class Bar:
 
 
 class Lines:
-    """The same facts in a line every half minute, for logs and for terminals that only add lines.
+    """The same facts as a line from time to time, for logs and terminals without a cursor.
 
-    As JSON, nothing else is printed, so that each line is a document.
+    With `as_json`, each line is a JSON document, and no other lines are printed.
     """
 
     def __init__(
@@ -145,14 +144,14 @@ class Lines:
 
 
 class Silence(Lines):
-    """No progress; only the lines of `say`."""
+    """No progress: prints only what `say` is called with."""
 
     def __call__(self, event: AnyEvent) -> None:
         return None
 
 
 def _add_line(console: Console, text: str) -> None:
-    """Write a line to the stream of a console. A log that cannot be written stops no run."""
+    """Write a line to the stream of a console. Ignore errors: a full log must not stop the run."""
     with suppress(OSError, ValueError):
         console.file.write(f"{escape_line(text)}\n")
         console.file.flush()

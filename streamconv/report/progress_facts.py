@@ -1,4 +1,4 @@
-"""What is known of a run while it works: events in, facts out. Nothing here prints."""
+"""Adds up the events of a run to facts about its progress. Nothing here prints."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from streamconv.units import show_duration, show_size
 from streamconv.verification.result import ProgressEvent, VerifyProgress, VerifyStarted
 
 RATE_SECONDS = 20.0
-"""The rate is that of the last so many seconds."""
+"""Time over which the rate is measured, up to now."""
 SAMPLE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class CountStarted:
-    """Work begins that is counted in things and not in bytes."""
+    """Work begins whose progress is counted in items instead of bytes."""
 
     activity: str
     total: int
@@ -28,14 +28,14 @@ class CountStarted:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """One more of them is done."""
+    """One more item is done."""
 
     where: str
-    """Its name."""
+    """Name of the item."""
 
 
 AnyEvent = Event | ProgressEvent | CountStarted | Counted
-"""All that a display of progress is called with."""
+"""Everything that a display of progress is called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Progress:
     seconds: float = 0.0
     """Time since the activity began."""
     rate: float | None = None
-    """Of the last seconds; None if nothing has been done in them."""
+    """Bytes or items a second, lately; None if nothing has been done lately."""
     where: str = ""
     """The layer, tensor or file that was done last; untrusted text."""
     shard: tuple[int, int] | None = None
@@ -59,19 +59,19 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """The part that is done, from 0 to 1."""
+        """The fraction that is done, from 0 to 1."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """None if nobody can tell."""
+        """Estimated time left; None if it cannot be estimated."""
         if self.total is None or not self.rate:
             return None
         return max(self.total - self.done, 0) / self.rate
 
 
 class ProgressTracker:
-    """Adds up events. Every method gets the time in seconds, by any clock."""
+    """Adds up events. The time `now` is in seconds, of any clock."""
 
     def __init__(self, now: float) -> None:
         self._plan: Plan | None = None

@@ -10,9 +10,9 @@ from streamconv.report.progress_facts import Progress, amount, place, speed, tim
 from streamconv.report.schema import document
 
 ONE_LINE_WIDTH = 130
-"""With so many columns, the bar and all facts are in one line."""
+"""Columns of a terminal from which on the bar and all facts are in one line."""
 MIN_BAR = 8
-"""A shorter bar says nothing."""
+"""Columns of the shortest bar that is drawn."""
 
 
 def progress_line(progress: Progress) -> str:
@@ -43,7 +43,7 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
 def bar_lines(progress: Progress, width: int, *, ascii_only: bool = False) -> list[Text]:
     """Return the bar and its facts, in one line if the terminal is wide, else in two.
 
-    What has no room in the second line is the end of the layer's name, which is cut with a mark.
+    If the second line is too long, its end, the layer's name, is cut and marked with an ellipsis.
 
     Args:
         progress: The facts.

@@ -1,4 +1,4 @@
-"""The lines that a run leaves on stderr: what it is about to do and, with -v, what it has done."""
+"""The lines that a run prints on stderr: each activity that begins, and with -v what is done."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from streamconv.verification.result import FileVerified, VerifyStarted
 
 
 class Chronicle:
-    """Turns events into lines: the first line of each activity, and more if it is verbose."""
+    """Turns events into lines: the first line of each activity, and with -v all details."""
 
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
@@ -23,10 +23,10 @@ class Chronicle:
         self._written = Counter[int]()
 
     def lines(self, event: AnyEvent, now: float) -> Iterator[str]:
-        """Yield the lines that an event gives rise to; `now` is the time in seconds."""
+        """Yield the lines for an event; `now` is the time in seconds."""
         if isinstance(event, Planned):
             self._plan, self._begin = event.plan, now
-        elif isinstance(event, Prepared):  # before, the target may still be refused
+        elif isinstance(event, Prepared):  # before this, the target may still be refused
             yield opening_line(event.plan)
             yield from self._details(event, now) if self._verbose else ()
         elif isinstance(event, HashStarted):
@@ -41,7 +41,7 @@ class Chronicle:
             yield from self._details(event, now)
 
     def _details(self, event: AnyEvent, now: float) -> Iterator[str]:
-        """Yield what is of interest to somebody who watches each shard."""
+        """Yield the lines that only -v shows."""
         if isinstance(event, Prepared):
             yield memory_line(event.plan)
             yield (
@@ -73,7 +73,7 @@ def _compared(file: FileVerified) -> str:
 
 
 def opening_line(plan: Plan) -> str:
-    """Return what a run is about to do: from what to what, and how much."""
+    """Return the line on what a run will do: source and result, bytes, files and workers."""
     files = counted(len(plan.checkpoint.files), "file")
     shards = counted(len(plan.shards), "shard")
     workers = counted(plan.memory.jobs, "worker")

@@ -1,4 +1,4 @@
-"""The families that a smoke run has converted there and back, in lines and as JSON fields."""
+"""The result of a smoke run, in lines and as JSON fields."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -7,7 +7,7 @@
              lm_head.weight           1  131 kB
                dtype: BF16; shape: [1024, 64]
 
-Columns leave the table by their priority; their cells follow below the row, each with its title.
+Columns of the highest rank leave the table first; their cells follow below the row, with titles.
 Nothing is cut. Text that is too long for a line continues in the next one, after a word or, in a
 long name, after a dot or a slash.
 """
@@ -22,11 +22,11 @@ from rich.text import Text
 GAP = 2
 """Columns between two cells."""
 INDENT = "    "
-"""In front of the cells that have no column, below their row."""
+"""Indent of the cells below a row."""
 BREAKS = "/._-:"
-"""A word that is too long is continued in the next line after the last of these."""
+"""A word that is too long for a line is broken after the last of these characters."""
 MIN_WRAPPED = 24
-"""A column whose cells continue in the next line is not narrower than this."""
+"""Least width of a column whose cells are wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Column:
 
     title: str
     rank: int = 0
-    """0 for the last that leave the table, higher for those that leave before them."""
+    """Columns of a higher rank leave the table first; those of rank 0 stay the longest."""
     is_number: bool = False
     """True to align cells to the right."""
     wraps: bool = False
@@ -56,7 +56,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Topics and what there is to say of each."""
+    """Topics, each with a fact."""
 
     rows: Sequence[tuple[str, str]]
 
@@ -65,7 +65,7 @@ class Facts:
 
 
 def fact_lines(facts: Facts, width: int) -> Iterator[Text]:
-    """Yield the lines of facts: the topic in bold, then the fact, indented if it takes more."""
+    """Yield the lines of facts: the topic in bold, then the fact, with a hanging indent."""
     indent = max((cell_len(topic) for topic, _ in facts.rows), default=0) + GAP
     for topic, fact in facts.rows:
         for number, line in enumerate(wrap(fact, width - indent)):
@@ -74,7 +74,7 @@ def fact_lines(facts: Facts, width: int) -> Iterator[Text]:
 
 
 def table_lines(table: Table, width: int) -> Iterator[Text]:
-    """Yield the lines of a table that has `width` columns of the terminal."""
+    """Yield the lines of a table on a terminal that is `width` columns wide."""
     kept, widths = _fit(table, width)
     left = [number for number in range(len(table.columns)) if number not in kept]
     yield _line((table.title, "bold"))
@@ -89,7 +89,7 @@ def table_lines(table: Table, width: int) -> Iterator[Text]:
 
 
 def _below(cells: Sequence[str], width: int) -> Iterator[str]:
-    """Yield the lines of the cells that have no column: one for all of them, or one for each."""
+    """Yield the cells whose columns have left: all in one line, or else each in its own."""
     together = "; ".join(cells)
     if cell_len(together) <= width:
         yield from [together] if cells else []
@@ -99,7 +99,7 @@ def _below(cells: Sequence[str], width: int) -> Iterator[str]:
 
 
 def _fit(table: Table, width: int) -> tuple[list[int], list[int]]:
-    """Return the columns that fit, by number, and how wide each is."""
+    """Return the numbers of the columns that fit, and their widths."""
     numbers = list(range(len(table.columns)))
     while True:
         widths = _widths(table, numbers, width)
@@ -111,7 +111,7 @@ def _fit(table: Table, width: int) -> tuple[list[int], list[int]]:
 
 
 def _widths(table: Table, numbers: Sequence[int], width: int) -> list[int] | None:
-    """Return how wide each of these columns is, or None if they do not fit."""
+    """Return the widths of these columns, or None if they do not fit."""
     widths = [
         max(cell_len(text) for text in (table.columns[n].title, *(row[n] for row in table.rows)))
         for n in numbers
@@ -127,7 +127,7 @@ def _widths(table: Table, numbers: Sequence[int], width: int) -> list[int] | Non
 
 
 def _longest_word(table: Table, number: int) -> int:
-    """Return how wide the longest word of a column is."""
+    """Return the width of the longest word in a column."""
     words = (word for row in table.rows for word in row[number].split(" "))
     return max(map(cell_len, words), default=0)
 
@@ -151,7 +151,7 @@ def _row_lines(
 
 
 def _line(*parts: tuple[str, str]) -> Text:
-    """Return a line of parts with styles that is neither wrapped nor cut any more."""
+    """Return a line of styled parts that rich neither wraps nor cuts."""
     line = Text.assemble(*parts, no_wrap=True, overflow="ignore")
     line.rstrip()
     return line
@@ -176,7 +176,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _broken(word: str, width: int) -> list[str]:
-    """Return a word in parts that are not wider than `width`."""
+    """Return the parts of a word, none wider than `width`."""
     parts = []
     while cell_len(word) > width:
         end = next(n for n in range(len(word), 0, -1) if n == 1 or cell_len(word[:n]) <= width)

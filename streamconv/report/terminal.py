@@ -3,10 +3,10 @@
     say, print_rich ----> stdout
     libraries' prints, logs and warnings, tracebacks ----> stderr
 
-Names of a checkpoint and answers of a server are text that somebody else has chosen. Characters in
-it that are not printable, such as escape sequences and marks that turn the direction of text, are
-shown as Python would write them: `\\x1b[31m`. That includes line breaks inside of a line, so that
-no text looks like two messages.
+Names in a checkpoint and answers of a server are untrusted text. Characters in it that are not
+printable, such as escape sequences and marks that change the direction of text, are shown as Python
+would write them: `\\x1b[31m`. That includes line breaks inside of a message, so that no text can
+look like two messages.
 """
 
 import io
@@ -27,7 +27,7 @@ def escape_line(text: str) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """Return the text with its line breaks, and the rest of it as `escape_line` returns it."""
+    """Return the text with its line breaks; each of its lines as `escape_line` returns it."""
     return "\n".join(map(escape_line, text.split("\n")))
 
 
@@ -43,7 +43,7 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def new_console(*, err: bool = False, **settings: Any) -> "Console":
-    """Make a console of rich on stdout, or on stderr. Only rich's own sequences are not escaped."""
+    """Make a console of rich on stdout or stderr. It escapes all but rich's own sequences."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -63,9 +63,9 @@ def new_console(*, err: bool = False, **settings: Any) -> "Console":
 
 
 class EscapingStream(io.TextIOBase):
-    """A text stream in front of another one, for all who print without `say`.
+    """A text stream in front of another one, for code that prints without `say`.
 
-    It has no `buffer` on purpose: bytes would go past it.
+    It has no `buffer` on purpose: bytes written to it would not be escaped.
     """
 
     def __init__(self, terminal: TextIO) -> None:
@@ -101,7 +101,7 @@ class EscapingStream(io.TextIOBase):
 
 
 class _EscapedRecord(logging.LogRecord):
-    """A record whose message is one line, whichever handler of a library prints it."""
+    """A log record whose message is one line, whichever handler prints it."""
 
     def getMessage(self) -> str:  # noqa: N802 - the name that logging calls
         return escape_line(super().getMessage())

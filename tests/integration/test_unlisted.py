@@ -91,7 +91,7 @@ def test_what_is_in_a_listed_file_too_is_not_taken_along(src: Path, tmp_path: Pa
     words = "cannot add mtp.safetensors: tensor model.norm.weight is in it and in model-00001"
     with pytest.raises(BadCheckpoint, match=words):
         streamconv.merge(src, tmp_path / "dst", add_unlisted=True)
-    said = "of whose tensors the listed files have 1, such as model.norm.weight"
+    said = "the listed files have 1 of its tensors, too, such as model.norm.weight"
     assert said in in_one_line(run("inspect", src).output)
 
 

@@ -52,7 +52,7 @@ def test_a_file_makes_another_catalog(mine: Path) -> None:
     assert "experts.gate_proj_all" in catalog.names_to_weights()
     assert shipped.find_family("my_moe") is None
     assert "experts.gate_proj_all" not in shipped.names_to_weights()
-    with pytest.raises(UsageError, match="no layout called 'inner'"):
+    with pytest.raises(UsageError, match="form or layout called 'inner'"):
         shipped.find_layout("inner")
 
 
@@ -96,7 +96,7 @@ def test_a_conversion_with_a_file_leaves_the_shipped_catalog_alone(
     assert result.plan.source.catalog is not default_catalog()
     assert default_catalog().find_family("my_moe") is None
     assert streamconv.plan(source).target.asked == "fused"
-    with pytest.raises(UsageError, match="no layout called 'inner'"):
+    with pytest.raises(UsageError, match="form or layout called 'inner'"):
         streamconv.plan(source, to="inner")
     with pytest.raises(BadCheckpoint, match="has no such form"):
         streamconv.plan(merged)

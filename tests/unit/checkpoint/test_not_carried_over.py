@@ -28,7 +28,9 @@ def test_files_that_the_index_leaves_out() -> None:
     assert "mtp.safetensors" in mtp
     assert "1 tensor, 64 B: mtp.fc.weight (1)" in mtp
     assert "--add-unlisted" in mtp
-    assert "the listed files have 1, such as mlp.experts.0.gate_proj.weight" in old
+    assert (
+        "the listed files have 1 of its tensors, too, such as mlp.experts.0.gate_proj.weight" in old
+    )
     assert "--add-unlisted" not in old
     assert "no tensors can be found" in broken
 

@@ -85,7 +85,7 @@ def test_number_formats() -> None:
 def test_formats_that_contradict_each_other_are_shown() -> None:
     tensors = {"a.weight": ("F8_E4M3", (128, 128)), "a.weight_scale": ("F32", (3, 5))}
     (note,) = format_notes(replace(checkpoint_of(tensors), config={}))
-    assert note.startswith("quantized, and not as it says")
+    assert note.startswith("quantized, and inconsistent: ")
 
 
 def test_experts_that_are_counted_and_not_found() -> None:

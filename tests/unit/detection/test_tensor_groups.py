@@ -227,7 +227,7 @@ transformers.groups = [
     for heads, form, error in (
         (2, "transformers", None),
         (5, "transformers", "wq"),
-        ("two", "transformers", "has to say vision.heads"),
+        ("two", "transformers", "config.json does not have vision.heads"),
         ("two", "stacked", None),
     ):
         config["vision"] = {"heads": heads}
@@ -397,7 +397,7 @@ def test_as_many_as_the_config_says(tmp_path: Path) -> None:
     [
         (3, 4, "shard_3.weight is missing"),
         (4, 3, "unexpected tensor .*shard_3.weight: config.json says s = 3"),
-        (3, None, "config.json has to say text_config.split_ngram_parts"),
+        (3, None, "config.json does not have text_config.split_ngram_parts"),
     ],
 )
 def test_other_than_the_config_says(

@@ -27,9 +27,9 @@ def test_a_form_renames_and_leaves_what_it_does_not_mention() -> None:
     ("name", "fact"),
     [
         ("lm_head.weight", "two tensors would be called lm_head.weight"),
-        ("lm_head.bias", "tensor lm_head.bias would not come back"),
-        ("thinker.talker.weight", "tensor thinker.talker.weight would not come back"),
-        ("thinker.thinker.weight", "tensor thinker.thinker.weight would not come back"),
+        ("lm_head.bias", "tensor lm_head.bias would be called"),
+        ("thinker.talker.weight", "tensor thinker.talker.weight would be called"),
+        ("thinker.thinker.weight", "tensor thinker.thinker.weight would be called"),
     ],
 )
 def test_names_that_would_not_come_back_are_refused(name: str, fact: str) -> None:

@@ -131,5 +131,5 @@ def test_elements_of_half_a_byte() -> None:
     assert (step.dtype, step.shape) == ("F4", (3, 2))
     (part,) = slice_parts(step, [(1, 3), (0, 2)])
     assert (part.how.base, part.read_bytes, part.nbytes, part.is_copy) == (1, 2, 2, True)
-    with pytest.raises(UsageError, match="no whole bytes"):
+    with pytest.raises(UsageError, match="not whole bytes"):
         list(slice_parts(step, [(1, 3), (0, 1)]))

@@ -53,7 +53,7 @@ def test_what_there_is_not() -> None:
 def test_a_count_that_could_not_be_found_again() -> None:
     """Flat, the number of experts and their width are one number, and config.json has neither."""
     found = detected(experts(PREFIX, 3, 4, 6), "a_model_of_tomorrow")
-    with pytest.raises(PlanRefused, match="would not tell how many experts there are") as caught:
+    with pytest.raises(PlanRefused, match="would not show how many experts there are") as caught:
         resolve_target(found, "stacked-flat", "asked")
     target = resolve_target(found, "stacked-flat", "asked", pass_through=True)
     assert target.rows == {PATTERN: found.stacks[0].row}

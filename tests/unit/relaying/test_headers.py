@@ -53,7 +53,7 @@ def test_a_tensor_of_several_processes_has_to_be_gathered() -> None:
     class Distributed(torch.Tensor):
         def full_tensor(self) -> None: ...
 
-    with pytest.raises(PlanRefused, match="of which each process has a part") as caught:
+    with pytest.raises(PlanRefused, match="each process has only a part of it") as caught:
         tensor_info("a", torch.zeros(1).as_subclass(Distributed))
     assert "full_tensor()" in caught.value.hint
 

@@ -416,7 +416,7 @@ def test_no_count_of_experts() -> None:
 
 
 def test_what_is_no_pair_of_name_and_tensor() -> None:
-    assert "no pair" in message([1])
+    assert "not a pair" in message([1])
     assert "pair of int and Tensor" in message([(1, torch.ones(1))])
     assert "pair of str and list" in message([("a", [1])])
     assert "not dense" in message([("a", torch.eye(3).to_sparse())])
@@ -426,9 +426,9 @@ def test_what_is_no_pair_of_name_and_tensor() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"to": "fussed"}, "no layout called 'fussed'"),
+        ({"to": "fussed"}, "form or layout called 'fussed'"),
         ({"to": "same"}, "would stay as they are"),
-        ({"source": "fussed"}, "no layout called 'fussed'"),
+        ({"source": "fussed"}, "form or layout called 'fussed'"),
         ({"to": "mindspeed"}, "no form 'mindspeed'"),
         ({"source": "mindspeed"}, "no form 'mindspeed'"),
         ({"config": 3}, "cannot take a int as the config"),

@@ -40,7 +40,7 @@ def test_a_form_that_transformers_does_not_load() -> None:
         line = loading_line(planned(model(), to), "o")
         assert line == (
             f"transformers does not load {name}; `streamconv convert o DIR --to transformers` "
-            "makes what it loads"
+            "makes a checkpoint that it loads"
         )
 
 
@@ -50,7 +50,7 @@ def test_a_merge_for_mindspeed_says_so(tmp_path_factory: pytest.TempPathFactory)
         plan = streamconv.plan(build(tmp_path_factory.mktemp("src") / "hub"))
         assert loading_line(plan, "o") == (
             "transformers does not load the form mindspeed; `streamconv convert o DIR --to "
-            "transformers` makes what it loads"
+            "transformers` makes a checkpoint that it loads"
         )
         assert "hub -> mindspeed, " in from_to(plan)
     plan = streamconv.plan(checkpoints.internvl_chat(tmp_path_factory.mktemp("src") / "hub"))
