@@ -77,13 +77,13 @@ class NumpyArrays:
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
         import numpy as np
 
-        array = np.empty(stored_shape(dtype, shape), self.dtype(dtype))
+        array = np.empty(array_shape(dtype, shape), self.dtype(dtype))
         return array, array.reshape(-1).view(np.uint8).data
 
     def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         import numpy as np
 
-        return np.frombuffer(memory, self.dtype(dtype)).reshape(stored_shape(dtype, shape))
+        return np.frombuffer(memory, self.dtype(dtype)).reshape(array_shape(dtype, shape))
 
 
 class TorchArrays:
@@ -100,16 +100,16 @@ class TorchArrays:
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
         import torch
 
-        tensor = torch.empty(stored_shape(dtype, shape), dtype=self.dtype(dtype))
+        tensor = torch.empty(array_shape(dtype, shape), dtype=self.dtype(dtype))
         return tensor, tensor.reshape(-1).view(torch.uint8).numpy().data
 
     def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         import torch
 
-        return torch.frombuffer(memory, dtype=self.dtype(dtype)).reshape(stored_shape(dtype, shape))
+        return torch.frombuffer(memory, dtype=self.dtype(dtype)).reshape(array_shape(dtype, shape))
 
 
-def stored_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
+def array_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape in elements of whole bytes: two elements of four bits count as one.
 
     Raises UsageError if the elements do not fill whole bytes.

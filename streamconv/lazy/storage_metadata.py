@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from streamconv.checkpoint.tied_weights import tied_embeddings
-from streamconv.lazy.arrays import stored_shape
+from streamconv.lazy.arrays import array_shape
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.load_errors import shape_error
 from streamconv.lazy.tensor import LazyTensor
@@ -88,7 +88,7 @@ def metadata_of(keys: Keys) -> Metadata:
 
 def _tensor_metadata(key: str, tensor: LazyTensor) -> TensorStorageMetadata:
     """Return the size, the dtype and the chunks of a tensor: its experts, if it has several."""
-    size = stored_shape(tensor.get_dtype(), tensor.shape)
+    size = array_shape(tensor.get_dtype(), tensor.shape)
     lengths = tensor.units if size[1:] else size
     begins = accumulate(chain((0,), lengths))
     inner = [0] * (len(size) - 1)

@@ -18,7 +18,7 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.dtype_kernels import STORED, narrow
 from streamconv.quantization.grids import Grids
 from streamconv.quantization.pair_tables import has_pair_table, look_up, pair_table
-from streamconv.quantization.unpack import Loaded, grid_rows, values_of_bytes
+from streamconv.quantization.unpack import LoadedPlane, grid_rows, values_of_bytes
 from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
@@ -35,8 +35,8 @@ class RowDecoder:
     def __init__(
         self,
         decoding: Decoding,
-        codes: Loaded,
-        others: Mapping[str, Loaded],
+        codes: LoadedPlane,
+        others: Mapping[str, LoadedPlane],
         target: str,
         workspace: Workspace,
     ) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.quantization.dtype_kernels import as_float32
-from streamconv.quantization.unpack import Loaded, grid_rows
+from streamconv.quantization.unpack import LoadedPlane, grid_rows
 from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
@@ -21,7 +21,11 @@ class Grids:
     """The grids of one matrix. Their tensors are in memory, as far as they are needed."""
 
     def __init__(
-        self, decoding: Decoding, codes: str, others: Mapping[str, Loaded], workspace: Workspace
+        self,
+        decoding: Decoding,
+        codes: str,
+        others: Mapping[str, LoadedPlane],
+        workspace: Workspace,
     ) -> None:
         """Check everything that concerns the matrix as a whole.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.dtype_kernels import STORED, narrow, values_of
-from streamconv.quantization.unpack import Loaded, pairs_of_bytes
+from streamconv.quantization.unpack import LoadedPlane, pairs_of_bytes
 from streamconv.quantization.workspace import Workspace
 
 Array = npt.NDArray[Any]
@@ -75,8 +75,8 @@ def pair_table(
 
 def look_up(
     table: Array,
-    codes: Loaded,
-    others: Mapping[str, Loaded],
+    codes: LoadedPlane,
+    others: Mapping[str, LoadedPlane],
     rows: range,
     result: Array,
     workspace: Workspace,
@@ -103,7 +103,12 @@ def look_up(
 
 
 def _look_up_rows(
-    table: Array, codes: Loaded, scales: Loaded, rows: range, result: Array, workspace: Workspace
+    table: Array,
+    codes: LoadedPlane,
+    scales: LoadedPlane,
+    rows: range,
+    result: Array,
+    workspace: Workspace,
 ) -> None:
     """Fill rows of the result if a byte has two codes of a column."""
     first, last = rows.start // 2, (rows.stop - 1) // 2 + 1
@@ -121,7 +126,7 @@ def _look_up_rows(
 
 
 def _places(
-    data: Array, scales: Loaded, numbers: Array, workspace: Workspace, *, codes_across: int
+    data: Array, scales: LoadedPlane, numbers: Array, workspace: Workspace, *, codes_across: int
 ) -> Array:
     """Return the place of each byte in the table.
 

@@ -25,7 +25,7 @@ _HEIGHT, _WIDTH = 512, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedPlane:
     """Bytes of a plane in memory: some rows of its tensor for one matrix."""
 
     name: str
@@ -37,7 +37,7 @@ class Loaded:
     """The rows as bytes, `[rows, bytes of a row]`; columns of the tensor if it is transposed."""
 
     @classmethod
-    def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "Loaded":
+    def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "LoadedPlane":
         """Return rows of a tensor. If it is transposed, they are turned into rows of the grid."""
         data: Array = np.frombuffer(raw, np.uint8)
         if not plane.is_transposed:
@@ -63,7 +63,9 @@ def rows_needed(plane: Plane, rows: range) -> range:
     return range(first, last + 1)
 
 
-def grid_rows(loaded: Loaded, rows: range, columns: int, role: str, workspace: Workspace) -> Array:
+def grid_rows(
+    loaded: LoadedPlane, rows: range, columns: int, role: str, workspace: Workspace
+) -> Array:
     """Return rows of a grid as float32.
 
     Args:
@@ -95,7 +97,7 @@ def values_of_bytes(plane: Plane) -> Array:
     return _codes(plane)
 
 
-def _check_range(loaded: Loaded, values: Array) -> None:
+def _check_range(loaded: LoadedPlane, values: Array) -> None:
     """Raise BadCheckpoint for a code that is wider than the format says."""
     most = 1 << (loaded.plane.bits - 1)
     wrong = (values < -most) | (values >= most)
@@ -135,7 +137,7 @@ def _take(table: Array, numbers: Array, role: str, workspace: Workspace) -> Arra
     return entries.view(np.float32)
 
 
-def _unpack_rows(loaded: Loaded, rows: range, columns: int) -> Array:
+def _unpack_rows(loaded: LoadedPlane, rows: range, columns: int) -> Array:
     """Return rows of a grid, several of which are in one row of elements."""
     plane = loaded.plane
     width = DTYPE_BITS[plane.dtype] // 8

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from streamconv.catalog.families import Form
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Module, Stack
-from streamconv.lazy.arrays import stored_shape
+from streamconv.lazy.arrays import array_shape
 from streamconv.planning.build import Outputs
 from streamconv.planning.rearrangement import copy_of
 from streamconv.planning.stack_outputs import InputIndex, OutputTensor
@@ -67,7 +67,7 @@ def plan_module(outputs: Outputs, stack: Stack, module: Module) -> ModulePlan:
         names = tuple(suffix(info.name) for info in inputs)
         for number, name in enumerate(names):
             uses.setdefault(name, []).append((len(planned), number))
-        shape = stored_shape(inputs[0].dtype, output.shape)
+        shape = array_shape(inputs[0].dtype, output.shape)
         planned.append(
             PlannedOutput(
                 output.suffix, names, plan_moves(output.sections, shape, inputs[0].nbytes)

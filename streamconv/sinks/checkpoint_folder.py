@@ -24,7 +24,7 @@ from streamconv.sinks.overlap import ReadPath, check_not_read, source_paths
 from streamconv.sinks.preflight import check_location, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
-from streamconv.sinks.workspace import Workspace
+from streamconv.sinks.workspace import RunWorkspace
 from streamconv.sources.open import is_url
 from streamconv.system.file_ops import Files
 from streamconv.system.identity import Identity
@@ -78,7 +78,7 @@ class CheckpointFolder:
         self._reads = tuple(reads)
         self._files = files or system_files()
         self._part = part or Partition()
-        self._workspace = Workspace(
+        self._workspace = RunWorkspace(
             RunPaths(self.target), self._part, self._files, overwrite=overwrite
         )
         self._resume_state = ResumeState(

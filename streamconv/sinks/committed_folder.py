@@ -12,14 +12,14 @@ from streamconv.planning.plan import Piece
 from streamconv.sinks.base import HashEvent
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.os_errors import map_os_errors
-from streamconv.sinks.workspace import Workspace
+from streamconv.sinks.workspace import RunWorkspace
 from streamconv.sources.base import Source
 
 
 class CommittedFolder:
     """The open output for a committed result. See `OpenOutput` for what each method promises."""
 
-    def __init__(self, finished: Mapping[int, Finished], workspace: Workspace) -> None:
+    def __init__(self, finished: Mapping[int, Finished], workspace: RunWorkspace) -> None:
         """Take over a workspace whose lock is held.
 
         Args:

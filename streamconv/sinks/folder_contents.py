@@ -33,7 +33,7 @@ class KnownPaths(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FolderEntry:
     """A file or folder that may be removed."""
 
     name: str
@@ -60,11 +60,11 @@ class FolderContents:
     """Everything in a folder."""
 
     folder: Path
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[FolderEntry, ...] = ()
     """In the order of their paths; a folder before all that is in it."""
     foreign: tuple[Foreign, ...] = ()
 
-    def files(self) -> list[Entry]:
+    def files(self) -> list[FolderEntry]:
         """Return the entries that are files."""
         return [entry for entry in self.entries if not entry.is_folder]
 
@@ -111,7 +111,7 @@ def list_contents(
     if not files.is_folder(folder) or files.is_link(folder):
         return FolderContents(folder)
     mounted = mount_points()
-    entries: list[Entry] = []
+    entries: list[FolderEntry] = []
     foreign: list[Foreign] = []
     status = files.stat(folder, follow=False)
     if here := obstacle(folder, status, frozenset(), any_owner=any_owner):
@@ -175,7 +175,7 @@ def _remove_if_empty(folder: Path, files: Files) -> bool:
     return True
 
 
-def _is_unchanged(path: Path, entry: Entry, files: Files) -> bool:
+def _is_unchanged(path: Path, entry: FolderEntry, files: Files) -> bool:
     """Return True if a file is as it was listed, or gone."""
     try:
         status = files.stat(path, follow=False)
@@ -184,9 +184,9 @@ def _is_unchanged(path: Path, entry: Entry, files: Files) -> bool:
     return _facts(_entry(entry.name, status)) == _facts(entry)
 
 
-def _entry(name: str, status: os.stat_result) -> Entry:
+def _entry(name: str, status: os.stat_result) -> FolderEntry:
     is_folder = stat.S_ISDIR(status.st_mode)
-    return Entry(
+    return FolderEntry(
         name,
         is_folder,
         0 if is_folder else status.st_size,
@@ -195,7 +195,7 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     )
 
 
-def _facts(entry: Entry) -> tuple[bool, int, int]:
+def _facts(entry: FolderEntry) -> tuple[bool, int, int]:
     """Return the facts that show if an entry has changed since it was listed.
 
     The inode does not count: some network file systems change it later.

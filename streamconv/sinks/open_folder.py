@@ -13,7 +13,7 @@ from streamconv.sinks.journal_files import OpenJournal
 from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.resume import all_pieces
 from streamconv.sinks.shard_files import Shards
-from streamconv.sinks.workspace import Workspace
+from streamconv.sinks.workspace import RunWorkspace
 from streamconv.sources.base import Source
 from streamconv.system.cores import cores
 
@@ -25,7 +25,7 @@ class OpenFolder:
         self,
         plan: Plan,
         finished: Mapping[int, Finished],
-        workspace: Workspace,
+        workspace: RunWorkspace,
         journal: OpenJournal,
         *,
         modes: tuple[int, int] | None,

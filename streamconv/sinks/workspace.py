@@ -23,7 +23,7 @@ from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
 
-class Workspace:
+class RunWorkspace:
     """The files of one part of the run that converts to a target."""
 
     def __init__(self, paths: RunPaths, part: Partition, files: Files, *, overwrite: bool) -> None:

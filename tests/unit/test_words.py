@@ -128,3 +128,13 @@ def test_public_names_are_documented(name: str) -> None:
     assert text
     if inspect.isfunction(thing):
         assert [block for block in BLOCKS if f"\n{block}\n" not in text] == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A reader who has seen one of them would take the other for it. Private ones may."""
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(from_root(path))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -15,7 +15,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.decode import RowDecoder
 from streamconv.quantization.stored_shape import read_shape
-from streamconv.quantization.unpack import Loaded, rows_needed
+from streamconv.quantization.unpack import LoadedPlane, rows_needed
 from streamconv.quantization.workspace import Workspace
 from streamconv.sources.base import Read
 
@@ -114,14 +114,14 @@ class PendingRows:
         assert self.codes is not None
         plane = self.decoding.codes
         first = rows_needed(plane, self.rows).start
-        codes = Loaded.of(self.cast.stored.name, plane, first, self.codes)
+        codes = LoadedPlane.of(self.cast.stored.name, plane, first, self.codes)
         others = {}
         planes = zip(self.cast.companions, self.decoding.planes, self.others, strict=True)
         for info, (role, other), (rows, buffer) in planes:
             if role == "shape":
                 self._check_shape(info, buffer)
             else:
-                others[role] = Loaded.of(info.name, other, rows.start, buffer)
+                others[role] = LoadedPlane.of(info.name, other, rows.start, buffer)
         return RowDecoder(self.decoding, codes, others, self.info.dtype, workspace)
 
     def _check_shape(self, info: TensorInfo, raw: memoryview) -> None:

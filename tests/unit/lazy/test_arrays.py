@@ -8,7 +8,7 @@ import torch
 
 from streamconv.errors import UsageError
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.lazy.arrays import arrays_of, format_dtype, nbytes_of, stored_shape
+from streamconv.lazy.arrays import array_shape, arrays_of, format_dtype, nbytes_of
 
 
 @pytest.mark.parametrize("framework", ["pt", "np"])
@@ -44,11 +44,11 @@ def test_dtypes_of_torch_are_named_as_in_the_format() -> None:
 
 
 def test_two_codes_of_four_bits_are_one_element() -> None:
-    assert stored_shape("F4", (3, 8)) == (3, 4)
-    assert stored_shape("F32", (3, 8)) == (3, 8)
+    assert array_shape("F4", (3, 8)) == (3, 4)
+    assert array_shape("F32", (3, 8)) == (3, 8)
     for dtype, shape in (("F4", (3, 7)), ("F4", ()), ("F6_E2M3", (4,))):
         with pytest.raises(UsageError, match="no array has such elements"):
-            stored_shape(dtype, shape)
+            array_shape(dtype, shape)
 
 
 def test_an_unknown_framework() -> None:

@@ -9,7 +9,7 @@ from quantized import Case
 
 from streamconv.errors import BadCheckpoint
 from streamconv.quantization.grids import Grids
-from streamconv.quantization.unpack import Loaded
+from streamconv.quantization.unpack import LoadedPlane
 from streamconv.quantization.workspace import Workspace
 
 
@@ -20,7 +20,7 @@ def grids_of(case: Case) -> Grids:
     assert cast.decoding is not None
     pairs = zip(cast.companions, cast.decoding.planes, strict=True)
     others = {
-        role: Loaded.of(info.name, plane, 0, raw(case.tensors[info.name.removeprefix("a")]))
+        role: LoadedPlane.of(info.name, plane, 0, raw(case.tensors[info.name.removeprefix("a")]))
         for info, (role, plane) in pairs
         if role != "shape"
     }

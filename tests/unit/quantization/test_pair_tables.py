@@ -8,7 +8,7 @@ import torch
 
 from streamconv.checkpoint.decoding import Decoding, Plane
 from streamconv.quantization.pair_tables import has_pair_table, look_up, pair_table
-from streamconv.quantization.unpack import E2M1, Loaded
+from streamconv.quantization.unpack import E2M1, LoadedPlane
 from streamconv.quantization.workspace import Workspace
 
 VALUES = torch.tensor([*E2M1, *(-value for value in E2M1)])
@@ -37,8 +37,8 @@ def test_every_scale_with_every_code(scale: str, packed: str, target: str) -> No
     rng = np.random.default_rng(4)
     raw = rng.permutation(np.repeat(EVERY, 16)).reshape(decoding.codes.stored)
     scales = EVERY.reshape(others["scale"].stored)
-    codes = Loaded("a", decoding.codes, 0, raw)
-    loaded = {"scale": Loaded("s", others["scale"], 0, scales)}
+    codes = LoadedPlane("a", decoding.codes, 0, raw)
+    loaded = {"scale": LoadedPlane("s", others["scale"], 0, scales)}
     numbers = torch.empty(decoding.shape)
     pairs = (
         numbers.reshape(256, 16, 2).unbind(-1)

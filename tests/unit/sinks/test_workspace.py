@@ -11,7 +11,7 @@ from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, finished_line, opening_line
 from streamconv.sinks.run_paths import RunPaths
-from streamconv.sinks.workspace import Workspace
+from streamconv.sinks.workspace import RunWorkspace
 from streamconv.system.file_ops import Files
 from streamconv.system.planted import PlantedFile
 
@@ -23,8 +23,8 @@ def plan(tmp_path: Path) -> Plan:
     return plan_of(SIZES, tmp_path / "source")
 
 
-def workspace(folder: Path, part: Partition | None = None) -> Workspace:
-    return Workspace(RunPaths(folder / "out"), part or Partition(), Files(), overwrite=False)
+def workspace(folder: Path, part: Partition | None = None) -> RunWorkspace:
+    return RunWorkspace(RunPaths(folder / "out"), part or Partition(), Files(), overwrite=False)
 
 
 def write_result(folder: Path, plan: Plan) -> None:
