@@ -26,14 +26,15 @@ def unknown_next_to_experts(
         family: The family, if it is known.
         model_type: The `model_type` of config.json.
         hub_names: Every tensor by its hub name.
-        stacks: The expert stacks, whose modules are looked through.
+        stacks: The expert stacks. Those of the family are looked through.
     """
     known = family.names_next_to_experts(model_type) if family else ()
-    if not known:
+    own = tuple(stack for stack in stacks if family and stack.pattern in family.stacks)
+    if not known or not own:
         return ()
     return tuple(
         hub_names[prefix + name].name
-        for prefix, name in _next_to_experts(hub_names, tuple(stacks))
+        for prefix, name in _next_to_experts(hub_names, own)
         if not _is_known(name, known)
     )
 

@@ -55,7 +55,8 @@ def loading_line(plan: Plan, path: str) -> str:
             f"transformers; `streamconv check {place}` shows if transformers does"
         )
     if family is None:
-        return f"see if transformers loads it: `streamconv check {place}`"
+        way = f"see if transformers loads it: `streamconv check {place}`"
+        return way if plan.source.model_type else "add config.json, to find out what loads it"
     name = f"the form {form}" if form else "these layouts"
     way = ""
     if LOADED in family.forms:

@@ -32,7 +32,7 @@ def made(name: str = "a.weight", file: str = "", **config: Any) -> Checkpoint:
         (made("model.layers.0.mlp.switch_mlp.gate_proj.weight"), "mlx"),
         (made(quantization={"group_size": 64, "bits": 4}), "mlx"),
         (made(file="quant_model_description.json"), "modelslim"),
-        (made(file="params.json"), "mistral-native"),
+        (made("tok_embeddings.weight", file="params.json"), "mistral-native"),
         (made(file="hf_quant_config.json"), "modelopt"),
         (made("midlayer.mlp.up_proj.weight"), "eagle"),
         (made("d2t"), "eagle"),
@@ -57,7 +57,7 @@ def test_only_some_kinds_are_refused() -> None:
     for kind in checkpoint_kinds():
         assert kind.says
         assert kind.files or kind.parts or kind.names or kind.config or kind.architectures
-    check_kind(made(file="params.json"))
+    check_kind(made("tok_embeddings.weight"))
     with pytest.raises(PlanRefused, match="it is an adapter") as caught:
         check_kind(made(file="adapter_config.json"))
     assert caught.value.hint.startswith("merge it into its base model first")

@@ -28,6 +28,8 @@ def test_from_layouts_to_layouts() -> None:
     plan = planned(experts(PREFIX, 3, 4, 6), "stacked", model_type="never_heard_of")
     assert from_to(plan) == "never_heard_of, per-expert -> stacked"
     assert loading_line(plan, "o") == "see if transformers loads it: `streamconv check o`"
+    nameless = planned(experts(PREFIX, 3, 4, 6), "stacked", model_type="")
+    assert loading_line(nameless, "o") == "add config.json, to find out what loads it"
     assert return_line(plan, "o") == "go back with `streamconv split o DIR`"
     back = planned(experts(PREFIX, 3, 4, 6, "stacked"), "per-expert", model_type="never_heard_of")
     assert from_to(back) == "never_heard_of, stacked -> per-expert"
