@@ -7,6 +7,7 @@ system really does is kept: a descriptor is gone also where closing it fails.
 import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class Fault:
     """Whether all of them go wrong from then on."""
 
 
+Site = tuple[str, ...]
+"""The lines of the package that lead to an operation, and its name."""
+
+
 class Twin(LinuxFiles):
     """The `at`-th of the operations that a fault is for goes wrong, counting from 1."""
 
@@ -67,6 +72,8 @@ class Twin(LinuxFiles):
         self.at = at
         self.fault = fault
         self.done: list[str] = []
+        self.sites: list[Site] = []
+        """From where each of them came, if nothing is to go wrong."""
         self.struck = 0
         """How many operations went wrong."""
         self._counted = 0
@@ -76,6 +83,8 @@ class Twin(LinuxFiles):
         """Goes wrong where that is due; true where less is to be done."""
         with self._counting:
             self.done.append(name)
+            if self.fault is None:
+                self.sites.append(_site(name))
             if self.fault is None or name not in self.fault.only:
                 return False
             self._counted += 1
@@ -84,6 +93,17 @@ class Twin(LinuxFiles):
                 return False
             self.struck += 1
         return self.fault.strike()
+
+
+def _site(name: str) -> Site:
+    """Return the lines of the package that are being run, and the name."""
+    lines = []
+    frame = sys._getframe(3)
+    while frame.f_back is not None:
+        if frame.f_globals["__name__"].startswith("streamconv."):
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        frame = frame.f_back
+    return (*lines, name)
 
 
 def _operation(name: str) -> Callable[..., Any]:
@@ -136,8 +156,8 @@ KILLED = Fault(_dies, LASTING)
 FAULTS = {
     "EIO": Fault(_fails(errno.EIO)),
     "ENOSPC": Fault(_fails(errno.ENOSPC), FILLING),
-    "EDQUOT": Fault(_fails(errno.EDQUOT), FILLING),
-    "EROFS": Fault(_fails(errno.EROFS), CHANGING),
+    "EDQUOT": Fault(_fails(errno.EDQUOT), MAKING),
+    "EROFS": Fault(_fails(errno.EROFS), (*MAKING, *REMOVING)),
     "a disk that is gone": Fault(_fails(errno.EIO), lasting=True),
     "a full disk": Fault(_fails(errno.ENOSPC), FILLING, lasting=True),
     "a target that can only be read": Fault(_fails(errno.EROFS), CHANGING, lasting=True),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import CHANGING, DEATH, Twin, in_a_child, with_files
+from faulty import CHANGING, DEATH, Site, Twin, in_a_child, with_files
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
 import streamconv
@@ -86,6 +86,14 @@ def plain(src: Path, dst: Path, way: str) -> None:
         assert "not empty" in error.message
 
 
+def first_and_last(numbers: list[int], sites: list[Site]) -> list[int]:
+    """Those of the operations that the same lines of the package make before and after others."""
+    by_site: dict[Site, list[int]] = {}
+    for number in numbers:
+        by_site.setdefault(sites[number - 1], []).append(number)
+    return sorted({each[end] for each in by_site.values() for end in (0, -1)})
+
+
 @pytest.mark.parametrize("go_on", [again, plain])
 @pytest.mark.parametrize("way", COMMIT)
 def test_killed_at_each_operation_of_the_commit(
@@ -106,9 +114,8 @@ def test_killed_at_each_operation_of_the_commit(
     assert [path.name for path in undisturbed.iterdir()] == ["dst"]
     first = 1 if way.startswith("finish") else len(files.done) - files.done[::-1].index("_allocate")
     place = ground / "killed"
-    for at in range(first, len(files.done) + 1):
-        if files.done[at - 1] not in CHANGING:
-            continue
+    changes = [at for at in range(first, len(files.done) + 1) if files.done[at - 1] in CHANGING]
+    for at in first_and_last(changes, files.sites):
         shutil.copytree(ready, place)
         code = in_a_child(Twin(at, DEATH), lambda: last_step(src, place / "dst", way))
         assert code == -signal.SIGKILL

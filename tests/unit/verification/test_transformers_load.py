@@ -14,11 +14,13 @@ import jsonschema
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from folders import qwen_tensors, write_checkpoint
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import streamconv
+from streamconv.cli import cli
 from streamconv.errors import BadCheckpoint, PlanRefused
 from streamconv.report.messages import loading_table
 
@@ -154,18 +156,14 @@ def test_a_config_that_makes_no_model(config: dict[str, Any], tmp_path: Path) ->
     assert "\n" not in error.value.message
 
 
-def command(*args: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "streamconv", "check", *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
 def test_the_command_line(qwen: Path, tmp_path: Path) -> None:
     """0 where it would load, 5 where not, and JSON of the schema."""
-    clean = command(qwen)
-    assert (clean.returncode, clean.stderr) == (0, "")
+    clean = CliRunner().invoke(cli, ["check", str(qwen)])
+    assert (clean.exit_code, clean.stderr) == (0, "")
     assert "cleanly" in clean.stdout
     damaged = edited(qwen, tmp_path / "damaged", lambda t: (t.pop(NORM), t.pop(EXPERT)))
-    done = command(damaged, "--json")
+    line = [sys.executable, "-m", "streamconv", "check", str(damaged), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert "would not load cleanly" in done.stderr
     fields = json.loads(done.stdout)
