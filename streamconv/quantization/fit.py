@@ -45,7 +45,7 @@ def fit(
             f"it is {codes.dtype}, and {row.name} is {' or '.join(sorted(row.codes.dtypes))}", 0
         )
     misfits = []
-    for shape in _codes(codes, row.codes):
+    for shape in _codes(codes, row):
         solved = _solve(row, stem, shape, stated, recorded)
         if not isinstance(solved, Misfit):
             return solved
@@ -65,11 +65,11 @@ def parts_of(row: NumberFormat, stem: Stem) -> Iterator[tuple[Part, TensorInfo]]
             yield part, info
 
 
-def _codes(info: TensorInfo, part: Part) -> Iterator[Codes]:
+def _codes(info: TensorInfo, row: NumberFormat) -> Iterator[Codes]:
     """Yield the codes with each choice of their axes."""
-    shape = info.shape
+    shape, part = info.shape, row.codes
     if part.joined > 1:
-        if len(shape) < part.joined + 1:
+        if len(shape) < part.joined + 1 or not _is_group(info, row):
             return
         shape = (*shape[: -part.joined], math.prod(shape[-part.joined :]))
     if len(shape) < 2 or not math.prod(shape):
@@ -80,6 +80,13 @@ def _codes(info: TensorInfo, part: Part) -> Iterator[Codes]:
             packed = axis.packed if DTYPE_BITS[info.dtype] >= 8 else 1
             sizes[axis.name] = (packed * (length - 1) + 1, packed * length)
         yield Codes(info, part, (first, second), shape[:-2], (shape[-2], shape[-1]), sizes)
+
+
+def _is_group(info: TensorInfo, row: NumberFormat) -> bool:
+    """Return True if the last dimension of codes holds those of one scale."""
+    scale = row.part("scale")
+    per = {axis.per for axes in (scale.axes if scale else ()) for axis in axes}
+    return info.shape[-1] * DTYPE_BITS[info.dtype] // (row.codes.bits or 8) in per
 
 
 def _solve(

@@ -8,7 +8,7 @@ from streamconv.catalog.companions import companion_suffixes, split_name
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import quoted
 from streamconv.quantization.number_format import NumberFormat, Part, activation_words
-from streamconv.quantization.placement import Codes
+from streamconv.quantization.placement import FREE, WHOLE, Codes
 from streamconv.quantization.stems import Stem
 
 _NOUNS = {
@@ -96,11 +96,13 @@ def misplaced(
     """Return why the shapes do not fit, as a clause."""
     listed = ", ".join(f"{quoted(info.name)} {list(info.shape)}" for info in found.values())
     given = [
-        f"{key} {', '.join(sorted(str(value) for value in values))}"
+        f"{key} {', '.join(sorted('of a whole row' if n == WHOLE else str(n) for n in values))}"
         for key in ("block", "group")
         if (values := stated.get(key, set()) - {None})
     ]
-    said = f"; config.json says {' and '.join(given)}" if given else ""
+    is_free = any(axis.per in FREE for part in found for axes in part.axes for axis in axes)
+    unsaid = "; config.json does not say how large a group or block is" if is_free else ""
+    said = f"; config.json says {' and '.join(given)}" if given else unsaid
     return f"{listed} does not divide its shape {list(codes.info.shape)} as {row.name} does{said}"
 
 

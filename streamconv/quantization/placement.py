@@ -13,7 +13,13 @@ from streamconv.quantization.number_format import Axis, NumberFormat, Part
 
 HALF = "p"
 """`Axis.per` of an axis with gate and up, if each has one number: it is for half of the axis."""
+EXPERT = "e"
+"""`Axis.per` of an axis with several experts below one another, if each has one number."""
+WHOLE = -1
+"""The size of a group that has all of an axis."""
 BLOCK_AXES = ("b", "c")
+FREE = (*BLOCK_AXES, "g")
+"""`Axis.per` of axes with groups or blocks of a size that only config.json tells."""
 USUAL_BLOCK = 128
 """Rows and columns of a block if config.json does not say, as in transformers. The last block of
 this size may be smaller. Other blocks have to divide the matrix."""
@@ -123,12 +129,17 @@ def _blocks(
         if axis.per == HALF:
             choices[axis.name] = [sizes[axis.name] // 2] if sizes[axis.name] % 2 == 0 else []
             continue
+        count = tail[place] if place < len(tail) else 0
+        if axis.per == EXPERT:
+            choices[axis.name] = (
+                [sizes[axis.name] // count] if count and not sizes[axis.name] % count else []
+            )
+            continue
         symbols += 1
-        size, count = sizes[axis.name], tail[place] if place < len(tail) else 0
-        divided = [size // count] if count and not size % count else []
-        if axis.per in BLOCK_AXES and -(-size // USUAL_BLOCK) == count:
+        divided = _divided(sizes[axis.name], count)
+        if axis.per in BLOCK_AXES and -(-sizes[axis.name] // USUAL_BLOCK) == count:
             divided = [USUAL_BLOCK]
-        choices[axis.name] = _stated(axis, stated, divided)
+        choices[axis.name] = _stated(axis, stated, divided, sizes[axis.name])
     given = {block for block in stated.get("block", ()) if block is not None}
     if symbols == 2 and given:
         for o, i in sorted(given):
@@ -138,13 +149,27 @@ def _blocks(
         yield {"o": o, "i": i}
 
 
-def _stated(axis: Axis, stated: Mapping[str, set[Any]], divided: list[int]) -> list[int]:
+def _divided(size: int, count: int) -> list[int]:
+    """Return the size of blocks that divide an axis evenly, if nothing else says it.
+
+    None if the last block can be smaller: others of a power of two would give as many.
+    """
+    if not count or size % count:
+        return []
+    block = size // count
+    power = 1 << (block - 1).bit_length()
+    is_open = count > 1 and power != block and -(-size // power) == count
+    return [] if is_open else [block]
+
+
+def _stated(axis: Axis, stated: Mapping[str, set[Any]], divided: list[int], size: int) -> list[int]:
     """Return the sizes of groups that the configuration gives for an axis.
 
     If it gives none, or only for some weights, the sizes that the shapes allow are included.
     """
     groups = stated.get("group", {None}) if axis.per == "g" else {None}
     given = sorted(g for g in groups if type(g) is int and g > 0)
+    given += [size] if WHOLE in groups else []
     return [*given, *divided] if len(given) < len(groups) else given
 
 

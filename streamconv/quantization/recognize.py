@@ -21,6 +21,7 @@ from streamconv.quantization.number_format import (
     named_formats,
     number_formats,
 )
+from streamconv.quantization.placement import WHOLE
 from streamconv.quantization.stems import CODES, Stem, decoded_name, looks_quantized, stems
 from streamconv.quantization.stored_shape import ReadSmall, stored_shape
 
@@ -164,6 +165,8 @@ class _Recognizer:
             if announced.allows(row):
                 for key in ("group", "block", "symmetric"):
                     value = announced.facts.get(key)
+                    if key == "group" and announced.facts.get("strategy") == "channel":
+                        value = WHOLE
                     stated.setdefault(key, set()).add(
                         tuple(value) if isinstance(value, list) else value
                     )

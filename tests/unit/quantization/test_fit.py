@@ -26,3 +26,45 @@ def test_a_shape_that_is_not_that_of_the_codes(shape: list[int], says: str) -> N
     with pytest.raises(BadCheckpoint, match=says) as error:
         decoded_of(source_of(replace(case, tensors=tensors)), "BF16")
     assert "a.weight_shape" in error.value.message
+
+
+@pytest.mark.parametrize("change", ["fewer bytes in a group", "another axis last"])
+def test_a_dimension_for_groups_that_holds_none(change: str) -> None:
+    """As many bytes in all would do for the scales of gpt-oss."""
+    case = CASES["mxfp4 of gpt-oss"]()
+    blocks = case.tensors["_blocks"]
+    other = blocks[..., :-1] if change.startswith("fewer") else blocks.mT
+    tensors = {**case.tensors, "_blocks": other.contiguous()}
+    with pytest.raises(BadCheckpoint, match=r"its shape .* is no matrix"):
+        decoded_of(source_of(replace(case, tensors=tensors)), "BF16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("int4, odd last group", "group_size", None),
+        ("int4, odd last group", "strategy", "channel"),
+        ("fp8 blocks of compressed-tensors", "block_structure", None),
+    ],
+)
+def test_groups_that_may_end_early(kind: str, key: str, value: object) -> None:
+    """Three groups of 45 inputs may have 16, and not 15: that is not guessed."""
+    case = CASES[kind]()
+    section = case.config["quantization_config"]
+    group = section["config_groups"]["group_0"]
+    weights = {**group["weights"], "group_size": None, key: value}
+    config = {**section, "config_groups": {"group_0": {**group, "weights": weights}}}
+    with pytest.raises(
+        BadCheckpoint, match=r"does not divide its shape.*config.json (does not say how|says group)"
+    ):
+        decoded_of(source_of(replace(case, config={"quantization_config": config})), "BF16")
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_bits", 4), ("type", "int")])
+def test_other_codes_than_config_json_says(key: str, value: object) -> None:
+    case = CASES["fp8 channels"]()
+    section = case.config["quantization_config"]
+    weights = {**section["config_groups"]["group_0"]["weights"], key: value}
+    config = {**section, "config_groups": {"group_0": {"weights": weights}}}
+    with pytest.raises(BadCheckpoint, match=r"config.json does not say so"):
+        decoded_of(source_of(replace(case, config={"quantization_config": config})), "BF16")
