@@ -18,11 +18,11 @@ from safetensors import deserialize
 from streamconv import convert, merge, plan
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import COUNT_KEYS, HUB_NAMES, Family, Form
+from streamconv.catalog.layouts import PER_EXPERT
 from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.errors import VerifyFailed
 from streamconv.formats.safetensors import Entry
 from streamconv.formats.safetensors_writer import build_header
-from streamconv.planning.target import PER_EXPERT
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10
 SHARD_BYTES = 20_000

@@ -75,7 +75,7 @@ def split(src: Location, dst: Location, **options: Unpack[RunOptions]) -> "Resul
     Raises:
         {errors}
     """
-    from streamconv.planning.target import PER_EXPERT
+    from streamconv.catalog.layouts import PER_EXPERT
 
     return _run(src, dst, PER_EXPERT, options)
 

@@ -17,6 +17,9 @@ from streamconv.catalog.templates import Template
 from streamconv.catalog.weight_kinds import MATRICES, WeightKind
 from streamconv.errors import UsageError, did_you_mean, quoted
 
+PER_EXPERT = "per-expert"
+"""The layout with a tensor for each projection of each expert, as `streamconv split` writes it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Naming:

@@ -6,8 +6,8 @@ A template puts each of them into the tensor's name or into its shape, in the no
     experts.{e}.{p}.weight : i h          one tensor per expert and projection, [I, H]
     experts.gate_up_proj : e (p i) h      one tensor, [E, 2I, H], gate rows above up rows
 
-Two templates of one weight determine how its bytes move (`planning/rearrangement`). There is no
-table of pairs of layouts, and no direction has code of its own.
+Two templates of one weight determine how its bytes move (`planning/plan_rearrangement`). There is
+no table of pairs of layouts, and no direction has code of its own.
 """
 
 import math

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamconv.catalog.families import Family
-from streamconv.checkpoint.casting import FLOATS, Casting, protected_kind
+from streamconv.checkpoint.casting import FLOATS, Casting
+from streamconv.checkpoint.protected_tensors import protected_kind
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
 
+TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
+"""Sections that may describe the language model of a model; "" is the top level."""
 MAX_DEPTH = 32
 """No section of a config is nested deeper."""
 

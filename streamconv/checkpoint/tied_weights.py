@@ -7,12 +7,11 @@ the head is another checkpoint's, the two contradict each other.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 
 HEAD = "lm_head.weight"
 EMBEDDINGS = "embed_tokens.weight"
 TIE = "tie_word_embeddings"
-_SECTIONS = ("", "text_config", "llm_config", "language_config")
 
 
 def heads_of_trained_embeddings(
@@ -67,6 +66,6 @@ def _is_tied(config: Mapping[str, Any], part: str) -> bool | None:
     """Return True if config.json ties the head of a part such as `thinker`, None if unclear."""
     own = config_value(config, f"{part}_config") if part else None
     section = own if isinstance(own, Mapping) else config
-    said = {config_value(section, f"{path}.{TIE}") for path in _SECTIONS}
+    said = {config_value(section, f"{path}.{TIE}") for path in TEXT_SECTIONS}
     values = {value for value in said if isinstance(value, bool)}
     return next(iter(values)) if len(values) == 1 else None

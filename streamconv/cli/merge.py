@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from streamconv.cli._completion import complete_target
-from streamconv.cli._options import conversion_options, option, source_argument, target_argument
+from streamconv.cli._conversion_options import conversion_options
+from streamconv.cli._options import option, source_argument, target_argument
 from streamconv.cli._verb import Verb
 
 EXAMPLES = (

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from streamconv.cli._options import conversion_options, source_argument, target_argument
+from streamconv.cli._conversion_options import conversion_options
+from streamconv.cli._options import source_argument, target_argument
 from streamconv.cli._verb import Verb
 
 EXAMPLES = ("streamconv split merged Qwen3-30B-A3B-again",)
@@ -20,7 +21,7 @@ def command(src: str, dst: str, **options: Any) -> None:
     DST is a new checkpoint with the names of the hub. Restores every name, shape, dtype and byte
     of a merged checkpoint.
     """
+    from streamconv.catalog.layouts import PER_EXPERT
     from streamconv.cli._run import run_command
-    from streamconv.planning.target import PER_EXPERT
 
     run_command(src, dst, PER_EXPERT, **options)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form, Group
+from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
+from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout, Naming
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect_form import find_names, form_of, undo_renames
@@ -20,6 +21,7 @@ from streamconv.detection.experts import (
     find_experts,
     stack_experts,
 )
+from streamconv.detection.group_names import companions_of_groups, groups_of
 from streamconv.detection.layer_lists import LayerList, find_layer_lists
 from streamconv.detection.next_to_experts import unknown_next_to_experts
 from streamconv.detection.refusals import Refusal, Refusals
@@ -28,11 +30,7 @@ from streamconv.detection.resolve_layout import (
     recorded_layouts,
 )
 from streamconv.detection.stacks import Stack
-from streamconv.detection.tensor_groups import (
-    companions_of_groups,
-    find_groups,
-    groups_of,
-)
+from streamconv.detection.tensor_groups import stored_groups
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.quantization.announcement import announcements, stated_block
 
@@ -156,7 +154,7 @@ def detect(
         block=stated_block(announcements(checkpoint.config, checkpoint.quant_config)),
         refusals=refusals.by_pattern(),
         counted=counted,
-        groups=_groups(checkpoint, family.forms if family else {}, names, hub_names),
+        groups=stored_groups(checkpoint, family.forms if family else {}, names, hub_names),
         namings={p: resolver.target_naming(p, row.naming) for p, row in rows.items()},
         layer_lists=find_layer_lists(
             (*rows, *refusals.by_pattern()), hub_names, checkpoint.config, family
@@ -228,31 +226,3 @@ def _refuse(family: Family, checkpoint: Checkpoint, refusals: Refusals) -> None:
                 "add --pass-through to copy its experts as they are",
             ),
         )
-
-
-def _groups(
-    checkpoint: Checkpoint,
-    forms: Mapping[str, Form],
-    names: Form,
-    hub_names: Mapping[str, TensorInfo],
-) -> tuple[Stack, ...]:
-    """Return every group, stored as in the form whose names its tensors have.
-
-    That is the form `names`, except for tensors filled in from a template: they have the
-    template's form.
-    """
-    template = checkpoint.template
-    by_form = [(names, hub_names)]
-    if template is not None:
-        filled = {name: info for name, info in hub_names.items() if info.name in template.filled}
-        own = {name: info for name, info in hub_names.items() if name not in filled}
-        by_form = [(names, own), (forms.get(template.names, HUB_NAMES), filled)]
-    return tuple(
-        stack
-        for form, tensors in by_form
-        for stack in find_groups(
-            tensors,
-            {group: form.layout_for(group) for group in groups_of(forms)},
-            checkpoint.config,
-        )
-    )

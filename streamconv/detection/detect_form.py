@@ -6,7 +6,7 @@ from dataclasses import replace
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
-from streamconv.detection.tensor_groups import GroupTensors
+from streamconv.detection.group_names import GroupTensors
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 
 

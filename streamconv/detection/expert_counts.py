@@ -11,15 +11,12 @@ from typing import Any
 from streamconv.catalog.families import COUNT_KEYS, Family
 from streamconv.catalog.routers import router_weights
 from streamconv.catalog.templates import EXPERT
-from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
-
-TEXT_SECTIONS = ("", "text_config", "llm_config", "language_config")
-"""Sections of config.json that may describe the language model of an unknown model type."""
 
 
 @dataclass(frozen=True, slots=True)

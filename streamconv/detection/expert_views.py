@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.catalog.templates import Template
 from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.checkpoint.encoding import View
@@ -17,8 +17,6 @@ from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-
-PER_EXPERT = "per-expert"
 
 
 def is_one_by_one(stack: Stack) -> bool:

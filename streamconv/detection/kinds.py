@@ -6,11 +6,10 @@ from fnmatch import fnmatchcase
 
 from streamconv.catalog.checkpoint_kinds import CheckpointKind, checkpoint_kinds
 from streamconv.catalog.families import COUNT_KEYS
-from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
-from streamconv.detection.expert_counts import TEXT_SECTIONS
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.quantization.describe import format_uses
 from streamconv.quantization.recognize import recognize

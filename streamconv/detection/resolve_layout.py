@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.catalog.layouts import NamedLayout, Naming
-from streamconv.checkpoint.config import config_value
+from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.detection.expert_counts import TEXT_SECTIONS
 from streamconv.detection.experts import Candidate, ModuleExperts
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 

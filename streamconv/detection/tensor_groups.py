@@ -1,111 +1,29 @@
-"""Find the tensors next to the experts that a form joins, splits or transposes.
+"""Build the stacks of groups: tensors that a form joins, splits or transposes.
 
 A group is found as a stack whose weights are the parts of the group. So everything that moves
 experts moves groups as well.
 """
 
-import functools
 import itertools
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from streamconv.catalog.companions import is_companion, possible_weights
-from streamconv.catalog.families import Form, Group
+from streamconv.catalog.families import HUB_NAMES, Form
+from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template, solve_sizes
 from streamconv.checkpoint.config import config_value
 from streamconv.checkpoint.tensor_names import pattern_of
-from streamconv.checkpoint.types import TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
+from streamconv.detection.group_names import (
+    GroupTensor,
+    GroupTensors,
+    Position,
+    groups_of,
+    templates_of,
+)
 from streamconv.detection.stacks import Module, Stack, check_alike
 from streamconv.errors import BadCheckpoint, quoted
-
-Position = tuple[int, ...]
-"""Positions on the axes in a tensor's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupTensor:
-    """One of the tensors of a group in a module, as its name says."""
-
-    group: Group
-    prefix: str
-    template: str
-    """Name in the templates of its parts."""
-    position: Position
-
-
-def groups_of(forms: Mapping[str, Form]) -> tuple[Group, ...]:
-    """Return every group of the forms once."""
-    return tuple(dict.fromkeys(group for form in forms.values() for group in form.groups))
-
-
-class GroupTensors:
-    """Finds the tensors of groups by hub name, given the layout that each group is stored in."""
-
-    def __init__(self, layouts: Mapping[Group, NamedLayout]) -> None:
-        self._endings = [(group, end) for group, row in layouts.items() for end in _endings(row)]
-        self._tails = tuple({end.tail for _, end in self._endings})
-
-    def find(self, name: str) -> GroupTensor | None:
-        """Return the tensor of a group that `name` is, or None."""
-        for group, end in self._endings if name.endswith(self._tails) else ():
-            match = end.pattern.search(name) if name.endswith(end.tail) else None
-            if match and fnmatchcase(name[: match.start()], group.where):
-                numbers = map(int, match.groups())
-                position = tuple(next(numbers) if k is None else k for k in end.position)
-                return GroupTensor(group, name[: match.start()], end.template, position)
-        return None
-
-
-def companions_of_groups(
-    hub_names: Mapping[str, TensorInfo], layouts: Mapping[Group, NamedLayout]
-) -> Iterator[tuple[Group, TensorInfo]]:
-    """Yield each companion of a group's tensor that is in no group itself, with that group.
-
-    Args:
-        hub_names: Every tensor by its hub name.
-        layouts: The layout that each group is stored in.
-    """
-    group_tensors = GroupTensors(layouts)
-    for name, info in hub_names.items() if layouts else ():
-        if is_companion(name) and not group_tensors.find(name):
-            found = (group_tensors.find(weight) for weight in possible_weights(name))
-            owner = next(filter(None, found), None)
-            if owner is not None:
-                yield owner.group, info
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How the names of a group's tensors end."""
-
-    template: str
-    position: tuple[int | None, ...]
-    """Positions on the axes in the name; None for those that are numbers."""
-    pattern: re.Pattern[str]
-    tail: str
-    """The text after the last number: comparing it is cheaper than matching the pattern."""
-
-
-_NUMBER = r"(0|[1-9][0-9]{0,8})"
-
-
-@functools.cache
-def _endings(row: NamedLayout) -> tuple[_Ending, ...]:
-    endings = []
-    for template in _templates(row):
-        for text, position in row.names(template):
-            pattern = re.compile(_NUMBER.join(map(re.escape, text.split("*"))) + r"\Z")
-            endings.append(_Ending(template.name, position, pattern, text.rpartition("*")[2]))
-    return tuple(endings)
-
-
-def _templates(row: NamedLayout) -> Iterator[Template]:
-    """Yield one template for each name: parts of one tensor share a name."""
-    yield from {template.name: template for template in row.layout.templates.values()}.values()
 
 
 def find_groups(
@@ -143,6 +61,34 @@ def find_groups(
     )
 
 
+def stored_groups(
+    checkpoint: Checkpoint,
+    forms: Mapping[str, Form],
+    names: Form,
+    hub_names: Mapping[str, TensorInfo],
+) -> tuple[Stack, ...]:
+    """Return every group, stored as in the form whose names its tensors have.
+
+    That is the form `names`, except for tensors filled in from a template: they have the
+    template's form.
+    """
+    template = checkpoint.template
+    by_form = [(names, hub_names)]
+    if template is not None:
+        filled = {name: info for name, info in hub_names.items() if info.name in template.filled}
+        own = {name: info for name, info in hub_names.items() if name not in filled}
+        by_form = [(names, own), (forms.get(template.names, HUB_NAMES), filled)]
+    return tuple(
+        stack
+        for form, tensors in by_form
+        for stack in find_groups(
+            tensors,
+            {group: form.layout_for(group) for group in groups_of(forms)},
+            checkpoint.config,
+        )
+    )
+
+
 def names_of_group(
     tensor: GroupTensor, row: NamedLayout, config: Mapping[str, Any]
 ) -> Iterator[str] | None:
@@ -161,14 +107,14 @@ def names_of_group(
     known = _known_sizes(tensor.group, row, config)
     if known is None:
         return None
-    template = next(each for each in _templates(row) if each.name == tensor.template)
+    template = next(each for each in templates_of(row) if each.name == tensor.template)
     sizes = [known[axis] for axis in template.name_axes]
     if any(at >= size for at, size in zip(tensor.position, sizes, strict=True)):
         name = quoted(tensor.prefix + row.name(template, tensor.position))
         raise BadCheckpoint(f"unexpected tensor {name}: config.json says {_show(known)}")
     return (
         tensor.prefix + row.name(template, position)
-        for template in _templates(row)
+        for template in templates_of(row)
         for position in _positions(template, known)
     )
 
@@ -199,7 +145,7 @@ def _complete(
     Raises BadCheckpoint if a tensor is missing, unexpected, or not like the others of its name.
     """
     complete = {}
-    for template in _templates(row):
+    for template in templates_of(row):
         positions = _positions(template, known)
         missing = next((at for at in positions if (template.name, at) not in tensors), None)
         if missing is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import HUB_NAMES, SAME
+from streamconv.catalog.layouts import PER_EXPERT
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import Casting, parse_casting
 from streamconv.checkpoint.layout_record import Record
@@ -35,7 +36,7 @@ from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
-from streamconv.planning.target import PER_EXPERT, Target, resolve_target
+from streamconv.planning.target import Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall

@@ -4,12 +4,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from streamconv.catalog.companions import is_companion, stem_of
-from streamconv.catalog.families import Group
+from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
+from streamconv.detection.group_names import GroupTensors
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.detection.tensor_groups import GroupTensors
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.planning.steps import Steps
 from streamconv.planning.target import Target

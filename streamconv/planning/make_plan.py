@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from streamconv.checkpoint.casting import AS_STORED, Casting, buffer_bytes, kept_scales_bytes
+from streamconv.checkpoint.cast_memory import buffer_bytes, kept_scales_bytes
+from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected

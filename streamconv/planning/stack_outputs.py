@@ -12,7 +12,8 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
+from streamconv.planning.plan_rearrangement import plan_rearrangement
+from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.segments import segments_of
 
 InputIndex = tuple[str, int]

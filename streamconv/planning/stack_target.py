@@ -7,7 +7,7 @@ from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack, same_tensors
 from streamconv.errors import PlanRefused, UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.planning.rearrangement import plan_rearrangement
+from streamconv.planning.plan_rearrangement import plan_rearrangement
 
 _AXES = {"i": "the intermediate size", "h": "the hidden size"}
 

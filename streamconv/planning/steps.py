@@ -16,11 +16,15 @@ from streamconv.checkpoint.tensor_names import find_naturally, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.detection.stacks import Module
 from streamconv.errors import PlanRefused
+from streamconv.planning.converted_modules import (
+    ConvertedModule,
+    converted_modules,
+    converted_names,
+)
 from streamconv.planning.rearrangement import Rearrangement, copy_of
 from streamconv.planning.segments import stored_segments
-from streamconv.planning.stack_outputs import OutputTensor, StackOutputs
+from streamconv.planning.stack_outputs import OutputTensor
 from streamconv.planning.target import Target
 
 
@@ -69,14 +73,6 @@ class Step:
         return self.inputs[first : first + self.sections[section].total_inputs]
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedModule:
-    """A module that gets another layout."""
-
-    module: Module
-    stack: StackOutputs
-
-
 class Steps(Sequence[Step]):
     """Every step of a conversion, in natural order of names, all at offset 0."""
 
@@ -87,9 +83,9 @@ class Steps(Sequence[Step]):
         self._is_same = target.asked == SAME
         self._hub_names = source.hub_names
         self._has_encodings = any(map(_is_encoded, source.hub_names.values()))
-        self.converted = tuple(_converted(source, target, layer_filter))
+        self.converted = tuple(converted_modules(source, target, layer_filter))
         """The modules that get another layout."""
-        taken = _converted_names(source, target)
+        taken = converted_names(source, target)
         self.copied = tuple(
             hub_name
             for hub_name, info in source.hub_names.items()
@@ -236,31 +232,6 @@ def make_steps(source: Detected, target: Target, layers: range | None) -> Steps:
             "name layers that are there: `streamconv inspect` shows how many there are",
         )
     return Steps(source, target, layer_filter)
-
-
-def _converted(
-    source: Detected, target: Target, layer_filter: LayerFilter
-) -> Iterator[ConvertedModule]:
-    """Yield the modules of stacks and groups that get another layout."""
-    for stack in (*source.stacks, *source.groups):
-        row = target.layout_for(stack)
-        if row != stack.row:
-            outputs = StackOutputs(stack, row)
-            for module in stack.modules:
-                if layer_filter.keeps(module.prefix):
-                    yield ConvertedModule(module, outputs)
-
-
-def _converted_names(source: Detected, target: Target) -> set[str]:
-    """Return the names of all tensors in stacks and groups that get another layout."""
-    return {
-        info.name
-        for stack in (*source.stacks, *source.groups)
-        if target.layout_for(stack) != stack.row
-        for module in stack.modules
-        for infos in module.tensors.values()
-        for info in infos
-    }
 
 
 def _is_encoded(info: TensorInfo) -> bool:

@@ -8,19 +8,16 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
-from streamconv.catalog.layouts import Layout, NamedLayout
+from streamconv.catalog.families import FORMS, HUB_NAMES, Form
+from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
+from streamconv.detection.group_names import groups_of
 from streamconv.detection.stacks import Stack
-from streamconv.detection.tensor_groups import groups_of
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts, refuse_to_merge, warning
 from streamconv.planning.stack_target import check_row
-
-PER_EXPERT = "per-expert"
-LOADED = "transformers"
-"""The form that transformers loads."""
+from streamconv.planning.target_rows import target_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ def resolve_target(
         PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
     stored = quantized or {}
-    names, wanted = _wanted(source, asked, stored, pass_through=pass_through, is_merge=is_merge)
+    names, wanted = target_rows(source, asked, stored, pass_through=pass_through, is_merge=is_merge)
     rows: dict[str, NamedLayout] = {}
     kept: dict[str, str] = {}
     for pattern in source.foreign if asked in FORMS else ():
@@ -106,25 +103,6 @@ def resolve_target(
     if source.refusals and form != source.form:
         form = None  # the refused experts stay in the layout that they have
     return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)
-
-
-def _wanted(
-    source: Detected,
-    asked: str,
-    stored: Mapping[str, StoredExperts],
-    *,
-    pass_through: bool,
-    is_merge: bool,
-) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return the names and the layout of each stack for the target that was asked for."""
-    if asked == SAME:
-        return source.names, {stack.pattern: stack.row for stack in source.stacks}
-    if asked not in FORMS:
-        return _layout_rows(source, asked)
-    names, wanted = _form_rows(source, asked, pass_through=pass_through)
-    if asked == LOADED and not is_merge and not _loads(source, wanted, stored):
-        return _published(source, names, wanted, stored)
-    return names, wanted
 
 
 def _groups(
@@ -167,31 +145,6 @@ def _loads_as(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts
     )
 
 
-def _loads(
-    source: Detected, wanted: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
-) -> bool:
-    """Return True if transformers loads all quantized experts in these layouts."""
-    return all(
-        wanted[stack.pattern].layout.name in stored[stack.pattern].loads
-        for stack in source.stacks
-        if stack.pattern in stored
-    )
-
-
-def _published(
-    source: Detected,
-    names: Form,
-    wanted: Mapping[str, NamedLayout],
-    stored: Mapping[str, StoredExperts],
-) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return names and layouts of the hub, if transformers loads the quantized experts in them."""
-    hub, rows = _form_rows(source, HUB_NAMES.name, pass_through=True)
-    by_pattern = {stack.pattern: rows[stack.pattern].layout.name for stack in source.stacks}
-    if all(by_pattern.get(pattern) in each.loads for pattern, each in stored.items()):
-        return hub, rows
-    return names, wanted
-
-
 def _check_loading(
     source: Detected,
     stack: Stack,
@@ -202,64 +155,3 @@ def _check_loading(
     """Raise PlanRefused if a form would have quantized experts that do not load in it."""
     if not _loads_as(stack, row, stored):
         raise refuse_to_merge(source.model_type, stack.pattern, stored[stack.pattern], asked)
-
-
-def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return the names and the layout of each stack if all have one layout."""
-    layout = source.catalog.find_layout(asked)
-    names = source.names
-    if asked == PER_EXPERT:
-        names = source.family.forms[HUB_NAMES.name] if source.family else HUB_NAMES
-    return names, {stack.pattern: _named(source, stack, layout) for stack in source.stacks}
-
-
-def _named(source: Detected, stack: Stack, layout: Layout) -> NamedLayout:
-    """Return a layout of a stack under the naming of the target.
-
-    If the names do not show the naming, it is that of the source, for a conversion back.
-    """
-    row = NamedLayout(layout, source.namings[stack.pattern])
-    return row if row.names_projections() else NamedLayout(layout, stack.row.naming)
-
-
-def _form_rows(
-    source: Detected, asked: str, *, pass_through: bool
-) -> tuple[Form, Mapping[str, NamedLayout]]:
-    """Return the names and the layout of each stack in a form.
-
-    Raises PlanRefused if the family does not have the form, and without `pass_through` if some of
-    the experts have other names than those of the family.
-    """
-    family = source.family
-    if family is None or asked not in family.forms:
-        model_type = quoted(source.model_type or "unknown")
-        hint = "name a layout instead: list them with `streamconv layouts`"
-        if family is None:
-            raise PlanRefused(
-                f"model type {model_type} has no form {asked!r} here: it is in no family", hint
-            )
-        forms = ", ".join(family.forms)
-        if asked in family.without:
-            raise PlanRefused(
-                f"model type {model_type} has no form {asked!r} here, only {forms}: "
-                f"{family.without[asked]}",
-                hint,
-            )
-        raise PlanRefused(f"model type {model_type} has no form {asked!r} here, only {forms}", hint)
-    form = family.forms[asked]
-    if source.foreign and not pass_through:
-        raise PlanRefused(
-            f"cannot give {quoted(source.foreign[0])}experts the form {asked!r}: the experts of "
-            f"{quoted(source.model_type)} are {' and '.join(f'{p}experts' for p in family.stacks)}",
-            "rename the tensors with --rename OLD=NEW, name a layout instead of a form, or add "
-            "--pass-through to leave such experts as they are",
-        )
-    rows = {}
-    for stack in source.stacks:
-        possible = {row.layout.name: row for row in family.layouts_for(stack.pattern, form)}
-        row = possible.get(source.hub_layouts.get(stack.pattern, "")) if len(possible) > 1 else None
-        row = row or next(iter(possible.values()), stack.row)
-        if stack.pattern in source.foreign:
-            row = stack.row
-        rows[stack.pattern] = row if row.names_projections() else _named(source, stack, row.layout)
-    return form, rows

@@ -6,14 +6,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.families import Family
-from streamconv.checkpoint.casting import (
-    AS_STORED,
-    FLOATS,
-    KEPT_IN_FP32,
-    Casting,
-    protected_kind,
-    protects_always,
-)
+from streamconv.checkpoint.casting import AS_STORED, FLOATS, Casting
+from streamconv.checkpoint.protected_tensors import KEPT_IN_FP32, protected_kind, protects_always
 from streamconv.checkpoint.types import Cast, Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.formats.safetensors import DTYPE_BITS

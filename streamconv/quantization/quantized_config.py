@@ -10,7 +10,8 @@ from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import EncodingRow, unquantized_names
 from streamconv.catalog.families import Family
 from streamconv.catalog.templates import EXPERTS
-from streamconv.checkpoint.casting import FLOATS, protected_kind
+from streamconv.checkpoint.casting import FLOATS
+from streamconv.checkpoint.protected_tensors import protected_kind
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import TensorInfo

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import Family, Form, Group
+from streamconv.catalog.families import Family, Form
+from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.name_lookup import NameMatch
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.expert_names import find_modules
+from streamconv.detection.group_names import GroupTensor, GroupTensors, groups_of
 from streamconv.detection.refusals import Refusals
-from streamconv.detection.tensor_groups import GroupTensor, GroupTensors, groups_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """A module whose tensors are arriving: it yields each output as soon as it is complete."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.relaying.module_plan import ModulePlan, PlannedOutput
+from streamconv.relaying.modules import ExpertKey
 from streamconv.relaying.tensors import Assembly, make_of_one
 
 if TYPE_CHECKING:
@@ -106,3 +108,21 @@ class OpenModule:
             if made is not None:
                 del self._assemblies[output.suffix]
                 yield output, made
+
+
+@dataclass(frozen=True, slots=True)
+class OpenExperts:
+    """The experts of a layer of which some tensors have arrived."""
+
+    module: OpenModule
+    found: dict[str, tuple[ExpertKey, TensorInfo]] = field(default_factory=dict)
+    """The first tensor of each name below the module."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGroup:
+    """A group of which some tensors have arrived."""
+
+    module: OpenModule
+    left: set[str]
+    """Hub names of the tensors that have not arrived."""

@@ -2,20 +2,20 @@
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.layouts import NamedLayout
-from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.group_names import GroupTensor
 from streamconv.detection.stacks import check_alike
-from streamconv.detection.tensor_groups import GroupTensor, names_of_group
-from streamconv.errors import BadCheckpoint, UsageError, quoted
+from streamconv.detection.tensor_groups import names_of_group
+from streamconv.errors import UsageError
 from streamconv.relaying.headers import tensor_info
 from streamconv.relaying.held_modules import HeldModules, name_of_layer
+from streamconv.relaying.missing_tensors import check_complete
 from streamconv.relaying.modules import ExpertKey, ModuleFinder
-from streamconv.relaying.open_module import OpenModule
+from streamconv.relaying.open_module import OpenExperts, OpenGroup, OpenModule
 from streamconv.relaying.planner import Planner
 from streamconv.relaying.request import RelayRequest
 from streamconv.relaying.used_names import UsedNames
@@ -28,26 +28,6 @@ Pair = tuple[str, "torch.Tensor"]
 
 MAX_IN_GROUP = 2**16
 """More tensors than any group has. If the config asks for more, the rest is not waited for."""
-MAX_LISTED = 64
-"""Missing tensors that an error lists by name; more of them are listed by patterns."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Experts:
-    """The experts of a layer of which some tensors have arrived."""
-
-    module: OpenModule
-    found: dict[str, tuple[ExpertKey, TensorInfo]] = field(default_factory=dict)
-    """The first tensor of each name below the module."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A group of which some tensors have arrived."""
-
-    module: OpenModule
-    left: set[str]
-    """Hub names of the tensors that have not arrived."""
 
 
 class Relay(Iterator[Pair]):
@@ -68,9 +48,9 @@ class Relay(Iterator[Pair]):
         self._request = request
         self._planner = Planner(request, catalog)
         self._finder = ModuleFinder(catalog, self._planner.family)
-        self._experts: dict[str, _Experts] = {}
+        self._experts: dict[str, OpenExperts] = {}
         """By the prefix of their module."""
-        self._groups: dict[tuple[str, NamedLayout], _Group] = {}
+        self._groups: dict[tuple[str, NamedLayout], OpenGroup] = {}
         """By the prefix of their module, and the layout."""
         self._names = UsedNames()
         self._held = HeldModules()
@@ -121,7 +101,7 @@ class Relay(Iterator[Pair]):
             for experts in list(self._experts.values()):
                 if experts.module.waiting:
                     yield from self._settle(experts)
-            self._finish()
+            check_complete(self._experts, self._groups.values(), self._names, self._planner)
         finally:
             self._drop()
 
@@ -154,7 +134,7 @@ class Relay(Iterator[Pair]):
         """Yield the outputs that one more tensor of an expert completes."""
         experts = self._experts.get(prefix)
         if experts is None:
-            experts = self._experts[prefix] = _Experts(self._open(prefix))
+            experts = self._experts[prefix] = OpenExperts(self._open(prefix))
         module = experts.module
         is_new = key.name not in experts.found
         _, first = experts.found.setdefault(key.name, (key, info))
@@ -168,7 +148,7 @@ class Relay(Iterator[Pair]):
         yield from self._make_room()
         module.keep(suffix)
 
-    def _plan(self, experts: _Experts, *, is_final: bool = False) -> None:
+    def _plan(self, experts: OpenExperts, *, is_final: bool = False) -> None:
         """Plan experts by their tensors that have arrived, if these settle the plan."""
         module = experts.module
         plan = self._planner.experts.plan(module.prefix, experts.found, is_final=is_final)
@@ -187,7 +167,7 @@ class Relay(Iterator[Pair]):
         """Yield the outputs of a group if all of its tensors have arrived."""
         group = self._groups.get((found.prefix, row))
         if group is None:
-            group = _Group(self._open(found.prefix), {*itertools.islice(names, MAX_IN_GROUP)})
+            group = OpenGroup(self._open(found.prefix), {*itertools.islice(names, MAX_IN_GROUP)})
             self._groups[found.prefix, row] = group
         group.left.discard(hub_name)
         module = group.module
@@ -228,39 +208,7 @@ class Relay(Iterator[Pair]):
                     yield from self._settle(experts)
         self._held.check(most)
 
-    def _settle(self, experts: _Experts) -> "Iterator[Pair]":
+    def _settle(self, experts: OpenExperts) -> "Iterator[Pair]":
         """Yield the complete outputs of experts, as no further kinds of weights will arrive."""
         self._plan(experts, is_final=True)
         yield from self._emit(experts.module)
-
-    def _finish(self) -> None:
-        """Raise BadCheckpoint if tensors are missing at the end."""
-        missing: list[str] = []
-        layouts: dict[str, None] = {}
-        for prefix, experts in self._experts.items():
-            if experts.module.plan is not None and not experts.module.waiting:
-                names: Iterable[str] = experts.module.plan.uses
-            else:
-                fitting, names = self._planner.experts.missing(prefix, experts.found)
-                layouts.update(dict.fromkeys(fitting))
-            missing += (prefix + name for name in names if prefix + name not in self._names)
-        for group in self._groups.values():
-            missing += group.left
-        form = self._planner.names.possible[0]
-        if missing:
-            names = [form.apply(name) for name in missing]
-            listed = ", ".join(map(quoted, names)) if len(names) <= MAX_LISTED else ""
-            raise BadCheckpoint(
-                f"the tensors have ended, and {len(names)} of them are missing: "
-                f"{listed or summarize_names(names)}",
-                f"name the layout of the tensors with `source`: {' or '.join(layouts)}"
-                if len(layouts) > 1
-                else "",
-            )
-        waiting = [e.module.prefix for e in self._experts.values() if e.module.waiting]
-        if waiting:
-            raise BadCheckpoint(
-                f"cannot tell how many experts {quoted(waiting[0])}experts has: neither names and "
-                "shapes nor the config say so",
-                "give a config that counts the experts",
-            )

@@ -11,7 +11,7 @@ from typing import Any
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect_form import count_own_names, find_names, undo_renames
-from streamconv.detection.tensor_groups import GroupTensors, groups_of
+from streamconv.detection.group_names import GroupTensors, groups_of
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.relaying.headers import checkpoint_of
 

@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Iterable
 
 from streamconv.catalog.families import FORMS, HUB_NAMES
+from streamconv.catalog.layouts import PER_EXPERT
 from streamconv.checkpoint.casting import AS_STORED
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
-from streamconv.planning.target import LOADED, PER_EXPERT
+from streamconv.planning.target_rows import LOADED
 
 DCP = "dcp"
 

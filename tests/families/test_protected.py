@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import Family
-from streamconv.checkpoint.casting import KEPT_IN_FP32, protected_kind
+from streamconv.checkpoint.protected_tensors import KEPT_IN_FP32, protected_kind
 
 KNOWN = [name for name in model_types() if name in CONFIG_MAPPING]
 GATES = "mlp.shared_expert_gate.weight"

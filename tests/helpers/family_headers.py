@@ -10,7 +10,8 @@ from typing import Any
 
 from header_models import Tensors, checkpoint_of
 
-from streamconv.catalog.families import Family, Form, Group
+from streamconv.catalog.families import Family, Form
+from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from streamconv.checkpoint.casting import PORTION_BYTES
+from streamconv.checkpoint.cast_memory import PORTION_BYTES
 from streamconv.checkpoint.types import Cast
 from streamconv.quantization import dtype_kernels
 from streamconv.quantization.workspace import Workspace

@@ -1,51 +1,12 @@
-"""Which tensors are protected from casts, and how a casting is asked for and stored."""
+"""How a casting is asked for and stored."""
 
 import json
 from typing import Any
 
 import pytest
 
-from streamconv.checkpoint.casting import AS_STORED, Casting, parse_casting, protected_kind
+from streamconv.checkpoint.casting import AS_STORED, Casting, parse_casting
 from streamconv.errors import BadCheckpoint, UsageError
-
-ROUTERS = (
-    "model.layers.0.mlp.gate.weight",
-    "model.layers.0.mlp.gate.e_score_correction_bias",
-    "model.layers.10.block_sparse_moe.gate.weight",
-    "model.layers.1.block_sparse_moe.router.layer.weight",
-    "model.layers.1.mlp.router.bias",
-    "model.layers.1.mlp.shared_expert_gate.weight",
-    "model.layers.1.feed_forward.expert_bias",
-    "model.layers.1.mlp.moe_statics.e_score_correction_bias",
-    "thinker.model.layers.3.mlp.gate.weight",
-)
-NORMS = (
-    "model.norm.weight",
-    "model.layers.0.input_layernorm.weight",
-    "model.layers.0.self_attn.q_norm.weight",
-    "visual.merger.ln_q.weight",
-    "visual.blocks.0.norm1.bias",
-    "vision_model.encoder.layers.0.layer_norm1.weight",
-    "mlp1.0.weight",
-)
-OTHERS = (
-    "model.embed_tokens.weight",
-    "lm_head.weight",
-    "model.layers.0.mlp.gate_proj.weight",
-    "model.layers.0.mlp.experts.11.gate_proj.weight",
-    "model.layers.0.mlp.experts.gate_up_proj",
-    "model.layers.0.mlp.experts.gate_up_proj_bias",
-    "model.layers.0.self_attn.q_proj.bias",
-    "mlp1.1.weight",
-)
-
-
-@pytest.mark.parametrize(
-    ("names", "kind"), [(ROUTERS, "router"), (NORMS, "norm"), (OTHERS, None)], ids=str
-)
-def test_routers_and_norms_are_told_by_name(names: tuple[str, ...], kind: str | None) -> None:
-    """And a projection called gate is no router."""
-    assert {name: protected_kind(name) for name in names} == dict.fromkeys(names, kind)
 
 
 @pytest.mark.parametrize("given", ["float32", "BF16", "fp8", ""])

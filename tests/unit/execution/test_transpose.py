@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from streamconv.catalog.catalog import default_catalog
 from streamconv.execution.transpose import NARROW_BYTES, PANEL_BYTES, PANEL_ROWS, Transposer
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
-from streamconv.planning.rearrangement import Rearrangement, plan_rearrangement
+from streamconv.planning.plan_rearrangement import plan_rearrangement
+from streamconv.planning.rearrangement import Rearrangement
 
 CATALOG = default_catalog()
 

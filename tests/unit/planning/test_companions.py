@@ -14,7 +14,8 @@ from header_models import LIMITS, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.families import Family
-from streamconv.checkpoint.casting import Casting, protected_kind
+from streamconv.checkpoint.casting import Casting
+from streamconv.checkpoint.protected_tensors import protected_kind
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import PlanRefused

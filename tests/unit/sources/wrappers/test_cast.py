@@ -7,7 +7,8 @@ import quantized
 import torch
 from memory_source import MemorySource
 
-from streamconv.checkpoint.casting import Casting, buffer_bytes
+from streamconv.checkpoint.cast_memory import buffer_bytes
+from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import Read

@@ -9,7 +9,7 @@ import torch
 from memory_source import MemorySource
 
 from streamconv.catalog.encodings import encoding_row
-from streamconv.checkpoint.casting import buffer_bytes
+from streamconv.checkpoint.cast_memory import buffer_bytes
 from streamconv.checkpoint.encoding import View
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.errors import BadCheckpoint

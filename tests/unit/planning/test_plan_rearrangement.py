@@ -18,7 +18,8 @@ from stored import AXIS_SIZES, LAYOUTS, WEIGHTS, Array, Stored, all_sizes, canon
 from streamconv.catalog.catalog import default_catalog
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
-from streamconv.planning.rearrangement import Rearrangement, copy_of, plan_rearrangement
+from streamconv.planning.plan_rearrangement import plan_rearrangement
+from streamconv.planning.rearrangement import Rearrangement, copy_of
 
 CATALOG = default_catalog()
 

@@ -1,0 +1,60 @@
+"""The memory that casts take: of each worker, and of all workers together."""
+
+from collections.abc import Iterable
+
+from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, encoding_bytes, view_bytes
+from streamconv.checkpoint.types import Cast, TensorInfo
+
+PORTION_BYTES = 2**20
+"""Bytes read at once of a tensor that becomes narrower, which needs a buffer of its own."""
+TABLE_BYTES = 2**19
+"""Bytes of the lookup tables of a cast from one dtype to another."""
+CHUNKS_BYTES = 3 * 2**18
+"""Bytes of the chunks of such a cast, which pass through the processor's cache."""
+CAST_RATIO = 8
+"""Bytes that such a cast takes for each byte of a tensor that is smaller than a portion."""
+SCRATCH_BYTES = 3 * 2**20
+"""Further bytes of a worker that dequantizes or quantizes: tiles in the cache, lookup tables."""
+ENCODED_AGAIN_BYTES = 2**21
+"""Further bytes of a verification for a weight that it quantizes again."""
+
+
+def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
+    """Return the bytes that one worker needs to cast any of `inputs`, in addition to its output.
+
+    `concurrent_inputs` are read at a time. The scales and other companions of each are in memory as
+    they are stored. Codes that cannot be read row by row are in memory for one matrix.
+    """
+    most = 0
+    for info in inputs:
+        if info.cast is not None:
+            needed = SCRATCH_BYTES + PORTION_BYTES
+            decoding = info.cast.decoding
+            if info.cast.is_of_dtype:
+                largest = max(info.nbytes, info.cast.stored.nbytes)
+                # a result that is no narrower is made in its own buffer
+                portion = PORTION_BYTES if info.nbytes < info.cast.stored.nbytes else 0
+                needed = TABLE_BYTES + min(CHUNKS_BYTES + portion, CAST_RATIO * largest)
+            if decoding is not None:
+                needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
+            most = max(most, needed + _encoding_bytes(info, info.cast))
+    return most
+
+
+def kept_scales_bytes(inputs: Iterable[TensorInfo]) -> int:
+    """Return the bytes of computed scales that all workers together keep until they are written."""
+    scales = 0
+    for info in inputs:
+        encoding = info.cast.encoding if info.cast is not None else None
+        if encoding is not None and encoding.role not in ("codes", "shape"):
+            scales += info.nbytes
+    return min(KEPT_SCALES_BYTES, scales)
+
+
+def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
+    """Return the bytes that one worker needs to quantize a weight, or to cut it out of a tensor."""
+    if cast.encoding is not None:
+        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype) + ENCODED_AGAIN_BYTES
+    else:
+        own = view_bytes(cast.view, info.shape, info.dtype)
+    return own + (buffer_bytes([cast.stored], 1) if cast.stored.cast else 0)
