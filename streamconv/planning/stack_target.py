@@ -1,5 +1,7 @@
 """Check that a stack can have the layout of a target, and could be converted back from it."""
 
+import math
+
 from streamconv.catalog.families import Form
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import EXPERT, solve_sizes
@@ -50,12 +52,7 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
         place = places.get(weight)
         if place is None:
             shown = f"{quoted(infos[0].name)} {infos[0].dtype} {list(infos[0].shape)}"
-            reason = (
-                "which experts or projections share that would be apart"
-                if stack.row.layout.kinds[weight].is_shared
-                else "whose elements belong together along the axis that they are packed or scaled "
-                "along"
-            )
+            reason = _why_no_place(stack.row.layout.kinds[weight].is_shared, infos[0].shape)
             raise PlanRefused(
                 f"{subject} cannot become {row.layout.name}: it has no place for {shown}, {reason}",
                 "add --dequantize bf16 to convert their values, or --pass-through to leave such "
@@ -72,6 +69,15 @@ def _check_weights(source: Detected, stack: Stack, row: NamedLayout) -> None:
             plan_rearrangement(old, new, stack.sizes, fixed, bits, shared=shared)
         except UsageError as error:
             raise PlanRefused(f"{quoted(infos[0].name)}: {error.message}") from None
+
+
+def _why_no_place(is_shared: bool, shape: tuple[int, ...]) -> str:
+    """Return why a layout has no place for a companion of this shape."""
+    if is_shared:
+        return "which experts or projections share that would be apart"
+    if math.prod(shape) == 1:
+        return "a number for one projection of one expert, which would not show there"
+    return "whose elements belong together along the axis that they are packed or scaled along"
 
 
 def _check_count_recoverable(source: Detected, stack: Stack, row: NamedLayout) -> None:
