@@ -35,8 +35,8 @@ class ConversionRequest:
     """True to verify the result before it is moved to `dst`."""
     options: Options = field(default_factory=Options)
     parts: int = 1
-    """How many parts share the conversion. In a stored request, it is the number that the part
-    which was started last was given."""
+    """How many parts share the conversion. In a stored request, it is the number that was given to
+    the part that started last."""
 
     def to_json(self) -> bytes:
         """Return the fields that are stored: those that are the same in every process."""

@@ -177,7 +177,7 @@ def _bytes(length: struct.Struct) -> _Op:
 
 
 def _only_foreign(op: _Op) -> _Op:
-    """Return an opcode that is refused unless foreign values are held, which alone need it."""
+    """Return an opcode that is refused unless foreign values are held: no others need it."""
 
     def run(m: Machine) -> None:
         if not m.holds_foreign:

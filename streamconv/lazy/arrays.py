@@ -112,13 +112,15 @@ class TorchArrays:
 def array_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape in elements of whole bytes: two elements of four bits count as one.
 
-    Raises UsageError if the elements do not fill whole bytes.
+    Raises UsageError if that is impossible.
     """
     bits = DTYPE_BITS[dtype]
     if bits % 8 == 0:
         return tuple(shape)
     if bits != 4 or not shape or shape[-1] % 2:
-        raise UsageError(f"cannot open {quoted(dtype)} {list(shape)}: no array has such elements")
+        raise UsageError(
+            f"cannot open {quoted(dtype)} {list(shape)}: arrays have elements of whole bytes"
+        )
     return (*shape[:-1], shape[-1] // 2)
 
 

@@ -20,7 +20,7 @@ from streamconv.system.cores import default_workers
 MAPPED_BYTES = 2**16
 """Inputs of at least so many bytes are copied from a map of their file. Others are read."""
 SHARE_BYTES = 8 * 2**20
-"""The least bytes that a thread makes, because it takes time to wake one."""
+"""The fewest bytes that a thread makes, because it takes time to wake one."""
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 

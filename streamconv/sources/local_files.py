@@ -50,7 +50,10 @@ class LocalFiles:
         self._open = OpenFiles(files, lambda name: folder / name, check_opened or self._check_size)
 
     def size(self, name: str) -> int:
-        """Return a file's size. Raises BadCheckpoint if it is not a regular file in the folder."""
+        """Return a file's size, and watch the file from now on.
+
+        Raises BadCheckpoint if it is not a regular file in the folder.
+        """
         if name not in self._sizes:
             if not is_below(name):
                 raise BadCheckpoint(

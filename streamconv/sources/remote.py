@@ -20,7 +20,7 @@ from streamconv.options import Opening
 from streamconv.sources.assembly import OBJECTS, assemble
 from streamconv.sources.base import Read
 from streamconv.sources.safe_paths import is_below
-from streamconv.sources.shard_header import ShardHeader, read_shard_header, unreadable
+from streamconv.sources.shard_header import ShardHeader, placeholder_header, read_shard_header
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.cancellation import CancelToken
 
@@ -187,7 +187,7 @@ def _read_unlisted(files: RemoteFiles, name: str) -> ShardHeader:
     try:
         return _read_header(files, name)
     except BadCheckpoint:
-        return unreadable(name, files.sizes[name])
+        return placeholder_header(name, files.sizes[name])
 
 
 def _index_object(files: RemoteFiles, name: str) -> dict[str, Any]:

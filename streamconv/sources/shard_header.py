@@ -44,7 +44,7 @@ def header_digest(raw: bytes) -> str:
     return str(xxh3_128_hexdigest(raw))
 
 
-def unreadable(name: str, size: int) -> ShardHeader:
+def placeholder_header(name: str, size: int) -> ShardHeader:
     """Return a placeholder for the unreadable header of a file that the index leaves out."""
     return ShardHeader(Header((), {}, 0), SourceFile(name, size, ""))
 
@@ -77,7 +77,7 @@ def read_unlisted_header(folder: Path, name: str, files: Files) -> ShardHeader:
         return read_local_header(folder, name, files)
     except (BadCheckpoint, IOFailed):
         with convert_os_errors(quoted(name)):
-            return unreadable(name, resolve_file(folder, name, files)[1].st_size)
+            return placeholder_header(name, resolve_file(folder, name, files)[1].st_size)
 
 
 def _header_length(files: Files, fd: int, size: int, label: str) -> int:

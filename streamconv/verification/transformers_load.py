@@ -153,8 +153,8 @@ def _load(
     except Exception as error:
         version = transformers.__version__
         raise PlanRefused(
-            f"{checkpoint.location}: the loader of transformers {version} fails on its headers: "
-            f"{in_a_line(error)}"
+            f"cannot check {checkpoint.location}: the loader of transformers {version} fails on "
+            f"its headers: {in_a_line(error)}"
         ) from error
 
 

@@ -46,8 +46,8 @@ def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
         )
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise PlanRefused(
-            f"{checkpoint.location}: transformers {version} does not know the model type of "
-            f"config.json, {quoted(str(model_type))}",
+            f"cannot check {checkpoint.location}: transformers {version} does not know the model "
+            f"type of config.json, {quoted(str(model_type))}",
             "use a transformers that has it; code in a checkpoint is never run",
         )
     fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)
@@ -57,8 +57,8 @@ def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
             return CONFIG_MAPPING[model_type].from_dict(fields)
     except Exception as error:
         raise BadCheckpoint(
-            f"{checkpoint.location}: transformers {version} does not accept config.json: "
-            f"{in_a_line(error)}"
+            f"cannot check {checkpoint.location}: transformers {version} does not accept "
+            f"config.json: {in_a_line(error)}"
         ) from error
 
 
@@ -97,7 +97,8 @@ def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
             return mapping[type(config)]
     model_type = quoted(str(checkpoint.config["model_type"]))
     raise PlanRefused(
-        f"transformers {transformers.__version__} has no model for the model type {model_type}",
+        f"cannot check {checkpoint.location}: transformers {transformers.__version__} has no model "
+        f"for the model type {model_type}",
         "install a newer transformers, or load it with the library that has the model",
     )
 
@@ -105,16 +106,17 @@ def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
 def build_model(
     transformers: Any, checkpoint: Checkpoint, cls: Any, config: Any
 ) -> tuple[Any, Any]:
-    """Build the model on the meta device, and the quantizer that its weights need or None.
+    """Build the model on the meta device, and the quantizer for its weights.
 
-    Raises BadCheckpoint if the class does not accept the configuration.
+    The quantizer is None if the weights need none. Raises BadCheckpoint if the class does not
+    accept the configuration.
     """
     try:
         return _on_meta_device(cls, config)
     except Exception as error:
         raise BadCheckpoint(
-            f"{checkpoint.location}: transformers {transformers.__version__} makes no "
-            f"{cls.__name__} of config.json: {in_a_line(error)}"
+            f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
+            f"make a {cls.__name__} from config.json: {in_a_line(error)}"
         ) from error
 
 

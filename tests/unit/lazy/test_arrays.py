@@ -47,7 +47,7 @@ def test_two_codes_of_four_bits_are_one_element() -> None:
     assert array_shape("F4", (3, 8)) == (3, 4)
     assert array_shape("F32", (3, 8)) == (3, 8)
     for dtype, shape in (("F4", (3, 7)), ("F4", ()), ("F6_E2M3", (4,))):
-        with pytest.raises(UsageError, match="no array has such elements"):
+        with pytest.raises(UsageError, match="arrays have elements of whole bytes"):
             array_shape(dtype, shape)
 
 
