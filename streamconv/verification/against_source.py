@@ -64,11 +64,11 @@ def compare(
     yield VerifyStarted(total, tuple(file.name for file in checkpoint.files))
     shards = ComparedShards(checkpoint)
     tasks = comparison_tasks(source, output, config, sample)
-    with FetchAhead(source.source) as one, FetchAhead(output.source) as other:
+    with FetchAhead(source.source) as fetched_source, FetchAhead(output.source) as fetched_output:
         for event in map_unordered(
             with_lookahead(tasks, _nbytes, READ_AHEAD_BYTES),
             jobs,
-            lambda: _Worker(one, other),
+            lambda: _Worker(fetched_source, fetched_output),
             _Worker.carry_out,
             cancel,
         ):
@@ -115,8 +115,8 @@ class _Worker:
         source_buffer, output_buffer = self._buffers
         position = 0
         while count := self._output.read_other(files.output, output_buffer, position):
-            there = self._source.read_other(files.source, source_buffer, position)
-            if source_buffer[:there] != output_buffer[:count]:
+            source_count = self._source.read_other(files.source, source_buffer, position)
+            if source_buffer[:source_count] != output_buffer[:count]:
                 return False
             position += count
         return position == files.source.size

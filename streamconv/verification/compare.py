@@ -78,10 +78,10 @@ class Comparer:
         differing, first, positions = 0, -1, set[int]()
         same_order = source.axes == output.axes
         blocks = self._in_order(source, output) if same_order else self._across(source, output)
-        for begin, one, other in blocks:
-            if _is_equal(one, other):
+        for begin, expected, found in blocks:
+            if _is_equal(expected, found):
                 continue
-            unequal = begin + np.flatnonzero(one != other)
+            unequal = begin + np.flatnonzero(expected != found)
             differing += len(unequal)
             first = int(unequal[0]) if first < 0 else first
             positions.update(_positions(unequal, output, split))
@@ -94,9 +94,9 @@ class Comparer:
         width = _width(output)
         for begin in range(0, _elements(output), BLOCK_BYTES // width):
             end = min(begin + BLOCK_BYTES // width, _elements(output))
-            one = self._read(self._source, source, begin * width, end * width, self._held)
-            other = self._read(self._output, output, begin * width, end * width, self._block)
-            yield begin, _array(one, width), _array(other, width)
+            expected = self._read(self._source, source, begin * width, end * width, self._held)
+            found = self._read(self._output, output, begin * width, end * width, self._block)
+            yield begin, _array(expected, width), _array(found, width)
 
     def _across(self, source: Region, output: Region) -> Iterator[Block]:
         """Read the output block by block, and all of the source, seen in the output's order."""
@@ -106,10 +106,10 @@ class Comparer:
         whole = held.reshape(source.shape).transpose(order)
         begin = 0
         for cut in _cuts(output.shape, width):
-            one = whole[cut]
-            end = begin + one.size
-            other = self._read(self._output, output, begin * width, end * width, self._block)
-            yield begin, one, _array(other, width).reshape(one.shape)
+            expected = whole[cut]
+            end = begin + expected.size
+            found = self._read(self._output, output, begin * width, end * width, self._block)
+            yield begin, expected, _array(found, width).reshape(expected.shape)
             begin = end
 
     def _read(

@@ -112,11 +112,11 @@ def _module(name: str, source: StackModule, output: StackModule, sample: Sample)
         if original is None:
             yield Difference(f"{name}, {weight}", "is not in the source")
             continue
-        there, here = source.tensors[original][0], output.tensors[weight][0]
-        if there.dtype == here.dtype:
+        before, after = source.tensors[original][0], output.tensors[weight][0]
+        if before.dtype == after.dtype:
             weights.append((original, weight))
         else:
-            yield Difference(here.name, f"is {here.dtype}, {there.name} is {there.dtype}")
+            yield Difference(after.name, f"is {after.dtype}, {before.name} is {before.dtype}")
     for expert in sample.experts(output.stack.sizes.get(EXPERT, 1)):
         for original, weight in weights:
             yield _expert(original, weight, expert, source, output)
@@ -140,19 +140,19 @@ def _expert(
     """Return the task for one expert of one weight, which is `original` in the source."""
     template = output.template(weight)
     number = expert if EXPERT in template.axes else None
-    there, here = source.region(original, expert), output.region(weight, expert)
+    before, after = source.region(original, expert), output.region(weight, expert)
     first = output.tensors[weight][0]
-    if there is None or here is None or (there.bits < 8 and there.axes != here.axes):
+    if before is None or after is None or (before.bits < 8 and before.axes != after.axes):
         return Difference(
             first.name, "cannot be compared: elements smaller than a byte are rearranged", number
         )
-    for axis in source.shared_axes(original) & ({*here.axes} - {*there.axes}):
-        there = there.repeat(axis, output.stack.sizes[axis])
-    if {*there.axes} != {*here.axes}:
+    for axis in source.shared_axes(original) & ({*after.axes} - {*before.axes}):
+        before = before.repeat(axis, output.stack.sizes[axis])
+    if {*before.axes} != {*after.axes}:
         shape = list(source.tensors[original][0].shape)
         return Difference(first.name, f"is {list(first.shape)}, the source has {shape}", number)
-    split, tokens = _projections(template, output.stack.row.naming.tokens, here)
-    return RegionPair(there, here, number, split, tokens)
+    split, tokens = _projections(template, output.stack.row.naming.tokens, after)
+    return RegionPair(before, after, number, split, tokens)
 
 
 def _projections(
@@ -174,32 +174,33 @@ def _plain_tensors(
             detail = f"is missing: it is {in_source[hub_name].name} in the source"
             yield MISSING, [Difference(name, detail)]
     chosen = sample.of(list(in_output))
-    for hub_name, here in in_output.items():
-        there = in_source.get(hub_name) if layers.keeps(hub_name) else None
-        yield place(here), _plain_tensor(there, here, hub_name in chosen)
+    for hub_name, after in in_output.items():
+        before = in_source.get(hub_name) if layers.keeps(hub_name) else None
+        yield place(after), _plain_tensor(before, after, hub_name in chosen)
 
 
-def _plain_tensor(there: TensorInfo | None, here: TensorInfo, is_chosen: bool) -> Iterator[Task]:
+def _plain_tensor(before: TensorInfo | None, after: TensorInfo, is_chosen: bool) -> Iterator[Task]:
     """Yield the task for a tensor that is copied; none if the sample does not have it."""
-    if there is None:
-        yield Difference(here.name, "is not in the source")
-    elif (there.dtype, there.shape) != (here.dtype, here.shape):
+    if before is None:
+        yield Difference(after.name, "is not in the source")
+    elif (before.dtype, before.shape) != (after.dtype, after.shape):
         yield Difference(
-            here.name,
-            f"is {here.dtype} {list(here.shape)}, the source has {there.dtype} {list(there.shape)}",
+            after.name,
+            f"is {after.dtype} {list(after.shape)}, the source has {before.dtype} "
+            f"{list(before.shape)}",
         )
     elif is_chosen:
-        yield RegionPair(whole(there), whole(here))
+        yield RegionPair(whole(before), whole(after))
 
 
 def _recorded_config(
     source: Source, output: Source, config: ExpectedConfig | None
 ) -> Iterator[Difference]:
     """Yield how the config that a DCP records differs from what it has to say."""
-    there, here = source.checkpoint, output.checkpoint
-    if here.manifest and not here.config_text:
+    before, after = source.checkpoint, output.checkpoint
+    if after.manifest and not after.config_text:
         expected = config or AS_IN_SOURCE
-        texts = (json.dumps(there.config), json.dumps(here.config))
+        texts = (json.dumps(before.config), json.dumps(after.config))
         yield from config_differences(*texts, expected, spaces=False)
 
 
@@ -218,15 +219,15 @@ def _files(source: Source, output: Source, config: ExpectedConfig | None) -> Ite
     }
     for name in in_source.keys() - in_output.keys():
         yield Difference(name, "is missing: the source has this file")
-    for name, here in in_output.items():
-        there = in_source.get(name)
-        if there is None:
-            reason = f" ({here.skip_reason})" if here.skip_reason else ""
+    for name, after in in_output.items():
+        before = in_source.get(name)
+        if before is None:
+            reason = f" ({after.skip_reason})" if after.skip_reason else ""
             yield Difference(name, f"is not in the source{reason}")
         elif name == CONFIG and config and has_to_change(source.checkpoint.config_text, config):
-            was, text = (each.checkpoint.config_text.decode() for each in (source, output))
-            yield from config_differences(was, text, config)
-        elif here.size != there.size:
-            yield Difference(name, f"has {here.size} bytes, the source's has {there.size}")
+            old, new = (each.checkpoint.config_text.decode() for each in (source, output))
+            yield from config_differences(old, new, config)
+        elif after.size != before.size:
+            yield Difference(name, f"has {after.size} bytes, the source's has {before.size}")
         else:
-            yield FilePair(there, here)
+            yield FilePair(before, after)

@@ -152,8 +152,9 @@ def _wanted(source: str, expected: ExpectedConfig) -> Iterator[_Wanted]:
 
 def _is_cut(cut: tuple[Path, int], path: Path) -> bool:
     """Return True if a path leads to, or through, an item that was cut off the end of a list."""
-    of, length = cut
-    item = path[len(of)] if len(path) > len(of) and path[: len(of)] == of else -1
+    list_path, length = cut
+    depth = len(list_path)
+    item = path[depth] if len(path) > depth and path[:depth] == list_path else -1
     return isinstance(item, int) and item >= length
 
 

@@ -84,8 +84,8 @@ class ExpectedConfig:
         is_in_section = self.dtype_sections is None or section in self.dtype_sections
         if key in keys.dtype and isinstance(old, str) and is_in_section:
             return self.dtype or old
-        for of, layers, stop in self.layers:
-            if of == section:
+        for counting_section, layers, stop in self.layers:
+            if counting_section == section:
                 return _counted(keys, str(key), old, layers, stop)
         return old
 
