@@ -52,7 +52,7 @@ def build_metadata(
     }
     raw = pickle_buffer(Object(METADATA, (), fields))
     field = DIGEST_FIELD.encode()
-    # two texts that nothing refers to: the field's name, and the digits that are to follow
+    # two texts that nothing refers to: the name of the field, and the digits, which follow below
     opening = struct.pack(f"<cI{len(field)}scI", b"X", len(field), field, b"X", DIGITS)
     raw[-len(TAIL) :] = opening
     raw += digest_of(memoryview(raw)) + TAIL

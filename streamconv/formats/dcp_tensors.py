@@ -49,7 +49,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """A value of the state dict that is no tensor, in an archive that is never opened."""
+    """A value of the state dict that is no tensor. What its archive holds is never read."""
 
     key: str
     path: tuple[str, ...]

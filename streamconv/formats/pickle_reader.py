@@ -115,7 +115,7 @@ def _set(m: Machine, values: list[Any]) -> None:
                 raise m.refusal("a key that is neither text nor number nor object")
             target[Object(KEY, (key,))] = value
             continue
-        # any number of longer ones have the same hash
+        # longer numbers can be chosen to have one hash, which makes a dictionary slow
         if isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
             raise m.refusal("a key that is a very large number")
         target[key] = value

@@ -42,7 +42,7 @@ def open_checkpoint(
 
 
 class _Opened(QuantizedSource):
-    """A source with its casts, which stays open until it is closed."""
+    """A source with its casts. It stays open until `close`, with all that was opened for it."""
 
     def __init__(self, source: Source, stack: ExitStack) -> None:
         super().__init__(CastSource(source))

@@ -53,7 +53,7 @@ class PartReader:
         if len(shares) < 2:
             self._make(source, parts, memory)
             return
-        # a pool that is closed meanwhile would refuse them
+        # under the lock: the pool must not be closed before it has all shares
         with self._lock:
             submit = self._pool().submit
             made = [submit(self._make, source, share, memory) for share in shares[1:]]

@@ -138,6 +138,8 @@ def is_evidence(name: str) -> bool:
 
 
 class _PartialPaths(NamedPaths):
+    """The paths of a partial folder, which has journals, too."""
+
     def names_file(self, name: str) -> bool:
         is_journal = name.startswith(JOURNAL_PREFIX) and "/" not in name
         return is_journal or super().names_file(name)

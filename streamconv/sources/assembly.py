@@ -124,7 +124,7 @@ class _Tensors:
                 _, dtype, shape, begin, end = entry
                 nbytes = end - begin
                 nbytes = shared.setdefault(nbytes, nbytes)
-                # in half the time of a call of the class
+                # this takes half the time of calling the class
                 fields = (name, dtype, shape, file, start + begin, nbytes, None)
                 infos[name] = tuple.__new__(TensorInfo, fields)
 

@@ -113,7 +113,7 @@ class QuantizedAgain(SourceWrapper):
     def _values(self, cast: Cast, encoding: Encoding, y: Array, x: Array) -> Array:
         """Return the numbers in some rows and columns of a weight, in float64."""
         down, across = _strides(cast)
-        # rows that lie between each other in the file are all read at once, and kept
+        # rows whose elements alternate in the file are all read at once, and kept
         outer = np.arange(encoding.shape[0]) if down < across else y
         ends = _places(cast, [outer[[0, -1]], np.array([0, encoding.shape[1] - 1])])
         begin = int(ends[0])
