@@ -81,6 +81,26 @@ def quantized_notes(
                 f"some projections of {quoted(pattern)} are quantized, and others are not: "
                 "on a GPU, transformers loads experts of this format only if all of them are"
             )
+    names = list(_ending_in_a_block(written))
+    if names:
+        yield (
+            f"{summarize_names(names)} end inside a block: without a GPU, transformers takes all "
+            "blocks of a matrix for equal, and on a GPU it merges gate and up as if theirs were "
+            "whole, so it decodes other values, or none; choose another format, or leave these "
+            "weights out with --except"
+        )
+
+
+def _ending_in_a_block(written: Iterable[TensorInfo]) -> Iterator[str]:
+    """Yield the names of weights whose blocks transformers does not read as they are made."""
+    for info in written:
+        encoding = info.cast.encoding if info.cast else None
+        if encoding is None or encoding.role != "codes" or 1 in encoding.block:
+            continue
+        sides = zip(encoding.shape, encoding.block, strict=True)
+        is_merged = EXPERTS in info.name and encoding.shape[0] % encoding.block[0]
+        if is_merged or any(size > block and size % block for size, block in sides):
+            yield info.name
 
 
 def _partly_quantized(written: Iterable[TensorInfo]) -> Iterator[str]:

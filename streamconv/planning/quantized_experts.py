@@ -9,7 +9,8 @@ layouts of a format it loads.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from streamconv.catalog.layouts import NamedLayout
+from streamconv.catalog.families import HUB_NAMES
+from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
@@ -33,6 +34,8 @@ class StoredExperts:
     """False if one of the formats is known by name only."""
     is_made: bool = False
     """True if `--quantize` makes these experts, False if they are stored quantized."""
+    has_single: bool = True
+    """False if transformers has only merged experts of this model type."""
 
     @property
     def text(self) -> str:
@@ -42,7 +45,12 @@ class StoredExperts:
     @property
     def loading(self) -> str:
         """How transformers loads them, as a clause."""
-        if "per-expert" in self.loads:
+        if PER_EXPERT in self.loads and not self.has_single:
+            return (
+                "transformers loads experts of this model type merged only, and finds no scales of "
+                "merged ones"
+            )
+        if PER_EXPERT in self.loads:
             return (
                 "transformers loads such experts one by one only, and finds no scales of merged "
                 "ones"
@@ -71,17 +79,33 @@ def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, Sto
                     made.add(stack.pattern)
             elif info in found.unknown:
                 formats.setdefault(stack.pattern, {})[UNKNOWN] = None
-    return {pattern: _stored(rows, pattern in made) for pattern, rows in formats.items()}
+    return {
+        pattern: _stored(rows, pattern in made, _has_single(source, pattern))
+        for pattern, rows in formats.items()
+    }
+
+
+def _has_single(source: Detected, pattern: str) -> bool:
+    """Return True if a model type has experts one by one, or is in no family."""
+    family = source.family
+    if family is None or pattern in source.foreign:
+        return True
+    hub = family.layouts_for(pattern, family.forms[HUB_NAMES.name])
+    return not hub or any(row.layout.name == PER_EXPERT for row in hub)
 
 
 def _tensors(stack: Stack) -> Iterable[str]:
     return (i.name for m in stack.modules for infos in m.tensors.values() for i in infos)
 
 
-def _stored(rows: Mapping[str, NumberFormat | NamedFormat | None], is_made: bool) -> StoredExperts:
+def _stored(
+    rows: Mapping[str, NumberFormat | NamedFormat | None], is_made: bool, has_single: bool
+) -> StoredExperts:
     loads = [row.loads if row else frozenset[str]() for row in rows.values()]
     is_decoded = all(isinstance(row, NumberFormat) for row in rows.values())
-    return StoredExperts(tuple(rows), frozenset.intersection(*loads), is_decoded, is_made)
+    return StoredExperts(
+        tuple(rows), frozenset.intersection(*loads), is_decoded, is_made, has_single
+    )
 
 
 def refuse_to_merge(
@@ -107,18 +131,24 @@ def refuse_to_merge(
 def keep_refused(source: Detected, pattern: str, encoding: str) -> PlanRefused:
     """Return the refusal to keep the layout of experts that are quantized one by one."""
     layout = next(stack.row.layout.name for stack in source.stacks if stack.pattern == pattern)
+    loads = ", which transformers loads" if _has_single(source, pattern) else ""
     return PlanRefused(
         f"cannot keep {quoted(pattern)}experts {layout}: they are quantized to {encoding} one by "
         "one",
-        "name the layout of the result: --to per-expert, which transformers loads",
+        f"name the layout of the result: --to per-expert{loads}",
     )
 
 
 def warning(pattern: str, stored: StoredExperts, row: NamedLayout) -> str:
     """Return the warning for experts that are converted to a layout in which they do not load."""
+    change = (
+        f"are stored as {stored.text} and become"
+        if not stored.is_made
+        else (f"become {stored.text} and")
+    )
     return (
-        f"{quoted(pattern)}experts are stored as {stored.text} and become {row.layout.name}: "
-        f"{stored.loading}, so it would not load the result correctly"
+        f"{quoted(pattern)}experts {change} {row.layout.name}: {stored.loading}, so it would not "
+        "load the result correctly"
     )
 
 

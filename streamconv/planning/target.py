@@ -138,11 +138,11 @@ def _warnings(
 def _loads_as(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts]) -> bool:
     """Return True if a stack is not quantized, keeps its layout, or becomes one that loads."""
     experts = stored.get(stack.pattern)
-    return (
-        experts is None
-        or row.layout == stack.row.layout
-        or row.layout.name in (PER_EXPERT, *experts.loads)
-    )
+    if experts is None or (row.layout == stack.row.layout and not experts.is_made):
+        return True
+    if row.layout.name == PER_EXPERT:
+        return experts.has_single
+    return row.layout.name in experts.loads
 
 
 def _check_loading(

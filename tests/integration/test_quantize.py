@@ -12,6 +12,8 @@ import reference
 import torch
 from click.testing import CliRunner
 from plain_layers import E, H, I, plain_tensors, write
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 import streamconv
 from streamconv.cli import cli
@@ -226,10 +228,47 @@ def test_a_merged_form_is_refused_and_a_layout_has_a_warning(tmp_path: Path) -> 
         streamconv.plan(source, quantize="fp8-block")
     assert "--to per-expert" in refused.value.hint
     plan = streamconv.plan(source, to="fused", quantize="fp8-channel")
-    assert any("become fused" in warning for warning in plan.target.warnings)
+    assert any("become fp8-channel and fused" in warning for warning in plan.target.warnings)
     merged = write(tmp_path / "merged", reference.to_layout(tensors, "fused"))
     with pytest.raises(streamconv.PlanRefused, match="one by one"):
         streamconv.plan(merged, to="same", quantize="fp8-block")
+
+
+def test_what_transformers_decodes_in_other_blocks_is_named(source: Path) -> None:
+    """It cuts 160 rows into two blocks of 80 if there is no GPU, and 96 twice into 128 and 64."""
+    weight = plain_tensors()["model.layers.0.self_attn.q_proj.weight"]
+    made = quantizers.fp8_block(weight)
+    loaded = Fp8Dequantize(None)._dequantize_one(
+        made[".weight"], made[".weight_scale_inv"], output_dtype=torch.float32
+    )
+    assert not loaded.equal(quantizers.decoded("fp8-block", made))
+    notes = streamconv.plan(source, to="per-expert", quantize="fp8-block").config.notes
+    (note,) = [note for note in notes if "end inside a block" in note]
+    assert "self_attn.q_proj.weight (2)" in note
+    assert "gate_proj.weight (10)" in note
+    assert streamconv.plan(source, to="per-expert", quantize="mxfp4").config.notes == ()
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "qwen3_vl_moe"])
+def test_experts_that_load_merged_only_have_a_warning(model_type: str, tmp_path: Path) -> None:
+    """transformers has no conversion that would merge single experts of these models."""
+    found = get_checkpoint_conversion_mapping(model_type) or []
+    patterns = [pattern for each in found for pattern in each.source_patterns]
+    assert not any("experts" in pattern and "*" in pattern for pattern in patterns)
+    layer = "language_model.layers" if model_type == "qwen3_vl_moe" else "layers"
+    layout = "fused-transposed" if model_type == "qwen3_vl_moe" else "fused-interleaved"
+    tensors = {n.replace("layers", layer): t for n, t in plain_tensors().items() if "mlp" in n}
+    merged = reference.to_layout(tensors, layout)
+    counts = {"num_local_experts": E, "text_config": {"num_experts": E}}
+    source = write(tmp_path / "source", merged, model_type=model_type, **counts)
+    options: dict[str, Any] = {"source_layout": layout, "quantize": "fp8-channel"}
+    plan = streamconv.plan(source, to="per-expert", **options)
+    (warning,) = plan.target.warnings
+    assert "become fp8-channel and per-expert" in warning
+    assert "of this model type merged only" in warning
+    with pytest.raises(streamconv.PlanRefused, match="one by one") as refused:
+        streamconv.plan(source, to="same", **options)
+    assert refused.value.hint.endswith("--to per-expert")
 
 
 def test_options_that_make_no_sense(source: Path) -> None:
