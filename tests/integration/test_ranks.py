@@ -322,7 +322,7 @@ main()
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (0, r"cannot reach the other ranks: the store .* is lost: .*\n +check whether"),
+        (0, r"cannot reach the other ranks: the store .* is lost: .*\n +check if"),
         (1, r"rank \d \(process \d+ on .*\) failed: its connection is broken, and it has"),
     ],
     ids=["that with the store", "the other"],
