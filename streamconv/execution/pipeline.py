@@ -61,51 +61,10 @@ def run_share(
     Raises:
         StreamconvError: One of its subclasses. If the run can be resumed, a note says so.
     """
-    from streamconv.execution.events import Completed
-    from streamconv.execution.executor import execute
-    from streamconv.verification.options import VerifyOptions
-
     begin = time.monotonic()
-    options = request.options
     sink = _open_sink(request, share)
-    verification = None
     try:
-        catalog = load_catalog(options.get("family"))
-        src = resumed_source(request) if request.resume else request.src
-        casts = bool(options.get("dtype"))
-        with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
-            plan = build_plan(
-                source.checkpoint,
-                catalog,
-                request.to,
-                options,
-                verify=request.verify,
-                read=read_whole(source),
-            )
-            pinned = pin_request(request, source)
-            is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
-            running = execute(
-                plan,
-                _readable(source, options, share.readers, cancel),
-                sink,
-                _shards_of(plan, share),
-                commits=share.commits,
-                request=pinned.to_json() if is_stored else None,
-                cancel=cancel,
-            )
-            with closing(running) as events:
-                for event in events:
-                    if on_event is not None:
-                        on_event(event)
-                    if request.verify and isinstance(event, Completed):
-                        verify_options = VerifyOptions(
-                            plan.memory.jobs,
-                            catalog,
-                            reading=options,
-                            on_event=on_event,
-                            cancel=cancel,
-                        )
-                        verification = _verify(event.folder, pinned, verify_options)
+        plan, verification = _write_share(request, share, sink, on_event, cancel)
     except BaseException as error:
         if sink.leftover_note and not isinstance(error, VerifyFailed):
             error.add_note(sink.leftover_note)
@@ -119,6 +78,59 @@ def run_share(
         part=share.partition,
         closed=share.commits or share.waits_for_commit,
     )
+
+
+def _write_share(
+    request: ConversionRequest,
+    share: Share,
+    sink: "CheckpointFolder",
+    on_event: OnEvent | None,
+    cancel: CancelToken,
+) -> tuple["Plan", Verification | None]:
+    """Write the shards of the share; verify and commit the result if this process does so.
+
+    Returns:
+        The plan, and the verification if it was asked for.
+    """
+    from streamconv.execution.events import Completed
+    from streamconv.execution.executor import execute
+    from streamconv.verification.options import VerifyOptions
+
+    options = request.options
+    verification = None
+    catalog = load_catalog(options.get("family"))
+    src = resumed_source(request) if request.resume else request.src
+    casts = bool(options.get("dtype"))
+    with open_with_template(src, catalog, options, casts=casts, cancel=cancel) as source:
+        plan = build_plan(
+            source.checkpoint,
+            catalog,
+            request.to,
+            options,
+            verify=request.verify,
+            read=read_whole(source),
+        )
+        pinned = pin_request(request, source)
+        is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
+        running = execute(
+            plan,
+            _readable(source, options, share.readers, cancel),
+            sink,
+            _shards_of(plan, share),
+            commits=share.commits,
+            request=pinned.to_json() if is_stored else None,
+            cancel=cancel,
+        )
+        with closing(running) as events:
+            for event in events:
+                if on_event is not None:
+                    on_event(event)
+                if request.verify and isinstance(event, Completed):
+                    verify_options = VerifyOptions(
+                        plan.memory.jobs, catalog, reading=options, on_event=on_event, cancel=cancel
+                    )
+                    verification = _verify(event.folder, pinned, verify_options)
+    return plan, verification
 
 
 def _open_sink(request: ConversionRequest, share: Share) -> "CheckpointFolder":

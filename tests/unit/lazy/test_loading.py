@@ -47,8 +47,9 @@ def test_a_module_is_filled(device: str) -> None:
         assert parameter.requires_grad == (name == "0.weight")
 
 
-def test_a_dtype_of_the_module_stays() -> None:
-    module = linear(dtype=torch.float64)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_dtype_of_the_module_stays(device: str) -> None:
+    module = linear(device, torch.float64)
     load_module(module, lazy(TENSORS), strict=True)
     wanted = torch.frombuffer(bytearray(TENSORS["0.bias"][2]), dtype=torch.float32).double()
     assert torch.equal(module.get_parameter("0.bias"), wanted)
