@@ -1,1 +1,1 @@
-"""Which layouts, families and presets are known."""
+"""The known layouts, families and presets, and other tables."""

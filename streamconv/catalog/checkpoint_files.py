@@ -56,7 +56,7 @@ def holds_checkpoint(names: Collection[str]) -> bool:
     folders = ("", *(f"{preset.folder}/" for preset in presets().values()))
     return any(
         f"{folder}{DCP_METADATA}" in names
-        and any(n.startswith(folder) and n.endswith(".distcp") for n in names)
+        and any(name.startswith(folder) and name.endswith(".distcp") for name in names)
         for folder in folders
     )
 

@@ -113,16 +113,17 @@ class Family:
     fp32: tuple[str, ...] = ()
     """Parts of the names, in any form, of tensors that transformers keeps in fp32."""
     next_to_experts: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Patterns of model types, and of the names below a module with experts that are no experts'.
+    """Patterns of model types, each with patterns of names: of the tensors that are in a module
+    with experts, but are not experts.
 
-    The first pattern that fits a model type wins; none fits if no row says it.
+    The first pattern that fits a model type wins. If none fits, the names are not known.
     """
 
     def __repr__(self) -> str:
         return f"<Family {self.name}: {len(self.model_types)} model types>"
 
     def names_next_to_experts(self, model_type: str) -> tuple[str, ...]:
-        """Return patterns of the names next to experts in a model of this type; none if unknown."""
+        """Return the patterns of names next to experts for a model type; empty if unknown."""
         rows = self.next_to_experts
         return next((names for glob, names in rows if fnmatchcase(model_type, glob)), ())
 
@@ -202,9 +203,11 @@ def _form(name: str, row: Mapping[str, Any], layouts: Mapping[str, Layout]) -> F
         layouts=tuple(
             (
                 glob,
-                tuple(find_layout(layouts, n) for n in ([name] if isinstance(name, str) else name)),
+                tuple(
+                    find_layout(layouts, each) for each in ([own] if isinstance(own, str) else own)
+                ),
             )
-            for glob, name in row["layouts"].items()
+            for glob, own in row["layouts"].items()
         ),
         renames=tuple(read_rename(r) for r in row.get("renames", ())),
         groups=tuple(read_group(g) for g in row.get("groups", ())),

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by the patterns of their names, whatever the model is."""
+"""The tensors of a checkpoint by the patterns of their names, for any model."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,1 +1,1 @@
-"""Which family and layout a checkpoint has."""
+"""Which family and layouts does a checkpoint have?"""

@@ -156,7 +156,9 @@ def stack_experts(choices: Iterable[Candidate]) -> tuple[Stack, ...]:
         _check_sizes(choice, firsts.setdefault(alike, choice))
         stacks.setdefault((*alike, choice.sizes[EXPERT]), []).append(choice)
     return tuple(
-        Stack(first.pattern, first.row, first.sizes, (first.module, *(c.module for c in rest)))
+        Stack(
+            first.pattern, first.row, first.sizes, (first.module, *(each.module for each in rest))
+        )
         for first, *rest in stacks.values()
     )
 

@@ -71,7 +71,7 @@ def check_experts_found(checkpoint: Checkpoint, found: Detected) -> None:
 
 
 def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a sentence for each number format that weights have, and what config.json says."""
+    """Yield a sentence for each number format of weights, and for each format in config.json."""
     try:
         found = recognize(checkpoint)
     except BadCheckpoint as error:
@@ -85,7 +85,7 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def name_notes(found: Detected) -> Iterator[str]:
-    """Yield a sentence for names because of which a checkpoint is in no form of its model type."""
+    """Yield a sentence for unknown names, because of which a checkpoint is in no form."""
     model_type = quoted(found.model_type)
     if found.foreign:
         names = ", ".join(quoted(f"{pattern}experts") for pattern in found.foreign)
@@ -96,7 +96,7 @@ def name_notes(found: Detected) -> Iterator[str]:
 
 
 def count_notes(checkpoint: Checkpoint, found: Detected) -> Iterator[str]:
-    """Yield a sentence if config.json counts experts, and nothing that looks like one is there."""
+    """Yield a sentence for each number of experts in config.json if no experts were found."""
     if found.stacks or found.refusals:
         return
     for section in TEXT_SECTIONS:

@@ -1,15 +1,13 @@
-"""Find what lies next to the experts under names that the family does not have."""
+"""Find the tensors next to experts whose names the family does not have."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.companions import possible_weights
 from streamconv.catalog.families import Family
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Stack
-
-_EXPERTS = ".experts."
-"""A part of nearly all names, which belong to experts: looking for it is cheap."""
 
 
 def unknown_next_to_experts(
@@ -20,13 +18,14 @@ def unknown_next_to_experts(
 ) -> tuple[str, ...]:
     """Return the names of tensors next to experts that the model type does not have.
 
-    They are as the checkpoint has them. None are returned if no row says which names there are.
+    They are the names in the checkpoint. The result is empty if no row lists the names of the model
+    type.
 
     Args:
         family: The family, if it is known.
         model_type: The `model_type` of config.json.
         hub_names: Every tensor by its hub name.
-        stacks: The expert stacks. Those of the family are looked through.
+        stacks: The expert stacks. Only those of the family are searched.
     """
     known = family.names_next_to_experts(model_type) if family else ()
     own = tuple(stack for stack in stacks if family and stack.pattern in family.stacks)
@@ -42,7 +41,7 @@ def unknown_next_to_experts(
 def _next_to_experts(
     hub_names: Mapping[str, TensorInfo], stacks: tuple[Stack, ...]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the prefix of its module and the rest of its name for each tensor next to experts."""
+    """Yield, for each tensor next to experts, the prefix of its module and the rest of its name."""
     prefixes = {module.prefix for stack in stacks for module in stack.modules}
     experts = {
         info.name
@@ -51,10 +50,10 @@ def _next_to_experts(
         for infos in module.tensors.values()
         for stored in infos
         for info in stored.stored
-        if _EXPERTS not in info.name
+        if EXPERTS not in info.name
     }
     for hub_name, tensor in hub_names.items():
-        if _EXPERTS in hub_name or tensor.name in experts:
+        if EXPERTS in hub_name or tensor.name in experts:  # a cheap check of most names comes first
             continue
         prefix = hub_name
         while "." in prefix:
@@ -65,9 +64,9 @@ def _next_to_experts(
 
 
 def _is_known(name: str, known: tuple[str, ...]) -> bool:
-    """Return True if a name, or that of the weight which a scale belongs to, is one of these.
+    """Return True if a name fits one of the patterns, or the name of its weight does.
 
-    A bias has to be one itself: those of routers have other names in each form.
+    A bias has to fit by its own name: biases of routers have another name in each form.
     """
     names = [name] if name.endswith("bias") else [name, *possible_weights(name)]
     return any(

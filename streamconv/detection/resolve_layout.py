@@ -52,14 +52,14 @@ class LayoutResolver:
             raise PlanRefused(
                 f"tensor {quoted(companion.name)} is {companion.dtype} {list(companion.shape)} and "
                 f"belongs to {quoted(weight.name)} {list(weight.shape)}: no layout has a place for "
-                "such a shape",
+                "that shape",
                 "add --pass-through to leave such experts as they are",
             )
         if experts.packed is not None:
             raise PlanRefused(
                 f"tensor {quoted(experts.packed.name)} is {experts.packed.dtype} "
                 f"{list(experts.packed.shape)}: its elements are codes, and no layout describes "
-                "experts that are packed in this way",
+                "experts that are packed like this",
                 "add --pass-through to leave such experts as they are",
             )
         if not by_layout:

@@ -68,9 +68,9 @@ def same_tensors(one: NamedLayout, other: NamedLayout, stack: Stack) -> bool:
     """Return True if both layouts give a stack's tensors the same names and shapes."""
     pairs = [(one.layout.templates.get(w), other.layout.templates.get(w)) for w in stack.first]
     return all(
-        a is not None
-        and b is not None
-        and a.name == b.name
-        and a.shape(stack.sizes) == b.shape(stack.sizes)
-        for a, b in pairs
+        left is not None
+        and right is not None
+        and left.name == right.name
+        and left.shape(stack.sizes) == right.shape(stack.sizes)
+        for left, right in pairs
     )

@@ -18,7 +18,7 @@ def merge_target(source: Detected) -> tuple[str, str]:
     if family is not None and source.foreign:
         found = ", ".join(f"{quoted(pattern)}experts" for pattern in source.foreign)
         layout = _merged_layout(family)
-        return layout, f"{found} is no stack of {quoted(source.model_type)}"
+        return layout, f"{found} is not a stack of {quoted(source.model_type)}"
     if family is not None and source.unknown_names:
         layout = _merged_layout(family)
         if any(stack.row.layout.name != layout for stack in source.stacks):
@@ -38,7 +38,7 @@ def _has_gates(stack: Stack) -> bool:
 
 
 def _merged_layout(family: Family) -> str:
-    """Return the layout that merging gives to experts with other names than those of `family`."""
+    """Return the layout that `merge` gives to experts under names that `family` does not have."""
     form = family.forms.get(family.merge)
     if form is None:
         return family.merge

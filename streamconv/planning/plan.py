@@ -118,8 +118,8 @@ class Plan:
         skip = self.format.skip_reason
         left_out = dict.fromkeys(self.config.left_out, "describes quantized weights")
         return tuple(
-            replace(o, skip_reason=o.skip_reason or skip or left_out.get(o.name, ""))
-            for o in self.checkpoint.others
+            replace(other, skip_reason=other.skip_reason or skip or left_out.get(other.name, ""))
+            for other in self.checkpoint.others
         )
 
     @property

@@ -82,7 +82,7 @@ def resolve_target(
     rows: dict[str, NamedLayout] = {}
     kept: dict[str, str] = {}
     for pattern in source.foreign if asked in FORMS else ():
-        kept[f"{pattern}experts"] = f"it is no stack of {quoted(source.model_type)}"
+        kept[f"{pattern}experts"] = f"it is not a stack of {quoted(source.model_type)}"
     for stack in source.stacks:
         row = rows[stack.pattern] = wanted[stack.pattern]
         try:

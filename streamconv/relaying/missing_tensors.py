@@ -41,8 +41,9 @@ def check_complete(
     if missing:
         names = [form.apply(name) for name in missing]
         listed = ", ".join(map(quoted, names)) if len(names) <= MAX_LISTED else ""
+        count = "1 tensor is" if len(names) == 1 else f"{len(names):,} tensors are"
         raise BadCheckpoint(
-            f"the tensors have ended, and {len(names)} of them are missing: "
+            f"cannot complete all outputs: {count} missing at the end: "
             f"{listed or summarize_names(names)}",
             f"name the layout of the tensors with `source`: {' or '.join(layouts)}"
             if len(layouts) > 1

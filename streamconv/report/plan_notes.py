@@ -29,7 +29,7 @@ def notes_of(plan: Plan) -> Iterator[str]:
     """Yield notes that a user should read before using the result."""
     yield from plan.target.warnings
     for line in _edit_lines(plan, plan.config.omitted) if plan.has_config else ():
-        yield f"config.json is kept as it is, and no longer true: {line}"
+        yield f"config.json is kept as it is, without this change: {line}"
     yield from plan.config.notes
     yield from name_notes(plan.source)
     yield from _uneven(plan)

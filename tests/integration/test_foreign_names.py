@@ -86,7 +86,7 @@ def test_merge_goes_by_layout(foreign: Path, tmp_path: Path) -> None:
     """In the layout of the family's form, under the names that are here, which the plan tells."""
     command = ["merge", str(foreign), str(tmp_path / "out"), "--dry-run"]
     shown = " ".join(CliRunner().invoke(cli, command).output.split())
-    assert "fused (model.layers.*.mlp.experts is no stack of qwen3_vl_moe)" in shown
+    assert "fused (model.layers.*.mlp.experts is not a stack of qwen3_vl_moe)" in shown
     streamconv.merge(foreign, tmp_path / "out", verify=True)
     expected = reference.to_layout(made("model."), "fused")
     assert reference.same_bytes(expected, reference.read(tmp_path / "out")) == []

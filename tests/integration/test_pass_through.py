@@ -61,7 +61,7 @@ def two_layouts(tensors: Tensors) -> None:
 
 REASONS: dict[str, tuple[Change, str]] = {
     "mixed dtypes": (retype, "up_proj.weight is F32"),
-    "odd scales": (odd_scales, "no layout has a place for such a shape"),
+    "odd scales": (odd_scales, "no layout has a place for that shape"),
     "odd names": (odd_names, "belongs to an expert, and no layout describes it"),
     "odd numbers": (odd_numbers, "01 is not how experts are numbered"),
     "a router of fewer experts": (router, "gate.weight has 2 rows"),

@@ -96,7 +96,7 @@ def test_names_that_lack_a_part_are_nobodys(tmp_path: Path) -> None:
         streamconv.convert(source, tmp_path / "out", to="hub")
     plan = streamconv.merge(source, tmp_path / "out", verify=True).plan
     assert plan.target.form is None
-    assert "is no stack of qwen3_vl_moe" in plan.target.why
+    assert "is not a stack of qwen3_vl_moe" in plan.target.why
     expected = reference.to_layout(per_expert(here), plan.target.asked)
     expected[f"{here}gate.weight"] = gate
     assert reference.same_bytes(expected, reference.read(tmp_path / "out")) == []

@@ -317,7 +317,7 @@ def changed(part: str, tensor: torch.Tensor) -> Pairs:
 
 def test_missing_tensors_are_listed() -> None:
     said = message(without("experts.2.up_proj", "experts.3.down_proj"))
-    assert "2 of them are missing" in said
+    assert "2 tensors are missing" in said
     for name in ("experts.2.up_proj.weight", "experts.3.down_proj.weight"):
         assert f"model.layers.0.mlp.{name}" in said
 

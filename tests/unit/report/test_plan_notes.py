@@ -84,7 +84,7 @@ def test_what_config_json_no_longer_says(qwen: Path) -> None:
     kept = streamconv.plan(qwen, dtype="fp16", keep_config=True)
     assert (config_line(kept), config_edits(kept)) == ("", [])
     (note,) = notes_of(kept)
-    assert note.endswith("no longer true: dtype is float16 instead of bfloat16")
+    assert note.endswith("without this change: dtype is float16 instead of bfloat16")
 
 
 def test_only_renames_that_rename_something_are_listed(omni: Plan) -> None:
