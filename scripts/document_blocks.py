@@ -19,6 +19,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from forked import command_line, forked
+
 PROMPT = "$ "
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"[\d.,]*\d(?: ?(?:[kMGT]?B|s|min|h|%)\b)?(?:/s)?")
@@ -26,23 +28,21 @@ _RULE = re.compile(r"([─━╴╸═-])\1+")
 
 
 def run_blocks(document: str, folder: Path) -> str:
-    """Return a document with the outputs of its commands, run in a process of their own.
+    """Return a document with the outputs of its commands, run in a fork of this process.
 
-    Raises AssertionError with what was printed if a block fails.
+    So a block imports nothing that this process has imported. Raises AssertionError with what was
+    printed if a block fails.
     """
-    environment = {**os.environ, "COLUMNS": "80", "STREAMCONV_NO_PROGRESS": "1", "NO_COLOR": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[1])])
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "-"],
-        input=document,
-        cwd=folder,
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    def run() -> None:
+        os.chdir(folder)
+        os.environ |= {"COLUMNS": "80", "STREAMCONV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+        os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+        print("".join(_refreshed(document)), end="")
+
+    done = forked(run)
+    assert done.code == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
 def comparable(text: str) -> list[str]:
@@ -75,19 +75,31 @@ def _console(body: str) -> Iterator[str]:
     for command in filter(None, commands):
         line, _, shown = command.partition("\n")
         assert line.startswith(f"{PROMPT}streamconv "), f"cannot run {line!r}"
-        done = subprocess.run(
-            [sys.executable, "-m", "streamconv", *shlex.split(line)[2:]],
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        code, output = _run_command(shlex.split(line)[2:])
         fails = shown.startswith("streamconv: ")
-        assert (done.returncode != 0) == fails, f"{line}\n{done.stdout}"
-        output = done.stdout.replace(f"{Path.cwd()}/", "")
+        assert (code != 0) == fails, f"{line}\n{output}"
         yield f"{line}\n"
         if shows_outputs:
+            output = output.replace(f"{Path.cwd()}/", "")
             yield "".join(f"{each.rstrip()}\n" for each in output.splitlines())
+
+
+def _run_command(words: list[str]) -> tuple[int, str]:
+    """Return exit code and output of a command, which has a new interpreter.
+
+    `check` is forked: to import transformers once more takes longer than everything else.
+    """
+    if words[0] == "check":
+        ended = command_line(*words)
+        return ended.code, (ended.stdout + ended.stderr.lstrip()).decode()
+    done = subprocess.run(
+        [sys.executable, "-m", "streamconv", *words],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
 
 
 def main() -> None:

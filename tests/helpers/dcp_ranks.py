@@ -1,18 +1,15 @@
 """What each rank of a process group does with torch.distributed.checkpoint, by torch alone.
 
-    torchrun --nproc-per-node 2 tests/helpers/dcp_ranks.py load FOLDER EXPECTED
-    torchrun --nproc-per-node 2 tests/helpers/dcp_ranks.py save FOLDER TENSORS
-
-`load` reads every tensor of EXPECTED (a safetensors file) from a DCP, sharded on the first axis,
+`load` reads every tensor of a safetensors file from a DCP, sharded on the first axis,
 on the last, replicated, and as parameters under FSDP2, and compares bytes. `save` writes the
-tensors of TENSORS as a training run of several ranks would: each sharded in another way, and as
+tensors of such a file as a training run of several ranks would: each sharded in another way, and as
 parameters under FSDP2.
 """
 
 import itertools
 import os
-import sys
 import warnings
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,8 +18,6 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
-
-warnings.simplefilter("ignore")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -76,9 +71,11 @@ def save(folder: str, tensors: Tensors, mesh: DeviceMesh) -> None:
     dcp.save({"model": under_fsdp(tensors, mesh)}, checkpoint_id=f"{folder}/fsdp")
 
 
-if __name__ == "__main__":
-    what, folder, file = sys.argv[1:]
-    dist.init_process_group("gloo")
+def work(rank: int, what: str, folder: str, file: Path) -> None:
+    """Be one of two ranks, which meet in a file next to `file`."""
+    warnings.simplefilter("ignore")
+    meeting = f"file://{file}-ranks"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     {"load": load, "save": save}[what](folder, load_file(file), init_device_mesh("cpu", (2,)))
     dist.barrier()
     # All is checked and on the disk. Ending as a process usually does has been seen to abort on a

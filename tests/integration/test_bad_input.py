@@ -27,6 +27,7 @@ from broken_folders import FILES
 from broken_requests import PLACES, REQUESTS
 from click.testing import CliRunner
 from folders import tree
+from forked import command_line
 
 import streamconv
 from streamconv.cli import cli
@@ -76,21 +77,16 @@ def test_is_refused_by_a_dry_run_alike(bad: Row, tmp_path: Path) -> None:
 def test_is_refused_by_a_process(bad: Row, tmp_path: Path) -> None:
     bad.breaks(tmp_path / bad.src)
     before = tree(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "streamconv", *arguments(bad, tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = command_line(*arguments(bad, tmp_path))
+    said = done.stderr.decode()
     assert tree(tmp_path) == before
-    assert done.returncode == bad.error.exit_code, done.stderr
-    assert done.stdout == ""
-    assert [word for word in bad.words if word not in done.stderr] == []
-    assert done.stderr.startswith("streamconv: ")
-    assert "Traceback" not in done.stderr
-    assert done.stderr.replace("\n", "").isprintable()
-    assert done.stderr.count("\n") <= 2
+    assert done.code == bad.error.exit_code, said
+    assert done.stdout == b""
+    assert [word for word in bad.words if word not in said] == []
+    assert said.startswith("streamconv: ")
+    assert "Traceback" not in said
+    assert said.replace("\n", "").isprintable()
+    assert said.count("\n") <= 2
 
 
 def test_every_exit_code_of_bad_input_is_seen_from_outside() -> None:

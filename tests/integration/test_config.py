@@ -459,21 +459,6 @@ def test_parts_and_a_resumed_run(qwen3: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "again") == tree(tmp_path / "one")
 
 
-def test_ranks_of_torchrun(qwen3: Path, tmp_path: Path) -> None:
-    """End in the same tree."""
-    streamconv.convert(qwen3, tmp_path / "one", **CAST)
-    words = ["convert", str(qwen3), str(tmp_path / "out"), "--dtype", "fp32", "--layers", "0:2"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, "-m", "streamconv", *words, "--max-shard-size", "20KB"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert tree(tmp_path / "out") == tree(tmp_path / "one")
-
-
 def test_a_config_that_changes_meanwhile(qwen3: Path, tmp_path: Path) -> None:
     """Is noticed, though what is written comes from the plan."""
     source = shutil.copytree(qwen3, tmp_path / "source")

@@ -10,7 +10,6 @@ from dcp_folders import write_dcp
 from folders import tree
 from hub_server import Hub, taken_for_the_hub
 from plain_layers import plain_tensors, write
-from torchrun import torchrun
 
 import streamconv
 from streamconv.system.linux_file_ops import LinuxFiles
@@ -42,13 +41,6 @@ def test_by_parts(source: Path, wanted: dict[str, object], tmp_path: Path) -> No
     for number in (2, 1, 1, 3):
         streamconv.convert(source, tmp_path / "out", part=f"{number}/3", **ASKED)
     streamconv.finish(tmp_path / "out", verify=True)
-    assert tree(tmp_path / "out") == wanted
-
-
-def test_by_ranks(source: Path, wanted: dict[str, object], tmp_path: Path) -> None:
-    words = ["convert", str(source), str(tmp_path / "out"), "-j", "1", "--to", "per-expert"]
-    done = torchrun(2, [*words, "--quantize", "mxfp4", "--max-shard-size", str(SIZE)])
-    assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "out") == wanted
 
 

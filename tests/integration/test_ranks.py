@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import reference
+from click.testing import CliRunner
 from dcp_folders import stock
 from folders import old_checkpoint, output, qwen_tensors, tree, two_shards, write_checkpoint
 from hub_server import Hub, serving
+from plain_layers import plain_tensors, write
 from torchrun import torchrun
 
 import streamconv
+from streamconv.cli import cli
 from streamconv.errors import (
     IOFailed,
     OutputExists,
@@ -58,6 +61,20 @@ main()
 """
 """The command line, in which all ranks fail at their first shard, rank 1 before the others; or
 rank 1 fails at its third one, or makes a mistake."""
+
+SEVERAL = """
+import json, os, sys
+from streamconv.cli import main
+run = os.environ["TORCHELASTIC_RUN_ID"]
+for number, words in enumerate(json.loads(sys.argv[1])):
+    os.environ["TORCHELASTIC_RUN_ID"] = f"{run} {number}"
+    try:
+        main(words)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""Several command lines, one after the other, each as a run of torchrun of its own."""
 
 MEASURED = """
 import json, os, pathlib, sys
@@ -125,51 +142,59 @@ def leftovers(dst: Path) -> list[str]:
 # --- torchrun ----------------------------------------------------------------------------------
 
 
-def test_ranks_make_what_one_process_makes(
-    src: Path, wanted: dict[str, object], tmp_path: Path
-) -> None:
-    """The same tree; every rank does something; one says so."""
-    dst = tmp_path / "out"
-    done = torchrun(3, command(src, dst))
+def test_ranks_make_what_one_process_makes(src: Path, tmp_path: Path) -> None:
+    """The same tree, whatever is asked; every rank does something; one says so."""
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL)
+    plain = write(tmp_path / "plain", plain_tensors(), torch_dtype="bfloat16")
+    asked = {
+        "moved": ["convert", str(src), "--to", "fused-transposed"],
+        "cast": ["convert", str(src), "--to", "fused-transposed", "--dtype", "fp16"],
+        "config": ["convert", str(plain), "--dtype", "fp32", "--layers", "0:1"],
+        "quantized": ["convert", str(plain), "--to", "per-expert", "--quantize", "mxfp4"],
+    }
+    size = ("-j", "1", "--max-shard-size", "20kB")
+    done = torchrun(
+        3,
+        [json.dumps([[*words, *size, str(tmp_path / name)] for name, words in asked.items()])],
+        script=script,
+    )
     assert done.returncode == 0, done.stderr
-    assert tree(dst) == wanted
-    assert done.stdout.count(f"{dst}: ") == 1
-    assert leftovers(dst) == ["out"]
+    for name, words in asked.items():
+        alone = tmp_path / "alone" / name
+        made = CliRunner().invoke(cli, [*words, *size, str(alone)], standalone_mode=False)
+        assert made.exception is None
+        assert tree(tmp_path / name) == tree(alone), name
+        assert done.stdout.count(f"{tmp_path / name}: ") == 1
+        assert leftovers(tmp_path / name) == [name]
+    assert '"F16"' in (tmp_path / "cast" / "streamconv.json").read_text()
+    assert "float32" in (tmp_path / "config" / "config.json").read_text()
+    assert "mxfp4" in (tmp_path / "quantized" / "config.json").read_text()
 
 
-def test_ranks_cast_as_one_process_does(src: Path, tmp_path: Path) -> None:
-    """Each reads and casts what its own shards take, to the same tree."""
-    alone = tmp_path / "alone"
-    streamconv.convert(src, alone, to="fused-transposed", dtype="fp16", max_shard_size=SIZE)
-    done = torchrun(2, command(src, tmp_path / "out", "--dtype", "fp16"))
-    assert done.returncode == 0, done.stderr
-    assert tree(tmp_path / "out") == tree(alone)
-    assert '"F16"' in (alone / "streamconv.json").read_text()
-
-
-@pytest.mark.parametrize(("fault", "size"), [("error", 2), ("kill", 3)])
 def test_a_rank_that_dies_ends_the_run_by_its_name(
-    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path, fault: str, size: int
+    src: Path, wanted: dict[str, object], tmp_path: Path, faulty: Path
 ) -> None:
-    """On every rank, soon; then other numbers of ranks go on to the same bytes."""
+    """On every rank, soon; then one process goes on to the same bytes."""
     dst = tmp_path / "out"
     begin = time.monotonic()
-    done = torchrun(size, command(src, dst), fault=fault, script=faulty)
+    done = torchrun(2, command(src, dst), fault="error", script=faulty)
     assert time.monotonic() - begin < 60
-    assert done.returncode != 0
-    reason = "Input/output error" if fault == "error" else "its connection is broken"
-    said = re.findall(rf"streamconv: rank 1 \(process \d+ on .*\) failed: .*{reason}", done.stderr)
-    assert len(said) == size - 1, done.stderr
-    assert not dst.exists()
-    assert len(list((tmp_path / "out.streamconv-partial").glob("*.safetensors"))) >= 2
-    if fault == "error":
-        streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE, resume=True)
-    else:
-        again = torchrun(2, command(src, dst, "--resume"))
-        assert again.returncode == 0, again.stderr
-        assert "shards are complete" in again.stderr
+    assert_failed(done, dst, 1, "Input/output error")
+    streamconv.convert(src, dst, to="fused-transposed", max_shard_size=SIZE, resume=True)
     assert tree(dst) == wanted
     assert leftovers(dst) == ["out"]
+
+
+def assert_failed(
+    done: "subprocess.CompletedProcess[str]", dst: Path, others: int, reason: str
+) -> None:
+    """All other ranks say that rank 1 has failed, and why; what was written is left."""
+    assert done.returncode != 0
+    said = re.findall(rf"streamconv: rank 1 \(process \d+ on .*\) failed: .*{reason}", done.stderr)
+    assert len(said) == others, done.stderr
+    assert not dst.exists()
+    assert len(list(dst.with_name("out.streamconv-partial").glob("*.safetensors"))) >= 2
 
 
 def test_ranks_that_fail_before_any_shard_leave_nothing(
@@ -209,22 +234,22 @@ def test_torchrun_starts_the_ranks_again(
     assert tree(dst) == wanted
 
 
-def test_ranks_read_a_repository(
+def test_a_rank_that_is_killed_while_a_repository_is_read(
     src: Path,
     tmp_path: Path,
     faulty: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A killed run and the one that resumes it read the same commit."""
+    """It ends the run by its name; another number of ranks goes on with the same commit."""
     dst = tmp_path / "out"
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     with serving(Hub({"org/tiny": src})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         words = command("hf://org/tiny", dst)
-        killed = torchrun(2, words, fault="kill", script=faulty)
-        assert killed.returncode != 0
-        assert re.search(r"rank 1 \(process \d+ on .*\) failed", killed.stderr), killed.stderr
-        assert not dst.exists()
+        begin = time.monotonic()
+        killed = torchrun(3, words, fault="kill", script=faulty)
+        assert time.monotonic() - begin < 60
+        assert_failed(killed, dst, 2, "its connection is broken")
         hub.head = "f" * 40
         again = torchrun(2, [*words, "--resume"])
     assert again.returncode == 0, again.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from folders import qwen_tensors, two_shards, write_checkpoint
+from forked import command_line
 from hub_server import Fault, Hub, serving
 
 EVIL = "\x1b[31;5m\x9b2J\u202e\r\n\x07\x7f\u2028streamconv: done"
@@ -62,6 +63,13 @@ def assert_harmless(raw: bytes, terminal: bool = False) -> None:
 
 
 STREAMCONV = (sys.executable, "-m", "streamconv")
+
+
+def said(*words: object) -> tuple[bytes, bytes]:
+    """Stdout and stderr of a command line, which are files."""
+    done = command_line(*(os.fspath(word) if isinstance(word, Path) else word for word in words))
+    return done.stdout, done.stderr
+
 
 LIBRARY = """
 import logging, sys, threading, warnings
@@ -150,7 +158,7 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
     """Repeated in a message or not; errors of click's are like all others."""
     src = write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), CONFIG)
     for words in USAGE:
-        out, err = printed(*STREAMCONV, *(str(src) if word == "src" else word for word in words))
+        out, err = said(*(str(src) if word == "src" else word for word in words))
         assert err.startswith((b"streamconv: ", b"Usage: ")), err
         assert b"Traceback" not in err
         assert_harmless(out)
@@ -178,11 +186,11 @@ def test_names_in_a_checkpoint(tmp_path: Path) -> None:
         ("verify", dst),
         ("merge", src, dst),
     ):
-        out, err = printed(*STREAMCONV, *words)
+        out, err = said(*words)
         assert_harmless(out)
         assert_harmless(err)
         assert_harmless(on_a_terminal(*STREAMCONV, *words, "--overwrite"), terminal=True)
-    out, _ = printed(*STREAMCONV, "inspect", src, "--json")
+    out, _ = said("inspect", src, "--json")
     assert_harmless(out)
     assert repr(EVIL) in repr(json.loads(out))
 
@@ -192,7 +200,7 @@ def test_a_target_of_such_a_name(tmp_path: Path) -> None:
     src = write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), CONFIG)
     dst = tmp_path / EVIL
     for words in (("merge", src, dst), ("merge", src, dst), ("verify", src, dst), ("verify", dst)):
-        out, err = printed(*STREAMCONV, *words)
+        out, err = said(*words)
         assert_harmless(out)
         assert_harmless(err)
     assert (dst / "model.safetensors").is_file()
