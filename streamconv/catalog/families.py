@@ -27,7 +27,13 @@ SAME = "same"
 FORMS = ("hub", "transformers", "mindspeed")
 """The forms: as published, as transformers v5 has it in memory, as MindSpeed-MM trains it."""
 
-COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+COUNT_KEYS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "moe_num_primary_experts",
+)
 """Keys of config.json that count experts, in the order in which they are tried."""
 
 

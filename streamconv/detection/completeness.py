@@ -11,6 +11,9 @@ from streamconv.detection.expert_names import NamedTensors
 from streamconv.detection.stacks import check_alike
 from streamconv.errors import BadCheckpoint, quoted
 
+MAX_RUNS = 4
+"""Runs of experts' numbers that an error shows."""
+
 WeightPair = tuple[str, str]
 """A weight of gate_up, and its counterpart of down."""
 Position = tuple[int, ...]
@@ -51,13 +54,13 @@ def complete_weights(
     if gap is not None:
         axes = row.layout.templates[required[0]].name_axes
         position = tuple(gap if axis == EXPERT else 0 for axis in axes)
-        raise _missing(prefix, row, required[0], position, count)
+        raise _missing(prefix, row, required[0], position, numbers)
     complete = {}
     for weight, infos in by_weight.items():
         expected = _positions(row, weight, count)
         missing = next((position for position in expected if position not in infos), None)
         if missing is not None:
-            raise _missing(prefix, row, weight, missing, count)
+            raise _missing(prefix, row, weight, missing, numbers)
         complete[weight] = tuple(infos[position] for position in expected)
         check_alike(list(complete[weight]))
     return complete
@@ -99,12 +102,25 @@ def _positions(row: NamedLayout, weight: str, count: int) -> list[Position]:
 
 
 def _missing(
-    prefix: str, row: NamedLayout, weight: str, position: Position, count: int
+    prefix: str, row: NamedLayout, weight: str, position: Position, numbers: Collection[int]
 ) -> BadCheckpoint:
     name = quoted(prefix + row.name(row.layout.templates[weight], position))
-    if count:
-        return BadCheckpoint(f"tensor {name} is missing: there are experts 0 to {count - 1} here")
+    if numbers:
+        return BadCheckpoint(f"tensor {name} is missing: there are experts {_runs(numbers)} here")
     return BadCheckpoint(f"tensor {name} is missing: its pair is here")
+
+
+def _runs(numbers: Collection[int]) -> str:
+    """Return numbers as text, such as `0 to 5 and 8 to 9`; of many runs, the first ones."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    shown = [" to ".join(map(str, run)) for run in runs[:MAX_RUNS]]
+    rest = len(runs) - len(shown)
+    return " and ".join([*shown, *([f"{rest} more runs"] if rest else [])])
 
 
 def _any_name(row: NamedLayout, weight: str) -> str:

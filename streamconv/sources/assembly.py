@@ -200,7 +200,8 @@ def _misplaced(
     if name in infos:
         return BadCheckpoint(
             f"tensor {quoted(name)} is in two files: {quoted(infos[name].file)} and {quoted(file)}",
-            "remove one of the two: nothing tells which of them is the model's",
+            "remove one of the two if it is a copy: nothing tells which of them is the model's. If "
+            "each has a part of the tensor, for tensor parallelism, join them with what wrote them",
         )
     other_file = next(other for other, names in index.items() if name in names)
     return BadCheckpoint(

@@ -229,6 +229,7 @@ OURS_ALONE = {
     "step3p5": "transformers maps step3p7, of which it is the text model",
     "glm4v_moe_text": "transformers maps glm4v_moe, of which it is the text model",
     "qwen3_vl_moe_text": "transformers maps qwen3_vl_moe, of which it is the text model",
+    "smallthinker": "code that its repositories ship, not transformers' own",
     "bailing_moe": "code that its repositories ship, not transformers' own",
     "bailing_moe_v2": "code that its repositories ship, not transformers' own",
     "hunyuan_image_3_moe": "code that its repositories ship, not transformers' own",

@@ -18,6 +18,7 @@ from published import Shapes, cases, listed_tensors, possible_names, shrunk, wri
 
 import streamconv
 from streamconv.cli.inspect import command as inspect_command
+from streamconv.detection.kinds import kinds_of
 from streamconv.errors import StreamconvError
 from streamconv.planning.plan import Plan
 
@@ -103,6 +104,41 @@ def test_the_way_on_leads_on(name: str, folders: dict[str, Path]) -> None:
     plan = streamconv.plan(folders[name], pass_through=True, copy=True)
     written = {s.name: (s.dtype, s.shape) for shard in plan.shards for s in shard.steps}
     assert sorted(written.values()) == sorted(listed_tensors(CASES[name]).values())
+
+
+@pytest.mark.parametrize("name", ["peft-base-layer", "deepspeed-moe"])
+def test_wrappers_are_left_out_of_names(name: str, folders: dict[str, Path]) -> None:
+    renames = {
+        "peft-base-layer": ["base_model.model.=", "base_layer.="],
+        "deepspeed-moe": ["deepspeed_moe.=", "deepspeed_experts.="],
+    }
+    to = {"peft-base-layer": "per-expert", "deepspeed-moe": "fused"}
+    found = streamconv.inspect(folders[name])
+    assert "--rename" in " ".join(kind.says for kind in kinds_of(found.checkpoint))
+    plan = streamconv.plan(folders[name], to=to[name], rename=renames[name])
+    assert [stack.pattern for stack in plan.source.stacks] == ["model.layers.*.mlp."]
+
+
+LLAMA_MOE = """
+[families.llama-moe]
+model_types = ["llama_moe"]
+naming = "weights"
+merge = "fused"
+stacks = { "model.layers.*.mlp.calculator." = "" }
+hub.layouts = { "*" = "projection-lists" }
+[namings.weights]
+auto_detect = false
+p = ["weight_gate", "weight_up"]
+d = ["weight_down"]
+"""
+
+
+def test_a_family_file_describes_the_names(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The other way on: LLaMA-MoE has a list of matrices for each projection."""
+    (tmp_path / "llama.toml").write_text(LLAMA_MOE)
+    plan = streamconv.plan(folders["llama-moe-3.5b"], family=tmp_path / "llama.toml")
+    assert [stack.sizes["e"] for stack in plan.source.stacks] == [8]
+    check_plan(plan, listed_tensors(CASES["llama-moe-3.5b"]), is_split=False)
 
 
 def check_plan(plan: Plan, source: Shapes, *, is_split: bool) -> None:

@@ -53,7 +53,7 @@ def test_tensors_are_in_the_order_of_experts_then_projections() -> None:
     ("numbers", "message"),
     [
         ({"gate": [0, 1], "up": [0, 1]}, r"but no experts\.\*\.down_proj\.weight"),
-        ({"gate": [0, 2], "up": [0, 2], "down": [0, 2]}, r"experts\.1\.gate_proj.*experts 0 to 2"),
+        ({"gate": [0, 2], "up": [0, 2], "down": [0, 2]}, r"experts\.1\.gate_proj.*experts 0 and 2"),
         ({"gate": [0, 1], "up": [0], "down": [0, 1]}, r"experts\.1\.up_proj\.weight is missing"),
         ({"gate": [0], "down": [0]}, r"experts\.0\.up_proj\.weight is missing"),
     ],
