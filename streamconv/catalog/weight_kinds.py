@@ -116,7 +116,7 @@ class WeightKind:
 
 
 def _turned(dims: tuple[tuple[str, ...], ...], inputs: str) -> tuple[tuple[str, ...], ...] | None:
-    """Swap the last two dimensions, outputs and inputs; return None unless inputs are the last."""
+    """Swap outputs and inputs, the last two dimensions; return None if they are not that."""
     if len(dims) < 2 or dims[-1] != (inputs,) or EXPERT in dims[-2]:
         return None
     return (*dims[:-2], dims[-1], dims[-2])

@@ -4,7 +4,7 @@
                the run:          tables + jobs * (source buffer + staging + scratch + reading)
                --sha256:         tables, with the blocks that are hashed
                its verification: tables + jobs * (source buffer or a block + a block + reading)
-           or what making the plan has taken, if that is more
+           or the peak until the plan was made, if that is more
 
 - The base is the memory of the process when the plan is made: it includes headers and plan.
 - Tables are the memory that a run adds for each tensor: for headers, index and manifest, or later

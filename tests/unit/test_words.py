@@ -62,7 +62,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 TOOLS = sorted(
     path for name in ("scripts", "benchmarks") for path in (ROOT.parent / name).rglob("*.py")
 )
-PROSE = [ROOT.parent / "CHANGELOG.md", *sorted(ROOT.rglob("*.toml"))]
+PROSE = [
+    ROOT.parent / "CHANGELOG.md",
+    *sorted(path for kind in ("toml", "json") for path in ROOT.rglob(f"*.{kind}")),
+]
 
 
 def from_root(path: Path) -> str:
