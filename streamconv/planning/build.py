@@ -91,6 +91,7 @@ def build_plan(
         keep=keep,
         names=target.names,
         left_out_weights=quantized.left_out,
+        merged=[p for p, row in target.rows.items() if row.layout.name != PER_EXPERT],
     )
     plan = make_plan(
         checkpoint,

@@ -10,7 +10,7 @@ The keys are rows of `data/config_keys.toml`. All other keys stay, even if they 
 before.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from streamconv.planning.config_edits import (
     written_tensors,
 )
 from streamconv.planning.config_notes import layer_and_list_notes, quantized_notes
+from streamconv.planning.expert_notes import expert_notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def config_change(
     keep: bool = False,
     names: Form = HUB_NAMES,
     left_out_weights: Mapping[str, str] | None = None,
+    merged: Collection[str] = (),
 ) -> ConfigChange:
     """Decide the changes of config.json.
 
@@ -92,6 +94,7 @@ def config_change(
         keep: True to leave config.json as it is.
         names: The form whose names the output has.
         left_out_weights: By name, why some of the selected weights are not quantized.
+        merged: The patterns of the stacks that do not become single experts.
     """
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
@@ -113,12 +116,17 @@ def config_change(
         edits += layer_edits(config, source.layer_lists, layers)
     edits = in_order_of_text(config, edits)
     notes = (
+        *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),
         *quantized_notes(checkpoint, casting, written, left_out_weights or {}),
     )
     if keep:
         return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)
     return ConfigChange(tuple(edits), left_out=left_out, notes=notes)
+
+
+def _kept(source: Detected, layer_filter: LayerFilter) -> Iterator[tuple[str, TensorInfo]]:
+    return ((n, info) for n, info in source.hub_names.items() if layer_filter.keeps(n))
 
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:

@@ -3,22 +3,18 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from streamconv.catalog.companions import is_companion
 from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import encoding_row
-from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized
-from streamconv.checkpoint.tensor_names import pattern_of, summarize_names
+from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
 from streamconv.formats.json_edit import Edit
 from streamconv.planning.config_edits import quantization_paths
+from streamconv.planning.expert_notes import ending_in_a_block
 from streamconv.quantization.quantized_config import SECTION, exceptions_key, quantized_section
-
-_WHOLE_EXPERTS = "fp8"
-"""The `quant_method` for which transformers has one module for all experts of a layer."""
 
 
 def layer_and_list_notes(
@@ -58,7 +54,7 @@ def quantized_notes(
     written: Sequence[TensorInfo],
     left_out: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield notes on weights that stay, a missing config.json, and partly quantized experts."""
+    """Yield notes on weights that stay, a missing config.json, and blocks that are not whole."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
@@ -75,13 +71,7 @@ def quantized_notes(
             f"{SECTION} {json.dumps(section)}, and in it the list of {listed} modules that are not "
             "quantized; convert with a --template that has a config.json to get all of it"
         )
-    if row.config["quant_method"] == _WHOLE_EXPERTS:
-        for pattern in _partly_quantized(written):
-            yield (
-                f"some projections of {quoted(pattern)} are quantized, and others are not: "
-                "on a GPU, transformers loads experts of this format only if all of them are"
-            )
-    names = list(_ending_in_a_block(written))
+    names = list(ending_in_a_block(written))
     if names:
         yield (
             f"{summarize_names(names)} end inside a block: without a GPU, transformers takes all "
@@ -89,26 +79,3 @@ def quantized_notes(
             "whole, so it decodes other values, or none; choose another format, or leave these "
             "weights out with --except"
         )
-
-
-def _ending_in_a_block(written: Iterable[TensorInfo]) -> Iterator[str]:
-    """Yield the names of weights whose blocks transformers does not read as they are made."""
-    for info in written:
-        encoding = info.cast.encoding if info.cast else None
-        if encoding is None or encoding.role != "codes" or 1 in encoding.block:
-            continue
-        sides = zip(encoding.shape, encoding.block, strict=True)
-        is_merged = EXPERTS in info.name and encoding.shape[0] % encoding.block[0]
-        if is_merged or any(size > block and size % block for size, block in sides):
-            yield info.name
-
-
-def _partly_quantized(written: Iterable[TensorInfo]) -> Iterator[str]:
-    """Yield the pattern of each module of experts of which only some matrices are quantized."""
-    kinds: dict[str, set[bool]] = {}
-    for info in written:
-        before, experts, _ = info.name.rpartition(EXPERTS)
-        is_coded = is_quantized(info)
-        if experts and (is_coded or (len(info.shape) > 1 and not is_companion(info.name))):
-            kinds.setdefault(before + experts.rstrip("."), set()).add(is_coded)
-    yield from dict.fromkeys(pattern_of(m) for m, found in kinds.items() if len(found) > 1)

@@ -6,6 +6,7 @@ experts, and linear layers when they are used.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quantizers
@@ -49,3 +50,37 @@ def test_the_logits_of_what_it_stands_for(kind: str, plain: Path, tmp_path: Path
             assert group.pop("input_activations")["dynamic"]
         (out / "config.json").write_text(json.dumps(config))
     assert logits(out).equal(logits(meant))
+
+
+def test_plain_experts_next_to_packed_weights(plain: Path, tmp_path: Path) -> None:
+    """transformers expects packed ones, unless they are merged; notes say so."""
+    single, merged = tmp_path / "single", tmp_path / "merged"
+    options: dict[str, Any] = {"quantize": "int4-g32", "only": "*self_attn*"}
+    (note,) = streamconv.convert(plain, single, to="per-expert", **options).plan.config.notes
+    assert "model.layers.*.mlp.experts are not quantized, and other weights are packed" in note
+    with pytest.raises(RuntimeError, match="conversion"):
+        logits(single)
+    assert streamconv.convert(plain, merged, to="transformers", **options).plan.config.notes == ()
+    meant = tmp_path / "meant"
+    streamconv.convert(merged, meant, dequantize="bf16")
+    assert logits(merged).equal(logits(meant))
+
+
+@pytest.mark.parametrize(
+    ("kind", "skipped", "says"),
+    [
+        ("fp8-channel", "*.experts.3.*", "some experts of"),
+        ("mxfp4", "*.experts.*.down_proj.*", "some projections of"),
+        ("fp8-channel", "*.experts.*.down_proj.*", ""),
+    ],
+)
+def test_experts_that_are_quantized_in_part(
+    kind: str, skipped: str, says: str, plain: Path, tmp_path: Path
+) -> None:
+    """What has a note loads to other values; what has none loads to the same."""
+    out, meant = tmp_path / "out", tmp_path / "meant"
+    options: dict[str, Any] = {"quantize": kind, "only": "*.experts.*", "skip": skipped}
+    notes = streamconv.convert(plain, out, to="same", **options).plan.config.notes
+    assert [note.startswith(says) for note in notes] == [True] * bool(says)
+    streamconv.convert(out, meant, to="same", dequantize="bf16")
+    assert logits(out).equal(logits(meant)) != bool(says)
