@@ -106,15 +106,18 @@ LARGEST = {
     "space": ("{", " ", "not JSON"),
     "depth": ('{"t": ', "[", "nested"),
 }
-"""How a header begins, what fills it up to the limit of the format, and the fact in the error."""
+"""How a header begins, what fills it up to its size, and the fact in the error."""
+WHOLE = ("lists for an entry", "sizes without end", "depth")
+"""Those that are as large as the format allows; of the others, two fifths would be too much."""
 
 
 @pytest.mark.parametrize("kind", LARGEST)
 def test_a_header_of_a_hundred_megabytes(kind: str, memory: Path) -> None:
     """It is not parsed: it takes its bytes, once more as text, and the time to read them."""
     begin, more, says = LARGEST[kind]
-    text = begin + more * ((MAX_HEADER_BYTES - len(begin)) // len(more))
-    (memory / FILE).write_bytes(framed(text.ljust(MAX_HEADER_BYTES).encode()))
+    size = MAX_HEADER_BYTES if kind in WHOLE else MAX_HEADER_BYTES * 2 // 5
+    text = begin + more * ((size - len(begin)) // len(more))
+    (memory / FILE).write_bytes(framed(text.ljust(size).encode()))
     script = """
 import json, sys, time
 import streamconv
@@ -132,7 +135,7 @@ except streamconv.BadCheckpoint as error:
     assert says in message
     assert len(message) < 500
     assert seconds < SECONDS
-    assert peak < MEMORY + MAX_HEADER_BYTES
+    assert peak < MEMORY + size
 
 
 @cases([case for case in CORPUS if case.number in ("A05", "A09", "A21", "B16", "C11", "D24")])

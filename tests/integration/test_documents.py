@@ -79,12 +79,30 @@ def test_blocks_run(document: str, folder: Path) -> None:
     assert comparable(printed) == comparable(TEXTS[document]), "run `make tables`"
 
 
+LAUNCH = """
+import os, runpy, socket, sys
+import torch, torch.distributed.checkpoint, transformers
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+os.environ["WORLD_SIZE"] = "2"
+ranks = []
+for rank in ("0", "1"):
+    ranks.append(os.fork())
+    if ranks[-1] == 0:
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        runpy.run_path("load.py")
+        os._exit(0)
+sys.exit(max(os.waitpid(pid, 0)[1] != 0 for pid in ranks))
+"""
+"""What torchrun does for a script, but torch and transformers are imported once."""
+
+
 def test_blocks_of_ranks_run(folder: Path) -> None:
     """The script that they are together, in two ranks."""
     (folder / "load.py").write_text("".join(blocks(RANKS, "python")))
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "load.py"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch],
+        [sys.executable, "-c", LAUNCH],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=False,

@@ -42,15 +42,18 @@ def read(folder: Path, layout: str, to: str | None, **options: Any) -> Tensors:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layout_from_every_other(kind: str, tmp_path: Path) -> None:
-    """The bytes are those of the formulas, in all pairs of layouts that the format can have."""
+    """The bytes are those of the formulas, from and to each layout that the format can have.
+
+    Every pair of layouts is met by one format in three.
+    """
     torch.manual_seed(5)
     make, layouts = KINDS[kind]
     made = experts(make)
     config = made[0]["gate_proj"].config
     want = {layout: relaid(made, layout) for layout in layouts}
     folders = {layout: write(tmp_path / layout, want[layout], config) for layout in layouts}
-    for source, folder in folders.items():
-        for target in layouts:
+    for number, (source, folder) in enumerate(folders.items(), [*KINDS].index(kind)):
+        for target in [*layouts][number % 3 :: 3] if len(layouts) > 2 else layouts:
             assert differing(read(folder, source, target), want[target]) == [], (source, target)
 
 

@@ -329,18 +329,18 @@ def test_a_changed_etag_ends_the_run_at_once(hub: Hub, tmp_path: Path) -> None:
 LATER = Fault(429, {"Retry-After": "60"})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("waiting", "words"),
+    ("waiting", "words", "number"),
     [
-        ("listing", ("convert",)),
-        ("header", ("convert",)),
-        ("data", ("convert",)),
-        ("data", ("verify",)),
-        ("nothing", ("convert", "--max-rate", "4kB/s")),
-        ("nothing", ("convert", "-j", "1", "--max-rate", "4kB/s")),
+        ("listing", ("convert",), signal.SIGINT),
+        ("header", ("convert",), signal.SIGTERM),
+        ("data", ("convert",), signal.SIGINT),
+        ("data", ("convert",), signal.SIGTERM),
+        ("data", ("verify",), signal.SIGINT),
+        ("nothing", ("convert", "--max-rate", "4kB/s"), signal.SIGTERM),
+        ("nothing", ("convert", "-j", "1", "--max-rate", "4kB/s"), signal.SIGINT),
     ],
-    ids=["listing", "headers", "tensors", "verifying", "max-rate", "max-rate, one worker"],
+    ids=str,
 )
 def test_a_signal_ends_every_wait(
     hub: Hub, folder: Path, tmp_path: Path, waiting: str, words: tuple[str, ...], number: int
