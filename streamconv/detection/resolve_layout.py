@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
-from streamconv.catalog.layouts import NamedLayout, Naming
+from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.experts import Candidate, ModuleExperts
@@ -96,9 +96,9 @@ class LayoutResolver:
             return fitting[0]
         stacks = self.family.stacks if self.family else ()
         is_own = pattern in stacks or self.names.name != HUB_NAMES.name
-        by_names = self.names.layouts_of(pattern) if is_own else ()
+        by_names = self._likely(self.names.layouts_of(pattern)) if is_own else []
         declared = self._declared_for(pattern)
-        for name in (*(layout.name for layout in by_names), declared, self._agreed(fitting)):
+        for name in (*by_names, declared, self._agreed(fitting)):
             if name in fitting:
                 return str(name)
         uses = (f"--from {name} ({'; '.join(self._uses(name))})" for name in fitting)
@@ -119,11 +119,29 @@ class LayoutResolver:
         found: set[str] = set()
         for family in self._families().values():
             for form in family.forms.values():
-                names = {layout.name for _, layouts in form.layouts for layout in layouts}
+                names = {name for _, layouts in form.layouts for name in self._likely(layouts)}
                 found |= names
                 published |= names if form.name == HUB_NAMES.name else set()
         found &= set(fitting)
         return next(iter(found)) if len(found) == 1 and found <= published else None
+
+    def _likely(self, layouts: Sequence[Layout]) -> list[str]:
+        """Return those of the layouts that a stack can have in a form that may be this model's.
+
+        The first is. The others are those of some of the models that the family may hold: it holds
+        this one if config.json names a family that has such a layout and no other.
+        """
+        if len(layouts) < 2:
+            return [layout.name for layout in layouts]
+        settled = {
+            alone.name
+            for family in self._families().values()
+            for form in family.forms.values()
+            for _, possible in form.layouts
+            for alone in (possible if len(possible) == 1 else ())
+        }
+        first, *others = (layout.name for layout in layouts)
+        return [first, *(name for name in others if name in settled)]
 
     def _families(self) -> dict[str, Family]:
         """Return the families that config.json names, by their model types.

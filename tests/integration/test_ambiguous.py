@@ -93,3 +93,19 @@ def test_the_language_model_settles_what_it_is(
     streamconv.merge(source, tmp_path / "merged")
     streamconv.split(tmp_path / "merged", tmp_path / "back")
     assert reference.same_bytes(original, reference.read(tmp_path / "back")) == []
+    if config["model_type"] != "novel":
+        streamconv.convert(tmp_path / "merged", tmp_path / "hub", to="hub")
+        assert reference.same_bytes(stored, reference.read(tmp_path / "hub")) == []
+
+
+@pytest.mark.parametrize("model_type", ["internvl", "internvl_chat"])
+@pytest.mark.parametrize("text", [{"model_type": "qwen3_moe"}, {}])
+def test_another_language_model_does_not(
+    tmp_path: Path, model_type: str, text: dict[str, str]
+) -> None:
+    """The family has gpt-oss as well; that says nothing of experts of Qwen."""
+    stored = reference.to_layout(per_expert(4, 6, "language_model.model."), "fused-transposed")
+    config = {"model_type": model_type, "text_config": {**text, "num_experts": E}}
+    source = save(tmp_path / "in", stored, config)
+    with pytest.raises(PlanRefused, match="fused-transposed and fused-interleaved alike"):
+        streamconv.split(source, tmp_path / "out")

@@ -163,7 +163,7 @@ QWEN_FP8 = {128: 3, 768: 256, 6: 2, 16: 2, 2048: 256}
 KINDS: dict[str, Kind] = {
     "gpt-oss-20b": Kind(interleaved, GPT_OSS),
     "gpt-oss-20b-bf16": Kind(interleaved, GPT_OSS, {"fused": fused}),
-    "internvl3.5-gpt-oss-20b": Kind(interleaved, GPT_OSS, {"fused": fused}, has_hub=False),
+    "internvl3.5-gpt-oss-20b": Kind(interleaved, GPT_OSS, {"fused": fused}),
     "internvl3.5-gpt-oss-20b-hf": Kind(interleaved, GPT_OSS, {"fused": fused}),
     "llama4-scout-bf16": Kind(transposed, {16: 3, 5120: 32, 8192: 48, 16384: 96}),
     "llama4-scout-nvfp4": Kind(
