@@ -31,7 +31,7 @@ from streamconv.planning.config_edits import (
     quantized_edits,
     written_tensors,
 )
-from streamconv.planning.config_notes import layer_and_list_notes, quantized_notes
+from streamconv.planning.config_notes import cache_notes, layer_and_list_notes, quantized_notes
 from streamconv.planning.expert_notes import expert_notes
 
 
@@ -102,10 +102,11 @@ def config_change(
     is_described = casting.quantize is not None or casting.dequantize is not None
     written = list(written_tensors(source.hub_names, layer_filter, names)) if is_described else []
     edits: list[Edit] = []
+    loses = casting.quantize is None and _loses_quantization(checkpoint, infos, casting)
     if casting.quantize is not None:
         edits += quantized_edits(checkpoint, casting, written)
         left_out = config_keys().quantization_files
-    elif _loses_quantization(checkpoint, infos, casting):
+    elif loses:
         edits += [Edit(path, REMOVED) for path in quantization_paths(config)]
         left_out = config_keys().quantization_files
     elif casting.dequantize is not None:
@@ -117,6 +118,7 @@ def config_change(
     edits = in_order_of_text(config, edits)
     notes = (
         *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
+        *(cache_notes(infos) if loses else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),
         *quantized_notes(checkpoint, casting, written, left_out_weights or {}),
     )

@@ -14,6 +14,7 @@ from streamconv.errors import quoted
 from streamconv.formats.json_edit import Edit
 from streamconv.planning.config_edits import quantization_paths
 from streamconv.planning.expert_notes import ending_in_a_block
+from streamconv.quantization.number_format import cache_words
 from streamconv.quantization.quantized_config import SECTION, exceptions_key, quantized_section
 
 
@@ -46,6 +47,16 @@ def layer_and_list_notes(
     for other in checkpoint.others:
         if other.name in config_keys().quantization_files:
             yield f"{quoted(other.name)} stays as it is: it counts all weights as quantized"
+
+
+def cache_notes(infos: Iterable[TensorInfo]) -> Iterator[str]:
+    """Yield a note on scales of a KV cache that nothing describes any more."""
+    names = [info.name for info in infos if info.name.rpartition(".")[2] in cache_words()]
+    if names:
+        yield (
+            f"{summarize_names(names)} stay, scales of a quantized KV cache that config.json no "
+            "longer describes: loaders pass over them"
+        )
 
 
 def quantized_notes(

@@ -120,6 +120,12 @@ def activation_words() -> frozenset[str]:
 
 
 @functools.cache
+def cache_words() -> frozenset[str]:
+    """Return the last words of the names of scales for a KV cache."""
+    return frozenset(_table()["cache"]["words"])
+
+
+@functools.cache
 def _table() -> dict[str, Any]:
     return read_table("quantization.toml")
 

@@ -154,7 +154,8 @@ class _Recognizer:
             raise self._ambiguity(stem, [row for row, _ in allowed])
         if allowed:
             return allowed[0]
-        if others:
+        allowed_misfits = [each for each in misfits if each[0] and each[1].matching]
+        if others and not any(_shape_alike(row, others[0]) for _, _, row in allowed_misfits):
             raise self._contradiction(stem, others[0])
         raise self._misfit(stem, misfits)
 
@@ -220,6 +221,13 @@ class _Recognizer:
         if self._announced and not allowed:
             said = f"; {' and '.join(each.text for each in self._announced)}"
         return BadCheckpoint(f"cannot decode tensor {quoted(info.name)}: {closest.reason}{said}")
+
+
+def _shape_alike(one: NumberFormat, other: NumberFormat) -> bool:
+    """Return True if shapes that do not fit one format do not tell it from the other."""
+    return [(part.words, part.axes) for part in one.others] == [
+        (part.words, part.axes) for part in other.others
+    ]
 
 
 def _meaning(decoding: Decoding) -> Decoding:

@@ -32,6 +32,7 @@ def changed(
                 name = f"{stack}.model.layers.{layer}.self_attn.q_proj.weight"
                 tensors[name] = ("F8_E4M3", (64, 64))
                 tensors[f"{name}_scale_inv"] = ("F32", (1, 1))
+                tensors[name.replace("q_proj.weight", "k_scale")] = ("F32", (1,))
     config = {"model_type": OMNI, **config}
     checkpoint = dataclasses.replace(checkpoint_of(tensors, OMNI), config=config)
     catalog = default_catalog()
@@ -131,3 +132,12 @@ def test_a_config_that_is_kept() -> None:
 def test_what_says_nothing_stays(config: dict[str, Any]) -> None:
     """As a config without a dtype does."""
     assert edits(changed(config, Casting("F32"), range(2))) == {}
+
+
+def test_scales_of_a_cache_that_nothing_describes() -> None:
+    """They stay with a note, and without one as long as weights are quantized."""
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}
+    dequantized = changed(said, Casting(dequantize="BF16"), quantized=True)
+    assert any("self_attn.k_scale (3) stay" in note for note in dequantized.notes)
+    part = Casting(dequantize="BF16", skip=("*layers.0.*",))
+    assert not any("k_scale" in note for note in changed(said, part, quantized=True).notes)

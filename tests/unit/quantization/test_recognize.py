@@ -73,3 +73,11 @@ def test_what_modelopt_says_in_a_file_of_its_own() -> None:
         else:
             with pytest.raises(BadCheckpoint, match=r"hf_quant_config.json says algo FP8"):
                 decoded_of(source, "BF16")
+
+
+def test_another_group_than_config_json_says() -> None:
+    """It is named, and not the other version of the format, which it would fit as well."""
+    case = CASES["gptq"]()
+    section = {**case.config["quantization_config"], "group_size": -1}
+    with pytest.raises(BadCheckpoint, match=r"as gptq does; config.json says group of a whole"):
+        decoded_of(source_of(replace(case, config={"quantization_config": section})), "BF16")
