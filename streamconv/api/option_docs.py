@@ -33,15 +33,16 @@ template: Hub checkpoint that a DCP was trained from. It supplies config.json an
 fill_from_template: True to take the tensors that the DCP lacks from `template`.
 add_unlisted: True to convert the tensors of files that the index of `src` leaves out, too.
 rename: List of texts `OLD=NEW`: OLD becomes NEW wherever it is in a tensor name of `src`,
-    one rename after the other, before anything is detected. A `*` in both is the same text.
+    one rename after the other, before anything is detected. A `*` means the same text
+    in both.
 """
 
 _TENSORS = """\
 layers: Layers to convert: `0:2` for 0 and 1, `:2`, `3`. Tensors outside of layers are
     always converted. Default: all layers.
 dtype: `bf16`, `fp16` or `fp32` to cast floating-point tensors, except for routers, their
-    biases and norms, and for what transformers keeps in fp32. Default: no cast.
-cast_all: True to let `dtype` cast routers and these others, too.
+    biases and norms, and tensors that transformers keeps in fp32. Default: no cast.
+cast_all: True to let `dtype` cast these exceptions, too.
 dequantize: `bf16`, `fp16` or `fp32` to dequantize quantized weights to this dtype and drop
     their scales. Default: quantized weights and their scales are kept.
 quantize: `fp8-block`, `fp8-channel`, `int4-g32` or `mxfp4` to quantize the experts and the
@@ -58,7 +59,7 @@ max_shard_size: Size limit of an output file, in bytes or as text: `4GB` is 4*10
     `4GiB` is 4*2^30. A larger tensor gets a file of its own. Default: `4GB`.
 max_memory: Memory limit of the whole process, in bytes or as text. Lowers the number of
     workers to stay below the limit; raises PlanRefused if one worker needs more. Default:
-    what the host or its cgroup has free.
+    the free memory of the host or its cgroup.
 jobs: Number of workers, at least 1. Default: the number of cores, at most 8, and as many as
     fit into a 64th of the host's memory, but at least 2. If `src` is read over a network:
     8, or up to 16 for a gigabyte and more if they fit; the link decides how many of them
@@ -71,15 +72,15 @@ format: Output format, `safetensors` or `dcp` (torch.distributed.checkpoint). De
     `safetensors`, but `dcp` with a `preset` unless the target is the hub's layout.
 keep_config: True to copy config.json as it is. Default: the keys that the conversion makes
     untrue are changed.
-copy: True to copy a checkpoint that is already what was asked for, instead of raising
+copy: True to copy a checkpoint that already is what was asked for, instead of raising
     PlanRefused.
 sha256: True to record the SHA-256 of each output file in the manifest. Reads each file
     again.
 """
 
 _RUN = """\
-overwrite: True to replace `dst` after its replacement is complete, if all that is in `dst`
-    is a checkpoint's. Default: raise OutputExists.
+overwrite: True to replace `dst` after its replacement is complete, if `dst` holds nothing
+    but a checkpoint. Default: raise OutputExists.
 resume: True to resume an earlier run of this conversion, if there was one. An error has a
     note if the run that it ended can be resumed.
 verify: True to verify the result against `src` before it is moved to `dst`.

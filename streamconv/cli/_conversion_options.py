@@ -36,8 +36,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         group="resources",
         metavar="SIZE",
         help="Limit the memory of the process. Lowers the number of workers to stay below the "
-        "limit; refuses to start if one worker needs more.  [default: what the host or its cgroup "
-        "has free]",
+        "limit; refuses to start if one worker needs more.  [default: the free memory of the host "
+        "or its cgroup]",
     ),
     jobs_option,
     option(
@@ -81,13 +81,13 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         group="number formats",
         type=Word("bf16", "fp16", "fp32"),
         help="Cast floating-point tensors to this dtype, except for routers, their biases and "
-        "norms, and for what transformers keeps in fp32.",
+        "norms, and tensors that transformers keeps in fp32.",
     ),
     option(
         "--cast-all",
         group="number formats",
         is_flag=True,
-        help="Let --dtype cast routers and these others, too.",
+        help="Let --dtype cast the excepted tensors, too.",
     ),
     option(
         "--dequantize",
@@ -112,8 +112,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         group="number formats",
         metavar="NAME",
         multiple=True,
-        help="Quantize or dequantize only the weights of this name, with * for any text; "
-        "dequantize only those of this number format. May be repeated.",
+        help="Quantize or dequantize only the weights with this name, in which * is any text, or "
+        "dequantize only those in this number format. May be repeated.",
     ),
     option(
         "--except",
@@ -121,15 +121,15 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         group="number formats",
         metavar="NAME",
         multiple=True,
-        help="Leave the weights of this name, or of this number format, as they are. May be "
+        help="Leave the weights with this name, or in this number format, as they are. May be "
         "repeated.",
     ),
     option(
         "--overwrite",
         group="output",
         is_flag=True,
-        help="Replace DST after its replacement is complete, if all that is in DST is a "
-        "checkpoint's; --dry-run lists what is removed.",
+        help="Replace DST after its replacement is complete, if DST holds nothing but a "
+        "checkpoint; --dry-run lists the files that are removed.",
     ),
     option(
         "--resume",

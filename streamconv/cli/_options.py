@@ -122,9 +122,8 @@ READING: tuple[Callable[[Any], Any], ...] = (
         group="layout",
         metavar="OLD=NEW",
         multiple=True,
-        help="Replace OLD by NEW in the tensor names of SRC, wherever it is, before anything is "
-        "detected; a * in both is the same text. Give it several times for several renames, which "
-        "are done in order.",
+        help="Replace every OLD in the tensor names of SRC by NEW, before anything is detected; a "
+        "* in both means the same text. May be repeated; renames are done in order.",
     ),
 )
 
