@@ -28,7 +28,7 @@ needs the names of its files.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,6 +42,30 @@ FORMAT_VERSION = 1
 _PIECE = re.compile(r"(0|[1-9][0-9]{0,17}) ([0-9a-f]{32})")
 
 
+class PieceRows(Collection[str]):
+    """The rows of pieces as one text: a shard may have thousands, and a run a hundred shards."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, rows: Iterable[str]) -> None:
+        self._text = "\n".join(rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._text.split("\n") if self._text else ())
+
+    def __len__(self) -> int:
+        return self._text.count("\n") + bool(self._text)
+
+    def __contains__(self, row: object) -> bool:
+        return row in list(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Collection) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
 # --- what is recorded of a file ----------------------------------------------------------------
 
 
@@ -50,7 +74,7 @@ class RecordedShard:
     """A shard, with a digest for each piece."""
 
     size: int
-    pieces: Sequence[str]
+    pieces: Collection[str]
     """Bytes and digest of each piece, in order, as `piece_row` writes them."""
     sha256: str | None = None
 

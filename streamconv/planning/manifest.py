@@ -5,7 +5,7 @@ however it runs. `checkpoint/manifest.py` writes and reads the file.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
@@ -134,7 +134,7 @@ def _cast_facts(cast: Cast) -> list[Any]:
 
 def closing_files(
     plan: Plan,
-    pieces: Sequence[Sequence[str]],
+    pieces: Sequence[Collection[str]],
     files: Mapping[str, tuple[int, str]],
     sha256: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
@@ -162,7 +162,7 @@ def closing_files(
 
 def build_manifest(
     plan: Plan,
-    pieces: Sequence[Sequence[str]],
+    pieces: Sequence[Collection[str]],
     files: Mapping[str, tuple[int, str]],
     sha256: Mapping[str, str],
 ) -> Manifest:

@@ -12,11 +12,11 @@ it and all lines after it count as not written.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamconv.checkpoint.manifest import parse_piece
+from streamconv.checkpoint.manifest import PieceRows, parse_piece
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import fingerprint_of, plan_facts, shorten_facts
@@ -29,8 +29,12 @@ class Finished:
 
     size: int
     """Bytes of the file."""
-    pieces: tuple[str, ...]
+    pieces: Collection[str]
     """Bytes and digest of each piece, in order, as in the manifest."""
+
+    def without_pieces(self) -> "Finished":
+        """Return what a run has to know of it. The digests are in the journal until the end."""
+        return Finished(self.size, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def opening_line(plan: Plan) -> bytes:
 
 def finished_line(name: str, finished: Finished) -> bytes:
     """Build the line about a finished shard with the file name `name`."""
-    return _line({"shard": name, "size": finished.size, "pieces": finished.pieces})
+    return _line({"shard": name, "size": finished.size, "pieces": list(finished.pieces)})
 
 
 def _line(body: Mapping[str, Any]) -> bytes:
@@ -70,13 +74,16 @@ def _digest(text: str) -> str:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_journal(raw: bytes) -> Journal | None:
+def read_journal(lines: Iterable[bytes]) -> Journal | None:
     """Read the whole lines of a journal, up to the first damaged one.
+
+    Args:
+        lines: Its lines, each with its end: only the last one may have none.
 
     Returns:
         The content; None if the first line is damaged or missing.
     """
-    bodies = _whole_bodies(raw.split(b"\n")[:-1])
+    bodies = _whole_bodies(lines)
     opening = next(bodies, None)
     if opening is None or not isinstance(opening.get("facts"), dict):
         return None
@@ -99,14 +106,16 @@ def _finished(body: Mapping[str, Any]) -> Finished | None:
             parse_piece(row)
     except ValueError:
         return None
-    return Finished(size, tuple(pieces))
+    return Finished(size, PieceRows(pieces))
 
 
-def _whole_bodies(lines: Sequence[bytes]) -> Iterator[Any]:
+def _whole_bodies(lines: Iterable[bytes]) -> Iterator[Any]:
     """Read the bodies of the lines before the first damaged one."""
     for line in lines:
+        if not line.endswith(b"\n"):
+            return
         try:
-            digest, body = parse_json(line, "journal", half_characters=True)
+            digest, body = parse_json(line[:-1], "journal", half_characters=True)
         except (BadCheckpoint, ValueError, TypeError):
             return
         if not isinstance(body, dict) or digest != _digest(json.dumps(body, sort_keys=True)):

@@ -34,7 +34,7 @@ from streamconv.sinks.journal import (
     read_journal,
 )
 from streamconv.sinks.os_errors import map_os_errors
-from streamconv.sinks.own_files import read_own_file
+from streamconv.sinks.own_files import own_lines, read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
@@ -107,7 +107,7 @@ class Journals:
     def _read(self, path: Path) -> Journal | None:
         """Read a journal; None if its first line is damaged, or another part has just moved it."""
         try:
-            return read_journal(read_own_file(path, self._files))
+            return read_journal(own_lines(path, self._files))
         except FileNotFoundError:
             return None
 

@@ -44,7 +44,7 @@ class OpenFolder:
             parts: How many parts share the conversion, if it is known.
         """
         self._plan = plan
-        self._finished = dict(finished)
+        self._finished = {number: done.without_pieces() for number, done in finished.items()}
         self._workspace = workspace
         self._partial = workspace.partial
         self._files = workspace.files

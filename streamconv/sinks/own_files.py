@@ -4,6 +4,8 @@ Anybody who may write to the folder can put something else there. The guard of t
 links and folders (`planted`), but a file may still be larger than memory.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from streamconv.errors import OutputExists, quoted
@@ -26,6 +28,18 @@ def read_own_file(path: Path, files: Files, limit: int = MAX_OWN_BYTES) -> bytes
         PlantedFile: There is something else at the path.
         OutputExists: The file is larger than the limit.
     """
+    _check_size(path, files, limit)
+    return files.read_file(path)
+
+
+def own_lines(path: Path, files: Files) -> Iterator[bytes]:
+    """Yield the lines of a file that a run has written, one at a time. Raises as above."""
+    _check_size(path, files, MAX_OWN_BYTES)
+    with os.fdopen(files.open_read(path), "rb") as file:
+        yield from file
+
+
+def _check_size(path: Path, files: Files, limit: int) -> None:
     nbytes = files.stat(path).st_size
     if nbytes > limit:
         raise OutputExists(
@@ -33,4 +47,3 @@ def read_own_file(path: Path, files: Files, limit: int = MAX_OWN_BYTES) -> bytes
             f"{limit}",
             "look at it, then remove it",
         )
-    return files.read_file(path)

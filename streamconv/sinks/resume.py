@@ -12,7 +12,7 @@ Everything else that a crash leaves, such as a shard that was half written, is n
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
@@ -116,7 +116,7 @@ class ResumeState:
 
 def all_pieces(
     plan: Plan, journals: Journals, folder: Path, files: Files, parts: int = 1
-) -> list[Sequence[str]]:
+) -> list[Collection[str]]:
     """Read the digests of every shard from the journals of all parts.
 
     Args:

@@ -113,7 +113,7 @@ class Shards:
             with suppress(OSError):
                 self._files.unlink(path)
             raise
-        self._finished[number] = finished
+        self._finished[number] = finished.without_pieces()
 
     def _create(self, number: int) -> OpenShard:
         """Create the file of a shard; if that has failed once, raise the same error again."""

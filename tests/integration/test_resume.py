@@ -409,7 +409,7 @@ def test_another_layout_of_the_source_is_refused(dst: Path, tmp_path: Path) -> N
     plan = streamconv.plan(
         src, to="per-expert", source_layout=declared_layout, max_shard_size=SHARD
     )
-    journal = read_journal(opening_line(plan))
+    journal = read_journal([opening_line(plan)])
     assert journal is not None
     assert difference(plan, journal) == ""
     row = plan.source.stacks[0].row

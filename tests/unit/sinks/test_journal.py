@@ -1,5 +1,6 @@
 """The journal: torn lines, and the shards that count as finished."""
 
+import io
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import streamconv
 from streamconv.planning.manifest import plan_facts, shorten_facts
 from streamconv.sinks.journal import (
     Finished,
+    Journal,
     difference,
     finished_line,
     finished_shards,
@@ -58,12 +60,16 @@ def test_a_torn_line_counts_as_not_written(
     whole = 0
     while whole < len(lines) and sum(map(len, lines[: whole + 1])) <= at:
         whole += 1
-    journal = read_journal(raw)
+    journal = read(raw)
     if whole == 0:
         assert journal is None
     else:
         assert journal is not None
         assert sorted(finished_shards(plan, [journal])) == list(range(whole - 1))
+
+
+def read(raw: bytes) -> Journal | None:
+    return read_journal(io.BytesIO(raw))
 
 
 def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
@@ -76,7 +82,7 @@ def test_pieces_of_other_sizes_are_not_taken_over(src: Path) -> None:
         ((), set()),
     ):
         raw = opening_line(plan) + finished_line(name, Finished(size, rows))
-        journal = read_journal(raw)
+        journal = read(raw)
         assert journal is not None
         assert set(finished_shards(plan, [journal])) == found
 
@@ -90,11 +96,11 @@ def test_a_line_is_a_checksum_and_its_body() -> None:
 
 def test_the_first_line_has_to_be_the_facts(src: Path) -> None:
     """Without them nobody knows which conversion the shards belong to."""
-    assert read_journal(finished_line("a", Finished(1, ()))) is None
-    assert read_journal(b"") is None
+    assert read(finished_line("a", Finished(1, ()))) is None
+    assert read(b"") is None
     opening = opening_line(streamconv.plan(src, max_shard_size=SHARD))
-    assert read_journal(opening[:-1]) is None
-    journal = read_journal(opening)
+    assert read(opening[:-1]) is None
+    journal = read(opening)
     assert journal is not None
     assert journal.finished == {}
     assert journal.facts == json.loads(opening)[1]["facts"]
@@ -103,7 +109,7 @@ def test_the_first_line_has_to_be_the_facts(src: Path) -> None:
 def test_the_first_difference_is_shown_with_both_facts(src: Path) -> None:
     """The innermost one; none if it is the same conversion."""
     plan = streamconv.plan(src, max_shard_size=SHARD)
-    journal = read_journal(opening_line(plan))
+    journal = read(opening_line(plan))
     assert journal is not None
     assert difference(plan, journal) == ""
     other = streamconv.plan(src, max_shard_size=300)
@@ -130,7 +136,7 @@ def test_a_journal_with_all_facts_is_read(src: Path, cast: dict[str, Any]) -> No
     plan = streamconv.plan(src, max_shard_size=SHARD, **cast)
     whole = signed(json.dumps({"facts": plan_facts(plan)}))
     assert len(whole) > 5000
-    journal = read_journal(whole)
+    journal = read(whole)
     assert journal is not None
     assert difference(plan, journal) == ""
     stacked = streamconv.plan(src, max_shard_size=SHARD, to="stacked", **cast)
@@ -150,7 +156,7 @@ def test_another_naming_or_template_is_another_conversion(src: Path) -> None:
                 changed = json.loads(json.dumps(facts))
                 changed[side][stack][part][key][0] += "x"
                 for written in (changed, shorten_facts(changed)):
-                    journal = read_journal(signed(json.dumps({"facts": written})))
+                    journal = read(signed(json.dumps({"facts": written})))
                     assert journal is not None
                     assert difference(plan, journal).startswith(f"{side}: {stack}: templates: ")
 
@@ -175,7 +181,7 @@ def test_a_line_with_a_wrong_field_counts_as_not_written(
     plan = streamconv.plan(src, max_shard_size=SHARD)
     body = {**GOOD, field: value}
     raw = opening_line(plan) + signed(json.dumps(body)) + finished_line("b", Finished(0, ()))
-    journal = read_journal(raw)
+    journal = read(raw)
     assert journal is not None
     assert finished_shards(plan, [journal]) == {}
     for name, done in journal.finished.items():
@@ -183,7 +189,7 @@ def test_a_line_with_a_wrong_field_counts_as_not_written(
         assert isinstance(done.size, int)
         assert all(isinstance(row, str) for row in done.pieces)
     body.pop(field)
-    journal = read_journal(opening_line(plan) + signed(json.dumps(body)))
+    journal = read(opening_line(plan) + signed(json.dumps(body)))
     assert journal is not None
     assert journal.finished == {}
 
@@ -212,7 +218,7 @@ def test_a_line_with_a_wrong_field_counts_as_not_written(
 )
 def test_what_is_no_journal_counts_as_none(raw: bytes) -> None:
     """Empty, binary, deep, of other kinds."""
-    assert read_journal(raw) is None
+    assert read(raw) is None
 
 
 @pytest.mark.parametrize(
@@ -221,7 +227,7 @@ def test_what_is_no_journal_counts_as_none(raw: bytes) -> None:
 def test_facts_of_other_kinds_are_another_conversion(src: Path, facts: dict[str, object]) -> None:
     """Told in one line."""
     plan = streamconv.plan(src, max_shard_size=SHARD)
-    journal = read_journal(signed(json.dumps({"facts": facts})))
+    journal = read(signed(json.dumps({"facts": facts})))
     assert journal is not None
     found = difference(plan, journal)
     assert 0 < len(found) < 800

@@ -10,7 +10,7 @@ from folders import qwen_tensors, two_shards, write_checkpoint
 
 import streamconv
 from streamconv.errors import OutputExists, StreamconvError
-from streamconv.sinks.own_files import read_own_file
+from streamconv.sinks.own_files import own_lines, read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.planted import PlantedFile
@@ -90,3 +90,12 @@ def test_a_run_ends_at_them(tmp_path: Path, src: Path, kind: str, place: str) ->
     else:
         assert kind == "large"
         assert "lock" in place
+
+
+def test_lines_of_a_file(tmp_path: Path) -> None:
+    """Each with its end, which is a line feed alone; the same limit."""
+    (tmp_path / "it").write_bytes(b"a\rb\n\nc")
+    assert list(own_lines(tmp_path / "it", system_files())) == [b"a\rb\n", b"\n", b"c"]
+    os.truncate(tmp_path / "it", 10**9)
+    with pytest.raises(OutputExists, match="1000000000 bytes"):
+        next(own_lines(tmp_path / "it", system_files()))

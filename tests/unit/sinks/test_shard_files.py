@@ -75,8 +75,10 @@ def test_a_shard_is_recorded_with_its_digests_in_order(tmp_path: Path) -> None:
     for offset, size, digest in ((6, 4, "second"), (0, 6, "first")):
         shards.record_digest(Piece(1, offset, size, ()), digest)
         assert shards.write(1, offset, memoryview(bytes(size))) == (offset == 0)
-    assert finished == {1: Finished(10, ("6 first", "4 second"))}
     journal.close()
+    assert finished == {1: Finished(10, ())}, "a run of terabytes has no room for its digests"
+    recorded = RunPaths(tmp_path / "out").journal(1).read_bytes()
+    assert b'["6 first", "4 second"]' in recorded
 
 
 def test_a_shard_that_cannot_be_recorded_is_removed(tmp_path: Path) -> None:
