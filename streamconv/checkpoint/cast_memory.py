@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable
 
-from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, encoding_bytes, view_bytes
+from streamconv.checkpoint.encoding import (
+    AGAIN_BYTES,
+    KEPT_SCALES_BYTES,
+    encoding_again_bytes,
+    encoding_bytes,
+    view_bytes,
+)
 from streamconv.checkpoint.types import Cast, TensorInfo
 
 PORTION_BYTES = 2**20
@@ -14,22 +20,27 @@ CHUNKS_BYTES = 3 * 2**18
 CAST_RATIO = 8
 """Bytes that such a cast takes for each byte of a tensor that is smaller than a portion."""
 SCRATCH_BYTES = 3 * 2**20
-"""Further bytes of a worker that dequantizes or quantizes: tiles in the cache, lookup tables."""
-ENCODED_AGAIN_BYTES = 2**21
-"""Further bytes of a verification for a weight that it quantizes again."""
+"""Further bytes of a worker that dequantizes: tiles in the cache, lookup tables."""
 
 
-def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
+def buffer_bytes(
+    inputs: Iterable[TensorInfo], concurrent_inputs: int, *, again: bool = False
+) -> int:
     """Return the bytes that one worker needs to cast any of `inputs`, in addition to its output.
 
-    `concurrent_inputs` are read at a time. The scales and other companions of each are in memory as
-    they are stored. Codes that cannot be read row by row are in memory for one matrix.
+    The scales and other companions of each are in memory as they are stored. Codes that cannot be
+    read row by row are in memory for one matrix.
+
+    Args:
+        inputs: The tensors that are read.
+        concurrent_inputs: How many of them are read at a time.
+        again: True for a thread of a verification, which computes the same in another way.
     """
     most = 0
     for info in inputs:
         if info.cast is not None:
-            needed = SCRATCH_BYTES + PORTION_BYTES
             decoding = info.cast.decoding
+            needed = 0 if decoding is None else SCRATCH_BYTES + PORTION_BYTES
             if info.cast.is_of_dtype:
                 largest = max(info.nbytes, info.cast.stored.nbytes)
                 # a result that is no narrower is made in its own buffer
@@ -37,7 +48,7 @@ def buffer_bytes(inputs: Iterable[TensorInfo], concurrent_inputs: int) -> int:
                 needed = TABLE_BYTES + min(CHUNKS_BYTES + portion, CAST_RATIO * largest)
             if decoding is not None:
                 needed += concurrent_inputs * decoding.companion_bytes + decoding.scratch_bytes
-            most = max(most, needed + _encoding_bytes(info, info.cast))
+            most = max(most, needed + _encoding_bytes(info, info.cast, again))
     return most
 
 
@@ -51,10 +62,14 @@ def kept_scales_bytes(inputs: Iterable[TensorInfo]) -> int:
     return min(KEPT_SCALES_BYTES, scales)
 
 
-def _encoding_bytes(info: TensorInfo, cast: Cast) -> int:
+def _encoding_bytes(info: TensorInfo, cast: Cast, again: bool) -> int:
     """Return the bytes that one worker needs to quantize a weight, or to cut it out of a tensor."""
-    if cast.encoding is not None:
-        own = encoding_bytes(cast.encoding, cast.view, cast.stored.dtype) + ENCODED_AGAIN_BYTES
-    else:
+    encoding, dtype = cast.encoding, cast.stored.dtype
+    if encoding is None:
         own = view_bytes(cast.view, info.shape, info.dtype)
-    return own + (buffer_bytes([cast.stored], 1) if cast.stored.cast else 0)
+        if own:
+            own += AGAIN_BYTES if again else info.nbytes
+    else:
+        needed = encoding_again_bytes if again else encoding_bytes
+        own = needed(encoding, cast.view, dtype)
+    return own + (buffer_bytes([cast.stored], 1, again=again) if cast.stored.cast else 0)

@@ -6,6 +6,7 @@ A weight becomes several tensors, such as codes and scales. Each of them is made
 import math
 from dataclasses import dataclass
 
+from streamconv.catalog.encodings import encoding_row
 from streamconv.formats.safetensors import DTYPE_BITS
 
 BAND_ELEMENTS = 2**19
@@ -13,8 +14,14 @@ BAND_ELEMENTS = 2**19
 TILE = 2**18
 """Elements that are encoded by one call of each operation. In smaller tiles, which stay in the
 fastest cache, two workers wait for each other's calls more than for memory."""
-TILE_BYTES = 20
+TILE_BYTES = 19
 """Memory for each element of a tile: its number, its bits, and the place of its code."""
+ENCODE_SCRATCH_BYTES = 2**20
+"""Further memory for the encoding of any weight, such as arrays of one row."""
+AGAIN_ELEMENTS = 2**16
+"""Elements of a weight that a verification quantizes at once."""
+AGAIN_BYTES = 2**22
+"""Memory for their numbers, in float64, and for the places of these."""
 KEPT_SCALES_BYTES = 8 * 2**20
 """Bytes of computed scales that all workers together keep until they are written."""
 
@@ -81,19 +88,32 @@ class Encoding:
 
 def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
     """Return the bytes that a worker needs to quantize a weight that is stored in a dtype."""
-    elements = encoding.band_rows * encoding.shape[1]
+    rows, columns = encoding.band_rows, encoding.shape[1]
+    height, width = encoding.block
+    elements = rows * columns
     itemsize = DTYPE_BITS[dtype] // 8
-    scales = math.prod(-(-n // b) for n, b in zip(encoding.shape, encoding.block, strict=True))
-    # the elements, their magnitudes, their codes, the packed codes, and room for packing
-    tile = max(TILE, encoding.shape[1]) * TILE_BYTES
-    return (
-        elements * (2 * itemsize + 3) + tile + 4 * scales + view_bytes(view, encoding.shape, dtype)
-    )
+    codes = elements
+    if encoding_row(encoding.name, encoding.scales).numbers != "e4m3":
+        codes += elements * 3 // 2  # the packed codes, and room for packing
+    magnitudes = min(max(TILE, height * columns), elements) * itemsize
+    tile = min(max(TILE, height * width), elements) * TILE_BYTES
+    scales = 16 * -(-rows // height) * -(-columns // width)
+    as_float32 = elements * 4 if dtype == "F64" else 0
+    band = elements * itemsize + as_float32 + codes + magnitudes + tile + scales
+    return band + view_bytes(view, encoding.shape, dtype) + ENCODE_SCRATCH_BYTES
+
+
+def encoding_again_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
+    """Return the bytes that a thread of a verification needs to quantize a weight again."""
+    (rows, columns), height = encoding.shape, encoding.block[0]
+    band = min(max(AGAIN_ELEMENTS // (columns * height), 1) * height, rows) * columns
+    stored = band * DTYPE_BITS[dtype] // 8
+    return max(stored, view_bytes(view, encoding.shape, dtype)) + 2 * band + AGAIN_BYTES
 
 
 def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:
-    """Return the bytes of memory to read a matrix that is not contiguous; 0 if it is."""
+    """Return the bytes that are read at once for a matrix that is not contiguous; 0 if it is."""
     if view is None or view.is_contiguous(shape):
         return 0
     begin, end = view.span(shape)
-    return (end - begin) * DTYPE_BITS[dtype] // 8 + math.prod(shape) * DTYPE_BITS[dtype] // 8
+    return (end - begin) * DTYPE_BITS[dtype] // 8

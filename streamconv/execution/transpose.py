@@ -43,15 +43,27 @@ _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Array = npt.NDArray[Any]
 
 
-class Transposer:
-    """Rearranges units of one shape. Keeps memory and views from unit to unit."""
+class PanelMemory:
+    """Memory for two forms of a panel, which all transposers of a thread share."""
 
-    def __init__(self, rearrangement: Rearrangement, source: memoryview) -> None:
+    def __init__(self) -> None:
+        """Allocate it; a page takes memory once a panel is so large."""
+        self.wide: Array = np.empty(PANEL_BYTES, np.uint8)
+        self.cut: Array = np.empty(PANEL_BYTES, np.uint8)
+
+
+class Transposer:
+    """Rearranges units of one shape. Keeps views from unit to unit."""
+
+    def __init__(
+        self, rearrangement: Rearrangement, source: memoryview, memory: PanelMemory
+    ) -> None:
         """Cut a unit into panels.
 
         Args:
             rearrangement: How the bytes of a unit come from its inputs; not a copy.
             source: The memory that the inputs of each unit are read into.
+            memory: Memory of the thread, which holds nothing between two panels.
         """
         shape, itemsize = rearrangement.shape, rearrangement.itemsize
         dtype = np.dtype(_UINT[itemsize])
@@ -64,7 +76,7 @@ class Transposer:
         most_rows = _panel_rows(math.prod(row_shape) * itemsize, narrow_rows)
         slices = _panel_slices(shape[depth], most_rows, narrow_rows)
         buffers = {
-            rows: _PanelBuffers((rows, *row_shape), strides[depth:], dtype, narrow_rows)
+            rows: _PanelBuffers((rows, *row_shape), strides[depth:], dtype, narrow_rows, memory)
             for rows in {part.stop - part.start for part in slices}
         }
         unit: Array = np.ndarray(shape, dtype, source, rearrangement.start * itemsize, strides)
@@ -93,18 +105,24 @@ def _panel_slices(rows: int, most_rows: int, narrow_rows: int) -> list[slice]:
 
 
 class _PanelBuffers:
-    """Memory and views that all panels of one shape share."""
+    """Views of the memory of panels, which all panels of one shape share."""
 
     def __init__(
-        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], narrow: int
+        self,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dtype: np.dtype[Any],
+        narrow: int,
+        memory: PanelMemory,
     ) -> None:
-        """Allocate them.
+        """Make them.
 
         Args:
             shape: Rows of the panel, and the axes of a row.
             strides: Bytes between neighbors on each of these axes in the source.
             dtype: An unsigned integer as wide as an element.
             narrow: Rows of a narrow panel.
+            memory: Room for both forms of the largest panel.
         """
         self.nbytes = math.prod(shape) * dtype.itemsize
         self.dtype = dtype
@@ -121,7 +139,7 @@ class _PanelBuffers:
         run_bytes, narrow_bytes = shape[0] * dtype.itemsize, rows * dtype.itemsize
         self.run = np.dtype(f"V{run_bytes}")
         narrow_run = np.dtype(f"V{narrow_bytes}")
-        wide, cut = np.empty(self.nbytes, np.uint8), np.empty(self.nbytes, np.uint8)
+        wide, cut = memory.wide, memory.cut
         self.gathered: Array = np.ndarray(lead, self.run, wide)
         self.gathered_runs: Array = np.ndarray(
             (narrow_count, count), narrow_run, wide, 0, (narrow_bytes, run_bytes)

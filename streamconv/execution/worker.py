@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xxhash import xxh3_128
 
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.execution.transpose import Transposer
+from streamconv.execution.transpose import PanelMemory, Transposer
 from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import FramingBytes, ShardPart, StepBytes
@@ -33,6 +33,7 @@ class Worker:
         self._buffer = WriteBuffer(plan.memory.staging)
         self._inputs = _UnitInputs(source, plan.memory.source_buffer)
         self._transposers: dict[object, Transposer] = {}
+        self._panels = PanelMemory()
         self._digest = xxh3_128()
 
     def expect(self, pieces: Sequence[Piece]) -> None:
@@ -98,7 +99,7 @@ class Worker:
         self._inputs.load(part.inputs, how, part.unit)
         key = (how.shape, how.strides, how.itemsize, how.start)
         if key not in self._transposers:
-            self._transposers[key] = Transposer(how, self._inputs.memory)
+            self._transposers[key] = Transposer(how, self._inputs.memory, self._panels)
         for panel in self._transposers[key].panels:
             panel.write_into(self._buffer.exactly(panel.nbytes))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamconv.execution.transpose import Transposer
+from streamconv.execution.transpose import PanelMemory, Transposer
 from streamconv.planning.slices import SlicePart
 from streamconv.sources.base import ByteRange, MappedSource, Read
 from streamconv.system.buffers import new_buffer
@@ -114,7 +114,8 @@ class PartReader:
         if key not in made:
             if len(made) > 8:
                 made.clear()
-            made[key] = Transposer(how, buffer)
+            panels = self._kept.__dict__.setdefault("panels", PanelMemory())
+            made[key] = Transposer(how, buffer, panels)
         for panel in made[key].panels:
             panel.write_into(room[: panel.nbytes])
             room = room[panel.nbytes :]

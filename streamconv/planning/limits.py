@@ -16,6 +16,7 @@ from streamconv.planning.memory import (
     REMOTE_JOBS,
     Limits,
 )
+from streamconv.system.buffers import return_freed_memory
 from streamconv.system.cores import MOST_WORKERS, cores, default_workers
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank, ranks_on_host
@@ -62,5 +63,6 @@ def _base_memory() -> int:
         import torch.distributed  # noqa: F401
 
         ranks = RANKS_BYTES
+    return_freed_memory()  # headers that were parsed leave some
     imported = "streamconv.execution.executor" in sys.modules
     return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks

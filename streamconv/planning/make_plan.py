@@ -72,12 +72,14 @@ def make_plan(
     inputs = largest = 0
     for info in steps.inputs():
         inputs, largest = inputs + 1, max(largest, info.nbytes)
+    pieces = sum(-(-shard.nbytes // PIECE_BYTES) for shard in shards)
     counts = Counts(
         inputs=inputs,
         outputs=len(steps),
         modules=sum(len(stack.modules) for stack in (*source.stacks, *source.groups)),
         shards=len(shards),
         chunks=file_format.count_chunks(steps),
+        pieces=pieces,
         largest=largest,
         source_metadata=checkpoint.metadata_bytes,
         kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,
@@ -110,7 +112,8 @@ def make_plan(
             checkpoint.read_scratch_bytes,
             tables,
             staging=_staging_bytes(checkpoint, is_copy=not buffer and casting == AS_STORED),
-            pieces=sum(-(-shard.nbytes // PIECE_BYTES) for shard in shards),
+            casts_again=_cast_bytes(steps, again=True) if verify and casts else 0,
+            pieces=pieces,
         ),
         casting=casting,
         config=config,
@@ -139,9 +142,9 @@ def _staging_bytes(checkpoint: Checkpoint, *, is_copy: bool) -> int:
     return COPY_STAGING_BYTES if is_copy else STAGING_BYTES
 
 
-def _cast_bytes(steps: Steps) -> int:
-    """Return the bytes that a worker needs for the casts of any step."""
-    return max(buffer_bytes(step.inputs, step.concurrent_inputs) for step in steps)
+def _cast_bytes(steps: Steps, *, again: bool = False) -> int:
+    """Return the bytes that a worker needs for the casts of any step, made once or again."""
+    return max(buffer_bytes(s.inputs, s.concurrent_inputs, again=again) for s in steps)
 
 
 def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:

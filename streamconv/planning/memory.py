@@ -40,8 +40,10 @@ COPY_STAGING_BYTES = 4 * 2**20
 """The same if all bytes keep their order: then a worker has no other buffer."""
 REMOTE_STAGING_BYTES = 8 * 2**20
 """The same if the source is remote: each request takes time whatever its size, so few are made."""
-SCRATCH_BYTES = 3 * 2**20
+SCRATCH_BYTES = 2**21
 """Further memory of a worker: panels on their way through the cache, its stack, its digest."""
+COPY_SCRATCH_BYTES = 2**20
+"""The same of a worker that transposes nothing."""
 READ_AHEAD_BYTES = 64 * 2**20
 """Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
 in the system's page cache, which is not the process's memory."""
@@ -59,7 +61,7 @@ OVERHEAD_BYTES = 4 * 10**6
 IDLE_BYTES = 2**18
 """Memory of a worker for which there is no piece."""
 
-VERIFY_SCRATCH_BYTES = 3 * 2**19
+VERIFY_SCRATCH_BYTES = 2**21
 """Further memory of a thread that verifies: panels and results of comparisons, its stack."""
 
 
@@ -114,6 +116,7 @@ def fit_memory(
     read_scratch_bytes: int = 0,
     tables: Tables = NO_TABLES,
     *,
+    casts_again: int = 0,
     staging: int = STAGING_BYTES,
     pieces: int | None = None,
 ) -> Memory:
@@ -124,6 +127,7 @@ def fit_memory(
         source_buffer: Bytes of input of one unit of the widest step.
         widest: Name of that step's tensor, for the error.
         casts: Bytes that each worker needs for casts.
+        casts_again: The same for each thread of a verification.
         read_scratch_bytes: Further bytes that each worker needs for reading.
         tables: Bytes that the run and its verification add for tensors.
         staging: Bytes of output that a worker writes at once.
@@ -132,15 +136,15 @@ def fit_memory(
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
-    reading = source_buffer + casts + read_scratch_bytes
+    buffer = in_pages(source_buffer)
+    scratch = SCRATCH_BYTES if source_buffer else COPY_SCRATCH_BYTES
+    worker = buffer + casts + read_scratch_bytes + staging + scratch
     # each phase: bytes for all tensors, bytes for a worker, and the tasks that workers share
-    phases: list[tuple[int, int, int | None]] = [
-        (tables.run, reading + staging + SCRATCH_BYTES, pieces)
-    ]
-    phases.append((tables.hashing, 0, None))
+    phases: list[tuple[int, int, int | None]] = [(tables.run, worker, pieces)]
+    phases += [(tables.closing, 0, None), (tables.hashing, 0, None)]
     if tables.verify is not None:
-        held = max(in_pages(source_buffer), tables.verify_block)
-        worker = held + tables.verify_block + reading - source_buffer + VERIFY_SCRATCH_BYTES
+        blocks = max(buffer, tables.verify_block) + tables.verify_block
+        worker = blocks + casts_again + read_scratch_bytes + VERIFY_SCRATCH_BYTES
         phases.append((tables.verify, worker, None))
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):

@@ -19,6 +19,9 @@ INDEX_BYTES = 250
 CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
 
+PIECE_ROW_BYTES = 150
+"""What it adds for each piece at its end: the row in the journals, and in the manifest."""
+
 VERIFY_INPUT_BYTES = 440
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
 VERIFY_OUTPUT_BYTES = 530
@@ -31,7 +34,7 @@ VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
 RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
 """What a run that writes a DCP does not give back for each tensor and chunk: it is fragmented."""
-VERIFY_OVERHEAD_BYTES = 6 * 10**6
+VERIFY_OVERHEAD_BYTES = 4 * 10**6
 """Growth of the interpreter when it verifies."""
 VERIFY_BLOCK_BYTES = 4 * 2**20
 """The block of either side that each thread of a verification holds; smaller tensors take less."""
@@ -56,6 +59,8 @@ class Tables:
     """Bytes of either side that a thread of the verification holds at a time."""
     hashing: int = 0
     """During `--sha256`, which follows when the buffers of the workers are free."""
+    closing: int = 0
+    """While the index and the manifest are written, at the end."""
 
 
 NO_TABLES = Tables()
@@ -76,6 +81,8 @@ class Counts:
     """Output files with tensors."""
     chunks: int = 0
     """Chunks of the DCP that is written."""
+    pieces: int = 0
+    """Pieces of all output files."""
     largest: int = VERIFY_BLOCK_BYTES
     """Bytes of the largest tensor that is read."""
     source_metadata: int = 0
@@ -119,11 +126,13 @@ def tables_bytes(
     if is_dcp:
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
     blocks = min(SHA256_BYTES, hashed)
+    rows = counts.pieces * PIECE_ROW_BYTES
     return Tables(
         max(inputs * INPUT_BYTES + listed, closing) + counts.kept,
-        VERIFY_OVERHEAD_BYTES + held + counts.kept + blocks if verify else None,
+        VERIFY_OVERHEAD_BYTES + held + counts.kept + blocks + rows if verify else None,
         _block_bytes(counts.largest),
-        SHA256_OVERHEAD_BYTES + closing + blocks if hashed else 0,
+        SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
+        closing + rows,
     )
 
 

@@ -29,6 +29,8 @@ class Workspace:
         nbytes = count * np.dtype(dtype).itemsize
         held = self._held.get(name)
         if held is None or held.nbytes < nbytes:
+            held = None
+            self._held.pop(name, None)  # before there is a larger one
             held = self._held[name] = np.empty(nbytes, np.uint8)
         return held[:nbytes].view(dtype)
 

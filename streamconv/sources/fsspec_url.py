@@ -13,6 +13,8 @@ from streamconv.system.retry import TransientError, retry
 
 RANGE_BYTES = 2 * 2**20
 """The most bytes in a request: fsspec returns bytes in memory of its own."""
+SCRATCH_BYTES = 5 * 2**20
+"""A connection, and a range in transit, which some file systems put together of its parts."""
 _CHANGE_KEYS = ("ETag", "etag", "mtime", "LastModified", "created")
 """The fields of a listing that change with the file; each file system has other ones."""
 
@@ -44,6 +46,7 @@ class UrlFiles:
 
     def __init__(self, location: str, filesystem: Any, root: str, cancel: CancelToken) -> None:
         self.location = location
+        self.scratch_bytes = SCRATCH_BYTES
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._cancel = cancel

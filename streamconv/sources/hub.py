@@ -30,6 +30,8 @@ from streamconv.system.retry import TransientError, retry, retry_after
 
 SCHEME = "hf://"
 DEFAULT_REVISION = "main"
+SCRATCH_BYTES = 3 * 2**19
+"""A connection with its encryption, and what has arrived of a response: 64 kB at a time."""
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
 
@@ -81,6 +83,7 @@ class RepositoryFiles:
         from huggingface_hub import get_session
 
         self.location = location
+        self.scratch_bytes = SCRATCH_BYTES
         self.revision: str | None = listing.commit
         self._repo = repo
         self._commit = listing.commit

@@ -24,8 +24,6 @@ from streamconv.sources.shard_header import ShardHeader, placeholder_header, rea
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
 from streamconv.system.cancellation import CancelToken
 
-REMOTE_SCRATCH_BYTES = 5 * 2**20
-"""What each worker needs to read: the buffers of its connection, and a range in transit."""
 CONCURRENT_HEADERS = 8
 """How many headers are requested at a time."""
 
@@ -36,6 +34,10 @@ class RemoteFiles(Protocol):
     @property
     def location(self) -> str:
         """What the user calls the folder of the files."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What each worker needs to read: buffers of its connection, and bytes in transit."""
 
     @property
     def revision(self) -> str | None:
@@ -146,7 +148,7 @@ def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> Re
         replace(
             checkpoint,
             revision=files.revision,
-            read_scratch_bytes=REMOTE_SCRATCH_BYTES,
+            read_scratch_bytes=files.scratch_bytes,
             remote=frozenset(name for name in files.sizes if not files.is_cached(name)),
         ),
     )

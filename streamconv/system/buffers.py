@@ -30,6 +30,12 @@ def _private(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
+def return_freed_memory() -> None:
+    """Give memory that Python has freed back to the system, if the C library can do so."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class BufferPool:
     """Memory that is used again once nobody refers to it, as fresh pages cost more than bytes.
 

@@ -20,8 +20,8 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.sources.base import Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 
-BAND = 2**18
-"""Elements that are computed at once."""
+BAND = 2**16
+"""Elements that are computed at once: a few arrays of float64, which stay in the cache."""
 
 Array = npt.NDArray[Any]
 

@@ -58,12 +58,16 @@ class QuantizedAgain(SourceWrapper):
     def _fill(self, read: Read, cast: Cast, shape: tuple[int, ...]) -> None:
         """Fill the buffer of a read with elements of a part of a tensor."""
         width = DTYPE_BITS[read.info.dtype] // 8
-        count = len(read.buffer) // width
-        begin = read.start // width
-        places = np.unravel_index(np.arange(count) + begin, shape)
-        at = _places(cast, list(places))
-        first, last = int(at.min()), int(at.max())
-        read.buffer[:] = self._stored(cast, first, last)[at - first].tobytes()
+        ends = _places(cast, [np.array([0, n - 1]) for n in shape])
+        is_in_order = cast.view is None or cast.view.is_contiguous(shape)
+        for position in range(0, len(read.buffer), BAND * width):
+            out = read.buffer[position : position + BAND * width]
+            begin = (read.start + position) // width
+            numbers = np.arange(begin, begin + len(out) // width)
+            at = _places(cast, list(np.unravel_index(numbers, shape)))
+            # what lies between each other in the file is all read at once, and kept
+            first, last = (int(n) for n in (at if is_in_order else ends)[[0, -1]])
+            out[:] = self._stored(cast, first, last)[at - first].tobytes()
 
     def _stored(self, cast: Cast, first: int, last: int) -> Array:
         """Return the elements of a stored tensor from one to another, as words."""
@@ -92,22 +96,22 @@ class QuantizedAgain(SourceWrapper):
             read.buffer[begin : begin + taken] = content[within : within + taken]
             position += taken
 
-    def _band(self, cast: Cast, encoding: Encoding, row: int) -> tuple[int, bytes]:
+    def _band(self, cast: Cast, encoding: Encoding, row: int) -> tuple[int, memoryview]:
         """Return the first row of the band that has a row, and the bytes made of the band."""
         rows, columns = encoding.shape
         step = max(BAND // (columns * encoding.block[0]), 1) * encoding.block[0]
         first = row - row % step
         key = cast.stored.name, cast.view, encoding, first
         if getattr(self._kept, "key", None) != key:
-            self._kept.key = None
+            self._kept.key = self._kept.content = None
             y = np.arange(first, min(first + step, rows))
             made = [
                 _encoded(self._values(cast, encoding, y, x), encoding)
                 for x in _columns(encoding, len(y))
             ]
-            self._kept.content = np.concatenate(made, axis=1).tobytes()
+            self._kept.content = np.concatenate(made, axis=1).reshape(-1).data.cast("B")
             self._kept.key = key
-        content: bytes = self._kept.content
+        content: memoryview = self._kept.content
         return first, content
 
     def _values(self, cast: Cast, encoding: Encoding, y: Array, x: Array) -> Array:

@@ -47,7 +47,7 @@ class MemorySource:
     def read(self, reads: Sequence[Read]) -> None:
         self.calls.append(("read", [(r.info.name, r.start, len(r.buffer)) for r in reads]))
         for read in reads:
-            data = self._data[read.info.name]
+            data = memoryview(self._data[read.info.name])
             read.buffer[:] = data[read.start : read.start + len(read.buffer)]
 
     def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:

@@ -159,7 +159,6 @@ class _ThreadMemory:
         self._encoders: dict[Encoding, RowEncoder] = {}
         # one for all kinds of weights: the plan counts the memory of the widest kind alone
         self._workspace = Workspace()
-        self._room = memoryview(bytearray())
         self._span_of: object = None
         self._span: Array = np.empty(0, np.uint8)
         self.codes_of: object = None
@@ -181,8 +180,9 @@ class _ThreadMemory:
             start = (view.start if view else 0) + rows.start * columns
             raw = self._read(stored, start, len(rows) * columns)
         else:
-            whole = self._strided(cast, encoding.shape)
-            part = np.ascontiguousarray(whole[rows.start : rows.stop])
+            whole = self._strided(cast, encoding.shape)[rows.start : rows.stop]
+            part = self._workspace.array("rows", whole.size, whole.dtype).reshape(whole.shape)
+            np.copyto(part, whole)
             raw = part.data.cast("B")
         return elements_of(_as_dtype(raw, stored.dtype, encoding.stored), encoding.stored, columns)
 
@@ -200,7 +200,7 @@ class _ThreadMemory:
         width = DTYPE_BITS[stored.dtype] // 8
         if self._span_of != key:
             self._span_of, self._span = None, np.empty(0, np.uint8)
-            memory: Array = np.empty((end - begin) * width, np.uint8)
+            memory = self._workspace.array("span", (end - begin) * width, np.uint8)
             self._source.read([Read(stored, begin * width, memory.data)])
             self._span, self._span_of = memory, key
         words = self._span.view(np.dtype(f"u{width}"))[view.start - begin :]
@@ -210,9 +210,7 @@ class _ThreadMemory:
     def _read(self, info: TensorInfo, start: int, count: int) -> memoryview:
         """Read elements of a tensor into memory that is used again."""
         width = DTYPE_BITS[info.dtype] // 8
-        if len(self._room) < count * width:
-            self._room = memoryview(bytearray(count * width))
-        raw = self._room[: count * width]
+        raw = self._workspace.array("rows", count * width, np.uint8).data
         self._source.read([Read(info, start * width, raw)])
         return raw
 

@@ -4,12 +4,11 @@ from streamconv.checkpoint.cast_memory import (
     CAST_RATIO,
     CHUNKS_BYTES,
     PORTION_BYTES,
-    SCRATCH_BYTES,
     TABLE_BYTES,
     buffer_bytes,
     kept_scales_bytes,
 )
-from streamconv.checkpoint.encoding import KEPT_SCALES_BYTES, Encoding
+from streamconv.checkpoint.encoding import AGAIN_BYTES, KEPT_SCALES_BYTES, Encoding
 from streamconv.checkpoint.types import Cast, TensorInfo
 
 
@@ -48,7 +47,11 @@ def test_a_small_tensor_takes_little_and_a_large_one_no_more_than_its_portions()
 def test_the_largest_need_counts() -> None:
     small, large = cast(10, "F32", 4, "BF16", 2), cast(10**9, "F32", 4, "BF16", 2)
     assert buffer_bytes([small, large, small], 1) == buffer_bytes([large], 1)
-    assert buffer_bytes([scales(4, "scale")], 1) > SCRATCH_BYTES + PORTION_BYTES
+
+
+def test_a_verification_needs_other_memory_to_quantize_again() -> None:
+        few = [scales(4, "scale")]
+    assert buffer_bytes(few, 1) < AGAIN_BYTES < buffer_bytes(few, 1, again=True)
 
 
 def test_only_scales_are_kept_and_no_more_than_there_is_room_for() -> None:

@@ -11,7 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamconv.catalog.catalog import default_catalog
-from streamconv.execution.transpose import NARROW_BYTES, PANEL_BYTES, PANEL_ROWS, Transposer
+from streamconv.execution.transpose import (
+    NARROW_BYTES,
+    PANEL_BYTES,
+    PANEL_ROWS,
+    PanelMemory,
+    Transposer,
+)
 from streamconv.planning.memory import SCRATCH_BYTES, STAGING_BYTES
 from streamconv.planning.plan_rearrangement import plan_rearrangement
 from streamconv.planning.rearrangement import Rearrangement
@@ -53,7 +59,7 @@ def check(memory: Array, view: Array) -> list[bytes]:
     """All panels in the order of the output, and nothing but them."""
     how = described(memory, view)
     before = memory.tobytes()
-    panels = rearranged(Transposer(how, memory.data))
+    panels = rearranged(Transposer(how, memory.data, PanelMemory()))
     assert b"".join(panels) == view.tobytes()
     assert sum(map(len, panels)) == how.unit_bytes
     assert memory.tobytes() == before
@@ -155,7 +161,7 @@ def test_used_again_for_every_unit() -> None:
     units = noise(3 * 50 * 70 * 2).view(np.uint16).reshape(3, 50, 70)
     memory = np.empty(50 * 70 * 2, np.uint8)
     view = memory.view(np.uint16).reshape(50, 70).T
-    transposer = Transposer(described(memory, view), memory.data)
+    transposer = Transposer(described(memory, view), memory.data, PanelMemory())
     for unit in (0, 2, 1, 2):
         memory[:] = units[unit].reshape(-1).view(np.uint8)
         assert b"".join(rearranged(transposer)) == units[unit].T.tobytes()
@@ -179,7 +185,8 @@ def test_what_a_worker_needs_besides_its_buffers(target: str, i: int, h: int) ->
     source = memoryview(bytearray(max(how.buffer_bytes for how in hows)))
     tracemalloc.start()
     try:
-        transposers = [Transposer(how, source) for how in hows]
+        panels = PanelMemory()
+        transposers = [Transposer(how, source, panels) for how in hows]
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -27,6 +27,17 @@ def test_what_is_read_to_verify_counts() -> None:
     assert tables_bytes(large, "dcp", verify=True).verify_block == 4 * 2**20
 
 
+def test_the_rows_of_pieces_count_when_the_run_has_ended() -> None:
+    """A run of terabytes has hundreds of thousands of them, and no buffers any more."""
+    few, many = (
+        tables_bytes(Counts(10, 10, pieces=n), "safetensors", verify=True, hashed=10**9)
+        for n in (1, 250_001)
+    )
+    assert many.run == few.run
+    for phase in ("closing", "hashing", "verify"):
+        assert 10**7 < getattr(many, phase) - getattr(few, phase) < 10**8
+
+
 def test_scales_that_are_kept_count_once() -> None:
     """In the run and in its verification, for all workers together."""
     plain, kept = (

@@ -25,6 +25,7 @@ class Files:
     def __init__(self, contents: Mapping[str, bytes]) -> None:
         self.contents = contents
         self.sizes = {name: len(content) for name, content in contents.items()}
+        self.scratch_bytes = 3
         self.read: list[tuple[str, int, int]] = []
 
     def is_cached(self, name: str) -> bool:
@@ -58,6 +59,7 @@ def test_adjacent_reads_are_merged() -> None:
 def test_opening_reads_headers_and_json() -> None:
     files = Files({"model.safetensors": SHARD, "config.json": b"{}", "notes.txt": b"text"})
     source = open_remote(files, Opening(), CancelToken())
+    assert source.checkpoint.read_scratch_bytes == 3
     assert sorted(files.read) == [
         ("config.json", 0, 2),
         ("model.safetensors", 0, 8),
