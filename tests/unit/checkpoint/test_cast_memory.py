@@ -50,7 +50,7 @@ def test_the_largest_need_counts() -> None:
 
 
 def test_a_verification_needs_other_memory_to_quantize_again() -> None:
-        few = [scales(4, "scale")]
+    few = [scales(4, "scale")]
     assert buffer_bytes(few, 1) < AGAIN_BYTES < buffer_bytes(few, 1, again=True)
 
 
