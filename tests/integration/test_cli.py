@@ -486,8 +486,7 @@ def large(tmp_path: Path) -> Iterator[Path]:
         path.unlink()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "overwrite"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_signal_leaves_no_files(
     large: Path, dst: Path, tmp_path: Path, number: signal.Signals, overwrite: bool
 ) -> None:

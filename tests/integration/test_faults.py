@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,28 +218,37 @@ def test_every_operation_of_a_dcp_fails(memory: Path, first: int) -> None:
 
 
 def moments(undisturbed: dict[bool, Twin], overwrite: bool, fault: Fault) -> list[int]:
-    """Which of the operations that can go so wrong does, counted from 1.
+    """Which of the operations that can go so wrong does, counted from 1: each that differs.
 
     If all of them do from there on, it is the first, and those at and after each operation that
-    leaves something else: in between, there is nothing else to find. If one does, it is each that
-    differs, but of those that only look, both runs share the ones that both make.
+    leaves something else: in between, there is nothing else to find.
     """
     possible = [site for site in undisturbed[overwrite].sites if site[-1] in fault.only]
+    shared = set(possible).intersection(undisturbed[not overwrite].sites)
+    found = different(possible, sorted(shared), overwrite)
     if not fault.lasting:
-        shared = set(possible).intersection(undisturbed[not overwrite].sites)
-        looks = sorted(site for site in shared if only_looks(site))
-        return different(possible, looks[overwrite::2])
-    found = range(1, len(possible) + 1)
+        return found
     changes = {0, *(number for number in found if possible[number - 1][-1] in KILLED.only)}
-    return [number for number in found if number in changes or number - 1 in changes]
+    after = {number + 1 for number in changes}
+    return sorted((changes | after) & {*range(1, len(possible) + 1)})
 
 
-def different(sites: list[Site], spared: Iterable[Site] = ()) -> list[int]:
+def different(sites: list[Site], shared: Sequence[Site] = (), overwrite: bool = False) -> list[int]:
     """The first and the last operation that the same lines make, counted from 1; of those that
-    only look, the first."""
+    only look, the first.
+
+    Two runs divide the sites that they share: each has every other one that only looks. Of the
+    rest one has the first operations, and the other the last.
+    """
     first = {site: number for number, site in reversed([*enumerate(sites, 1)])}
     last = {site: number for number, site in enumerate(sites, 1) if not only_looks(site)}
-    return sorted({*(first[site] for site in first.keys() - {*spared}), *last.values()})
+    looks = [site for site in shared if only_looks(site)]
+    others = {site for site in shared if not only_looks(site)}
+    for site in {*looks[overwrite::2], *(others if overwrite else ())}:
+        del first[site]
+    for site in () if overwrite else others:
+        del last[site]
+    return sorted({*first.values(), *last.values()})
 
 
 def only_looks(site: Site) -> bool:
