@@ -114,6 +114,23 @@ def _is_in_blocks(row: NumberFormat) -> bool:
     )
 
 
+def transforms_of_inputs(config: Mapping[str, Any]) -> str:
+    """Return the path of transforms that loaders apply to activations; empty if there are none.
+
+    Without them, weights that compressed-tensors has transformed mean something else.
+    """
+    for path, section in _sections(config, "", 0):
+        transforms = section.get("transform_config")
+        groups = transforms.get("config_groups") if isinstance(transforms, Mapping) else None
+        for group in groups.values() if isinstance(groups, Mapping) else ():
+            applied = group.get("apply") if isinstance(group, Mapping) else None
+            for each in applied if isinstance(applied, list) else ():
+                location = each.get("location") if isinstance(each, Mapping) else None
+                if isinstance(location, str) and not location.startswith("weight_"):
+                    return f"{path}.transform_config"
+    return ""
+
+
 def sections(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the paths of all sections of config.json that describe number formats."""
     return tuple(path for path, _ in _sections(config, "", 0))

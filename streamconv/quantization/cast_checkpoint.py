@@ -11,6 +11,7 @@ from streamconv.checkpoint.protected_tensors import KEPT_IN_FP32, protected_kind
 from streamconv.checkpoint.types import Cast, Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.quantization.announcement import transforms_of_inputs
 from streamconv.quantization.recognize import QuantizedWeight, Recognized, recognize
 from streamconv.quantization.stored_shape import ReadSmall
 
@@ -135,6 +136,13 @@ def _chosen(
         )
     chosen = tuple(weight for weight in weights if is_chosen(weight, casting))
     _check_patterns(weights, casting)
+    transforms = transforms_of_inputs(checkpoint.config)
+    if transforms and len(chosen) == len(weights):
+        raise PlanRefused(
+            f"cannot dequantize {checkpoint.location}: its weights are for inputs that "
+            f"{quoted(transforms)} transforms, and config.json would no longer say so",
+            "leave out --dequantize, or keep a weight quantized with --except",
+        )
     if not chosen:
         raise PlanRefused(
             f"cannot dequantize {checkpoint.location}: --only and --except leave none of its "

@@ -183,3 +183,30 @@ def test_what_cannot_be_dequantized(
 ) -> None:
     with pytest.raises(error, match=says):
         cast_checkpoint(stored(*tensors), BF16)
+
+
+@pytest.mark.parametrize("word", ["pre_quant_scale", "svdquant_lora_a"])
+def test_a_weight_that_is_only_a_part_of_the_product(word: str) -> None:
+    """ModelOpt's NVFP4_AWQ and NVFP4_SVD: the codes alone are not the weight."""
+    nvfp4 = [info("a.weight", "U8", 4, 16), info("a.weight_scale", "F8_E4M3", 4, 2)]
+    nvfp4 += [info("a.weight_scale_2", "F32"), info(f"a.{word}", "BF16", 32)]
+    with pytest.raises(BadCheckpoint, match=rf"a\.{word} is no part of nvfp4"):
+        cast_checkpoint(stored(*nvfp4), BF16)
+
+
+@pytest.mark.parametrize("location", ["input", "weight_input"])
+def test_weights_for_inputs_that_are_transformed(location: str) -> None:
+    """Those that compressed-tensors transforms as a model runs, which bf16 would be without."""
+    transform = {"type": "hadamard", "apply": [{"targets": ["Linear"], "location": location}]}
+    section = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "transform_config": {"config_groups": {"R4": transform}},
+    }
+    weights = [info("a.weight", "F8_E4M3", 4, 4), info("a.weight_scale", "F32", 4, 1)]
+    checkpoint = stored(*weights, quantization_config=section)
+    if location == "input":
+        with pytest.raises(PlanRefused, match=r"quantization_config\.transform_config transforms"):
+            cast_checkpoint(checkpoint, BF16)
+    else:
+        assert list(cast_checkpoint(checkpoint, BF16).tensors) == ["a.weight"]
