@@ -13,7 +13,7 @@ from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 def form_of(
     family: Family | None,
     names: Form,
-    rows: Mapping[str, NamedLayout],
+    rows: Iterable[tuple[str, NamedLayout]],
     refused: Collection[str] = (),
     unknown: Collection[str] = (),
 ) -> str | None:
@@ -28,14 +28,17 @@ def form_of(
     Args:
         family: The family, if it is known.
         names: The form whose names the tensors have.
-        rows: The layout of each stack that is converted, by its pattern.
+        rows: Pattern and layout of each stack that is converted.
         refused: Patterns of the experts that cannot be converted.
         unknown: Names next to the experts that are not those of the family.
     """
-    if unknown or family is None or not rows or not {*rows, *refused} <= family.stacks.keys():
+    stacks = tuple(rows)
+    if unknown or family is None or not stacks:
+        return None
+    if not {*(pattern for pattern, _ in stacks), *refused} <= family.stacks.keys():
         return None
     for form in family.forms.values():
-        as_here = (_is_in(family, form, pattern, row) for pattern, row in rows.items())
+        as_here = (_is_in(family, form, pattern, row) for pattern, row in stacks)
         if (form.renames, form.groups) == (names.renames, names.groups) and all(as_here):
             return form.name
     return None

@@ -141,6 +141,8 @@ class ExpertCounts:
         """
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))
+        if router is not None and rows is None:
+            _check_orientation(module, router, stack)
         if router is None or rows is None:
             return False
         experts = stack.sizes[EXPERT]
@@ -166,6 +168,21 @@ class ExpertCounts:
             count = fields.get(key)
             if type(count) is int:
                 yield ".".join(filter(None, (section, key))), count
+
+
+def _check_orientation(module: Module, router: TensorInfo, stack: Stack) -> None:
+    """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
+
+    Only experts that are stored inputs first look like this. If hidden vectors are projected before
+    they get to the experts, the router takes them as they were, which are of a third size.
+    """
+    sizes = stack.sizes
+    if "i" in sizes and sorted(router.shape) == sorted((sizes[EXPERT], sizes["i"])):
+        raise BadCheckpoint(
+            f"{quoted(module.prefix)}experts has hidden size {sizes.get('h')} by its shapes, and "
+            f"the router {quoted(router.name)} is {list(router.shape)}: the experts are transposed",
+            "describe their layout with --family FILE, or add --pass-through to leave them",
+        )
 
 
 def _rows(router: TensorInfo, hidden: int | None) -> int | None:

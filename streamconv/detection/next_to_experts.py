@@ -1,13 +1,16 @@
 """Find the tensors next to experts whose names the family does not have."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.companions import possible_weights
 from streamconv.catalog.families import Family
-from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.stacks import Stack
+
+_EXPERT = re.compile(r"\.experts\.\d")
+"""A part of the names of single experts."""
 
 
 def unknown_next_to_experts(
@@ -50,10 +53,10 @@ def _next_to_experts(
         for infos in module.tensors.values()
         for stored in infos
         for info in stored.stored
-        if EXPERTS not in info.name
+        if not _EXPERT.search(info.name)
     }
     for hub_name, tensor in hub_names.items():
-        if EXPERTS in hub_name or tensor.name in experts:  # a cheap check of most names comes first
+        if _EXPERT.search(hub_name) or tensor.name in experts:  # most names fit the expression
             continue
         prefix = hub_name
         while "." in prefix:

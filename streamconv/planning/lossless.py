@@ -60,7 +60,8 @@ def _check_reversible_names(source: Detected, target: Target) -> None:
             raise PlanRefused(
                 f"tensor {quoted(info.name)} would be called "
                 f"{quoted(target.names.apply(hub_name))} in the form {target.names.name!r}, and "
-                "get another name when it is converted back"
+                "get another name when it is converted back",
+                "rename it with --rename OLD=NEW, or name a layout instead of a form",
             )
 
 

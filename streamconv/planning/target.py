@@ -17,7 +17,7 @@ from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts, refuse_to_merge, warning
 from streamconv.planning.stack_target import check_row
-from streamconv.planning.target_rows import target_rows
+from streamconv.planning.target_rows import kept_row, target_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ def resolve_target(
         except PlanRefused as refusal:
             if not pass_through:
                 raise
-            rows[stack.pattern] = stack.row
+            rows[stack.pattern] = kept_row(source, stack)
             kept[stack.pattern + stack.contents] = refusal.message
     groups, kept_groups = _groups(source, names, pass_through=pass_through)
     kept |= kept_groups
     warnings = _warnings(source, rows, stored)
     form = None
     if not (kept_groups or warnings):
-        form = form_of(source.family, names, rows, source.refusals, source.unknown_names)
+        form = form_of(source.family, names, rows.items(), source.refusals, source.unknown_names)
     if source.refusals and form != source.form:
         form = None  # the refused experts stay in the layout that they have
     return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)

@@ -23,13 +23,31 @@ def target_rows(
 ) -> tuple[Form, Mapping[str, NamedLayout]]:
     """Return the names and the layout of each stack for the target that was asked for."""
     if asked == SAME:
-        return source.names, {stack.pattern: stack.row for stack in source.stacks}
+        return source.names, {stack.pattern: kept_row(source, stack) for stack in source.stacks}
     if asked not in FORMS:
         return _layout_rows(source, asked)
     names, wanted = _form_rows(source, asked, pass_through=pass_through)
     if asked == LOADED and not is_merge and not _loads(source, wanted, stored):
         return _published(source, names, wanted, stored)
     return names, wanted
+
+
+def kept_row(source: Detected, stack: Stack) -> NamedLayout:
+    """Return the layout of a stack that stays as it is.
+
+    Raises PlanRefused if its layers have several layouts or namings: a record has one for them all.
+    """
+    rows = {each.row: each.row for each in source.stacks if each.pattern == stack.pattern}
+    if len(rows) > 1:
+        layouts = dict.fromkeys(row.layout.name for row in rows)
+        if len(layouts) == 1:
+            layouts = dict.fromkeys(f"{row.layout.name} ({row.naming.name})" for row in rows)
+        raise PlanRefused(
+            f"cannot leave {quoted(stack.pattern)}experts as it is: its layers are "
+            f"{' and '.join(layouts)}",
+            "name one layout for all of them, such as --to per-expert",
+        )
+    return stack.row
 
 
 def _loads(
@@ -111,8 +129,8 @@ def _form_rows(
     for stack in source.stacks:
         possible = {row.layout.name: row for row in family.layouts_for(stack.pattern, form)}
         row = possible.get(source.hub_layouts.get(stack.pattern, "")) if len(possible) > 1 else None
-        row = row or next(iter(possible.values()), stack.row)
-        if stack.pattern in source.foreign:
-            row = stack.row
+        row = row or next(iter(possible.values()), None)
+        if row is None or stack.pattern in source.foreign:
+            row = kept_row(source, stack)
         rows[stack.pattern] = row if row.names_projections() else _named(source, stack, row.layout)
     return form, rows

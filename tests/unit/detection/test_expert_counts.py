@@ -133,3 +133,18 @@ def test_sizes_that_shapes_leave_open_come_from_the_router() -> None:
     assert detected.stacks[0].sizes["i"] == 3
     with pytest.raises(BadCheckpoint, match="moe_num_experts = 6"):
         found(tensors, {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 6}})
+
+
+@pytest.mark.parametrize("layout", ["per-expert", "fused", "stacked"])
+def test_a_router_shows_that_experts_are_transposed(layout: str) -> None:
+    """It takes what gate and up take. Vectors of a third size are projected before the experts."""
+    prefix = "model.layers.0.mlp."
+    router = f"{prefix}gate.weight"
+    transposed = experts(prefix, 4, 5, 3, layout)
+    with pytest.raises(
+        BadCheckpoint, match=r"hidden size 3 .* \[4, 5\]: .* are transposed"
+    ) as caught:
+        found({**transposed, router: ("F32", (4, 5))}, {})
+    assert "--family" in caught.value.hint
+    latent = found({**transposed, router: ("F32", (4, 7))}, {})
+    assert sizes(latent) == [("model.layers.*.mlp.", 1, 4)]

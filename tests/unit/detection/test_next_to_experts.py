@@ -73,3 +73,11 @@ def test_a_merge_that_only_renames_goes_on() -> None:
     }
     found = detect(checkpoint_of({**tensors, **odd}, "aria"), default_catalog())
     assert (merge_target(found)[0], found.form) == ("transformers", None)
+
+
+@pytest.mark.parametrize("name", ["experts.gate.weight", "experts.shared.up_proj.weight"])
+def test_what_lies_between_experts_is_held_to_the_same(name: str) -> None:
+    odd: Tensors = {f"model.layers.0.mlp.{name}": ("BF16", (3, 6))}
+    made = checkpoint_of({**experts("model.layers.0.mlp.", 3, 4, 6), **odd}, "qwen3_moe")
+    found = detect(made, default_catalog())
+    assert (found.form, found.unknown_names) == (None, tuple(odd))

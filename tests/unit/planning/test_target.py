@@ -58,3 +58,27 @@ def test_a_count_that_could_not_be_found_again() -> None:
     target = resolve_target(found, "stacked-flat", "asked", pass_through=True)
     assert target.rows == {PATTERN: found.stacks[0].row}
     assert target.kept == {f"{PATTERN}experts": caught.value.message}
+
+
+def mixed() -> Detected:
+    """Experts apart in one layer, and fused in the next."""
+    next_layer = experts("model.layers.1.mlp.", 3, 4, 6, "fused")
+    return detected({**experts(PREFIX, 3, 4, 6), **next_layer})
+
+
+@pytest.mark.parametrize("form", ["hub", "transformers"])
+def test_layers_in_several_layouts_become_one(form: str) -> None:
+    """They are in no form, and can have each."""
+    found = mixed()
+    assert found.form is None
+    target = resolve_target(found, form, "asked")
+    assert (target.form, len(target.rows)) == (form, 1)
+
+
+@pytest.mark.parametrize("pass_through", [False, True])
+def test_layers_in_several_layouts_cannot_stay(pass_through: bool) -> None:
+    """A record has one layout for all of them: nothing is converted that should stay."""
+    found = mixed()
+    with pytest.raises(PlanRefused, match=r"cannot leave .* per-expert and fused") as caught:
+        resolve_target(found, "same", "asked", pass_through=pass_through)
+    assert "--to per-expert" in caught.value.hint
