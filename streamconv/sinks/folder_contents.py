@@ -8,6 +8,7 @@ has the size and the time that were listed.
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,10 +114,12 @@ def list_contents(
     mounted = mount_points()
     entries: list[FolderEntry] = []
     foreign: list[Foreign] = []
-    status = files.stat(folder, follow=False)
+    try:
+        status, real = files.stat(folder, follow=False), files.real_path(folder)
+    except FileNotFoundError:  # another part has just removed it
+        return FolderContents(folder)
     if here := obstacle(folder, status, frozenset(), any_owner=any_owner):
         return FolderContents(folder, (), (Foreign("", here),))
-    real = files.real_path(folder)
     pending = [""]
     while pending:
         below = pending.pop()
@@ -167,11 +170,10 @@ def remove_contents(
 
 
 def _remove_if_empty(folder: Path, files: Files) -> bool:
-    if not files.exists(folder):
-        return True
-    if files.names(folder):
-        return False
-    files.remove_folder(folder)
+    with suppress(FileNotFoundError):
+        if files.names(folder):
+            return False
+        files.remove_folder(folder)
     return True
 
 

@@ -113,17 +113,19 @@ class Journals:
 
     def in_folder(self) -> list[Path]:
         """List journals and request in the partial folder."""
-        names = self._files.names(self._paths.partial)
-        return [self._paths.partial / name for name in names if name.startswith(JOURNAL_PREFIX)]
+        return self._beginning(self._paths.partial, JOURNAL_PREFIX)
 
     def moved(self) -> list[Path]:
         """List journals and request next to the target."""
-        parent, prefix = self._paths.parent, self._paths.moved_prefix
+        return self._beginning(self._paths.parent, self._paths.moved_prefix)
+
+    def _beginning(self, folder: Path, prefix: str) -> list[Path]:
+        """List what begins with a prefix in a folder, which may be gone."""
         try:
-            names = self._files.names(parent)
+            names = self._files.names(folder)
         except FileNotFoundError:
             return []
-        return [parent / name for name in names if name.startswith(prefix)]
+        return [folder / name for name in names if name.startswith(prefix)]
 
     def start(self, plan: Plan, finished: Mapping[int, Finished]) -> OpenJournal:
         """Write a new journal for this part, and open it for more lines.
@@ -195,7 +197,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
     files.guard(paths.parent, paths.own_prefix)
     with map_os_errors(paths.request):
         for path in (paths.request, paths.moved(paths.request)):
-            if files.exists(path):
+            with suppress(FileNotFoundError):  # or another process moves it at the same moment
                 return read_own_file(path, files), str(path)
         if files.exists(paths.target):
             raise OutputExists(

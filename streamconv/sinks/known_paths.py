@@ -184,10 +184,10 @@ def _read_object(path: Path, most: int, files: Files) -> Mapping[str, Any]:
     """Read a file with a JSON object; empty if it is no regular file, too large, or malformed."""
     if not files.exists(path, follow=False):
         return {}
-    status = files.stat(path, follow=False)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-        return {}
     try:
+        status = files.stat(path, follow=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            return {}
         return parse_json_object(files.read_file(path), path.name)
-    except BadCheckpoint:
+    except (BadCheckpoint, FileNotFoundError):
         return {}

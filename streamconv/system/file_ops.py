@@ -11,7 +11,13 @@ import threading
 from pathlib import Path
 
 from streamconv.system.guarded_paths import GuardedPaths
-from streamconv.system.planted import NO_FOLLOW, NO_WAIT, names_of_own, walk_own
+from streamconv.system.planted import (
+    NO_FOLLOW,
+    NO_WAIT,
+    names_of_own,
+    raise_unless_gone,
+    walk_own,
+)
 
 BINARY = getattr(os, "O_BINARY", 0)
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -90,12 +96,15 @@ class Files(GuardedPaths):
     def scan(self, folder: Path) -> list[tuple[str, os.stat_result]]:
         """Return the names in a folder, sorted, with the status of each; links are not followed.
 
-        A file that another process renames or removes meanwhile is left out.
+        A file that another process renames or removes meanwhile is left out; if the folder is
+        gone, it has no names.
         """
-        with self._place(folder) as place:
-            is_guarded = place.is_guarded
-        found = []
-        for name in self.names(folder):
+        is_guarded, names, found = False, list[str](), []
+        with contextlib.suppress(FileNotFoundError):
+            with self._place(folder) as place:
+                is_guarded = place.is_guarded
+            names = self.names(folder)
+        for name in names:
             with contextlib.suppress(FileNotFoundError):
                 path = folder / name
                 status = self.stat(path, follow=False) if is_guarded else os.lstat(path)
@@ -103,19 +112,18 @@ class Files(GuardedPaths):
         return found
 
     def walk(self, folder: Path) -> list[Path]:
-        """Return the paths of all files below a folder, sorted.
+        """Return the paths of all files below a folder, sorted; none if the folder is gone.
 
         Below a guarded folder, PlantedFile is raised for everything that is not ours.
         """
-
-        def fail(error: OSError) -> None:
-            raise error
-
-        with self._place(folder) as place:
-            if place.is_guarded:
-                place.check(is_folder=True)
-                return sorted(walk_own(folder, place))
-        found = os.walk(folder, onerror=fail)
+        try:
+            with self._place(folder) as place:
+                if place.is_guarded:
+                    place.check(is_folder=True)
+                    return sorted(walk_own(folder, place))
+        except FileNotFoundError:
+            return []
+        found = os.walk(folder, onerror=raise_unless_gone)
         return sorted(Path(path, name) for path, _, names in found for name in names)
 
     # writing

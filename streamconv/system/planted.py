@@ -132,18 +132,21 @@ def names_of_own(place: Place) -> list[str]:
         os.close(fd)
 
 
-def walk_own(folder: Path, place: Place) -> Iterator[Path]:
-    """Yield the files below a guarded folder. Raises PlantedFile."""
-
-    def fail(error: OSError) -> None:
+def raise_unless_gone(error: OSError) -> None:
+    """Raise an error of a walk, unless another process has just removed the folder."""
+    if not isinstance(error, FileNotFoundError):
         raise error
 
-    for above, folders, names, fd in os.fwalk(place.name, onerror=fail, dir_fd=place.folder):
+
+def walk_own(folder: Path, place: Place) -> Iterator[Path]:
+    """Yield the files below a guarded folder. Raises PlantedFile."""
+    found = os.fwalk(place.name, onerror=raise_unless_gone, dir_fd=place.folder)
+    for above, folders, names, fd in found:
         holder = os.fstat(fd)
         path = folder / Path(above).relative_to(place.name)
         for name in (*folders, *names):
             with contextlib.suppress(FileNotFoundError):  # another part has just renamed it
-                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                check_own(path / name, found, holder)
-                if not stat.S_ISDIR(found.st_mode):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                check_own(path / name, status, holder)
+                if not stat.S_ISDIR(status.st_mode):
                     yield path / name

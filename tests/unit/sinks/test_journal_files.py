@@ -116,3 +116,8 @@ def test_the_request_of_an_unfinished_conversion(paths: RunPaths) -> None:
     paths.target.mkdir()
     with pytest.raises(OutputExists, match="exists already"):
         load_request(paths.target)
+
+
+def test_a_folder_that_another_part_removes_has_no_journals(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "out")
+    assert Journals(paths, 1, Files()).read() == []

@@ -270,3 +270,11 @@ def test_an_error_of_the_disk_is_raised(
     monkeypatch.setattr(type(files), "stat", refusing(Files.stat, errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         look(files, tmp_path)
+
+
+def test_a_folder_that_is_gone_has_nothing_in_it(files: Files, tmp_path: Path) -> None:
+    """Another part may have removed it since its name was listed, ours or anybody's."""
+    for guarded in (False, True):
+        if guarded:
+            files.guard(tmp_path, "gone")
+        assert files.scan(tmp_path / "gone") == files.walk(tmp_path / "gone") == []
