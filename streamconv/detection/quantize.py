@@ -22,6 +22,7 @@ from streamconv.detection.expert_views import (
     is_one_by_one,
     one_by_one,
 )
+from streamconv.detection.refusals import divided_experts
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.formats.json_edit import REMOVED, Edit, edit_value
 from streamconv.quantization.encoded_parts import encoded_parts
@@ -58,7 +59,8 @@ def quantize_checkpoint(
             is still that of the experts.
 
     Raises:
-        PlanRefused: It is quantized already, nothing is chosen, or experts do not fit the format.
+        PlanRefused: It is quantized already, nothing is chosen, only some weights of a layer's
+            experts are, or experts do not fit the format.
         BadCheckpoint: A tensor of the format would have the name of another tensor.
     """
     if casting.quantize is None:
@@ -98,7 +100,13 @@ def quantize_checkpoint(
         },
         quant_config={},
     )
-    return Quantized(quantized, detect(quantized, not merged), left_out, tuple(sorted(merged)))
+    try:
+        described = detect(quantized, not merged)
+    except BadCheckpoint:
+        if not (casting.only or casting.skip):
+            raise
+        raise divided_experts(checkpoint.location, casting) from None
+    return Quantized(quantized, described, left_out, tuple(sorted(merged)))
 
 
 def _undescribed(config: Mapping[str, Any]) -> Mapping[str, Any]:

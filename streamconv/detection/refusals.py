@@ -7,7 +7,8 @@ conversion with `--pass-through` need the reasons for all modules, and use the o
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamconv.errors import BadCheckpoint, StreamconvError
+from streamconv.checkpoint.casting import Casting
+from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 
 DEFAULT_HINT = "add --pass-through to copy such experts as they are"
 """The hint for a refusal that has no other."""
@@ -26,6 +27,24 @@ class Refusal:
     def of(cls, error: StreamconvError) -> "Refusal":
         """Return the refusal that an error means."""
         return cls(error.message, error.hint, isinstance(error, BadCheckpoint))
+
+
+def divided_experts(location: str, casting: Casting) -> PlanRefused:
+    """Return the refusal of casts that change some of the weights of a layer's experts only.
+
+    Args:
+        location: Location of the checkpoint.
+        casting: The casts that were asked for, with a choice of weights.
+    """
+    choices = [f"--only {quoted(pattern)}" for pattern in casting.only]
+    choices += [f"--except {quoted(pattern)}" for pattern in casting.skip]
+    verb = "quantize" if casting.quantize is not None else "dequantize"
+    return PlanRefused(
+        f"cannot {verb} {location} and convert its experts: {' and '.join(choices)} would "
+        f"{verb} some weights of a layer's experts and not others, and a layout needs all of them "
+        "to be alike",
+        "choose all experts of a layer or none, or add --pass-through to leave their layout",
+    )
 
 
 class Refusals:

@@ -173,7 +173,7 @@ def _conversion(
         layout = options.get("source_layout") if is_declared else None
         return detect(found, catalog, layout, pass_through=pass_through or to == SAME)
 
-    stored = detect_or_refuse(cast, detected, lambda: _dequantized(cast, casting, read))
+    stored = detect_or_refuse(cast, casting, detected, lambda: _dequantized(cast, casting, read))
     if not pass_through and to != SAME and not is_part:
         check_experts_found(checkpoint, stored)
     quantized = quantize_checkpoint(cast, stored, casting, detected)
@@ -201,8 +201,14 @@ def _layers(options: LazyOptions) -> range | None:
 def _dequantized(
     checkpoint: Checkpoint, casting: Casting, read: ReadSmall | None
 ) -> Checkpoint | None:
-    """Return the checkpoint without quantized weights; None if they cannot be decoded."""
-    if casting.dequantize is not None:
+    """Return the checkpoint with all of its weights dequantized; None if it is, or cannot be.
+
+    Args:
+        checkpoint: The checkpoint with `casting` applied.
+        casting: The casts, which may leave some weights quantized.
+        read: Reads small tensors.
+    """
+    if casting.dequantize is not None and not (casting.only or casting.skip):
         return None
     with suppress(StreamconvError):
         return cast_checkpoint(checkpoint, Casting(dequantize="BF16"), read=read)

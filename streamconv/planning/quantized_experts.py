@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.catalog.templates import EXPERTS
+from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
+from streamconv.detection.refusals import divided_experts
 from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, StreamconvError, quoted
 from streamconv.quantization.number_format import NamedFormat, NumberFormat
@@ -154,6 +156,7 @@ def warning(pattern: str, stored: StoredExperts, row: NamedLayout) -> str:
 
 def detect_or_refuse(
     checkpoint: Checkpoint,
+    casting: Casting,
     detect: Callable[[Checkpoint], Detected],
     dequantize: Callable[[], Checkpoint | None],
 ) -> Detected:
@@ -161,16 +164,22 @@ def detect_or_refuse(
 
     Args:
         checkpoint: The checkpoint with all casts applied.
+        casting: The casts.
         detect: Detects it.
         dequantize: Returns the checkpoint as if it were dequantized; None if that is impossible.
 
     Raises:
-        PlanRefused: Its experts are stored in a number format that no layout describes.
+        PlanRefused: Its experts are stored in a number format that no layout describes, or only
+            some weights of a layer's experts are dequantized.
         StreamconvError: It cannot be detected, whatever its experts are stored as.
     """
     try:
         return detect(checkpoint)
     except StreamconvError as error:
+        if casting.dequantize is not None:
+            if _is_detected(dequantize(), detect):
+                raise divided_experts(checkpoint.location, casting) from None
+            raise
         found = recognize(checkpoint, strict=False)
         weights = list(found.weights.values())
         # MLX has no `.experts.` in the names of its experts; then all weights count
