@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from streamconv.errors import UsageError, quoted
 from streamconv.lazy.tensor import LazyTensor
 
 
@@ -18,6 +19,7 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
         box: The range on each dimension of `lazy`.
 
     Raises:
+        UsageError: torch does not copy to such a tensor, as several elements share memory.
         UsageError, SourceChanged, IOFailed: As for indexing a lazy tensor.
     """
     target = target.detach()
@@ -25,4 +27,12 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
     if is_plain and target.is_contiguous() and target.dtype == lazy.dtype:
         lazy.read_into(box, target.reshape(-1).view(torch.uint8).numpy().data)
     else:
-        target.copy_(lazy.read_box(box))
+        made = lazy.read_box(box)
+        try:
+            target.copy_(made)
+        except RuntimeError as error:
+            reason = quoted(str(error).partition("\n")[0])
+            raise UsageError(
+                f"cannot fill a tensor with {quoted(lazy.name)}: {reason}",
+                "give a tensor whose elements have memory of their own",
+            ) from error

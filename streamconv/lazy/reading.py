@@ -7,6 +7,7 @@ they have to be rearranged.
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,18 @@ from streamconv.planning.slices import SlicePart, slice_parts
 from streamconv.planning.steps import Step
 from streamconv.sources.base import MappedSource
 from streamconv.system.buffers import BufferPool
+
+_READERS: "weakref.WeakSet[SliceReader]" = weakref.WeakSet()
+"""Those of this process. A forked one may have got their locks as another thread held them."""
+
+
+def _unlock_all() -> None:
+    for reader in _READERS:
+        reader.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
 
 POOLED_BYTES = 2**20
 """Smaller arrays get their memory from their framework."""
@@ -45,6 +58,11 @@ class SliceReader:
         self._pool = BufferPool(POOL_BYTES)
         self._lock = threading.Lock()
         self._read = 0
+        _READERS.add(self)
+
+    def unlock(self) -> None:
+        """Take a new lock, in a process that was just forked."""
+        self._lock = threading.Lock()
 
     @property
     def bytes_read(self) -> int:

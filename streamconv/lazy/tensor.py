@@ -110,15 +110,23 @@ class LazyTensor:
         return self._reader.read(self._step, self._checked(box))
 
     def read_into(self, box: Sequence[tuple[int, int]], memory: memoryview) -> None:
-        """Read a box into memory of its size in bytes. Raises what an index raises."""
+        """Read a box into memory of its size in bytes, writable and contiguous.
+
+        Raises UsageError if it is not, and what an index raises.
+        """
         box = self._checked(box)
+        view = memoryview(memory)
+        if view.readonly or not view.c_contiguous:
+            is_what = "read-only" if view.readonly else "not contiguous"
+            raise UsageError(f"cannot read {quoted(self.name)} into memory that is {is_what}")
         nbytes = nbytes_of(self.get_dtype(), [end - begin for begin, end in box])
-        if memoryview(memory).nbytes != nbytes:
+        if view.nbytes != nbytes:
             raise UsageError(
                 f"cannot read {nbytes:,} bytes of {quoted(self.name)} into "
-                f"{memoryview(memory).nbytes:,} bytes of memory"
+                f"{view.nbytes:,} bytes of memory"
             )
-        self._reader.fill(self._step, box, memory)
+        if nbytes:
+            self._reader.fill(self._step, box, view.cast("B"))
 
     def shard(self, axis: int, rank: int, of: int) -> Any:
         """Read the share that a rank has of the tensor if it is divided along a dimension.

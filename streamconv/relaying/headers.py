@@ -75,8 +75,9 @@ def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
             "only a part of it",
             "emit `tensor.full_tensor()`",
         )
-    if tensor.layout != torch.strided:
-        raise PlanRefused(f"cannot relay {quoted(name)}: its layout is {tensor.layout}, not dense")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else tensor.layout
+        raise PlanRefused(f"cannot relay {quoted(name)}: its layout is {layout}, not dense")
     dtype, shape = format_dtype(tensor.dtype), tuple(tensor.shape)
     if dtype == "F4" and shape:
         shape = (*shape[:-1], 2 * shape[-1])

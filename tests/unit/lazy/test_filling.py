@@ -63,3 +63,9 @@ def test_bytes_go_straight_into_memory_that_is_fit_for_them(
 def test_memory_of_another_size(lazy: LazyTensor) -> None:
     with pytest.raises(UsageError, match=r"cannot read 24 bytes of .* into 16 bytes of memory"):
         fill_tensor(torch.zeros(4, 2, dtype=torch.bfloat16), lazy, BOX)
+
+
+def test_elements_that_share_memory_cannot_be_filled(lazy: LazyTensor) -> None:
+    shared = torch.zeros(4, 1, dtype=torch.bfloat16).expand(4, 3)
+    with pytest.raises(UsageError, match=r"cannot fill a tensor with .*more than one element"):
+        fill_tensor(shared, lazy, BOX)

@@ -73,8 +73,13 @@ def test_a_box_into_memory(tensor: LazyTensor) -> None:
     expected = tensor.read()[0:2, 5:8, 1:3]
     assert np.array_equal(np.frombuffer(memory, np.uint16).reshape(2, 3, 2), expected)
     assert np.array_equal(tensor.read_box([(0, 2), (5, 8), (1, 3)]), expected)
-    with pytest.raises(UsageError, match=r"cannot read 24 bytes of .* into 23 bytes of memory"):
-        tensor.read_into([(0, 2), (5, 8), (1, 3)], memory[1:])
+    for wrong, fact in (
+        (memory[1:], r"cannot read 24 bytes of .* into 23 bytes of memory"),
+        (memoryview(bytes(24)), "memory that is read-only"),
+        (memoryview(bytearray(48))[::2], "memory that is not contiguous"),
+    ):
+        with pytest.raises(UsageError, match=fact):
+            tensor.read_into([(0, 2), (5, 8), (1, 3)], wrong)
 
 
 @pytest.mark.parametrize(

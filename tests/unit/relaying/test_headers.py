@@ -88,3 +88,10 @@ def test_the_checkpoint_that_some_tensors_would_make() -> None:
     named = checkpoint_of(infos, {}, "hub").record
     assert named is not None
     assert named.names == "hub"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_has_no_shape() -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(PlanRefused, match="relay a: its layout is nested"):
+        tensor_info("a", nested)
