@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import streamconv
-from streamconv.errors import BadCheckpoint
+from streamconv.errors import BadCheckpoint, StreamconvError
 
 INTER, HIDDEN = 4, 6
 
@@ -127,3 +127,44 @@ def test_internvl_in_the_names_of_transformers(tmp_path: Path) -> None:
         folder.mkdir()
         source = save(folder / "in", tensors, model_type="internvl", text_config=text)
         check(source, tensors, "fused", folder)
+
+
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 4}
+QWEN = {"model_type": "qwen3_moe", "num_experts": 4}
+
+
+def one_based() -> reference.Tensors:
+    tensors = layer("model.layers.0.mlp.", 5)
+    lost = ".experts.0."
+    return {name: each for name, each in tensors.items() if lost not in name}
+
+
+def half_renamed() -> reference.Tensors:
+    tensors = layer("model.layers.0.block_sparse_moe.", 4)
+    gate = tensors.pop("model.layers.0.block_sparse_moe.gate.weight")
+    return {**tensors, "model.layers.0.mlp.gate.weight": gate}
+
+
+def twice() -> reference.Tensors:
+    tensors = layer("model.layers.0.mlp.", 4)
+    return {**reference.to_layout(tensors, "fused"), **tensors}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "why", "way"),
+    [
+        (one_based(), QWEN, r"experts\.0\.gate_proj.* there are experts 1 to 4", "--pass-through"),
+        (half_renamed(), MIXTRAL, r"mlp\.gate\.weight .* get another name", "--rename"),
+        (twice(), QWEN, "tensors of more than one layout", "--pass-through"),
+    ],
+    ids=["counted from one", "renamed in half", "stored twice"],
+)
+def test_odd_checkpoints_are_refused_with_a_way_on(
+    tensors: reference.Tensors, config: dict[str, Any], why: str, way: str, tmp_path: Path
+) -> None:
+    source = save(tmp_path / "in", tensors, **config)
+    with pytest.raises(StreamconvError, match=why) as caught:
+        streamconv.merge(source, tmp_path / "out")
+    assert way in caught.value.hint
+    streamconv.convert(source, tmp_path / "copy", to="same", pass_through=True, copy=True)
+    assert reference.same_bytes(tensors, reference.read(tmp_path / "copy")) == []
