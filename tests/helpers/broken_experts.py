@@ -31,9 +31,9 @@ from streamconv.errors import BadCheckpoint, PlanRefused
 # fmt: off
 EXPERTS = [
     row("expert missing in the middle", BadCheckpoint, without(f"{EXPERTS_1}1."),
-        f"{EXPERTS_1}1.gate_proj.weight", "missing", "0 to 2", process=True),
+        f"{EXPERTS_1}1.gate_proj.weight", "missing", "experts 0 and 2 here", process=True),
     row("first expert missing", BadCheckpoint, without(f"{EXPERTS_1}0."),
-        f"{EXPERTS_1}0.gate_proj.weight", "missing", "0 to 2"),
+        f"{EXPERTS_1}0.gate_proj.weight", "missing", "experts 1 to 2 here"),
     row("last expert missing in one layer", BadCheckpoint, without(f"{EXPERTS_1}2."),
         "model.layers.1.mlp.experts", "2 experts", "model.layers.1.mlp.gate.weight", "3 rows"),
     row("last expert missing everywhere", BadCheckpoint,
@@ -41,7 +41,7 @@ EXPERTS = [
         "config.json", "num_experts = 3", process=True),
     row("one number skipped", BadCheckpoint,
         renumbered("layers.0.mlp.experts.2.", "layers.0.mlp.experts.3."),
-        f"{EXPERTS_0}2.gate_proj.weight", "missing", "0 to 3"),
+        f"{EXPERTS_0}2.gate_proj.weight", "missing", "experts 0 to 1 and 3 here"),
     row("numbers with a leading zero", BadCheckpoint, renumbered("experts.1.", "experts.01."),
         f"{EXPERTS_0}01.gate_proj.weight", "0, 1, 2"),
     row("one number twice, once with a leading zero", BadCheckpoint,

@@ -82,7 +82,7 @@ def test_is_refused_by_a_process(bad: Row, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
     assert done.code == bad.error.exit_code, said
     assert done.stdout == b""
-    assert [word for word in bad.words if word not in said] == []
+    assert [word for word in bad.words if word not in said] == [], said
     assert said.startswith("streamconv: ")
     assert "Traceback" not in said
     assert said.replace("\n", "").isprintable()
