@@ -5,7 +5,7 @@ however it runs. `checkpoint/manifest.py` writes and reads the file.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
@@ -21,19 +21,30 @@ from streamconv.checkpoint.reading_record import reading_fields
 from streamconv.checkpoint.types import Cast
 from streamconv.planning.plan import Plan
 
+LAYOUTS = ("source layouts", "target layouts")
+"""The facts that have templates."""
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
+
+def plan_facts(plan: Plan, *, used_only: bool = False) -> dict[str, Any]:
     """Return the facts that two runs of one conversion have in common, as JSON.
 
     These are source headers and file sizes, layouts and names on both sides, casts, shard size and
     format version; never paths, times, jobs or memory.
+
+    Args:
+        plan: The conversion.
+        used_only: True to leave out the templates of weights that the source does not have, which
+            another release may add to a layout.
     """
+    used = _used_parts(plan) if used_only else {}
     return {
         "format version": FORMAT_VERSION,
         "file format": [plan.format.name, *plan.format.facts],
         "target": plan.record.to_json(),
-        "source layouts": _layouts({stack.pattern: stack.row for stack in plan.source.stacks}),
-        "target layouts": _layouts(plan.target.rows),
+        "source layouts": _layouts(
+            {stack.pattern: stack.row for stack in plan.source.stacks}, used
+        ),
+        "target layouts": _layouts(plan.target.rows, used),
         "config": plan.config.rows(),
         "casts": {i.name: [i.dtype, *_cast_facts(i.cast)] for i in plan.inputs if i.cast},
         "shard size": plan.max_shard_bytes,
@@ -51,7 +62,7 @@ def shorten_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     Other facts, and values that `plan_facts` would not return, stay as they are.
     """
     short = dict(facts)
-    for side in ("source layouts", "target layouts"):
+    for side in LAYOUTS:
         if isinstance(stacks := facts.get(side), Mapping):
             short[side] = {stack: _short_layout(row) for stack, row in stacks.items()}
     casts = facts.get("casts")
@@ -81,14 +92,36 @@ def fingerprint(plan: Plan) -> str:
     return fingerprint_of(plan_facts(plan))
 
 
-def _layouts(rows: Mapping[str, NamedLayout]) -> dict[str, Any]:
-    """Return layouts with their templates, which a user's file may change under the same name."""
+def _used_parts(plan: Plan) -> dict[str, set[tuple[str, str]]]:
+    """Return the parts of matrices, such as their scales, that each stack of the source has."""
+    return {
+        stack.pattern: {
+            _part(stack.row, weight) for module in stack.modules for weight in module.tensors
+        }
+        for stack in plan.source.stacks
+    }
+
+
+def _part(row: NamedLayout, weight: str) -> tuple[str, str]:
+    """Return the matrix that a weight belongs to, and its part of it."""
+    kind = row.layout.kinds.get(weight)
+    return (kind.matrix(weight), kind.part) if kind else (weight, "")
+
+
+def _layouts(
+    rows: Mapping[str, NamedLayout], used: Mapping[str, Container[tuple[str, str]]]
+) -> dict[str, Any]:
+    """Return layouts with their templates, which a user's file may change under the same name.
+
+    Of a stack in `used`, they are those of the parts that it has there.
+    """
     return {
         f"{pattern}experts": {
             "layout": row.layout.name,
             "templates": {
                 weight: [template.name, *map(" ".join, template.dims)]
                 for weight, template in sorted(row.layout.templates.items())
+                if pattern not in used or _part(row, weight) in used[pattern]
             },
             "naming": {axis: list(tokens) for axis, tokens in sorted(row.naming.tokens.items())},
         }

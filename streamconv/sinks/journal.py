@@ -19,7 +19,7 @@ from typing import Any
 from streamconv.checkpoint.manifest import PieceRows, parse_piece
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.planning.manifest import fingerprint_of, plan_facts, shorten_facts
+from streamconv.planning.manifest import LAYOUTS, fingerprint_of, plan_facts, shorten_facts
 from streamconv.planning.plan import Plan
 
 
@@ -52,7 +52,7 @@ class Journal:
 
 def opening_line(plan: Plan) -> bytes:
     """Build the first line of a journal."""
-    return _line({"facts": shorten_facts(plan_facts(plan))})
+    return _line({"facts": shorten_facts(plan_facts(plan, used_only=True))})
 
 
 def finished_line(name: str, finished: Finished) -> bytes:
@@ -160,7 +160,12 @@ def difference(plan: Plan, journal: Journal) -> str:
     Returns:
         Such as `shard size: 200 there, 300 here`; empty if it is the same conversion.
     """
-    ours, theirs = shorten_facts(plan_facts(plan)), shorten_facts(journal.facts)
+    theirs = shorten_facts(journal.facts)
+    ours = shorten_facts(plan_facts(plan, used_only=True))
+    if any(theirs.get(key) != ours[key] for key in LAYOUTS):
+        # earlier releases wrote the templates of all weights that a layout may have
+        all_ours = shorten_facts(plan_facts(plan))
+        ours |= {key: all_ours[key] for key in LAYOUTS if theirs.get(key) == all_ours[key]}
     if fingerprint_of(theirs) == fingerprint_of(ours):
         return ""
     path, there, here = _first_difference((), theirs, ours)

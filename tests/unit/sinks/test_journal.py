@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,24 @@ def test_another_naming_or_template_is_another_conversion(src: Path) -> None:
                     journal = read(signed(json.dumps({"facts": written})))
                     assert journal is not None
                     assert difference(plan, journal).startswith(f"{side}: {stack}: templates: ")
+
+
+def test_a_layout_may_get_templates_for_weights_that_are_not_there(src: Path) -> None:
+    """Of biases, scales, or in a file of the user; a journal of before has all templates."""
+    plan = streamconv.plan(src, max_shard_size=SHARD)
+    stack = plan.source.stacks[0]
+    templates = dict(stack.row.layout.templates)
+    for lacking, resumes in (("down_bias", True), ("down", False)):
+        fewer = {w: t for w, t in templates.items() if w != lacking}
+        row = replace(stack.row, layout=replace(stack.row.layout, templates=fewer))
+        stacks = (replace(stack, row=row),)
+        earlier = replace(plan, source=replace(plan.source, stacks=stacks))
+        journal = read(opening_line(earlier))
+        assert journal is not None
+        assert (difference(plan, journal) == "") == resumes
+    whole = read(signed(json.dumps({"facts": shorten_facts(plan_facts(plan))})))
+    assert whole is not None
+    assert difference(plan, whole) == ""
 
 
 def signed(text: str) -> bytes:
