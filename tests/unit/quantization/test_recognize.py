@@ -8,6 +8,7 @@ from decoded import decoded_of, raw, read_cast, source_of
 from quantized import CASES, fp8_block
 
 from streamconv.errors import BadCheckpoint
+from streamconv.quantization.recognize import recognize
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,17 @@ def test_another_group_than_config_json_says() -> None:
     section = {**case.config["quantization_config"], "group_size": -1}
     with pytest.raises(BadCheckpoint, match=r"as gptq does; config.json says group of a whole"):
         decoded_of(source_of(replace(case, config={"quantization_config": section})), "BF16")
+
+
+def test_formats_that_are_known_by_name_only() -> None:
+    """One tensor that only such a format has is enough; nothing of it is decoded."""
+    base = CASES["int4"]()
+    for word, name in {
+        "weight.absmax": "bitsandbytes",
+        "deq_scale": "modelslim",
+        "scale_packed": "marlin-24",
+    }.items():
+        tensors = {".weight_packed": base.tensors[".weight_packed"], f".{word}": torch.ones(4)}
+        checkpoint = source_of(replace(base, tensors=tensors, config={})).checkpoint
+        found = recognize(checkpoint, strict=True).weights.values()
+        assert {(each.format.name, each.decoding) for each in found} == {(name, None)}
