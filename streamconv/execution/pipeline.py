@@ -17,6 +17,7 @@ from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.open_with_template import open_with_template
+from streamconv.system.buffers import return_freed_memory
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.resources import peak_bytes
 from streamconv.units import parse_rate
@@ -177,6 +178,7 @@ def _verify(folder: Path, request: ConversionRequest, options: "VerifyOptions") 
     """
     from streamconv.verification.run import run_verification
 
+    return_freed_memory()  # which the threads of --sha256 have left
     verification = run_verification(str(folder), request.src, options)
     if request.options.get("template"):
         command = f"`streamconv verify {request.src} {folder}` with the same --template"

@@ -41,8 +41,8 @@ VERIFY_BLOCK_BYTES = 4 * 2**20
 HUGE_PAGE_BYTES = 2 * 2**20
 """Size of a huge page. A block that is at least as large takes whole huge pages."""
 SHA256_BYTES = 16 * 2**20
-"""Blocks of the files that `--sha256` reads back; smaller files take less. They come on top of
-those of a verification, because memory that its threads have freed is not always given back."""
+"""Blocks of the files that `--sha256` reads back; smaller files take less. A verification begins
+after they have been given back to the system."""
 SHA256_OVERHEAD_BYTES = 4 * 10**6
 """Growth of the interpreter when `--sha256` reads files, in addition to what the workers left."""
 
@@ -129,7 +129,7 @@ def tables_bytes(
     rows = counts.pieces * PIECE_ROW_BYTES
     return Tables(
         max(inputs * INPUT_BYTES + listed, closing) + counts.kept,
-        VERIFY_OVERHEAD_BYTES + held + counts.kept + blocks + rows if verify else None,
+        VERIFY_OVERHEAD_BYTES + held + counts.kept + rows if verify else None,
         _block_bytes(counts.largest),
         SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
         closing + rows,
