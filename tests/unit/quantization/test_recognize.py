@@ -86,13 +86,12 @@ def test_another_group_than_config_json_says() -> None:
 
 def test_formats_that_are_known_by_name_only() -> None:
     """One tensor that only such a format has is enough; nothing of it is decoded."""
-    base = CASES["int4"]()
-    for word, name in {
-        "weight.absmax": "bitsandbytes",
-        "deq_scale": "modelslim",
-        "scale_packed": "marlin-24",
-    }.items():
-        tensors = {".weight_packed": base.tensors[".weight_packed"], f".{word}": torch.ones(4)}
-        checkpoint = source_of(replace(base, tensors=tensors, config={})).checkpoint
-        found = recognize(checkpoint, strict=True).weights.values()
+    for codes, word, name in (
+        ("weight", "weight.absmax", "bitsandbytes"),
+        ("weight", "deq_scale", "modelslim"),
+        ("weight_packed", "scale_packed", "marlin-24"),
+    ):
+        tensors = {f".{codes}": torch.ones(4, 4, dtype=torch.uint8), f".{word}": torch.ones(4)}
+        case = replace(CASES["int4"](), tensors=tensors, config={})
+        found = recognize(source_of(case).checkpoint, strict=True).weights.values()
         assert {(each.format.name, each.decoding) for each in found} == {(name, None)}
