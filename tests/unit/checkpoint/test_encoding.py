@@ -30,7 +30,7 @@ def test_matrices_next_to_each_other_have_one_span() -> None:
 def test_a_contiguous_view_is_read_in_place() -> None:
     assert view_bytes(None, (3, 4), "BF16") == 0
     assert view_bytes(View(5, (4, 1)), (3, 4), "BF16") == 0
-    assert view_bytes(View(0, (1, 4)), (3, 4), "BF16") == 2 * (16 + 12)
+    assert view_bytes(View(0, (1, 4)), (3, 4), "BF16") == 2 * 16
 
 
 def test_bands_are_whole_blocks() -> None:
