@@ -112,7 +112,7 @@ class LazyTensor:
     def read_into(self, box: Sequence[tuple[int, int]], memory: memoryview) -> None:
         """Read a box into memory of its size in bytes, writable and contiguous.
 
-        Raises UsageError if it is not, and what an index raises.
+        Raises UsageError if it is not, and what an index raises, even if the box is empty.
         """
         box = self._checked(box)
         view = memoryview(memory)
@@ -125,8 +125,7 @@ class LazyTensor:
                 f"cannot read {nbytes:,} bytes of {quoted(self.name)} into "
                 f"{view.nbytes:,} bytes of memory"
             )
-        if nbytes:
-            self._reader.fill(self._step, box, view.cast("B"))
+        self._reader.fill(self._step, box, view.cast("B") if nbytes else memoryview(b""))
 
     def shard(self, axis: int, rank: int, of: int) -> Any:
         """Read the share that a rank has of the tensor if it is divided along a dimension.

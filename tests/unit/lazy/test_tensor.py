@@ -95,3 +95,13 @@ def test_a_box_into_memory(tensor: LazyTensor) -> None:
 def test_boxes_that_are_none(tensor: LazyTensor, box: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         tensor.read_box(box)
+
+
+def test_a_closed_checkpoint_reads_no_empty_box_either(tensor: LazyTensor) -> None:
+    empty, memory = [(0, 0), (0, 12), (0, 4)], memoryview(bytearray())
+    tensor.read_into(empty, memory)
+    assert tensor.read_box(empty).shape == (0, 12, 4)
+    tensor._reader.close()
+    for read in (lambda: tensor.read_into(empty, memory), lambda: tensor.read_box(empty)):
+        with pytest.raises(UsageError, match="the checkpoint is closed"):
+            read()
