@@ -7,6 +7,9 @@ import torch
 from streamconv.errors import UsageError, quoted
 from streamconv.lazy.tensor import LazyTensor
 
+OVERLAP = "refers to a single memory location"
+"""Words of torch if several elements share memory. Other errors may be a lack of memory."""
+
 
 def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int, int]]) -> None:
     """Read a box of a lazy tensor into a tensor of torch.
@@ -31,6 +34,8 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
         try:
             target.copy_(made)
         except RuntimeError as error:
+            if OVERLAP not in str(error):
+                raise
             reason = quoted(str(error).partition("\n")[0])
             raise UsageError(
                 f"cannot fill a tensor with {quoted(lazy.name)}: {reason}",

@@ -69,3 +69,14 @@ def test_elements_that_share_memory_cannot_be_filled(lazy: LazyTensor) -> None:
     shared = torch.zeros(4, 1, dtype=torch.bfloat16).expand(4, 3)
     with pytest.raises(UsageError, match=r"cannot fill a tensor with .*more than one element"):
         fill_tensor(shared, lazy, BOX)
+
+
+def test_other_errors_of_torch_stay(lazy: LazyTensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of an accelerator whose memory is full: the tensor is not at fault."""
+
+    def copy(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        fill_tensor(torch.zeros(4, 3), lazy, BOX)
