@@ -95,7 +95,8 @@ def _no_accelerator() -> Iterator[None]:
     import torch
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(torch.accelerator, "current_accelerator", lambda *_: None))
+        none = patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None)
+        stack.enter_context(none)
         for kind in (torch.cuda, torch.xpu):
             stack.enter_context(patch.object(kind, "is_available", lambda: False))
         yield

@@ -136,7 +136,8 @@ def test_a_torch_with_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyP
         stored |= {f"{stem}{name}{end}": tensor for end, tensor in case.tensors.items()}
     rewrite(folder, stored)
     configure(folder, quantization_config={"quant_method": "mxfp4"})
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert streamconv.check(folder).is_clean
     assert torch.cuda.is_available()
