@@ -60,10 +60,9 @@ class PieceRows(Collection[str]):
         return row in list(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Collection) and list(self) == list(other)
+        return isinstance(other, PieceRows | tuple | list) and list(self) == list(other)
 
-    def __hash__(self) -> int:
-        return hash(self._text)
+    __hash__ = None  # type: ignore[assignment]  # equal tuples would have another hash
 
 
 # --- what is recorded of a file ----------------------------------------------------------------

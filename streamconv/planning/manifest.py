@@ -93,13 +93,16 @@ def fingerprint(plan: Plan) -> str:
 
 
 def _used_parts(plan: Plan) -> dict[str, set[tuple[str, str]]]:
-    """Return the parts of matrices, such as their scales, that each stack of the source has."""
-    return {
-        stack.pattern: {
+    """Return the parts of matrices, such as their scales, that the source has, by pattern.
+
+    Several stacks may have one pattern.
+    """
+    used: dict[str, set[tuple[str, str]]] = {}
+    for stack in plan.source.stacks:
+        used.setdefault(stack.pattern, set()).update(
             _part(stack.row, weight) for module in stack.modules for weight in module.tensors
-        }
-        for stack in plan.source.stacks
-    }
+        )
+    return used
 
 
 def _part(row: NamedLayout, weight: str) -> tuple[str, str]:

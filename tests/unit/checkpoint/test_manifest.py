@@ -10,6 +10,7 @@ from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.manifest import (
     Manifest,
+    PieceRows,
     RecordedOther,
     RecordedShard,
     keeps_config,
@@ -168,3 +169,15 @@ def test_rows_of_pieces(row: object) -> None:
 def test_names_that_are_not_utf8() -> None:
     assert printable("a/b.txt") == "a/b.txt"
     assert printable(b"\xff.txt".decode("utf-8", "surrogateescape")) == "\\xff.txt"
+
+
+def test_rows_of_pieces_are_those_of_a_tuple() -> None:
+    """They have no hash, as that of a tuple would be another."""
+    rows = (f"6 {HEX}", f"4 {HEX}")
+    packed = PieceRows(rows)
+    assert (packed, len(packed), tuple(packed)) == (rows, 2, rows)
+    assert packed != rows[:1]
+    assert (PieceRows(()), len(PieceRows(()))) == ((), 0)
+    assert PieceRows(["a"]) != "a"
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(packed)

@@ -11,7 +11,7 @@ from xxhash import xxh3_128_hexdigest
 
 from streamconv.checkpoint.manifest import RecordedOther, RecordedShard
 from streamconv.checkpoint.types import SourceFile
-from streamconv.planning.manifest import build_manifest, closing_files, fingerprint
+from streamconv.planning.manifest import build_manifest, closing_files, fingerprint, plan_facts
 from streamconv.planning.memory import Limits
 from streamconv.planning.plan import Plan
 
@@ -47,6 +47,23 @@ def test_runs_of_one_conversion_have_one_fingerprint() -> None:
 )
 def test_another_conversion_has_another_fingerprint(other: Plan) -> None:
     assert fingerprint(other) != fingerprint(plan())
+
+
+def test_stacks_of_one_pattern_use_templates_together() -> None:
+    """Whichever is the last: of some layers, a part of the weights may lie in another stack."""
+    whole = plan(to="fused")
+    stack = whole.source.stacks[0]
+    fewer = [
+        replace(module, tensors={w: info for w, info in module.tensors.items() if w != "down"})
+        for module in stack.modules
+    ]
+    facts = plan_facts(whole, used_only=True)
+    for stacks in (
+        (stack, replace(stack, modules=tuple(fewer))),
+        (replace(stack, modules=tuple(fewer)), stack),
+    ):
+        both = replace(whole, source=replace(whole.source, stacks=stacks))
+        assert plan_facts(both, used_only=True)["source layouts"] == facts["source layouts"]
 
 
 def test_the_manifest_lists_shards_and_files(tmp_path: Path) -> None:
