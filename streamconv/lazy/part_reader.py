@@ -3,7 +3,6 @@
 Large slices are made by several threads, each of which makes adjacent parts of it.
 """
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -28,12 +27,11 @@ class PartReader:
     """Makes parts of slices. Several threads may use it; a forked process needs one of its own."""
 
     def __init__(self) -> None:
-        self._threads = default_workers()
+        self._threads = 0
         self._kept = threading.local()
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._filling = 0
-        self._pid = os.getpid()
         self._helpers: ThreadPoolExecutor | None = None
 
     def fill(self, source: MappedSource, parts: Sequence[SlicePart], memory: memoryview) -> None:
@@ -48,6 +46,8 @@ class PartReader:
                 self._idle.notify_all()
 
     def _fill(self, source: MappedSource, parts: Sequence[SlicePart], memory: memoryview) -> None:
+        if not self._threads:  # not before, as forking makes a reader for each open checkpoint
+            self._threads = default_workers()
         # a remote source has threads of its own
         shares = list(_shares(parts, 1 if source.checkpoint.remote else self._threads))
         if len(shares) < 2:
@@ -65,10 +65,9 @@ class PartReader:
             each.result()
 
     def close(self) -> None:
-        """End the threads, after the reads of other threads of this process have ended."""
+        """End the threads, after the reads of other threads have ended."""
         with self._idle:
-            if self._pid == os.getpid():
-                self._idle.wait_for(lambda: self._filling == 0)
+            self._idle.wait_for(lambda: self._filling == 0)
             helpers, self._helpers = self._helpers, None
         if helpers is not None:
             helpers.shutdown(wait=False)

@@ -61,8 +61,9 @@ class SliceReader:
         _READERS.add(self)
 
     def unlock(self) -> None:
-        """Take a new lock, in a process that was just forked."""
+        """Take new locks, in a process that was just forked."""
         self._lock = threading.Lock()
+        self._parts = PartReader()
 
     @property
     def bytes_read(self) -> int:
@@ -70,22 +71,30 @@ class SliceReader:
         return self._read
 
     def check_unchanged(self) -> None:
-        """Check that every file that was read is what it was, unless the source is closed.
+        """Check that every file that this process read is what it was, unless the source is closed.
 
         Raises:
             SourceChanged: A file was changed, replaced or removed.
             IOFailed: The file system or the server does not answer.
         """
-        if self._source is not None:
-            self._source.check_unchanged()
+        source = self._source
+        if source is not None and self._is_own():
+            source.check_unchanged()
 
     def close(self) -> None:
         """Close the source, after the reads of other threads. Arrays that were returned stay."""
         source, self._source = self._source, None
         self._pool.clear()
         self._parts.close()
-        if source is not None:
+        if source is not None and self._is_own():
             source.close()
+
+    def _is_own(self) -> bool:
+        """Return True if this process opened the source, and not the one that it was forked from.
+
+        Threads of that one may have held the locks of its source.
+        """
+        return self._pid == os.getpid()
 
     def read(self, step: Step, box: Sequence[tuple[int, int]]) -> Any:
         """Return an array of a slice.
@@ -160,9 +169,9 @@ class SliceReader:
                 raise UsageError(
                     f"cannot read {quoted(name)}: the checkpoint is closed", "open it again"
                 )
-            if self._pid != os.getpid():
+            if not self._is_own():
                 self._source, self._pid = self._reopen(), os.getpid()
-                self._parts, self._pool = PartReader(), BufferPool(POOL_BYTES)
+                self._pool = BufferPool(POOL_BYTES)
             return self._source
 
     def _count(self, nbytes: int) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import mmap
+import os
 import sys
 import threading
 import weakref
@@ -151,9 +152,13 @@ class _Budget:
     """How many maps joined ones may consist of, as the rest of this process needs some, too."""
 
     def __init__(self) -> None:
+        self.unlock()
+        self._held = 0
+
+    def unlock(self) -> None:
+        """Take a new lock, also in a forked process: another thread may have held the old one."""
         # a map may be collected, and call `give_back`, while its thread is in `take`
         self._lock = threading.RLock()
-        self._held = 0
 
     def take(self, count: int) -> bool:
         """Take `count` maps, unless more than half of those that the system allows are taken then.
@@ -173,6 +178,8 @@ class _Budget:
 
 
 _budget = _Budget()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_budget.unlock)
 
 
 def _reserve(nbytes: int, count: int) -> mmap.mmap | None:
