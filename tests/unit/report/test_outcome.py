@@ -94,3 +94,11 @@ def test_nothing_to_undo(tmp_path_factory: pytest.TempPathFactory) -> None:
         checkpoints.qwen3(tmp_path_factory.mktemp("d") / "hub"), to="same", copy=True
     )
     assert "no experts" in from_to(dense)
+
+
+def test_names_that_are_not_the_familys() -> None:
+    """No table says if transformers loads the result is not known, even in its own layouts."""
+    odd = {"model.layers.1.mlp.gate.bias": ("BF16", (12,))}
+    for to in ("transformers", "fused", "hub"):
+        line = loading_line(planned({**model(), **odd}, to), "my out")
+        assert line == "see if transformers loads it: `streamconv check 'my out'`"
