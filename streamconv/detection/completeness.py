@@ -120,7 +120,9 @@ def _runs(numbers: Collection[int]) -> str:
             runs.append([number])
     shown = [" to ".join(map(str, run)) for run in runs[:MAX_RUNS]]
     rest = len(runs) - len(shown)
-    return " and ".join([*shown, *([f"{rest} more runs"] if rest else [])])
+    if rest:
+        shown.append(f"{rest} more {'run' if rest == 1 else 'runs'}")
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def _any_name(row: NamedLayout, weight: str) -> str:

@@ -54,6 +54,9 @@ def test_tensors_are_in_the_order_of_experts_then_projections() -> None:
     [
         ({"gate": [0, 1], "up": [0, 1]}, r"but no experts\.\*\.down_proj\.weight"),
         ({"gate": [0, 2], "up": [0, 2], "down": [0, 2]}, r"experts\.1\.gate_proj.*experts 0 and 2"),
+        ({key: [0, 2, 4] for key in KEYS}, r"there are experts 0, 2 and 4 here"),
+        ({key: [0, 2, 4, 6, 8] for key in KEYS}, r"experts 0, 2, 4, 6 and 1 more run here"),
+        ({key: [*range(0, 12, 2)] for key in KEYS}, r"experts 0, 2, 4, 6 and 2 more runs here"),
         ({"gate": [0, 1], "up": [0], "down": [0, 1]}, r"experts\.1\.up_proj\.weight is missing"),
         ({"gate": [0], "down": [0]}, r"experts\.0\.up_proj\.weight is missing"),
     ],
