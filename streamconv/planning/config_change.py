@@ -120,7 +120,7 @@ def config_change(
         *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
         *(cache_notes(infos) if loses else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),
-        *quantized_notes(checkpoint, casting, written, left_out_weights or {}),
+        *quantized_notes(checkpoint, source, casting, written, left_out_weights or {}),
     )
     if keep:
         return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)

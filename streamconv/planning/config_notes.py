@@ -61,6 +61,7 @@ def cache_notes(infos: Iterable[TensorInfo]) -> Iterator[str]:
 
 def quantized_notes(
     checkpoint: Checkpoint,
+    source: Detected,
     casting: Casting,
     written: Sequence[TensorInfo],
     left_out: Mapping[str, str],
@@ -82,7 +83,7 @@ def quantized_notes(
             f"{SECTION} {json.dumps(section)}, and in it the list of {listed} modules that are not "
             "quantized; convert with a --template that has a config.json to get all of it"
         )
-    names = list(ending_in_a_block(written))
+    names = list(ending_in_a_block(written, source))
     if names:
         yield (
             f"{summarize_names(names)} end inside a block: without a GPU, transformers takes all "

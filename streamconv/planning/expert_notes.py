@@ -8,6 +8,7 @@ from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
+from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
 
 _PACKED = "weight_packed"
@@ -64,7 +65,7 @@ def _note(pattern: str, layer: _Experts, has_packed: bool) -> str:
             f"some projections of {quoted(pattern)} are quantized, and others are not: not on "
             "every host does transformers load experts of this format unless all of them are"
         )
-    if has_packed and _PACKED not in layer.words:
+    if has_packed and not any(True in each for each in kinds):
         return (
             f"{quoted(pattern)} are not quantized, and other weights are packed: transformers "
             "looks for packed experts then, and loads others only if they are merged, as with "
@@ -73,13 +74,33 @@ def _note(pattern: str, layer: _Experts, has_packed: bool) -> str:
     return ""
 
 
-def ending_in_a_block(written: Iterable[TensorInfo]) -> Iterator[str]:
-    """Yield the names of weights whose blocks transformers does not read as they are made."""
+def ending_in_a_block(written: Iterable[TensorInfo], source: Detected) -> Iterator[str]:
+    """Yield the names of weights whose blocks transformers does not read as they are made.
+
+    Args:
+        written: The tensors of the output.
+        source: What was detected in the source.
+    """
+    alone = _alone_in_a_matrix(source)
     for info in written:
         encoding = info.cast.encoding if info.cast else None
         if encoding is None or encoding.role != "codes" or 1 in encoding.block:
             continue
         sides = zip(encoding.shape, encoding.block, strict=True)
-        is_merged = EXPERTS in info.name and encoding.shape[0] % encoding.block[0]
-        if is_merged or any(size > block and size % block for size, block in sides):
+        projection = split_name(info.name)[0].rpartition(".")[2]
+        is_joined = EXPERTS in info.name and projection not in alone
+        ends_inside = is_joined and encoding.shape[0] % encoding.block[0]
+        if ends_inside or any(size > block and size % block for size, block in sides):
             yield info.name
+
+
+def _alone_in_a_matrix(source: Detected) -> frozenset[str]:
+    """Return the projections that transformers merges with none of the same expert.
+
+    Gate and up become one matrix, in which the blocks of up follow those of gate.
+    """
+    namings = {stack.row.naming for stack in source.stacks}
+    if source.family is not None:
+        namings.add(source.family.naming)
+    axes = (names for naming in namings for names in naming.tokens.values())
+    return frozenset(name for names in axes if len(names) == 1 for name in names)
