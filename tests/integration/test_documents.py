@@ -159,6 +159,12 @@ def test_references_have_every_name() -> None:
     assert re.findall(r"^\|.*\|  \|$", TEXTS["docs/reference/python.md"], re.MULTILINE) == []
 
 
+def test_the_model_types_that_they_count() -> None:
+    """Without those whose experts are refused."""
+    count = sum(len(f.model_types) for f in CATALOG.families.values() if not f.refused)
+    assert f"\n{count} model types: " in TEXTS["README.md"]
+
+
 def test_the_navigation_has_every_page() -> None:
     """Each document once."""
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
