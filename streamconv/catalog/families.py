@@ -118,6 +118,9 @@ class Family:
     """Endings of the hub names of routers' tensors; empty if the general table has them all."""
     fp32: tuple[str, ...] = ()
     """Parts of the names, in any form, of tensors that transformers keeps in fp32."""
+    single_experts: tuple[str, ...] = ()
+    """Values of `quant_method` with which transformers has quantized experts one by one, though it
+    has plain ones merged only."""
     next_to_experts: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Patterns of model types, each with patterns of names: of the tensors that are in a module
     with experts, but are not experts.
@@ -199,6 +202,7 @@ def read_family(
         transformers_model_type=row.get("transformers_model_type", ""),
         routers=tuple(row.get("routers", ())),
         fp32=tuple(row.get("fp32", ())),
+        single_experts=tuple(row.get("single_experts", ())),
         next_to_experts=tuple((g, tuple(n)) for g, n in row.get("next_to_experts", {}).items()),
     )
 

@@ -85,6 +85,7 @@ FAMILY: Kind = {
     "transformers_model_type?": TEXT,
     "routers?": TEXTS,
     "fp32?": TEXTS,
+    "single_experts?": TEXTS,
     "next_to_experts?": {"*": TEXTS},
 }
 WEIGHTS: Kind = {

@@ -6,9 +6,10 @@ merged experts, and continues with wrong values. The rows of `quantization.toml`
 layouts of a format it loads.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from streamconv.catalog.encodings import encoding_row
 from streamconv.catalog.families import HUB_NAMES
 from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.catalog.templates import EXPERTS
@@ -37,7 +38,7 @@ class StoredExperts:
     is_made: bool = False
     """True if `--quantize` makes these experts, False if they are stored quantized."""
     has_single: bool = True
-    """False if transformers has only merged experts of this model type."""
+    """False if transformers has only merged experts of this model type in these formats."""
 
     @property
     def text(self) -> str:
@@ -49,8 +50,8 @@ class StoredExperts:
         """How transformers loads them, as a clause."""
         if PER_EXPERT in self.loads and not self.has_single:
             return (
-                "transformers loads experts of this model type merged only, and finds no scales of "
-                "merged ones"
+                "transformers loads such experts of this model type merged only, and finds no "
+                "scales of merged ones"
             )
         if PER_EXPERT in self.loads:
             return (
@@ -71,29 +72,45 @@ def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, Sto
     """
     found = recognize(checkpoint, strict=False)
     made: set[str] = set()
+    methods: dict[str, set[str]] = {}
     formats: dict[str, dict[str, NumberFormat | NamedFormat | None]] = {}
     for stack in source.stacks:
         for info in _tensors(stack):
             weight = found.weights.get(info)
             if weight is not None:
                 formats.setdefault(stack.pattern, {})[weight.format.name] = weight.format
-                if weight.codes.cast is not None:
+                encoding = weight.codes.cast.encoding if weight.codes.cast else None
+                if encoding is not None:
                     made.add(stack.pattern)
+                    said = [encoding_row(encoding.name, encoding.scales).config["quant_method"]]
+                else:
+                    said = [each.method for each in found.announced if each.allows(weight.format)]
+                methods.setdefault(stack.pattern, set()).update(said)
             elif info in found.unknown:
                 formats.setdefault(stack.pattern, {})[UNKNOWN] = None
     return {
-        pattern: _stored(rows, pattern in made, _has_single(source, pattern))
+        pattern: _stored(
+            rows, pattern in made, _has_single(source, pattern, methods.get(pattern, ()))
+        )
         for pattern, rows in formats.items()
     }
 
 
-def _has_single(source: Detected, pattern: str) -> bool:
-    """Return True if a model type has experts one by one, or is in no family."""
+def _has_single(source: Detected, pattern: str, methods: Collection[str]) -> bool:
+    """Return True if transformers has experts one by one, or the model type is in no family.
+
+    Args:
+        source: What was detected.
+        pattern: The stack.
+        methods: Each `quant_method` that config.json has for its experts.
+    """
     family = source.family
     if family is None or pattern in source.foreign:
         return True
     hub = family.layouts_for(pattern, family.forms[HUB_NAMES.name])
-    return not hub or any(row.layout.name == PER_EXPERT for row in hub)
+    if not hub or any(row.layout.name == PER_EXPERT for row in hub):
+        return True
+    return bool(methods) and all(each in family.single_experts for each in methods)
 
 
 def _tensors(stack: Stack) -> Iterable[str]:
@@ -133,7 +150,8 @@ def refuse_to_merge(
 def keep_refused(source: Detected, pattern: str, encoding: str) -> PlanRefused:
     """Return the refusal to keep the layout of experts that are quantized one by one."""
     layout = next(stack.row.layout.name for stack in source.stacks if stack.pattern == pattern)
-    loads = ", which transformers loads" if _has_single(source, pattern) else ""
+    method = encoding_row(encoding).config["quant_method"]
+    loads = ", which transformers loads" if _has_single(source, pattern, [method]) else ""
     return PlanRefused(
         f"cannot keep {quoted(pattern)}experts {layout}: they are quantized to {encoding} one by "
         "one",

@@ -46,6 +46,10 @@ class Target:
     warnings: tuple[str, ...] = ()
     """Sentences on experts that would not load in the layout that was asked for."""
 
+    may_load: bool = False
+    """True if the output has no form, and its experts are quantized so that transformers loads
+    them nevertheless."""
+
     def __repr__(self) -> str:
         return f"<Target {self.asked}: {self.why}>"
 
@@ -102,7 +106,11 @@ def resolve_target(
         form = form_of(source.family, names, rows.items(), source.refusals, source.unknown_names)
     if source.refusals and form != source.form:
         form = None  # the refused experts stay in the layout that they have
-    return Target(asked, why, names, rows, form, kept, source.hub_layouts, groups, warnings)
+    may_load = form is None and all(
+        _loads_single(s, rows[s.pattern], stored) for s in source.stacks
+    )
+    layouts = source.hub_layouts
+    return Target(asked, why, names, rows, form, kept, layouts, groups, warnings, may_load)
 
 
 def _groups(
@@ -143,6 +151,12 @@ def _loads_as(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts
     if row.layout.name == PER_EXPERT:
         return experts.has_single
     return row.layout.name in experts.loads
+
+
+def _loads_single(stack: Stack, row: NamedLayout, stored: Mapping[str, StoredExperts]) -> bool:
+    """Return True if a stack is quantized and becomes single experts, which transformers has."""
+    experts = stored.get(stack.pattern)
+    return experts is not None and row.layout.name == PER_EXPERT and experts.has_single
 
 
 def _check_loading(

@@ -43,6 +43,11 @@ class Announcement:
     facts: Mapping[str, Any]
     """By the words of `quantization.toml`: method, format, bits, group and so on."""
 
+    @property
+    def method(self) -> str:
+        """Its `quant_method`; empty if it has none."""
+        return str(self.facts.get("method", ""))
+
     def allows(self, row: NumberFormat | NamedFormat) -> bool:
         """Return True if the format is one that the section can mean."""
         return any(self._fits(statement) for statement in row.config)

@@ -55,7 +55,7 @@ def loading_line(plan: Plan, path: str) -> str:
             "load it with what loads the published checkpoint, such as vLLM, SGLang or "
             f"transformers; `streamconv check {place}` shows if transformers does"
         )
-    if family is None or (form is None and plan.source.unknown_names):
+    if family is None or (form is None and plan.source.unknown_names) or plan.target.may_load:
         way = f"see if transformers loads it: `streamconv check {place}`"
         return way if plan.source.model_type else "add config.json, to find out what loads it"
     name = f"the form {form}" if form else "these layouts"

@@ -12,11 +12,18 @@ import pytest
 import quantizers
 import reference
 import torch
+import transformers
 from safetensors.torch import save_file
 from small_qwen import save_small_qwen
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Llama4ForCausalLM, Llama4TextConfig
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
 
 import streamconv
+from streamconv.catalog.catalog import default_catalog
+from streamconv.report.outcome import loading_line
+
+MODELS = Path(transformers.models.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,47 @@ def test_experts_that_are_quantized_in_part(
     assert [note.startswith(says) for note in notes] == [True] * bool(says)
     streamconv.convert(out, meant, to="same", dequantize="bf16")
     assert logits(out).equal(logits(meant)) != bool(says)
+
+
+def test_the_model_types_whose_experts_are_single_once_quantized() -> None:
+    """Those for which transformers replaces the module of merged experts, and by which methods."""
+    found: dict[str, tuple[str, ...]] = {}
+    for family in default_catalog().families.values():
+        for model_type in family.model_types:
+            module = model_type_to_module_name(model_type)
+            code = MODELS / module / f"modeling_{module}.py"
+            for name, row in MODULES_TO_PATCH_FOR_QUANTIZATION.items():
+                if code.exists() and f"class {name}(" in code.read_text():
+                    found[model_type] = tuple(each.value for each in row["quantization_methods"])
+    assert found == {
+        model_type: family.single_experts
+        for family in default_catalog().families.values()
+        for model_type in family.model_types
+        if family.single_experts
+    }
+
+
+def test_quantized_experts_of_llama4(tmp_path: Path) -> None:
+    """Single ones load if compressed-tensors has them, though plain ones are merged."""
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "intermediate_size_mlp": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    config = Llama4TextConfig(
+        **sizes, **heads, num_hidden_layers=1, num_local_experts=3, vocab_size=64
+    )
+    model = Llama4ForCausalLM(config).bfloat16()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    plain, out, meant = tmp_path / "plain", tmp_path / "out", tmp_path / "meant"
+    model.save_pretrained(plain)
+    options: dict[str, Any] = {"to": "per-expert", "source_layout": "fused-transposed"}
+    plan = streamconv.convert(plain, out, quantize="mxfp4", **options).plan
+    assert plan.target.warnings == ()
+    assert loading_line(plan, "o") == "see if transformers loads it: `streamconv check o`"
+    streamconv.convert(out, meant, to="transformers", dequantize="bf16")
+    assert logits(out).equal(logits(meant))
+    (warning,) = streamconv.plan(plain, quantize="fp8-block", **options).target.warnings
+    assert "of this model type merged only" in warning
+    kept = streamconv.plan(out, to="same", copy=True)
+    assert kept.target.may_load
+    with pytest.raises(streamconv.PlanRefused, match="one by one only"):
+        streamconv.plan(out, to="transformers")
