@@ -103,6 +103,7 @@ def config_change(
     written = list(written_tensors(source.hub_names, layer_filter, names)) if is_described else []
     edits: list[Edit] = []
     loses = casting.quantize is None and _loses_quantization(checkpoint, infos, casting)
+    is_replaced = casting.quantize is not None and any(quantization_paths(config))
     if casting.quantize is not None:
         edits += quantized_edits(checkpoint, casting, written)
         left_out = config_keys().quantization_files
@@ -118,7 +119,7 @@ def config_change(
     edits = in_order_of_text(config, edits)
     notes = (
         *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
-        *(cache_notes(infos) if loses else ()),
+        *(cache_notes(infos) if (loses or is_replaced) and not keep else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),
         *quantized_notes(checkpoint, source, casting, written, left_out_weights or {}),
     )

@@ -141,3 +141,8 @@ def test_scales_of_a_cache_that_nothing_describes() -> None:
     assert any("self_attn.k_scale (3) stay" in note for note in dequantized.notes)
     part = Casting(dequantize="BF16", skip=("*layers.0.*",))
     assert not any("k_scale" in note for note in changed(said, part, quantized=True).notes)
+    again = changed(said, Casting(dequantize="BF16", quantize="fp8-block"), quantized=True)
+    assert "kv_cache_scheme" not in edits(again)["quantization_config"]
+    assert any("self_attn.k_scale (3) stay" in note for note in again.notes)
+    kept = changed(said, Casting(dequantize="BF16"), quantized=True, keep=True)
+    assert not any("k_scale" in note for note in kept.notes)
