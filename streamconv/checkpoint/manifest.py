@@ -26,6 +26,7 @@ accepts a manifest that is wrong elsewhere: opening a checkpoint needs the recor
 needs the names of its files.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,14 @@ class PieceRows(Collection[str]):
     __slots__ = ("_text",)
 
     def __init__(self, rows: Iterable[str]) -> None:
-        self._text = "\n".join(rows)
+        left = iter(rows)
+        # some at a time: all rows as texts of their own would take twice as much
+        some = iter(lambda: "\n".join(itertools.islice(left, 1000)), "")
+        self._text = "\n".join(some)
+
+    def json_array(self) -> str:
+        """Return the JSON of the list of rows, which have no character to be escaped."""
+        return '["' + self._text.replace("\n", '", "') + '"]' if self._text else "[]"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._text.split("\n") if self._text else ())

@@ -72,7 +72,8 @@ def make_plan(
     inputs = largest = 0
     for info in steps.inputs():
         inputs, largest = inputs + 1, max(largest, info.nbytes)
-    pieces = sum(-(-shard.nbytes // PIECE_BYTES) for shard in shards)
+    shard_pieces = [-(-shard.nbytes // PIECE_BYTES) for shard in shards]
+    pieces = sum(shard_pieces)
     counts = Counts(
         inputs=inputs,
         outputs=len(steps),
@@ -80,6 +81,7 @@ def make_plan(
         shards=len(shards),
         chunks=file_format.count_chunks(steps),
         pieces=pieces,
+        shard_pieces=max(shard_pieces),
         largest=largest,
         source_metadata=checkpoint.metadata_bytes,
         kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,

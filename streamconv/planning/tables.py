@@ -21,6 +21,10 @@ CAST_BYTES = 470
 
 PIECE_ROW_BYTES = 150
 """What it adds for each piece at its end: the row in the journals, and in the manifest."""
+SHARD_PIECE_BYTES = 240
+"""What it adds for each piece of the largest shard: its digest, and the row when it is finished."""
+SHARD_ROW_BYTES = 200
+"""What it adds for each of them at its end, as journals and manifest are made a shard at a time."""
 
 VERIFY_INPUT_BYTES = 440
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
@@ -83,6 +87,8 @@ class Counts:
     """Chunks of the DCP that is written."""
     pieces: int = 0
     """Pieces of all output files."""
+    shard_pieces: int = 0
+    """Pieces of the output file that has most of them."""
     largest: int = VERIFY_BLOCK_BYTES
     """Bytes of the largest tensor that is read."""
     source_metadata: int = 0
@@ -127,12 +133,13 @@ def tables_bytes(
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
     blocks = min(SHA256_BYTES, hashed)
     rows = counts.pieces * PIECE_ROW_BYTES
+    digests = counts.shard_pieces * SHARD_PIECE_BYTES
     return Tables(
-        max(inputs * INPUT_BYTES + listed, closing) + counts.kept,
+        max(inputs * INPUT_BYTES + listed, closing) + counts.kept + digests,
         VERIFY_OVERHEAD_BYTES + held + counts.kept + rows if verify else None,
         _block_bytes(counts.largest),
         SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
-        closing + rows,
+        closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,
     )
 
 

@@ -6,11 +6,12 @@ run removes it, or writes it again.
 """
 
 import threading
+from array import array
 from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.checkpoint.manifest import piece_row
+from streamconv.checkpoint.manifest import PieceRows, piece_row
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.file_copy import make_folders
 from streamconv.sinks.journal import Finished
@@ -46,6 +47,29 @@ class OpenShard:
         self._files.close(self._fd)
 
 
+class _Digests:
+    """Bytes and digests of the pieces of a shard, packed: one of terabytes has 100,000 pieces."""
+
+    def __init__(self) -> None:
+        self._offsets = array("Q")
+        self._sizes = array("Q")
+        self._digests = bytearray()
+
+    def add(self, piece: Piece, digest: str) -> None:
+        """Add a piece, in any order; of a piece that was added before, the new digest counts."""
+        self._offsets.append(piece.offset)
+        self._sizes.append(piece.nbytes)
+        self._digests += bytes.fromhex(digest)
+
+    def rows(self) -> PieceRows:
+        """Return the rows of the pieces in the order of their offsets."""
+        last = {offset: number for number, offset in enumerate(self._offsets)}
+        numbers = (last[offset] for offset in sorted(last))
+        return PieceRows(
+            piece_row(self._sizes[n], self._digests[16 * n : 16 * n + 16].hex()) for n in numbers
+        )
+
+
 class Shards:
     """All shards that one part writes. Safe to use from several threads."""
 
@@ -74,8 +98,8 @@ class Shards:
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
         self._errors: dict[int, OSError] = {}
-        self._digests: dict[int, dict[int, str]] = {}
-        """For each open shard, by offset of the piece: its bytes and digest."""
+        self._digests: dict[int, _Digests] = {}
+        """Those of each open shard."""
 
     def name(self, number: int) -> str:
         """Return the file name of a shard."""
@@ -84,8 +108,9 @@ class Shards:
     def record_digest(self, piece: Piece, digest: str) -> None:
         """Record a digest, see `OpenOutput`."""
         with self._lock:
-            digests = self._digests.setdefault(piece.shard, {})
-            digests[piece.offset] = piece_row(piece.nbytes, digest)
+            if piece.shard not in self._digests:
+                self._digests[piece.shard] = _Digests()
+            self._digests[piece.shard].add(piece, digest)
 
     def write(self, number: int, offset: int, data: memoryview) -> bool:
         """Write contiguous bytes, see `OpenOutput`. Raises OSError."""
@@ -96,18 +121,18 @@ class Shards:
             return False
         with self._lock:
             shard = self._open.pop(number)
-            digests = self._digests.pop(number, {})
+            digests = self._digests.pop(number, None) or _Digests()
         self._finish(number, shard, digests)
         return True
 
-    def _finish(self, number: int, shard: OpenShard, digests: dict[int, str]) -> None:
+    def _finish(self, number: int, shard: OpenShard, digests: _Digests) -> None:
         """Make a shard durable and record it; on any error, remove its file."""
         path = self._folder / self.name(number)
         try:
             shard.finish()
             self._files.sync_folder(path.parent)
             size = self._plan.shards[number].nbytes
-            finished = Finished(size, tuple(digests[offset] for offset in sorted(digests)))
+            finished = Finished(size, digests.rows())
             self._journal.add(self.name(number), finished)
         except BaseException:
             with suppress(OSError):

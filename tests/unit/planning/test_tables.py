@@ -38,6 +38,16 @@ def test_the_rows_of_pieces_count_when_the_run_has_ended() -> None:
         assert 10**7 < getattr(many, phase) - getattr(few, phase) < 10**8
 
 
+def test_the_digests_of_the_largest_shard_count_while_it_is_written() -> None:
+    """And when its rows are read and written again at the end. No other shard is open as long."""
+    few, many = (
+        tables_bytes(Counts(10, 10, pieces=250_001, shard_pieces=n), "safetensors")
+        for n in (1, 100_001)
+    )
+    for phase in ("run", "closing"):
+        assert 10**7 < getattr(many, phase) - getattr(few, phase) < 4 * 10**7
+
+
 def test_scales_that_are_kept_count_once() -> None:
     """In the run and in its verification, for all workers together."""
     plain, kept = (

@@ -1,7 +1,9 @@
 """Shards: their bytes, whatever the order of writes; durable, then recorded in the journal."""
 
 import errno
+import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from shard_plans import FILE_OPERATIONS, plan_of
 from shard_work import PAGE, Work, carry_out, works
 
 from streamconv.planning.plan import Piece
+from streamconv.planning.tables import SHARD_PIECE_BYTES
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import Journals, OpenJournal
 from streamconv.sinks.run_paths import RunPaths
@@ -70,15 +73,36 @@ def shards_in(
 
 
 def test_a_shard_is_recorded_with_its_digests_in_order(tmp_path: Path) -> None:
-    """In the order of offsets, whichever piece was written first."""
+    """In the order of offsets, whichever piece was written first; the last of a piece counts."""
     shards, journal, finished = shards_in(tmp_path, [10, 10], Files())
-    for offset, size, digest in ((6, 4, "second"), (0, 6, "first")):
+    first, second = "0123456789abcdef" * 2, "f" * 32
+    shards.record_digest(Piece(1, 0, 6, ()), second)
+    for offset, size, digest in ((6, 4, second), (0, 6, first)):
         shards.record_digest(Piece(1, offset, size, ()), digest)
         assert shards.write(1, offset, memoryview(bytes(size))) == (offset == 0)
     journal.close()
     assert finished == {1: Finished(10, ())}, "a run of terabytes has no room for its digests"
     recorded = RunPaths(tmp_path / "out").journal(1).read_bytes()
-    assert b'["6 first", "4 second"]' in recorded
+    line = json.loads(recorded.splitlines()[1])[1]
+    name = "model-00001-of-00002.safetensors"
+    assert line == {"shard": name, "size": 10, "pieces": [f"6 {first}", f"4 {second}"]}
+    assert json.dumps(line, sort_keys=True).encode() in recorded
+
+
+def test_the_digests_of_a_shard_of_terabytes_take_what_is_projected(tmp_path: Path) -> None:
+    """Until it is finished, as far as Python counts its memory."""
+    count = 20_000
+    shards, journal, _ = shards_in(tmp_path, [count], Files())
+    tracemalloc.start()
+    try:
+        for offset in range(count):
+            shards.record_digest(Piece(0, offset, 1, ()), f"{offset:032x}")
+        assert tracemalloc.get_traced_memory()[0] < 45 * count
+        assert shards.write(0, 0, memoryview(bytes(count)))
+        assert tracemalloc.get_traced_memory()[1] < SHARD_PIECE_BYTES * count
+    finally:
+        tracemalloc.stop()
+    journal.close()
 
 
 def test_a_shard_that_cannot_be_recorded_is_removed(tmp_path: Path) -> None:
