@@ -109,6 +109,7 @@ def _write_share(
             request.to,
             options,
             verify=request.verify,
+            is_run=True,
             read=read_whole(source),
         )
         pinned = pin_request(request, source)

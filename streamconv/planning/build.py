@@ -60,6 +60,7 @@ def build_plan(
     options: Options,
     *,
     verify: bool = False,
+    is_run: bool = False,
     read: ReadSmall | None = None,
 ) -> Plan:
     """Plan a conversion as a user asks for it.
@@ -70,6 +71,7 @@ def build_plan(
         to: A form or layout, or `same`; None for the target of `merge`.
         options: What the user asked for.
         verify: True if the result is verified in the same process.
+        is_run: True if a run of the plan follows, or is shown; see `ask_limits`.
         read: Reads small tensors: the shapes of packed matrices are stored as numbers.
 
     Raises:
@@ -98,7 +100,7 @@ def build_plan(
         source,
         target,
         max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
-        limits=lambda: ask_limits(checkpoint, options),
+        limits=lambda: ask_limits(checkpoint, options, is_run=is_run),
         layers=layers,
         shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
         casting=casting,

@@ -4,6 +4,7 @@ No other module of planning asks it for anything.
 """
 
 import sys
+from dataclasses import replace
 
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.options import Options
@@ -16,7 +17,7 @@ from streamconv.planning.memory import (
     REMOTE_JOBS,
     Limits,
 )
-from streamconv.system.buffers import return_freed_memory
+from streamconv.system.buffers import can_return_memory, return_freed_memory
 from streamconv.system.cores import MOST_WORKERS, cores, default_workers
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank, ranks_on_host
@@ -29,11 +30,25 @@ from streamconv.system.resources import (
 from streamconv.units import parse_size
 
 
-def ask_limits(checkpoint: Checkpoint, options: Options) -> Limits:
+def ask_limits(checkpoint: Checkpoint, options: Options, *, is_run: bool = False) -> Limits:
     """Return the limits of memory and workers. To be called when the plan is otherwise complete.
 
     The number of workers is the user's, else it follows from the source and the processor's cores.
+
+    Args:
+        checkpoint: The source.
+        options: What the user asked for.
+        is_run: True if a run follows, or is shown. Headers that were parsed leave freed memory,
+            which is then given back to the system first: that stalls other threads, so a plan alone
+            does not do it to the process of its caller.
     """
+    if is_run:
+        return_freed_memory()
+    limits = _limits(checkpoint, options)
+    return replace(limits, returns_freed=can_return_memory())
+
+
+def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
     base, allowed, seen = _base_memory(), _allowed_memory(options), peak_bytes()
     jobs = options.get("jobs")
     if jobs is not None:
@@ -63,6 +78,5 @@ def _base_memory() -> int:
         import torch.distributed  # noqa: F401
 
         ranks = RANKS_BYTES
-    return_freed_memory()  # headers that were parsed leave some
     imported = "streamconv.execution.executor" in sys.modules
     return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks

@@ -83,6 +83,8 @@ class Limits:
     """Bytes that the process may hold if it has more than `least` workers; None for no limit."""
     least: int = DEFAULT_JOBS
     """Number of workers to which `fair` does not apply."""
+    returns_freed: bool = True
+    """False if memory that `--sha256` has freed stays with the process when it verifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def fit_memory(
     if tables.verify is not None:
         blocks = max(buffer, tables.verify_block) + tables.verify_block
         worker = blocks + casts_again + read_scratch_bytes + VERIFY_SCRATCH_BYTES
-        phases.append((tables.verify, worker, None))
+        left = 0 if limits.returns_freed else tables.hash_blocks
+        phases.append((tables.verify + left, worker, None))
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
         phase = max(held + _workers_bytes(jobs, each, tasks) for held, each, tasks in phases)

@@ -65,6 +65,8 @@ class Tables:
     """During `--sha256`, which follows when the buffers of the workers are free."""
     closing: int = 0
     """While the index and the manifest are written, at the end."""
+    hash_blocks: int = 0
+    """Bytes of `hashing` that are freed before the verification."""
 
 
 NO_TABLES = Tables()
@@ -140,6 +142,7 @@ def tables_bytes(
         _block_bytes(counts.largest),
         SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
         closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,
+        blocks,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import weakref
 from collections import deque
@@ -32,8 +33,17 @@ def _private(nbytes: int) -> mmap.mmap:
 
 def return_freed_memory() -> None:
     """Give memory that Python has freed back to the system, if the C library can do so."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
+    if can_return_memory():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def can_return_memory() -> bool:
+    """Return True if the C library can give freed memory back to the system, as glibc can."""
+    try:
+        return hasattr(ctypes.CDLL(None), "malloc_trim")
+    except (OSError, TypeError):
+        return False
 
 
 class BufferPool:

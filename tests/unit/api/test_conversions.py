@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from folders import output, qwen_tensors, read_checkpoint, tree, two_shards, write_checkpoint
 
 import streamconv
+from streamconv.cli import cli
 from streamconv.errors import OutputExists, PlanRefused, UsageError
+from streamconv.planning import limits
 
 GATE_UP = "model.layers.0.mlp.experts.gate_up_proj"
 
@@ -110,3 +113,18 @@ def test_options_that_contradict_each_other(src: Path, tmp_path: Path) -> None:
     """A part cannot be verified alone."""
     with pytest.raises(UsageError, match="cannot verify a part"):
         streamconv.merge(src, tmp_path / "dst", part="1/2", verify=True)
+
+
+def test_a_plan_leaves_the_memory_of_its_caller(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run gives back what the headers have left, and so does its dry run on the command line."""
+    calls: list[bool] = []
+    monkeypatch.setattr(limits, "return_freed_memory", lambda: calls.append(True))
+    streamconv.plan(src, to="fused")
+    assert calls == []
+    words = [str(src), str(tmp_path / "out"), "--to", "fused", "-q"]
+    done = CliRunner().invoke(cli, ["convert", *words, "--dry-run"])
+    assert (done.exit_code, calls) == (0, [True]), done.output
+    streamconv.convert(src, tmp_path / "out", to="fused")
+    assert calls == [True, True]

@@ -23,6 +23,19 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "default_max_memory", lambda processes: 10 * GB // processes)
 
 
+def test_only_a_run_gives_freed_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan alone leaves the memory of its caller's process as it is; both know if it can."""
+    calls: list[str] = []
+    monkeypatch.setattr(limits, "return_freed_memory", lambda: calls.append("returned"))
+    monkeypatch.setattr(limits, "resident_bytes", lambda: calls.append("measured") or 10**8)
+    for can in (True, False):
+        monkeypatch.setattr(limits, "can_return_memory", lambda can=can: can)
+        assert ask_limits(LOCAL, {}).returns_freed == can
+    assert calls == ["measured"] * 2
+    ask_limits(LOCAL, {}, is_run=True)
+    assert calls[2:] == ["returned", "measured"]
+
+
 def test_what_is_asked_for_counts_before_all_else() -> None:
     for checkpoint in (LOCAL, REMOTE):
         made = ask_limits(checkpoint, {"jobs": 7, "max_memory": "1GB"})

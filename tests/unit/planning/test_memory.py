@@ -54,6 +54,16 @@ def test_a_verification_follows_the_run() -> None:
     assert larger == run + 10**9 - 10**6
 
 
+def test_what_hashing_has_freed_counts_if_the_system_does_not_get_it_back() -> None:
+    """As the verification follows in the same process."""
+    tables = Tables(10**6, 10**8, 4 * 2**20, hashing=2 * 10**7, hash_blocks=10**7)
+    returned, kept = (
+        fit_memory(Limits(10**7, returns_freed=does), 0, "the.widest", tables=tables).peak
+        for does in (True, False)
+    )
+    assert kept == returned + 10**7
+
+
 def test_workers_without_a_piece_take_little() -> None:
     """Of 8 workers, those count that have something to do; with --verify all of them have."""
     limits, held = Limits(10**7, jobs=8), Tables(10**6)

@@ -65,4 +65,5 @@ def test_the_blocks_of_hashing_are_gone_when_a_verification_begins() -> None:
         tables_bytes(counts, "safetensors", verify=True, hashed=n) for n in (1000, 10**9)
     )
     assert large.hashing - small.hashing == 16 * 2**20 - 1000
+    assert (small.hash_blocks, large.hash_blocks) == (1000, 16 * 2**20)
     assert large.verify == small.verify == tables_bytes(counts, "safetensors", verify=True).verify

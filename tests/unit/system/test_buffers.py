@@ -1,14 +1,22 @@
 """Memory for tensors: fresh, and used again."""
 
+import ctypes
 import gc
 import os
+import platform
 
 import numpy as np
 import pytest
 import torch
 from file_calls import PAGE
 
-from streamconv.system.buffers import HUGE_PAGE, BufferPool, new_buffer
+from streamconv.system.buffers import (
+    HUGE_PAGE,
+    BufferPool,
+    can_return_memory,
+    new_buffer,
+    return_freed_memory,
+)
 
 
 @pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
@@ -58,3 +66,15 @@ def test_no_more_is_kept_than_allowed() -> None:
     assert (len(small), len(pool._free)) == (100, 1)
     pool.clear()
     assert len(pool._free) == 0
+
+
+def test_memory_is_returned_if_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc can. Another one has no such function, and is not asked to."""
+    assert can_return_memory() == (platform.libc_ver()[0] == "glibc")
+    return_freed_memory()
+    can_return_memory.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(ctypes, "CDLL", lambda _: object())
+        assert not can_return_memory()
+        return_freed_memory()
+    can_return_memory.cache_clear()
