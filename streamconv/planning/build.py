@@ -93,7 +93,7 @@ def build_plan(
         keep=keep,
         names=target.names,
         left_out_weights=quantized.left_out,
-        merged=[p for p, row in target.rows.items() if row.layout.name != PER_EXPERT],
+        merged=_merged(source, target),
     )
     plan = make_plan(
         checkpoint,
@@ -137,7 +137,7 @@ def build_outputs(
         PlanRefused: The conversion is impossible.
     """
     _, quantized, target = _conversion(
-        checkpoint, catalog, to or SAME, options, read, is_part=is_part
+        checkpoint, catalog, to or SAME, options, read, is_part=is_part, is_written=False
     )
     source = quantized.found
     layers = _layers(options)
@@ -154,6 +154,7 @@ def _conversion(
     read: ReadSmall | None,
     *,
     is_part: bool = False,
+    is_written: bool = True,
 ) -> tuple[Casting, Quantized, Target]:
     """Return the casts, the source with these casts applied, and the target."""
     casting = parse_casting(
@@ -190,8 +191,16 @@ def _conversion(
         pass_through=pass_through,
         quantized=stored_experts(quantized.checkpoint, source),
         is_merge=to is None,
+        layers=_layers(options),
+        is_written=is_written,
     )
     return casting, quantized, target
+
+
+def _merged(source: Detected, target: Target) -> list[str]:
+    """Return the patterns of the stacks whose experts are not apart in the output."""
+    becomes = ((s.pattern, target.rows.get(s.pattern) or s.row) for s in source.stacks)
+    return [*dict.fromkeys(pattern for pattern, row in becomes if row.layout.name != PER_EXPERT)]
 
 
 def _layers(options: LazyOptions) -> range | None:

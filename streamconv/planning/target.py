@@ -8,16 +8,17 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamconv.catalog.families import FORMS, HUB_NAMES, Form
+from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
 from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
 from streamconv.detection.detect import Detected
 from streamconv.detection.detect_form import form_of
 from streamconv.detection.group_names import groups_of
+from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts, refuse_to_merge, warning
 from streamconv.planning.stack_target import check_row
-from streamconv.planning.target_rows import kept_row, target_rows
+from streamconv.planning.target_rows import Leaving, Rows, kept_row, target_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,10 @@ class Target:
     names: Form
     """The form whose names the output has."""
     rows: Mapping[str, NamedLayout]
-    """Layout and naming of each stack, by its pattern in hub names."""
+    """Layout and naming of each stack, by its pattern in hub names.
+
+    A stack whose layers stay in several layouts has none.
+    """
     form: str | None
     """The form of the whole output, or None if it has none."""
     kept: Mapping[str, str]
@@ -43,6 +47,8 @@ class Target:
     """The layout on the hub of each stack for which the hub has several, by its pattern."""
     groups: Mapping[NamedLayout, NamedLayout] = field(default_factory=dict)
     """Layout of each group in the output, by its layout in the source."""
+    unchanged: frozenset[str] = frozenset()
+    """Patterns of the stacks that stay as they are, each layer in its own layout."""
     warnings: tuple[str, ...] = ()
     """Sentences on experts that would not load in the layout that was asked for."""
 
@@ -55,7 +61,9 @@ class Target:
 
     def layout_for(self, stack: Stack) -> NamedLayout:
         """Return the layout and naming that a stack or group of the source gets."""
-        return self.groups.get(stack.row) or self.rows[stack.pattern]
+        if stack.row in self.groups:
+            return self.groups[stack.row]
+        return stack.row if stack.pattern in self.unchanged else self.rows[stack.pattern]
 
 
 def resolve_target(
@@ -66,6 +74,8 @@ def resolve_target(
     pass_through: bool = False,
     quantized: Mapping[str, StoredExperts] | None = None,
     is_merge: bool = False,
+    layers: range | None = None,
+    is_written: bool = True,
 ) -> Target:
     """Resolve the target called `asked` for the stacks of `source`.
 
@@ -76,19 +86,27 @@ def resolve_target(
         pass_through: True to leave a stack as it is if it cannot have its layout.
         quantized: By the pattern of a stack, its number formats if its experts are quantized.
         is_merge: True if the user named no target, and it is the one of `merge`.
+        layers: Numbers of the layers to keep, along with everything in no layer; None for all.
+        is_written: False if no checkpoint is written, whose record would name the layouts.
 
     Raises:
         UsageError: There is no form or layout called `asked`.
         PlanRefused: The family does not have the form, or a stack cannot have its layout.
     """
     stored = quantized or {}
-    names, wanted = target_rows(source, asked, stored, pass_through=pass_through, is_merge=is_merge)
-    rows: dict[str, NamedLayout] = {}
+    leaving = Leaving(LayerFilter.of(source.layer_lists, layers), pass_through or not is_written)
+    names, wanted = target_rows(
+        source, asked, stored, leaving, pass_through=pass_through, is_merge=is_merge
+    )
+    rows = dict(wanted)
+    unchanged = {pattern for pattern, row in rows.items() if asked == SAME or row is None}
     kept: dict[str, str] = {}
     for pattern in source.foreign if asked in FORMS else ():
         kept[f"{pattern}experts"] = f"it is not a stack of {quoted(source.model_type)}"
     for stack in source.stacks:
-        row = rows[stack.pattern] = wanted[stack.pattern]
+        row = rows[stack.pattern]
+        if row is None or stack.pattern in unchanged:
+            continue
         try:
             if (is_merge or asked in FORMS) and asked != HUB_NAMES.name:
                 _check_loading(source, stack, row, stored, asked)
@@ -96,21 +114,34 @@ def resolve_target(
         except PlanRefused as refusal:
             if not pass_through:
                 raise
-            rows[stack.pattern] = kept_row(source, stack)
+            unchanged.add(stack.pattern)
+            rows[stack.pattern] = kept_row(source, stack, leaving)
             kept[stack.pattern + stack.contents] = refusal.message
     groups, kept_groups = _groups(source, names, pass_through=pass_through)
     kept |= kept_groups
+    one = {pattern: row for pattern, row in rows.items() if row is not None}
     warnings = _warnings(source, rows, stored)
     form = None
-    if not (kept_groups or warnings):
-        form = form_of(source.family, names, rows.items(), source.refusals, source.unknown_names)
+    if not (kept_groups or warnings) and len(one) == len(rows):
+        form = form_of(source.family, names, one.items(), source.refusals, source.unknown_names)
     if source.refusals and form != source.form:
         form = None  # the refused experts stay in the layout that they have
     may_load = form is None and all(
-        _loads_single(s, rows[s.pattern], stored) for s in source.stacks
+        _loads_single(s, rows[s.pattern] or s.row, stored) for s in source.stacks
     )
-    layouts = source.hub_layouts
-    return Target(asked, why, names, rows, form, kept, layouts, groups, warnings, may_load)
+    return Target(
+        asked=asked,
+        why=why,
+        names=names,
+        rows=one,
+        form=form,
+        kept=kept,
+        hub_layouts=source.hub_layouts,
+        groups=groups,
+        unchanged=frozenset(unchanged),
+        warnings=warnings,
+        may_load=may_load,
+    )
 
 
 def _groups(
@@ -131,14 +162,13 @@ def _groups(
     return groups, kept
 
 
-def _warnings(
-    source: Detected, rows: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
-) -> tuple[str, ...]:
+def _warnings(source: Detected, rows: Rows, stored: Mapping[str, StoredExperts]) -> tuple[str, ...]:
     """Return a warning for each stack that would not load in its new layout."""
+    becomes = ((stack, rows[stack.pattern] or stack.row) for stack in source.stacks)
     found = (
-        warning(stack.pattern, stored[stack.pattern], rows[stack.pattern])
-        for stack in source.stacks
-        if not _loads_as(stack, rows[stack.pattern], stored)
+        warning(stack.pattern, stored[stack.pattern], row)
+        for stack, row in becomes
+        if not _loads_as(stack, row, stored)
     )
     return tuple(dict.fromkeys(found))
 

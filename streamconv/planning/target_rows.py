@@ -1,10 +1,12 @@
 """The names and the layout of each stack in a target."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
 from streamconv.catalog.layouts import PER_EXPERT, Layout, NamedLayout
 from streamconv.detection.detect import Detected
+from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts
@@ -12,32 +14,54 @@ from streamconv.planning.quantized_experts import StoredExperts
 LOADED = "transformers"
 """The form that transformers loads."""
 
+Rows = Mapping[str, NamedLayout | None]
+"""The layout of each stack by its pattern; None if its layers stay in several layouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How stacks may be left as they are."""
+
+    layers: LayerFilter
+    """Only the layers that it keeps count."""
+    may_differ: bool
+    """True if the layers of a stack may stay in several layouts, which no record then names."""
+
 
 def target_rows(
     source: Detected,
     asked: str,
     stored: Mapping[str, StoredExperts],
+    leaving: Leaving,
     *,
     pass_through: bool,
     is_merge: bool,
-) -> tuple[Form, Mapping[str, NamedLayout]]:
+) -> tuple[Form, Rows]:
     """Return the names and the layout of each stack for the target that was asked for."""
     if asked == SAME:
-        return source.names, {stack.pattern: kept_row(source, stack) for stack in source.stacks}
+        rows = {stack.pattern: kept_row(source, stack, leaving) for stack in source.stacks}
+        return source.names, rows
     if asked not in FORMS:
         return _layout_rows(source, asked)
-    names, wanted = _form_rows(source, asked, pass_through=pass_through)
+    names, wanted = _form_rows(source, asked, leaving, pass_through=pass_through)
     if asked == LOADED and not is_merge and not _loads(source, wanted, stored):
-        return _published(source, names, wanted, stored)
+        return _published(source, names, wanted, stored, leaving)
     return names, wanted
 
 
-def kept_row(source: Detected, stack: Stack) -> NamedLayout:
-    """Return the layout of a stack that stays as it is.
+def kept_row(source: Detected, stack: Stack, leaving: Leaving) -> NamedLayout | None:
+    """Return the layout of a stack that stays as it is; None if its layers stay in several.
 
-    Raises PlanRefused if its layers have several layouts or namings: a record has one for them all.
+    Raises PlanRefused if they may not: a record has one layout and naming for all layers.
     """
-    rows = {each.row: each.row for each in source.stacks if each.pattern == stack.pattern}
+    rows = {
+        each.row: each.row
+        for each in source.stacks
+        if each.pattern == stack.pattern
+        if any(leaving.layers.keeps(module.prefix) for module in each.modules)
+    }
+    if len(rows) > 1 and leaving.may_differ:
+        return None
     if len(rows) > 1:
         layouts = dict.fromkeys(row.layout.name for row in rows)
         if len(layouts) == 1:
@@ -45,17 +69,15 @@ def kept_row(source: Detected, stack: Stack) -> NamedLayout:
         raise PlanRefused(
             f"cannot leave {quoted(stack.pattern)}experts as it is: its layers are "
             f"{' and '.join(layouts)}",
-            "name one layout for all of them, such as --to per-expert",
+            "name one layout for all of them, such as --to per-expert, or add --pass-through",
         )
-    return stack.row
+    return next(iter(rows), stack.row)
 
 
-def _loads(
-    source: Detected, wanted: Mapping[str, NamedLayout], stored: Mapping[str, StoredExperts]
-) -> bool:
+def _loads(source: Detected, wanted: Rows, stored: Mapping[str, StoredExperts]) -> bool:
     """Return True if transformers loads all quantized experts in these layouts."""
     return all(
-        wanted[stack.pattern].layout.name in stored[stack.pattern].loads
+        (wanted[stack.pattern] or stack.row).layout.name in stored[stack.pattern].loads
         for stack in source.stacks
         if stack.pattern in stored
     )
@@ -64,18 +86,19 @@ def _loads(
 def _published(
     source: Detected,
     names: Form,
-    wanted: Mapping[str, NamedLayout],
+    wanted: Rows,
     stored: Mapping[str, StoredExperts],
-) -> tuple[Form, Mapping[str, NamedLayout]]:
+    leaving: Leaving,
+) -> tuple[Form, Rows]:
     """Return names and layouts of the hub, if transformers loads the quantized experts in them."""
-    hub, rows = _form_rows(source, HUB_NAMES.name, pass_through=True)
-    by_pattern = {stack.pattern: rows[stack.pattern].layout.name for stack in source.stacks}
-    if all(by_pattern.get(pattern) in each.loads for pattern, each in stored.items()):
+    hub, rows = _form_rows(source, HUB_NAMES.name, leaving, pass_through=True)
+    known = {stack.pattern for stack in source.stacks}
+    if stored.keys() <= known and _loads(source, rows, stored):
         return hub, rows
     return names, wanted
 
 
-def _layout_rows(source: Detected, asked: str) -> tuple[Form, Mapping[str, NamedLayout]]:
+def _layout_rows(source: Detected, asked: str) -> tuple[Form, Rows]:
     """Return the names and the layout of each stack if all have one layout."""
     layout = source.catalog.find_layout(asked)
     names = source.names
@@ -94,8 +117,8 @@ def _named(source: Detected, stack: Stack, layout: Layout) -> NamedLayout:
 
 
 def _form_rows(
-    source: Detected, asked: str, *, pass_through: bool
-) -> tuple[Form, Mapping[str, NamedLayout]]:
+    source: Detected, asked: str, leaving: Leaving, *, pass_through: bool
+) -> tuple[Form, Rows]:
     """Return the names and the layout of each stack in a form.
 
     Raises PlanRefused if the family does not have the form, and without `pass_through` if some of
@@ -125,12 +148,14 @@ def _form_rows(
             "rename the tensors with --rename OLD=NEW, name a layout instead of a form, or add "
             "--pass-through to leave such experts as they are",
         )
-    rows = {}
+    rows: dict[str, NamedLayout | None] = {}
     for stack in source.stacks:
         possible = {row.layout.name: row for row in family.layouts_for(stack.pattern, form)}
         row = possible.get(source.hub_layouts.get(stack.pattern, "")) if len(possible) > 1 else None
         row = row or next(iter(possible.values()), None)
         if row is None or stack.pattern in source.foreign:
-            row = kept_row(source, stack)
-        rows[stack.pattern] = row if row.names_projections() else _named(source, stack, row.layout)
+            row = kept_row(source, stack, leaving)
+        if row is not None and not row.names_projections():
+            row = _named(source, stack, row.layout)
+        rows[stack.pattern] = row
     return form, rows

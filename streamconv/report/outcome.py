@@ -17,7 +17,7 @@ def from_to(plan: Plan) -> str:
     """Return the model type and both sides: `qwen3_moe, hub -> transformers, fused`."""
     source, target = plan.source, plan.target
     before = source.form or _layouts(stack.row.layout.name for stack in source.stacks)
-    layouts = _layouts(target.rows[stack.pattern].layout.name for stack in source.stacks)
+    layouts = _layouts(target.layout_for(stack).layout.name for stack in source.stacks)
     after = ", ".join(dict.fromkeys(filter(None, (target.form, layouts))))
     casts = [
         *([f"dequantized to {plan.casting.dequantize}"] if plan.casting.dequantize else []),
@@ -68,7 +68,7 @@ def loading_line(plan: Plan, path: str) -> str:
 def return_line(plan: Plan, path: str) -> str:
     """Return the command that restores the source's layouts; empty if there is none."""
     source, place = plan.source, shlex.quote(path)
-    changed = [s for s in source.stacks if plan.target.rows[s.pattern] != s.row]
+    changed = [s for s in source.stacks if plan.target.layout_for(s) != s.row]
     if plan.casting != AS_STORED or not changed:
         return ""
     if source.form in FORMS and source.family is not None:

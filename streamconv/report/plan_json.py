@@ -133,7 +133,7 @@ def target_fields(plan: Plan) -> dict[str, Any]:
         "unchanged_stacks": [
             f"{stack.pattern}experts"
             for stack in plan.source.stacks
-            if target.rows[stack.pattern] == stack.row
+            if target.layout_for(stack) == stack.row
         ],
         "passed_through": passed_through(plan),
         "left_behind": [file_fields(o) for o in plan.others if o.skip_reason],

@@ -120,7 +120,7 @@ def _changes(plan: Plan) -> Iterator[Fact]:
 
 def _kept(plan: Plan) -> Iterator[Fact]:
     """Yield the stacks that stay as they are, and the files that are copied or left out."""
-    same = [s for s in plan.source.stacks if plan.target.rows[s.pattern] == s.row]
+    same = [s for s in plan.source.stacks if plan.target.layout_for(s) == s.row]
     if same:
         stacks = (f"{quoted(s.pattern)}experts ({s.row.layout.name})" for s in same)
         yield "unchanged", ", ".join(dict.fromkeys(stacks))
@@ -145,7 +145,7 @@ def _removed(removals: Sequence[Removal], verbose: bool) -> Iterator[Fact]:
 
 
 def _stacks(plan: Plan) -> Table:
-    becomes = [plan.target.rows[stack.pattern].layout.name for stack in plan.source.stacks]
+    becomes = [plan.target.layout_for(stack).layout.name for stack in plan.source.stacks]
     return stacks_table(plan.source.stacks, Column("becomes"), becomes)
 
 

@@ -75,10 +75,44 @@ def test_layers_in_several_layouts_become_one(form: str) -> None:
     assert (target.form, len(target.rows)) == (form, 1)
 
 
-@pytest.mark.parametrize("pass_through", [False, True])
-def test_layers_in_several_layouts_cannot_stay(pass_through: bool) -> None:
+def test_layers_in_several_layouts_cannot_stay_unasked() -> None:
     """A record has one layout for all of them: nothing is converted that should stay."""
     found = mixed()
     with pytest.raises(PlanRefused, match=r"cannot leave .* per-expert and fused") as caught:
-        resolve_target(found, "same", "asked", pass_through=pass_through)
+        resolve_target(found, "same", "asked")
     assert "--to per-expert" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", [{"pass_through": True}, {"is_written": False}], ids=str)
+def test_layers_in_several_layouts_stay(options: dict[str, bool]) -> None:
+    """Each in its own, which no record names."""
+    found = mixed()
+    target = resolve_target(found, "same", "asked", **options)
+    assert (target.rows, target.form) == ({}, None)
+    assert [target.layout_for(stack) == stack.row for stack in found.stacks] == [True, True]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_only_the_layers_that_are_kept_count(number: int) -> None:
+    found = mixed()
+    target = resolve_target(found, "same", "asked", layers=range(number, number + 1))
+    assert target.rows == {PATTERN: found.stacks[number].row}
+
+
+def test_a_refusal_of_layers_in_several_layouts_is_kept() -> None:
+    """They stay, and the reason is that of the layout that was asked for."""
+    found = detect(
+        checkpoint_of(
+            {
+                **experts(PREFIX, 3, 4, 6),
+                **experts("model.layers.1.mlp.", 3, 4, 6, "fused"),
+            },
+            "a_model_of_tomorrow",
+        ),
+        default_catalog(),
+    )
+    with pytest.raises(PlanRefused, match="would not show how many experts") as caught:
+        resolve_target(found, "stacked-flat", "asked")
+    target = resolve_target(found, "stacked-flat", "asked", pass_through=True)
+    assert target.kept == {f"{PATTERN}experts": caught.value.message}
+    assert [target.layout_for(stack) == stack.row for stack in found.stacks] == [True, True]
