@@ -15,3 +15,9 @@ def router_weights() -> tuple[str, ...]:
 def router_biases() -> tuple[str, ...]:
     """Return the names, below the experts' module, of biases with one element for each expert."""
     return tuple(read_table("routers.toml")["bias"])
+
+
+@functools.cache
+def projections() -> tuple[str, ...]:
+    """Return the names of modules that project hidden vectors for the experts only."""
+    return tuple(read_table("routers.toml")["projections"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, Family
-from streamconv.catalog.routers import router_weights
+from streamconv.catalog.routers import projections, router_weights
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.tensor_names import pattern_of
@@ -142,7 +142,7 @@ class ExpertCounts:
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))
         if router is not None and rows is None:
-            _check_orientation(module, router, stack)
+            self._check_orientation(module, router, stack)
         if router is None or rows is None:
             return False
         experts = stack.sizes[EXPERT]
@@ -156,6 +156,24 @@ class ExpertCounts:
             )
         return True
 
+    def _check_orientation(self, module: Module, router: TensorInfo, stack: Stack) -> None:
+        """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
+
+        Only experts that are stored inputs first look like this, unless hidden vectors are
+        projected before they get to the experts: the router takes them as they were.
+        """
+        sizes = stack.sizes
+        if "i" not in sizes or sorted(router.shape) != sorted((sizes[EXPERT], sizes["i"])):
+            return
+        projected = tuple(f"{module.prefix}{name}." for name in projections())
+        if any(name.startswith(projected) for name in self.hub_names):
+            return
+        raise BadCheckpoint(
+            f"{quoted(module.prefix)}experts has hidden size {sizes.get('h')} by its shapes, and "
+            f"the router {quoted(router.name)} is {list(router.shape)}: the experts are transposed",
+            "describe their layout with --family FILE, or add --pass-through to leave them",
+        )
+
     def _router(self, prefix: str) -> TensorInfo | None:
         """Return the router's weight of a module, or None."""
         found = (self.hub_names.get(prefix + name) for name in router_weights())
@@ -168,21 +186,6 @@ class ExpertCounts:
             count = fields.get(key)
             if type(count) is int:
                 yield ".".join(filter(None, (section, key))), count
-
-
-def _check_orientation(module: Module, router: TensorInfo, stack: Stack) -> None:
-    """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
-
-    Only experts that are stored inputs first look like this. If hidden vectors are projected before
-    they get to the experts, the router takes them as they were, which are of a third size.
-    """
-    sizes = stack.sizes
-    if "i" in sizes and sorted(router.shape) == sorted((sizes[EXPERT], sizes["i"])):
-        raise BadCheckpoint(
-            f"{quoted(module.prefix)}experts has hidden size {sizes.get('h')} by its shapes, and "
-            f"the router {quoted(router.name)} is {list(router.shape)}: the experts are transposed",
-            "describe their layout with --family FILE, or add --pass-through to leave them",
-        )
 
 
 def _rows(router: TensorInfo, hidden: int | None) -> int | None:

@@ -148,3 +148,24 @@ def test_a_router_shows_that_experts_are_transposed(layout: str) -> None:
     assert "--family" in caught.value.hint
     latent = found({**transposed, router: ("F32", (4, 7))}, {})
     assert sizes(latent) == [("model.layers.*.mlp.", 1, 4)]
+
+
+def test_a_router_of_projected_experts_shows_no_orientation() -> None:
+    """NemotronHMoE of transformers: the experts take what fc1 makes, and the router what it takes.
+
+    Here the hidden size is the intermediate size of the experts.
+    """
+    prefix = "backbone.layers.0.mixer."
+    tensors: Tensors = {
+        f"{prefix}gate.weight": ("F32", (4, 32)),
+        f"{prefix}fc1_latent_proj.weight": ("F32", (16, 32)),
+        f"{prefix}fc2_latent_proj.weight": ("F32", (32, 16)),
+    }
+    for expert in range(4):
+        tensors[f"{prefix}experts.{expert}.up_proj.weight"] = ("F32", (32, 16))
+        tensors[f"{prefix}experts.{expert}.down_proj.weight"] = ("F32", (16, 32))
+    detected = found(tensors, {"model_type": "nemotron_h", "n_routed_experts": 4})
+    assert sizes(detected) == [("backbone.layers.*.mixer.", 1, 4)]
+    apart = {name: each for name, each in tensors.items() if "latent" not in name}
+    with pytest.raises(BadCheckpoint, match="are transposed"):
+        found(apart, {"model_type": "nemotron_h", "n_routed_experts": 4})
