@@ -63,18 +63,28 @@ main()
 rank 1 fails at its third one, or makes a mistake."""
 
 SEVERAL = """
-import json, os, sys
+import json, os, pathlib, sys
 from streamconv.cli import main
-run = os.environ["TORCHELASTIC_RUN_ID"]
+from streamconv.sinks.shard_files import OpenShard
+finish, finished = OpenShard.finish, []
+def counted(self):
+    finished.append(self)
+    finish(self)
+OpenShard.finish = counted
+run, made = os.environ["TORCHELASTIC_RUN_ID"], []
 for number, words in enumerate(json.loads(sys.argv[1])):
     os.environ["TORCHELASTIC_RUN_ID"] = f"{run} {number}"
+    finished.clear()
     try:
         main(words)
     except SystemExit as end:
         if end.code:
             raise
+    made.append(len(finished))
+pathlib.Path(__file__).with_name(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(made))
 """
-"""Several command lines, one after the other, each as a run of torchrun of its own."""
+"""Several command lines, one after the other, each as a run of torchrun of its own, and how many
+shards of each a rank has made."""
 
 MEASURED = """
 import json, os, pathlib, sys
@@ -153,17 +163,20 @@ def test_ranks_make_what_one_process_makes(src: Path, tmp_path: Path) -> None:
         "config": ["convert", str(plain), "--dtype", "fp32", "--layers", "0:1"],
         "quantized": ["convert", str(plain), "--to", "per-expert", "--quantize", "mxfp4"],
     }
-    size = ("-j", "1", "--max-shard-size", "20kB")
+    size = ("-j", "1", "--max-shard-size", SIZE)
     done = torchrun(
         3,
         [json.dumps([[*words, *size, str(tmp_path / name)] for name, words in asked.items()])],
         script=script,
     )
     assert done.returncode == 0, done.stderr
-    for name, words in asked.items():
+    made = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(3)]
+    for (name, words), shards in zip(asked.items(), zip(*made, strict=True), strict=True):
+        assert min(shards) > 0, name
+        assert sum(shards) == len(list((tmp_path / name).glob("*.safetensors"))) > 2, name
         alone = tmp_path / "alone" / name
-        made = CliRunner().invoke(cli, [*words, *size, str(alone)], standalone_mode=False)
-        assert made.exception is None
+        done_alone = CliRunner().invoke(cli, [*words, *size, str(alone)], standalone_mode=False)
+        assert done_alone.exception is None
         assert tree(tmp_path / name) == tree(alone), name
         assert done.stdout.count(f"{tmp_path / name}: ") == 1
         assert leftovers(tmp_path / name) == [name]
