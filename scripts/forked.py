@@ -1,6 +1,8 @@
 """Run something in a fork of this process, which has imported what it needs already."""
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -22,32 +24,56 @@ class Ended:
 def forked(call: Callable[[], object]) -> Ended:
     """Return what becomes of a call in a process of its own, whose streams are files.
 
-    SystemExit ends it as it ends an interpreter, and any other exception with 1 and a traceback.
+    SystemExit ends it as it ends an interpreter, and any other exception with 1 and a traceback. If
+    this process is interrupted meanwhile, the other one is killed.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()
         if pid == 0:
-            code = 1
-            try:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-                warnings.simplefilter("ignore")
-                call()
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            _be_the_child(call, out.fileno(), err.fileno())
+        try:
+            status = os.waitpid(pid, 0)[1]
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise
         out.seek(0)
         err.seek(0)
-        return Ended(code, out.read(), err.read())
+        return Ended(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+
+def _be_the_child(call: Callable[[], object], out: int, err: int) -> None:
+    """Run a call with these descriptors as streams, and exit, whatever happens."""
+    code = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        warnings.simplefilter("ignore")
+        code = _exit_code(call)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        code = code or 1  # as an interpreter that cannot flush its streams
+    finally:
+        os._exit(code)
+
+
+def _exit_code(call: Callable[[], object]) -> int:
+    """Return the exit code that an interpreter would have after a call."""
+    try:
+        call()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def command_line(*words: object) -> Ended:
