@@ -113,6 +113,48 @@ def test_blocks_of_ranks_run(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+FRESH = """
+import json, os, sys
+failed = []
+for document, imports, names in json.load(sys.stdin):
+    pid = os.fork()
+    if pid == 0:
+        space = {}
+        exec(imports, space)
+        for name in names:
+            eval(name, space)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] != 0:
+        failed.append(document)
+sys.exit(f"imports are missing in {failed}" if failed else 0)
+"""
+"""Evaluates names after the imports of each document, in an interpreter with no others."""
+
+
+def test_blocks_import_what_they_use_of_the_package() -> None:
+    """The process that runs them has imported it already; that of a reader has not.
+
+    The blocks of ranks have an interpreter without it anyway.
+    """
+    found = []
+    for name in {*TEXTS} - {RANKS}:
+        nodes = [*ast.walk(ast.parse("".join(blocks(name, "python"))))]
+        imports = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+        used = {ast.unparse(n) for n in nodes if isinstance(n, ast.Attribute)}
+        ours = sorted(text for text in used if re.fullmatch(rf"{PACKAGE}(\.\w+)+", text))
+        found.append((name, "\n".join(line for line in imports if PACKAGE in line), ours))
+    assert sum(len(ours) for *_, ours in found) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH],
+        input=json.dumps([each for each in found if each[2]]),
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_there_are_blocks() -> None:
     """A change of the fences has not hidden them from the tests."""
     assert {"README.md", ADDING} < {*RUN}
