@@ -154,10 +154,14 @@ class _Recognizer:
             raise self._ambiguity(stem, [row for row, _ in allowed])
         if allowed:
             return allowed[0]
-        allowed_misfits = [each for each in misfits if each[0] and each[1].matching]
-        if others and not any(_shape_alike(row, others[0]) for _, _, row in allowed_misfits):
+        nearly = [each for each in misfits if each[0] and self._fits_unstated(each[2], stem)]
+        if others and not nearly:
             raise self._contradiction(stem, others[0])
-        raise self._misfit(stem, misfits)
+        raise self._misfit(stem, nearly or misfits)
+
+    def _fits_unstated(self, row: NumberFormat, stem: Stem) -> bool:
+        """Return True if a stem fits a format but for the sizes and symmetry of config.json."""
+        return isinstance(fit(row, stem, {}, stored_shape(row, stem, self._read)), Decoding)
 
     def _stated(self, row: NumberFormat) -> dict[str, set[Any]]:
         """Return what config.json says of blocks and groups if it means this format."""
@@ -221,13 +225,6 @@ class _Recognizer:
         if self._announced and not allowed:
             said = f"; {' and '.join(each.text for each in self._announced)}"
         return BadCheckpoint(f"cannot decode tensor {quoted(info.name)}: {closest.reason}{said}")
-
-
-def _shape_alike(one: NumberFormat, other: NumberFormat) -> bool:
-    """Return True if shapes that do not fit one format do not tell it from the other."""
-    return [(part.words, part.axes) for part in one.others] == [
-        (part.words, part.axes) for part in other.others
-    ]
 
 
 def _meaning(decoding: Decoding) -> Decoding:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from decoded import decoded_of, raw, read_cast, source_of
-from quantized import CASES, fp8_block
+from quantized import CASES, Case, compressed, fp8_block, section
 
 from streamconv.errors import BadCheckpoint
 from streamconv.quantization.recognize import recognize
@@ -76,12 +76,54 @@ def test_what_modelopt_says_in_a_file_of_its_own() -> None:
                 decoded_of(source, "BF16")
 
 
-def test_another_group_than_config_json_says() -> None:
-    """It is named, and not the other version of the format, which it would fit as well."""
-    case = CASES["gptq"]()
-    section = {**case.config["quantization_config"], "group_size": -1}
-    with pytest.raises(BadCheckpoint, match=r"as gptq does; config.json says group of a whole"):
-        decoded_of(source_of(replace(case, config={"quantization_config": section})), "BF16")
+GROUPS = {"num_bits": 8, "type": "int", "strategy": "group", "group_size": 128}
+ZEROS = {".weight_zero_point": torch.zeros(192, 2, dtype=torch.int8)}
+
+
+def eight_bits(dtype: torch.dtype, scales: int, **weights: object) -> Case:
+    """A weight of 192 x 256 with a number of scales for each row."""
+    layout = "int-quantized" if dtype == torch.int8 else "float-quantized"
+    tensors = {
+        ".weight": torch.ones(192, 256).to(dtype),
+        ".weight_scale": torch.ones(192, scales),
+    }
+    return Case(tensors, compressed(layout, **GROUPS | weights), torch.ones(192, 256).to)
+
+
+SYMMETRIC = eight_bits(torch.int8, 2)
+GPTQ = replace(CASES["gptq"](), config=section("gptq", bits=4, group_size=-1, sym=False))
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        (eight_bits(torch.int8, 4), "as int8 does; config.json says group 128"),
+        (eight_bits(torch.int8, 4, num_bits=4), "as int4-bytes does; config.json says group 128"),
+        (
+            eight_bits(torch.float8_e4m3fn, 4, type="float"),
+            "as fp8-group does; config.json says group 128",
+        ),
+        (
+            eight_bits(torch.int8, 2, symmetric=False),
+            "its zero points a.weight_zero_point are missing, and config.json says",
+        ),
+        (
+            eight_bits(torch.int8, 2, symmetric=False, num_bits=4),
+            "its zero points a.weight_zero_point are missing, and config.json says",
+        ),
+        (
+            replace(SYMMETRIC, tensors=SYMMETRIC.tensors | ZEROS),
+            "it has the zero points a.weight_zero_point, and config.json says that its codes",
+        ),
+        (GPTQ, "as gptq does; config.json says group of a whole"),
+    ],
+    ids=["int8", "int4-bytes", "fp8-group", "int8 zeros", "int4-bytes zeros", "symmetric", "gptq"],
+)
+def test_what_differs_from_config_json_is_named(case: Case, says: str) -> None:
+    """It is the format that config.json says, but for its groups or zero points."""
+    with pytest.raises(BadCheckpoint) as error:
+        decoded_of(source_of(case), "BF16")
+    assert says in error.value.message
 
 
 def test_formats_that_are_known_by_name_only() -> None:
