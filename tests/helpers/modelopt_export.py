@@ -4,9 +4,11 @@
 
 It quantizes the experts of Llama 4 and gpt-oss with ModelOpt, and writes what its exporter makes of
 them as `FOLDER/llama4-fp8.safetensors` and so on, and what its tensor classes decode of these as
-`FOLDER/llama4-fp8.decoded.safetensors`.
+`FOLDER/llama4-fp8.decoded.safetensors`. Linear layers in FP8 blocks are `FOLDER/blocks...`; what
+goes into config.json of them is `FOLDER/blocks.json`.
 """
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 HIDDEN, INNER, E = 64, 32, 3
+LINEAR = {"q_proj": (256, 384), "o_proj": (200, 300)}
 MATRICES = ("gate_up_proj", "down_proj")
 
 
@@ -79,6 +82,33 @@ def decode(tensors: dict[str, Any], name: str, kind: str) -> torch.Tensor:
     return numbers.transpose(1, 2).contiguous()
 
 
+def export_blocks(folder: Path) -> None:
+    """Write two linear layers, one of which has no whole number of blocks."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export.convert_hf_config import convert_hf_quant_config_format
+    from modelopt.torch.export.quant_utils import get_quant_config
+    from modelopt.torch.export.unified_export_hf import _export_quantized_weight
+    from modelopt.torch.quantization.qtensor import FP8QTensor
+
+    layers = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in LINEAR.items()})
+    layers = mtq.quantize(layers.bfloat16(), mtq.FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG)
+    config = convert_hf_quant_config_format(get_quant_config(layers))
+    (folder / "blocks.json").write_text(json.dumps({"quantization_config": config}))
+    tensors, decoded = {}, {}
+    for name, layer in layers.items():
+        _export_quantized_weight(layer, torch.bfloat16, "weight")
+        codes, scale = layer.weight.data.contiguous(), layer.weight_scale
+        tensors |= {f"{name}.weight": codes, f"{name}.weight_scale": scale.contiguous()}
+        whole = FP8QTensor(codes.shape, torch.bfloat16, codes).dequantize(
+            torch.float32,
+            scale=scale.reshape(scale.shape[0], scale.shape[2]),
+            block_sizes={-1: 128, -2: 128},
+        )
+        decoded[f"{name}.weight"] = whole.contiguous()
+    save_file(tensors, folder / "blocks.safetensors")
+    save_file(decoded, folder / "blocks.decoded.safetensors")
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     import modelopt.torch.quantization as mtq
@@ -86,6 +116,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     settings = {"fp8": mtq.FP8_DEFAULT_CFG, "nvfp4": mtq.NVFP4_DEFAULT_CFG}
     torch.manual_seed(3)
+    export_blocks(folder)
     for family, make in {"llama4": llama4, "gpt-oss": gpt_oss}.items():
         for kind, each in settings.items():
             tensors = export(*make(), each)

@@ -159,3 +159,17 @@ def test_what_modelopt_exports(exported: Path, family: str, kind: str, tmp_path:
     biases = {name: tensor for name, tensor in made.items() if name.endswith("_bias")}
     values = one_by_one(family, decoded | biases, prefix)
     check_same(converted(folder, tmp_path / "bf16", "per-expert", dequantize="bf16"), values)
+
+
+def test_blocks_that_modelopt_exports(exported: Path, tmp_path: Path) -> None:
+    """Their scales have two more dimensions, of one element each."""
+    made = load_file(exported / "blocks.safetensors")
+    assert {made[name].dim() for name in made if name.endswith("_scale")} == {4}
+    said = json.loads((exported / "blocks.json").read_text())
+    for config in ({"model_type": "llama", **said}, {"model_type": "llama"}):
+        folder = write(tmp_path / f"source {len(config)}", made, config)
+        out = tmp_path / f"fp32 {len(config)}"
+        streamconv.convert(folder, out, to="same", dequantize="fp32")
+        check_same(
+            load_file(out / "model.safetensors"), load_file(exported / "blocks.decoded.safetensors")
+        )
