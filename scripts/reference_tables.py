@@ -1,5 +1,6 @@
 """The references of errors, families and layouts."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,7 +90,9 @@ def _family_rows() -> Iterator[tuple[str, ...]]:
 def _form(row: dict[str, Any], form: str) -> str:
     if form not in row["forms"]:
         return "none"
-    layouts_here = " and ".join(dict.fromkeys(row["forms"][form].values()))
+    by_stack = row["forms"][form].values()
+    word = " or " if any(len(layouts) > 1 for layouts in by_stack) else " and "
+    layouts_here = word.join(dict.fromkeys(itertools.chain(*by_stack)))
     return f"**{layouts_here}**" if row["merge"] == form else layouts_here
 
 

@@ -37,10 +37,10 @@ def family_rows(catalog: Catalog) -> Iterator[dict[str, Any]]:
         }
 
 
-def layouts_of(family: Family, form: str) -> dict[str, str]:
-    """Return the layouts of the stacks that a form changes, by their patterns."""
-    found = ((stack, family.forms[form].layout_of(stack)) for stack in family.stacks)
-    return {stack: layout.name for stack, layout in found if layout}
+def layouts_of(family: Family, form: str) -> dict[str, list[str]]:
+    """Return the layouts that each stack which a form changes can have in it, by its pattern."""
+    found = ((stack, family.forms[form].layouts_of(stack)) for stack in family.stacks)
+    return {stack: [layout.name for layout in layouts] for stack, layouts in found if layouts}
 
 
 def converts_to(family: Family, catalog: Catalog) -> list[str]:

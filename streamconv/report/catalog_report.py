@@ -1,5 +1,6 @@
 """The known families and layouts, as JSON fields and as tables for a terminal."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def families_table(wanted: Sequence[str] = ()) -> Table:
     """
     rows = []
     for row in _families(wanted):
-        forms = (", ".join(dict.fromkeys(row["forms"].get(form, {}).values())) for form in FORMS)
+        layouts = (row["forms"].get(form, {}).values() for form in FORMS)
+        forms = (", ".join(dict.fromkeys(itertools.chain(*each))) for each in layouts)
         merge = "refused" if row["refused"] else row["merge"]
         rows.append((", ".join(row["model_types"]), *forms, merge))
     forms_columns = (Column(form, rank=rank) for form, rank in zip(FORMS, (1, 2, 3), strict=True))

@@ -40,9 +40,21 @@ def test_every_family_has_a_row(families: dict[str, dict[str, Any]]) -> None:
 
 def test_a_family_in_detail(families: dict[str, dict[str, Any]]) -> None:
     row = next(row for row in families.values() if "qwen3_moe" in row["model_types"])
-    assert set(row["forms"]["hub"].values()) == {"per-expert"}
-    assert set(row["forms"]["transformers"].values()) == {"fused"}
+    assert all(layouts == ["per-expert"] for layouts in row["forms"]["hub"].values())
+    assert all(layouts == ["fused"] for layouts in row["forms"]["transformers"].values())
     assert {"fused", "per-expert", "stacked"} <= set(row["layouts"])
+
+
+def test_every_layout_of_the_hub_is_listed(families: dict[str, dict[str, Any]]) -> None:
+    """Some have several."""
+    several = {
+        name: row["hub"]["layouts"]["*"]
+        for name, row in table("families.toml").items()
+        if isinstance(row.get("hub", {}).get("layouts", {}).get("*"), list)
+    }
+    assert several["internvl-chat"] == ["per-expert", "fused-interleaved"]
+    for name, layouts in several.items():
+        assert layouts in families[name]["forms"]["hub"].values()
 
 
 def test_a_refused_family_converts_to_nothing(families: dict[str, dict[str, Any]]) -> None:
