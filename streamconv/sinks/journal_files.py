@@ -20,7 +20,7 @@ After the commit the request goes first: as long as a journal is left, it names 
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
@@ -107,7 +107,8 @@ class Journals:
     def _read(self, path: Path) -> Journal | None:
         """Read a journal; None if its first line is damaged, or another part has just moved it."""
         try:
-            return read_journal(own_lines(path, self._files))
+            with closing(own_lines(path, self._files)) as lines:
+                return read_journal(lines)
         except FileNotFoundError:
             return None
 

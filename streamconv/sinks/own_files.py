@@ -4,8 +4,7 @@ Anybody who may write to the folder can put something else there. The guard of t
 links and folders (`planted`), but a file may still be larger than memory.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from streamconv.errors import OutputExists, quoted
@@ -13,6 +12,8 @@ from streamconv.system.file_ops import Files
 
 MAX_OWN_BYTES = 64_000_000
 """No journal or request is larger. A journal takes 45 bytes for each 8 MiB of output."""
+_READ_BYTES = 1 << 16
+"""Bytes that are read at once."""
 
 
 def read_own_file(path: Path, files: Files, limit: int = MAX_OWN_BYTES) -> bytes:
@@ -32,11 +33,28 @@ def read_own_file(path: Path, files: Files, limit: int = MAX_OWN_BYTES) -> bytes
     return files.read_file(path)
 
 
-def own_lines(path: Path, files: Files) -> Iterator[bytes]:
-    """Yield the lines of a file that a run has written, one at a time. Raises as above."""
+def own_lines(path: Path, files: Files) -> Generator[bytes, None, None]:
+    """Yield the lines of a file that a run has written, each with its end. Raises as above.
+
+    The file is open until the last line, or until the generator is closed.
+    """
     _check_size(path, files, MAX_OWN_BYTES)
-    with os.fdopen(files.open_read(path), "rb") as file:
-        yield from file
+    fd = files.open_read(path)
+    try:
+        buffer = memoryview(bytearray(_READ_BYTES))
+        offset = 0
+        parts: list[bytes] = []  # of the line that is not complete
+        while count := files.read_into(fd, buffer, offset):
+            offset += count
+            *ends, rest = bytes(buffer[:count]).split(b"\n")
+            for end in ends:
+                yield b"".join((*parts, end, b"\n"))
+                parts.clear()
+            parts.append(rest)
+        if last := b"".join(parts):
+            yield last
+    finally:
+        files.close(fd)
 
 
 def _check_size(path: Path, files: Files, limit: int) -> None:

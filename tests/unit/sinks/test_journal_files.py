@@ -46,6 +46,22 @@ def test_lines_are_added_to_those_of_earlier_runs(paths: RunPaths, plan: Plan) -
     assert names(paths.partial) == ["streamconv-journal-1.jsonl"]
 
 
+class Unreadable(Files):
+    """Opens a file that cannot be read."""
+
+    def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_journal_that_cannot_be_read_is_an_error(paths: RunPaths, plan: Plan) -> None:
+    """It is none that counts as not written. The file is closed again."""
+    Journals(paths, 1, Files()).start(plan, {}).close()
+    before = {*Path("/proc/self/fd").iterdir()}
+    with pytest.raises(OSError, match="Input/output error"):
+        Journals(paths, 1, Unreadable()).read()
+    assert {*Path("/proc/self/fd").iterdir()} == before
+
+
 def test_every_part_reads_the_journals_of_all(paths: RunPaths, plan: Plan) -> None:
     """In the partial folder and next to the target; one without a whole line counts as none."""
     for part in (1, 2, 3):

@@ -96,6 +96,9 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     """Each with its end, which is a line feed alone; the same limit."""
     (tmp_path / "it").write_bytes(b"a\rb\n\nc")
     assert list(own_lines(tmp_path / "it", system_files())) == [b"a\rb\n", b"\n", b"c"]
+    long = [bytes([48 + number]) * (number * 50_000) + b"\n" for number in range(5)]
+    (tmp_path / "it").write_bytes(b"".join([*long, b"end"]))
+    assert list(own_lines(tmp_path / "it", system_files())) == [*long, b"end"]
     os.truncate(tmp_path / "it", 10**9)
     with pytest.raises(OutputExists, match="1000000000 bytes"):
         next(own_lines(tmp_path / "it", system_files()))
