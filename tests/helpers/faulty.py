@@ -156,7 +156,7 @@ KILLED = Fault(_dies, LASTING)
 FAULTS = {
     "EIO": Fault(_fails(errno.EIO)),
     "ENOSPC": Fault(_fails(errno.ENOSPC), FILLING),
-    "EDQUOT": Fault(_fails(errno.EDQUOT), MAKING),
+    "EDQUOT": Fault(_fails(errno.EDQUOT), (*MAKING, "_write_some")),
     "EROFS": Fault(_fails(errno.EROFS), (*MAKING, *REMOVING)),
     "a disk that is gone": Fault(_fails(errno.EIO), lasting=True),
     "a full disk": Fault(_fails(errno.ENOSPC), FILLING, lasting=True),

@@ -238,13 +238,14 @@ def different(sites: list[Site], shared: Sequence[Site] = (), overwrite: bool = 
     only look, the first.
 
     Two runs divide the sites that they share: each has every other one that only looks. Of the
-    rest one has the first operations, and the other the last.
+    rest both have the first operations, as it matters if something is there already, and the run
+    with `overwrite` has the last.
     """
     first = {site: number for number, site in reversed([*enumerate(sites, 1)])}
     last = {site: number for number, site in enumerate(sites, 1) if not only_looks(site)}
     looks = [site for site in shared if only_looks(site)]
     others = {site for site in shared if not only_looks(site)}
-    for site in {*looks[overwrite::2], *(others if overwrite else ())}:
+    for site in looks[overwrite::2]:
         del first[site]
     for site in () if overwrite else others:
         del last[site]
