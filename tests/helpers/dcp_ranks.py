@@ -9,6 +9,7 @@ parameters under FSDP2.
 import itertools
 import os
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -74,8 +75,11 @@ def save(folder: str, tensors: Tensors, mesh: DeviceMesh) -> None:
 def work(rank: int, what: str, folder: str, file: Path) -> None:
     """Be one of two ranks, which meet in a file next to `file`."""
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # the threads of the process that was forked are not in this one
     meeting = f"file://{file}-ranks"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     {"load": load, "save": save}[what](folder, load_file(file), init_device_mesh("cpu", (2,)))
     dist.barrier()
     # All is checked and on the disk. Ending as a process usually does has been seen to abort on a
