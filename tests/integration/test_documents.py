@@ -80,20 +80,25 @@ def test_blocks_run(document: str, folder: Path) -> None:
 
 
 LAUNCH = """
-import os, runpy, socket, sys
+import os, runpy, signal, sys
 import torch, torch.distributed.checkpoint, transformers
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-os.environ["WORLD_SIZE"] = "2"
+os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
 ranks = []
 for rank in ("0", "1"):
-    ranks.append(os.fork())
-    if ranks[-1] == 0:
-        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    port, sent = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(240)
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": os.read(port, 9).decode()}
         runpy.run_path("load.py")
         os._exit(0)
-sys.exit(max(os.waitpid(pid, 0)[1] != 0 for pid in ranks))
+    ranks.append((pid, sent))
+# after the forks, as it has threads; the system chooses the port, which stays its own
+store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+for _, sent in ranks:
+    os.write(sent, str(store.port).encode())
+sys.exit(max(os.waitpid(pid, 0)[1] != 0 for pid, _ in ranks))
 """
 """What torchrun does for a script, but torch and transformers are imported once."""
 
