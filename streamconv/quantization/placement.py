@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.decoding import Decoding, Plane
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
@@ -36,6 +37,12 @@ class Codes:
     stored: tuple[int, int]
     sizes: Mapping[str, tuple[int, int]]
     """The smallest and the largest size that `o` and `i` can have."""
+
+
+def holds_experts(name: str) -> bool:
+    """Return True if a tensor of this name holds several experts."""
+    _, found, rest = name.rpartition(EXPERTS)
+    return bool(found) and not rest.partition(".")[0].isdigit()
 
 
 def place_planes(
@@ -89,6 +96,8 @@ def _grid(
     For zero points, `wanted` is the block of the scales.
     """
     for axes in part.axes:
+        if any(axis.per == EXPERT for axis in axes) and not holds_experts(codes.info.name):
+            continue
         for lead in dict.fromkeys((codes.lead, ())):
             for block in _blocks(axes, sizes, stated, info.shape[len(lead) :]):
                 counts = {axis: -(-sizes[axis] // block[axis]) for axis in "oi"}

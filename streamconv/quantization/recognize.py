@@ -21,7 +21,7 @@ from streamconv.quantization.number_format import (
     named_formats,
     number_formats,
 )
-from streamconv.quantization.placement import WHOLE
+from streamconv.quantization.placement import WHOLE, holds_experts
 from streamconv.quantization.stems import CODES, Stem, decoded_name, looks_quantized, stems
 from streamconv.quantization.stored_shape import ReadSmall, stored_shape
 
@@ -81,8 +81,8 @@ def _is_stored(info: TensorInfo) -> bool:
     return info.cast is None or info.cast.encoding is not None
 
 
-_Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Word, dtype and shape of each tensor of a stem."""
+_Signature = tuple[bool, tuple[tuple[str, str, tuple[int, ...]], ...]]
+"""If a stem holds several experts; and word, dtype and shape of each of its tensors."""
 _Outcome = tuple[NumberFormat | NamedFormat, Decoding | None]
 
 
@@ -114,7 +114,8 @@ class _Recognizer:
         """Return a stem as a quantized weight; None if it is not quantized."""
         if not looks_quantized(stem):
             return None
-        signature = tuple((w, info.dtype, info.shape) for w, info in stem.tensors.items())
+        parts = tuple((word, info.dtype, info.shape) for word, info in stem.tensors.items())
+        signature = (holds_experts(stem.name), parts)
         if signature not in self._known:
             self._known[signature] = self._outcome(stem)
         outcome = self._known[signature]

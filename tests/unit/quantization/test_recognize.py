@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from decoded import decoded_of, raw, read_cast, source_of
+from header_models import Tensors, checkpoint_of
 from quantized import CASES, Case, compressed, fp8_block, section
 
 from streamconv.errors import BadCheckpoint
@@ -124,6 +125,27 @@ def test_what_differs_from_config_json_is_named(case: Case, says: str) -> None:
     with pytest.raises(BadCheckpoint) as error:
         decoded_of(source_of(case), "BF16")
     assert says in error.value.message
+
+
+CHANNELS = compressed("float-quantized", num_bits=8, type="float", strategy="channel")
+
+
+@pytest.mark.parametrize(("dtype", "config"), [("I8", {}), ("F8_E4M3", CHANNELS)])
+def test_only_tensors_of_experts_have_a_scale_for_each_expert(
+    dtype: str, config: dict[str, object]
+) -> None:
+    """Two scales a column would be blocks of 96 rows in another weight, which nobody writes."""
+    fused, *others = (
+        f"model.layers.0.{name}"
+        for name in ("mlp.experts.down_proj", "self_attn.q_proj", "mlp.experts.0.down_proj")
+    )
+    tensors: Tensors = {}
+    for stem, ending in ((fused, ""), *((other, ".weight") for other in others)):
+        tensors[f"{stem}{ending}"] = (dtype, (192, 64))
+        tensors[f"{stem}{ending}_scale"] = ("F32", (2, 64))
+    found = recognize(replace(checkpoint_of(tensors), config=config), strict=False)
+    assert list(found.weights) == [fused]
+    assert set(found.unknown) == {f"{other}.weight" for other in others}
 
 
 def test_formats_that_are_known_by_name_only() -> None:
