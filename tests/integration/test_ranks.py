@@ -366,14 +366,22 @@ main()
     ids=["that with the store", "the other"],
 )
 def test_a_host_that_goes_away_ends_the_run(
-    src: Path, wanted: dict[str, object], tmp_path: Path, gone: int, said: str
+    src: Path,
+    wanted: dict[str, object],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    gone: int,
+    said: str,
 ) -> None:
     """On the other of two, each with a launcher; then one process goes on to the same bytes."""
     dst = tmp_path / "out"
     (tmp_path / "host.py").write_text(HOST)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"localhost:{free.getsockname()[1]}"
+    # bound, the system gives its port to nobody else; the store of torch takes it nevertheless
+    held = socket.socket()
+    request.addfinalizer(held.close)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    endpoint = f"localhost:{held.getsockname()[1]}"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--rdzv-id", "two"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, str(tmp_path / "host.py")]
     hosts = []
