@@ -168,6 +168,10 @@ def test_abort_leaves_no_descriptor_open(tmp_path: Path, source: Path) -> None:
             opened.append(super().create_small(path))
             return opened[-1]
 
+        def open_read(self, path: Path) -> int:
+            opened.append(super().open_read(path))
+            return opened[-1]
+
         def open_append(self, path: Path, *, create: bool = True) -> int:
             opened.append(super().open_append(path, create=create))
             return opened[-1]
