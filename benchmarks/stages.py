@@ -59,6 +59,8 @@ clocked(decode.RowDecoder, "decode", "decode")
 class Digest:
     def __init__(self):
         self.inner = xxhash.xxh3_128()
+    def reset(self):
+        self.inner.reset()
     def update(self, data):
         self.inner.update(data)
     def hexdigest(self):
