@@ -26,6 +26,7 @@ from streamconv.detection.refusals import divided_experts
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.formats.json_edit import REMOVED, Edit, edit_value
 from streamconv.quantization.encoded_parts import encoded_parts
+from streamconv.quantization.number_format import UNDESCRIBED
 from streamconv.quantization.quantized_config import SECTION, quantized_section, unquantized_kind
 from streamconv.quantization.recognize import recognize
 
@@ -124,7 +125,7 @@ def _check_not_quantized(checkpoint: Checkpoint) -> None:
     """Raise PlanRefused if there are quantized weights."""
     known = recognize(checkpoint, strict=False)
     stored = [(weight.codes.name, weight.format.name) for weight in known.weights.values()]
-    stored += [(name, "a number format that no table describes") for name in known.unknown]
+    stored += [(name, UNDESCRIBED) for name in known.unknown]
     if stored:
         name, stored_as = stored[0]
         raise PlanRefused(

@@ -19,10 +19,8 @@ from streamconv.detection.detect import Detected
 from streamconv.detection.refusals import divided_experts
 from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, StreamconvError, quoted
-from streamconv.quantization.number_format import NamedFormat, NumberFormat
+from streamconv.quantization.number_format import UNDESCRIBED, NamedFormat, NumberFormat
 from streamconv.quantization.recognize import recognize
-
-UNKNOWN = "a number format that no table describes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class StoredExperts:
     @property
     def text(self) -> str:
         """The formats, for a message."""
-        return " and ".join(self.formats) or UNKNOWN
+        return " and ".join(self.formats) or UNDESCRIBED
 
     @property
     def loading(self) -> str:
@@ -87,7 +85,7 @@ def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, Sto
                     said = [each.method for each in found.announced if each.allows(weight.format)]
                 methods.setdefault(stack.pattern, set()).update(said)
             elif info in found.unknown:
-                formats.setdefault(stack.pattern, {})[UNKNOWN] = None
+                formats.setdefault(stack.pattern, {})[UNDESCRIBED] = None
     return {
         pattern: _stored(
             rows, pattern in made, _has_single(source, pattern, methods.get(pattern, ()))

@@ -9,6 +9,9 @@ from typing import Any
 
 from streamconv.catalog.toml_tables import read_table
 
+UNDESCRIBED = "a number format that no table describes"
+"""How a message calls a format without a row."""
+
 _AXIS = re.compile(r"(?P<packed>[0-9]+)?(?P<axis>[oi])(/(?P<per>[0-9]+|[a-z]))?")
 
 Statement = Mapping[str, tuple[Any, ...]]
