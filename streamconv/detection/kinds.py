@@ -11,6 +11,7 @@ from streamconv.checkpoint.tensor_names import summarize_names
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.quantization.announcement import contradiction_notes
 from streamconv.quantization.describe import format_uses
 from streamconv.quantization.recognize import recognize
 
@@ -82,6 +83,7 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"quantized: {use.says}; {count}, {summarize_names(use.weights)}"
     for announced in found.announced:
         yield f"config.json: {announced.text}"
+    yield from contradiction_notes(checkpoint.config, checkpoint.quant_config)
 
 
 def name_notes(found: Detected) -> Iterator[str]:

@@ -33,6 +33,7 @@ from streamconv.planning.config_edits import (
 )
 from streamconv.planning.config_notes import cache_notes, layer_and_list_notes, quantized_notes
 from streamconv.planning.expert_notes import expert_notes
+from streamconv.quantization.announcement import contradiction_notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def config_change(
         edits += layer_edits(config, source.layer_lists, layers)
     edits = in_order_of_text(config, edits)
     notes = (
+        *contradiction_notes(config, checkpoint.quant_config),
         *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
         *(cache_notes(infos) if (loses or is_replaced) and not keep else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.checkpoint.types import QUANT_CONFIG
+from streamconv.checkpoint.types import CONFIG, QUANT_CONFIG
 from streamconv.errors import quoted
 from streamconv.quantization.number_format import (
     NamedFormat,
     NumberFormat,
     Statement,
+    named_formats,
     number_formats,
 )
 from streamconv.quantization.placement import BLOCK_AXES, USUAL_BLOCK
@@ -76,16 +77,18 @@ def announcements(
     Args:
         config: The content of config.json.
         quant_config: The content of hf_quant_config.json, used only if config.json has no such
-            section.
+            section, or one that names no algorithm.
     """
     found: list[Announcement] = []
+    file_facts = _modelopt_facts(quant_config or {})
     for path, section in _sections(config, "", 0):
-        for facts in _facts_of_groups(section):
+        for stated in _facts_of_groups(section):
+            is_bare = stated.get("method") == file_facts.get("method") and "algo" not in stated
+            facts = {**file_facts, **stated} if is_bare else stated
             if facts and all(facts != other.facts for other in found):
                 found.append(Announcement(path, facts))
-    if not found and quant_config:
-        facts = _modelopt_facts(quant_config)
-        found += [Announcement(QUANT_CONFIG, facts)] if facts else []
+    if not found and file_facts:
+        found.append(Announcement(QUANT_CONFIG, file_facts))
     return tuple(found)
 
 
@@ -95,6 +98,29 @@ def _modelopt_facts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     facts = _facts_of(section) if isinstance(section, Mapping) else {}
     name = producer.get("name") if isinstance(producer, Mapping) else None
     return {**facts, "method": name if isinstance(name, str) else "modelopt"} if facts else {}
+
+
+def contradiction_notes(
+    config: Mapping[str, Any], quant_config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a note if hf_quant_config.json means other number formats than config.json.
+
+    Loaders read it only if config.json says nothing, so that it does not change what weights are.
+    """
+    said, facts = announcements(config, quant_config), _modelopt_facts(quant_config)
+    if not said or not facts:
+        return
+    other = Announcement(QUANT_CONFIG, facts)
+    rows = (*number_formats().values(), *named_formats().values())
+    meant = [row for row in rows if other.allows(row)]
+    groups = {each.facts.get("group") for each in said} - {None}
+    if (meant and not any(each.allows(row) for each in said for row in meant)) or (
+        groups and facts.get("group", next(iter(groups))) not in groups
+    ):
+        yield (
+            f"{other.text}, and in {CONFIG} {' and '.join(each.text for each in said)}: "
+            f"{CONFIG} is believed, as loaders do"
+        )
 
 
 def stated_block(announced: Iterable[Announcement]) -> tuple[int, int] | None:

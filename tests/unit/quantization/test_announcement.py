@@ -6,7 +6,12 @@ import pytest
 from quantized import CASES
 
 from streamconv.checkpoint.types import QUANT_CONFIG
-from streamconv.quantization.announcement import announcements, sections, stated_block
+from streamconv.quantization.announcement import (
+    announcements,
+    contradiction_notes,
+    sections,
+    stated_block,
+)
 from streamconv.quantization.number_format import number_formats
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
@@ -147,3 +152,45 @@ def test_blocks_of_the_usual_size(algorithm: str, expected: tuple[int, int] | No
     assert block_of(config) == expected
     file = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algorithm}}
     assert stated_block(announcements({}, file)) == expected
+
+
+def modelopt_file(**facts: object) -> dict[str, Any]:
+    """The content of a hf_quant_config.json."""
+    return {"producer": {"name": "modelopt"}, "quantization": facts}
+
+
+@pytest.mark.parametrize(
+    ("section", "file", "contradicts"),
+    [
+        ({"quant_algo": "NVFP4"}, {"quant_algo": "NVFP4"}, False),
+        ({"quant_algo": "NVFP4"}, {"quant_algo": "MIXED_PRECISION"}, False),
+        ({"quant_algo": "NVFP4"}, {"quant_algo": "FP8"}, True),
+        ({"quant_algo": "NVFP4", "group_size": 16}, {"quant_algo": "NVFP4"}, False),
+        (
+            {"quant_algo": "NVFP4", "group_size": 16},
+            {"quant_algo": "NVFP4", "group_size": 32},
+            True,
+        ),
+        ({}, {"quant_algo": "FP8"}, False),
+        ({"quant_algo": "NVFP4"}, {"kv_cache_quant_algo": "FP8"}, False),
+        (INT4, {"quant_algo": "FP8"}, True),
+        (INT4, {"quant_algo": "SOME_OTHER"}, False),
+    ],
+)
+def test_two_files_that_mean_different_formats(
+    section: dict[str, Any], file: dict[str, Any], contradicts: bool
+) -> None:
+    """config.json is believed, as loaders do, and a note names both statements."""
+    config = {"quantization_config": {"quant_method": "modelopt", **section}}
+    notes = list(contradiction_notes(config, modelopt_file(**file)))
+    assert len(notes) == contradicts
+    assert all("hf_quant_config.json" in n and "quantization_config" in n for n in notes)
+    assert list(contradiction_notes({}, modelopt_file(**file))) == []
+
+
+def test_a_section_without_an_algorithm_is_completed() -> None:
+    """It is in the other file."""
+    bare = {"quantization_config": {"quant_method": "modelopt"}}
+    file = modelopt_file(quant_algo="NVFP4", group_size=16)
+    (found,) = announcements(bare, file)
+    assert found.facts == {"method": "modelopt", "algo": "NVFP4", "group": 16}
