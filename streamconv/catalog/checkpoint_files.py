@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable
 
 from streamconv.catalog.presets import presets
 from streamconv.catalog.toml_tables import read_table
+from streamconv.formats.dcp_metadata import METADATA_FILE
 
 CONFIG = "config.json"
-DCP_METADATA = ".metadata"
+QUANT_CONFIG = "hf_quant_config.json"
+"""The file in which ModelOpt describes the number format, which config.json may leave out."""
 CODE_SUFFIX = ".py"
 
 
@@ -55,7 +57,7 @@ def holds_checkpoint(names: Collection[str]) -> bool:
         return True
     folders = ("", *(f"{preset.folder}/" for preset in presets().values()))
     return any(
-        f"{folder}{DCP_METADATA}" in names
+        f"{folder}{METADATA_FILE}" in names
         and any(name.startswith(folder) and name.endswith(".distcp") for name in names)
         for folder in folders
     )
@@ -72,7 +74,7 @@ def output_files() -> PathPatterns:
         *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
         "streamconv.json",
     ]
-    dcp = [DCP_METADATA, "__*_*.distcp"]
+    dcp = [METADATA_FILE, "__*_*.distcp"]
     for preset in presets().values():
         own += [f"{preset.folder}/{pattern}" for pattern in dcp]
         own.append(preset.tracker["name"])

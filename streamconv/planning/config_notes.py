@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.stored_dtypes import is_quantized
 from streamconv.checkpoint.tensor_names import summarize_names
-from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
 from streamconv.formats.json_edit import Edit

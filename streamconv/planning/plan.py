@@ -23,10 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.checkpoint.casting import AS_STORED, Casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.tensor_names import layer_of
-from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.errors import quoted
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange

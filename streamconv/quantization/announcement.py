@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamconv.checkpoint.types import CONFIG, QUANT_CONFIG
+from streamconv.catalog.checkpoint_files import CONFIG, QUANT_CONFIG
 from streamconv.errors import quoted
 from streamconv.quantization.number_format import (
     NamedFormat,
@@ -111,7 +111,10 @@ def contradiction_notes(
     if not said or not facts:
         return
     other = Announcement(QUANT_CONFIG, facts)
-    rows = (*number_formats().values(), *named_formats().values())
+    rows: tuple[NumberFormat | NamedFormat, ...] = (
+        *number_formats().values(),
+        *named_formats().values(),
+    )
     meant = [row for row in rows if other.allows(row)]
     groups = {each.facts.get("group") for each in said} - {None}
     if (meant and not any(each.allows(row) for each in said for row in meant)) or (

@@ -5,8 +5,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.checkpoint.layout_record import LayoutNames, Record
-from streamconv.checkpoint.types import CONFIG, Checkpoint, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.lazy.arrays import format_dtype, nbytes_of

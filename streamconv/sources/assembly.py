@@ -8,17 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamconv.catalog.checkpoint_files import CONFIG, QUANT_CONFIG
 from streamconv.checkpoint.layout_record import Record, record_in_metadata
 from streamconv.checkpoint.manifest import recorded_layouts
-from streamconv.checkpoint.types import (
-    CONFIG,
-    MANIFEST,
-    QUANT_CONFIG,
-    Checkpoint,
-    OtherFile,
-    TensorInfo,
-    UnlistedFile,
-)
+from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, TensorInfo, UnlistedFile
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import Entry, Header
 from streamconv.formats.strict_json import parse_json_object

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.catalog.presets import Prefixes
-from streamconv.checkpoint.types import CONFIG, Checkpoint, OtherFile, SourceFile, TensorInfo
+from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, ChunkMap
 from streamconv.formats.dcp_metadata import METADATA_FILE

@@ -8,14 +8,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.catalog.templates import EXPERT, Template
-from streamconv.checkpoint.types import (
-    CONFIG,
-    JOURNAL_PREFIX,
-    PARTIAL_SUFFIX,
-    OtherFile,
-    TensorInfo,
-)
+from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile, TensorInfo
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
 from streamconv.verification.config_file import config_differences, has_to_change

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from streamconv.checkpoint.types import CONFIG
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.errors import quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.quantization.quantized_config import SECTION

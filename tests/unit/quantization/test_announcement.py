@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from quantized import CASES
 
-from streamconv.checkpoint.types import QUANT_CONFIG
+from streamconv.catalog.checkpoint_files import QUANT_CONFIG
 from streamconv.quantization.announcement import (
     announcements,
     contradiction_notes,

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
-from streamconv.checkpoint.types import CONFIG, MANIFEST, Checkpoint, OtherFile, SourceFile
+from streamconv.checkpoint.types import MANIFEST, Checkpoint, OtherFile, SourceFile
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.safetensors import Entry, Header
 from streamconv.options import Opening

@@ -8,7 +8,7 @@ import checkpoints
 import pytest
 
 import streamconv
-from streamconv.checkpoint.types import CONFIG
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.detection.layer_lists import LayerList
 from streamconv.verification.config_file import config_differences, has_to_change
 from streamconv.verification.expected_config import AS_IN_SOURCE, ExpectedConfig
