@@ -10,13 +10,8 @@ from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.cast_summary import cast_rows
-from streamconv.checkpoint.manifest import (
-    FORMAT_VERSION,
-    Manifest,
-    RecordedOther,
-    RecordedShard,
-    printable,
-)
+from streamconv.checkpoint.file_records import RecordedOther, RecordedShard, printable
+from streamconv.checkpoint.manifest import FORMAT_VERSION, Manifest
 from streamconv.checkpoint.reading_record import reading_fields
 from streamconv.checkpoint.types import Cast
 from streamconv.planning.plan import Plan

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamconv.checkpoint.manifest import PieceRows, parse_piece
+from streamconv.checkpoint.file_records import PieceRows, parse_piece
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import LAYOUTS, fingerprint_of, plan_facts, shorten_facts

@@ -25,7 +25,8 @@ from streamconv.catalog.checkpoint_files import (
     output_files,
 )
 from streamconv.catalog.presets import presets
-from streamconv.checkpoint.manifest import printable, recorded_names
+from streamconv.checkpoint.file_records import printable
+from streamconv.checkpoint.manifest import recorded_names
 from streamconv.checkpoint.types import JOURNAL_PREFIX, MANIFEST
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.strict_json import MAX_JSON_BYTES, parse_json_object

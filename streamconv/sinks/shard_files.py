@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.checkpoint.manifest import PieceRows, piece_row
+from streamconv.checkpoint.file_records import PieceRows, piece_row
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.file_copy import make_folders
 from streamconv.sinks.journal import Finished

@@ -15,7 +15,8 @@ from pathlib import PurePosixPath
 
 from xxhash import xxh3_128
 
-from streamconv.checkpoint.manifest import RecordedFile, printable, recorded_files
+from streamconv.checkpoint.file_records import RecordedFile, printable
+from streamconv.checkpoint.manifest import recorded_files
 from streamconv.checkpoint.types import MANIFEST, OtherFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.sources.base import Source

@@ -9,7 +9,7 @@ from header_models import model, planned
 from shard_plans import plan_of
 from xxhash import xxh3_128_hexdigest
 
-from streamconv.checkpoint.manifest import RecordedOther, RecordedShard
+from streamconv.checkpoint.file_records import RecordedOther, RecordedShard
 from streamconv.checkpoint.types import SourceFile
 from streamconv.planning.manifest import build_manifest, closing_files, fingerprint, plan_facts
 from streamconv.planning.memory import Limits
