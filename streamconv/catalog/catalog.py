@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streamconv.catalog.families import FORMS, SAME, Family, read_family
+from streamconv.catalog.family_table import FamilyTable
 from streamconv.catalog.layouts import (
     Layout,
     Naming,
@@ -22,7 +23,7 @@ from streamconv.catalog.layouts import (
     read_naming,
 )
 from streamconv.catalog.name_lookup import NameMatch, Spelling, build_name_lookup
-from streamconv.catalog.toml_tables import Rows, read_table, read_user_tables
+from streamconv.catalog.toml_tables import Rows, read_row_texts, read_table, read_user_tables
 from streamconv.catalog.weight_kinds import (
     MATRICES,
     WeightKind,
@@ -44,7 +45,7 @@ class Catalog:
     layouts: Mapping[str, Layout]
     spellings: tuple[Spelling, ...]
     """Other names of the tensors of layouts."""
-    families: Mapping[str, Family]
+    families: FamilyTable
     """The user's families come first, so that they win over shipped ones of the same model type."""
     _lookups: dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]] = field(
         default_factory=dict, init=False, repr=False
@@ -92,7 +93,7 @@ class Catalog:
 
     def find_family(self, model_type: object) -> Family | None:
         """Return the family that has this `model_type` of config.json, or None."""
-        return next((f for f in self.families.values() if model_type in f.model_types), None)
+        return self.families.with_model_type(model_type)
 
 
 @functools.cache
@@ -137,19 +138,17 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
         name: read_layout(name, row, kinds)
         for name, row in {**shipped["layouts"], **added.get("layouts", {})}.items()
     }
-    families = {
-        name: read_family(name, row, layouts, namings)
-        for name, row in added.get("families", {}).items()
-    }
-    for name, row in read_table("families.toml").items():
-        if name not in families:
-            families[name] = read_family(name, row, layouts, namings)
+
+    def read(name: str, row: Mapping[str, Any]) -> Family:
+        return read_family(name, row, layouts, namings)
+
+    families = {name: read(name, row) for name, row in added.get("families", {}).items()}
     return Catalog(
         kinds,
         MappingProxyType(namings),
         MappingProxyType(layouts),
         tuple(Spelling(name, tuple(names)) for name, names in shipped["spellings"].items()),
-        MappingProxyType(families),
+        FamilyTable(families, read_row_texts("families.toml"), read),
     )
 
 

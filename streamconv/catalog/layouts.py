@@ -144,8 +144,9 @@ class NamedLayout:
 
     def names_projections(self) -> bool:
         """Return True if the names of its tensors show the naming."""
-        axes = {a for template in self.layout.templates.values() for a in template.name_axes}
-        return any(axis in axes for axis in self.naming.tokens)
+        tokens = self.naming.tokens.keys()
+        templates = self.layout.templates.values()
+        return any(not tokens.isdisjoint(template.name_axes) for template in templates)
 
 
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:

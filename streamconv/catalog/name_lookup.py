@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.catalog.weight_kinds import WeightKind
@@ -12,9 +13,11 @@ _PROJECTION = "{p}"
 _WEIGHT = "weight"
 
 
-@dataclass(frozen=True, slots=True)
-class NameMatch:
-    """A meaning of a tensor's name: a weight of a layout, at a position."""
+class NameMatch(NamedTuple):
+    """A meaning of a tensor's name: a weight of a layout, at a position.
+
+    It is a tuple, which is made in a third of the time of a dataclass: a catalog has thousands.
+    """
 
     row: NamedLayout
     weight: str
@@ -73,18 +76,37 @@ def build_name_lookup(
         row = NamedLayout(layout, naming)
         if not row.names_projections() and naming is not namings[0]:
             continue
+        # weights of one name, such as scales of several shapes, have the same names
+        names: dict[str, list[tuple[str, tuple[int | None, ...]]]] = {}
         for weight, template in layout.templates.items():
-            for name, position in row.names(template):
+            if template.name not in names:
+                names[template.name] = list(row.names(template))
+            for name, position in names[template.name]:
                 matches.setdefault(name, []).append(NameMatch(row, weight, position))
     kinds = tuple(kinds)
     listed = (token for naming in namings for names in naming.tokens.values() for token in names)
     tokens = tuple(dict.fromkeys(listed))
+    pairs = (pair for spelling in spellings for pair in spelling.pairs(kinds, tokens))
     known = {name: tuple(found) for name, found in matches.items()}
-    spelled: dict[str, list[NameMatch]] = {}
-    for spelling in spellings:
-        for name, template_name in spelling.pairs(kinds, tokens):
-            if template_name in known:
-                spelled.setdefault(name, []).extend(known[template_name])
-    for name, found in spelled.items():
-        known[name] = tuple(dict.fromkeys((*known.get(name, ()), *found)))
-    return MappingProxyType(known)
+    return MappingProxyType(known | _spelled(pairs, known))
+
+
+def _spelled(
+    pairs: Iterable[tuple[str, str]], known: Mapping[str, tuple[NameMatch, ...]]
+) -> dict[str, tuple[NameMatch, ...]]:
+    """Return the meanings of other names: their own if any, then those of the names they replace.
+
+    Args:
+        pairs: The other name and a name that a template gives, as of `Spelling.pairs`.
+        known: The meanings of the names that templates give.
+    """
+    spelled: dict[str, list[tuple[NameMatch, ...]]] = {}
+    for name, template_name in pairs:
+        if template_name in known:
+            own = [known[name]] if name in known else []
+            spelled.setdefault(name, own).append(known[template_name])
+    # most names replace a single one, and share its meanings
+    return {
+        name: found[0] if len(found) == 1 else tuple(dict.fromkeys(itertools.chain(*found)))
+        for name, found in spelled.items()
+    }

@@ -25,11 +25,32 @@ def read_table(name: str) -> dict[str, Any]:
     return tomllib.loads((_DATA / name).read_text(encoding="utf-8"))
 
 
+def read_row_texts(name: str) -> dict[str, str]:
+    """Return the text of each row of a file of `data/`, for `parse_row`.
+
+    A row begins with its header, such as `[mixtral]`. Tables in it, such as `[mixtral.stacks]`,
+    follow.
+    """
+    text = (_DATA / name).read_text(encoding="utf-8")
+    headers = [*_ROW.finditer(text)]
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    return {
+        header[1]: text[header.start() : end] for header, end in zip(headers, ends, strict=True)
+    }
+
+
+def parse_row(name: str, text: str) -> Mapping[str, Any]:
+    """Return the fields of the row called `name`, whose text is that of `read_row_texts`."""
+    row: Mapping[str, Any] = tomllib.loads(text)[name]
+    return row
+
+
 MAX_FILE_BYTES = 1_000_000
 """The largest file of tables that is read. The shipped families have about 50,000 bytes."""
 MAX_DOTS = 16
 """Dots in a key. The time to parse a key grows with the square of their number."""
 
+_ROW = re.compile(r"^\[([A-Za-z0-9_-]+)\]", re.MULTILINE)
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}[ \t]*+\.[ \t]*+){{{MAX_DOTS + 1}}}")
 

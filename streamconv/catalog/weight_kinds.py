@@ -93,14 +93,16 @@ class WeightKind:
             The template; None if the layout cannot store the kind.
         """
         axes = self.axes[matrix]
-        if any(axis in axes for axis in own.name_axes):
+        if not axes.keys().isdisjoint(own.name_axes):
             return None  # the tensors share a number, and none of them can hold it alone
         dims = _turned(own.dims, _INPUTS[matrix]) if self.is_turned else own.dims
         if dims is None or (self.is_aligned and _is_lost(dims, axes)):
             return None
         own_dims: list[tuple[str, ...]] = []
         for dim in dims:
-            if self.packed and any(axis in axes for axis in dim):
+            if axes.keys().isdisjoint(dim):
+                own_dims.append(dim)
+            elif self.packed:
                 if len(dim) > 1 or dim != dims[-1]:
                     return None
                 own_dims += [(own,) for own in axes[dim[0]]]

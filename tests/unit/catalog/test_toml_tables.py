@@ -5,13 +5,28 @@ from pathlib import Path
 
 import pytest
 
-from streamconv.catalog.toml_tables import USER_TABLES, read_table, read_user_tables
+from streamconv.catalog.toml_tables import (
+    USER_TABLES,
+    parse_row,
+    read_row_texts,
+    read_table,
+    read_user_tables,
+)
 from streamconv.errors import UsageError
 
 
 def test_tables_of_the_package() -> None:
     assert {"layouts", "namings", "weights"} <= read_table("layouts.toml").keys()
     assert "model_types" in next(iter(read_table("families.toml").values()))
+
+
+def test_rows_one_by_one() -> None:
+    """Together they are what tomllib makes of the whole file."""
+    texts = read_row_texts("families.toml")
+    assert {name: parse_row(name, text) for name, text in texts.items()} == read_table(
+        "families.toml"
+    )
+    assert list(texts) == list(read_table("families.toml"))
 
 
 def test_tables_of_a_user(tmp_path: Path) -> None:
