@@ -12,7 +12,7 @@ from streamconv.checkpoint.decoding import Plane
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.dtype_kernels import STORED, Bytes, as_float32, values_of
-from streamconv.quantization.workspace import Workspace
+from streamconv.quantization.workspace import Allocate, Workspace, fresh
 
 Array = npt.NDArray[Any]
 
@@ -37,14 +37,24 @@ class LoadedPlane:
     """The rows as bytes, `[rows, bytes of a row]`; columns of the tensor if it is transposed."""
 
     @classmethod
-    def of(cls, name: str, plane: Plane, first: int, raw: Bytes) -> "LoadedPlane":
-        """Return rows of a tensor. If it is transposed, they are turned into rows of the grid."""
+    def of(
+        cls, name: str, plane: Plane, first: int, raw: Bytes, allocate: Allocate = fresh
+    ) -> "LoadedPlane":
+        """Return rows of a tensor. If it is transposed, they are turned into rows of the grid.
+
+        Args:
+            name: Name of the tensor.
+            plane: Where its numbers are.
+            first: The first row.
+            raw: The rows as they are stored.
+            allocate: Has the memory for those that are turned.
+        """
         data: Array = np.frombuffer(raw, np.uint8)
         if not plane.is_transposed:
             return cls(name, plane, first, data.reshape(-1, plane.row_bytes))
         width = plane.row_bytes // plane.stored[1]
         words = data.view(np.dtype(f"u{width}")).reshape(plane.stored)
-        turned = np.empty(plane.stored[::-1], words.dtype)
+        turned: Array = np.ndarray(plane.stored[::-1], words.dtype, allocate(len(data)))
         rows, columns = plane.stored
         for top, left in itertools.product(range(0, rows, _HEIGHT), range(0, columns, _WIDTH)):
             bottom, right = top + _HEIGHT, left + _WIDTH

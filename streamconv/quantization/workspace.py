@@ -7,6 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Allocate = Callable[[int], memoryview]
+"""Returns memory of a number of bytes."""
+
+_ALIGNMENT = 64
+"""Bytes of a line of the processor's cache."""
 
 
 class Workspace:
@@ -34,6 +39,24 @@ class Workspace:
             held = self._held[name] = np.empty(nbytes, np.uint8)
         return held[:nbytes].view(dtype)
 
+    def parts(self, name: str, nbytes: int, count: int) -> Allocate:
+        """Return what allocates parts of memory, one after the other, with any content.
+
+        Args:
+            name: What the memory is for, as in `array`.
+            nbytes: Bytes of all parts.
+            count: The number of parts, at most.
+        """
+        left = self.array(name, nbytes + count * _ALIGNMENT, np.uint8)
+
+        def allocate(part_bytes: int) -> memoryview:
+            nonlocal left
+            part = left[:part_bytes]
+            left = left[-(-part_bytes // _ALIGNMENT) * _ALIGNMENT :]
+            return part.data
+
+        return allocate
+
     def table(self, key: Hashable, make: Callable[[], Array]) -> Array:
         """Return the table that has a key, made if it is not the one that was used last."""
         if self._table is None or self._key != key:
@@ -41,3 +64,8 @@ class Workspace:
             self._table = make()
             self._key = key
         return self._table
+
+
+def fresh(nbytes: int) -> memoryview:
+    """Return memory that nothing else has, filled with zeros."""
+    return memoryview(bytearray(nbytes))

@@ -16,7 +16,7 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.decode import RowDecoder
 from streamconv.quantization.stored_shape import read_shape
 from streamconv.quantization.unpack import LoadedPlane, rows_needed
-from streamconv.quantization.workspace import Workspace
+from streamconv.quantization.workspace import Allocate, Workspace, fresh
 from streamconv.sources.base import Read
 
 
@@ -83,15 +83,15 @@ class PendingRows:
     def _with(self, rows: range, out: memoryview) -> "PendingRows":
         return PendingRows(self.info, self.cast, self.decoding, self.matrix, rows, out, None)
 
-    def stored_reads(self) -> list[Read]:
-        """Return the reads that have to be done before `finish`."""
+    def stored_reads(self, allocate: Allocate = fresh) -> list[Read]:
+        """Return the reads that have to be done before `finish`, into memory of `allocate`."""
         plane = self.decoding.codes
         needed = rows_needed(plane, self.rows)
         nbytes = len(needed) * plane.row_bytes
         if self.is_in_place and self.out:
             self.codes = self.out[len(self.out) - nbytes :]
         else:
-            self.codes = memoryview(bytearray(nbytes))
+            self.codes = allocate(nbytes)
         reads = [self._read(self.cast.stored, plane, needed, self.codes)]
         others = []
         pairs = zip(self.cast.companions, self.decoding.planes, strict=True)
@@ -99,7 +99,7 @@ class PendingRows:
             wanted = rows_needed(other, self.rows)
             if role in ("index", "shape", "second"):
                 wanted = range(other.stored[0])
-            buffer = memoryview(bytearray(len(wanted) * other.row_bytes))
+            buffer = allocate(len(wanted) * other.row_bytes)
             reads.append(self._read(info, other, wanted, buffer))
             others.append((wanted, buffer))
         self.others = tuple(others)
@@ -109,19 +109,24 @@ class PendingRows:
         before = self.matrix * plane.nbytes if plane.matrices > 1 else 0
         return Read(info, before + rows.start * plane.row_bytes, buffer)
 
-    def decoder(self, workspace: Workspace) -> RowDecoder:
-        """Return the decoder of the bytes that were read. Raises BadCheckpoint."""
+    def decoder(self, workspace: Workspace, allocate: Allocate = fresh) -> RowDecoder:
+        """Return the decoder of the bytes that were read. Raises BadCheckpoint.
+
+        Args:
+            workspace: Memory of the thread.
+            allocate: Has the memory for tensors that are transposed.
+        """
         assert self.codes is not None
         plane = self.decoding.codes
         first = rows_needed(plane, self.rows).start
-        codes = LoadedPlane.of(self.cast.stored.name, plane, first, self.codes)
+        codes = LoadedPlane.of(self.cast.stored.name, plane, first, self.codes, allocate)
         others = {}
         planes = zip(self.cast.companions, self.decoding.planes, self.others, strict=True)
         for info, (role, other), (rows, buffer) in planes:
             if role == "shape":
                 self._check_shape(info, buffer)
             else:
-                others[role] = LoadedPlane.of(info.name, other, rows.start, buffer)
+                others[role] = LoadedPlane.of(info.name, other, rows.start, buffer, allocate)
         return RowDecoder(self.decoding, codes, others, self.info.dtype, workspace)
 
     def _check_shape(self, info: TensorInfo, raw: memoryview) -> None:

@@ -24,6 +24,21 @@ def test_a_larger_array_has_other_memory() -> None:
     assert not np.shares_memory(first, larger)
 
 
+def test_parts_do_not_overlap_and_are_the_same_memory_again() -> None:
+    """Each begins at a line of the cache; a smaller request is served from the same memory."""
+    workspace = Workspace()
+
+    def parts() -> list[Array]:
+        allocate = workspace.parts("matrix", 3 + 70, 2)
+        return [np.frombuffer(allocate(nbytes), np.uint8) for nbytes in (3, 70)]
+
+    first, second = parts()
+    assert (len(first), len(second)) == (3, 70)
+    assert second.ctypes.data - first.ctypes.data == 64
+    again = parts()
+    assert [each.ctypes.data for each in again] == [first.ctypes.data, second.ctypes.data]
+
+
 def test_only_the_last_table_is_kept() -> None:
     made: list[str] = []
 

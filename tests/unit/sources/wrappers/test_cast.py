@@ -79,6 +79,27 @@ def test_codes_that_are_spread_are_read_once() -> None:
     assert bytes(buffer) == raw(case.decoded(torch.bfloat16))
 
 
+def test_a_matrix_is_read_into_the_memory_of_the_one_before() -> None:
+    """Fresh pages for each would take longer than what is done with them."""
+    case = quantized.mxfp4_blocks(2, 512, 256)
+    source = MemorySource(
+        {f"a{n}": ("U8", tuple(t.shape), raw(t)) for n, t in case.tensors.items()},
+        config=case.config,
+    )
+    (info,) = cast_checkpoint(source.checkpoint, Casting(dequantize="BF16")).tensors.values()
+    reader, buffer = CastSource(source), memoryview(bytearray(info.nbytes))
+    half = info.nbytes // 2
+    reader.read([Read(info, 0, buffer[:half])])
+    tracemalloc.start()
+    try:
+        reader.read([Read(info, half, buffer[half:])])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 512 * 256 // 2, "less than the codes of a matrix"
+    assert bytes(buffer) == raw(case.decoded(torch.bfloat16))
+
+
 def test_a_narrower_tensor_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of which is larger than the memory that is set aside."""
     monkeypatch.setattr("streamconv.sources.wrappers.cast.PORTION_BYTES", 12)
