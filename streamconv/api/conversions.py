@@ -32,12 +32,24 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
 
 @takes(Options)
-def plan_run(src: Location, *, to: str | None = None, **options: Unpack[Options]) -> "Plan":
-    """Plan a conversion as its run in this process would, for a dry run. See `plan`."""
-    return _plan(src, to, options, is_run=True)
+def plan_run(
+    src: Location, *, to: str | None = None, verify: bool = False, **options: Unpack[Options]
+) -> "Plan":
+    """Plan a conversion as its run in this process would, for a dry run. See `plan`.
+
+    `verify` is True if the result would be verified, which takes memory.
+    """
+    return _plan(src, to, options, verify=verify, is_run=True)
 
 
-def _plan(src: Location, to: str | None, options: Options, *, is_run: bool = False) -> "Plan":
+def _plan(
+    src: Location,
+    to: str | None,
+    options: Options,
+    *,
+    verify: bool = False,
+    is_run: bool = False,
+) -> "Plan":
     from streamconv.catalog.catalog import load_catalog
     from streamconv.planning.build import build_plan
     from streamconv.sources.base import read_whole
@@ -46,7 +58,9 @@ def _plan(src: Location, to: str | None, options: Options, *, is_run: bool = Fal
     catalog = load_catalog(options.get("family"))
     with open_with_template(src, catalog, options, casts=bool(options.get("dtype"))) as source:
         read = read_whole(source)
-        return build_plan(source.checkpoint, catalog, to, options, is_run=is_run, read=read)
+        return build_plan(
+            source.checkpoint, catalog, to, options, verify=verify, is_run=is_run, read=read
+        )
 
 
 @takes(RunOptions)

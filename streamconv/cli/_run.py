@@ -59,7 +59,6 @@ def run_command(
         as_json, quiet = False, True
     output = Output(as_json, quiet, verbose, no_progress)
     if dry_run:
-        del options["verify"]  # there is nothing to verify
         _show_plan(src, dst, to, output, rate, **options)
     else:
         _convert(src, dst, to, output, **options)

@@ -8,6 +8,7 @@ from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
+from streamconv.planning.compared_regions import Regions, compared_regions
 from streamconv.planning.config_change import AS_IT_IS, ConfigChange
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.memory import (
@@ -17,6 +18,7 @@ from streamconv.planning.memory import (
     Limits,
     fit_memory,
 )
+from streamconv.planning.piece_needs import needs_of_few
 from streamconv.planning.plan import PIECE_BYTES, Plan
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import Shard, ShardFormat
@@ -69,20 +71,17 @@ def make_plan(
     shards = tuple(file_format.shards(steps, max_shard_bytes))
     if not file_format.skip_reason:
         _check_files(checkpoint, shards)
-    inputs = largest = 0
-    for info in steps.inputs():
-        inputs, largest = inputs + 1, max(largest, info.nbytes)
     shard_pieces = [-(-shard.nbytes // PIECE_BYTES) for shard in shards]
     pieces = sum(shard_pieces)
     counts = Counts(
-        inputs=inputs,
+        inputs=sum(1 for _ in steps.inputs()),
         outputs=len(steps),
         modules=sum(len(stack.modules) for stack in (*source.stacks, *source.groups)),
         shards=len(shards),
         chunks=file_format.count_chunks(steps),
         pieces=pieces,
         shard_pieces=max(shard_pieces),
-        largest=largest,
+        regions=compared_regions(source, target, steps) if verify else Regions(),
         source_metadata=checkpoint.metadata_bytes,
         kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,
     )
@@ -96,6 +95,7 @@ def make_plan(
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)
     casts = _cast_bytes(steps) if casting != AS_STORED else 0
+    few = needs_of_few(shards, file_format)
     limits = limits if isinstance(limits, Limits) else limits()
     return Plan(
         checkpoint=checkpoint,
@@ -115,7 +115,7 @@ def make_plan(
             tables,
             staging=_staging_bytes(checkpoint, is_copy=not buffer and casting == AS_STORED),
             casts_again=_cast_bytes(steps, again=True) if verify and casts else 0,
-            pieces=pieces,
+            pieces=few,
         ),
         casting=casting,
         config=config,

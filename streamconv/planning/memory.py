@@ -14,17 +14,26 @@
 - Staging holds the output that is written at once.
 - Reading takes the buffers of casts, and those of a source whose bytes are scattered.
 - Verification holds a block of either side. Across a transpose, it holds the whole region of the
-  source instead, which is a part of the source buffer of that step. The memory of the run is free
-  by then.
+  source instead. The memory of the run is free by then.
+- If there are few pieces or regions, only so many workers count, and of their buffers only what the
+  largest of these fill.
 
 Only base and tables depend on the number of tensors.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from streamconv.errors import PlanRefused, quoted
 from streamconv.options import DEFAULT_JOBS
-from streamconv.planning.tables import NO_TABLES, Tables, in_pages
+from streamconv.planning.compared_regions import MOST_REGIONS, Regions
+from streamconv.planning.tables import (
+    HUGE_PAGE_BYTES,
+    NO_TABLES,
+    VERIFY_BLOCK_BYTES,
+    Tables,
+    in_pages,
+)
 from streamconv.units import show_size
 
 MANY_REMOTE_BYTES = 10**9
@@ -63,6 +72,8 @@ IDLE_BYTES = 2**18
 
 VERIFY_SCRATCH_BYTES = 2**21
 """Further memory of a thread that verifies: panels and results of comparisons, its stack."""
+VERIFY_LEAST_SCRATCH_BYTES = 3 * 2**18
+"""What it takes of that if what it compares is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,16 @@ class Memory:
     """Output whose source bytes are on their way into the system's page cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class PieceNeeds:
+    """What one worker needs for one piece."""
+
+    nbytes: int
+    """Bytes of output."""
+    source_buffer: int | None
+    """Bytes of input that are in memory at once; None if that is not known."""
+
+
 def fit_memory(
     limits: Limits,
     source_buffer: int,
@@ -120,7 +141,7 @@ def fit_memory(
     *,
     casts_again: int = 0,
     staging: int = STAGING_BYTES,
-    pieces: int | None = None,
+    pieces: Sequence[PieceNeeds] | None = None,
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -133,25 +154,24 @@ def fit_memory(
         read_scratch_bytes: Further bytes that each worker needs for reading.
         tables: Bytes that the run and its verification add for tensors.
         staging: Bytes of output that a worker writes at once.
-        pieces: How many pieces there are, at most; None for more than workers.
+        pieces: The pieces if they are few; None for more than workers.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
-    buffer = in_pages(source_buffer)
     scratch = SCRATCH_BYTES if source_buffer else COPY_SCRATCH_BYTES
-    worker = buffer + casts + read_scratch_bytes + staging + scratch
-    # each phase: bytes for all tensors, bytes for a worker, and the tasks that workers share
-    phases: list[tuple[int, int, int | None]] = [(tables.run, worker, pieces)]
-    phases += [(tables.closing, 0, None), (tables.hashing, 0, None)]
-    if tables.verify is not None:
-        blocks = max(buffer, tables.verify_block) + tables.verify_block
-        worker = blocks + casts_again + read_scratch_bytes + VERIFY_SCRATCH_BYTES
-        left = 0 if limits.returns_freed else tables.hash_blocks
-        phases.append((tables.verify + left, worker, None))
+    few = None if pieces is None else len(pieces)
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
-        phase = max(held + _workers_bytes(jobs, each, tasks) for held, each, tasks in phases)
+        running = tables.run + _buffers_bytes(jobs, source_buffer, staging, pieces)
+        running += _workers_bytes(jobs, casts + read_scratch_bytes + scratch, few)
+        phase = max(running, tables.closing, tables.hashing)
+        if tables.verify is not None:
+            left = 0 if limits.returns_freed else tables.hash_blocks
+            again = _verifying_bytes(
+                jobs, source_buffer, tables.regions, casts_again + read_scratch_bytes
+            )
+            phase = max(phase, tables.verify + left + again)
         peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
         if limits.fair is not None and jobs > limits.least and peak > limits.fair:
             why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {limits.least}"
@@ -183,3 +203,45 @@ def _workers_bytes(jobs: int, worker: int, tasks: int | None) -> int:
     """Return the bytes of all workers. If there are fewer tasks, some have nothing to do."""
     busy = jobs if tasks is None else min(jobs, tasks)
     return busy * worker + (jobs - busy) * IDLE_BYTES
+
+
+def _buffers_bytes(
+    jobs: int, source_buffer: int, staging: int, pieces: Sequence[PieceNeeds] | None
+) -> int:
+    """Return the bytes of the buffers of all workers, for input and output.
+
+    A worker keeps its buffers from piece to piece.
+    """
+    if pieces is None:
+        return jobs * (in_pages(source_buffer) + staging)
+    inputs = (source_buffer if p.source_buffer is None else p.source_buffer for p in pieces)
+    outputs = (p.nbytes for p in pieces)
+    return _touched(jobs, source_buffer, inputs) + _touched(jobs, staging, outputs)
+
+
+def _verifying_bytes(jobs: int, source_buffer: int, regions: Regions, other: int) -> int:
+    """Return the bytes of all threads of a verification, each with `other` bytes of its own."""
+    busy = min(jobs, regions.count)
+    converted, others = (
+        # the sizes beyond those that are listed are not known: the last one counts for each
+        [*sizes, *(sizes[-1:] * (busy - MOST_REGIONS))] if len(sizes) == MOST_REGIONS else [*sizes]
+        for sizes in (regions.converted, regions.others)
+    )
+    in_blocks = [min(size, VERIFY_BLOCK_BYTES) for size in (*converted, *others)]
+    # a region that is transposed is in memory as a whole
+    whole = converted if source_buffer else in_blocks[: len(converted)]
+    held = sorted([*whole, *in_blocks[len(whole) :]], reverse=True)[:busy]
+    blocks = sorted(in_blocks, reverse=True)[:busy]
+    scratch = (min(VERIFY_SCRATCH_BYTES, VERIFY_LEAST_SCRATCH_BYTES + 2 * size) for size in blocks)
+    buffers = sum(in_pages(size) for size in (*held, *blocks))
+    return buffers + sum(scratch) + _workers_bytes(jobs, other, busy)
+
+
+def _touched(jobs: int, buffer: int, needs: Iterable[int]) -> int:
+    """Return the bytes that are written to in buffers of all workers, one for each.
+
+    Of all tasks, those with the largest needs count. A page takes memory once it is written to.
+    """
+    page = HUGE_PAGE_BYTES if buffer >= HUGE_PAGE_BYTES else 1
+    most = in_pages(buffer)
+    return sum(min(-(-need // page) * page, most) for need in sorted(needs)[-jobs:])

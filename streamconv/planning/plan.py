@@ -202,14 +202,14 @@ class Plan:
         """Yield every piece, or those of some shards, in the order of shards and offsets."""
         for number in range(len(self.shards)) if shards is None else shards:
             shard = self.shards[number]
-            yield from _pieces(number, shard, self.format.parts(shard))
+            yield from cut_pieces(number, shard, self.format.parts(shard))
 
     def framing_bytes(self, piece: Piece, part: FramingBytes) -> Iterator[bytes]:
         """Yield the content of a part of a piece that belongs to the file format."""
         return self.format.framing_bytes(self.shards[piece.shard], part.number)
 
 
-def _pieces(number: int, shard: Shard, parts: Iterable[ShardPart]) -> Iterator[Piece]:
+def cut_pieces(number: int, shard: Shard, parts: Iterable[ShardPart]) -> Iterator[Piece]:
     """Group the parts of a shard into pieces; the tensors of one expert stay together."""
     pending = PieceParts(shard.steps)
     begin = position = 0

@@ -7,6 +7,7 @@ Tables are headers, index and manifest while a run writes, or later the tables o
 from dataclasses import dataclass
 
 from streamconv.formats.dcp_metadata_limits import reading_bytes
+from streamconv.planning.compared_regions import Regions
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
@@ -59,8 +60,8 @@ class Tables:
     """While the workers write."""
     verify: int | None = None
     """During the verification, which follows; None if there is none."""
-    verify_block: int = VERIFY_BLOCK_BYTES
-    """Bytes of either side that a thread of the verification holds at a time."""
+    regions: Regions = Regions()  # noqa: RUF009 - frozen
+    """What the verification compares."""
     hashing: int = 0
     """During `--sha256`, which follows when the buffers of the workers are free."""
     closing: int = 0
@@ -91,8 +92,8 @@ class Counts:
     """Pieces of all output files."""
     shard_pieces: int = 0
     """Pieces of the output file that has most of them."""
-    largest: int = VERIFY_BLOCK_BYTES
-    """Bytes of the largest tensor that is read."""
+    regions: Regions = Regions()  # noqa: RUF009 - frozen
+    """What a verification compares."""
     source_metadata: int = 0
     """Bytes that reading the `.metadata` of the source takes."""
     kept: int = 0
@@ -139,16 +140,11 @@ def tables_bytes(
     return Tables(
         max(inputs * INPUT_BYTES + listed, closing) + counts.kept + digests,
         VERIFY_OVERHEAD_BYTES + held + counts.kept + rows if verify else None,
-        _block_bytes(counts.largest),
+        counts.regions,
         SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
         closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,
         blocks,
     )
-
-
-def _block_bytes(largest: int) -> int:
-    """Return the bytes of a block of a verification: at most two tensors, gate and up."""
-    return in_pages(min(VERIFY_BLOCK_BYTES, 2 * largest))
 
 
 def in_pages(nbytes: int) -> int:

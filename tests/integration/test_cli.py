@@ -193,6 +193,15 @@ def test_a_dry_run_shows_what_is_renamed_and_what_stays(tmp_path: Path) -> None:
         assert words in shown
 
 
+def test_a_dry_run_projects_the_verification(src: Path, dst: Path) -> None:
+    """As the run does, which has the memory of both."""
+    run = ("merge", src, dst, "--json", "-j", "8")
+    plain, verified = (
+        json.loads(invoke(*run, "-n", *more).stdout)["memory"] for more in ((), ("--verify",))
+    )
+    assert plain["projected_peak_bytes"] < verified["projected_peak_bytes"]
+
+
 def test_a_dry_run_says_how_long_it_takes(src: Path, dst: Path) -> None:
     """At `--rate`, or at the limit of `--max-rate`."""
     for option in ("--rate", "--max-rate"):

@@ -14,15 +14,19 @@ from streamconv.catalog.catalog import default_catalog
 from streamconv.errors import PlanRefused
 from streamconv.options import Options
 from streamconv.planning.build import build_plan
+from streamconv.planning.compared_regions import Regions
 from streamconv.planning.memory import (
     COPY_STAGING_BYTES,
+    IDLE_BYTES,
     REMOTE_STAGING_BYTES,
     STAGING_BYTES,
+    VERIFY_SCRATCH_BYTES,
     Limits,
     Memory,
+    PieceNeeds,
     fit_memory,
 )
-from streamconv.planning.tables import Tables
+from streamconv.planning.tables import HUGE_PAGE_BYTES, Tables
 
 
 def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:
@@ -48,15 +52,16 @@ def test_a_verification_follows_the_run() -> None:
     """So the larger one counts: of what they hold for all tensors, and for each worker."""
     limits = Limits(10**7, jobs=8)
     run = fit_memory(limits, 0, "the.widest", tables=Tables(10**6)).peak
-    blocks = fit_memory(limits, 0, "the.widest", tables=Tables(10**6, 10**6, 4 * 2**20)).peak
+    large = Regions(100, (), (10**9,) * 32)
+    blocks = fit_memory(limits, 0, "the.widest", tables=Tables(10**6, 10**6, large)).peak
     assert run + 8 * 4 * 2**20 <= blocks <= run + 8 * 8 * 2**20
-    larger = fit_memory(limits, 0, "the.widest", tables=Tables(10**9, 10**6, 4 * 2**20)).peak
+    larger = fit_memory(limits, 0, "the.widest", tables=Tables(10**9, 10**6, large)).peak
     assert larger == run + 10**9 - 10**6
 
 
 def test_what_hashing_has_freed_counts_if_the_system_does_not_get_it_back() -> None:
     """As the verification follows in the same process."""
-    tables = Tables(10**6, 10**8, 4 * 2**20, hashing=2 * 10**7, hash_blocks=10**7)
+    tables = Tables(10**6, 10**8, hashing=2 * 10**7, hash_blocks=10**7)
     returned, kept = (
         fit_memory(Limits(10**7, returns_freed=does), 0, "the.widest", tables=tables).peak
         for does in (True, False)
@@ -65,17 +70,56 @@ def test_what_hashing_has_freed_counts_if_the_system_does_not_get_it_back() -> N
 
 
 def test_workers_without_a_piece_take_little() -> None:
-    """Of 8 workers, those count that have something to do; with --verify all of them have."""
+    """Of 8 workers, those count that have something to do, in the run and in its verification."""
     limits, held = Limits(10**7, jobs=8), Tables(10**6)
-    eight, two, one = (
-        fit_memory(limits, 10**7, "the.widest", tables=held, pieces=pieces).peak
-        for pieces in (None, 2, 1)
+
+    def peak(count: int | None, tables: Tables = held) -> int:
+        pieces = None if count is None else [PieceNeeds(10**8, 10**7)] * count
+        return fit_memory(limits, 10**7, "the.widest", tables=tables, pieces=pieces).peak
+
+    assert peak(9) == peak(None)
+    assert peak(None) - peak(2) > 6 * 10**7
+    assert 10**7 < peak(2) - peak(1) < peak(None) - peak(2)
+    many, two, one = (
+        peak(1, Tables(10**6, 10**6, Regions(count, (10**7,) * count))) for count in (9, 2, 1)
     )
-    assert fit_memory(limits, 10**7, "the.widest", tables=held, pieces=9).peak == eight
-    assert eight - two > 6 * 10**7
-    assert 10**7 < two - one < eight - two
-    verified = Tables(10**6, 10**6, 2**20)
-    assert fit_memory(limits, 10**7, "the.widest", tables=verified, pieces=1).peak > 8 * 10**7
+    assert many > 8 * 10**7
+    assert 10**7 < two - one < (many - two) / 5 < 2 * 10**7
+
+
+def test_a_verification_holds_the_largest_regions() -> None:
+    """Transposed ones as a whole, others in blocks of 4 MiB; only so much of a block as is used."""
+
+    def peak(source_buffer: int, *sizes: int, jobs: int = 4, count: int = 0) -> int:
+        regions = Regions(count or len(sizes), sizes)
+        tables = Tables(0, 10**8, regions)
+        return fit_memory(Limits(10**7, jobs), source_buffer, "the.widest", tables=tables).peak
+
+    block = 2 * HUGE_PAGE_BYTES
+    large, idle = 10 * HUGE_PAGE_BYTES, IDLE_BYTES
+    one, two = peak(0, large), peak(0, large, large)
+    assert two - one + idle == 2 * block + VERIFY_SCRATCH_BYTES
+    assert peak(1, large, large) - two == 2 * (large - block)
+    assert peak(1, large, 1000) - peak(1, large) < 10**6
+    assert peak(0, *[large] * 32, jobs=40, count=99) - peak(
+        0, *[large] * 32, jobs=39, count=99
+    ) == (2 * block + VERIFY_SCRATCH_BYTES)
+
+
+def test_small_pieces_fill_no_buffers() -> None:
+    """Those that need most count: each worker may make one of them."""
+    limits = Limits(10**7, jobs=2)
+
+    def peak(*pieces: PieceNeeds) -> int:
+        staging = REMOTE_STAGING_BYTES
+        return fit_memory(limits, 10**7, "the.widest", staging=staging, pieces=pieces).peak
+
+    large, small = PieceNeeds(10**8, 10**7), PieceNeeds(10**5, 1000)
+    both = peak(large, large)
+    assert peak(large, small, large, small) == both
+    saved = both - peak(large, small, small)
+    assert saved > 10**7 + REMOTE_STAGING_BYTES - 2 * HUGE_PAGE_BYTES
+    assert peak(PieceNeeds(10**8, None), PieceNeeds(10**8, None)) == both
 
 
 def test_workers_are_given_up() -> None:
@@ -127,7 +171,7 @@ def test_a_refusal_has_the_figures() -> None:
 
 def test_buffers_depend_on_an_expert_alone() -> None:
     """Not on how many of them there are, nor on layers; copies need nothing but staging."""
-    few = planned(model(layers=1, e=2, i=768, h=2048), "fused-transposed").memory
+    few = planned(model(layers=1, e=4, i=768, h=2048), "fused-transposed").memory
     many = planned(model(layers=9, e=40, i=768, h=2048), "fused-transposed").memory
     assert replace(few, peak=0, tables=0) == replace(many, peak=0, tables=0)
     assert 0 < many.peak - few.peak == many.tables - few.tables

@@ -9,6 +9,9 @@ from memory_source import MemorySource
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.detection.detect import detect
+from streamconv.planning.compared_regions import compared_regions
+from streamconv.planning.steps import make_steps
+from streamconv.planning.target import resolve_target
 from streamconv.verification.comparison_tasks import FilePair, RegionPair, comparison_tasks
 from streamconv.verification.result import Difference
 from streamconv.verification.sides import EVERYTHING, Side
@@ -114,3 +117,22 @@ def test_files_without_tensors() -> None:
         "gone": "is missing: the source has this file",
         "new": "is not in the source",
     }
+
+
+@pytest.mark.parametrize("target", ["fused", "fused-transposed", "stacked", "per-expert"])
+@pytest.mark.parametrize("layout", ["per-expert", "fused"])
+def test_the_plan_knows_how_many_regions_there_are(layout: str, target: str) -> None:
+    """And how large they are, without knowing the tasks, as their memory is projected."""
+    tensors = source_tensors() if layout == "per-expert" else fused(source_tensors())
+    source = side(tensors, layout)
+    resolved = resolve_target(source.found, target, "asked")
+    steps = make_steps(source.found, resolved, None)
+    projected = compared_regions(source.found, resolved, steps)
+    found = tasks_of(source, source)
+    assert projected.count == len(found)
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+    for task in found:
+        is_converted = layout != target and ".experts." in task.source.runs[0].info.name
+        sizes[is_converted].append(task.source.nbytes)
+    assert projected.converted == tuple(sorted(sizes[True], reverse=True))
+    assert projected.others == tuple(sorted(sizes[False], reverse=True))
