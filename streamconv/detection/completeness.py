@@ -83,14 +83,17 @@ def _by_position(
         placed = by_weight.setdefault(match.weight, {})
         at = match.position.index(None) if None in match.position else len(match.position)
         before, after = match.position[:at], match.position[at + 1 :]
-        for number, info in found.tensors[key].items():
-            position = match.position if number is None else (*before, number, *after)
-            other = placed.setdefault(position, info)
-            if other is not info:
-                raise BadCheckpoint(
-                    f"tensors {quoted(other.name)} and {quoted(info.name)} are two names of one "
-                    "weight"
-                )
+        own = {
+            match.position if number is None else (*before, number, *after): info
+            for number, info in found.tensors[key].items()
+        }
+        twice = next((position for position in own if position in placed), None)
+        if twice is not None:
+            raise BadCheckpoint(
+                f"tensors {quoted(placed[twice].name)} and {quoted(own[twice].name)} are two names "
+                "of one weight"
+            )
+        placed.update(own)
     return by_weight
 
 

@@ -7,6 +7,7 @@ from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
 from streamconv.catalog.layouts import Naming
 from streamconv.catalog.name_lookup import NameMatch
+from streamconv.catalog.templates import EXPERTS
 from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.checkpoint.tensor_names import (
     pattern_of,
@@ -30,11 +31,15 @@ class NamedTensors:
     def first(self, key: str) -> TensorInfo:
         """Return the tensor of this name that has the smallest number."""
         infos = self.tensors[key]
-        return infos[min(infos, key=lambda number: -1 if number is None else number)]
+        for least in (None, 0):
+            if least in infos:
+                return infos[least]
+        return infos[min(filter(None, infos))]
 
     def expert_numbers(self) -> set[int]:
         """Return the numbers of all experts that names have."""
-        return {number for infos in self.tensors.values() for number in infos if number is not None}
+        numbers = set[int | None]().union(*self.tensors.values())
+        return {number for number in numbers if number is not None}
 
 
 def find_modules(
@@ -54,6 +59,13 @@ def find_modules(
     alike: dict[tuple[str, str], dict[int | None, TensorInfo]] = {}
     numbers: dict[str, int] = {}
     for name, info in tensors:
+        # most names are those of numbered experts: two partitions take half the time of a split
+        at = name.rfind(EXPERTS) + len(EXPERTS)
+        digits, dot, after = name[at:].partition(".")
+        found = alike.get((name[:at], dot + after)) if digits in numbers else None
+        if found is not None:
+            found[numbers[digits]] = info
+            continue
         before, digits, after = split_at_last_number(name)
         found = alike.get((before, after))
         if found is None:

@@ -1,9 +1,10 @@
 """Selects the tensors of some of a checkpoint's layers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from streamconv.checkpoint.tensor_names import layer_of
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.layer_lists import LayerList
 
 
@@ -31,6 +32,12 @@ class LayerFilter:
             return True
         number = self._number(hub_name)
         return number is None or number in self.layers
+
+    def kept(self, hub_names: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+        """Return the tensors that are kept: all of them as they are, if no layer is left out."""
+        if self.layers is None:
+            return hub_names
+        return {name: info for name, info in hub_names.items() if self.keeps(name)}
 
     def keeps_no_layer(self, hub_names: Iterable[str]) -> bool:
         """Return True if there are layers, but none of them is kept."""

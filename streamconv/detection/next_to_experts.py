@@ -51,12 +51,11 @@ def _next_to_experts(
         for stack in stacks
         for module in stack.modules
         for infos in module.tensors.values()
-        for stored in infos
-        for info in stored.stored
-        if not _EXPERT.search(info.name)
+        for each in infos
+        for info in ((each,) if each.cast is None else each.stored)
     }
     for hub_name, tensor in hub_names.items():
-        if _EXPERT.search(hub_name) or tensor.name in experts:  # most names fit the expression
+        if tensor.name in experts or _EXPERT.search(hub_name):
             continue
         prefix = hub_name
         while "." in prefix:

@@ -129,7 +129,7 @@ def _modules(
     """Return the tensors of groups by group and by the prefix of their module."""
     modules: dict[tuple[Group, str], _Tensors] = {}
     group_tensors = GroupTensors(layouts)
-    for name, info in hub_names.items():
+    for name, info in hub_names.items() if layouts else ():
         found = group_tensors.find(name)
         if found is not None:
             tensors = modules.setdefault((found.group, found.prefix), {})

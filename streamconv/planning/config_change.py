@@ -10,7 +10,7 @@ The keys are rows of `data/config_keys.toml`. All other keys stay, even if they 
 before.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,8 @@ def config_change(
     """
     config, left_out = checkpoint.config, frozenset[str]()
     layer_filter = LayerFilter.of(source.layer_lists, layers)
-    infos = [info for name, info in source.hub_names.items() if layer_filter.keeps(name)]
+    kept = layer_filter.kept(source.hub_names)
+    infos = kept.values()
     is_described = casting.quantize is not None or casting.dequantize is not None
     written = list(written_tensors(source.hub_names, layer_filter, names)) if is_described else []
     edits: list[Edit] = []
@@ -120,7 +121,7 @@ def config_change(
     edits = in_order_of_text(config, edits)
     notes = (
         *contradiction_notes(config, checkpoint.quant_config),
-        *(expert_notes(_kept(source, layer_filter), merged) if is_described else ()),
+        *(expert_notes(kept.items(), merged) if is_described else ()),
         *(cache_notes(infos) if (loses or is_replaced) and not keep else ()),
         *layer_and_list_notes(checkpoint, source, casting, layers, edits),
         *quantized_notes(checkpoint, source, casting, written, left_out_weights or {}),
@@ -128,10 +129,6 @@ def config_change(
     if keep:
         return ConfigChange(omitted=tuple(edits), is_kept=True, notes=notes)
     return ConfigChange(tuple(edits), left_out=left_out, notes=notes)
-
-
-def _kept(source: Detected, layer_filter: LayerFilter) -> Iterator[tuple[str, TensorInfo]]:
-    return ((n, info) for n, info in source.hub_names.items() if layer_filter.keeps(n))
 
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:

@@ -34,9 +34,7 @@ def check_lossless(steps: Steps, source: Detected, target: Target, layers: range
     _check_reversible_names(source, target)
     _check_groups(source, target)
     _check_companions(steps, source, target)
-    _check_bytes(
-        steps, (info for name, info in source.hub_names.items() if layer_filter.keeps(name))
-    )
+    _check_bytes(steps, layer_filter.kept(source.hub_names).values())
 
 
 def _check_unique_names(steps: Steps, target: Target) -> None:

@@ -69,6 +69,8 @@ def stored_experts(checkpoint: Checkpoint, source: Detected) -> Mapping[str, Sto
         source: What was detected in it.
     """
     found = recognize(checkpoint, strict=False)
+    if not found.weights and not found.unknown:
+        return {}
     made: set[str] = set()
     methods: dict[str, set[str]] = {}
     formats: dict[str, dict[str, NumberFormat | NamedFormat | None]] = {}

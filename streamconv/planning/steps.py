@@ -88,8 +88,8 @@ class Steps(Sequence[Step]):
         taken = converted_names(source, target)
         self.copied = tuple(
             hub_name
-            for hub_name, info in source.hub_names.items()
-            if info.name not in taken and layer_filter.keeps(hub_name)
+            for hub_name, info in layer_filter.kept(source.hub_names).items()
+            if info.name not in taken
         )
         """Hub names of the tensors that stay as they are."""
         self._firsts = array("q")

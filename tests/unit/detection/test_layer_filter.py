@@ -2,6 +2,7 @@
 
 import pytest
 
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.layer_filter import LayerFilter
 
 PATHS = frozenset({"model.layers."})
@@ -30,3 +31,11 @@ def test_no_layer_is_kept(layers: range | None, none: bool) -> None:
     names = ["lm_head.weight", "model.layers.2.mlp.gate.weight"]
     assert LayerFilter(PATHS, layers).keeps_no_layer(names) is none
     assert not LayerFilter(frozenset(), layers).keeps_no_layer(names)
+
+
+def test_tensors_that_are_kept() -> None:
+    """In their order; all are the mapping that they are in."""
+    names = [f"model.layers.{layer}.mlp.gate.weight" for layer in range(5)]
+    tensors = {name: TensorInfo(name, "BF16", (2,), "model.safetensors", 0, 4) for name in names}
+    assert list(LayerFilter(PATHS, range(1, 4)).kept(tensors)) == names[1:4]
+    assert LayerFilter(PATHS, None).kept(tensors) is tensors
