@@ -58,6 +58,17 @@ class RowDecoder:
         self._target = target
         self._workspace = workspace
         self._grids = Grids(decoding, codes.name, others, workspace)
+        self._has_pairs = has_pair_table(decoding, target) and self._grids.seconds_are_in_rows()
+        self._row: tuple[int, memoryview] | None = None
+
+    def row(self, number: int) -> memoryview:
+        """Return the bytes of a row of the matrix. The last one is kept. Raises BadCheckpoint."""
+        if self._row is None or self._row[0] != number:
+            itemsize = np.dtype(STORED[self._target]).itemsize
+            row = memoryview(bytearray(self._decoding.shape[1] * itemsize))
+            self.decode(range(number, number + 1), row)
+            self._row = number, row
+        return self._row[1]
 
     def decode(self, rows: range, out: memoryview) -> None:
         """Fill a buffer with whole rows of the matrix.
@@ -76,10 +87,10 @@ class RowDecoder:
             scales = self._grids.first_scales(rows)
             if not scales.all():
                 self._compute(rows, result, scales)  # the only way that looks at the codes
-            elif has_pair_table(self._decoding, self._target) and self._grids.seconds_are_in_rows():
+            elif self._has_pairs:
                 for part, second in self._grids.parts_by_second(rows):
                     table = pair_table(self._decoding, second, self._target, self._workspace)
-                    for tile in self._tiles(part):
+                    for tile in self._tiles(part, TILE * self._bytes_of_element()):
                         into = result[tile.start - rows.start : tile.stop - rows.start]
                         look_up(table, self._codes, self._others, tile, into, self._workspace)
             elif self._has_tables():
@@ -145,7 +156,7 @@ class RowDecoder:
         if "zero" in self._others:
             grids.insert(0, ("zero", np.subtract, self._grids.rows("zero", rows)))
         are_numbers = self._codes.plane.values != "float" and bool(np.isfinite(scales).all())
-        for tile in self._tiles(rows):
+        for tile in self._tiles(rows, TILE):
             values = grid_rows(self._codes, tile, result.shape[1], "codes", self._workspace)
             for role, operation, grid in grids:
                 height = self._others[role].plane.block[0]
@@ -159,18 +170,29 @@ class RowDecoder:
             flat, narrowed = values.reshape(-1), into.reshape(-1)
             narrow(flat, spare, self._target, narrowed, are_numbers=are_numbers)
 
-    def _tiles(self, rows: range) -> Iterator[range]:
-        """Cut rows into tiles that fit in the cache, each with one row of scales or one per row."""
-        scale = self._others["scale"].plane
-        step = max(TILE // self._decoding.shape[1], 1)
+    def _bytes_of_element(self) -> int:
+        """Return the bytes of an element of codes that has several rows; 1 for others.
+
+        Numbers are looked up for one byte of each element at once.
+        """
+        plane = self._codes.plane
+        return DTYPE_BITS[plane.dtype] // 8 if plane.packed == "rows" else 1
+
+    def _tiles(self, rows: range, elements: int) -> Iterator[range]:
+        """Cut rows into tiles of so many elements, each with one row of scales or one per row."""
+        height = self._others["scale"].plane.block[0]
+        step = max(elements // self._decoding.shape[1], 1)
+        if height > 1:
+            step = -(-height // -(-height // step))
         if self._codes.plane.packed == "rows":
             per_element = DTYPE_BITS[self._codes.plane.dtype] // self._codes.plane.bits
             step = -(-step // per_element) * per_element
         begin = rows.start
         while begin < rows.stop:
-            end = min(begin + step - begin % step, rows.stop)
-            if scale.block[0] > 1:
-                end = min(end, begin + scale.block[0] - begin % scale.block[0])
+            within = begin % height if height > 1 else begin
+            end = min(begin + step - within % step, rows.stop)
+            if height > 1:
+                end = min(end, begin + height - within)
             yield range(begin, end)
             begin = end
 

@@ -19,6 +19,7 @@ from streamconv.quantization.workspace import Workspace
 Array = npt.NDArray[Any]
 
 _SIXTEEN = np.array(16, np.uint32)
+_EIGHT, _BYTE = np.array(8, np.uint16), np.array(255, np.uint16)
 
 
 def has_pair_table(decoding: Decoding, target: str) -> bool:
@@ -87,7 +88,7 @@ def look_up(
         table: What `pair_table` returned.
         codes: The codes of the matrix.
         others: What belongs to them, by role.
-        rows: The numbers of the rows.
+        rows: The numbers of the rows. They share a row of scales if rows are packed.
         result: The rows, `[rows, columns]`, in elements of 16 bits.
         workspace: Has the memory for places in the table.
     """
@@ -96,10 +97,12 @@ def look_up(
         _look_up_rows(table, codes, others["scale"], rows, result, workspace)
         return
     data = codes.rows[rows.start - codes.first : rows.stop - codes.first]
-    height = others["scale"].plane.block[0]
-    numbers = np.arange(rows.start, rows.stop) // height
-    places = _places(data, others["scale"], numbers, workspace, codes_across=2)
-    np.take(table, places, out=result.view(np.uint32), mode="clip")
+    places = workspace.array("places", data.size, np.uint16).reshape(data.shape)
+    np.copyto(places, data)
+    _add_scales(places, others["scale"], rows)
+    index = workspace.array("spare", places.size, np.intp).reshape(places.shape)
+    np.copyto(index, places)
+    table.take(index, out=result.view(np.uint32), mode="clip")
 
 
 def _look_up_rows(
@@ -110,46 +113,65 @@ def _look_up_rows(
     result: Array,
     workspace: Workspace,
 ) -> None:
-    """Fill rows of the result if a byte has two codes of a column."""
-    first, last = rows.start // 2, (rows.stop - 1) // 2 + 1
-    data = codes.rows[first - codes.first : last - codes.first]
-    numbers = np.arange(first, last) * 2 // scales.plane.block[0]
-    places = _places(data, scales, numbers, workspace, codes_across=1)
-    pairs = workspace.array("pairs", places.size, np.uint32).reshape(places.shape)
-    np.take(table, places, out=pairs, mode="clip")
-    odd = rows.start % 2
-    for half in range(2):
-        into = result[half ^ odd :: 2]
-        skipped = odd if half == 0 else 0
-        np.copyto(into, pairs[skipped : skipped + len(into)], casting="unsafe")
-        np.right_shift(pairs, _SIXTEEN, out=pairs)
+    """Fill rows of the result, if an element has the codes of a column in 2 rows, or in 4."""
+    width = DTYPE_BITS[codes.plane.dtype] // 8
+    height = 2 * width
+    first, last = rows.start // height, (rows.stop - 1) // height + 1
+    elements = codes.rows[first - codes.first : last - codes.first].view(f"u{width}")
+    number = rows.start // scales.plane.block[0] - scales.first
+    above = _places_of(scales, scales.rows[number], elements.shape[1], codes_across=1)
+    places = workspace.array("places", elements.size, np.uint16).reshape(elements.shape)
+    index = workspace.array("spare", elements.size, np.intp).reshape(elements.shape)
+    pairs = workspace.array("pairs", elements.size, np.uint32).reshape(elements.shape)
+    for byte in range(width):
+        if width == 1:
+            np.copyto(places, elements)
+        elif byte == 0:
+            np.bitwise_and(elements, _BYTE, out=places)
+        else:
+            np.right_shift(elements, _EIGHT, out=places)
+        np.bitwise_or(places, above, out=places)
+        np.copyto(index, places)
+        table.take(index, out=pairs, mode="clip")
+        for half in range(2):
+            if half:
+                np.right_shift(pairs, _SIXTEEN, out=pairs)
+            begin = first * height + 2 * byte + half - rows.start
+            skipped = int(begin < 0)
+            into = result[begin + skipped * height :: height]
+            np.copyto(into, pairs[skipped : skipped + len(into)], casting="unsafe")
 
 
-def _places(
-    data: Array, scales: LoadedPlane, numbers: Array, workspace: Workspace, *, codes_across: int
-) -> Array:
-    """Return the place of each byte in the table.
+def _add_scales(places: Array, scales: LoadedPlane, rows: range) -> None:
+    """Add the scale of each byte of codes to its place in the table.
 
     Args:
-        data: Bytes of codes, in rows.
+        places: The bytes of codes, each of which has two columns, as numbers of 16 bits.
         scales: The scales.
-        numbers: The row of scales for each row of bytes, in order.
-        workspace: Has the memory for them.
+        rows: The numbers of the rows.
+    """
+    height = scales.plane.block[0]
+    first, last = rows.start // height, (rows.stop - 1) // height + 1
+    stored = scales.rows[first - scales.first : last - scales.first]
+    above = _places_of(scales, stored, places.shape[1], codes_across=2)
+    if len(above) in (1, len(rows)):
+        np.bitwise_or(places, above, out=places)
+        return
+    for number, row in enumerate(above, first):
+        begin, end = max(number * height, rows.start), (number + 1) * height
+        part = places[begin - rows.start : end - rows.start]
+        np.bitwise_or(part, row, out=part)
+
+
+def _places_of(scales: LoadedPlane, stored: Array, count: int, *, codes_across: int) -> Array:
+    """Return where the results of each scale begin in the table, for `count` bytes of a row.
+
+    Args:
+        scales: Where the scales are.
+        stored: A row of scales, or several.
+        count: Bytes of codes.
         codes_across: Columns that a byte has codes for.
     """
+    places: Array = stored.astype(np.uint16) << 8
     width = scales.plane.block[1] // codes_across
-    first, last = int(numbers[0]), int(numbers[-1]) + 1
-    above = scales.rows[first - scales.first : last - scales.first].astype(np.uint16) << 8
-    if width > 1:
-        above = np.repeat(above, width, axis=1)[:, : data.shape[1]]
-    places = workspace.array("places", data.size, np.uint16).reshape(data.shape)
-    np.copyto(places, data)
-    if len(above) == len(data):
-        np.bitwise_or(places, above, out=places)
-    else:
-        ends = np.searchsorted(numbers, np.arange(first, last), side="right").tolist()
-        for begin, end, row in zip([0, *ends], ends, above, strict=False):
-            np.bitwise_or(places[begin:end], row, out=places[begin:end])
-    index = workspace.array("spare", data.size, np.intp).reshape(data.shape)
-    np.copyto(index, places)
-    return index
+    return np.repeat(places, width, axis=-1)[..., :count] if width > 1 else places

@@ -150,9 +150,7 @@ class PendingRows:
             decoder.decode(self.rows, self.out)
             return
         begin, end = self.part
-        row = memoryview(bytearray(self.decoding.shape[1] * itemsize_of(self.info.dtype)))
-        decoder.decode(self.rows, row)
-        self.out[:] = row[begin:end]
+        self.out[:] = decoder.row(self.rows.start)[begin:end]
 
 
 def itemsize_of(dtype: str) -> int:

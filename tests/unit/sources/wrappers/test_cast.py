@@ -11,6 +11,7 @@ from streamconv.checkpoint.cast_memory import buffer_bytes
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
+from streamconv.quantization.decode import RowDecoder
 from streamconv.sources.base import Read
 from streamconv.sources.wrappers.cast import CastSource
 
@@ -97,6 +98,30 @@ def test_a_matrix_is_read_into_the_memory_of_the_one_before() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 512 * 256 // 2, "less than the codes of a matrix"
+    assert bytes(buffer) == raw(case.decoded(torch.bfloat16))
+
+
+def test_a_row_that_is_cut_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of codes that are spread: the second of two reads has the end of the row."""
+    case = quantized.mxfp4_blocks(1, 6, 64)
+    source = MemorySource(
+        {f"a{n}": ("U8", tuple(t.shape), raw(t)) for n, t in case.tensors.items()},
+        config=case.config,
+    )
+    (info,) = cast_checkpoint(source.checkpoint, Casting(dequantize="BF16")).tensors.values()
+    decoded: list[range] = []
+    decode = RowDecoder.decode
+
+    def noting(self: RowDecoder, rows: range, out: memoryview) -> None:
+        decoded.append(rows)
+        decode(self, rows, out)
+
+    monkeypatch.setattr(RowDecoder, "decode", noting)
+    reader, buffer = CastSource(source), memoryview(bytearray(info.nbytes))
+    cut = 5 * 12 + 4
+    for begin, end in ((0, cut), (cut, info.nbytes)):
+        reader.read([Read(info, begin, buffer[begin:end])])
+    assert decoded == [range(5), range(5, 6), range(6, 64)]
     assert bytes(buffer) == raw(case.decoded(torch.bfloat16))
 
 
