@@ -33,7 +33,8 @@ def select_torch(index: Any, shape: Sequence[int]) -> Selection | None:
     parts = index if isinstance(index, tuple) else (index,)
     if not shape and type(index) is int and index != 0 and -(2**63) <= index < 2**63:
         raise IndexError(f"index {index} is out of bounds for dimension 0 with size 0")
-    if not all(map(_is_basic, parts)):
+    if not all(map(_is_basic, parts)) or sum(part is Ellipsis for part in parts) > 1:
+        # torch lets a second ellipsis skip dimensions that are not there
         return None
     # a tensor of one element, so that what torch refuses is refused before anything is read
     torch.empty((), dtype=torch.uint8).expand(tuple(shape))[index]
@@ -61,11 +62,11 @@ def _as_basic(part: Any) -> Any:
 
 
 def _select(parts: Sequence[Any], shape: Sequence[int]) -> Selection:
-    """Return the selection of ints, slices, None and one ellipsis, all of them in bounds."""
+    """Return the selection of ints, slices, None and at most one ellipsis, all in bounds."""
     used = sum(part is not None and part is not Ellipsis for part in parts)
     box: list[Span] = []
     then: list[Any] = []
-    for part in _one_ellipsis(parts):
+    for part in parts:
         if part is None:
             then.append(None)
         elif part is Ellipsis:
@@ -85,12 +86,6 @@ def _select(parts: Sequence[Any], shape: Sequence[int]) -> Selection:
             then.append(0)
     box += ((0, extent) for extent in shape[len(box) :])
     return Selection(tuple(box), tuple(then))
-
-
-def _one_ellipsis(parts: Sequence[Any]) -> list[Any]:
-    """Return the parts with only the first ellipsis: for torch, further ones mean no dimension."""
-    first = next((k for k, part in enumerate(parts) if part is Ellipsis), len(parts))
-    return [part for k, part in enumerate(parts) if part is not Ellipsis or k == first]
 
 
 def select_numpy(index: Any, shape: Sequence[int]) -> Selection:
