@@ -1,11 +1,11 @@
 """The boxes of lazy tensors that a planner of torch.distributed.checkpoint asks for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch.distributed.checkpoint.planner import ReadItem
 
-from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.lazy.filling import stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.storage_metadata import Keys
 from streamconv.lazy.tensor import LazyTensor
@@ -43,18 +43,3 @@ def box_requests(items: Iterable[ReadItem], keys: Keys) -> Iterator[BoxRequest]:
         same.setdefault((tensors[key].name, box), []).append(item)
     for (_, box), asked in same.items():
         yield BoxRequest(tensors[asked[0].storage_index.fqn], box, tuple(asked))
-
-
-def stored_box(tensor: LazyTensor, offset: Sequence[int], lengths: Sequence[int]) -> list[Span]:
-    """Return the box of a tensor that a planner asks for, in its own elements.
-
-    Args:
-        tensor: The tensor.
-        offset: Where the box begins on each dimension, in elements of torch, which are whole bytes.
-        lengths: Its lengths, in elements of torch.
-    """
-    box = [(begin, begin + length) for begin, length in zip(offset, lengths, strict=True)]
-    if box and DTYPE_BITS[tensor.get_dtype()] < 8:
-        packed = 8 // DTYPE_BITS[tensor.get_dtype()]
-        box[-1] = box[-1][0] * packed, box[-1][1] * packed
-    return box

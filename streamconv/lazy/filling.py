@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 
 from streamconv.errors import UsageError, quoted
+from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
 
 OVERLAP = "refers to a single memory location"
@@ -27,6 +31,7 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
     """
     target = target.detach()
     is_plain = type(target) is torch.Tensor and target.device.type == "cpu"
+    is_plain = is_plain and not target.is_conj() and not target.is_neg()
     if is_plain and target.is_contiguous() and target.dtype == lazy.dtype:
         lazy.read_into(box, target.reshape(-1).view(torch.uint8).numpy().data)
     else:
@@ -41,3 +46,60 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
                 f"cannot fill a tensor with {quoted(lazy.name)}: {reason}",
                 "give a tensor whose elements have memory of their own",
             ) from error
+
+
+def check_fillable(name: str, target: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise UsageError if no element of a tensor can be filled.
+
+    Args:
+        name: Its name in the module.
+        target: The tensor.
+        dtype: The dtype of the elements that it is filled with.
+    """
+    kind = _kind(target)
+    if kind:
+        raise UsageError(
+            f"cannot fill {quoted(name)}: it is {kind}", "give a dense tensor that has memory"
+        )
+    try:
+        torch.empty((), dtype=dtype).to(target.dtype)
+    except (RuntimeError, NotImplementedError):
+        raise UsageError(
+            f"cannot fill {quoted(name)}: it is {_word(target.dtype)}, and torch makes none of "
+            f"{_word(dtype)}",
+            "make the module with the dtypes of the checkpoint",
+        ) from None
+
+
+def _kind(target: torch.Tensor) -> str:
+    """Return what a tensor is if it has no elements of its own in memory; else empty text."""
+    if torch.nn.parameter.is_lazy(target):
+        return "a parameter without a shape, which its module makes when it is called"
+    if isinstance(target, FakeTensor):
+        return "a fake tensor"
+    if isinstance(target, DTensor):
+        return ""
+    if target.is_nested or target.is_quantized:
+        return "a nested tensor" if target.is_nested else "a quantized tensor of torch"
+    if target.layout is not torch.strided:
+        return f"a tensor of the layout {_word(target.layout)}"
+    return "a tensor of zeros without memory" if target._is_zerotensor() else ""
+
+
+def _word(kind: object) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def stored_box(tensor: LazyTensor, offset: Sequence[int], lengths: Sequence[int]) -> list[Span]:
+    """Return a box of a tensor in its own elements, of which some are smaller than a byte.
+
+    Args:
+        tensor: The tensor.
+        offset: Where the box begins on each dimension, in elements of torch, which are whole bytes.
+        lengths: Its lengths, in elements of torch.
+    """
+    box = [(begin, begin + length) for begin, length in zip(offset, lengths, strict=True)]
+    if box and DTYPE_BITS[tensor.get_dtype()] < 8:
+        packed = 8 // DTYPE_BITS[tensor.get_dtype()]
+        box[-1] = box[-1][0] * packed, box[-1][1] * packed
+    return box

@@ -8,8 +8,9 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from streamconv.errors import BadCheckpoint, UsageError, quoted, wrong_type
+from streamconv.lazy.arrays import array_shape
 from streamconv.lazy.checkpoint import LazyCheckpoint
-from streamconv.lazy.filling import fill_tensor
+from streamconv.lazy.filling import check_fillable, fill_tensor, stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
 
@@ -44,8 +45,8 @@ def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) 
 
     Raises:
         BadCheckpoint: Names or shapes do not agree. Nothing of the module is changed.
-        UsageError: A buffer on meta is in no checkpoint, or a tensor is divided in a way that is
-            not known.
+        UsageError: A buffer on meta is in no checkpoint, or a tensor cannot be filled. Nothing of
+            the module is changed.
         StreamconvError: Reading failed.
     """
     targets = {
@@ -53,14 +54,17 @@ def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) 
         for name, target in module.state_dict(keep_vars=True).items()
         if isinstance(target, torch.Tensor)
     }
-    found = {id(target) for name, target in targets.items() if name in lazy}
+    tensors = {name: lazy[name] for name in targets if name in lazy}
+    for name, tensor in tensors.items():
+        check_fillable(name, targets[name], tensor.dtype)
+    found = {id(targets[name]) for name in tensors}
     missing = tuple(name for name, target in targets.items() if id(target) not in found)
     unexpected = tuple(name for name in lazy if name not in targets)
     mismatched = [
-        f"size mismatch for {quoted(name)}: copying a param with shape {list(lazy[name].shape)} "
-        f"from checkpoint, the shape in current model is {list(target.shape)}."
-        for name, target in targets.items()
-        if name in lazy and tuple(target.shape) != lazy[name].shape
+        f"size mismatch for {quoted(name)}: copying a param with shape {list(shape)} "
+        f"from checkpoint, the shape in current model is {list(targets[name].shape)}."
+        for name, tensor in tensors.items()
+        if tuple(targets[name].shape) != (shape := array_shape(tensor.get_dtype(), tensor.shape))
     ]
     if strict:
         _add(mismatched, "Unexpected", unexpected)
@@ -71,14 +75,14 @@ def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) 
             "name the layout of the module with `to`",
         )
     _check_buffers(module, targets)
-    boxes = {name: _own_box(name, targets[name]) for name in targets if name in lazy}
+    boxes = {name: _own_box(name, targets[name], tensor) for name, tensor in tensors.items()}
     parameters = {id(each): each.requires_grad for each in module.parameters() if each.is_meta}
     filled: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for name, box in boxes.items():
             target = targets[name]
             if id(target) not in filled:
-                filled[id(target)] = _filled(lazy[name], target, box)
+                filled[id(target)] = _filled(tensors[name], target, box)
         made = {
             key: torch.nn.Parameter(tensor, requires_grad=parameters[key])
             if key in parameters
@@ -108,7 +112,13 @@ def _check_buffers(module: torch.nn.Module, targets: dict[str, torch.Tensor]) ->
         )
 
 
-def _own_box(name: str, target: torch.Tensor) -> list[Span]:
+def _own_box(name: str, target: torch.Tensor, lazy: LazyTensor) -> list[Span]:
+    """Return the range of a lazy tensor that this process has, on each dimension."""
+    box = _own_share(name, target)
+    return stored_box(lazy, [begin for begin, _ in box], [end - begin for begin, end in box])
+
+
+def _own_share(name: str, target: torch.Tensor) -> list[Span]:
     """Return the range of a tensor that this process has, on each dimension."""
     box = [(0, extent) for extent in target.shape]
     if not isinstance(target, DTensor):

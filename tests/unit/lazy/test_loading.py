@@ -1,9 +1,12 @@
 """A module is filled from a checkpoint, or left as it is with an error that names all faults."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from folders import Tensors, tensor
 from memory_source import MemorySource
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from streamconv.catalog.catalog import default_catalog
 from streamconv.errors import BadCheckpoint, UsageError
@@ -102,3 +105,57 @@ def test_something_that_is_no_module() -> None:
     check_module(linear())
     with pytest.raises(TypeError, match="module"):
         check_module({})
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_two_codes_are_one_element(device: str) -> None:
+    """Of a tensor of four bits, torch has half as many elements as the checkpoint says."""
+    module = torch.nn.Module()
+    codes = torch.zeros(2, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2).to(device)
+    module.register_buffer("codes", codes)
+    source = lazy({"codes": tensor("codes", "F4", 2, 6)})
+    load_module(module, source, strict=True)
+    assert bits(module.get_buffer("codes")) == tensor("codes", "F4", 2, 6)[2]
+    for buffer in (codes.new_empty(2, 6), torch.zeros(2, 6)):
+        module.register_buffer("codes", buffer)
+        with pytest.raises((BadCheckpoint, UsageError), match="cannot"):
+            load_module(module, source, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("weight", "kind"),
+    [
+        (torch.nn.UninitializedParameter, "a parameter without a shape"),
+        (lambda: torch.zeros(3, 2).to_sparse(), "a tensor of the layout sparse_coo"),
+        (lambda: torch.zeros(3, 2).to_sparse_csr(), "a tensor of the layout sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(3, 2)]), "a nested tensor"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(3, 2), 1.0, 0, torch.qint8), "a quantized"),
+        (lambda: torch._efficientzerotensor((3, 2)), "a tensor of zeros without memory"),
+        (lambda: FakeTensorMode().from_tensor(torch.zeros(3, 2)), "a fake tensor"),
+        (lambda: torch.empty(3, 2, dtype=torch.uint4, device="meta"), "uint4, and torch makes"),
+    ],
+)
+def test_what_has_no_elements_to_fill(weight: Callable[[], torch.Tensor], kind: str) -> None:
+    """Is refused before anything is filled."""
+    module = linear()
+    del module[0].weight  # type: ignore[index]
+    if isinstance(made := weight(), torch.nn.Parameter):
+        module[0].weight = made  # type: ignore[index]
+    else:
+        module[0].register_buffer("weight", made)  # type: ignore[index]
+    before = bits(module.get_parameter("0.bias"))
+    with pytest.raises(UsageError, match=f"cannot fill 0.weight: it is {kind}"):
+        load_module(module, lazy(TENSORS), strict=True)
+    assert bits(module.get_parameter("0.bias")) == before
+
+
+def test_a_conjugate_view() -> None:
+    """Its memory holds other numbers than its elements."""
+    module = torch.nn.Module()
+    module.register_buffer("a", torch.zeros(2, dtype=torch.complex64).conj())
+    load_module(module, lazy({"a": ("C64", (2,), bytes(16))}), strict=True)
+    module.register_buffer("a", torch.zeros(2, dtype=torch.complex64).conj().imag)
+    source = lazy({"a": ("F32", (2,), torch.tensor([1.5, -2]).numpy().tobytes())})
+    load_module(module, source, strict=True)
+    assert module.get_buffer("a").tolist() == [1.5, -2]

@@ -15,8 +15,9 @@ from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from streamconv.catalog.catalog import default_catalog
 from streamconv.errors import BadCheckpoint
 from streamconv.lazy.arrays import arrays_of
-from streamconv.lazy.box_requests import box_requests, stored_box
+from streamconv.lazy.box_requests import box_requests
 from streamconv.lazy.checkpoint import LazyCheckpoint
+from streamconv.lazy.filling import stored_box
 from streamconv.lazy.reading import SliceReader
 from streamconv.lazy.storage_metadata import Keys
 from streamconv.planning.build import build_outputs
