@@ -56,14 +56,13 @@ def check_unit(text: str, least: int) -> None:
 
 def _parse(kind: str, text: str, size: str, hint: str) -> int:
     """Return the bytes in `size`, or raise UsageError that calls `text` a `kind`."""
-    from fractions import Fraction
-
     match = _SIZE.fullmatch(size)
     factor = _FACTOR.get(match[2].upper()) if match else None
     cannot = f"cannot read the {kind} {quoted(repr(text))}"
     if match is None or factor is None:
         raise UsageError(f"{cannot}: it is not a number with a unit of bytes", hint)
-    nbytes = int(Fraction(match[1]) * factor)
+    whole, _, decimals = match[1].partition(".")
+    nbytes: int = int(whole + decimals) * factor // 10 ** len(decimals)
     if nbytes < 1:
         raise UsageError(f"{cannot}: it must be at least 1 byte", hint)
     if nbytes > MAX_BYTES:

@@ -4,7 +4,6 @@ import gc
 import importlib
 import io
 import os
-import shutil
 import signal
 import sys
 import time
@@ -47,7 +46,7 @@ COMPLETE = "_STREAMCONV_COMPLETE"
 """The environment variable with which a shell asks for completions or its completion script."""
 NO_VERB = "there is no verb"
 NO_LIMIT = 10_000
-"""Characters of a summary: more than any has, so that none is cut."""
+"""Characters: more than any summary has, so that none is cut, and than any terminal is wide."""
 SIGNAL_DEBOUNCE_SECONDS = 0.5
 """A signal that follows the first one within this time counts as the same request to stop."""
 
@@ -120,7 +119,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     epilog=EPILOG,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "max_content_width": shutil.get_terminal_size().columns,
+        "max_content_width": NO_LIMIT,
     },
 )
 @click.option(

@@ -15,7 +15,8 @@ consecutive runs of each box, which are one range of the file.
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

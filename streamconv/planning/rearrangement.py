@@ -2,7 +2,8 @@
 
 import functools
 import math
-from dataclasses import dataclass
+
+from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The files that a conversion removes, as the plan shows them."""
 
-from dataclasses import dataclass
+from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ Copies are written after all shards and are not in the journal. A crash leaves s
 partial folder, whole or not; the next run removes them and copies all of them again.
 """
 
-import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import SourceChanged, quoted
@@ -17,8 +16,10 @@ from streamconv.sinks.base import HashEvent, HashProgress, HashStarted
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.file_ops import Files
-from streamconv.system.readahead import ReadAhead
 from streamconv.system.worker_threads import map_unordered
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 COPY_BYTES = 2**20
 HASH_BYTES = 2**22
@@ -114,10 +115,15 @@ def sha256_of(
     Returns:
         The SHA-256 of each file in hexadecimal, by name.
     """
+    import hashlib
+    from concurrent.futures import ThreadPoolExecutor
+
+    from streamconv.system.readahead import ReadAhead
+
     cancel = CancelToken()
     digests: dict[str, str] = {}
 
-    def hash_file(readers: Executor, name: str) -> Iterator[HashEvent]:
+    def hash_file(readers: "Executor", name: str) -> Iterator[HashEvent]:
         digest = hashlib.sha256()
         fd = files.open_read(folder / name)
         try:
