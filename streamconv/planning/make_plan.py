@@ -89,6 +89,7 @@ def make_plan(
         counts,
         file_format.name,
         casts=casting != AS_STORED,
+        quantizes=casting.quantize is not None,
         verify=verify,
         hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
     )

@@ -5,7 +5,7 @@ however it runs. `checkpoint/manifest.py` writes and reads the file.
 """
 
 import json
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
@@ -76,10 +76,23 @@ def _short_layout(row: Any) -> Any:
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
-    """Return the xxh3-128 digest of facts, as hex digits."""
-    from xxhash import xxh3_128_hexdigest
+    """Return the xxh3-128 digest of facts as JSON, as hex digits."""
+    from xxhash import xxh3_128
 
-    return str(xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode()))
+    digest = xxh3_128()
+    encode = json.JSONEncoder(sort_keys=True).encode
+    for text in _json_text(facts, encode):
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _json_text(facts: Mapping[str, Any], encode: Callable[[Any], str]) -> Iterator[str]:
+    """Yield facts as JSON, sorted by their names; an object with a row for each tensor in rows."""
+    yield "{"
+    for number, (name, value) in enumerate(sorted(facts.items())):
+        yield f"{', ' if number else ''}{encode(name)}: "
+        yield from _json_text(value, encode) if isinstance(value, dict) else (encode(value),)
+    yield "}"
 
 
 def fingerprint(plan: Plan) -> str:

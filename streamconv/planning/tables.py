@@ -18,6 +18,10 @@ INDEX_BYTES = 250
 """What it adds for each tensor that it writes if there is an index."""
 CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
+QUANTIZE_BYTES = 60
+"""What it adds in addition for each of them if weights are quantized."""
+QUANTIZE_OVERHEAD_BYTES = 10**6
+"""Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
 
 PIECE_ROW_BYTES = 150
 """What it adds for each piece at its end: the row in the journals, and in the manifest."""
@@ -104,6 +108,7 @@ def tables_bytes(
     file_format: str,
     *,
     casts: bool = False,
+    quantizes: bool = False,
     verify: bool = False,
     hashed: int = 0,
 ) -> Tables:
@@ -117,13 +122,15 @@ def tables_bytes(
         counts: Numbers and sizes of the conversion.
         file_format: Format of the output.
         casts: True if dtypes are cast.
+        quantizes: True if weights are quantized, which is a cast.
         verify: True if the result is verified in the same process.
         hashed: Bytes of the files that are read back for their SHA-256.
     """
     is_dcp = file_format == "dcp"
     inputs, outputs, chunks = counts.inputs, counts.outputs, counts.chunks
     output = INDEX_BYTES if counts.shards > 1 and not is_dcp else OUTPUT_BYTES[file_format]
-    listed = inputs * CAST_BYTES if casts else 0
+    listed = inputs * (CAST_BYTES + QUANTIZE_BYTES * quantizes) if casts else 0
+    listed += QUANTIZE_OVERHEAD_BYTES * quantizes
     closing = outputs * output + chunks * CHUNK_BYTES + listed
     result = outputs * VERIFY_OUTPUT_BYTES + chunks * VERIFY_CHUNK_BYTES
     source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts)

@@ -1,17 +1,28 @@
 """What a plan says of itself: its fingerprint, and what the manifest of its output lists."""
 
 import hashlib
+import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from header_models import model, planned
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shard_plans import plan_of
 from xxhash import xxh3_128_hexdigest
 
 from streamconv.checkpoint.file_records import RecordedOther, RecordedShard
 from streamconv.checkpoint.types import SourceFile
-from streamconv.planning.manifest import build_manifest, closing_files, fingerprint, plan_facts
+from streamconv.planning.manifest import (
+    build_manifest,
+    closing_files,
+    fingerprint,
+    fingerprint_of,
+    plan_facts,
+)
 from streamconv.planning.memory import Limits
 from streamconv.planning.plan import Plan
 
@@ -98,3 +109,28 @@ def test_the_index_is_in_the_manifest_that_follows_it(tmp_path: Path, hashed: bo
     listed = build_manifest(plan, pieces, {index: (len(raw), digest)}, all_known)
     assert listed.others == {index: expected}
     assert manifest == b"".join(listed.encode())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(facts=st.dictionaries(st.text(), JSON))
+def test_a_fingerprint_is_that_of_sorted_json(facts: dict[str, Any]) -> None:
+    """As of earlier versions, which have written journals; whatever the facts are."""
+    text = json.dumps(facts, sort_keys=True)
+    assert fingerprint_of(facts) == xxh3_128_hexdigest(text.encode())
+
+
+def test_a_fingerprint_of_many_tensors_takes_little_memory() -> None:
+    """Their rows become text one by one."""
+    rows = {f"model.layers.{k}.mlp.down_proj.weight": ["BF16", "U8", []] for k in range(20_000)}
+    tracemalloc.start()
+    fingerprint_of({"casts": rows})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * len(json.dumps({"casts": rows}))

@@ -66,3 +66,12 @@ def test_the_blocks_of_hashing_are_gone_when_a_verification_begins() -> None:
     assert large.hashing - small.hashing == 16 * 2**20 - 1000
     assert (small.hash_blocks, large.hash_blocks) == (1000, 16 * 2**20)
     assert large.verify == small.verify == tables_bytes(counts, "safetensors", verify=True).verify
+
+
+def test_tensors_that_are_quantized_count_more() -> None:
+    """Their casts are listed with the shapes that they have."""
+    counts = Counts(inputs=10**5, outputs=10**5)
+    cast, quantized = (
+        tables_bytes(counts, "safetensors", casts=True, quantizes=does) for does in (False, True)
+    )
+    assert quantized.run > cast.run + 5 * 10**6
