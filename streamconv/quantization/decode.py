@@ -84,19 +84,32 @@ class RowDecoder:
         columns = self._decoding.shape[1]
         result: Array = np.frombuffer(out, STORED[self._target]).reshape(-1, columns)
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+            if self._has_pairs and self._grids.are_usual(rows):
+                self._look_up_pairs(rows, result)
+                return
             scales = self._grids.first_scales(rows)
-            if not scales.all():
-                self._compute(rows, result, scales)  # the only way that looks at the codes
-            elif self._has_pairs:
-                for part, second in self._grids.parts_by_second(rows):
-                    table = pair_table(self._decoding, second, self._target, self._workspace)
-                    for tile in self._tiles(part, TILE * self._bytes_of_element()):
-                        into = result[tile.start - rows.start : tile.stop - rows.start]
-                        look_up(table, self._codes, self._others, tile, into, self._workspace)
-            elif self._has_tables():
-                self._look_up(rows, result)
+            if scales.all() and self._has_tables():
+                self._look_up(rows, result, scales)
             else:
-                self._compute(rows, result, scales)
+                self._compute(rows, result, scales)  # the only way that looks at the codes
+
+    # --- codes of 4 bits whose scales have 8: one table for all scales ---
+
+    def _look_up_pairs(self, rows: range, result: Array) -> None:
+        """Fill the result from the lookup table of each second scale, or of none."""
+        for part, second in self._grids.parts_by_second(rows):
+            table = pair_table(self._decoding, second, self._target, self._workspace)
+            for tile in self._tiles(part, TILE * self._bytes_of_element()):
+                into = result[tile.start - rows.start : tile.stop - rows.start]
+                look_up(table, self._codes, self._others, tile, into, self._workspace)
+
+    def _bytes_of_element(self) -> int:
+        """Return the bytes of an element of codes that has several rows; 1 for others.
+
+        Numbers are looked up for one byte of each element at once.
+        """
+        plane = self._codes.plane
+        return DTYPE_BITS[plane.dtype] // 8 if plane.packed == "rows" else 1
 
     # --- codes of 8 bits that share a scale: one table of results for each scale ---
 
@@ -109,42 +122,56 @@ class RowDecoder:
         is_in_order = self._grids.groups is None
         return is_byte and shared >= TABLE and scale.shape[1] <= TABLE and is_in_order
 
-    def _look_up(self, rows: range, result: Array) -> None:
+    def _look_up(self, rows: range, result: Array, scales: Array) -> None:
         """Fill the result from lookup tables, one for each scale in a row of scales.
 
         The index of an entry is the number of its table and the code.
         """
         height, width = self._others["scale"].plane.block
         columns = result.shape[1]
-        across = np.arange(columns) // width * TABLE
+        across = (np.arange(columns) // width * TABLE).astype(np.uint16)
         step = max(TILE // columns, 1)
-        index = self._workspace.array("spare", step * columns, np.intp).reshape(step, columns)
+        shape = step, columns
+        whole_places = self._workspace.array("places", step * columns, np.uint16).reshape(shape)
+        whole_index = self._workspace.array("spare", step * columns, np.intp).reshape(shape)
         begin = rows.start
         while begin < rows.stop:
             end = min((begin // height + 1) * height, rows.stop)
-            tables = self._tables(range(begin, end))
+            number = begin // height - rows.start // height
+            tables = self._tables(range(begin, end), scales[number : number + 1])
             for at in range(begin, end, step):
                 last = min(at + step, end)
-                places = index[: last - at]
+                places, index = whole_places[: last - at], whole_index[: last - at]
                 codes = self._codes.rows[at - self._codes.first : last - self._codes.first]
                 np.copyto(places, codes[:, :columns])
                 np.add(places, across, out=places)
+                np.copyto(index, places)
                 into = result[at - rows.start : last - rows.start]
-                np.take(tables, places, out=into, mode="clip")
+                tables.take(index, out=into, mode="clip")
             begin = end
 
-    def _tables(self, rows: range) -> Array:
-        """Return a table of all results for each scale of some rows, in the target's dtype."""
-        scales = self._grids.with_second(self._grids.first_scales(rows), rows).reshape(-1, 1)
-        codes = values_of_bytes(self._codes.plane)
-        values = np.repeat(codes[None, :], len(scales), axis=0)
-        if "zero" in self._others:
-            values -= self._grids.rows("zero", rows).reshape(-1, 1)
-        values *= scales
-        flat = values.reshape(-1)
-        tables: Array = np.empty(flat.shape, STORED[self._target])
-        narrow(flat, np.empty(flat.shape, np.uint32), self._target, tables)
-        return tables
+    def _tables(self, rows: range, scales: Array) -> Array:
+        """Return a table of all results for each scale of some rows, in the target's dtype.
+
+        Rows of one block are often decoded by several calls, so the last tables are kept.
+        """
+        scales = self._grids.with_second(scales, rows).reshape(-1, 1)
+        zeros = self._grids.rows("zero", rows).reshape(-1, 1) if "zero" in self._others else None
+        plane = self._codes.plane
+        kept_zeros = b"" if zeros is None else zeros.tobytes()
+        key = plane.dtype, plane.values, plane.offset, self._target, scales.tobytes(), kept_zeros
+
+        def results() -> Array:
+            values = np.repeat(values_of_bytes(plane)[None, :], len(scales), axis=0)
+            if zeros is not None:
+                values -= zeros
+            values *= scales
+            flat = values.reshape(-1)
+            tables: Array = np.empty(flat.shape, STORED[self._target])
+            narrow(flat, np.empty(flat.shape, np.uint32), self._target, tables)
+            return tables
+
+        return self._workspace.table(key, results)
 
     # --- all others: by arithmetic, in tiles ---
 
@@ -169,14 +196,6 @@ class RowDecoder:
             spare = self._workspace.array("spare", values.size, np.uint32)
             flat, narrowed = values.reshape(-1), into.reshape(-1)
             narrow(flat, spare, self._target, narrowed, are_numbers=are_numbers)
-
-    def _bytes_of_element(self) -> int:
-        """Return the bytes of an element of codes that has several rows; 1 for others.
-
-        Numbers are looked up for one byte of each element at once.
-        """
-        plane = self._codes.plane
-        return DTYPE_BITS[plane.dtype] // 8 if plane.packed == "rows" else 1
 
     def _tiles(self, rows: range, elements: int) -> Iterator[range]:
         """Cut rows into tiles of so many elements, each with one row of scales or one per row."""

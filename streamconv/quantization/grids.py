@@ -1,5 +1,6 @@
 """The grids of a quantized matrix: its scales and zero points, row by row, and their checks."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.quantization.dtype_kernels import as_float32
+from streamconv.quantization.dtype_kernels import as_float32, values_of
 from streamconv.quantization.unpack import LoadedPlane, grid_rows
 from streamconv.quantization.workspace import Workspace
 
@@ -67,6 +68,14 @@ class Grids:
         if not np.isfinite(scales).all():
             raise self.bad_scale("scale", scales[~np.isfinite(scales)][0])
         return scales
+
+    def are_usual(self, rows: range) -> bool:
+        """Return True if all scales of some rows, which have 8 bits, are numbers and not zero."""
+        loaded = self._others["scale"]
+        height = loaded.plane.block[0]
+        first, last = rows.start // height, (rows.stop - 1) // height + 1
+        stored = loaded.rows[first - loaded.first : last - loaded.first]
+        return not any((stored == code).any() for code in _unusual(loaded.plane.dtype))
 
     def with_second(self, scales: Array, rows: range) -> Array:
         """Return the scales of some rows with the second one of the matrix, if there is one."""
@@ -143,3 +152,10 @@ class Grids:
             f"{quoted(self._codes)}, and a scale has to be finite, and not zero unless all of "
             "its codes are"
         )
+
+
+@functools.cache
+def _unusual(dtype: str) -> list[int]:
+    """Return the codes of 8 bits that are zero or no finite number."""
+    values = values_of(dtype)
+    return np.flatnonzero(~np.isfinite(values) | (values == 0)).tolist()

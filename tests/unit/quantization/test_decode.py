@@ -1,6 +1,7 @@
 """Every number format, decoded bit for bit as its own library or the formula in torch does."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,10 @@ from decoded import TARGETS, changed, decoded_of, raw, read_cast, source_of
 from quantized import CASES, Case
 
 from streamconv.errors import BadCheckpoint
+from streamconv.quantization import decode
+from streamconv.quantization.workspace import Array
+from streamconv.sources.base import Read
+from streamconv.sources.wrappers.cast import CastSource
 
 
 @pytest.fixture(params=CASES)
@@ -36,6 +41,29 @@ def test_any_range_of_it(case: Case) -> None:
         ends = torch.randint(0, len(whole) // 2 + 1, (2,), generator=generator).tolist()
         begin, end = sorted(ends)
         assert read_cast(source, info, 2 * begin, 2 * (end - begin)) == whole[2 * begin : 2 * end]
+
+
+def test_tables_of_blocks_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all reads of a row of blocks, and anew for each other one."""
+    torch.manual_seed(8)
+    case = CASES["fp8 blocks"]()
+    source = source_of(case)
+    info = decoded_of(source, "BF16")
+    wanted = raw(case.decoded(torch.bfloat16))
+    made: list[int] = []
+    narrow = decode.narrow
+
+    def noting(values: Array, *others: Any, **options: Any) -> None:
+        made.append(len(values))
+        narrow(values, *others, **options)
+
+    monkeypatch.setattr(decode, "narrow", noting)
+    rows, columns = info.shape
+    reader, found = CastSource(source), memoryview(bytearray(info.nbytes))
+    for begin in range(0, info.nbytes, 4 * 2 * columns):
+        reader.read([Read(info, begin, found[begin : begin + 4 * 2 * columns])])
+    assert bytes(found) == wanted
+    assert len(made) == -(-rows // 16)
 
 
 # --- what is wrong with the data ---------------------------------------------------------------

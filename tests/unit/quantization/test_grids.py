@@ -57,6 +57,27 @@ def test_a_second_scale(make: object, name: str, combined: object) -> None:
     assert (rows, float(second)) == (range(3, 9), float(case.tensors[name]))
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "dtype"),
+    [
+        (quantized.nvfp4, ".weight_scale", torch.float8_e4m3fn),
+        (quantized.mxfp4_packed, ".weight_scale", torch.float8_e8m0fnu),
+    ],
+)
+def test_usual_scales(make: object, name: str, dtype: torch.dtype) -> None:
+    """Each of the 256, in one row of scales among others."""
+    torch.manual_seed(6)
+    assert callable(make)
+    case = make(8, 64)
+    scales = case.tensors[name].view(torch.uint8)
+    for code in range(256):
+        scales[5, 1] = code
+        value = torch.tensor(code, dtype=torch.uint8).view(dtype).float()
+        grids = grids_of(case)
+        assert grids.are_usual(range(4, 7)) == bool(value.isfinite() and value != 0)
+        assert grids.are_usual(range(5))
+
+
 def test_a_scale_that_is_no_number() -> None:
     torch.manual_seed(6)
     case = quantized.fp8_block(64, 48)
