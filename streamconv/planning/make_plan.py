@@ -74,7 +74,7 @@ def make_plan(
     shard_pieces = [-(-shard.nbytes // PIECE_BYTES) for shard in shards]
     pieces = sum(shard_pieces)
     counts = Counts(
-        inputs=sum(1 for _ in steps.inputs()),
+        inputs=steps.count_inputs(),
         outputs=len(steps),
         modules=sum(len(stack.modules) for stack in (*source.stacks, *source.groups)),
         shards=len(shards),

@@ -199,6 +199,12 @@ class Steps(Sequence[Step]):
             yield from {info.name: info for infos in tensors for info in infos}.values()
         yield from (self._hub_names[hub_name] for hub_name in self.copied)
 
+    def count_inputs(self) -> int:
+        """Return the number of tensors that `inputs` yields, in less time than that takes."""
+        found = (each.module.tensors.values() for each in self.converted)
+        counts = (len({info.name for infos in tensors for info in infos}) for tensors in found)
+        return sum(counts) + len(self.copied)
+
     def _output(self, place: int) -> tuple[ConvertedModule, OutputTensor]:
         index = bisect_right(self._firsts, place) - 1
         converted = self.converted[index]

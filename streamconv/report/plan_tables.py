@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from streamconv.checkpoint.cast_summary import cast_rows, protected_names
+from streamconv.checkpoint.casting import AS_STORED
 from streamconv.checkpoint.tensor_names import summarize_kinds, summarize_names
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
@@ -89,7 +90,10 @@ def _origin(plan: Plan) -> Iterator[Fact]:
 def _cost(plan: Plan, free_disk: int | None, rate: int | None) -> Iterator[Fact]:
     """Yield the bytes that are read and written, and the time and memory that this takes."""
     memory = plan.memory
-    read = sum(stored.nbytes for info in plan.inputs for stored in info.stored)
+    read = sum(
+        info.nbytes if info.cast is None else sum(stored.nbytes for stored in info.stored)
+        for info in plan.inputs
+    )
     yield "reads", f"{show_size(read)} from {counted(len(plan.checkpoint.files), 'file')}"
     if plan.transfer_bytes:
         yield "transfers", f"{show_size(plan.transfer_bytes)} over the network"
@@ -202,6 +206,8 @@ def _shards(plan: Plan, verbose: bool) -> Table:
 
 def _casts(plan: Plan) -> Iterator[str]:
     """Yield the tensors that are cast to each dtype, and those of each kind that are not."""
+    if plan.casting == AS_STORED:
+        return
     casts: dict[str, Counter[str]] = {}
     for row in cast_rows(plan.inputs):
         done = f" times its scales ({row['format']})" if row["scaled"] else ""
