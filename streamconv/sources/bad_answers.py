@@ -20,25 +20,30 @@ def explain_bad_answers(subject: str) -> Iterator[None]:
     """
     import httpx2
 
+    hint = "check the address of the server, and the proxy if there is one"
     try:
         yield
     except httpx2.TooManyRedirects as error:
         raise BadCheckpoint(
-            f"cannot read {subject}: the server redirects from one address to another without end"
+            f"cannot read {subject}: the server redirects from one address to another without end",
+            hint,
         ) from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
         raise BadCheckpoint(
-            f"cannot read {subject}: the server redirects to no address: {quoted(str(error))}"
+            f"cannot read {subject}: the server redirects to no address: {quoted(str(error))}",
+            hint,
         ) from error
     except httpx2.TransportError as error:
         if "location header" in str(error):
             raise BadCheckpoint(
-                f"cannot read {subject}: the server redirects to no address: {quoted(str(error))}"
+                f"cannot read {subject}: the server redirects to no address: {quoted(str(error))}",
+                hint,
             ) from error
         raise TransientError(quoted(str(error)) or type(error).__name__) from error
     except (httpx2.RequestError, httpx2.StreamError, ValueError) as error:
         raise BadCheckpoint(
-            f"cannot read {subject}: the server's answer makes no sense: {quoted(str(error))}"
+            f"cannot read {subject}: the server's answer makes no sense: {quoted(str(error))}",
+            hint,
         ) from error
 
 

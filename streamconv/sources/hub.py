@@ -30,7 +30,7 @@ from streamconv.system.retry import TransientError, retry, retry_after
 
 SCHEME = "hf://"
 DEFAULT_REVISION = "main"
-SCRATCH_BYTES = 3 * 2**19
+SCRATCH_BYTES = 2**20
 """A connection with its encryption, and what has arrived of a response: 64 kB at a time."""
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
@@ -143,7 +143,8 @@ class RepositoryFiles:
         from huggingface_hub.utils._headers import build_hf_headers
 
         url = hf_hub_url(self._repo, name, revision=self._commit)
-        with explain_refusals(self._repo, self._commit), _transient_errors(quoted(name)):
+        refused = explain_refusals(self._repo, self._commit, name)
+        with refused, _transient_errors(quoted(name)):
             metadata = within(
                 deadline.ANSWER_SECONDS,
                 lambda: get_hf_file_metadata(url, timeout=TIMEOUT),

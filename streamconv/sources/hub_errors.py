@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def explain_refusals(repo: str, revision: str) -> Iterator[None]:
+def explain_refusals(repo: str, revision: str, file: str = "") -> Iterator[None]:
     """Replace errors of huggingface_hub by errors that say what was refused.
+
+    Args:
+        repo: The repository.
+        revision: The branch, tag or commit that is read.
+        file: The file that is read; empty for the listing.
 
     Raises:
         UsageError: `repo` cannot be the name of a repository.
@@ -38,14 +43,14 @@ def explain_refusals(repo: str, revision: str) -> Iterator[None]:
         explain = _explain_with_token if get_token() else _explain_without_token
         name = quoted(repo)
         raise (
-            _explain_whatever_token(error, name, revision)
+            _explain_whatever_token(error, name, revision, file)
             or explain(error, name)
             or BadCheckpoint(f"cannot read {name}: the hub answers {error.response.status_code}")
         ) from error
 
 
 def _explain_whatever_token(
-    error: "HfHubHTTPError", name: str, revision: str
+    error: "HfHubHTTPError", name: str, revision: str, file: str
 ) -> BadCheckpoint | None:
     """Return the error for a refusal that no token would change; None for any other."""
     from huggingface_hub.errors import (
@@ -62,7 +67,10 @@ def _explain_whatever_token(
     if isinstance(error, DisabledRepoError):
         return BadCheckpoint(f"cannot read {name}: the hub has disabled it")
     if isinstance(error, EntryNotFoundError):
-        return BadCheckpoint(f"cannot read {name}: one of its files is gone: {quoted(str(error))}")
+        return BadCheckpoint(
+            f"cannot read {quoted(file)} of {name}: the hub no longer has it at {quoted(revision)}",
+            "read another revision: hf://org/name@revision",
+        )
     return None
 
 

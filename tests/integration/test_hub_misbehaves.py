@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -19,8 +20,14 @@ from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 from huggingface_hub import close_session
 
 import streamconv
-from streamconv.errors import BadCheckpoint, IOFailed, StreamconvError, UsageError
-from streamconv.sources import hub_listing
+from streamconv.errors import (
+    BadCheckpoint,
+    IOFailed,
+    SourceChanged,
+    StreamconvError,
+    UsageError,
+)
+from streamconv.sources import http_ranges, hub_listing
 from streamconv.system import deadline, retry
 
 LOCATION = "hf://org/name"
@@ -281,6 +288,60 @@ def test_random_misbehaviour(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises((BadCheckpoint, IOFailed)) as caught:
                 streamconv.plan(LOCATION)
             one_line(caught.value)
+
+
+# --- slices that are read while the hub fails ----------------------------------------------------
+
+LAZY_FAULTS: dict[str, tuple[Fault, type[StreamconvError] | None]] = {
+    "fails once": (Fault(503), None),
+    "fails": (Fault(500), IOFailed),
+    "is asked too often": (Fault(429, {"Retry-After": "9999"}), IOFailed),
+    "is cut": (Fault(206, cut_after=5), None),
+    "is cut at once": (Fault(206, cut_after=0), IOFailed),
+    "sends another range": (Fault(206, {"Content-Range": "bytes 1-2/x"}), IOFailed),
+    "has a file of another size": (Fault(206, {"Content-Range": "bytes 0-1/2"}), SourceChanged),
+    "has another file": (Fault(206, {"ETag": '"other"'}), SourceChanged),
+    "is slow": (Fault(206, seconds_per_chunk=1.0), None),
+    "asks for a token": (Fault(401), IOFailed),
+    "forbids it": (Fault(403), IOFailed),
+    "has lost the file": (Fault(404), IOFailed),
+    "redirects without end": (Fault(302, {"Location": "/loop"}), BadCheckpoint),
+}
+
+
+@pytest.mark.parametrize("row", LAZY_FAULTS)
+def test_a_storage_that_fails_between_two_slices(
+    row: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read is retried, or ends in one line that names the file; the next one works again."""
+    fault, kind = LAZY_FAULTS[row]
+    monkeypatch.setattr(http_ranges, "TIMEOUT", 0.5)
+    threads = threading.active_count()
+    left = [1 if kind is None else 10**6]
+
+    def failing(method: str, path: str, span: str | None) -> Fault | None:
+        left[0] -= span is not None
+        return fault if span is not None and left[0] >= 0 else None
+
+    with streamconv.open(hub.repos["org/name"], "fused", framework="np") as local:
+        lazy = streamconv.open(LOCATION, "fused", framework="np")
+        for name in list(lazy)[:2]:
+            hub.fault = failing
+            begin = time.monotonic()
+            if kind is None:
+                assert (lazy[name][:] == local[name][:]).all()
+            else:
+                with pytest.raises(kind) as caught:
+                    lazy[name].read()
+                one_line(caught.value)
+                assert re.search(r"model-0000\d-of-00002\.safetensors", caught.value.message)
+                assert caught.value.hint
+            assert time.monotonic() - begin < BOUND
+            hub.fault = lambda *_: None
+            assert (lazy[name].read() == local[name].read()).all()
+    lazy.close()
+    close_session()
+    assert threading.active_count() <= threads + 8  # those of the server, which end by themselves
 
 
 # --- the environment ---------------------------------------------------------------------------

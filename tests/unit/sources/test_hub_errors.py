@@ -1,11 +1,12 @@
 """Each refusal of the hub has a message of its own, which is true in its case."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from folders import qwen_tensors, two_shards, write_checkpoint
-from hub_server import Fault, Hub, taken_for_the_hub
+from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 
 from streamconv.errors import BadCheckpoint, UsageError
 from streamconv.sources.open import open_source
@@ -169,8 +170,11 @@ def test_a_gated_repository_that_anyone_may_list(
 def test_a_file_that_is_gone(hub: Hub) -> None:
     gone = Fault(404, {"X-Error-Code": "EntryNotFound"})
     hub.fault = lambda method, path, span: gone if "/resolve/" in path else None
-    message, _ = refused(hub, f"hf://{REPO}")
-    assert message.startswith("cannot read org/name: one of its files is gone: ")
+    message, hint = refused(hub, f"hf://{REPO}")
+    assert re.fullmatch(
+        rf"cannot read \S+ of org/name: the hub no longer has it at {COMMIT}", message
+    )
+    assert hint == "read another revision: hf://org/name@revision"
 
 
 def test_a_name_that_no_repository_can_have(hub: Hub) -> None:
