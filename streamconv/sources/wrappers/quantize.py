@@ -3,8 +3,9 @@
     weight [o, i] --> band of whole blocks of rows --> codes of the band, and its scales
 
 A band is read and encoded once. Each thread keeps the codes of its last band, because the reads of
-a tensor follow each other. The scales of a band are read after its codes, so they are kept until
-then, as far as there is room (`kept_scales.py`). Otherwise they are made from the weight again.
+a tensor follow each other. The scales of a band are read before its codes or after them, so they
+are kept until then, as far as there is room (`kept_scales.py`). Otherwise they are made from the
+weight again.
 
 A weight that is a strided part of a tensor is read together with all bytes in between. Each thread
 keeps the bytes that it has read last: gate and up of an expert are often in the same ones.
@@ -87,9 +88,14 @@ class QuantizedSource(SourceWrapper):
             kept.codes_of = None
             encoder, rows = kept.encoder(encoding), _rows_of(encoding, number)
             elements = kept.rows(cast, encoding, rows)
-            scales = encoder.scales(elements, cast.stored.name, rows.start)
+            weight = _weight(cast)
+            scales = self._scales.get(weight, number)
+            if scales is None:
+                scales = encoder.scales(elements, cast.stored.name, rows.start)
+                self._scales.put(weight, number, scales)
+            elif rows.stop == encoding.shape[0]:
+                self._scales.drop(weight)  # they have been read, since they were kept before codes
             kept.codes = encoder.codes(elements, scales).reshape(-1).data.cast("B")
-            self._scales.put(_weight(cast), number, scales)
             kept.codes_of = key
         return kept.codes
 
@@ -99,20 +105,23 @@ class QuantizedSource(SourceWrapper):
         row_bytes = read.info.nbytes // _scale_rows(encoding)
         band_bytes = -(-encoding.band_rows // encoding.block[0]) * row_bytes
         position, end = read.start, read.start + len(read.buffer)
+        weight, have_codes = _weight(cast), True
         while position < end:
             number, within = divmod(position, band_bytes)
-            scales = self._scales.get(_weight(cast), number)
+            scales = self._scales.get(weight, number)
             if scales is None:
+                have_codes = False
                 rows = _rows_of(encoding, number)
                 elements = self._kept.rows(cast, encoding, rows)
                 scales = encoder.scales(elements, cast.stored.name, rows.start)
+                self._scales.put(weight, number, scales)
             raw = encoder.stored_scales(scales, read.info.dtype).reshape(-1).data.cast("B")
             taken = min(end - position, len(raw) - within)
             begin = position - read.start
             read.buffer[begin : begin + taken] = raw[within : within + taken]
             position += taken
-        if end == read.info.nbytes:
-            self._scales.drop(_weight(cast))
+        if have_codes and end == read.info.nbytes:
+            self._scales.drop(weight)
 
 
 def _stored_ranges(wanted: ByteRange) -> Iterator[ByteRange]:

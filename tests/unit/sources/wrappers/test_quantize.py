@@ -13,6 +13,7 @@ from streamconv.checkpoint.cast_memory import buffer_bytes
 from streamconv.checkpoint.encoding import View
 from streamconv.checkpoint.types import Cast, TensorInfo
 from streamconv.errors import BadCheckpoint
+from streamconv.quantization.encode import Array, RowEncoder
 from streamconv.quantization.encoded_parts import encoded_parts
 from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
@@ -75,6 +76,29 @@ def test_any_bytes(
         assert read_part(reader(source), parts[1], step) == scales
         both = reader(source)
         assert [read_part(both, part, step) for part in parts] == [codes, scales]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["codes first", "scales first"])
+def test_scales_are_made_once(order: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each band of one weight and of the next, whichever tensor of it is read first."""
+    monkeypatch.setattr("streamconv.checkpoint.encoding.BAND_ELEMENTS", 20_000)
+    torch.manual_seed(3)
+    weights = {f"{name}.weight": torch.randn(600, 96).bfloat16() for name in "ab"}
+    source = memory(**weights)
+    made: list[tuple[str, int]] = []
+    scales = RowEncoder.scales
+
+    def noting(self: RowEncoder, elements: Array, name: str, first: int = 0) -> Array:
+        made.append((name, first))
+        return scales(self, elements, name, first)
+
+    monkeypatch.setattr(RowEncoder, "scales", noting)
+    reader = QuantizedSource(source)
+    for name, weight in weights.items():
+        parts = parts_of(source.checkpoint.tensors[name], "fp8-block")[:2]
+        found = {place: read_part(reader, parts[place], 5_000) for place in order}
+        assert [found[0], found[1]] == wanted(weight, "fp8-block")
+    assert made == [(name, first) for name in weights for first in range(0, 600, 128)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
