@@ -1,5 +1,6 @@
 """The command line: one file for each verb, imported when the verb is used."""
 
+import atexit
 import gc
 import importlib
 import io
@@ -164,6 +165,8 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A plan is hundreds of thousands of objects without cycles: collecting rarely saves time.
     gc.set_threshold(50_000, 20, 100)
+    # The memory of a process that ends is not searched for cycles, which would take 20 ms or more.
+    atexit.register(gc.freeze)
     raise_open_file_limit()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

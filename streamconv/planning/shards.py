@@ -194,6 +194,14 @@ class PieceParts(Sequence[ShardPart]):
             return FramingBytes(number, end)
         return StepBytes(self._steps, which, number, unit, begin, end)
 
+    def __iter__(self) -> Iterator[ShardPart]:
+        fields = [iter(self._rows)] * self._FIELDS
+        for which, number, unit, begin, end in zip(*fields, strict=True):
+            if which == self._FRAMING:
+                yield FramingBytes(number, end)
+            else:
+                yield StepBytes(self._steps, which, number, unit, begin, end)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PieceParts) and (
             (self._rows, [*self._steps]) == (other._rows, [*other._steps])
