@@ -113,9 +113,11 @@ class Ranges:
                     pending.take(chunk)
                     rate.add(len(chunk))
                     measured.add(len(chunk))
-        except TransientError as error:
+        except BaseException as error:
+            # whatever failed, the next read asks for a location that may be a better one
             self._forget_location(pending.name)
-            error.progress = pending.missing < before and not isinstance(error, TooSlow)
+            if isinstance(error, TransientError):
+                error.progress = pending.missing < before and not isinstance(error, TooSlow)
             raise
         if pending.missing:
             raise TransientError(
@@ -146,7 +148,6 @@ class Ranges:
             return
         if status != 206:
             # an expired location answers 403, and another one may work
-            self._forget_location(pending.name)
             if status == 200:
                 raise TransientError(
                     "the server answers 200, the whole file, to a request for a part of it"

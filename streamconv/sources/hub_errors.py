@@ -42,10 +42,14 @@ def explain_refusals(repo: str, revision: str, file: str = "") -> Iterator[None]
     except HfHubHTTPError as error:
         explain = _explain_with_token if get_token() else _explain_without_token
         name = quoted(repo)
+        subject = f"{quoted(file)} of {name}" if file else name
         raise (
             _explain_whatever_token(error, name, revision, file)
             or explain(error, name)
-            or BadCheckpoint(f"cannot read {name}: the hub answers {error.response.status_code}")
+            or BadCheckpoint(
+                f"cannot read {subject}: the hub answers {error.response.status_code}",
+                "try again later",
+            )
         ) from error
 
 

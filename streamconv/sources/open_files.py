@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
 from streamconv.system.file_ops import Files
@@ -183,6 +184,8 @@ class OpenFiles:
         # a FIFO may have taken the place of the file, and opening one would wait for ever
         if before is not None and FileStat.of(self._files, self._path_of(name)) != before:
             raise _changed(name)
+        if before is None and not S_ISREG(self._files.stat(self._path_of(name)).st_mode):
+            raise _changed_since_planned(name)
         fd = self._open_or_make_room(name)
         try:
             now = FileStat.of(self._files, fd)
@@ -190,7 +193,7 @@ class OpenFiles:
                 if self._check_opened:
                     self._check_opened(name, fd, now.size)
                 if self._watched.get(name, now) != now:
-                    raise SourceChanged(f"{quoted(name)} has changed since it was planned")
+                    raise _changed_since_planned(name)
                 self._stats[name] = now
             elif now != before:
                 raise _changed(name)
@@ -231,3 +234,7 @@ class OpenFiles:
 
 def _changed(name: str) -> SourceChanged:
     return SourceChanged(f"{quoted(name)} has changed while it was read")
+
+
+def _changed_since_planned(name: str) -> SourceChanged:
+    return SourceChanged(f"{quoted(name)} has changed since it was planned")

@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from streamconv.errors import Interrupted, IOFailed, SourceChanged
+from streamconv.errors import BadCheckpoint, Interrupted, IOFailed, SourceChanged
 from streamconv.sources.http_ranges import RangeLocation, Ranges
 from streamconv.system import retry
 from streamconv.system.cancellation import CancelToken
@@ -79,6 +79,19 @@ def test_an_answer_that_may_change_is_asked_for_again(code: int) -> None:
     """At a new location, as the first one may have expired."""
     server = Server(status(code), part)
     server.read()
+    assert server.located == ["w", "w"]
+
+
+def test_a_location_that_leads_nowhere_is_not_kept() -> None:
+    """An error ends the read, and the next one may have a better location."""
+
+    def nowhere(*_: object) -> httpx2.Response:
+        raise httpx2.UnsupportedProtocol("Request URL has an unsupported protocol 'ftp://'.")
+
+    server = Server(nowhere, part)
+    with pytest.raises(BadCheckpoint, match="redirects to no address"):
+        server.read()
+    assert server.read() == [CONTENT[10:15], b"", CONTENT[15:30]]
     assert server.located == ["w", "w"]
 
 

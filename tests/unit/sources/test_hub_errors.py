@@ -125,7 +125,11 @@ def test_a_refusal_without_a_token(hub: Hub, answer: Fault, message: str, hint: 
             id="disabled",
         ),
         pytest.param(
-            "", Fault(418), "cannot read org/name: the hub answers 418", "", id="something else"
+            "",
+            Fault(418),
+            "cannot read org/name: the hub answers 418",
+            "try again later",
+            id="something else",
         ),
     ],
 )

@@ -155,3 +155,15 @@ def test_a_file_that_has_gone(folder: Path) -> None:
     (folder / "file-0").unlink()
     with pytest.raises(SourceChanged, match="file-0 has changed"):
         opened.check_unchanged()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_is_watched_is_the_same(folder: Path, change: str) -> None:
+    """When it is first opened; a FIFO in its place is not waited for."""
+    files = Counted()
+    opened = OpenFiles(files, folder.joinpath)
+    opened.watch("file-0")
+    CHANGES[change](folder / "file-0")
+    with pytest.raises(SourceChanged, match="file-0 has changed since it was planned"):
+        content(opened, files, "file-0")
+    assert content(opened, files, "file-1") == "file-1"
