@@ -117,6 +117,7 @@ def make_plan(
             staging=_staging_bytes(checkpoint, is_copy=not buffer and casting == AS_STORED),
             casts_again=_cast_bytes(steps, again=True) if verify and casts else 0,
             pieces=few,
+            largest_shard=max(shard.nbytes for shard in shards),
         ),
         casting=casting,
         config=config,

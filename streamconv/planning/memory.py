@@ -142,6 +142,7 @@ def fit_memory(
     casts_again: int = 0,
     staging: int = STAGING_BYTES,
     pieces: Sequence[PieceNeeds] | None = None,
+    largest_shard: int | None = None,
 ) -> Memory:
     """Return the memory of a run with as many workers as the limits allow.
 
@@ -155,15 +156,19 @@ def fit_memory(
         tables: Bytes that the run and its verification add for tensors.
         staging: Bytes of output that a worker writes at once.
         pieces: The pieces if they are few; None for more than workers.
+        largest_shard: Bytes of the largest output file; no piece is larger. None if not known.
 
     Raises:
         PlanRefused: One worker needs more than is allowed.
     """
     scratch = SCRATCH_BYTES if source_buffer else COPY_SCRATCH_BYTES
     few = None if pieces is None else len(pieces)
+    needs = pieces
+    if pieces is None and largest_shard is not None:
+        needs = [PieceNeeds(largest_shard, None)] * limits.jobs
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
-        running = tables.run + _buffers_bytes(jobs, source_buffer, staging, pieces)
+        running = tables.run + _buffers_bytes(jobs, source_buffer, staging, needs)
         running += _workers_bytes(jobs, casts + read_scratch_bytes + scratch, few)
         phase = max(running, tables.closing, tables.hashing)
         if tables.verify is not None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 
+from streamconv.system.buffers import new_buffer
+
 Fill = Callable[[memoryview, int], int]
 """Fills a buffer from an offset of the file, and returns the bytes read: fewer only at its end."""
 
@@ -18,10 +20,10 @@ class ReadAhead:
         """Start to read. `fill` is called in a thread of `reader`."""
         self._fill = fill
         self._reader = reader
-        self._idle = memoryview(bytearray(block_bytes))
+        self._idle = new_buffer(block_bytes)
         self._position = 0
         self._rest = memoryview(b"")
-        self._coming = self._read(memoryview(bytearray(block_bytes)))
+        self._coming = self._read(new_buffer(block_bytes))
 
     def read(self, most: int) -> memoryview:
         """Return the next bytes, at most `most`; none at the end of the file.

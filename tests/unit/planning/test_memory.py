@@ -87,6 +87,17 @@ def test_workers_without_a_piece_take_little() -> None:
     assert 10**7 < two - one < (many - two) / 5 < 2 * 10**7
 
 
+def test_many_small_files_fill_no_buffers() -> None:
+    """Of many pieces, none is larger than a file."""
+    limits = Limits(10**7, jobs=8)
+    large, small, whole = (
+        fit_memory(limits, 0, "the.widest", staging=REMOTE_STAGING_BYTES, largest_shard=size).peak
+        for size in (None, 10**6, 10**9)
+    )
+    assert large == whole
+    assert large - small == 8 * (REMOTE_STAGING_BYTES - HUGE_PAGE_BYTES)
+
+
 def test_a_verification_holds_the_largest_regions() -> None:
     """Transposed ones as a whole, others in blocks of 4 MiB; only so much of a block as is used."""
 
