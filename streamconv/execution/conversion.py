@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamconv.errors import UsageError
+from streamconv.errors import OutputExists, UsageError
 from streamconv.execution.pipeline import OnEvent, Share, run_share
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
@@ -69,7 +69,11 @@ def finish_conversion(
     CheckpointFolder(dst).clear_leftovers()
     request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
     share = Share(writes_shards=False, parts=request.parts)
-    return run_share(request, share, on_event, CancelToken())
+    try:
+        return run_share(request, share, on_event, CancelToken())
+    except OutputExists:
+        load_request(Path(dst))  # raises that it is finished, if another process was faster
+        raise
 
 
 def _run_whole(request: ConversionRequest, on_event: OnEvent | None) -> Result:

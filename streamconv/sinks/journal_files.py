@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from streamconv.checkpoint.types import JOURNAL_PREFIX
+from streamconv.checkpoint.types import JOURNAL_PREFIX, MANIFEST
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import (
@@ -200,6 +200,11 @@ def load_request(target: Path) -> tuple[bytes, str]:
         for path in (paths.request, paths.moved(paths.request)):
             with suppress(FileNotFoundError):  # or another process moves it at the same moment
                 return read_own_file(path, files), str(path)
+        if files.exists(paths.target / MANIFEST):
+            raise OutputExists(
+                f"cannot finish {paths.target}: it is finished already",
+                f"check it with `streamconv verify {target}`",
+            )
         if files.exists(paths.target):
             raise OutputExists(
                 f"cannot finish {paths.target}: it exists already, and there is no unfinished "

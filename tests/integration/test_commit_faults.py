@@ -75,7 +75,7 @@ def again(src: Path, dst: Path, way: str) -> None:
         else:
             convert(src, dst, **{**options_of(way), "resume": True})
     except OutputExists as error:
-        assert "not empty" in error.message or "exists already" in error.message
+        assert "not empty" in error.message or "finished already" in error.message
 
 
 def plain(src: Path, dst: Path, way: str) -> None:

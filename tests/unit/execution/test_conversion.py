@@ -1,5 +1,7 @@
 """The four ways to run a conversion: whole, a part, the rest of parts, and what each refuses."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from folders import qwen_tensors, tree, two_shards, write_checkpoint
 from streamconv.errors import IOFailed, OutputExists, UsageError
 from streamconv.execution.conversion import finish_conversion, run_conversion
 from streamconv.execution.request import ConversionRequest
+from streamconv.sinks import journal_files
 
 
 @pytest.fixture
@@ -69,5 +72,33 @@ def test_nothing_to_finish(src: Path, tmp_path: Path) -> None:
     with pytest.raises(IOFailed, match="there is no unfinished conversion"):
         finish_conversion(tmp_path / "dst")
     run_conversion(request(src, tmp_path / "dst"))
-    with pytest.raises(OutputExists, match="it exists already"):
+    with pytest.raises(OutputExists, match="it is finished already") as caught:
         finish_conversion(tmp_path / "dst")
+    assert caught.value.hint == f"check it with `streamconv verify {tmp_path / 'dst'}`"
+    with pytest.raises(OutputExists, match="it exists already"):
+        finish_conversion(src)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_process_finishes_first(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """After this one has read the request: the result is not to be replaced, nor made again."""
+    dst = tmp_path / "dst"
+    if overwrite:
+        shutil.copytree(src, dst)
+    for part in ("1/2", "2/2"):
+        run_conversion(replace(request(src, dst, part=part), overwrite=overwrite))
+    load = journal_files.load_request
+
+    def slowly(target: Path) -> tuple[bytes, str]:
+        loaded = load(target)
+        monkeypatch.setattr(journal_files, "load_request", load)
+        finish_conversion(dst)
+        return loaded
+
+    monkeypatch.setattr(journal_files, "load_request", slowly)
+    with pytest.raises(OutputExists, match="it is finished already") as caught:
+        finish_conversion(dst)
+    assert "verify" in caught.value.hint
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "dst"}
