@@ -30,7 +30,7 @@ SHARD_PIECE_BYTES = 240
 SHARD_ROW_BYTES = 200
 """What it adds for each of them at its end, as journals and manifest are made a shard at a time."""
 
-VERIFY_INPUT_BYTES = 440
+VERIFY_INPUT_BYTES = 560
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
 VERIFY_OUTPUT_BYTES = 530
 """What it takes for each tensor of the result."""
