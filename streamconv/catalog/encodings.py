@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from streamconv.catalog.toml_tables import read_table
+from streamconv.catalog.toml_tables import read_row_names, read_table
 from streamconv.errors import UsageError
 from streamconv.records import dataclass
 
@@ -53,8 +53,8 @@ class EncodingRow:
 
 @functools.cache
 def encoding_names() -> tuple[str, ...]:
-    """Return the values of `--quantize`."""
-    return tuple(_rows())
+    """Return the values of `--quantize`. Each command line asks for them when it starts."""
+    return read_row_names("quantization.toml", "encodings")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -57,6 +58,11 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"<Layout {self.name}>"
+
+    @cached_property
+    def name_axes(self) -> frozenset[str]:
+        """The axes whose positions are in the names of its tensors."""
+        return frozenset(a for template in self.templates.values() for a in template.name_axes)
 
     def shared_axes(self, weight: str) -> frozenset[str]:
         """Return the axes (experts, projections) along which one number is shared by all."""
@@ -145,9 +151,7 @@ class NamedLayout:
 
     def names_projections(self) -> bool:
         """Return True if the names of its tensors show the naming."""
-        tokens = self.naming.tokens.keys()
-        templates = self.layout.templates.values()
-        return any(not tokens.isdisjoint(template.name_axes) for template in templates)
+        return not self.layout.name_axes.isdisjoint(self.naming.tokens)
 
 
 def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) -> Layout:

@@ -39,11 +39,11 @@ class Spelling:
         """Yield, for a weight of each kind, the other name and the name that a template gives."""
         ends = dict.fromkeys((kind.part, kind.suffix) for kind in kinds)
         names = tokens if _PROJECTION in self.name else [""]
-        for token, template_name, end in itertools.product(names, self.template_names, ends):
-            yield (
-                _of_kind(self.name.replace(_PROJECTION, token), *end),
-                _of_kind(template_name.replace(_PROJECTION, token), *end),
-            )
+        for token, template_name in itertools.product(names, self.template_names):
+            own = self.name.replace(_PROJECTION, token)
+            other = template_name.replace(_PROJECTION, token)
+            for end in ends:
+                yield _of_kind(own, *end), _of_kind(other, *end)
 
 
 def _of_kind(name: str, part: str, suffix: str) -> str:

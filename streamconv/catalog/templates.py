@@ -13,7 +13,7 @@ no table of pairs of layouts, and no direction has code of its own.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 
 from streamconv.errors import UsageError
 from streamconv.records import dataclass
@@ -59,10 +59,10 @@ class Template:
         dims = (dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in self.dims)
         return f"{self.name} : {' '.join(dims)}".rstrip()
 
-    @cached_property
+    @property
     def name_axes(self) -> tuple[str, ...]:
         """The axes in the name, in order."""
-        return tuple(_NAME_AXIS.findall(self.name))
+        return _axes_in(self.name)
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -76,6 +76,12 @@ class Template:
     def tensor_name(self, tokens: Mapping[str, str]) -> str:
         """Return the tensor's name below the prefix, with the text of `tokens` for each axis."""
         return _NAME_AXIS.sub(lambda match: tokens[match[1]], self.name)
+
+
+@cache
+def _axes_in(name: str) -> tuple[str, ...]:
+    """Return the axes in a name, in order. A dozen templates share a name, and many ask for it."""
+    return tuple(_NAME_AXIS.findall(name))
 
 
 def solve_sizes(

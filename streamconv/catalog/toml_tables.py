@@ -25,6 +25,12 @@ def read_table(name: str) -> dict[str, Any]:
     return tomllib.loads((_DATA / name).read_text(encoding="utf-8"))
 
 
+def read_row_names(name: str, table: str) -> tuple[str, ...]:
+    """Return the names of the rows of a table in a file of `data/`, without parsing the file."""
+    text = (_DATA / name).read_text(encoding="utf-8")
+    return tuple(re.findall(rf"^\[{table}\.([A-Za-z0-9_-]+)\]", text, re.MULTILINE))
+
+
 def read_row_texts(name: str) -> dict[str, str]:
     """Return the text of each row of a file of `data/`, for `parse_row`.
 

@@ -8,6 +8,7 @@ import pytest
 from streamconv.catalog.toml_tables import (
     USER_TABLES,
     parse_row,
+    read_row_names,
     read_row_texts,
     read_table,
     read_user_tables,
@@ -27,6 +28,9 @@ def test_rows_one_by_one() -> None:
         "families.toml"
     )
     assert list(texts) == list(read_table("families.toml"))
+    tables = read_table("quantization.toml")
+    for table in ("formats", "named", "encodings"):
+        assert list(read_row_names("quantization.toml", table)) == list(tables[table])
 
 
 def test_tables_of_a_user(tmp_path: Path) -> None:
