@@ -44,8 +44,8 @@ class Safetensors:
         """Cut steps by huggingface_hub's rules.
 
         In a shard, tensors with wide elements come first, so that each is aligned. Before them come
-        weights that are quantized as they are read, each next to its scales, so that it is read
-        only once.
+        weights that are quantized as they are read, each right before its scales, so that it is
+        read only once.
 
         Raises PlanRefused if a tensor is called `__metadata__`, the key of a header's metadata.
         """
@@ -138,8 +138,15 @@ def _aligned(steps: Steps, numbers: Iterable[int]) -> list[int]:
     for parts in weights.values():
         if sum(map(steps.nbytes, parts)) % ALIGNMENT:
             others += parts
-        else:
-            first += sorted(parts, key=width)
+            continue
+        # codes are the largest: scales that come after them are made with them
+        largest_first = sorted(parts, key=steps.nbytes, reverse=True)
+        ends = itertools.accumulate(map(steps.nbytes, largest_first))
+        is_aligned = all(
+            end * 8 % DTYPE_BITS[steps.dtype(number)] == 0
+            for end, number in zip(ends, largest_first[1:], strict=False)
+        )
+        first += largest_first if is_aligned else sorted(parts, key=width)
     return first + sorted(others, key=lambda number: (width(number), number))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import quantizers
 import reference
 import torch
 from click.testing import CliRunner
+from header_models import BITS
 from plain_layers import E, H, I, plain_tensors, write
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 import streamconv
 from streamconv.cli import cli
+from streamconv.sources.base import Read
+from streamconv.sources.wrappers.cast import CastSource
 
 KINDS = list(quantizers.QUANTIZERS)
 MERGED = ["fused", "fused-transposed", "fused-flat", "stacked", "fused-interleaved"]
@@ -56,6 +60,29 @@ def test_one_by_one(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     streamconv.convert(source, tmp_path / "out", to="per-expert", verify=True, **asked(kind))
     found = reference.read(tmp_path / "out")
     assert reference.same_bytes(found, quantized(tensors, kind)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_weight_is_read_once(
+    kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its codes come right before its scales, which are made with them; all are aligned."""
+    counted: list[int] = []
+    read = CastSource.read
+
+    def noting(self: CastSource, reads: Sequence[Read]) -> None:
+        counted.extend(len(each.buffer) for each in reads)
+        read(self, reads)
+
+    monkeypatch.setattr(CastSource, "read", noting)
+    result = streamconv.convert(source, tmp_path / "out", to="per-expert", jobs=1, **asked(kind))
+    assert sum(counted) == sum(t.nbytes for t in plain_tensors().values())
+    (file,) = result.path.glob("*.safetensors")
+    raw = file.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    header.pop("__metadata__")
+    for name, entry in header.items():
+        assert entry["data_offsets"][0] % (BITS.get(entry["dtype"], 8) // 8) == 0, name
 
 
 @pytest.mark.parametrize("layout", MERGED)
