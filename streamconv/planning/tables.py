@@ -20,7 +20,7 @@ CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
 QUANTIZE_BYTES = 60
 """What it adds in addition for each of them if weights are quantized."""
-QUANTIZE_OVERHEAD_BYTES = 10**6
+QUANTIZE_OVERHEAD_BYTES = 2 * 10**6
 """Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
 
 PIECE_ROW_BYTES = 150
@@ -40,6 +40,8 @@ VERIFY_MODULE_BYTES = 1100
 """What it takes for each module with experts, of both sides."""
 VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
+VERIFY_QUANTIZE_BYTES = 2 * 10**6
+"""Growth of the interpreter when it quantizes again to verify."""
 RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
 """What a run that writes a DCP does not give back for each tensor and chunk: it is fragmented."""
 VERIFY_OVERHEAD_BYTES = 4 * 10**6
@@ -140,12 +142,13 @@ def tables_bytes(
     )
     if is_dcp:
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
+    again = VERIFY_QUANTIZE_BYTES * quantizes
     blocks = min(SHA256_BYTES, hashed)
     rows = counts.pieces * PIECE_ROW_BYTES
     digests = counts.shard_pieces * SHARD_PIECE_BYTES
     return Tables(
         max(inputs * INPUT_BYTES + listed, closing) + counts.kept + digests,
-        VERIFY_OVERHEAD_BYTES + held + counts.kept + rows if verify else None,
+        VERIFY_OVERHEAD_BYTES + again + held + counts.kept + rows if verify else None,
         counts.regions,
         SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
         closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,

@@ -72,6 +72,8 @@ def test_tensors_that_are_quantized_count_more() -> None:
     """Their casts are listed with the shapes that they have."""
     counts = Counts(inputs=10**5, outputs=10**5)
     cast, quantized = (
-        tables_bytes(counts, "safetensors", casts=True, quantizes=does) for does in (False, True)
+        tables_bytes(counts, "safetensors", casts=True, quantizes=does, verify=True)
+        for does in (False, True)
     )
     assert quantized.run > cast.run + 5 * 10**6
+    assert (quantized.verify or 0) >= (cast.verify or 0) + 10**6
