@@ -20,7 +20,7 @@ CAST_BYTES = 470
 """What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
 QUANTIZE_BYTES = 60
 """What it adds in addition for each of them if weights are quantized."""
-QUANTIZE_OVERHEAD_BYTES = 2 * 10**6
+QUANTIZE_OVERHEAD_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
 
 PIECE_ROW_BYTES = 150
@@ -40,7 +40,7 @@ VERIFY_MODULE_BYTES = 1100
 """What it takes for each module with experts, of both sides."""
 VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
-VERIFY_QUANTIZE_BYTES = 2 * 10**6
+VERIFY_QUANTIZE_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes again to verify."""
 RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
 """What a run that writes a DCP does not give back for each tensor and chunk: it is fragmented."""
