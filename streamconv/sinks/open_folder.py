@@ -15,6 +15,7 @@ from streamconv.sinks.resume import all_pieces
 from streamconv.sinks.shard_files import Shards
 from streamconv.sinks.workspace import RunWorkspace
 from streamconv.sources.base import Source
+from streamconv.system.buffers import return_freed_memory
 from streamconv.system.cores import cores
 
 
@@ -121,6 +122,7 @@ class OpenFolder:
         """Read shards and copied files back; returns the SHA-256 of each, by name."""
         names = [*(shard.name for shard in self._plan.shards), *copied]
         jobs = min(self._plan.memory.jobs, cores())
+        return_freed_memory()  # which the workers have left
         return (yield from sha256_of(self._files, self._partial, names, jobs))
 
     def commit(self) -> None:

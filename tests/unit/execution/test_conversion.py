@@ -102,3 +102,16 @@ def test_another_process_finishes_first(
         finish_conversion(dst)
     assert "verify" in caught.value.hint
     assert {path.name for path in tmp_path.iterdir()} == {"src", "dst"}
+
+
+def test_what_workers_leave_is_given_back_before_files_are_hashed(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the blocks of --sha256 would be added to it."""
+    calls: list[bool] = []
+    name = "streamconv.sinks.open_folder.return_freed_memory"
+    monkeypatch.setattr(name, lambda: calls.append(True))
+    run_conversion(request(src, tmp_path / "plain"))
+    assert not calls
+    run_conversion(request(src, tmp_path / "hashed", sha256=True))
+    assert calls == [True]
