@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import TypedDict
 
 from streamconv.catalog.presets import Prefixes, Preset, find_preset
 from streamconv.errors import UsageError, quoted
-from streamconv.records import dataclass
 
 Location = str | PathLike[str]
 """A folder, a repository of the hub (`hf://org/name@revision`), or a URL that fsspec opens."""

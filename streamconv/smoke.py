@@ -7,6 +7,7 @@ safetensors' own parser and compared with formulas over whole arrays, independen
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from streamconv.catalog.weight_kinds import MATRICES
 from streamconv.errors import VerifyFailed
 from streamconv.formats.safetensors import Entry
 from streamconv.formats.safetensors_writer import build_header
-from streamconv.records import dataclass
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE = 2, 11, 24, 10
 SHARD_BYTES = 20_000

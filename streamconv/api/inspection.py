@@ -1,13 +1,13 @@
 """The result of `inspect`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.refusals import Refusal
 from streamconv.detection.stacks import Stack
 from streamconv.errors import quoted
-from streamconv.records import dataclass
 from streamconv.units import show_size
 
 

@@ -6,7 +6,7 @@ two runs in one process can know different families.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,6 @@ from streamconv.catalog.weight_kinds import (
     read_weight_kinds,
 )
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 Entry = TypeVar("Entry")
 

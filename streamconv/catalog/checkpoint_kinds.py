@@ -1,9 +1,9 @@
 """Kinds of checkpoints, and the signs that show them: rows of `data/checkpoint_kinds.toml`."""
 
 import functools
+from dataclasses import dataclass
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

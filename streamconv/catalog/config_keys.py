@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.toml_tables import read_row_names, read_table
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ experts and groups have the names of their templates. If the hub names them othe
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,6 @@ from streamconv.catalog.groups import Group, read_group
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming, find_layout
 from streamconv.catalog.renames import Rename, read_rename
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 SAME = "same"
 """The target that is neither a form nor a layout: all layouts and names stay."""

@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Collection
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

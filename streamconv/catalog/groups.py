@@ -1,12 +1,12 @@
 """Groups: tensors next to the experts that a form joins, splits or permutes."""
 
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 SIDES = ("hub_name", "form_name")
 """The fields of the two sides of a rename or group."""

@@ -9,7 +9,7 @@ example, the layout `per-expert` under the naming `qwen` has `experts.{e}.gate_p
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 from streamconv.catalog.templates import Template
 from streamconv.catalog.weight_kinds import MATRICES, WeightKind
 from streamconv.errors import UsageError, did_you_mean, quoted
-from streamconv.records import dataclass
 
 PER_EXPERT = "per-expert"
 """The layout with a tensor for each projection of each expert, as `streamconv split` writes it."""

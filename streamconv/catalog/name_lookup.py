@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.catalog.weight_kinds import WeightKind
-from streamconv.records import dataclass
 
 _PROJECTION = "{p}"
 _WEIGHT = "weight"

@@ -5,12 +5,12 @@ A rename of a weight renames its companions too, which its row does not mention.
 
 import functools
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from streamconv.catalog.companions import endings_of
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ rows needs no checks of its own: it only meets values like those of the shipped 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamconv.errors import UsageError, quoted
-from streamconv.records import dataclass
 
 COMPARE = f"compare it with the tables in {Path(__file__).with_name('data')}"
 """The hint for a file of tables that is wrong."""

@@ -13,10 +13,10 @@ no table of pairs of layouts, and no direction has code of its own.
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache, cached_property
 
 from streamconv.errors import UsageError
-from streamconv.records import dataclass
 
 EXPERTS = ".experts."
 """The text between the name of a layer's module and the rest of an expert tensor's name."""

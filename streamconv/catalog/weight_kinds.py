@@ -6,12 +6,11 @@ these shapes is a kind of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.errors import UsageError, quoted
-from streamconv.records import dataclass
 
 MATRICES = ("gate_up", "down")
 """The matrices that every layout describes, with one template each."""

@@ -6,11 +6,11 @@ any rearrangement, and bytes, shards and memory follow.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.encodings import encoding_row
 from streamconv.errors import BadCheckpoint, UsageError
-from streamconv.records import dataclass
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Dtypes that a cast can have as its result, by the values of `--dtype`."""

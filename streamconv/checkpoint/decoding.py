@@ -9,8 +9,9 @@ and a second scale multiplies or divides the first, in float32 too. All sizes ar
 matrix; a tensor holds one or more of them, one after the other.
 """
 
+from dataclasses import dataclass
+
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.records import dataclass
 
 Block = tuple[int, int]
 """Rows and columns."""

@@ -4,10 +4,10 @@ A weight becomes several tensors, such as codes and scales. Each of them is made
 """
 
 import math
+from dataclasses import dataclass
 
 from streamconv.catalog.encodings import encoding_row
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.records import dataclass
 
 BAND_ELEMENTS = 2**19
 """Elements of a weight that are read and encoded at once, rounded up to whole blocks."""

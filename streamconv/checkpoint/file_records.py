@@ -3,9 +3,8 @@
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Self
-
-from streamconv.records import dataclass
 
 _PIECE = re.compile(r"(0|[1-9][0-9]{0,17}) ([0-9a-f]{32})")
 

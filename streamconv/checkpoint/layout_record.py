@@ -6,12 +6,12 @@ and, as JSON, under the key `streamconv` of the `__metadata__` of every shard.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.records import dataclass
 
 METADATA_KEY = "streamconv"
 RECORD_VERSION = 1

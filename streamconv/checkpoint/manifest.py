@@ -28,6 +28,7 @@ needs the names of its files.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.checkpoint.casting import Casting
@@ -35,7 +36,6 @@ from streamconv.checkpoint.file_records import RecordedOther, RecordedShard
 from streamconv.checkpoint.layout_record import Record, read_record
 from streamconv.checkpoint.types import DIGEST, MANIFEST
 from streamconv.errors import BadCheckpoint
-from streamconv.records import dataclass
 
 FORMAT_VERSION = 1
 

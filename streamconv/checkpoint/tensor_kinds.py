@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from streamconv.checkpoint.tensor_names import pattern_of, sort_naturally
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

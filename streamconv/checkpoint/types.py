@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.checkpoint.encoding import Encoding, View
 from streamconv.checkpoint.layout_record import Record
 from streamconv.errors import quoted
-from streamconv.records import dataclass
 
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"

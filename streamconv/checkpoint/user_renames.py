@@ -11,11 +11,10 @@ Several are applied to each name one after the other.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamconv.checkpoint.types import AppliedRename, Checkpoint, TensorInfo
 from streamconv.errors import UsageError, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import itertools
 import json
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamconv.records import dataclass
 from streamconv.report.terminal import new_console, say
 
 if TYPE_CHECKING:

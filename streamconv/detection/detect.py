@@ -5,7 +5,7 @@ layout a stack has is decided in `resolve_layout`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
@@ -33,7 +33,6 @@ from streamconv.detection.stacks import Stack
 from streamconv.detection.tensor_groups import stored_groups
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
 from streamconv.quantization.announcement import announcements, stated_block
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ for layers that differ, several contradicting ones, or one from before experts w
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, Family
@@ -16,7 +17,6 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

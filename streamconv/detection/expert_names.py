@@ -1,7 +1,7 @@
 """Find the modules that hold experts, by the names of their tensors."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
@@ -17,7 +17,6 @@ from streamconv.checkpoint.tensor_names import (
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

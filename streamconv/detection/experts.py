@@ -7,7 +7,7 @@ layouts fit; `resolve_layout` decides between several.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.companions import stem_of
@@ -21,7 +21,6 @@ from streamconv.detection.refusals import Refusals
 from streamconv.detection.shape_readings import counts_fit, shape_readings
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 
 PACKED_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4"})
 """Dtypes of weights that are stored as codes, often several of them in an element."""

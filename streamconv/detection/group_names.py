@@ -6,6 +6,7 @@ A group is several tensors next to the experts that a form joins, splits or tran
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from streamconv.catalog.companions import is_companion, possible_weights
@@ -14,7 +15,6 @@ from streamconv.catalog.groups import Group
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.templates import Template
 from streamconv.checkpoint.types import TensorInfo
-from streamconv.records import dataclass
 
 Position = tuple[int, ...]
 """Positions on the axes in a tensor's name."""

@@ -1,11 +1,11 @@
 """Selects the tensors of some of a checkpoint's layers."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from streamconv.checkpoint.tensor_names import layer_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.layer_lists import LayerList
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ layers as the language model has by config.json: a vision tower has layers, too.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
 from streamconv.catalog.families import Family
 from streamconv.checkpoint.config import config_value
 from streamconv.checkpoint.tensor_names import layer_of
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

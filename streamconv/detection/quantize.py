@@ -5,7 +5,7 @@ planned like any quantized checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -29,7 +29,6 @@ from streamconv.quantization.encoded_parts import encoded_parts
 from streamconv.quantization.number_format import UNDESCRIBED
 from streamconv.quantization.quantized_config import SECTION, quantized_section, unquantized_kind
 from streamconv.quantization.recognize import recognize
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ conversion with `--pass-through` need the reasons for all modules, and use the o
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.checkpoint.casting import Casting
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
-from streamconv.records import dataclass
 
 DEFAULT_HINT = "add --pass-through to copy such experts as they are"
 """The hint for a refusal that has no other."""

@@ -12,7 +12,7 @@ If none of them answers, that is an error: a layout is never guessed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, HUB_NAMES, Family, Form
@@ -21,7 +21,6 @@ from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.experts import Candidate, ModuleExperts
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ prefixes differ only in numbers and that share a layout.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

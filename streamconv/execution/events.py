@@ -1,9 +1,9 @@
 """The events of a conversion, in the order in which they happen."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.planning.plan import Piece, Plan
-from streamconv.records import dataclass
 from streamconv.sinks.base import HashProgress, HashStarted
 
 

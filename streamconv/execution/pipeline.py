@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from streamconv.execution.result import Result
 from streamconv.options import Options, preset_of
 from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards
-from streamconv.records import dataclass
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.buffers import return_freed_memory
@@ -38,7 +37,7 @@ OnEvent = Callable[["Event | ProgressEvent"], None]
 class Share:
     """The share of a conversion that this process does."""
 
-    partition: Partition = Partition()
+    partition: Partition = Partition()  # noqa: RUF009 - frozen
     writes_shards: bool = True
     commits: bool = True
     """False if another process commits the result."""

@@ -10,13 +10,12 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from streamconv.errors import BadCheckpoint, RankFailed, quoted
 from streamconv.formats.strict_json import parse_json_object
-from streamconv.records import dataclass
 from streamconv.system import launcher
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ committed, so that `finish` and a resumed run can read them.
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from streamconv.checkpoint.user_renames import parse_rename
@@ -14,7 +14,6 @@ from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Location, Options, parse_layers, preset_of
 from streamconv.planning.partition import MAX_PARTS, parse_partition
-from streamconv.records import dataclass
 from streamconv.units import parse_size
 
 PROCESS_OPTIONS = ("part", "jobs", "max_memory", "max_rate")

@@ -1,11 +1,11 @@
 """The result of a conversion, as Python and the reports get it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
-from streamconv.records import dataclass
 from streamconv.units import show_duration, show_size
 from streamconv.verification.result import Verification
 
@@ -24,7 +24,7 @@ class Result:
     """Peak memory of the process since it started, in bytes."""
     verification: Verification | None = None
     """The comparison with the source; None unless it was requested."""
-    part: Partition = Partition()
+    part: Partition = Partition()  # noqa: RUF009 - frozen
     """The share of the conversion that this process has done."""
     closed: bool = True
     """True if the result is at the target; otherwise `finish` commits it after the last part."""

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
@@ -11,7 +12,6 @@ from streamconv.execution.transpose import PanelMemory, Transposer
 from streamconv.planning.plan import Piece, Plan
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.shards import FramingBytes, ShardPart, StepBytes
-from streamconv.records import dataclass
 from streamconv.sinks.base import OpenOutput
 from streamconv.sinks.write_buffer import WriteBuffer
 from streamconv.sources.base import ByteRange, Read, Source, expect

@@ -15,8 +15,7 @@ consecutive runs of each box, which are one range of the file.
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-
-from streamconv.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ never looked at.
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
@@ -34,7 +35,6 @@ from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global
 from streamconv.formats.safetensors import MAX_SIZE
 from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
-from streamconv.records import dataclass
 
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
 """Dtypes that torch has and safetensors lacks. The state of a training run may name them."""

@@ -9,9 +9,9 @@ StoredBytes   key "optimizer.lr": __0_0.distcp, bytes 1186 to 2210
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 
 MAX_COMPARISONS = 256
 """Comparisons for each chunk of a tensor, on average: those of a square grid of 65,536 chunks."""

@@ -15,10 +15,9 @@ A member that is removed takes its comma along, and the white space up to the ne
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
-
-from streamconv.records import dataclass
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()

@@ -12,10 +12,10 @@ Source of the opcodes: `pickletools` of Python's library.
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.formats.pickle_types import PERSISTENT, Global, Object
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

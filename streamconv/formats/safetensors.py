@@ -13,9 +13,8 @@ last one ends where the file ends. Source: https://github.com/huggingface/safete
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
-
-from streamconv.records import dataclass
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8

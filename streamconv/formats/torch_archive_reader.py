@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.pickle_reader import read_pickle
@@ -18,7 +19,6 @@ from streamconv.formats.torch_archive import (
 )
 from streamconv.formats.zip_reader import ZipMember, read_directory
 from streamconv.formats.zip_window import ReadAt, Window
-from streamconv.records import dataclass
 
 MAX_PICKLE_BYTES = 65536
 """The pickle of one tensor has a few hundred bytes."""

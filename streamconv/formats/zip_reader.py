@@ -13,6 +13,7 @@ records are those of `zip_archive.py`.
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
@@ -32,7 +33,6 @@ from streamconv.formats.zip_archive import (
     ZIP64_LOCATOR_MAGIC,
 )
 from streamconv.formats.zip_window import Window
-from streamconv.records import dataclass
 
 MAX_FILES = 64
 

@@ -1,6 +1,7 @@
 """The boxes of lazy tensors that a planner of torch.distributed.checkpoint asks for."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from torch.distributed.checkpoint.planner import ReadItem
 
@@ -8,7 +9,6 @@ from streamconv.lazy.filling import stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.storage_metadata import Keys
 from streamconv.lazy.tensor import LazyTensor
-from streamconv.records import dataclass
 
 Box = tuple[Span, ...]
 """The range on each dimension."""

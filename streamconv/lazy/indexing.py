@@ -6,9 +6,8 @@ whose errors are kept word by word: a loader that relies on them finds them here
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from streamconv.records import dataclass
 
 Span = tuple[int, int]
 """A range on a dimension: its first position, and the one after its last."""

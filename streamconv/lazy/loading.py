@@ -1,6 +1,7 @@
 """Fill a module of torch from an open checkpoint, parameter by parameter."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import check_fillable, fill_tensor, stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

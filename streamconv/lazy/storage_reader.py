@@ -6,7 +6,7 @@ box of a lazy tensor (`box_requests.py`). The only decision here is which keys a
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,6 @@ from streamconv.lazy.storage_metadata import Keys, metadata_of
 from streamconv.options import DEFAULT_JOBS, Location, check_jobs
 from streamconv.planning.manifest import fingerprint_of
 from streamconv.planning.memory import REMOTE_JOBS
-from streamconv.records import dataclass
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.worker_threads import map_unordered
 

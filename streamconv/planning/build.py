@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.catalog import Catalog
@@ -39,7 +40,6 @@ from streamconv.planning.target import Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall
-from streamconv.records import dataclass
 from streamconv.units import parse_size
 
 

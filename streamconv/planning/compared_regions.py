@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice, repeat
 
 from streamconv.catalog.templates import EXPERT
@@ -9,7 +10,6 @@ from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Stack
 from streamconv.planning.steps import Steps
 from streamconv.planning.target import Target
-from streamconv.records import dataclass
 
 MOST_REGIONS = 32
 """The largest regions that are listed: as many as there may be threads, mostly."""

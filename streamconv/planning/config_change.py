@@ -11,6 +11,7 @@ before.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.config_keys import config_keys
@@ -33,7 +34,6 @@ from streamconv.planning.config_edits import (
 from streamconv.planning.config_notes import cache_notes, layer_and_list_notes, quantized_notes
 from streamconv.planning.expert_notes import expert_notes
 from streamconv.quantization.announcement import contradiction_notes
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """The modules of a checkpoint that a conversion gives another layout."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Module
 from streamconv.planning.stack_outputs import StackOutputs
 from streamconv.planning.target import Target
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

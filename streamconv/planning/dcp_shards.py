@@ -9,6 +9,7 @@ that their rank needs.
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from streamconv.catalog.presets import Prefixes, Preset
@@ -29,7 +30,6 @@ from streamconv.planning.shards import (
     unit_parts,
 )
 from streamconv.planning.steps import Step, Steps
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ Only base and tables depend on the number of tensors.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from streamconv.errors import PlanRefused, quoted
 from streamconv.options import DEFAULT_JOBS
@@ -33,7 +34,6 @@ from streamconv.planning.tables import (
     Tables,
     in_pages,
 )
-from streamconv.records import dataclass
 from streamconv.units import show_size
 
 MANY_REMOTE_BYTES = 10**9

@@ -3,9 +3,9 @@
 import heapq
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from streamconv.errors import UsageError, quoted
-from streamconv.records import dataclass
 
 MAX_PARTS = 10**6
 """The largest number of parts is below this."""

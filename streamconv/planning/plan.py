@@ -20,7 +20,7 @@ panel
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from streamconv.catalog.checkpoint_files import CONFIG
@@ -42,7 +42,6 @@ from streamconv.planning.shards import (
 )
 from streamconv.planning.steps import Step, Steps
 from streamconv.planning.target import Target
-from streamconv.records import dataclass
 from streamconv.units import show_size
 
 PIECE_BYTES = 8 * 2**20

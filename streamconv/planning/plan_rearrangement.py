@@ -29,11 +29,11 @@ element 1 * 3 = 3 of these: shape (3, 4), strides (1, 6).
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.errors import UsageError
 from streamconv.planning.rearrangement import Rearrangement
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

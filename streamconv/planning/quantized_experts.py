@@ -7,6 +7,7 @@ layouts of a format it loads.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.encodings import encoding_row
 from streamconv.catalog.families import HUB_NAMES
@@ -20,7 +21,6 @@ from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, StreamconvError, quoted
 from streamconv.quantization.number_format import UNDESCRIBED, NamedFormat, NumberFormat
 from streamconv.quantization.recognize import recognize
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

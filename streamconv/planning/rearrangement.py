@@ -2,8 +2,7 @@
 
 import functools
 import math
-
-from streamconv.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

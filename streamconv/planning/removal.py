@@ -1,6 +1,6 @@
 """The files that a conversion removes, as the plan shows them."""
 
-from streamconv.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

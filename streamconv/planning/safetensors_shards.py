@@ -9,6 +9,7 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from streamconv.catalog.companions import stem_of
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
@@ -19,7 +20,6 @@ from streamconv.formats.safetensors import DTYPE_BITS, LENGTH_BYTES, METADATA, E
 from streamconv.formats.safetensors_writer import header_bytes, header_text
 from streamconv.planning.shards import FramingBytes, PlacedSteps, Shard, ShardPart, step_parts
 from streamconv.planning.steps import Step, Steps
-from streamconv.records import dataclass
 
 FILENAME_PATTERN = "model{suffix}.safetensors"
 DATA_ALIGNMENT = 4096

@@ -7,13 +7,13 @@ each has. Code that runs a plan does not know the format.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, overload
 
 from streamconv.checkpoint.manifest import Manifest
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.steps import Step, Steps
-from streamconv.records import dataclass
 
 COPY_BYTES = 8 * 2**20
 """Bytes at which a copy is cut, so that a piece can end there. Other units stay whole."""

@@ -7,9 +7,9 @@ all end where an axis ends.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from streamconv.planning.rearrangement import Rearrangement
-from streamconv.records import dataclass
 
 Span = tuple[int, int]
 """First index and the one after the last."""

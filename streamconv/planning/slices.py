@@ -21,6 +21,7 @@ and 4 to the result's 6, 3 and 1.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import UsageError, quoted
@@ -28,7 +29,6 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.slice_axes import AxisRange, Dimension, Span, axis_ranges, common_axes
 from streamconv.planning.steps import Step
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

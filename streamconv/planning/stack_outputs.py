@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from streamconv.catalog.layouts import NamedLayout
@@ -15,7 +15,6 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.planning.plan_rearrangement import plan_rearrangement
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.segments import segments_of
-from streamconv.records import dataclass
 
 InputIndex = tuple[str, int]
 """A weight of a stack, and the index of a tensor among those of that weight."""

@@ -8,6 +8,7 @@ import functools
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 from streamconv.catalog.families import SAME
@@ -25,7 +26,6 @@ from streamconv.planning.rearrangement import Rearrangement, copy_of
 from streamconv.planning.segments import stored_segments
 from streamconv.planning.stack_outputs import OutputTensor
 from streamconv.planning.target import Target
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

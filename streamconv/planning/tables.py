@@ -4,9 +4,10 @@ Tables are headers, index and manifest while a run writes, or later the tables o
 `--verify`, which read the result. The figures are measured growths of the process, in bytes.
 """
 
+from dataclasses import dataclass
+
 from streamconv.formats.dcp_metadata_limits import reading_bytes
 from streamconv.planning.compared_regions import Regions
-from streamconv.records import dataclass
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
@@ -65,7 +66,7 @@ class Tables:
     """While the workers write."""
     verify: int | None = None
     """During the verification, which follows; None if there is none."""
-    regions: Regions = Regions()
+    regions: Regions = Regions()  # noqa: RUF009 - frozen
     """What the verification compares."""
     hashing: int = 0
     """During `--sha256`, which follows when the buffers of the workers are free."""
@@ -97,7 +98,7 @@ class Counts:
     """Pieces of all output files."""
     shard_pieces: int = 0
     """Pieces of the output file that has most of them."""
-    regions: Regions = Regions()
+    regions: Regions = Regions()  # noqa: RUF009 - frozen
     """What a verification compares."""
     source_metadata: int = 0
     """Bytes that reading the `.metadata` of the source takes."""

@@ -6,7 +6,7 @@ cannot have the layout is refused or stays as it is. `same` keeps all layouts an
 """
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
 from streamconv.catalog.layouts import PER_EXPERT, NamedLayout
@@ -19,7 +19,6 @@ from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts, refuse_to_merge, warning
 from streamconv.planning.stack_target import check_row
 from streamconv.planning.target_rows import Leaving, Rows, kept_row, target_rows
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The names and the layout of each stack in a target."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.families import FORMS, HUB_NAMES, SAME, Form
 from streamconv.catalog.layouts import PER_EXPERT, Layout, NamedLayout
@@ -9,7 +10,6 @@ from streamconv.detection.layer_filter import LayerFilter
 from streamconv.detection.stacks import Stack
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.quantized_experts import StoredExperts
-from streamconv.records import dataclass
 
 LOADED = "transformers"
 """The form that transformers loads."""

@@ -1,6 +1,7 @@
 """What config.json says about number formats, and which rows of the table it permits."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.checkpoint_files import CONFIG, QUANT_CONFIG
@@ -13,7 +14,6 @@ from streamconv.quantization.number_format import (
     number_formats,
 )
 from streamconv.quantization.placement import BLOCK_AXES, USUAL_BLOCK
-from streamconv.records import dataclass
 
 SECTIONS = ("quantization_config", "compression_config", "quantization")
 """Keys of a section that describes number formats, anywhere in config.json."""

@@ -1,13 +1,13 @@
 """Say in a line how the weights of a checkpoint are quantized."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERTS
 from streamconv.checkpoint.decoding import Decoding
 from streamconv.quantization.announcement import Announcement
 from streamconv.quantization.number_format import NamedFormat
 from streamconv.quantization.recognize import QuantizedWeight, Recognized
-from streamconv.records import dataclass
 
 _PRODUCERS = {"compressed-tensors": "compressed-tensors", "modelopt": "ModelOpt"}
 _PRODUCERS |= {"gptq": "GPTQ", "awq": "AWQ"}

@@ -1,6 +1,7 @@
 """Say why the tensors of a stem do not fit a number format."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.companions import companion_suffixes, split_name
@@ -9,7 +10,6 @@ from streamconv.errors import quoted
 from streamconv.quantization.number_format import NumberFormat, Part, activation_words
 from streamconv.quantization.placement import FREE, WHOLE, Codes
 from streamconv.quantization.stems import Stem
-from streamconv.records import dataclass
 
 _NOUNS = {
     "scale": "scales",

@@ -3,11 +3,11 @@
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from streamconv.catalog.toml_tables import read_table
-from streamconv.records import dataclass
 
 UNDESCRIBED = "a number format that no table describes"
 """How a message calls a format without a row."""

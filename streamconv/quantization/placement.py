@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.templates import EXPERTS
@@ -10,7 +11,6 @@ from streamconv.checkpoint.decoding import Decoding, Plane
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.number_format import Axis, NumberFormat, Part
-from streamconv.records import dataclass
 
 HALF = "p"
 """`Axis.per` of an axis with gate and up, if each has one number: it is for half of the axis."""

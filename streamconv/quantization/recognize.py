@@ -5,7 +5,7 @@ are. Both have to agree.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamconv.checkpoint.decoding import Decoding
@@ -24,7 +24,6 @@ from streamconv.quantization.number_format import (
 from streamconv.quantization.placement import WHOLE, holds_experts
 from streamconv.quantization.stems import CODES, Stem, decoded_name, looks_quantized, stems
 from streamconv.quantization.stored_shape import ReadSmall, stored_shape
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.quantization.dtype_kernels import STORED, Bytes, as_float32, values_of
 from streamconv.quantization.workspace import Allocate, Workspace, fresh
-from streamconv.records import dataclass
 
 Array = npt.NDArray[Any]
 

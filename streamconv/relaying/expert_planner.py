@@ -6,6 +6,7 @@ it is the same for every layer that is alike.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import FORMS, Family
@@ -14,7 +15,6 @@ from streamconv.checkpoint.layout_record import LayoutNames
 from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, StreamconvError, quoted
-from streamconv.records import dataclass
 from streamconv.relaying.module_plan import ModulePlan, plan_module
 from streamconv.relaying.partial_conversion import PartialConversion
 from streamconv.relaying.prediction import Found, Prediction, predict

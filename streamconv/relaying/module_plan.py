@@ -4,6 +4,7 @@ It is the same for every module whose prefix differs only in numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from streamconv.catalog.families import Form
 from streamconv.checkpoint.types import TensorInfo
@@ -12,7 +13,6 @@ from streamconv.lazy.arrays import array_shape
 from streamconv.planning.build import Outputs
 from streamconv.planning.rearrangement import copy_of
 from streamconv.planning.stack_outputs import InputIndex, OutputTensor
-from streamconv.records import dataclass
 from streamconv.relaying.moves import Moves, plan_moves
 
 

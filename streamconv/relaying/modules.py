@@ -1,6 +1,7 @@
 """Finds the module that an emitted tensor belongs to: experts of a layer, a group, or none."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.catalog.families import Family, Form
@@ -12,7 +13,6 @@ from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.expert_names import find_modules
 from streamconv.detection.group_names import GroupTensor, GroupTensors, groups_of
 from streamconv.detection.refusals import Refusals
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ If a single part is the whole output, its view can be the output.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from streamconv.planning.rearrangement import Rearrangement
 from streamconv.planning.slice_axes import AxisRange, common_axes
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

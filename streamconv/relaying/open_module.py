@@ -1,12 +1,11 @@
 """A module whose tensors are arriving: it yields each output as soon as it is complete."""
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 from streamconv.relaying.module_plan import ModulePlan, PlannedOutput
 from streamconv.relaying.modules import ExpertKey
 from streamconv.relaying.tensors import Assembly, make_of_one

@@ -6,6 +6,7 @@ a tensor that has arrived settles the sizes of its axes, and these give the shap
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from streamconv.catalog.layouts import NamedLayout
 from streamconv.catalog.name_lookup import NameMatch
@@ -18,7 +19,6 @@ from streamconv.detection.shape_readings import shape_readings
 from streamconv.detection.stacks import check_alike
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.lazy.arrays import nbytes_of
-from streamconv.records import dataclass
 from streamconv.relaying.modules import ExpertKey
 
 Found = Mapping[str, tuple[ExpertKey, TensorInfo]]

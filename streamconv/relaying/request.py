@@ -1,9 +1,8 @@
 """The request of a relay."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

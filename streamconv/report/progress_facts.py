@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.execution.events import Event, PieceWritten, Planned, Prepared
 from streamconv.planning.plan import Plan
 from streamconv.planning.shards import StepBytes
-from streamconv.records import dataclass
 from streamconv.sinks.base import HashProgress, HashStarted
 from streamconv.units import show_duration, show_size
 from streamconv.verification.result import ProgressEvent, VerifyProgress, VerifyStarted

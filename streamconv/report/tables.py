@@ -13,12 +13,11 @@ long name, after a dot or a slash.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
-
-from streamconv.records import dataclass
 
 GAP = 2
 """Columns between two cells."""

@@ -5,11 +5,11 @@ piece by piece, in any order. It ends with one of `commit`, `release` and `abort
 """
 
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from streamconv.planning.plan import Piece, Plan
-from streamconv.records import dataclass
 from streamconv.sinks.journal import Finished
 from streamconv.sources.base import Source
 

@@ -9,11 +9,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from streamconv.errors import OutputExists, quoted
-from streamconv.records import dataclass
 from streamconv.system.file_ops import Files
 from streamconv.system.identity import Identity
 from streamconv.system.mounts import mount_points

@@ -13,7 +13,7 @@ it and all lines after it count as not written.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.checkpoint.file_records import PieceRows, parse_piece
@@ -21,7 +21,6 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import LAYOUTS, fingerprint_of, plan_facts, shorten_facts
 from streamconv.planning.plan import Plan
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ the way to it, so that links, `..`, and bind mounts make no difference.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.errors import OutputExists, quoted
 from streamconv.options import Reading
 from streamconv.planning.plan import Plan
-from streamconv.records import dataclass
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sources.open import is_url
 from streamconv.sources.training_run import find_dcp

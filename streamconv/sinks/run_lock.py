@@ -14,14 +14,13 @@ import os
 import platform
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from streamconv.errors import BadCheckpoint, IOFailed, OutputExists, quoted
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.planning.partition import Partition
-from streamconv.records import dataclass
 from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files

@@ -11,10 +11,10 @@ For the target `out`, part 1 of a run uses these names, all in the folder of `ou
     out.streamconv-lock-1                   the lock of part 1
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX
-from streamconv.records import dataclass
 
 OWN_SUFFIX = ".streamconv-"
 REPLACED_SUFFIX = ".streamconv-replaced"

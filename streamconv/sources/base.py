@@ -6,10 +6,10 @@ contract for every kind of source.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile, TensorInfo
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamconv.errors import SourceChanged, quoted
-from streamconv.records import dataclass
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.request_gate import RequestGate
 from streamconv.system import deadline

@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
-from streamconv.records import dataclass
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS
 from streamconv.system import deadline

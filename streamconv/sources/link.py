@@ -8,8 +8,7 @@ There are never more than the plan has workers, whose memory it counts.
 """
 
 import math
-
-from streamconv.records import dataclass
+from dataclasses import dataclass
 
 LEAST_REQUESTS = 4
 """Requests in flight while nothing is known of a link, and on the slowest ones."""

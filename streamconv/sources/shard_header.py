@@ -1,12 +1,12 @@
 """The headers of shards: parsed from their bytes, and read from local files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.checkpoint.types import SourceFile
 from streamconv.errors import BadCheckpoint, IOFailed, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, Header
 from streamconv.formats.safetensors_reader import header_length, parse_header
-from streamconv.records import dataclass
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
 from streamconv.system.file_ops import Files
 

@@ -19,7 +19,7 @@ outer entry, such as the `app` of torch's own tutorial: `{"app": {"model": ..., 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.catalog.presets import Prefixes
@@ -31,7 +31,6 @@ from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.dcp_metadata_reader import Metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.strict_json import parse_json
-from streamconv.records import dataclass
 
 MODEL = "model"
 """The entry of a training run's state dict that holds the model."""

@@ -9,10 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamconv.records import dataclass
 from streamconv.system.file_ops import Files
 
 PAGE = mmap.PAGESIZE

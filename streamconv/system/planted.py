@@ -13,10 +13,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from errno import EPERM
 from pathlib import Path
-
-from streamconv.records import dataclass
 
 KINDS = {
     stat.S_IFLNK: "a symbolic link",

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
@@ -18,7 +19,6 @@ from streamconv.checkpoint.file_records import RecordedFile, printable
 from streamconv.checkpoint.manifest import recorded_files
 from streamconv.checkpoint.types import MANIFEST, OtherFile, TensorInfo
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.readahead import ReadAhead

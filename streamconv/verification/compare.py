@@ -13,12 +13,12 @@ from the source in long runs first. Elements are compared as integers of their w
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamconv.records import dataclass
 from streamconv.sources.base import Read, Source
 from streamconv.system.buffers import new_buffer
 from streamconv.verification.regions import Region

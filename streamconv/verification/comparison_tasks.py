@@ -6,12 +6,12 @@ If names, dtypes or shapes differ already, the task is that difference, and no b
 import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX, OtherFile, TensorInfo
 from streamconv.detection.layer_filter import LayerFilter
-from streamconv.records import dataclass
 from streamconv.sources.base import Source
 from streamconv.verification.config_file import config_differences, has_to_change
 from streamconv.verification.expected_config import AS_IN_SOURCE, ExpectedConfig

@@ -8,12 +8,12 @@ tensor.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.errors import BadCheckpoint, PlanRefused, quoted
-from streamconv.records import dataclass
 
 MAX_DEPTH = 32
 """How deep a config may nest. No real one nests as deep."""

@@ -6,7 +6,7 @@ tensors that are there: their main dtype, their layers, and the presence of quan
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamconv.catalog.companions import stem_of
@@ -19,7 +19,6 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.detection.layer_lists import LayerList
 from streamconv.quantization.quantized_config import SECTION
-from streamconv.records import dataclass
 from streamconv.verification.quantized_section import Description, Modules, list_key
 
 Path = tuple[str | int, ...]

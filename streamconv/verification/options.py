@@ -1,10 +1,9 @@
 """What a user may ask of a verification."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.options import Reading
-from streamconv.records import dataclass
 from streamconv.system.cancellation import CancelToken
 from streamconv.verification.result import OnEvent
 from streamconv.verification.sides import EVERYTHING, Sample

@@ -8,6 +8,7 @@ other matrices have to be, and nothing else may be.
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.companions import is_companion, stem_of
@@ -19,7 +20,6 @@ from streamconv.checkpoint.tensor_names import natural_key
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.records import dataclass
 
 _NUMBERS = {"e4m3": ("float", 8), "e2m1": ("float", 4), "int4": ("int", 4)}
 """The type of a code, and its width in bits."""

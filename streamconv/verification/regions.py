@@ -13,11 +13,11 @@ For `h e i` with h = 2 and e = 3, expert 1 is the runs 1 and 4 of the six runs o
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from streamconv.catalog.templates import EXPERT, Template
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

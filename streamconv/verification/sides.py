@@ -3,12 +3,12 @@
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from streamconv.catalog.templates import Template
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected
 from streamconv.detection.stacks import Module, Stack
-from streamconv.records import dataclass
 from streamconv.sources.base import Source
 from streamconv.verification.regions import Region, expert_region
 

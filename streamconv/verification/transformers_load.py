@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamconv.catalog.catalog import default_catalog
@@ -19,7 +20,6 @@ from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import detect
 from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
-from streamconv.records import dataclass
 from streamconv.verification.alike_layers import keys_like, layers_like_others, number_of_layer
 from streamconv.verification.config_values import check_sizes, quantization_method
 from streamconv.verification.sealed import sealed

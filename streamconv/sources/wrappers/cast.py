@@ -12,12 +12,12 @@ until it reads another matrix, into the same memory: fresh pages would take a qu
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from streamconv.checkpoint.cast_memory import PORTION_BYTES
 from streamconv.checkpoint.types import Cast
 from streamconv.quantization import dtype_kernels
 from streamconv.quantization.workspace import Workspace
-from streamconv.records import dataclass
 from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.sources.wrappers.pending_rows import PendingRows, itemsize_of, rows_of

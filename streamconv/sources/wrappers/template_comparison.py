@@ -4,7 +4,7 @@ Both are compared by hub names, so that their layouts may differ.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamconv.catalog.catalog import Catalog
 from streamconv.checkpoint.tensor_names import summarize_names
@@ -12,7 +12,6 @@ from streamconv.checkpoint.tied_weights import heads_of_trained_embeddings
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import Detected, detect
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
