@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamconv.catalog.catalog import load_catalog
-from streamconv.checkpoint.casting import AS_STORED
 from streamconv.errors import VerifyFailed
 from streamconv.execution.pinning import pin_request, resumed_source
 from streamconv.execution.request import ConversionRequest
@@ -117,7 +116,7 @@ def _write_share(
         is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
         running = execute(
             plan,
-            _readable(source, plan, options, share.readers, cancel),
+            _readable(source, options, share.readers, cancel),
             sink,
             _shards_of(plan, share),
             commits=share.commits,
@@ -160,20 +159,15 @@ def _shards_of(plan: "Plan", share: Share) -> tuple[int, ...]:
     return assign_shards(sizes, share.partition) if share.writes_shards else ()
 
 
-def _readable(
-    source: Source, plan: "Plan", options: Options, readers: int, cancel: CancelToken
-) -> Source:
-    """Return the source with the wrappers that a plan needs: a share of the rate limit, casts."""
-    rate = options.get("max_rate")
-    if rate is not None:
-        from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
-
-        source = ThrottledSource(source, Throttle(max(parse_rate(rate) // readers, 1), cancel))
-    if plan.casting == AS_STORED:
-        return source
+def _readable(source: Source, options: Options, readers: int, cancel: CancelToken) -> Source:
+    """Return the source with its wrappers: a share of the rate limit, casts, quantization."""
     from streamconv.sources.wrappers.cast import CastSource
     from streamconv.sources.wrappers.quantize import QuantizedSource
+    from streamconv.sources.wrappers.rate_limit import Throttle, ThrottledSource
 
+    rate = options.get("max_rate")
+    if rate is not None:
+        source = ThrottledSource(source, Throttle(max(parse_rate(rate) // readers, 1), cancel))
     return QuantizedSource(CastSource(source))
 
 

@@ -471,7 +471,7 @@ def test_parts_are_finished(src: Path, wanted: dict[str, object], tmp_path: Path
     assert streamconv.finish(dst).closed
     assert tree(dst) == wanted
     assert leftovers(dst) == ["out"]
-    with pytest.raises(OutputExists, match="exists already"):
+    with pytest.raises(OutputExists, match="finished already"):
         streamconv.finish(dst)
     with pytest.raises(IOFailed, match="there is no unfinished conversion"):
         streamconv.finish(tmp_path / "never")

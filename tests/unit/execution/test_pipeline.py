@@ -1,7 +1,5 @@
 """One pipeline for every share of a conversion: what is written, verified, and committed."""
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ from streamconv.execution.pipeline import Share, run_share
 from streamconv.execution.request import ConversionRequest
 from streamconv.options import Options
 from streamconv.planning.partition import Partition
-from streamconv.sources.base import Read
-from streamconv.sources.wrappers.cast import CastSource
 from streamconv.system.cancellation import CancelToken
 
 
@@ -52,21 +48,3 @@ def test_what_fails_to_verify_is_not_committed(src: Path, tmp_path: Path) -> Non
         run_share(request(src, tmp_path / "dst", verify=True), Share(), on_event, CancelToken())
     assert f"{tmp_path / 'dst'} is as it was" in caught.value.hint
     assert not (tmp_path / "dst").exists()
-
-
-@pytest.mark.parametrize("casts", [False, True])
-def test_sources_cast_only_if_the_plan_does(
-    src: Path, tmp_path: Path, casts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each wrapper takes time for each read."""
-    made, read = [], CastSource.read
-
-    def noted(self: CastSource, reads: Sequence[Read]) -> None:
-        made.append(self)
-        read(self, reads)
-
-    monkeypatch.setattr(CastSource, "read", noted)
-    asked = request(src, tmp_path / "dst")
-    options: Options = {**asked.options, **({"dtype": "fp32"} if casts else {})}
-    run_share(dataclasses.replace(asked, options=options), Share(), None, CancelToken())
-    assert bool(made) == casts
