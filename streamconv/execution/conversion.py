@@ -65,14 +65,17 @@ def finish_conversion(
     """
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.sinks.journal_files import load_request
+    from streamconv.system.identity import identity_of
 
     CheckpointFolder(dst).clear_leftovers()
+    before = identity_of(Path(dst))
     request = replace(read_request(*load_request(Path(dst)), dst), verify=verify)
     share = Share(writes_shards=False, parts=request.parts)
     try:
         return run_share(request, share, on_event, CancelToken())
     except OutputExists:
-        load_request(Path(dst))  # raises that it is finished, if another process was faster
+        if identity_of(Path(dst)) != before:  # another process was faster
+            load_request(Path(dst))  # raises that it is finished
         raise
 
 

@@ -44,6 +44,22 @@ def test_a_part_that_is_missing(src: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "dst").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_shard_is_finished(src: Path, tmp_path: Path, overwrite: bool) -> None:
+    """The former result is not taken for that of the parts, nor are they unknown."""
+    dst = tmp_path / "dst"
+    if overwrite:
+        run_conversion(replace(request(src, dst), to="stacked"))
+    before = tree(dst) if overwrite else {}
+    run_conversion(replace(request(src, dst, part="1/2"), overwrite=overwrite))
+    for shard in (tmp_path / "dst.streamconv-partial").glob("*.safetensors"):
+        shard.unlink()
+    with pytest.raises(OutputExists, match="shards are not finished") as caught:
+        finish_conversion(dst)
+    assert "--part 1/2, --part 2/2" in caught.value.hint
+    assert (tree(dst) if dst.exists() else {}) == before
+
+
 def test_the_parts_that_are_missing_are_named(src: Path, tmp_path: Path) -> None:
     """Also after a part in the middle; with them, it is finished."""
     dst = tmp_path / "dst"
