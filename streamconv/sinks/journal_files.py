@@ -190,7 +190,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
         The content of the file, and its path for messages.
 
     Raises:
-        OutputExists: The conversion is finished.
+        OutputExists: The conversion is finished, or a run without --part has not ended.
         IOFailed: There is no unfinished conversion.
     """
     paths = RunPaths(Path(os.path.abspath(target)))
@@ -200,6 +200,12 @@ def load_request(target: Path) -> tuple[bytes, str]:
         for path in (paths.request, paths.moved(paths.request)):
             with suppress(FileNotFoundError):  # or another process moves it at the same moment
                 return read_own_file(path, files), str(path)
+        if Journals(paths, 1, files).in_folder():  # of a run without --part
+            raise OutputExists(
+                f"cannot finish {paths.target}: the run that has left {paths.partial} has to write "
+                "its shards first",
+                "run the same command with --resume to continue it",
+            )
         if files.exists(paths.target / MANIFEST):
             raise OutputExists(
                 f"cannot finish {paths.target}: it is finished already",

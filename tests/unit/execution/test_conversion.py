@@ -96,6 +96,19 @@ def test_nothing_to_finish(src: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_without_parts_is_to_be_resumed(src: Path, tmp_path: Path, overwrite: bool) -> None:
+    """It is not finished, whatever is at the target."""
+    dst = tmp_path / "dst"
+    if overwrite:
+        run_conversion(request(src, dst))
+    run_conversion(replace(request(src, dst, part="1/2"), overwrite=overwrite))
+    (tmp_path / "dst.streamconv-partial" / "streamconv-journal-command.json").unlink()
+    with pytest.raises(OutputExists, match="has to write its shards first") as caught:
+        finish_conversion(dst)
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_another_process_finishes_first(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
