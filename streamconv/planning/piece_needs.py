@@ -24,8 +24,6 @@ def needs_of_few(
     needs: list[PieceNeeds] = []
     left = MOST_PARTS
     for number, shard in enumerate(shards):
-        if len(needs) > MOST_PIECES:
-            return None
         found: list[PieceNeeds] = []
         for piece in cut_pieces(number, shard, islice(file_format.parts(shard), max(left, 0))):
             left -= len(piece.parts)
@@ -33,6 +31,8 @@ def needs_of_few(
             if len(needs) + len(found) > MOST_PIECES:
                 return None
         needs += found if left > 0 else _by_size(shard.nbytes)
+        if len(needs) > MOST_PIECES:
+            return None
     return tuple(needs)
 
 

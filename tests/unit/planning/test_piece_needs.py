@@ -62,8 +62,10 @@ def test_pieces_of_many_parts_are_counted_by_bytes(monkeypatch: pytest.MonkeyPat
     assert {(each.nbytes, each.source_buffer) for each in found} == {(PIECE_BYTES, None)}
 
 
-def test_many_pieces() -> None:
-    """None of them limits the workers."""
+@pytest.mark.parametrize("parts", [3, 4096])
+def test_many_pieces(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them limits the workers, however many parts they have."""
+    monkeypatch.setattr(piece_needs, "MOST_PARTS", parts)
     plan = planned(model(**{**TRUE_SIZE, "layers": 4}), "fused")
     assert len(needs(plan)) > MOST_PIECES
     assert needs_of_few(plan.shards, plan.format) is None
