@@ -237,6 +237,6 @@ def test_the_same_bytes_however_it_is_run(
     source, _ = fp8
     streamconv.merge(source, tmp_path / "one", dequantize="bf16", jobs=1)
     least = peak_bytes() + 8 * 10**6
-    monkeypatch.setattr("streamconv.planning.memory.STAGING_BYTES", 4096)
+    monkeypatch.setattr("streamconv.planning.make_plan.STAGING_BYTES", 4096)
     streamconv.merge(source, tmp_path / "two", dequantize="bf16", jobs=3, max_memory=least * 2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
