@@ -134,7 +134,7 @@ def _show_plan(
 ) -> None:
     """Print the plan. Raises the errors that a run would begin with, such as OutputExists."""
     from streamconv.api.conversions import plan_run
-    from streamconv.planning.partition import parse_partition
+    from streamconv.planning.partition import check_verified, parse_partition
     from streamconv.sinks.checkpoint_folder import CheckpointFolder
     from streamconv.sinks.overlap import option_paths
     from streamconv.system.resources import free_disk
@@ -142,8 +142,10 @@ def _show_plan(
 
     rate = rate or options.get("max_rate")
     bytes_per_second = parse_rate(rate) if rate else None
-    planned = plan_run(src, to=to, **options)
     part = parse_partition(options.get("part") or "1/1")
+    if options["verify"]:
+        check_verified(part, dst)
+    planned = plan_run(src, to=to, **options)
     resume = resume or part.of > 1  # other parts may already have written to the target
     reads = option_paths(cast("Options", options))
     sink = CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part, reads=reads)

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamconv.errors import OutputExists, UsageError
+from streamconv.errors import OutputExists
 from streamconv.execution.pipeline import OnEvent, Share, run_share
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
 from streamconv.options import Location
-from streamconv.planning.partition import Partition, parse_partition
+from streamconv.planning.partition import Partition, check_verified, parse_partition
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank
@@ -89,10 +89,7 @@ def _run_partition(
 ) -> Result:
     """Write the shards of one partition. It always resumes: any partition may have started."""
     if request.verify:
-        raise UsageError(
-            "cannot verify a part: the other parts may not be written yet",
-            f"run `streamconv finish {request.dst} --verify` when all parts are done",
-        )
+        check_verified(partition, request.dst)
     share = Share(partition, commits=False)
     return run_share(replace(request, resume=True), share, on_event, CancelToken())
 

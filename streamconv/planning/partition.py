@@ -31,6 +31,15 @@ def parse_partition(text: str) -> Partition:
     return Partition(int(match[1]), int(match[2]))
 
 
+def check_verified(partition: Partition, dst: object) -> None:
+    """Refuse to verify the result at `dst` after one of several parts. Raises UsageError."""
+    if partition.of > 1:
+        raise UsageError(
+            "cannot verify a part: the other parts may not be written yet",
+            f"run `streamconv finish {dst} --verify` when all parts are done",
+        )
+
+
 def parts_without(sizes: Sequence[int], missing: Collection[int], parts: int) -> list[str]:
     """Return the parts, as `2/4`, that have one of the missing shards.
 

@@ -32,7 +32,7 @@ from folders import (
 
 import streamconv
 from streamconv.cli import cli, main
-from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused
+from streamconv.errors import BadCheckpoint, OutputExists, PlanRefused, UsageError
 
 CONVERSIONS = ("merge", "split", "convert")
 OMNI = {"model_type": "qwen3_omni_moe"}
@@ -204,6 +204,17 @@ def test_a_dry_run_projects_the_verification(
         json.loads(invoke(*run, "-n", *more).stdout)["memory"] for more in ((), ("--verify",))
     )
     assert plain["projected_peak_bytes"] < verified["projected_peak_bytes"]
+
+
+def test_a_dry_run_refuses_to_verify_a_part(src: Path, dst: Path) -> None:
+    """With the words of the run."""
+    run = ("merge", src, dst, "--part", "1/2", "--verify")
+    refusals = set()
+    for more in ((), ("-n",)):
+        with pytest.raises(UsageError) as caught:
+            invoke(*run, *more)
+        refusals.add((caught.value.message, caught.value.hint))
+    assert len(refusals) == 1
 
 
 def test_a_dry_run_says_how_long_it_takes(src: Path, dst: Path) -> None:
