@@ -215,7 +215,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
             raise OutputExists(
                 f"cannot finish {paths.target}: it exists already, and there is no unfinished "
                 f"conversion in {paths.partial}",
-                "look at it: another process may have finished it",
+                f"if it is finished already, check it with `streamconv verify {target}`",
             )
     raise IOFailed(
         f"cannot finish {paths.target}: there is no unfinished conversion in {paths.partial}",

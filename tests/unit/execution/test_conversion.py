@@ -95,6 +95,15 @@ def test_nothing_to_finish(src: Path, tmp_path: Path) -> None:
         finish_conversion(src)
 
 
+def test_a_dcp_may_be_finished(src: Path, tmp_path: Path) -> None:
+    """It has no manifest in a file of its own that tells."""
+    run_conversion(request(src, tmp_path / "dst", format="dcp"))
+    with pytest.raises(OutputExists, match="it exists already") as caught:
+        finish_conversion(tmp_path / "dst")
+    assert "finished already" in caught.value.hint
+    assert f"streamconv verify {tmp_path / 'dst'}`" in caught.value.hint
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_run_without_parts_is_to_be_resumed(src: Path, tmp_path: Path, overwrite: bool) -> None:
     """It is not finished, whatever is at the target."""
