@@ -230,3 +230,12 @@ def test_a_plan_holds_a_few_bytes_for_each_output() -> None:
     assert outputs > 20 * 150 * 3
     assert sum(len(piece.parts) for piece in pieces) >= outputs
     assert held / outputs < 150
+
+
+@settings(deadline=None, max_examples=40)
+@given(drawn=PLANS)
+def test_inputs_are_counted_as_they_are_yielded(drawn: Mapping[str, Any]) -> None:
+    """Once each."""
+    steps = plan_from(drawn).steps
+    names = [info.name for info in steps.inputs()]
+    assert steps.count_inputs() == len(names) == len(set(names))
