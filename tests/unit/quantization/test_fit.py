@@ -28,6 +28,15 @@ def test_a_shape_that_is_not_that_of_the_codes(shape: list[int], says: str) -> N
     assert "a.weight_shape" in error.value.message
 
 
+@pytest.mark.parametrize("kind", ["int4", "int4, odd last group"])
+def test_a_shape_that_is_missing(kind: str) -> None:
+    """The last codes of a row may be padding: compressed-tensors needs the shape, too."""
+    case = CASES[kind]()
+    tensors = {name: t for name, t in case.tensors.items() if name != ".weight_shape"}
+    with pytest.raises(BadCheckpoint, match=r"its shape a\.weight_shape is missing"):
+        decoded_of(source_of(replace(case, tensors=tensors)), "BF16")
+
+
 @pytest.mark.parametrize("change", ["fewer bytes in a group", "another axis last"])
 def test_a_dimension_for_groups_that_holds_none(change: str) -> None:
     """As many bytes in all would do for the scales of gpt-oss."""
