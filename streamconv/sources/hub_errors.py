@@ -70,7 +70,7 @@ def _explain_whatever_token(
         )
     if isinstance(error, DisabledRepoError):
         return BadCheckpoint(f"cannot read {name}: the hub has disabled it")
-    if isinstance(error, EntryNotFoundError):
+    if isinstance(error, EntryNotFoundError) and file:
         return BadCheckpoint(
             f"cannot read {quoted(file)} of {name}: the hub no longer has it at {quoted(revision)}",
             "read another revision: hf://org/name@revision",

@@ -131,6 +131,13 @@ def test_a_refusal_without_a_token(hub: Hub, answer: Fault, message: str, hint: 
             "try again later",
             id="something else",
         ),
+        pytest.param(
+            "",
+            Fault(404, {"X-Error-Code": "EntryNotFound"}),
+            "cannot read org/name: the hub answers 404",
+            "try again later",
+            id="no listing",
+        ),
     ],
 )
 def test_a_refusal_that_no_token_changes(
