@@ -5,7 +5,8 @@
 A band is read and encoded once. Each thread keeps the codes of its last band, because the reads of
 a tensor follow each other. The scales of a band are read before its codes or after them, so they
 are kept until then, as far as there is room (`kept_scales.py`). Otherwise they are made from the
-weight again.
+weight again. Codes never drop them: several threads may make codes of one band, before its scales
+are read.
 
 A weight that is a strided part of a tensor is read together with all bytes in between. Each thread
 keeps the bytes that it has read last: gate and up of an expert are often in the same ones.
@@ -93,8 +94,6 @@ class QuantizedSource(SourceWrapper):
             if scales is None:
                 scales = encoder.scales(elements, cast.stored.name, rows.start)
                 self._scales.put(weight, number, scales)
-            elif rows.stop == encoding.shape[0]:
-                self._scales.drop(weight)  # they have been read, since they were kept before codes
             kept.codes = encoder.codes(elements, scales).reshape(-1).data.cast("B")
             kept.codes_of = key
         return kept.codes

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import quantizers
@@ -99,6 +100,31 @@ def test_scales_are_made_once(order: tuple[int, int], monkeypatch: pytest.Monkey
         found = {place: read_part(reader, parts[place], 5_000) for place in order}
         assert [found[0], found[1]] == wanted(weight, "fp8-block")
     assert made == [(name, first) for name in weights for first in range(0, 600, 128)]
+
+
+def test_two_threads_share_the_last_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each makes codes of it. The scales are made once, and are kept until they are read."""
+    monkeypatch.setattr("streamconv.checkpoint.encoding.BAND_ELEMENTS", 20_000)
+    torch.manual_seed(3)
+    weight = torch.randn(600, 96).bfloat16()
+    source = memory(**{"a.weight": weight})
+    codes, scales = parts_of(source.checkpoint.tensors["a.weight"], "fp8-block")[:2]
+    made: list[int] = []
+    make = RowEncoder.scales
+
+    def noting(self: RowEncoder, elements: Array, name: str, first: int = 0) -> Array:
+        made.append(first)
+        return make(self, elements, name, first)
+
+    monkeypatch.setattr(RowEncoder, "scales", noting)
+    reader, found = QuantizedSource(source), memoryview(bytearray(codes.nbytes))
+    cut = 590 * 96
+    for part in (slice(0, cut), slice(cut, codes.nbytes)):
+        read = Read(codes, part.start, found[part])
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(reader.read, [read]).result()
+    assert [bytes(found), read_part(reader, scales, 5_000)] == wanted(weight, "fp8-block")
+    assert made == [*range(0, 600, 128)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
