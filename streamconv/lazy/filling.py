@@ -56,10 +56,11 @@ def check_fillable(name: str, target: torch.Tensor, dtype: torch.dtype) -> None:
         target: The tensor.
         dtype: The dtype of the elements that it is filled with.
     """
-    kind = _kind(target)
+    kind = "" if isinstance(target, DTensor) else _kind(target)
     if kind:
         raise UsageError(
-            f"cannot fill {quoted(name)}: it is {kind}", "give a dense tensor that has memory"
+            f"cannot fill {quoted(name)}: it is {kind}",
+            "give a dense tensor whose elements have memory of their own",
         )
     try:
         torch.empty((), dtype=dtype).to(target.dtype)
@@ -77,13 +78,18 @@ def _kind(target: torch.Tensor) -> str:
         return "a parameter without a shape, which its module makes when it is called"
     if isinstance(target, FakeTensor):
         return "a fake tensor"
-    if isinstance(target, DTensor):
-        return ""
     if target.is_nested or target.is_quantized:
         return "a nested tensor" if target.is_nested else "a quantized tensor of torch"
     if target.layout is not torch.strided:
         return f"a tensor of the layout {_word(target.layout)}"
-    return "a tensor of zeros without memory" if target._is_zerotensor() else ""
+    if target._is_zerotensor():
+        return "a tensor of zeros without memory"
+    return "a tensor of which several elements share memory" if _has_overlap(target) else ""
+
+
+def _has_overlap(target: torch.Tensor) -> bool:
+    """Return True if torch does not copy to a tensor. One on meta is replaced by a new one."""
+    return not target.is_meta and torch._debug_has_internal_overlap(target) == 1
 
 
 def _word(kind: object) -> str:

@@ -132,6 +132,7 @@ def test_two_codes_are_one_element(device: str) -> None:
         (lambda: torch.nested.nested_tensor([torch.zeros(3, 2)]), "a nested tensor"),
         (lambda: torch.quantize_per_tensor(torch.zeros(3, 2), 1.0, 0, torch.qint8), "a quantized"),
         (lambda: torch._efficientzerotensor((3, 2)), "a tensor of zeros without memory"),
+        (lambda: torch.zeros(3, 1).expand(3, 2), "a tensor of which several elements share memory"),
         (lambda: FakeTensorMode().from_tensor(torch.zeros(3, 2)), "a fake tensor"),
         (lambda: torch.empty(3, 2, dtype=torch.uint4, device="meta"), "uint4, and torch makes"),
     ],
