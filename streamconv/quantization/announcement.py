@@ -40,7 +40,8 @@ class Announcement:
     """What a section of config.json says about one number format."""
 
     path: str
-    """Path of keys to the section: `text_config.quantization_config`."""
+    """Path of keys to the section: `text_config.quantization_config`. It names the file, too, if
+    facts are from hf_quant_config.json."""
     facts: Mapping[str, Any]
     """By the words of `quantization.toml`: method, format, bits, group and so on."""
 
@@ -85,8 +86,9 @@ def announcements(
         for stated in _facts_of_groups(section):
             is_bare = stated.get("method") == file_facts.get("method") and "algo" not in stated
             facts = {**file_facts, **stated} if is_bare else stated
+            whose = path if facts == stated else f"{path} with {QUANT_CONFIG}"
             if facts and all(facts != other.facts for other in found):
-                found.append(Announcement(path, facts))
+                found.append(Announcement(whose, facts))
     if not found and file_facts:
         found.append(Announcement(QUANT_CONFIG, file_facts))
     return tuple(found)

@@ -194,3 +194,6 @@ def test_a_section_without_an_algorithm_is_completed() -> None:
     file = modelopt_file(quant_algo="NVFP4", group_size=16)
     (found,) = announcements(bare, file)
     assert found.facts == {"method": "modelopt", "algo": "NVFP4", "group": 16}
+    assert found.path == "quantization_config with hf_quant_config.json"
+    (found,) = announcements(bare, {})
+    assert found.path == "quantization_config"
