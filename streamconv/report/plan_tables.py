@@ -206,8 +206,8 @@ def _shards(plan: Plan, verbose: bool) -> Table:
 
 def _casts(plan: Plan) -> Iterator[str]:
     """Yield the tensors that are cast to each dtype, and those of each kind that are not."""
-    if plan.casting == AS_STORED:
-        return
+    if plan.casting == AS_STORED and plan.checkpoint.template is None:
+        return  # what a template fills may be dequantized without being asked for
     casts: dict[str, Counter[str]] = {}
     for row in cast_rows(plan.inputs):
         done = f" times its scales ({row['format']})" if row["scaled"] else ""

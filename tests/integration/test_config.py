@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 import streamconv
 from streamconv.errors import BadCheckpoint, OutputExists, SourceChanged
 from streamconv.execution.events import Event, PieceWritten, Prepared
+from streamconv.planning.plan import Plan
 from streamconv.report.plan_json import plan_fields, target_fields
 from streamconv.report.plan_tables import plan_table
 
@@ -225,6 +226,13 @@ def test_a_dcp_has_no_config_to_change(fp8: tuple[Path, Path]) -> None:
     assert not [note for note in target_fields(kept)["notes"] if "without this change" in note]
 
 
+def shown(plan: Plan) -> str:
+    """The plan as a command line prints it."""
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(plan_table(plan, None))
+    return console.export_text()
+
+
 @pytest.mark.parametrize("missing", [0, 5])
 def test_a_dcp_next_to_a_quantized_template(
     fp8: tuple[Path, Path], tmp_path: Path, missing: int
@@ -244,6 +252,7 @@ def test_a_dcp_next_to_a_quantized_template(
     template = result.plan.checkpoint.template
     assert template is not None
     assert len(template.filled) == missing
+    assert (f"{missing} tensors, F8_E4M3 times its scales" in shown(result.plan)) == bool(missing)
     assert reference.same_bytes(reference.read(tmp_path / "out"), reference.read(plain)) == []
     assert (tmp_path / "out/config.json").read_text() == json.dumps(config_of(plain), indent=2)
     assert not (tmp_path / "out/hf_quant_config.json").exists()
@@ -505,9 +514,7 @@ def test_the_plan_shows_it(qwen3: Path, tmp_path: Path) -> None:
         "from": "bfloat16",
         "to": "float32",
     }
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(plan_table(result.plan, None))
-    text = console.export_text()
+    text = shown(result.plan)
     assert "dtype is float32 instead of bfloat16" in text
     assert "num_hidden_layers is 2 instead of 3" in text
     written = sum(path.stat().st_size for path in files if path != index)
