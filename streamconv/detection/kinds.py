@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from streamconv.catalog.checkpoint_files import CONFIG, QUANT_CONFIG
 from streamconv.catalog.checkpoint_kinds import CheckpointKind, checkpoint_kinds
 from streamconv.catalog.families import COUNT_KEYS
 from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
@@ -82,7 +83,8 @@ def format_notes(checkpoint: Checkpoint) -> Iterator[str]:
         count = "1 weight" if len(use.weights) == 1 else f"{len(use.weights):,} weights"
         yield f"quantized: {use.says}; {count}, {summarize_names(use.weights)}"
     for announced in found.announced:
-        yield f"config.json: {announced.text}"
+        is_in_config = announced.path != QUANT_CONFIG
+        yield f"{CONFIG}: {announced.text}" if is_in_config else announced.text
     yield from contradiction_notes(checkpoint.config, checkpoint.quant_config)
 
 

@@ -85,17 +85,19 @@ def make_plan(
         source_metadata=checkpoint.metadata_bytes,
         kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,
     )
+    # what a template fills can be dequantized although no cast was asked for
+    may_cast = casting != AS_STORED or checkpoint.template is not None
+    casts = _cast_bytes(steps) if may_cast else 0
     tables = tables_bytes(
         counts,
         file_format.name,
-        casts=casting != AS_STORED,
+        casts=casting != AS_STORED or casts > 0,
         quantizes=casting.quantize is not None,
         verify=verify,
         hashed=sum(shard.nbytes for shard in shards) if sha256 else 0,
     )
     widest = max(range(len(steps)), key=steps.buffer_bytes)
     buffer, name = steps.buffer_bytes(widest), steps.name(widest)
-    casts = _cast_bytes(steps) if casting != AS_STORED else 0
     few = needs_of_few(shards, file_format)
     limits = limits if isinstance(limits, Limits) else limits()
     return Plan(
@@ -114,7 +116,7 @@ def make_plan(
             casts,
             checkpoint.read_scratch_bytes,
             tables,
-            staging=_staging_bytes(checkpoint, is_copy=not buffer and casting == AS_STORED),
+            staging=_staging_bytes(checkpoint, is_copy=not (buffer or casts)),
             casts_again=_cast_bytes(steps, again=True) if verify and casts else 0,
             pieces=few,
             largest_shard=max(shard.nbytes for shard in shards),
