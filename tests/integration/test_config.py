@@ -253,6 +253,7 @@ def test_a_dcp_next_to_a_quantized_template(
     assert template is not None
     assert len(template.filled) == missing
     assert (f"{missing} tensors, F8_E4M3 times its scales" in shown(result.plan)) == bool(missing)
+    assert bool(result.plan.memory.casts) == bool(missing)
     assert reference.same_bytes(reference.read(tmp_path / "out"), reference.read(plain)) == []
     assert (tmp_path / "out/config.json").read_text() == json.dumps(config_of(plain), indent=2)
     assert not (tmp_path / "out/hf_quant_config.json").exists()

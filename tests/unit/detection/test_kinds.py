@@ -82,6 +82,14 @@ def test_number_formats() -> None:
     assert list(format_notes(made())) == []
 
 
+def test_the_file_that_says_a_format_is_named() -> None:
+    """Not config.json, if that says nothing."""
+    tensors = {"a.weight": ("F8_E4M3", (128, 128)), "a.weight_scale": ("F32", ())}
+    said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    _, note = format_notes(replace(checkpoint_of(tensors), config={}, quant_config=said))
+    assert note.startswith("hf_quant_config.json says algo FP8")
+
+
 def test_formats_that_contradict_each_other_are_shown() -> None:
     tensors = {"a.weight": ("F8_E4M3", (128, 128)), "a.weight_scale": ("F32", (3, 5))}
     (note,) = format_notes(replace(checkpoint_of(tensors), config={}))
