@@ -118,10 +118,10 @@ def contradiction_notes(
         *named_formats().values(),
     )
     meant = [row for row in rows if other.allows(row)]
-    groups = {each.facts.get("group") for each in said} - {None}
-    if (meant and not any(each.allows(row) for each in said for row in meant)) or (
-        groups and facts.get("group", next(iter(groups))) not in groups
-    ):
+    is_another = bool(meant) and not any(each.allows(row) for each in said for row in meant)
+    groups = {each.facts["group"] for each in said if "group" in each.facts}
+    has_other_groups = bool(groups) and "group" in facts and facts["group"] not in groups
+    if is_another or has_other_groups:
         yield (
             f"{other.text}, and in {CONFIG} {' and '.join(each.text for each in said)}: "
             f"{CONFIG} is believed, as loaders do"
