@@ -2,12 +2,11 @@
 
 import itertools
 import json
-import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamconv.report.terminal import new_console, say
+from streamconv.report.terminal import console_environment, new_console, say
 
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
@@ -86,6 +85,6 @@ def print_json(fields: dict[str, Any]) -> None:
 def print_rich(renderable: Any) -> None:
     """Print tables on stdout, as wide as the terminal; in a file, as wide as COLUMNS, or 160."""
     console = new_console()
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+    if not console.is_terminal and "COLUMNS" not in console_environment():
         console = new_console(width=FILE_WIDTH)
     console.print(renderable)

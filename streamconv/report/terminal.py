@@ -11,6 +11,8 @@ look like two messages.
 
 import io
 import logging
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_EXTENT = re.compile("[1-9][0-9]{0,3}")
+"""A number of columns or lines that a terminal may have."""
 
 
 def escape_line(text: str) -> str:
@@ -42,12 +47,26 @@ def say(*lines: str, err: bool = False) -> None:
     stream.flush()
 
 
+def console_environment() -> dict[str, str]:
+    """Return the environment without a COLUMNS or LINES that is not a size from 1 to 9,999.
+
+    rich would end with an error for a number that it cannot read, and draw lines of any length.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "LINES") or _EXTENT.fullmatch(value)
+    }
+
+
 def new_console(*, err: bool = False, **settings: Any) -> "Console":
     """Make a console of rich on stdout or stderr. It escapes all but rich's own sequences."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
     class EscapingConsole(Console):
+        _environ = console_environment()
+
         def render(
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterable[Segment]:

@@ -5,6 +5,7 @@
 No code of the checkpoint is run: config.json is data here as everywhere.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
@@ -19,11 +20,28 @@ SPARE_PARAMETERS = 100_000
 """How many parameters a model may have in addition to four for each tensor of the checkpoint."""
 
 
-def import_transformers() -> Any:
-    """Import transformers and silence it. Raises PlanRefused if it or torch is not installed."""
-    require_extra("check if transformers loads a checkpoint", "torch", TORCH)
-    import transformers
+_USED = (
+    *("transformers", "transformers.conversion_mapping", "transformers.core_model_loading"),
+    *("transformers.integrations.hub_kernels", "transformers.models.auto.configuration_auto"),
+    *("transformers.modeling_utils", "transformers.quantizers.auto"),
+)
+"""The modules that a check uses. transformers imports most of them on demand."""
 
+
+def import_transformers() -> Any:
+    """Import transformers and silence it.
+
+    Raises PlanRefused if it or torch is not installed, or if an import fails.
+    """
+    require_extra("check if transformers loads a checkpoint", "torch", TORCH)
+    try:
+        transformers, *_ = map(import_module, _USED)
+    except Exception as error:  # a package that does not fit the others may raise any
+        raise PlanRefused(
+            "cannot check if transformers loads a checkpoint: transformers cannot be imported: "
+            f"{in_a_line(error)}",
+            "run `pip install --upgrade 'streamconv[torch]'`",
+        ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
@@ -82,25 +100,46 @@ def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
 def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
     """Return the class that config.json names, or the one for its model type.
 
-    Raises PlanRefused if transformers has neither.
+    Raises PlanRefused if transformers has neither, or cannot import it.
     """
-    modules = transformers._class_to_module
-    for name in checkpoint.config.get("architectures") or ():
-        if not isinstance(name, str) or ".modeling_" not in modules.get(name, ""):
-            continue  # it is not a model, so its module may import anything
-        cls = getattr(transformers, name)
-        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-            return cls
-    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
-        mapping = getattr(transformers, auto)._model_mapping
-        if type(config) in mapping:
-            return mapping[type(config)]
+    try:
+        cls = _named_class(transformers, checkpoint.config) or _class_for(transformers, config)
+    except Exception as error:  # a package that does not fit the others may raise any
+        raise PlanRefused(
+            f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
+            f"import the model: {in_a_line(error)}",
+            "run `pip install --upgrade 'streamconv[torch]'`",
+        ) from error
+    if cls is not None:
+        return cls
     model_type = quoted(str(checkpoint.config["model_type"]))
     raise PlanRefused(
         f"cannot check {checkpoint.location}: transformers {transformers.__version__} has no model "
         f"for the model type {model_type}",
         "install a newer transformers, or load it with the library that has the model",
     )
+
+
+def _named_class(transformers: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the first class in `architectures` that is a model of transformers, or None."""
+    modules = transformers._class_to_module
+    names = fields.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        if not isinstance(name, str) or ".modeling_" not in modules.get(name, ""):
+            continue  # it is not a model, so its module may import anything
+        cls = getattr(transformers, name)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+    return None
+
+
+def _class_for(transformers: Any, config: Any) -> Any:
+    """Return the class for a configuration, or None."""
+    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
+        mapping = getattr(transformers, auto)._model_mapping
+        if type(config) in mapping:
+            return mapping[type(config)]
+    return None
 
 
 def build_model(

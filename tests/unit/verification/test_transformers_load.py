@@ -156,6 +156,34 @@ def test_a_config_that_makes_no_model(config: dict[str, Any], tmp_path: Path) ->
     assert "\n" not in error.value.message
 
 
+@pytest.mark.parametrize("names", [7, True, 1.5, "Qwen3MoeForCausalLM", {"a": 1}, [[]], [None]])
+def test_names_of_classes_that_are_none(qwen: Path, names: object, tmp_path: Path) -> None:
+    """Are ignored: the model type names the class."""
+    shutil.copytree(qwen, tmp_path / "it")
+    config = json.loads((qwen / "config.json").read_text())
+    (tmp_path / "it" / "config.json").write_text(json.dumps({**config, "architectures": names}))
+    found = streamconv.check(tmp_path / "it")
+    assert (found.model, found.is_clean) == ("Qwen3MoeForCausalLM", True)
+
+
+def test_packages_that_cannot_be_imported(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of only some of them: a line that says which, and how to mend it."""
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "transformers.quantizers.auto", None)
+        with pytest.raises(PlanRefused, match=r"cannot be imported: .*quantizers\.auto") as caught:
+            streamconv.check(qwen)
+    assert "pip install" in caught.value.hint
+    with monkeypatch.context() as broken:
+        name = "transformers.models.qwen3_moe.modeling_qwen3_moe"
+        broken.setitem(sys.modules, name, None)
+        broken.delitem(vars(transformers), "Qwen3MoeForCausalLM", raising=False)
+        package = sys.modules["transformers.models.qwen3_moe"]
+        broken.delitem(vars(package), "modeling_qwen3_moe", raising=False)
+        with pytest.raises(PlanRefused, match="cannot import the model: ") as caught:
+            streamconv.check(qwen)
+    assert "pip install" in caught.value.hint
+
+
 def test_the_command_line(qwen: Path, tmp_path: Path) -> None:
     """0 where it would load, 5 where not, and JSON of the schema."""
     clean = CliRunner().invoke(cli, ["check", str(qwen)])
