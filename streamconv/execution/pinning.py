@@ -1,6 +1,5 @@
 """Makes a request mean the same later: absolute paths, and commits instead of branches."""
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.options import Options
 from streamconv.sources.base import Source
 from streamconv.sources.open import is_url
+from streamconv.system.absolute_paths import absolute_path
 
 
 def pin_request(request: ConversionRequest, source: Source) -> ConversionRequest:
@@ -17,20 +17,20 @@ def pin_request(request: ConversionRequest, source: Source) -> ConversionRequest
     changed: Options = {}
     family, template = request.options.get("family"), request.options.get("template")
     if family is not None:
-        changed["family"] = os.path.abspath(family)
+        changed["family"] = str(absolute_path(family))
     if template is not None:
         changed["template"] = _absolute(str(template))
     checkpoint = source.checkpoint
     src = _absolute(checkpoint.location)
     if checkpoint.revision:
         src = f"{checkpoint.location.partition('@')[0].rstrip('/')}@{checkpoint.revision}"
-    dst = os.path.abspath(request.dst)
+    dst = str(absolute_path(request.dst))
     return replace(request, src=src, dst=dst, options={**request.options, **changed})
 
 
 def _absolute(location: str) -> str:
     """Return an absolute path, or the URL as it is."""
-    return location if is_url(location) else os.path.abspath(location)
+    return location if is_url(location) else str(absolute_path(location))
 
 
 def resumed_source(request: ConversionRequest) -> str:

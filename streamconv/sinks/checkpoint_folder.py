@@ -26,6 +26,7 @@ from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import RunWorkspace
 from streamconv.sources.open import is_url
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_ops import Files
 from streamconv.system.identity import Identity
 from streamconv.system.linux_file_ops import system_files
@@ -62,14 +63,19 @@ class CheckpointFolder:
             files: The file operations, which tests replace.
 
         Raises:
-            UsageError: The target is a URL.
+            UsageError: The target is a URL, or the root of all folders.
         """
         if is_url(os.fspath(target)):
             raise UsageError(
                 f"cannot write to {quoted(os.fspath(target))}: targets are folders",
                 "write to a folder, then upload it with `hf upload` or the tool of your storage",
             )
-        self.target = Path(os.path.abspath(target))
+        self.target = absolute_path(target)
+        if not self.target.name:
+            raise UsageError(
+                f"cannot write to {self.target}: it is the root of all folders",
+                "name a folder below it",
+            )
         self._resume = resume
         self._overwrite = overwrite
         self._modes = modes

@@ -17,7 +17,6 @@ file and renames it, because bytes must not be appended to a file whose fsync ma
 After the commit the request goes first: as long as a journal is left, it names the conversion.
 """
 
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
@@ -36,6 +35,7 @@ from streamconv.sinks.journal import (
 from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.own_files import own_lines, read_own_file
 from streamconv.sinks.run_paths import RunPaths
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
 
@@ -193,7 +193,7 @@ def load_request(target: Path) -> tuple[bytes, str]:
         OutputExists: The conversion is finished, or a run without --part has not ended.
         IOFailed: There is no unfinished conversion.
     """
-    paths = RunPaths(Path(os.path.abspath(target)))
+    paths = RunPaths(absolute_path(target))
     files = system_files()
     files.guard(paths.parent, paths.own_prefix)
     with map_os_errors(paths.request):

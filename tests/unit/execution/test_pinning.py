@@ -8,6 +8,7 @@ from memory_source import MemorySource
 
 from streamconv.execution.pinning import pin_request, resumed_source
 from streamconv.execution.request import ConversionRequest
+from streamconv.options import Options
 
 COMMIT = "c0ffee"
 
@@ -32,6 +33,19 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "template": f"{here}/hf",
         "layers": "0:1",
     }
+
+
+def test_the_folder_above_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one above the target of the link, from which the parts have read."""
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/folder")
+    monkeypatch.chdir(tmp_path)
+    options: Options = {"family": "link/../own.toml", "template": "link/../hf"}
+    request = ConversionRequest("link/../src", "link/../out", options=options)
+    pinned = pin_request(request, source_at("link/../src"))
+    disk = f"{Path.cwd()}/disk"
+    assert (pinned.src, pinned.dst) == (f"{disk}/src", f"{disk}/out")
+    assert pinned.options == {"family": f"{disk}/own.toml", "template": f"{disk}/hf"}
 
 
 @pytest.mark.parametrize("location", ["hf://org/name", "hf://org/name/", "hf://org/name@main"])

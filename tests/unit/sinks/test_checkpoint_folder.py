@@ -30,6 +30,23 @@ def test_a_url_is_no_target(target: str) -> None:
         streamconv.finish(target)
 
 
+@pytest.mark.parametrize("target", ["/", "//", "/tmp/.."])
+def test_the_root_is_no_target(target: str, source: Path) -> None:
+    """Not even for `finish`: nothing could stand next to it."""
+    with pytest.raises(UsageError, match="it is the root of all folders"):
+        CheckpointFolder(target).prepare(plan_of([4096], source))
+    with pytest.raises(UsageError, match="it is the root of all folders"):
+        streamconv.finish(target)
+
+
+def test_a_target_next_to_the_target_of_a_link(tmp_path: Path) -> None:
+    """`link/../out` is where every other program writes it, too."""
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/folder")
+    target = tmp_path / "link" / ".." / "out"
+    assert CheckpointFolder(target).target == tmp_path / "disk" / "out"
+
+
 def _by_a_folder(target: Path) -> None:
     target.mkdir()
     (target / "old").write_bytes(b"x")
