@@ -52,7 +52,7 @@ class CommittedFolder:
 
     def commit(self) -> None:
         with map_os_errors(self._workspace.paths.target):
-            self._workspace.finish_commit()
+            self._workspace.finish_commit(is_earlier_run=True)
         self._workspace.lock.release()
 
     def abort(self, *, keep: bool = True) -> None:

@@ -15,6 +15,7 @@ these states; the next run recovers it before it does anything else:
 These calls lead from state to state; anything else that appears in a folder is never removed:
 
     list `out` again       something is new or has changed: refuse, nothing was renamed
+    look at `replaced`     something is there: refuse, nothing was renamed
     rename out, replaced
     list `replaced`        the same: rename it back to `out`, refuse
     rename partial, out    the commit; readers see it at once
@@ -25,6 +26,7 @@ Journals next to the target tell the result from the former target (`journal_fil
 `out` and `replaced` exist and nothing proves that `out` is a result, the run is refused.
 """
 
+import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +49,7 @@ class TargetReplacement:
         self._replaced = paths.replaced
         self._overwrite = overwrite
         self._files = files
+        self._options = "--overwrite and " if overwrite else ""
         self._made_parents: list[Path] = []
         self._listed = FolderContents(paths.target)
         """The former target as the last check has listed it; nothing else is removed."""
@@ -82,11 +85,7 @@ class TargetReplacement:
         has_target = self._files.exists(self._target)
         has_replaced = self._files.exists(self._replaced, follow=False)
         if has_replaced and has_target and not (self._overwrite and target_is_result):
-            raise OutputExists(
-                f"cannot write to {self._target}: {self._replaced} exists, which an earlier run "
-                "was replacing",
-                "look at it, then remove it or move it away",
-            )
+            self._require_no_replaced()
         former = self._replaced if has_replaced else self._target
         if not self._overwrite and self._files.is_folder(former) and self._files.names(former):
             what = f"{former} is not empty" if has_replaced else "the folder is not empty"
@@ -136,11 +135,17 @@ class TargetReplacement:
         """Rename `folder` to the target; if that fails, the former target is put back.
 
         Raises:
-            OutputExists: The former target is not as it was listed before the conversion.
+            OutputExists: The former target is not as it was listed before the conversion, or
+                something else has appeared under one of the names.
+            PlantedFile: `folder` is not the one that this run has made.
         """
-        is_replacing = self._overwrite and self._files.exists(self._target)
-        if is_replacing:
+        self._files.check_own(folder, is_folder=True)
+        has_target = self._files.exists(self._target, follow=False)
+        if has_target:
             self._require_as_listed(self._target)
+        is_replacing = has_target and self._overwrite
+        if is_replacing:
+            self._require_no_replaced()
             self._files.rename(self._target, self._replaced)
             self._has_replaced = True
         try:
@@ -148,14 +153,15 @@ class TargetReplacement:
                 self._require_as_listed(self._replaced)
             self._files.rename(folder, self._target)
         except BaseException:
-            if is_replacing and not self._files.exists(self._target):
+            if is_replacing and not self._files.exists(self._target, follow=False):
                 self._files.rename(self._replaced, self._target)
             raise
 
-    def cleanup(self) -> None:
+    def cleanup(self, *, is_earlier_run: bool = False) -> None:
         """Make the name of the result durable, then remove the former target.
 
-        If an earlier run has renamed it, it is listed again.
+        Args:
+            is_earlier_run: An earlier run has renamed the former target. It is listed again.
 
         Raises:
             OutputExists: Something appeared in the former target; it is kept.
@@ -165,7 +171,7 @@ class TargetReplacement:
             return
         if self._has_replaced:
             self._remove(replace(self._listed, folder=self._replaced))
-        else:
+        elif is_earlier_run:
             contents = self._list(self._replaced, is_former=True)
             _require_removable(contents)
             self._remove(contents)
@@ -177,13 +183,28 @@ class TargetReplacement:
         known = checkpoint_paths(folder, self._files, is_being_removed=is_former)
         return list_contents(folder, known, self._files)
 
+    def _require_no_replaced(self) -> None:
+        """Raise OutputExists if there is something where the former target is renamed to."""
+        if self._files.exists(self._replaced, follow=False):
+            raise OutputExists(
+                f"cannot write to {self._target}: {self._replaced} exists, which an earlier run "
+                "was replacing",
+                "look at it, then remove it or move it away",
+            )
+
     def _require_as_listed(self, folder: Path) -> None:
         """Raise OutputExists if something in the former target is new or has changed."""
+        if not stat.S_ISDIR(self._files.stat(folder, follow=False).st_mode):
+            raise OutputExists(
+                f"cannot write to {self._target}: something that is not a folder was put there "
+                "during the conversion",
+                f"look at it, move it elsewhere, and run again with {self._options}--resume",
+            )
         now = list_contents(folder, AllPaths(), self._files)
         self._listed.differences(now).require_nothing_foreign(
             f"cannot replace {quoted(str(self._target))}: it is not as it was before the "
             "conversion",
-            "look at them, move them elsewhere, and run again with --overwrite and --resume",
+            f"look at them, move them elsewhere, and run again with {self._options}--resume",
         )
 
     def _remove(self, contents: FolderContents) -> None:

@@ -101,9 +101,13 @@ class RunWorkspace:
         finally:
             self.lock.release()
 
-    def finish_commit(self) -> None:
-        """Make the name of the result durable, then remove what its run kept next to it."""
-        self.replacement.cleanup()
+    def finish_commit(self, *, is_earlier_run: bool = False) -> None:
+        """Make the name of the result durable, then remove what its run kept next to it.
+
+        Args:
+            is_earlier_run: An earlier run has committed the result.
+        """
+        self.replacement.cleanup(is_earlier_run=is_earlier_run)
         self.journals.remove_moved()
 
     def make_partial(self) -> None:

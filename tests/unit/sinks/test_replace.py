@@ -1,5 +1,6 @@
 """Replacing a target: every state that a crash can leave, and how the next run recovers it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from streamconv.errors import OutputExists
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
+from streamconv.system.planted import PlantedFile
 
 FORMER = {"config.json": b"{}", "model.safetensors": b"1", "README.md": b"1"}
 RESULT = {"result": b"2"}
@@ -160,6 +162,83 @@ def test_a_target_that_changes_during_the_run_is_kept(
     assert tree(paths.target).keys() >= FORMER.keys()
     if meanwhile is add:
         assert (paths.target / "mine.txt").read_text() == "mine"
+
+
+def put_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def put_link(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+def put_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def put_folder(path: Path) -> None:
+    fill(path, FORMER)
+
+
+THINGS = [put_file, put_link, put_dangling_link, os.mkfifo, put_folder]
+
+
+@pytest.mark.parametrize("put", THINGS)
+@pytest.mark.parametrize("former", [None, FORMER])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_under_the_name_of_the_target_is_kept(
+    paths: RunPaths, put: Callable[[Path], None], former: dict[str, bytes] | None, overwrite: bool
+) -> None:
+    """Also if the target was replaced by it, or moved away. Nothing is renamed."""
+    if former is not None:
+        fill(paths.target, {} if not overwrite else former)
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, overwrite)
+    commit.check(False)
+    if former is not None:
+        paths.target.rename(paths.parent / "moved")
+    put(paths.target)
+    before = paths.target.lstat()
+    with pytest.raises(OutputExists, match=r"out: (something that is not a folder|it is not as)"):
+        commit.commit(paths.partial)
+    assert paths.target.lstat().st_ino == before.st_ino
+    assert tree(paths.partial) == RESULT
+    assert "out.streamconv-replaced" not in names(paths.parent)
+
+
+@pytest.mark.parametrize("put", THINGS)
+@pytest.mark.parametrize("former", [None, FORMER])
+def test_what_appears_under_the_name_of_the_former_target_is_kept(
+    paths: RunPaths, put: Callable[[Path], None], former: dict[str, bytes] | None
+) -> None:
+    """A run that has nothing to replace leaves it alone; another one is refused."""
+    if former is not None:
+        fill(paths.target, former)
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, True)
+    commit.check(False)
+    put(paths.replaced)
+    before = paths.replaced.lstat()
+    if former is None:
+        commit.commit(paths.partial)
+        commit.cleanup()
+    else:
+        with pytest.raises(OutputExists, match="replaced exists"):
+            commit.commit(paths.partial)
+        assert tree(paths.target) == former
+    assert paths.replaced.lstat().st_ino == before.st_ino
+    if put is put_folder:
+        assert tree(paths.replaced) == FORMER
+
+
+def test_a_link_in_the_place_of_the_partial_folder_is_no_result(paths: RunPaths) -> None:
+    files = Files()
+    files.guard(paths.parent, paths.own_prefix)
+    fill(paths.parent / "elsewhere", RESULT)
+    paths.partial.symlink_to("elsewhere")
+    with pytest.raises(PlantedFile, match="symbolic link"):
+        replacement(paths, False, files).commit(paths.partial)
+    assert not paths.target.is_symlink()
 
 
 @pytest.mark.parametrize("meanwhile", [add, change, nest])
