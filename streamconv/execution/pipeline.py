@@ -148,6 +148,7 @@ def _open_sink(request: ConversionRequest, share: Share) -> "CheckpointFolder":
         modes=(preset.folder_mode, preset.file_mode) if preset else None,
         part=share.partition,
         parts=share.parts,
+        is_finish=not share.writes_shards,
         reads=option_paths(request.options),
         sha256=request.options.get("sha256", False),
     )

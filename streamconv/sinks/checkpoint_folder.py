@@ -18,6 +18,7 @@ from streamconv.planning.removal import Removal
 from streamconv.sinks.committed_folder import CommittedFolder
 from streamconv.sinks.folder_contents import FolderContents
 from streamconv.sinks.journal import Finished
+from streamconv.sinks.next_run import FINISH, PART, RUN
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.overlap import ReadPath, check_not_read, source_paths
@@ -45,6 +46,7 @@ class CheckpointFolder:
         sha256: bool = False,
         part: Partition | None = None,
         parts: int = 1,
+        is_finish: bool = False,
         reads: Sequence[ReadPath] = (),
         files: Files | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class CheckpointFolder:
                 manifest.
             part: The part of the run that this process makes; all of it by default.
             parts: How many parts share the conversion, if it is known.
+            is_finish: Commit what the parts have written, for `streamconv finish`.
             reads: The paths that the run reads, apart from its source.
             files: The file operations, which tests replace.
 
@@ -84,16 +87,17 @@ class CheckpointFolder:
         self._reads = tuple(reads)
         self._files = files or system_files()
         self._part = part or Partition()
+        next_run = FINISH if is_finish else RUN if self._part.of == 1 else PART
         self._workspace = RunWorkspace(
-            RunPaths(self.target), self._part, self._files, overwrite=overwrite
+            RunPaths(self.target), self._part, self._files, overwrite=overwrite, next_run=next_run
         )
         self._resume_state = ResumeState(
             self.partial,
             self._workspace.journals,
-            self._part,
             self._files,
             overwrite=overwrite,
             resume=resume,
+            next_run=next_run,
         )
 
     @property
@@ -128,7 +132,7 @@ class CheckpointFolder:
             self._workspace.lock.check()
             if committed := self._committed(plan):
                 return committed
-            self._workspace.replacement.check(self._workspace.target_is_result())
+            self._workspace.check_former()
             finished = self._resume_state.finished(plan)
             self._workspace.check_partial(plan)
             check_not_read(self._workspace.paths, self._identities(plan), reads)
@@ -209,7 +213,8 @@ class CheckpointFolder:
                     return CommittedFolder(committed, workspace)
                 workspace.replacement.recover(workspace.target_is_result())
             finished = self.check(plan, location)
-            with map_os_errors(self.partial, partial(bytes_left, plan, finished)):
+            left = partial(bytes_left, plan, finished)
+            with map_os_errors(self.partial, left, workspace.next_run):
                 partial_exists = self._files.exists(self.partial)
                 if partial_exists and not self._resume:
                     workspace.clear_partial(plan)

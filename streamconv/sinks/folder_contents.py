@@ -69,6 +69,15 @@ class FolderContents:
         """Return the entries that are files."""
         return [entry for entry in self.entries if not entry.is_folder]
 
+    def digest(self) -> bytes:
+        """Return a digest of all entries, in hexadecimal; the same while none of them changes."""
+        from xxhash import xxh3_128
+
+        digest = xxh3_128()
+        for entry in self.entries:
+            digest.update(repr((entry.name, *_facts(entry))).encode("ascii", "backslashreplace"))
+        return digest.hexdigest().encode("ascii")
+
     def require_nothing_foreign(self, cannot: str, hint: str) -> None:
         """Raise OutputExists that names the foreign paths, if there are any.
 

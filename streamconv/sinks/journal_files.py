@@ -145,6 +145,17 @@ class Journals:
         """Save the request of the conversion with the journals, until the commit."""
         self._write_and_rename(self._path.with_suffix(".command"), self._paths.request, request)
 
+    def save_listing(self, digest: bytes) -> None:
+        """Save the digest of the former target with the journals, until the commit."""
+        self._write_and_rename(self._path.with_suffix(".target"), self._paths.listing, digest)
+
+    def read_listing(self) -> bytes | None:
+        """Return the digest of the former target; None if no run has saved it."""
+        for path in (self._paths.listing, self._paths.moved(self._paths.listing)):
+            with suppress(FileNotFoundError):
+                return read_own_file(path, self._files)
+        return None
+
     def _write_and_rename(self, draft: Path, path: Path, content: bytes) -> None:
         """Write a file whole: readers of `path` see the former content or the new one."""
         self._files.unlink(draft)

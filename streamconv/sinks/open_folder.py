@@ -63,8 +63,8 @@ class OpenFolder:
         return self._finished
 
     def save_request(self, request: bytes) -> None:
-        with map_os_errors(self._partial):
-            self._workspace.journals.save_request(request)
+        with self._errors(self._partial):
+            self._workspace.save_request(request)
 
     def record_digest(self, piece: Piece, digest: str) -> None:
         self._shards.record_digest(piece, digest)
@@ -73,7 +73,7 @@ class OpenFolder:
         path = self._paths.get(shard)
         if path is None:
             path = self._paths[shard] = self._partial / self._shards.name(shard)
-        with map_os_errors(path, self._bytes_left):
+        with self._errors(path):
             return self._shards.write(shard, offset, data)
 
     def release(self) -> None:
@@ -86,13 +86,13 @@ class OpenFolder:
 
     def complete(self, source: Source) -> Generator[HashEvent, None, Path]:
         plan = self._plan
-        with map_os_errors(self._partial, self._bytes_left):
+        with self._errors(self._partial):
             journals, parts = self._workspace.journals, self._parts
             pieces = all_pieces(plan, journals, self._partial, self._files, parts)
             self._workspace.keep_only(plan, (shard.name for shard in plan.shards))
         copied = self._copy_others(source)
         source.check_unchanged()
-        with map_os_errors(self._partial, self._bytes_left):
+        with self._errors(self._partial):
             sha256 = (yield from self._sha256_of_all(copied)) if self._sha256 else None
             for name, content in closing_files(plan, pieces, copied, sha256):
                 self._workspace.write_file(name, content)
@@ -109,7 +109,7 @@ class OpenFolder:
         edited, planned = self._plan.edited, self._plan.checkpoint.config_text
         for other in self._plan.copied:
             to = (self._files, self._partial, source, other)
-            with map_os_errors(self._partial / other.name, self._bytes_left):
+            with self._errors(self._partial / other.name):
                 if other.name in edited:
                     copied[other.name] = write_edited(*to, planned, edited[other.name])
                 else:
@@ -150,6 +150,9 @@ class OpenFolder:
         if not self._is_committed:
             self._workspace.remove_unused(self._plan)
         self._workspace.replacement.remove_parents()
+
+    def _errors(self, path: Path) -> map_os_errors:
+        return map_os_errors(path, self._bytes_left, self._workspace.next_run)
 
     def _bytes_left(self) -> int:
         return bytes_left(self._plan, self._finished)

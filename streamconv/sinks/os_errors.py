@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, StreamconvError, quoted
+from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.system.planted import PlantedFile
 from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
@@ -27,15 +28,19 @@ class map_os_errors:  # noqa: N801 - used like a function
         IOFailed: Any other OSError.
     """
 
-    __slots__ = ("_left", "_path")
+    __slots__ = ("_left", "_next_run", "_path")
 
-    def __init__(self, path: Path, left: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, path: Path, left: Callable[[], int] = lambda: 0, next_run: NextRun = RUN
+    ) -> None:
         """Prepare the messages.
 
         Args:
             path: The file or folder that the message names, if the error itself names none.
             left: Returns the bytes that are still to be written, for the message about a full disk.
+            next_run: What that message says of the next run.
         """
+        self._next_run = next_run
         self._path = path
         self._left = left
 
@@ -49,10 +54,12 @@ class map_os_errors:  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, OSError):
-            raise _explained(error, self._path, self._left) from error
+            raise _explained(error, self._path, self._left, self._next_run) from error
 
 
-def _explained(error: OSError, path: Path, left: Callable[[], int]) -> StreamconvError:
+def _explained(
+    error: OSError, path: Path, left: Callable[[], int], next_run: NextRun
+) -> StreamconvError:
     """Return the error of the package for one of the system."""
     if isinstance(error, PlantedFile):
         return OutputExists(
@@ -64,7 +71,7 @@ def _explained(error: OSError, path: Path, left: Callable[[], int]) -> Streamcon
     if error.errno == errno.EFBIG:
         return _file_too_large(f"cannot write {fact}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(f"cannot write {fact}", free_disk(path.parent), left())
+        return _disk_full(f"cannot write {fact}", free_disk(path.parent), left(), next_run)
     return IOFailed(f"cannot access {fact}")
 
 
@@ -77,15 +84,16 @@ def _file_too_large(message: str) -> NoSpace:
     return NoSpace(f"{message}; this process may write at most {show_size(limit)} to a file", hint)
 
 
-def _disk_full(message: str, free: int | None, left: int) -> NoSpace:
+def _disk_full(message: str, free: int | None, left: int, next_run: NextRun) -> NoSpace:
     """Build the error about a full disk.
 
     Args:
         message: The file and the error of the system.
         free: Free bytes on the disk; None if unknown.
         left: Bytes that are still to be written.
+        next_run: How to go on.
     """
-    hint = "make room on the disk, then run again with --resume"
+    hint = f"make room on the disk, then {next_run.resume}"
     if free is None:
         return NoSpace(f"{message}; {show_size(left)} still to be written", hint)
     return NoSpace(

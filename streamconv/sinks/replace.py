@@ -34,6 +34,7 @@ from pathlib import Path
 from streamconv.errors import OutputExists, quoted
 from streamconv.sinks.folder_contents import FolderContents, list_contents, remove_contents
 from streamconv.sinks.known_paths import AllPaths, checkpoint_paths, is_evidence
+from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
@@ -43,13 +44,15 @@ MOVE_AWAY = "move them elsewhere, or name another folder"
 class TargetReplacement:
     """The target of a run, and its replacement by the result."""
 
-    def __init__(self, paths: RunPaths, overwrite: bool, files: Files) -> None:
+    def __init__(
+        self, paths: RunPaths, overwrite: bool, files: Files, next_run: NextRun = RUN
+    ) -> None:
         """Replace a target that is not empty only with `overwrite`."""
         self._target = paths.target
         self._replaced = paths.replaced
-        self._overwrite = overwrite
+        self.overwrite = overwrite
         self._files = files
-        self._options = "--overwrite and " if overwrite else ""
+        self._next_run = next_run
         self._made_parents: list[Path] = []
         self._listed = FolderContents(paths.target)
         """The former target as the last check has listed it; nothing else is removed."""
@@ -65,7 +68,7 @@ class TargetReplacement:
         Raises:
             OSError: A folder cannot be read.
         """
-        if not self._overwrite:
+        if not self.overwrite:
             return []
         if not self._files.exists(self._replaced, follow=False):
             return [self._list(self._target)]
@@ -84,18 +87,26 @@ class TargetReplacement:
         """
         has_target = self._files.exists(self._target)
         has_replaced = self._files.exists(self._replaced, follow=False)
-        if has_replaced and has_target and not (self._overwrite and target_is_result):
+        if has_replaced and has_target and not (self.overwrite and target_is_result):
             self._require_no_replaced()
         former = self._replaced if has_replaced else self._target
-        if not self._overwrite and self._files.is_folder(former) and self._files.names(former):
+        if not self.overwrite and self._files.is_folder(former) and self._files.names(former):
             what = f"{former} is not empty" if has_replaced else "the folder is not empty"
             raise OutputExists(
                 f"cannot write to {self._target}: {what}",
-                "name another folder, or add --overwrite to replace it",
+                self._next_run.replace,
             )
         for contents in self.former(target_is_result):
             _require_removable(contents)
             self._listed = contents
+
+    def is_empty(self) -> bool:
+        """Return True if the last check has found nothing to remove."""
+        return not self._listed.entries
+
+    def listing(self) -> bytes:
+        """Return a digest of the former target as the last check has listed it."""
+        return self._listed.digest()
 
     def make_parents(self) -> None:
         """Create the missing folders above the target."""
@@ -126,7 +137,7 @@ class TargetReplacement:
         if not self._files.exists(self._target):
             self._files.rename(self._replaced, self._target)
             self._files.sync_folder(self._target.parent)
-        elif self._overwrite and target_is_result:
+        elif self.overwrite and target_is_result:
             contents = self._list(self._replaced, is_former=True)
             _require_removable(contents)
             self._remove(contents)
@@ -143,7 +154,7 @@ class TargetReplacement:
         has_target = self._files.exists(self._target, follow=False)
         if has_target:
             self._require_as_listed(self._target)
-        is_replacing = has_target and self._overwrite
+        is_replacing = has_target and self.overwrite
         if is_replacing:
             self._require_no_replaced()
             self._files.rename(self._target, self._replaced)
@@ -198,13 +209,13 @@ class TargetReplacement:
             raise OutputExists(
                 f"cannot write to {self._target}: something that is not a folder was put there "
                 "during the conversion",
-                f"look at it, move it elsewhere, and run again with {self._options}--resume",
+                f"look at it, move it elsewhere, and {self._next_run.resume}",
             )
         now = list_contents(folder, AllPaths(), self._files)
         self._listed.differences(now).require_nothing_foreign(
             f"cannot replace {quoted(str(self._target))}: it is not as it was before the "
             "conversion",
-            f"look at them, move them elsewhere, and run again with {self._options}--resume",
+            f"look at them, move them elsewhere, and {self._next_run.resume}",
         )
 
     def _remove(self, contents: FolderContents) -> None:

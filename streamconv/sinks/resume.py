@@ -17,17 +17,15 @@ from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
-from streamconv.planning.partition import Partition, parts_without
+from streamconv.planning.partition import parts_without
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, Journal, difference, finished_shards
 from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.system.file_ops import Files
 
 MANY_PARTS = 8
 """How many of the missing parts a hint names."""
-START_OVER = "start over with --overwrite, without --resume"
-START_OVER_ALL = "remove that folder, and start over with all parts"
-"""A part cannot replace the folder, because other parts have shards in it."""
 
 
 class ResumeState:
@@ -37,11 +35,11 @@ class ResumeState:
         self,
         folder: Path,
         journals: Journals,
-        part: Partition,
         files: Files,
         *,
         overwrite: bool,
         resume: bool,
+        next_run: NextRun = RUN,
     ) -> None:
         """Look at `folder`: with `resume` it is used again, with `overwrite` it may be removed."""
         self._folder = folder
@@ -49,7 +47,7 @@ class ResumeState:
         self._files = files
         self._overwrite = overwrite
         self._resume = resume
-        self._start_over = START_OVER_ALL if part.of > 1 else START_OVER
+        self._next_run = next_run
 
     def finished(self, plan: Plan) -> dict[int, Finished]:
         """Find the shards that do not have to be written again.
@@ -76,13 +74,13 @@ class ResumeState:
         if not journals and not self.has_nothing_to_resume():
             raise OutputExists(
                 f"cannot resume in {self._folder}: it has no journal of the finished shards",
-                self._start_over,
+                self._next_run.start_over,
             )
         for journal in journals:
             if facts := difference(plan, journal):
                 raise OutputExists(
                     f"cannot resume in {self._folder}: it belongs to another conversion: {facts}",
-                    f"run with the options of that conversion, or {self._start_over}",
+                    f"{self._next_run.correct}, or {self._next_run.start_over}",
                 )
         return finished_on_disk(plan, journals, self._folder, self._files)
 

@@ -5,8 +5,10 @@ For the target `out`, part 1 of a run uses these names, all in the folder of `ou
     out.streamconv-partial/                 the result while it is built
         streamconv-journal-1.jsonl          the shards that part 1 has finished
         streamconv-journal-command.json     the request of the conversion
+        streamconv-journal-target.txt       what `finish` may replace
     out.streamconv-journal-1.jsonl          the journal, moved here right before the commit
     out.streamconv-journal-command.json     the request, moved here right before the commit
+    out.streamconv-journal-target.txt       the same
     out.streamconv-replaced/                the former content of `out`, during the commit
     out.streamconv-lock-1                   the lock of part 1
 """
@@ -64,6 +66,11 @@ class RunPaths:
     def request(self) -> Path:
         """The request of the conversion, in the partial folder."""
         return self.partial / f"{JOURNAL_PREFIX}command.json"
+
+    @property
+    def listing(self) -> Path:
+        """The digest of what the conversion may replace, in the partial folder."""
+        return self.partial / f"{JOURNAL_PREFIX}target.txt"
 
     @property
     def moved_prefix(self) -> str:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
-from streamconv.errors import StreamconvError, quoted
+from streamconv.errors import OutputExists, StreamconvError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
@@ -17,6 +17,7 @@ from streamconv.sinks.folder_contents import (
 from streamconv.sinks.journal import Finished, difference
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.known_paths import partial_paths
+from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.run_paths import RunPaths
@@ -26,14 +27,23 @@ from streamconv.system.file_ops import Files
 class RunWorkspace:
     """The files of one part of the run that converts to a target."""
 
-    def __init__(self, paths: RunPaths, part: Partition, files: Files, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        part: Partition,
+        files: Files,
+        *,
+        overwrite: bool,
+        next_run: NextRun = RUN,
+    ) -> None:
         self.paths = paths
         self.partial = paths.partial
         self.part = part
         self.files = files
         self.lock = Lock(paths, part, files)
         self.journals = Journals(paths, part.number, files)
-        self.replacement = TargetReplacement(paths, overwrite, files)
+        self.replacement = TargetReplacement(paths, overwrite, files, next_run)
+        self.next_run = next_run
         files.guard(paths.parent, paths.own_prefix)
         self._is_in_use = False
         """True if this part has, or could have, made files in the partial folder."""
@@ -82,6 +92,30 @@ class RunWorkspace:
                 return {}
             finished[number] = Finished(size, ())
         return finished
+
+    def check_former(self) -> None:
+        """Refuse a target that may not be replaced, by `finish` one that no part has listed.
+
+        Raises:
+            OutputExists: The target is not empty, or holds what is not to be replaced.
+        """
+        self.replacement.check(self.target_is_result())
+        if not self.next_run.is_finish or self.replacement.is_empty():
+            return
+        listed = self.journals.read_listing()
+        if listed is not None and listed != self.replacement.listing():
+            raise OutputExists(
+                f"cannot replace {quoted(str(self.paths.target))}: it is not as it was when the "
+                "last part began",
+                "look at it, move it elsewhere, or run a part again with --overwrite, then "
+                f"{self.next_run.resume}",
+            )
+
+    def save_request(self, request: bytes) -> None:
+        """Save the request of the conversion, and what it may replace, until the commit."""
+        self.journals.save_request(request)
+        if self.replacement.overwrite and not self.next_run.is_finish:
+            self.journals.save_listing(self.replacement.listing())
 
     def clear_leftovers(self) -> None:
         """Remove the journals or lock of a run that died after everything else was removed.
@@ -200,7 +234,7 @@ class RunWorkspace:
             if keep and finished:
                 self.leftover_note = (
                     f"{len(finished)} of {len(plan.shards)} shards are finished in {self.partial}; "
-                    "run the same command with --resume to continue"
+                    f"{self.next_run.resume} to continue"
                 )
                 self.journals.move_back()
             elif self.part.of == 1:

@@ -59,6 +59,7 @@ FILES: dict[str, Callable[[RunPaths], Path]] = {
     "moved journal": lambda paths: paths.moved(paths.journal(1)),
     "request": lambda paths: paths.request,
     "moved request": lambda paths: paths.moved(paths.request),
+    "listing": lambda paths: paths.listing,
 }
 RUNS: dict[str, dict[str, Any]] = {
     "merge": {},

@@ -1,5 +1,7 @@
 """The four ways to run a conversion: whole, a part, the rest of parts, and what each refuses."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +10,11 @@ from typing import Any
 import pytest
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
-from streamconv.errors import IOFailed, OutputExists, UsageError
+from streamconv.errors import IOFailed, OutputExists, StreamconvError, UsageError
 from streamconv.execution.conversion import finish_conversion, run_conversion
 from streamconv.execution.request import ConversionRequest
 from streamconv.sinks import journal_files
+from streamconv.system.file_ops import Files
 
 
 @pytest.fixture
@@ -74,6 +77,91 @@ def test_the_parts_that_are_missing_are_named(src: Path, tmp_path: Path) -> None
     assert "--part 1/3, then" in error.value.hint
     run_conversion(request(src, dst, part="1/3"))
     assert finish_conversion(dst).closed
+
+
+# --- what `finish` may replace ------------------------------------------------------------------
+
+
+def parts(src: Path, dst: Path, *, overwrite: bool, **options: Any) -> None:
+    for part in ("1/2", "2/2"):
+        run_conversion(replace(request(src, dst, part=part, **options), overwrite=overwrite))
+
+
+def checkpoint(folder: Path, seed: int) -> dict[str, object]:
+    """Write a checkpoint, all of whose files --overwrite may remove."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tensors = two_shards(qwen_tensors(experts=2, seed=seed))
+    return tree(write_checkpoint(folder, tensors, {"model_type": "qwen3_moe"}))
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_finish_replaces_only_what_a_part_has_listed(
+    src: Path, tmp_path: Path, former: bool
+) -> None:
+    """Not a checkpoint that appeared after the last part, until a part was asked to replace it."""
+    dst = tmp_path / "dst"
+    if former:
+        checkpoint(dst, seed=1)
+    parts(src, dst, overwrite=True)
+    later = checkpoint(dst, seed=2)
+    for _ in range(2):
+        with pytest.raises(OutputExists, match="not as it was when the last part began") as caught:
+            finish_conversion(dst)
+        assert tree(dst) == later
+    assert "run a part again with --overwrite, then run `streamconv finish`" in caught.value.hint
+    run_conversion(replace(request(src, dst, part="1/2"), overwrite=True))
+    finish_conversion(dst)
+    run_conversion(request(src, tmp_path / "right"))
+    assert tree(dst) == tree(tmp_path / "right")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "right", "src"]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_finish_replaces_what_the_parts_have_listed(src: Path, tmp_path: Path, left: bool) -> None:
+    """Or nothing, if that is gone."""
+    dst = tmp_path / "dst"
+    checkpoint(dst, seed=1)
+    parts(src, dst, overwrite=True)
+    if not left:
+        shutil.rmtree(dst)
+    finish_conversion(dst)
+    run_conversion(request(src, tmp_path / "right"))
+    assert tree(dst) == tree(tmp_path / "right")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "right", "src"]
+
+
+def test_hints_of_finish_name_no_option_that_it_lacks(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that is taken, another source, a full disk: each can be undone, and it finishes."""
+    dst = tmp_path / "dst"
+    parts(src, dst, overwrite=False)
+    checkpoint(dst, seed=2)
+    config = (src / "config.json").read_bytes()
+
+    def refused() -> str:
+        with pytest.raises(StreamconvError) as caught:
+            finish_conversion(dst)
+        words = "\n".join([caught.value.hint, *getattr(caught.value, "__notes__", ())])
+        assert "--" not in words
+        return words
+
+    assert "move it elsewhere, and run `streamconv finish` again" in refused()
+    shutil.rmtree(dst)
+    (src / "config.json").write_bytes(config + b" ")
+    assert "undo what has changed" in refused()
+    (src / "config.json").write_bytes(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "create_small", full_disk)
+        words = refused()
+    assert "make room on the disk, then run `streamconv finish` again" in words
+    assert "shards are finished in" in words
+    finish_conversion(dst)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "src"] == ["dst"]
+
+
+def full_disk(self: Files, path: Path) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def test_a_part_cannot_be_verified(src: Path, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import pytest
 from shard_plans import plan_of
 
 from streamconv.errors import OutputExists
-from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import Journals
+from streamconv.sinks.next_run import FINISH, PART, RUN, NextRun
 from streamconv.sinks.resume import ResumeState, all_pieces, finished_on_disk
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
@@ -26,11 +26,12 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def state(
-    paths: RunPaths, *, overwrite: bool = False, resume: bool = False, parts: int = 1
+    paths: RunPaths, *, overwrite: bool = False, resume: bool = False, next_run: NextRun = RUN
 ) -> ResumeState:
-    part, files = Partition(1, parts), Files()
+    files = Files()
     journals = Journals(paths, 1, files)
-    return ResumeState(paths.partial, journals, part, files, overwrite=overwrite, resume=resume)
+    options = {"overwrite": overwrite, "resume": resume}
+    return ResumeState(paths.partial, journals, files, **options, next_run=next_run)
 
 
 def leave(paths: RunPaths, plan: Plan, *numbers: int) -> dict[int, Finished]:
@@ -102,10 +103,16 @@ def test_a_shard_of_another_size_is_not_finished(
 
 
 @pytest.mark.parametrize(
-    ("parts", "hint"), [(1, "start over with --overwrite"), (2, "remove that folder")]
+    ("next_run", "hint"),
+    [
+        (RUN, "start over with --overwrite"),
+        (PART, "remove that folder"),
+        (FINISH, "remove that folder"),
+    ],
+    ids=["run", "part", "finish"],
 )
 def test_what_cannot_be_resumed_is_refused(
-    paths: RunPaths, plan: Plan, tmp_path: Path, parts: int, hint: str
+    paths: RunPaths, plan: Plan, tmp_path: Path, next_run: NextRun, hint: str
 ) -> None:
     """A folder without a journal, and another conversion; the way out depends on the parts."""
     other = plan_of([10, 30], tmp_path / "source")
@@ -113,11 +120,11 @@ def test_what_cannot_be_resumed_is_refused(
     with pytest.raises(
         OutputExists, match="another conversion: shard size: 30 there, 20 here"
     ) as e:
-        state(paths, resume=True, parts=parts).finished(plan)
+        state(paths, resume=True, next_run=next_run).finished(plan)
     assert hint in e.value.hint
     paths.journal(1).unlink()
     with pytest.raises(OutputExists, match="no journal") as e:
-        state(paths, resume=True, parts=parts).finished(plan)
+        state(paths, resume=True, next_run=next_run).finished(plan)
     assert hint in e.value.hint
 
 

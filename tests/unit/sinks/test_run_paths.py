@@ -15,11 +15,12 @@ def test_the_names_are_those_of_earlier_versions() -> None:
     assert PATHS.lock(3).name.startswith(PATHS.lock_prefix)
     assert PATHS.journal(3) == PATHS.partial / "streamconv-journal-3.jsonl"
     assert PATHS.request == PATHS.partial / "streamconv-journal-command.json"
+    assert PATHS.listing == PATHS.partial / "streamconv-journal-target.txt"
 
 
 def test_journals_are_moved_there_and_back() -> None:
     """The name next to the target tells which target it belongs to."""
-    for path in (PATHS.journal(1), PATHS.request):
+    for path in (PATHS.journal(1), PATHS.request, PATHS.listing):
         moved = PATHS.moved(path)
         assert moved == Path(f"/data/out.{path.name}")
         assert moved.name.startswith(PATHS.moved_prefix)
