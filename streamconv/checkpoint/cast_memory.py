@@ -1,10 +1,11 @@
 """The memory that casts take: of each worker, and of all workers together."""
 
+import math
 from collections.abc import Iterable
 
 from streamconv.checkpoint.encoding import (
-    AGAIN_BYTES,
     KEPT_SCALES_BYTES,
+    again_bytes,
     encoding_again_bytes,
     encoding_bytes,
     view_bytes,
@@ -68,7 +69,7 @@ def _encoding_bytes(info: TensorInfo, cast: Cast, again: bool) -> int:
     if encoding is None:
         own = view_bytes(cast.view, info.shape, info.dtype)
         if own:
-            own += AGAIN_BYTES if again else info.nbytes
+            own += again_bytes(math.prod(info.shape)) if again else info.nbytes
     else:
         needed = encoding_again_bytes if again else encoding_bytes
         own = needed(encoding, cast.view, dtype)

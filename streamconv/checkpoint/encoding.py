@@ -20,8 +20,10 @@ ENCODE_SCRATCH_BYTES = 2**20
 """Further memory for the encoding of any weight, such as arrays of one row."""
 AGAIN_ELEMENTS = 2**16
 """Elements of a weight that a verification quantizes at once."""
-AGAIN_BYTES = 2**22
-"""Memory for their numbers, in float64, and for the places of these."""
+AGAIN_NUMBER_BYTES = 60
+"""Memory for each of them: numbers in float64, and their places."""
+AGAIN_LEAST_BYTES = 2**18
+"""Further memory for any number of elements."""
 KEPT_SCALES_BYTES = 8 * 2**20
 """Bytes of computed scales that all workers together keep until they are written."""
 
@@ -108,7 +110,12 @@ def encoding_again_bytes(encoding: Encoding, view: View | None, dtype: str) -> i
     (rows, columns), height = encoding.shape, encoding.block[0]
     band = min(max(AGAIN_ELEMENTS // (columns * height), 1) * height, rows) * columns
     stored = band * DTYPE_BITS[dtype] // 8
-    return max(stored, view_bytes(view, encoding.shape, dtype)) + 2 * band + AGAIN_BYTES
+    return max(stored, view_bytes(view, encoding.shape, dtype)) + 2 * band + again_bytes(band)
+
+
+def again_bytes(elements: int) -> int:
+    """Return the bytes that a thread of a verification needs for so many numbers of a weight."""
+    return AGAIN_LEAST_BYTES + min(elements, AGAIN_ELEMENTS) * AGAIN_NUMBER_BYTES
 
 
 def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:

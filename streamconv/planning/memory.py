@@ -3,7 +3,8 @@
     peak = base + overhead + the larger one of
                the run:          tables + jobs * (source buffer + staging + scratch + reading)
                --sha256:         tables, with the blocks that are hashed
-               its verification: tables + jobs * (source buffer or a block + a block + reading)
+               its verification: tables + jobs * (source buffer or a block + a smaller block
+                                                  + scratch + reading)
            or the peak until the plan was made, if that is more
 
 - The base is the memory of the process when the plan is made: it includes headers and plan.
@@ -14,25 +15,24 @@
 - Staging holds the output that is written at once.
 - Reading takes the buffers of casts, and those of a source whose bytes are scattered.
 - Verification holds a block of either side. Across a transpose, it holds the whole region of the
-  source instead. The memory of the run is free by then.
+  source instead of a block. The memory of the run is free by then.
 - If there are few pieces or regions, only so many workers count, and of their buffers only what the
   largest of these fill.
 
 Only base and tables depend on the number of tensors.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamconv.errors import PlanRefused, quoted
 from streamconv.options import DEFAULT_JOBS
-from streamconv.planning.compared_regions import MOST_REGIONS, Regions
-from streamconv.planning.tables import (
-    HUGE_PAGE_BYTES,
-    NO_TABLES,
-    VERIFY_BLOCK_BYTES,
-    Tables,
-    in_pages,
+from streamconv.planning.tables import NO_TABLES, Tables
+from streamconv.planning.worker_memory import (
+    PieceNeeds,
+    buffers_bytes,
+    verifying_bytes,
+    workers_bytes,
 )
 from streamconv.units import show_size
 
@@ -65,15 +65,6 @@ RANKS_BYTES = 4 * 10**6
 """Growth of a rank when it connects to the others: the store's client, gloo's threads."""
 OVERHEAD_BYTES = 4 * 10**6
 """Growth of the interpreter while it runs: allocator, threads, progress bar."""
-
-
-IDLE_BYTES = 2**18
-"""Memory of a worker for which there is no piece."""
-
-VERIFY_SCRATCH_BYTES = 2**21
-"""Further memory of a thread that verifies: panels and results of comparisons, its stack."""
-VERIFY_LEAST_SCRATCH_BYTES = 3 * 2**18
-"""What it takes of that if what it compares is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +112,6 @@ class Memory:
     """Output whose source bytes are on their way into the system's page cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class PieceNeeds:
-    """What one worker needs for one piece."""
-
-    nbytes: int
-    """Bytes of output."""
-    source_buffer: int | None
-    """Bytes of input that are in memory at once; None if that is not known."""
-
-
 def fit_memory(
     limits: Limits,
     source_buffer: int,
@@ -168,12 +149,12 @@ def fit_memory(
         needs = [PieceNeeds(largest_shard, None)] * limits.jobs
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
-        running = tables.run + _buffers_bytes(jobs, source_buffer, staging, needs)
-        running += _workers_bytes(jobs, casts + read_scratch_bytes + scratch, few)
+        running = tables.run + buffers_bytes(jobs, source_buffer, staging, needs)
+        running += workers_bytes(jobs, casts + read_scratch_bytes + scratch, few)
         phase = max(running, tables.closing, tables.hashing)
         if tables.verify is not None:
             left = 0 if limits.returns_freed else tables.hash_blocks
-            again = _verifying_bytes(
+            again = verifying_bytes(
                 jobs, source_buffer, tables.regions, casts_again + read_scratch_bytes
             )
             phase = max(phase, tables.verify + left + again)
@@ -202,51 +183,3 @@ def fit_memory(
         f"{fact}; {show_size(limits.allowed or 0)} are allowed",
         f"allow it with --max-memory {peak // 10**6 + 1}MB",
     )
-
-
-def _workers_bytes(jobs: int, worker: int, tasks: int | None) -> int:
-    """Return the bytes of all workers. If there are fewer tasks, some have nothing to do."""
-    busy = jobs if tasks is None else min(jobs, tasks)
-    return busy * worker + (jobs - busy) * IDLE_BYTES
-
-
-def _buffers_bytes(
-    jobs: int, source_buffer: int, staging: int, pieces: Sequence[PieceNeeds] | None
-) -> int:
-    """Return the bytes of the buffers of all workers, for input and output.
-
-    A worker keeps its buffers from piece to piece.
-    """
-    if pieces is None:
-        return jobs * (in_pages(source_buffer) + staging)
-    inputs = (source_buffer if p.source_buffer is None else p.source_buffer for p in pieces)
-    outputs = (p.nbytes for p in pieces)
-    return _touched(jobs, source_buffer, inputs) + _touched(jobs, staging, outputs)
-
-
-def _verifying_bytes(jobs: int, source_buffer: int, regions: Regions, other: int) -> int:
-    """Return the bytes of all threads of a verification, each with `other` bytes of its own."""
-    busy = min(jobs, regions.count)
-    converted, others = (
-        # the sizes beyond those that are listed are not known: the last one counts for each
-        [*sizes, *(sizes[-1:] * (busy - MOST_REGIONS))] if len(sizes) == MOST_REGIONS else [*sizes]
-        for sizes in (regions.converted, regions.others)
-    )
-    in_blocks = [min(size, VERIFY_BLOCK_BYTES) for size in (*converted, *others)]
-    # a region that is transposed is in memory as a whole
-    whole = converted if source_buffer else in_blocks[: len(converted)]
-    held = sorted([*whole, *in_blocks[len(whole) :]], reverse=True)[:busy]
-    blocks = sorted(in_blocks, reverse=True)[:busy]
-    scratch = (min(VERIFY_SCRATCH_BYTES, VERIFY_LEAST_SCRATCH_BYTES + 2 * size) for size in blocks)
-    buffers = sum(in_pages(size) for size in (*held, *blocks))
-    return buffers + sum(scratch) + _workers_bytes(jobs, other, busy)
-
-
-def _touched(jobs: int, buffer: int, needs: Iterable[int]) -> int:
-    """Return the bytes that are written to in buffers of all workers, one for each.
-
-    Of all tasks, those with the largest needs count. A page takes memory once it is written to.
-    """
-    page = HUGE_PAGE_BYTES if buffer >= HUGE_PAGE_BYTES else 1
-    most = in_pages(buffer)
-    return sum(min(-(-need // page) * page, most) for need in sorted(needs)[-jobs:])

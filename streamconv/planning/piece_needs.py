@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from streamconv.planning.memory import PieceNeeds
 from streamconv.planning.plan import PIECE_BYTES, Piece, cut_pieces
 from streamconv.planning.shards import Shard, ShardFormat, StepBytes
+from streamconv.planning.worker_memory import PieceNeeds
 
 MOST_PIECES = 32
 """If there are more pieces, every worker has enough of them."""

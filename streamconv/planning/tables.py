@@ -48,8 +48,6 @@ RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
 VERIFY_OVERHEAD_BYTES = 7_500_000
 """Growth of the interpreter when it verifies: 4 to 7 MB, as more of a library is mapped at once if
 the page cache holds it in large pieces."""
-VERIFY_BLOCK_BYTES = 4 * 2**20
-"""The block of either side that each thread of a verification holds; smaller tensors take less."""
 HUGE_PAGE_BYTES = 2 * 2**20
 """Size of a huge page. A block that is at least as large takes whole huge pages."""
 SHA256_BYTES = 16 * 2**20

@@ -1,8 +1,9 @@
 """The comparison of an output with its source: every tensor, expert and file, bit for bit.
 
 Tensors are compared under the names that the hub has for them, whatever the two forms call them. A
-name that only one side has is a difference. Memory of each of `jobs` threads: two blocks of 4 MiB,
-and one expert of one weight if its axes are in another order.
+name that only one side has is a difference. Memory of each of `jobs` threads: a block of 4 MiB of
+the source, or one expert of one weight if its axes are in another order, and a smaller one of the
+output.
 """
 
 from collections.abc import Iterator

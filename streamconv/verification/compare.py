@@ -5,9 +5,10 @@ How bytes are rearranged is deliberately written twice: here, to compare them, a
 a difference instead of being repeated.
 
 The output is read block by block. So is the source if both regions have their axes in the same
-order. If not, the source's region is in memory, one expert of one weight. A comparison across a
-transpose would stride through memory by whole rows: panels that fit into the cache are gathered
-from the source in long runs first. Elements are compared as integers of their width.
+order, in larger blocks. If not, the source's region is in memory, one expert of one weight. A
+comparison across a transpose would stride through memory by whole rows: panels that fit into the
+cache are gathered from the source in long runs first. Elements are compared as integers of their
+width.
 """
 
 import itertools
@@ -23,8 +24,11 @@ from streamconv.sources.base import Read, Source
 from streamconv.system.buffers import new_buffer
 from streamconv.verification.regions import Region
 
-BLOCK_BYTES = 4 * 2**20
-"""Size of the blocks; a multiple of every element."""
+SOURCE_BLOCK_BYTES = 4 * 2**20
+"""Size of the blocks of the source; a multiple of every element. Large, as it may be on another
+machine, or be decoded."""
+OUTPUT_BLOCK_BYTES = 2**20
+"""The same of the output, which is read from a disk. If it is not, it has the source's."""
 PANEL_WIDTH = 128
 """Neighboring elements that a panel takes from each row of the source."""
 PANEL_BYTES = 2**19
@@ -59,6 +63,8 @@ class Comparer:
         self._output = output
         self._held = _Room()
         self._block = _Room()
+        is_remote = bool(output.checkpoint.remote)
+        self._block_bytes = SOURCE_BLOCK_BYTES if is_remote else OUTPUT_BLOCK_BYTES
 
     def compare(self, source: Region, output: Region, split: str = "") -> Unequal | None:
         """Compare `output` with `source`.
@@ -92,11 +98,12 @@ class Comparer:
     def _in_order(self, source: Region, output: Region) -> Iterator[Block]:
         """Read both regions block by block, as they are stored."""
         width = _width(output)
-        for begin in range(0, _elements(output), BLOCK_BYTES // width):
-            end = min(begin + BLOCK_BYTES // width, _elements(output))
-            expected = self._read(self._source, source, begin * width, end * width, self._held)
-            found = self._read(self._output, output, begin * width, end * width, self._block)
-            yield begin, _array(expected, width), _array(found, width)
+        for first, last in _spans(0, output.nbytes, SOURCE_BLOCK_BYTES):
+            held = self._read(self._source, source, first, last, self._held)
+            for begin, end in _spans(first, last, self._block_bytes):
+                found = self._read(self._output, output, begin, end, self._block)
+                expected = held[begin - first : end - first]
+                yield begin // width, _array(expected, width), _array(found, width)
 
     def _across(self, source: Region, output: Region) -> Iterator[Block]:
         """Read the output block by block, and all of the source, seen in the output's order."""
@@ -105,7 +112,7 @@ class Comparer:
         order = [source.axes.index(axis) for axis in output.axes]
         whole = held.reshape(source.shape).transpose(order)
         begin = 0
-        for cut in _cuts(output.shape, width):
+        for cut in _cuts(output.shape, self._block_bytes // width):
             expected = whole[cut]
             end = begin + expected.size
             found = self._read(self._output, output, begin * width, end * width, self._block)
@@ -152,12 +159,17 @@ def _array(data: memoryview, width: int) -> Array:
     return np.ndarray(len(data) // width, _UINT[width], data)
 
 
-def _cuts(shape: tuple[int, ...], width: int) -> Iterator[tuple[int | slice, ...]]:
-    """Cut an array into contiguous blocks of at most BLOCK_BYTES, in order."""
+def _spans(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut bytes into spans of `step`, in order; yields where each begins and ends."""
+    return ((start, min(start + step, end)) for start in range(begin, end, step))
+
+
+def _cuts(shape: tuple[int, ...], most: int) -> Iterator[tuple[int | slice, ...]]:
+    """Cut an array into contiguous blocks of at most so many elements, in order."""
     depth = 0
-    while math.prod(shape[depth + 1 :]) * width > BLOCK_BYTES:
+    while math.prod(shape[depth + 1 :]) > most:
         depth += 1
-    rows = BLOCK_BYTES // (math.prod(shape[depth + 1 :]) * width)
+    rows = most // math.prod(shape[depth + 1 :])
     for leading in itertools.product(*map(range, shape[:depth])):
         for start in range(0, shape[depth], rows):
             yield (*leading, slice(start, start + rows))

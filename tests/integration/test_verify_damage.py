@@ -202,11 +202,12 @@ SQUARE: dict[str, tuple[tuple[str, ...], Damage, tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(params=["blocks of 4 MiB", "blocks of 64 bytes"])
+@pytest.fixture(params=["large blocks", "blocks of 64 bytes"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that a matrix takes many of them, and panels of it too."""
     if request.param == "blocks of 64 bytes":
-        monkeypatch.setattr(equal, "BLOCK_BYTES", 64)
+        monkeypatch.setattr(equal, "SOURCE_BLOCK_BYTES", 128)
+        monkeypatch.setattr(equal, "OUTPUT_BLOCK_BYTES", 64)
         monkeypatch.setattr(equal, "PANEL_WIDTH", 5)
 
 

@@ -8,7 +8,12 @@ from streamconv.checkpoint.cast_memory import (
     buffer_bytes,
     kept_scales_bytes,
 )
-from streamconv.checkpoint.encoding import AGAIN_BYTES, KEPT_SCALES_BYTES, Encoding
+from streamconv.checkpoint.encoding import (
+    AGAIN_LEAST_BYTES,
+    KEPT_SCALES_BYTES,
+    Encoding,
+    again_bytes,
+)
 from streamconv.checkpoint.types import Cast, TensorInfo
 
 
@@ -51,7 +56,9 @@ def test_the_largest_need_counts() -> None:
 
 def test_a_verification_needs_other_memory_to_quantize_again() -> None:
     few = [scales(4, "scale")]
-    assert buffer_bytes(few, 1) < AGAIN_BYTES < buffer_bytes(few, 1, again=True)
+    assert AGAIN_LEAST_BYTES < buffer_bytes(few, 1, again=True) < buffer_bytes(few, 1)
+    assert again_bytes(10) < AGAIN_LEAST_BYTES + 10**4
+    assert 4 * 10**6 < again_bytes(10**6) == again_bytes(10**9)
 
 
 def test_only_scales_are_kept_and_no_more_than_there_is_room_for() -> None:

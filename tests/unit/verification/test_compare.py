@@ -21,13 +21,14 @@ def stored(array: "np.typing.NDArray[np.uint16]") -> MemorySource:
     return MemorySource({"w": ("BF16", array.shape, array.tobytes())})
 
 
-@pytest.mark.parametrize("block", [64, 2**22])
+@pytest.mark.parametrize(("block", "of_source"), [(64, 1), (64, 4), (2**22, 4)])
 @pytest.mark.parametrize("axes", ["pih", "hpi", "ihp", "hip"])
 def test_one_element_that_differs_is_found(
-    axes: str, block: int, monkeypatch: pytest.MonkeyPatch
+    axes: str, block: int, of_source: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever it is, in the same order of axes and in others, in one block and in many."""
-    monkeypatch.setattr(compare, "BLOCK_BYTES", block)
+    monkeypatch.setattr(compare, "SOURCE_BLOCK_BYTES", block)
+    monkeypatch.setattr(compare, "OUTPUT_BLOCK_BYTES", block // of_source)
     values = np.arange(60, dtype=np.uint16).reshape(2, 6, 5)
     order = ["pih".index(axis) for axis in axes]
     source = stored(values)
