@@ -81,7 +81,7 @@ def execute(
 def _write_pieces(
     plan: Plan, shards: Iterable[int], source: Source, output: OpenOutput, cancel: CancelToken
 ) -> Iterator[PieceWritten]:
-    """Write the pieces of these shards by as many workers as the plan has jobs."""
+    """Write the pieces of these shards by as many workers as are planned."""
 
     def write(worker: Worker, task: tuple[Piece, tuple[Piece, ...]]) -> Iterator[PieceWritten]:
         piece, coming = task
@@ -91,5 +91,5 @@ def _write_pieces(
     tasks = with_lookahead(plan.pieces(shards), lambda piece: piece.nbytes, plan.memory.read_ahead)
     with FetchAhead(source) as fetched:
         yield from map_unordered(
-            tasks, plan.memory.jobs, lambda: Worker(plan, fetched, output, cancel), write, cancel
+            tasks, plan.memory.writers, lambda: Worker(plan, fetched, output, cancel), write, cancel
         )

@@ -16,8 +16,9 @@
 - Reading takes the buffers of casts, and those of a source whose bytes are scattered.
 - Verification holds a block of either side. Across a transpose, it holds the whole region of the
   source instead of a block. The memory of the run is free by then.
-- If there are few pieces or regions, only so many workers count, and of their buffers only what the
-  largest of these fill.
+- If there are few pieces, there are no more workers than are needed to be done as soon. If there
+  are few regions, only so many threads count. Of their buffers, only what the largest pieces or
+  regions fill does.
 
 Only base and tables depend on the number of tensors.
 """
@@ -31,8 +32,8 @@ from streamconv.planning.tables import NO_TABLES, Tables
 from streamconv.planning.worker_memory import (
     PieceNeeds,
     buffers_bytes,
+    needed_workers,
     verifying_bytes,
-    workers_bytes,
 )
 from streamconv.units import show_size
 
@@ -110,6 +111,8 @@ class Memory:
     """Reason for the number of workers."""
     read_ahead: int = 0
     """Output whose source bytes are on their way into the system's page cache."""
+    writers: int = 1
+    """Workers that write pieces: not all `jobs`, if fewer are done as soon."""
 
 
 def fit_memory(
@@ -143,14 +146,14 @@ def fit_memory(
         PlanRefused: One worker needs more than is allowed.
     """
     scratch = SCRATCH_BYTES if source_buffer else COPY_SCRATCH_BYTES
-    few = None if pieces is None else len(pieces)
     needs = pieces
     if pieces is None and largest_shard is not None:
         needs = [PieceNeeds(largest_shard, None)] * limits.jobs
     why = limits.why
     for jobs in range(limits.jobs, 0, -1):
-        running = tables.run + buffers_bytes(jobs, source_buffer, staging, needs)
-        running += workers_bytes(jobs, casts + read_scratch_bytes + scratch, few)
+        writers = jobs if pieces is None else needed_workers(jobs, len(pieces))
+        running = tables.run + buffers_bytes(writers, source_buffer, staging, needs)
+        running += writers * (casts + read_scratch_bytes + scratch)
         phase = max(running, tables.closing, tables.hashing)
         if tables.verify is not None:
             left = 0 if limits.returns_freed else tables.hash_blocks
@@ -173,7 +176,8 @@ def fit_memory(
                 max(tables.run, tables.verify or 0),
                 casts,
                 why,
-                max(READ_AHEAD_BYTES, 2 * jobs * source_buffer),
+                max(READ_AHEAD_BYTES, 2 * writers * source_buffer),
+                writers,
             )
         why = "as many as fit into the allowed memory"
     fact = f"the run takes {show_size(peak)} with one worker"

@@ -1,7 +1,6 @@
 """Find the bytes that all workers hold together: those of a run, or of its verification.
 
-If there are few pieces or regions, not every worker has one, and the buffers of those that have are
-filled only as far as the largest pieces or regions go.
+If there are few pieces or regions, buffers are filled only as far as the largest of these go.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from streamconv.planning.compared_regions import MOST_REGIONS, Regions
 from streamconv.planning.tables import HUGE_PAGE_BYTES, in_pages
 
 IDLE_BYTES = 2**18
-"""Memory of a worker for which there is no piece or region."""
+"""Memory of a thread of a verification for which there is no region."""
 VERIFY_SOURCE_BLOCK_BYTES = 4 * 2**20
 """The block of the source that each thread of a verification holds; smaller tensors take less."""
 VERIFY_OUTPUT_BLOCK_BYTES = 2**20
@@ -34,16 +33,13 @@ class PieceNeeds:
     """Bytes of input that are in memory at once; None if that is not known."""
 
 
-def workers_bytes(jobs: int, worker: int, tasks: int | None) -> int:
-    """Return the bytes of all workers, of which each takes `worker` if it has something to do.
+def needed_workers(jobs: int, pieces: int) -> int:
+    """Return how many workers write a number of pieces in as many rounds as `jobs` of them would.
 
-    Args:
-        jobs: Number of workers.
-        worker: Bytes of one of them.
-        tasks: Number of pieces or regions; None for more than workers.
+    Ten pieces take two rounds of eight workers, and two of five.
     """
-    busy = jobs if tasks is None else min(jobs, tasks)
-    return busy * worker + (jobs - busy) * IDLE_BYTES
+    rounds = -(-pieces // jobs)
+    return -(-pieces // rounds) if rounds else 1
 
 
 def buffers_bytes(
@@ -88,8 +84,8 @@ def verifying_bytes(jobs: int, source_buffer: int, regions: Regions, other: int)
     blocks = [min(size, VERIFY_OUTPUT_BLOCK_BYTES) for size in (*converted, *others)]
     most_scratch = VERIFY_SCRATCH_BYTES if source_buffer else VERIFY_COPY_SCRATCH_BYTES
     scratch = (min(most_scratch, VERIFY_LEAST_SCRATCH_BYTES + 2 * size) for size in blocks)
-    each = sum(sum(_largest(busy, sizes)) for sizes in (held, blocks, scratch))
-    return each + workers_bytes(jobs, other, busy)
+    own = sum(sum(_largest(busy, sizes)) for sizes in (held, blocks, scratch))
+    return own + busy * other + (jobs - busy) * IDLE_BYTES
 
 
 def _largest(count: int, sizes: Iterable[int]) -> list[int]:

@@ -67,15 +67,21 @@ def test_what_hashing_has_freed_counts_if_the_system_does_not_get_it_back() -> N
     assert kept == returned + 10**7
 
 
-def test_workers_without_a_piece_take_little() -> None:
-    """Of 8 workers, those count that have something to do, in the run and in its verification."""
+def test_workers_are_as_many_as_have_something_to_do() -> None:
+    """In the run, as many as are done as soon; in its verification, those with a region."""
     limits, held = Limits(10**7, jobs=8), Tables(10**6)
 
-    def peak(count: int | None, tables: Tables = held) -> int:
+    def fit(count: int | None, tables: Tables = held) -> Memory:
         pieces = None if count is None else [PieceNeeds(10**8, 10**7)] * count
-        return fit_memory(limits, 10**7, "the.widest", tables=tables, pieces=pieces).peak
+        return fit_memory(limits, 10**7, "the.widest", tables=tables, pieces=pieces)
 
-    assert peak(9) == peak(None)
+    def peak(count: int | None, tables: Tables = held) -> int:
+        return fit(count, tables).peak
+
+    assert [fit(count).writers for count in (None, 16, 9, 8, 1)] == [8, 8, 5, 8, 1]
+    assert fit(1).jobs == 8
+    assert peak(16) == peak(8) == peak(None)
+    assert peak(9) == peak(5)
     assert peak(None) - peak(2) > 6 * 10**7
     assert 10**7 < peak(2) - peak(1) < peak(None) - peak(2)
     many, two, one = (

@@ -12,8 +12,8 @@ from streamconv.planning.worker_memory import (
     VERIFY_SOURCE_BLOCK_BYTES,
     PieceNeeds,
     buffers_bytes,
+    needed_workers,
     verifying_bytes,
-    workers_bytes,
 )
 from streamconv.verification import compare
 
@@ -47,9 +47,12 @@ def test_the_blocks_of_a_verification_are_those_that_are_counted() -> None:
     assert VERIFY_OUTPUT_BLOCK_BYTES == compare.OUTPUT_BLOCK_BYTES
 
 
-def test_a_worker_without_a_task_takes_little() -> None:
-    assert workers_bytes(8, 10**7, None) == workers_bytes(8, 10**7, 9) == 8 * 10**7
-    assert workers_bytes(8, 10**7, 3) == 3 * 10**7 + 5 * IDLE_BYTES
+@pytest.mark.parametrize(
+    ("jobs", "pieces", "needed"),
+    [(8, 0, 1), (8, 1, 1), (8, 8, 8), (8, 10, 5), (8, 17, 6), (8, 32, 8), (2, 3, 2), (1, 9, 1)],
+)
+def test_no_more_workers_than_are_done_sooner(jobs: int, pieces: int, needed: int) -> None:
+    assert needed_workers(jobs, pieces) == needed
 
 
 def test_buffers_are_filled_as_far_as_the_largest_pieces_go() -> None:
