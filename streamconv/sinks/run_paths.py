@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX, PARTIAL_SUFFIX
+from streamconv.errors import UsageError
 
 OWN_SUFFIX = ".streamconv-"
 REPLACED_SUFFIX = ".streamconv-replaced"
@@ -25,9 +26,20 @@ LOCK_SUFFIX = ".streamconv-lock-"
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """The paths of a run that converts to `target`, which is absolute."""
+    """The paths of a run that converts to `target`, which is absolute.
+
+    Raises UsageError for the root of the file system, which has nothing next to it.
+    """
 
     target: Path
+
+    def __post_init__(self) -> None:
+        if not self.target.name:
+            raise UsageError(
+                f"cannot write to {self.target}: a result is built next to its target, and "
+                "nothing is next to the root of the file system",
+                "name a folder below it",
+            )
 
     @property
     def parent(self) -> Path:

@@ -55,7 +55,8 @@ def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Sou
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        folder = _cached_snapshot(repo, revision)
+        with explain_refusals(repo, revision):
+            folder = _cached_snapshot(repo, revision)
         return open_folder(location, opening, folder=folder, revision=folder.name)
     with explain_refusals(repo, revision):
         listing = retry(

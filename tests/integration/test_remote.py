@@ -483,6 +483,13 @@ def test_offline_the_cached_snapshot_is_the_source(
         streamconv.inspect("hf://org/other")
 
 
+@pytest.mark.parametrize("name", ["../..", "-a/b", "a--b/c", "a" * 5000])
+def test_offline_a_name_that_no_repository_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="not a valid name of a repository"):
+        streamconv.inspect(f"hf://{name}")
+
+
 # --- memory ------------------------------------------------------------------------------------
 
 

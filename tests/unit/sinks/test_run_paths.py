@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from streamconv.errors import UsageError
 from streamconv.sinks.run_paths import RunPaths
 
 PATHS = RunPaths(Path("/data/out"))
@@ -25,3 +28,10 @@ def test_journals_are_moved_there_and_back() -> None:
         assert moved == Path(f"/data/out.{path.name}")
         assert moved.name.startswith(PATHS.moved_prefix)
         assert PATHS.moved_back(moved) == path
+
+
+@pytest.mark.parametrize("root", ["/", "//"])
+def test_the_root_has_nothing_next_to_it(root: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot write to {root}: ") as caught:
+        RunPaths(Path(root))
+    assert caught.value.hint
