@@ -127,7 +127,7 @@ class CheckpointFolder:
         """
         with map_os_errors(self.target):
             reads = self._all_reads(plan, source)
-            check_location(self.target, reads, self._files)
+            self._check_location(reads)
             self._workspace.check_own()
             self._workspace.lock.check()
             if committed := self._committed(plan):
@@ -203,11 +203,11 @@ class CheckpointFolder:
             undo.callback(workspace.lock.release)
             with map_os_errors(self.target):
                 reads = self._all_reads(plan, location)
-                check_location(self.target, reads, self._files)
+                self._check_location(reads)
                 workspace.replacement.make_parents()
                 workspace.check_own()
                 workspace.lock.take()
-                check_location(self.target, reads, self._files)
+                self._check_location(reads)
                 if committed := self._committed(plan):
                     undo.pop_all()
                     return CommittedFolder(committed, workspace)
@@ -236,6 +236,10 @@ class CheckpointFolder:
             sha256=self._sha256,
             parts=self._parts,
         )
+
+    def _check_location(self, reads: Sequence[ReadPath]) -> None:
+        """Check that the result can be renamed to the target; see `check_location`."""
+        check_location(self.target, reads, self._files, self._part.of)
 
     def _all_reads(self, plan: Plan, source: str) -> tuple[ReadPath, ...]:
         """Return every path of this machine that the run reads."""

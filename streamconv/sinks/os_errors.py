@@ -16,6 +16,15 @@ from streamconv.system.planted import PlantedFile
 from streamconv.system.resources import file_size_limit, free_disk
 from streamconv.units import show_size
 
+HINTS = {
+    errno.EACCES: "change its permissions, or name another folder",
+    errno.EPERM: "change its permissions, or name another folder",
+    errno.EROFS: "name a folder on a file system that can be written to",
+    errno.ENAMETOOLONG: "name a folder with a shorter name",
+    errno.ELOOP: "remove the link, or name another folder",
+}
+"""What to do about errors whose cause is the path, and not the disk."""
+
 
 class map_os_errors:  # noqa: N801 - used like a function
     """Raise every OSError of the block as OutputExists, NoSpace or IOFailed.
@@ -72,7 +81,7 @@ def _explained(
         return _file_too_large(f"cannot write {fact}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(f"cannot write {fact}", free_disk(path.parent), left(), next_run)
-    return IOFailed(f"cannot access {fact}")
+    return IOFailed(f"cannot access {fact}", HINTS.get(error.errno or 0, ""))
 
 
 def _file_too_large(message: str) -> NoSpace:

@@ -7,6 +7,7 @@ may write. What changes after the check shows when the result is written, see `o
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
@@ -24,21 +25,23 @@ SPARE_FILES = 16
 """Free inodes beyond the planned files, for index, manifest, journals and folders."""
 
 
-def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> None:
+def check_location(target: Path, reads: Iterable[ReadPath], files: Files, parts: int = 1) -> None:
     """Check that a folder can be renamed to the target.
 
     Args:
         target: The absolute path of the target.
         reads: The paths that the run reads.
         files: The file operations.
+        parts: How many parts the run has.
 
     Raises:
         OutputExists: The target overlaps what is read, or is a link, a file or a mount point.
         IOFailed: Nothing can be written next to the target.
         OSError: The target cannot be looked at.
     """
+    parent = _nearest(target, files)
+    _check_length(RunPaths(target), parent, parts)
     check_apart(RunPaths(target), reads)
-    parent = next(folder for folder in target.parents if files.exists(folder))
     if not files.is_folder(parent):
         raise IOFailed(
             f"cannot create {target}: {parent} is not a folder", "name a folder below another one"
@@ -49,9 +52,10 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> Non
             "change its permissions, or name another folder",
         )
     if files.is_link(target):
+        real = Path(os.path.realpath(target))
         raise OutputExists(
             f"cannot write to {target}: it is a link",
-            f"name the folder: {os.path.realpath(target)}",
+            "remove it, or name a folder" if files.is_link(real) else f"name the folder: {real}",
         )
     if files.exists(target) and not files.is_folder(target):
         raise OutputExists(
@@ -61,6 +65,34 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files) -> Non
         raise OutputExists(
             f"cannot write to {target}: it is a mount point, and no folder can be renamed to one",
             "name a folder inside of it",
+        )
+
+
+def _nearest(target: Path, files: Files) -> Path:
+    """Return the nearest path above the target that exists. Raises IOFailed for a broken link."""
+    for folder in target.parents:
+        if files.exists(folder):
+            return folder
+        if files.is_link(folder):
+            raise IOFailed(
+                f"cannot create {target}: {folder} is a link that leads nowhere",
+                "remove it, or name another folder",
+            )
+    raise AssertionError("the root exists")
+
+
+def _check_length(paths: RunPaths, parent: Path, parts: int) -> None:
+    """Raise IOFailed if a name that the run uses next to the target is too long for the system."""
+    most = 0
+    with suppress(AttributeError, OSError):  # not every system tells
+        most = os.pathconf(parent, "PC_NAME_MAX")
+    length = len(os.fsencode(paths.target.name))
+    added = len(os.fsencode(paths.longest_name(parts))) - length
+    if 0 < most < length + added:
+        raise IOFailed(
+            f"cannot create {quoted(str(paths.target))}: its name is too long, as the run adds "
+            f"{added} bytes to it for its own files",
+            f"name a folder with at most {most - added} bytes in its name",
         )
 
 

@@ -26,12 +26,13 @@ Journals next to the target tell the result from the former target (`journal_fil
 `out` and `replaced` exist and nothing proves that `out` is a result, the run is refused.
 """
 
+import errno
 import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from streamconv.errors import OutputExists, quoted
+from streamconv.errors import IOFailed, OutputExists, quoted
 from streamconv.sinks.folder_contents import FolderContents, list_contents, remove_contents
 from streamconv.sinks.known_paths import AllPaths, checkpoint_paths, is_evidence
 from streamconv.sinks.next_run import RUN, NextRun
@@ -157,8 +158,7 @@ class TargetReplacement:
         is_replacing = has_target and self.overwrite
         if is_replacing:
             self._require_no_replaced()
-            self._files.rename(self._target, self._replaced)
-            self._has_replaced = True
+            self._rename_former()
         try:
             if is_replacing:
                 self._require_as_listed(self._replaced)
@@ -167,6 +167,20 @@ class TargetReplacement:
             if is_replacing and not self._files.exists(self._target, follow=False):
                 self._files.rename(self._replaced, self._target)
             raise
+
+    def _rename_former(self) -> None:
+        try:
+            self._files.rename(self._target, self._replaced)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # such as a folder in a lower layer of an overlay, as images of containers have
+            raise IOFailed(
+                f"cannot replace {quoted(str(self._target))}: the system cannot rename it, "
+                "as a part of it is on another file system or layer",
+                f"move it elsewhere, and {self._next_run.resume}",
+            ) from error
+        self._has_replaced = True
 
     def cleanup(self, *, is_earlier_run: bool = False) -> None:
         """Make the name of the result durable, then remove the former target.

@@ -89,6 +89,11 @@ class RunPaths:
         """The start of the names of journals and request next to the target."""
         return f"{self.target.name}.{JOURNAL_PREFIX}"
 
+    def longest_name(self, parts: int) -> str:
+        """Return the longest name next to the target in a run of so many parts."""
+        moved = [self.moved(path) for path in (self.journal(parts), self.request, self.listing)]
+        return max((path.name for path in (*moved, self.lock(parts), self.replaced)), key=len)
+
     def moved(self, path: Path) -> Path:
         """Return where a file of the partial folder goes when it is moved next to the target."""
         return self._sibling(f".{path.name}")

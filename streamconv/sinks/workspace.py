@@ -1,11 +1,13 @@
 """Everything on disk that belongs to a run: partial folder, journals, lock, replaced target."""
 
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from streamconv.checkpoint.types import JOURNAL_PREFIX
-from streamconv.errors import OutputExists, StreamconvError, quoted
+from streamconv.errors import IOFailed, OutputExists, StreamconvError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
@@ -22,6 +24,8 @@ from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
+from streamconv.system.mounts import is_mount_point
+from streamconv.system.planted import PlantedFile
 
 
 class RunWorkspace:
@@ -63,6 +67,26 @@ class RunWorkspace:
         if files.exists(paths.parent):
             for folder in (paths.partial, paths.replaced):
                 files.check_own(folder, is_folder=True)
+                if is_mount_point(folder):
+                    raise PlantedFile(folder, "it is a mount point")
+            self._check_renamable()
+
+    def _check_renamable(self) -> None:
+        """Refuse a partial folder that this run could fill, but not commit.
+
+        In a folder with the sticky bit, such as /tmp, only its owner can rename or remove it.
+        """
+        partial, parent = self.partial, self.paths.parent
+        if self.part.of > 1 or not self.files.exists(partial):
+            return
+        owner, above = self.files.stat(partial).st_uid, self.files.stat(parent)
+        user = os.geteuid() if hasattr(os, "geteuid") else 0
+        if above.st_mode & stat.S_ISVTX and user not in (0, owner, above.st_uid):
+            raise OutputExists(
+                f"cannot use {quoted(str(partial))}: it belongs to user {owner}, and nobody else "
+                f"can rename it, as {parent} has the sticky bit",
+                "let that user run the command, or name another target",
+            )
 
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""
@@ -149,7 +173,23 @@ class RunWorkspace:
         self._is_in_use = True
         with suppress(FileExistsError):
             self.files.make_folder(self.partial)
+            self._check_usable()
         self.files.sync_folder(self.partial.parent)
+
+    def _check_usable(self) -> None:
+        """Refuse to go on in a new folder that the umask takes from its own user.
+
+        No later run could look into it, so it is removed.
+        """
+        if os.access(self.partial, os.R_OK | os.W_OK | os.X_OK):
+            return
+        mode = stat.S_IMODE(self.files.stat(self.partial).st_mode)
+        self.files.remove_folder(self.partial)
+        raise IOFailed(
+            f"cannot write to {quoted(str(self.paths.target))}: with this umask, a new folder has "
+            f"permissions {mode:03o}, and even its owner cannot use it",
+            "run `umask 022`, then the same command again",
+        )
 
     def partial_contents(self, plan: Plan) -> FolderContents:
         """List the partial folder: files that runs have written, and those of somebody else.

@@ -8,7 +8,7 @@ import pytest
 
 from streamconv.errors import IOFailed, NoSpace, StreamconvError
 from streamconv.sinks import os_errors
-from streamconv.sinks.os_errors import map_os_errors
+from streamconv.sinks.os_errors import HINTS, map_os_errors
 
 PATH = Path("/data/out")
 
@@ -26,6 +26,12 @@ def test_a_broken_disk() -> None:
     assert isinstance(error, IOFailed)
     assert error.message == "cannot access /data/out: Input/output error"
     assert mapped(errno.EIO, "/other").message == "cannot access /other: Input/output error"
+
+
+@pytest.mark.parametrize("number", [*HINTS])
+def test_a_path_that_cannot_be_used(number: int) -> None:
+    """What can be done about it is said."""
+    assert mapped(number).hint == HINTS[number]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -1,5 +1,6 @@
 """What is refused before anything is written: places, and disks with too little room."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from streamconv.errors import IOFailed, NoSpace, OutputExists
 from streamconv.sinks import preflight
 from streamconv.sinks.overlap import ReadPath, local_paths
 from streamconv.sinks.preflight import check_location, check_room
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
 
@@ -43,6 +45,50 @@ def test_a_target_that_is_no_folder(tmp_path: Path) -> None:
         check_location(tmp_path / "link", (), Files())
     with pytest.raises(IOFailed, match="file is not a folder"):
         check_location(tmp_path / "file" / "out", (), Files())
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """The hint names a folder if the link has one at its end."""
+    (tmp_path / "dangling").symlink_to("missing")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OutputExists, match="dangling: it is a link") as caught:
+        check_location(tmp_path / "dangling", (), Files())
+    assert caught.value.hint == f"name the folder: {tmp_path / 'missing'}"
+    with pytest.raises(OutputExists, match="circle: it is a link") as caught:
+        check_location(tmp_path / "circle", (), Files())
+    assert caught.value.hint == "remove it, or name a folder"
+    for link in ("dangling", "circle"):
+        for target in (tmp_path / link / "out", tmp_path / link / "a" / "out"):
+            with pytest.raises(IOFailed, match=f"{link} is a link that leads nowhere") as refused:
+                check_location(target, (), Files())
+            assert refused.value.hint
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\udcff"])
+@pytest.mark.parametrize("parts", [1, 99999])
+def test_the_names_of_a_run_fit_the_file_system(tmp_path: Path, letter: str, parts: int) -> None:
+    """All that it will make next to the target, counted in bytes; the hint is the longest name."""
+    size = len(os.fsencode(letter))
+    for length in range(200 // size, 260 // size):
+        target = tmp_path / (letter * length)
+        paths = RunPaths(target)
+        made = [paths.moved(path) for path in (paths.journal(parts), paths.request, paths.listing)]
+        if all(can_be_made(path) for path in (*made, paths.lock(parts), paths.replaced)):
+            check_location(target, (), Files(), parts)
+            fits = length * size
+        else:
+            with pytest.raises(IOFailed, match="its name is too long") as caught:
+                check_location(target, (), Files(), parts)
+            assert fits <= int(caught.value.hint.split()[6]) < fits + size
+
+
+def can_be_made(path: Path) -> bool:
+    try:
+        path.touch()
+    except OSError:
+        return False
+    path.unlink()
+    return True
 
 
 def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

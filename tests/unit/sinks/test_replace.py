@@ -1,5 +1,6 @@
 """Replacing a target: every state that a crash can leave, and how the next run recovers it."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from folders import tree
 from shard_plans import names
 
-from streamconv.errors import OutputExists
+from streamconv.errors import IOFailed, OutputExists
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
@@ -120,6 +121,28 @@ def test_a_commit_that_fails_puts_the_former_target_back(paths: RunPaths, failin
     assert tree(paths.target) == FORMER
     assert tree(paths.partial) == RESULT
     assert names(paths.parent) == ["out", "out.streamconv-partial"]
+
+
+def test_a_target_that_cannot_be_renamed(paths: RunPaths) -> None:
+    """As in a lower layer of an overlay: it has to be moved by hand, which the hint says."""
+
+    class Layered(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            if source == paths.target:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            super().rename(source, target)
+
+    fill(paths.target, FORMER)
+    fill(paths.partial, RESULT)
+    commit = replacement(paths, True, Layered())
+    commit.check(False)
+    with pytest.raises(IOFailed, match="cannot rename it") as caught:
+        commit.commit(paths.partial)
+    assert caught.value.hint == "move it elsewhere, and run the same command with --resume"
+    assert tree(paths.target) == FORMER
+    paths.target.rename(paths.parent / "elsewhere")
+    commit.commit(paths.partial)
+    assert tree(paths.target) == RESULT
 
 
 # --- what was not listed is never removed -------------------------------------------------------

@@ -1,17 +1,19 @@
 """What a run keeps next to its target: found, kept or removed in each state of a run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from shard_plans import names, plan_of
 
-from streamconv.errors import OutputExists
+from streamconv.errors import IOFailed, OutputExists
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, finished_line, opening_line
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import RunWorkspace
+from streamconv.system import mounts
 from streamconv.system.file_ops import Files
 from streamconv.system.planted import PlantedFile
 
@@ -114,6 +116,57 @@ def test_a_link_with_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> Non
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PlantedFile, match="a symbolic link"):
         workspace(tmp_path).check_own()
+
+
+@pytest.mark.parametrize("name", ["out.streamconv-replaced", "out.streamconv-partial"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_mount_point_with_a_name_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    """No run could rename it; so no part begins in it."""
+    (tmp_path / name).mkdir()
+    run = workspace(tmp_path, Partition(number, number))
+    run.check_own()
+    monkeypatch.setattr(mounts, "mount_points", lambda: frozenset({tmp_path / name}))
+    with pytest.raises(PlantedFile, match="a mount point"):
+        run.check_own()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_another_user_s_folder_below_one_with_the_sticky_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its owner and that of the folder above can rename it: others may make a part."""
+    partial(tmp_path, plan_of(SIZES, tmp_path / "source"))
+    os.chown(tmp_path / "out.streamconv-partial", 4242, 4000)
+    for mode, user, number, is_refused in (
+        (0o1777, 4343, 1, True),
+        (0o1777, 4343, 2, False),
+        (0o777, 4343, 1, False),
+        (0o1777, 4242, 1, False),
+        (0o1777, 0, 1, False),
+    ):
+        tmp_path.chmod(mode)
+        monkeypatch.setattr("os.geteuid", lambda user=user: user)
+        run = workspace(tmp_path, Partition(number, number))
+        if is_refused:
+            with pytest.raises(OutputExists, match=r"belongs to user 4242, .*sticky bit"):
+                run.check_own()
+        else:
+            run.check_own()
+
+
+def test_a_umask_that_takes_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that a later run could not look into."""
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may do everything
+    umask = os.umask(0o777)
+    try:
+        with pytest.raises(IOFailed, match="permissions 000, and even its owner") as caught:
+            workspace(tmp_path).make_partial()
+    finally:
+        os.umask(umask)
+    assert "umask 022" in caught.value.hint
+    assert names(tmp_path) == []
 
 
 def test_a_folder_above_the_target_may_be_missing(tmp_path: Path) -> None:
