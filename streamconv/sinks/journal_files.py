@@ -38,6 +38,7 @@ from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
+from streamconv.system.removability import is_kept_by_sticky_bit
 
 
 class OpenJournal:
@@ -165,10 +166,20 @@ class Journals:
 
     def move(self) -> None:
         """Move all files next to the target; this part's journal must be closed."""
+        above = self._files.stat(self._paths.parent)
         for path in self.in_folder():
-            self._files.rename(path, self._paths.moved(path))
+            if is_kept_by_sticky_bit(self._files.stat(path), above):
+                self._copy(path, self._paths.moved(path))
+            else:
+                self._files.rename(path, self._paths.moved(path))
         self._files.sync_folder(self._paths.parent)
         self._files.sync_folder(self._paths.partial)
+
+    def _copy(self, path: Path, moved: Path) -> None:
+        """Move a file of another user as a copy, which this user can remove after the commit."""
+        self._files.unlink(moved)
+        self._files.write_file(moved, read_own_file(path, self._files))
+        self._files.unlink(path)
 
     def move_back(self) -> None:
         """Move all files back to the partial folder, if the commit has failed or was cut short.

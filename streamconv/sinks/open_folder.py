@@ -77,6 +77,9 @@ class OpenFolder:
             return self._shards.write(shard, offset, data)
 
     def release(self) -> None:
+        if self._modes is not None:
+            with suppress(OSError):  # such as a file that another part has just renamed
+                self._workspace.set_shard_modes(self._modes[1])
         self._journal.close()
         self._workspace.lock.release()
         self._workspace.leftover_note = (

@@ -21,6 +21,7 @@ HINTS = {
     errno.EPERM: "change its permissions, or name another folder",
     errno.EROFS: "name a folder on a file system that can be written to",
     errno.ENAMETOOLONG: "name a folder with a shorter name",
+    errno.EMFILE: "raise the limit of open files with `ulimit -n 1024`",
     errno.ELOOP: "remove the link, or name another folder",
 }
 """What to do about errors whose cause is the path, and not the disk."""

@@ -115,8 +115,8 @@ class TargetReplacement:
         for folder in reversed(missing):
             with suppress(FileExistsError):
                 self._files.make_folder(folder)
-                self._files.sync_folder(folder.parent)
                 self._made_parents.append(folder)
+                self._files.sync_folder(folder.parent)
 
     def remove_parents(self) -> None:
         """Remove the folders that `make_parents` created, if they are empty."""

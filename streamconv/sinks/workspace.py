@@ -26,6 +26,7 @@ from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.mounts import is_mount_point
 from streamconv.system.planted import PlantedFile
+from streamconv.system.removability import is_kept_by_sticky_bit
 
 
 class RunWorkspace:
@@ -72,19 +73,15 @@ class RunWorkspace:
             self._check_renamable()
 
     def _check_renamable(self) -> None:
-        """Refuse a partial folder that this run could fill, but not commit.
-
-        In a folder with the sticky bit, such as /tmp, only its owner can rename or remove it.
-        """
+        """Refuse a partial folder that this run could fill, but not commit."""
         partial, parent = self.partial, self.paths.parent
         if self.part.of > 1 or not self.files.exists(partial):
             return
-        owner, above = self.files.stat(partial).st_uid, self.files.stat(parent)
-        user = os.geteuid() if hasattr(os, "geteuid") else 0
-        if above.st_mode & stat.S_ISVTX and user not in (0, owner, above.st_uid):
+        status = self.files.stat(partial)
+        if is_kept_by_sticky_bit(status, self.files.stat(parent)):
             raise OutputExists(
-                f"cannot use {quoted(str(partial))}: it belongs to user {owner}, and nobody else "
-                f"can rename it, as {parent} has the sticky bit",
+                f"cannot use {quoted(str(partial))}: it belongs to user {status.st_uid}, and "
+                f"nobody else can rename it, as {parent} has the sticky bit",
                 "let that user run the command, or name another target",
             )
 
@@ -244,9 +241,23 @@ class RunWorkspace:
     def set_modes(self, folder_mode: int, file_mode: int) -> None:
         """Set the permissions of the partial folder and of everything in it."""
         for path in self.files.walk(self.partial):
-            self.files.set_mode(path, file_mode)
+            self._set_mode(path, file_mode)
         for folder in self._folders():
-            self.files.set_mode(folder, folder_mode)
+            self._set_mode(folder, folder_mode)
+
+    def set_shard_modes(self, mode: int) -> None:
+        """Set the permissions of the files in the partial folder, except journals."""
+        for path in self.files.walk(self.partial):
+            if not path.name.startswith(JOURNAL_PREFIX):
+                self._set_mode(path, mode)
+
+    def _set_mode(self, path: Path, mode: int) -> None:
+        """Set permissions; those of another user's files are set by the part that made them."""
+        try:
+            self.files.set_mode(path, mode)
+        except PermissionError:
+            if self.files.stat(path).st_uid == os.geteuid():
+                raise
 
     def sync_folders(self) -> None:
         """Make the names of all files in the partial folder durable."""

@@ -36,6 +36,20 @@ def obstacle(
     return "a mount point" if path in mounted else _protection(path, status)
 
 
+def is_kept_by_sticky_bit(status: os.stat_result, above: os.stat_result) -> bool:
+    """Return True if only another user may rename or remove an entry of a folder.
+
+    In a folder with the sticky bit, such as /tmp, only root, the owner of the entry, and that of
+    the folder may do so.
+
+    Args:
+        status: The status of the entry.
+        above: The status of the folder.
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    return bool(above.st_mode & stat.S_ISVTX) and user not in (0, status.st_uid, above.st_uid)
+
+
 def _protection(path: Path, status: os.stat_result) -> str:
     """Return the permission or flag that protects a file or folder; empty if there is none."""
     if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import qwen_tensors, two_shards, write_checkpoint
+from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
 import streamconv
 from streamconv.errors import OutputExists
@@ -184,10 +184,21 @@ def test_a_folder_in_the_way(src: Path, ready: Path, tmp_path: Path, ours: str) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("way", ["plain", "sticky", "preset"])
 @pytest.mark.parametrize("first", [4242, 4343])
-def test_parts_of_several_users_of_one_group(src: Path, tmp_path: Path, first: int) -> None:
-    """In a folder of root's or of one of them, each makes a part, and either finishes."""
-    place = Path("/dev/shm") / f"streamconv-group-{os.getpid()}-{first}"
+def test_parts_of_several_users_of_one_group(
+    src: Path, tmp_path: Path, first: int, way: str
+) -> None:
+    """In a folder of root's or of one of them, each makes a part, and either finishes.
+
+    Also in a folder with the sticky bit, and with a preset that sets permissions.
+    """
+    options: dict[str, Any] = {"format": "dcp", "preset": "mindspeed"} if way == "preset" else {}
+    # here first: another user may have no right to import what this process has not imported yet
+    for part in ("1/2", "2/2"):
+        convert(src, tmp_path / "right", part=part, **options)
+    streamconv.finish(tmp_path / "right")
+    place = Path("/dev/shm") / f"streamconv-group-{os.getpid()}-{first}-{way}"
     place.mkdir()
     try:
         source = place / "src"
@@ -195,23 +206,27 @@ def test_parts_of_several_users_of_one_group(src: Path, tmp_path: Path, first: i
         for path in (place, *place.rglob("*")):
             path.chmod(0o777 if path == place else 0o755 if path.is_dir() else 0o644)
         os.chown(place, 4242, 4000)
-        place.chmod(0o2775)
+        place.chmod(0o3775 if way == "sticky" else 0o2775)
         second = 4343 if first == 4242 else 4242
         for user, words in (
             (first, ["--part=1/2"]),
             (second, ["--part=2/2"]),
             (first, None),
         ):
-            code = as_user(user, source, place / "dst", words)
+            code = as_user(user, source, place / "dst", words, options)
             assert code == 0, (user, words)
-        convert(src, tmp_path / "right")
-        names = sorted(path.name for path in (place / "dst").iterdir())
-        assert names == sorted(path.name for path in (tmp_path / "right").iterdir())
+        assert tree(place / "dst") == tree(tmp_path / "right")
+        assert sorted(path.name for path in place.iterdir()) == ["dst", "src"]
+        files = [path for path in (place / "dst").rglob("*") if path.is_file()]
+        assert {path.stat().st_uid for path in files} == {first, second}
+        assert way != "preset" or {path.stat().st_mode & 0o777 for path in files} == {0o640}
     finally:
         shutil.rmtree(place)
 
 
-def as_user(user: int, src: Path, dst: Path, words: list[str] | None) -> int:
+def as_user(
+    user: int, src: Path, dst: Path, words: list[str] | None, options: dict[str, Any]
+) -> int:
     """Run one step in a child that has become this user, in group 4000."""
     pid = os.fork()
     if pid == 0:
@@ -224,7 +239,7 @@ def as_user(user: int, src: Path, dst: Path, words: list[str] | None) -> int:
             if words is None:
                 streamconv.finish(dst)
             else:
-                convert(src, dst, part=words[0].removeprefix("--part="))
+                convert(src, dst, part=words[0].removeprefix("--part="), **options)
             code = 0
         finally:
             os._exit(code)
