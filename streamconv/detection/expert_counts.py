@@ -75,22 +75,33 @@ class ExpertCounts:
         for stack in stacks:
             by_pattern.setdefault(stack.pattern, []).append(stack)
         counted = set()
+        routed = self._routed_prefixes()
         for pattern, alike in by_pattern.items():
             try:
-                if self._is_counted(pattern, alike, is_only=len(by_pattern) == 1):
+                is_only = len(by_pattern) == 1
+                if self._is_counted(pattern, alike, routed.get(pattern, ()), is_only=is_only):
                     counted.add(pattern)
             except BadCheckpoint as error:
                 refusals.add(pattern, error)
         return frozenset(counted)
 
-    def _is_counted(self, pattern: str, stacks: list[Stack], *, is_only: bool) -> bool:
-        """Return True if config.json or routers count the experts of a pattern's stacks."""
+    def _is_counted(
+        self, pattern: str, stacks: list[Stack], routed: Iterable[str], *, is_only: bool
+    ) -> bool:
+        """Return True if config.json or routers count the experts of a pattern's stacks.
+
+        Args:
+            pattern: The pattern.
+            stacks: Its stacks.
+            routed: The prefixes of its modules that have a router.
+            is_only: True if there is no other pattern.
+        """
         section = self.family.stacks.get(pattern) if self.family else None
         sections = (section,) if section is not None else TEXT_SECTIONS if is_only else ()
         stated = dict(item for path in sections for item in self._counts(path))
         checked = [self._check_router(s, module, stated) for s in stacks for module in s.modules]
         confirmed = bool(checked) and all(checked)
-        self._check_lost(pattern, stacks)
+        self._check_lost(routed, stacks)
         found = {stack.sizes[EXPERT] for stack in stacks}
         if len(found) > 1 and not confirmed:
             raise _uneven(stacks)
@@ -105,15 +116,21 @@ class ExpertCounts:
             )
         return section is not None or confirmed
 
-    def _check_lost(self, pattern: str, stacks: list[Stack]) -> None:
+    def _routed_prefixes(self) -> dict[str, list[str]]:
+        """Return the prefix of every module that has a router, by its pattern."""
+        found: dict[str, list[str]] = {}
+        endings = router_weights()
+        for name in (name for name in self.hub_names if name.endswith(endings)):
+            for prefix in (name.removesuffix(each) for each in endings if name.endswith(each)):
+                found.setdefault(pattern_of(prefix), []).append(prefix)
+        return found
+
+    def _check_lost(self, routed: Iterable[str], stacks: list[Stack]) -> None:
         """Raise BadCheckpoint if a module has a router like the others, but no experts."""
         known = {module.prefix for stack in stacks for module in stack.modules}
         alike = {(stack.sizes[EXPERT], stack.sizes.get("h")) for stack in stacks}
-        endings = router_weights()
-        for name in (name for name in self.hub_names if name.endswith(endings)):
-            prefixes = (name.removesuffix(each) for each in endings if name.endswith(each))
-            prefix = next((each for each in prefixes if pattern_of(each) == pattern), None)
-            if prefix is None or prefix in known:
+        for prefix in routed:
+            if prefix in known:
                 continue
             router = self._router(prefix)
             if router is not None and any(_rows(router, h) == e for e, h in alike):

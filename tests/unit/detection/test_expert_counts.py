@@ -1,5 +1,6 @@
 """How many experts there are: the router's rows, config.json, and which of them is believed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 from header_models import Tensors, checkpoint_of, experts
 
 from streamconv.catalog.catalog import default_catalog
+from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.detect import Detected, detect
+from streamconv.detection.expert_counts import ExpertCounts
+from streamconv.detection.refusals import Refusals
 from streamconv.errors import BadCheckpoint
 
 Counts = dict[str, int]
@@ -169,3 +173,25 @@ def test_a_router_of_projected_experts_shows_no_orientation() -> None:
     apart = {name: each for name, each in tensors.items() if "latent" not in name}
     with pytest.raises(BadCheckpoint, match="are transposed"):
         found(apart, {"model_type": "nemotron_h", "n_routed_experts": 4})
+
+
+class Names(dict[str, TensorInfo]):
+    """Tensors by name, which count how often all names are gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_the_work_grows_with_the_tensors_only() -> None:
+    """Thousands of stacks of one module each would go through all names once for each of them."""
+    detected = found(
+        layers({f"part{number}x.": 2 for number in range(50)}), {"model_type": "novel"}
+    )
+    assert len(detected.stacks) == 50
+    names = Names(detected.hub_names)
+    counted = ExpertCounts({}, None, names).check(detected.stacks, Refusals(collects=False))
+    assert len(counted) == 50
+    assert names.passes <= 1
