@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from streamconv.checkpoint.types import JOURNAL_PREFIX, MANIFEST
+from streamconv.checkpoint.types import MANIFEST
 from streamconv.errors import IOFailed, OutputExists
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import (
@@ -115,19 +115,20 @@ class Journals:
 
     def in_folder(self) -> list[Path]:
         """List journals and request in the partial folder."""
-        return self._beginning(self._paths.partial, JOURNAL_PREFIX)
+        return self._beginning(self._paths.partial, "")
 
     def moved(self) -> list[Path]:
         """List journals and request next to the target."""
-        return self._beginning(self._paths.parent, self._paths.moved_prefix)
+        return self._beginning(self._paths.parent, f"{self._paths.target.name}.")
 
     def _beginning(self, folder: Path, prefix: str) -> list[Path]:
-        """List what begins with a prefix in a folder, which may be gone."""
+        """List journals and request whose names begin with a prefix; the folder may be gone."""
         try:
             names = self._files.names(folder)
         except FileNotFoundError:
             return []
-        return [folder / name for name in names if name.startswith(prefix)]
+        own = [name for name in names if name.startswith(prefix)]
+        return [folder / name for name in own if RunPaths.is_journal(name.removeprefix(prefix))]
 
     def start(self, plan: Plan, finished: Mapping[int, Finished]) -> OpenJournal:
         """Write a new journal for this part, and open it for more lines.

@@ -27,12 +27,13 @@ from streamconv.catalog.checkpoint_files import (
 from streamconv.catalog.presets import presets
 from streamconv.checkpoint.file_records import printable
 from streamconv.checkpoint.manifest import recorded_names
-from streamconv.checkpoint.types import JOURNAL_PREFIX, MANIFEST
+from streamconv.checkpoint.types import MANIFEST
 from streamconv.errors import BadCheckpoint
 from streamconv.formats.strict_json import MAX_JSON_BYTES, parse_json_object
 from streamconv.planning.plan import Plan
 from streamconv.sinks.folder_contents import KnownPaths
 from streamconv.sinks.journal import Journal
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
 AUTO_MAP = "auto_map"
@@ -142,8 +143,7 @@ class _PartialPaths(NamedPaths):
     """The paths of a partial folder, which has journals, too."""
 
     def names_file(self, name: str) -> bool:
-        is_journal = name.startswith(JOURNAL_PREFIX) and "/" not in name
-        return is_journal or super().names_file(name)
+        return RunPaths.is_journal(name) or super().names_file(name)
 
 
 def _file_names(folder: Path, files: Files) -> set[str]:

@@ -16,6 +16,7 @@ from streamconv.sinks.overlap import ReadPath, check_apart
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.mounts import is_mount_point
+from streamconv.system.removability import has_protecting_flag
 from streamconv.system.resources import file_size_limit, free_disk, free_inodes
 from streamconv.units import show_size
 
@@ -50,6 +51,12 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files, parts:
         raise IOFailed(
             f"cannot create {target}: {parent} is not writable",
             "change its permissions, or name another folder",
+        )
+    if has_protecting_flag(parent):
+        raise IOFailed(
+            f"cannot create {target}: {parent} is immutable or append-only, so nothing in it can "
+            "be renamed",
+            f"run `chattr -i -a {quoted(str(parent))}`, or name another folder",
         )
     if files.is_link(target):
         real = Path(os.path.realpath(target))

@@ -74,7 +74,7 @@ class Lock:
     def __init__(self, paths: RunPaths, part: Partition, files: Files) -> None:
         """Describe the lock; it is taken by `take`."""
         self._target = paths.target
-        self._prefix = paths.lock_prefix
+        self._is_lock = paths.is_lock
         self._path = paths.lock(part.number)
         self._part = part
         self._files = files
@@ -149,7 +149,7 @@ class Lock:
             names = self._files.names(folder)
         except FileNotFoundError:
             return []
-        paths = [folder / name for name in names if name.startswith(self._prefix)]
+        paths = [folder / name for name in names if self._is_lock(name)]
         return [path for path in paths if self._fd is None or path != self._path]
 
     def _acquire(self, path: Path, *, create: bool) -> int:

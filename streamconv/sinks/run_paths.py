@@ -13,6 +13,7 @@ For the target `out`, part 1 of a run uses these names, all in the folder of `ou
     out.streamconv-lock-1                   the lock of part 1
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from streamconv.errors import UsageError
 OWN_SUFFIX = ".streamconv-"
 REPLACED_SUFFIX = ".streamconv-replaced"
 LOCK_SUFFIX = ".streamconv-lock-"
+_JOURNAL_NAME = re.compile(
+    re.escape(JOURNAL_PREFIX)
+    + r"(?:[0-9]+\.(?:jsonl|new|command|target)|command\.json|target\.txt)"
+)
+"""Journals, request and listing, and the drafts of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,19 @@ class RunPaths:
     def journal(self, part: int) -> Path:
         """Return the path of the journal of a part, in the partial folder."""
         return self.partial / f"{JOURNAL_PREFIX}{part}.jsonl"
+
+    @staticmethod
+    def is_journal(name: str) -> bool:
+        """Return True for the names of journals, request and the like in a partial folder.
+
+        Other files whose names begin like these are somebody else's, such as copies of them.
+        """
+        return _JOURNAL_NAME.fullmatch(name) is not None
+
+    def is_lock(self, name: str) -> bool:
+        """Return True for the names of all locks on the target."""
+        number = name.removeprefix(self.lock_prefix)
+        return number != name and number.isascii() and number.isdecimal()
 
     @property
     def request(self) -> Path:

@@ -54,12 +54,12 @@ def _protection(path: Path, status: os.stat_result) -> str:
     """Return the permission or flag that protects a file or folder; empty if there is none."""
     if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return "a folder that is not writable"
-    if _has_protecting_flag(path):
+    if has_protecting_flag(path):
         return "immutable or append-only"
     return ""
 
 
-def _has_protecting_flag(path: Path) -> bool:
+def has_protecting_flag(path: Path) -> bool:
     """Return True if a file or folder is immutable or append-only."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ The files of another conversion are refused, and so is a target that another run
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,34 @@ def resumed(src: Path, dst: Path, **options: Any) -> int:
 
 
 # --- going on ----------------------------------------------------------------------------------
+
+
+COPIES = [
+    "dst.streamconv-journal-1.jsonl.bak",
+    "dst.streamconv-journal-notes.md",
+    "dst.streamconv-lock-1.old",
+    "dst.streamconv-lock-notes",
+]
+"""Names of a user's files next to the target that begin like those of a run."""
+
+
+def test_files_whose_names_begin_like_those_of_a_run(tmp_path: Path, src: Path) -> None:
+    """Such as a copy of a journal: they are kept, and those in the partial folder named."""
+    dst, inside = tmp_path / "dst", "streamconv-journal-1.jsonl.bak"
+    for name in COPIES:
+        (tmp_path / name).write_text("mine")
+    for part in ("1/2", "2/2"):
+        streamconv.merge(src, dst, max_shard_size=SHARD, part=part)
+    (tmp_path / "dst.streamconv-partial" / inside).write_text("mine")
+    for _ in range(2):
+        with pytest.raises(OutputExists, match=re.escape(inside)):
+            streamconv.finish(dst)
+    (tmp_path / "dst.streamconv-partial" / inside).rename(tmp_path / inside)
+    streamconv.finish(dst)
+    for _ in range(2):
+        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True)
+    assert sorted(path.name for path in tmp_path.glob("*streamconv*")) == [*COPIES, inside]
+    assert {(tmp_path / name).read_text() for name in (*COPIES, inside)} == {"mine"}
 
 
 @pytest.mark.parametrize("again", [{}, {"jobs": 1}, {"jobs": 4}, {"max_memory": "1GB"}])

@@ -98,6 +98,16 @@ def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.Monke
         check_location(tmp_path / "out", (), Files())
 
 
+def test_a_folder_in_which_nothing_can_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files can be made in an append-only folder, but the result would stay in its partial one."""
+    monkeypatch.setattr(preflight, "has_protecting_flag", lambda path: path == tmp_path)
+    with pytest.raises(IOFailed, match="immutable or append-only") as caught:
+        check_location(tmp_path / "missing" / "out", (), Files())
+    assert caught.value.hint.startswith("run `chattr")
+
+
 @pytest.mark.parametrize(
     ("limits", "left", "reclaimed", "refusal"),
     [

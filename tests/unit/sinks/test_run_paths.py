@@ -21,6 +21,18 @@ def test_the_names_are_those_of_earlier_versions() -> None:
     assert PATHS.listing == PATHS.partial / "streamconv-journal-target.txt"
 
 
+def test_other_names_that_begin_alike_are_not_ours() -> None:
+    """Copies that somebody has made of the files of a run, say."""
+    ours = ["1.jsonl", "12.new", "1.command", "1.target", "command.json", "target.txt"]
+    assert all(PATHS.is_journal(f"streamconv-journal-{name}") for name in ours)
+    for name in (*(f"{name}.bak" for name in ours), "x.jsonl", "\u0661.jsonl", "notes.md", ""):
+        assert not PATHS.is_journal(f"streamconv-journal-{name}")
+    for number in ("1.old", "", "x", "\u0661"):
+        assert not PATHS.is_lock(f"out.streamconv-lock-{number}")
+    assert PATHS.is_lock("out.streamconv-lock-12")
+    assert not PATHS.is_lock("other.streamconv-lock-1")
+
+
 def test_journals_are_moved_there_and_back() -> None:
     """The name next to the target tells which target it belongs to."""
     for path in (PATHS.journal(1), PATHS.request, PATHS.listing):
