@@ -134,6 +134,20 @@ def partial_paths(plan: Plan, journals: Iterable[Journal]) -> KnownPaths:
     return _PartialPaths(map(printable, names), output_files())
 
 
+def recorded_pieces(folder: Path, files: Files) -> dict[str, list[Any]]:
+    """Return the rows of the pieces of each shard that the manifest of a folder lists.
+
+    A shard whose rows are malformed is left out; so are all of them if there is no manifest.
+    """
+    shards = _read_object(folder / MANIFEST, MAX_JSON_BYTES, files).get("shards")
+    found = shards.items() if isinstance(shards, Mapping) else ()
+    return {
+        name: shard["pieces"]
+        for name, shard in found
+        if isinstance(shard, Mapping) and isinstance(shard.get("pieces"), list)
+    }
+
+
 def is_evidence(name: str) -> bool:
     """Return True for the files of a checkpoint that are removed last."""
     return name in EVIDENCE

@@ -6,6 +6,7 @@ The files of another conversion are refused, and so is a target that another run
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from streamconv.cli import cli
 from streamconv.errors import OutputExists, SourceChanged
 from streamconv.execution.events import Event, PieceWritten, Prepared
 from streamconv.sinks.journal import difference, opening_line, read_journal
+from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.shard_files import Shards
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import LinuxFiles
@@ -33,6 +35,7 @@ SHARDS = 5
 """Bytes of a shard, and how many there are."""
 PARTIAL = "dst.streamconv-partial"
 JOURNAL = "streamconv-journal-1.jsonl"
+JOURNAL_NEXT = f"dst.{JOURNAL}"
 LOCK = "dst.streamconv-lock-1"
 
 
@@ -89,6 +92,35 @@ def resumed(src: Path, dst: Path, **options: Any) -> int:
 
 
 # --- going on ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_result_of_the_same_shapes(tmp_path: Path, src: Path, overwrite: bool) -> None:
+    """It is not taken for that of a run that died in its commit and whose folder was removed."""
+    dst, other = tmp_path / "dst", tmp_path / "other"
+    write_checkpoint(other, two_shards(qwen_tensors(seed=1)), {"model_type": "qwen3_moe"})
+    for name in ("config.json", "notes"):
+        copy = shutil.copytree if (src / name).is_dir() else shutil.copy
+        copy(src / name, other / name)
+    streamconv.merge(other, tmp_path / "dst", max_shard_size=SHARD)
+    streamconv.merge(src, tmp_path / "new", max_shard_size=SHARD)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TargetReplacement, "commit", interrupt)
+        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True)
+    (tmp_path / JOURNAL_NEXT).write_bytes((tmp_path / PARTIAL / JOURNAL).read_bytes())
+    shutil.rmtree(tmp_path / PARTIAL)
+    before = tree(dst)
+    if overwrite:
+        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True, resume=True)
+        assert tree(dst) == tree(tmp_path / "new")
+    else:
+        with pytest.raises(OutputExists, match="not empty"):
+            streamconv.merge(src, dst, max_shard_size=SHARD, resume=True)
+        assert tree(dst) == before
+
+
+def interrupt(self: TargetReplacement, folder: Path) -> None:
+    raise KeyboardInterrupt
 
 
 COPIES = [
