@@ -18,6 +18,8 @@ from streamconv.units import show_size
 
 MANY_SHAPES = 3
 """How many shapes are shown of tensors whose names differ only in numbers."""
+MANY_FACTS = 20
+"""How many contradictions, refusals and notes are shown of each. A spoiled index has thousands."""
 
 
 def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
@@ -48,16 +50,31 @@ def inspection_table(checkpoint: Checkpoint, found: Detected) -> RenderableType:
     add("other files", copied_files(checkpoint.others))
     if found.not_found:
         add("not found", f"experts: config.json says {quoted(', '.join(found.not_found))}")
-    for contradiction in checkpoint.contradictions:
-        add("contradiction", contradiction)
-    for pattern, refusal in found.refusals.items():
-        add("cannot convert", f"{quoted(pattern)}experts: {refusal.message}")
-        if refusal.hint:
-            add("", refusal.hint)
-    for note in inspection_notes(checkpoint, found):
-        add("note", note)
+    refusals = [
+        [f"{quoted(pattern)}experts: {refusal.message}", *filter(None, [refusal.hint])]
+        for pattern, refusal in found.refusals.items()
+    ]
+    facts += _first("contradiction", [[text] for text in checkpoint.contradictions])
+    facts += _first("cannot convert", refusals)
+    facts += _first("note", [[text] for text in inspection_notes(checkpoint, found)])
     stacks: list[RenderableType] = [_stacks(found), Text()] if found.stacks else []
     return Group(Facts(facts), Text(), *stacks, _tensors(checkpoint))
+
+
+def _first(topic: str, found: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Return the first facts under a topic, each with its further lines, and the number of others.
+
+    Args:
+        topic: What they are called.
+        found: The lines of each fact.
+    """
+    rows = [
+        (topic if number == 0 else "", line)
+        for lines in found[:MANY_FACTS]
+        for number, line in enumerate(lines)
+    ]
+    rest = len(found) - MANY_FACTS
+    return [*rows, ("", f"... {rest:,} more (--json shows them)")] if rest > 0 else rows
 
 
 def _tensors(checkpoint: Checkpoint) -> Table:

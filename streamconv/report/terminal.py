@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _EXTENT = re.compile("[1-9][0-9]{0,3}")
 """A number of columns or lines that a terminal may have."""
+LONGEST_LOG = 2000
+"""Characters of a library's log record or warning that are printed. Servers send warnings."""
 
 
 def escape_line(text: str) -> str:
@@ -119,15 +121,21 @@ class EscapingStream(io.TextIOBase):
         """Do nothing: the other stream belongs to the interpreter."""
 
 
+def _shortened(text: str) -> str:
+    """Return the text of a library in one line that is not endless."""
+    text = text if len(text) <= LONGEST_LOG else f"{text[: LONGEST_LOG - 3]}..."
+    return escape_line(text)
+
+
 class _EscapedRecord(logging.LogRecord):
     """A log record whose message is one line, whichever handler prints it."""
 
     def getMessage(self) -> str:  # noqa: N802 - the name that logging calls
-        return escape_line(super().getMessage())
+        return _shortened(super().getMessage())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"warning: {message}", err=True)
+    say(f"warning: {_shortened(str(message))}", err=True)
 
 
 @contextmanager

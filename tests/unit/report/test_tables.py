@@ -1,10 +1,12 @@
 """Tables show every fact at any width, and break text only where a reader expects it."""
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+from folders import INDEX, qwen_tensors, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from published import cases, write_published
@@ -96,6 +98,27 @@ def test_families_layouts_and_keys(width: int) -> None:
     keys = tuple(f"model.layers.{n}.mlp.experts.gate_up_proj_weight_scale_inv" for n in range(30))
     loading = Loading("Qwen3MoeForCausalLM", 9, keys, keys, ((keys[0], (2, 3), (4, 5)),), ())
     assert_complete(loading_table("/data/" + "deep/" * 30, loading), width)
+
+
+def test_of_many_contradictions_and_refusals_the_first_are_shown(tmp_path: Path) -> None:
+    """A spoiled index has thousands, and experts that are all incomplete as many."""
+    tensors = {
+        name: value
+        for part in range(30)
+        for name, value in qwen_tensors(prefix=f"part{part}x.", layers=1).items()
+        if "experts.1.up_proj" not in name
+    }
+    write_checkpoint(tmp_path / "it", {"a.safetensors": tensors}, {"model_type": "novel"})
+    path = tmp_path / "it" / INDEX
+    index = json.loads(path.read_text())
+    index["weight_map"] |= {f"stale.{number}": "a.safetensors" for number in range(30)}
+    path.write_text(json.dumps(index))
+    found = streamconv.inspect(tmp_path / "it")
+    lines = printed(inspection_table(found.checkpoint, found.detected), 160)
+    assert len(found.checkpoint.contradictions) == len(found.detected.refusals) == 30
+    for topic in ("contradiction ", "cannot convert "):
+        assert sum(line.startswith(topic) for line in lines) == 20
+    assert sum("... 10 more (--json shows them)" in line for line in lines) == 2
 
 
 def test_all_columns_if_there_is_room() -> None:

@@ -1,8 +1,11 @@
-"""A console has the size that the environment says, if that is one."""
+"""A console has the size that the environment says, and what libraries print has an end."""
+
+import logging
+import warnings
 
 import pytest
 
-from streamconv.report.terminal import console_environment, new_console
+from streamconv.report.terminal import LONGEST_LOG, console_environment, escaping, new_console
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,19 @@ def test_a_size_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("LINES", "7")
     assert new_console().size == (150, 7)
+
+
+def test_what_a_server_makes_a_library_log_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """A header of a megabyte is a warning of huggingface_hub."""
+    text = "w" * 10**6
+    with escaping(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logger = logging.getLogger("library")
+        handler = logging.StreamHandler()
+        logger.addHandler(handler)
+        logger.warning("%s", text)
+        logger.removeHandler(handler)
+        warnings.warn(text, stacklevel=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[-6:] for line in lines] == ["www..."] * 2
+    assert all(LONGEST_LOG <= len(line) < LONGEST_LOG + 20 for line in lines)
