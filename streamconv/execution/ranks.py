@@ -46,6 +46,7 @@ from streamconv.planning.manifest import fingerprint
 from streamconv.planning.partition import Partition
 from streamconv.system import launcher
 from streamconv.system.cancellation import CancelToken
+from streamconv.system.deadline import within
 from streamconv.verification.result import ProgressEvent
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 STORE_SECONDS = 20.0
 """How long the store of torchrun may take to answer: torchrun opens it before it starts a rank."""
+STORE_SPARE_SECONDS = 8.0
+"""How much longer torch may take to give up. It waits without end for a server that is no store."""
 PLAN_SECONDS = 300.0
 """How long the ranks wait for each other to start, and to plan."""
 NOTICE_SECONDS = 5.0
@@ -70,9 +73,15 @@ def connect(cancel: CancelToken) -> "RankGroup":
 
     Raises:
         IOFailed: The store of torchrun cannot be reached.
+        Interrupted: The run was canceled.
     """
     try:
-        store = open_store(STORE_SECONDS)
+        import torch.distributed.rendezvous  # noqa: F401 - takes long on a cold disk
+
+        seconds = STORE_SECONDS + STORE_SPARE_SECONDS
+        store = within(seconds, functools.partial(open_store, STORE_SECONDS), cancel)
+    except Interrupted:
+        raise
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         raise IOFailed(

@@ -32,7 +32,7 @@ def world_size() -> int:
 def ranks_on_host() -> int:
     """Return how many processes of the run share this host."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(int(text), 1) if text.isdecimal() else 1
+    return max(int(text), 1) if _is_number(text) else 1
 
 
 def run_id() -> str:
@@ -53,10 +53,14 @@ def store_host() -> str:
 def _number(variable: str, default: str | None) -> int:
     """Return the number in a variable. Raises UsageError if it is no number."""
     text = os.environ.get(variable, default)
-    if text is None or not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if text is None or not _is_number(text):
         found = "not set" if text is None else quoted(repr(text))
         raise UsageError(
             f"cannot join the ranks of torchrun: {variable} is {found}, not a number",
             "start the ranks with torchrun, or remove TORCHELASTIC_RUN_ID from the environment",
         )
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10

@@ -451,6 +451,34 @@ def test_a_launcher_that_is_gone_before_ranks_meet(src: Path, tmp_path: Path) ->
     assert leftovers(tmp_path / "out") == []
 
 
+NO_STORE = """
+from streamconv.cli import main
+from streamconv.execution import ranks
+ranks.STORE_SECONDS = ranks.STORE_SPARE_SECONDS = 1.0
+main()
+"""
+
+
+def test_a_server_that_is_no_store(src: Path, tmp_path: Path) -> None:
+    """Another program has the port, accepts connections and says nothing: torch waits for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        group = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+        done = subprocess.run(
+            [sys.executable, "-c", NO_STORE, "merge", str(src), str(tmp_path / "out")],
+            env={**os.environ, **group, **place},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 8, done.stderr
+    assert re.search(
+        "streamconv: cannot reach the other ranks: .*no answer within 2 s", done.stderr
+    )
+    assert leftovers(tmp_path / "out") == []
+
+
 # --- parts without a launcher ------------------------------------------------------------------
 
 

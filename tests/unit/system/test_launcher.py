@@ -51,7 +51,7 @@ def test_the_only_rank_of_torchrun_runs_alone(monkeypatch: pytest.MonkeyPatch) -
     assert launcher.rank() is None
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "two", "2(x2)"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "two", "2(x2)", "9" * 5000])
 def test_an_odd_number_of_ranks_on_a_host_counts_as_one(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
