@@ -4,6 +4,7 @@ The router of a layer is the best evidence of its number of experts. config.json
 for layers that differ, several contradicting ones, or one from before experts were pruned.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,33 +76,34 @@ class ExpertCounts:
         for stack in stacks:
             by_pattern.setdefault(stack.pattern, []).append(stack)
         counted = set()
-        routed = self._routed_prefixes()
+        next_to = _NextToExperts.of(self.hub_names)
         for pattern, alike in by_pattern.items():
             try:
                 is_only = len(by_pattern) == 1
-                if self._is_counted(pattern, alike, routed.get(pattern, ()), is_only=is_only):
+                if self._is_counted(pattern, alike, next_to, is_only=is_only):
                     counted.add(pattern)
             except BadCheckpoint as error:
                 refusals.add(pattern, error)
         return frozenset(counted)
 
     def _is_counted(
-        self, pattern: str, stacks: list[Stack], routed: Iterable[str], *, is_only: bool
+        self, pattern: str, stacks: list[Stack], next_to: "_NextToExperts", *, is_only: bool
     ) -> bool:
         """Return True if config.json or routers count the experts of a pattern's stacks.
 
         Args:
             pattern: The pattern.
             stacks: Its stacks.
-            routed: The prefixes of its modules that have a router.
+            next_to: What all modules have next to their experts.
             is_only: True if there is no other pattern.
         """
         section = self.family.stacks.get(pattern) if self.family else None
         sections = (section,) if section is not None else TEXT_SECTIONS if is_only else ()
         stated = dict(item for path in sections for item in self._counts(path))
-        checked = [self._check_router(s, module, stated) for s in stacks for module in s.modules]
+        modules = [(stack, module) for stack in stacks for module in stack.modules]
+        checked = [self._check_router(*each, stated, next_to) for each in modules]
         confirmed = bool(checked) and all(checked)
-        self._check_lost(routed, stacks)
+        self._check_lost(next_to.routed.get(pattern, ()), stacks)
         found = {stack.sizes[EXPERT] for stack in stacks}
         if len(found) > 1 and not confirmed:
             raise _uneven(stacks)
@@ -115,15 +117,6 @@ class ExpertCounts:
                 "correct config.json if the experts were pruned, or find those that are missing",
             )
         return section is not None or confirmed
-
-    def _routed_prefixes(self) -> dict[str, list[str]]:
-        """Return the prefix of every module that has a router, by its pattern."""
-        found: dict[str, list[str]] = {}
-        endings = router_weights()
-        for name in (name for name in self.hub_names if name.endswith(endings)):
-            for prefix in (name.removesuffix(each) for each in endings if name.endswith(each)):
-                found.setdefault(pattern_of(prefix), []).append(prefix)
-        return found
 
     def _check_lost(self, routed: Iterable[str], stacks: list[Stack]) -> None:
         """Raise BadCheckpoint if a module has a router like the others, but no experts."""
@@ -150,7 +143,9 @@ class ExpertCounts:
         alike = [other for other, section in stacks.items() if section == stacks.get(pattern)]
         return pattern in alike[1:]
 
-    def _check_router(self, stack: Stack, module: Module, stated: Mapping[str, int]) -> bool:
+    def _check_router(
+        self, stack: Stack, module: Module, stated: Mapping[str, int], next_to: "_NextToExperts"
+    ) -> bool:
         """Return True if a module has a router with as many rows as the module has experts.
 
         A router may have more rows if config.json confirms the number of experts: the further rows
@@ -159,7 +154,7 @@ class ExpertCounts:
         router = self._router(module.prefix)
         rows = None if router is None else _rows(router, stack.sizes.get("h"))
         if router is not None and rows is None:
-            self._check_orientation(module, router, stack)
+            _check_orientation(module, router, stack, next_to)
         if router is None or rows is None:
             return False
         experts = stack.sizes[EXPERT]
@@ -173,24 +168,6 @@ class ExpertCounts:
             )
         return True
 
-    def _check_orientation(self, module: Module, router: TensorInfo, stack: Stack) -> None:
-        """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
-
-        Only experts that are stored inputs first look like this, unless hidden vectors are
-        projected before they get to the experts: the router takes them as they were.
-        """
-        sizes = stack.sizes
-        if "i" not in sizes or sorted(router.shape) != sorted((sizes[EXPERT], sizes["i"])):
-            return
-        projected = tuple(f"{module.prefix}{name}." for name in projections())
-        if any(name.startswith(projected) for name in self.hub_names):
-            return
-        raise BadCheckpoint(
-            f"{quoted(module.prefix)}experts has hidden size {sizes.get('h')} by its shapes, and "
-            f"the router {quoted(router.name)} is {list(router.shape)}: the experts are transposed",
-            "describe their layout with --family FILE, or add --pass-through to leave them",
-        )
-
     def _router(self, prefix: str) -> TensorInfo | None:
         """Return the router's weight of a module, or None."""
         found = (self.hub_names.get(prefix + name) for name in router_weights())
@@ -203,6 +180,58 @@ class ExpertCounts:
             count = fields.get(key)
             if type(count) is int:
                 yield ".".join(filter(None, (section, key))), count
+
+
+@dataclass(frozen=True, slots=True)
+class _NextToExperts:
+    """What modules have next to their experts, found in one pass over all names."""
+
+    routed: Mapping[str, list[str]]
+    """The prefix of every module that has a router, by its pattern."""
+    projected: list[str]
+    """The names of all tensors of projections, and of few others, sorted."""
+
+    @classmethod
+    def of(cls, hub_names: Iterable[str]) -> "_NextToExperts":
+        """Find them among all hub names."""
+        endings = router_weights()
+        words = tuple(f"{word}." for word in projections())
+        routed: dict[str, list[str]] = {}
+        projected = []
+        for name in hub_names:
+            if any(word in name for word in words):
+                projected.append(name)
+            for prefix in (name.removesuffix(each) for each in endings if name.endswith(each)):
+                routed.setdefault(pattern_of(prefix), []).append(prefix)
+        return cls(routed, sorted(projected))
+
+    def has_projection(self, prefix: str) -> bool:
+        """Return True if hidden vectors are projected for the experts of a module."""
+        for begin in (f"{prefix}{word}." for word in projections()):
+            place = bisect_left(self.projected, begin)
+            if place < len(self.projected) and self.projected[place].startswith(begin):
+                return True
+        return False
+
+
+def _check_orientation(
+    module: Module, router: TensorInfo, stack: Stack, next_to: _NextToExperts
+) -> None:
+    """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
+
+    Only experts that are stored inputs first look like this, unless hidden vectors are
+    projected before they get to the experts: the router takes them as they were.
+    """
+    sizes = stack.sizes
+    if "i" not in sizes or sorted(router.shape) != sorted((sizes[EXPERT], sizes["i"])):
+        return
+    if next_to.has_projection(module.prefix):
+        return
+    raise BadCheckpoint(
+        f"{quoted(module.prefix)}experts has hidden size {sizes.get('h')} by its shapes, and "
+        f"the router {quoted(router.name)} is {list(router.shape)}: the experts are transposed",
+        "describe their layout with --family FILE, or add --pass-through to leave them",
+    )
 
 
 def _rows(router: TensorInfo, hidden: int | None) -> int | None:

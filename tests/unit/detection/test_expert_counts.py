@@ -185,13 +185,21 @@ class Names(dict[str, TensorInfo]):
         return super().__iter__()
 
 
-def test_the_work_grows_with_the_tensors_only() -> None:
-    """Thousands of stacks of one module each would go through all names once for each of them."""
-    detected = found(
-        layers({f"part{number}x.": 2 for number in range(50)}), {"model_type": "novel"}
-    )
+@pytest.mark.parametrize("projects", [False, True])
+def test_the_work_grows_with_the_tensors_only(projects: bool) -> None:
+    """Thousands of stacks of one module each would go through all names once for each of them.
+
+    With a projection, the router of each takes vectors as long as the outputs of gate and up.
+    """
+    prefixes = [f"part{number}x." for number in range(50)]
+    tensors = layers(dict.fromkeys(prefixes, 2))
+    if projects:
+        for prefix in prefixes:
+            tensors[f"{prefix}gate.weight"] = ("F32", (2, 3))
+            tensors[f"{prefix}fc1_latent_proj.weight"] = ("F32", (5, 3))
+    detected = found(tensors, {"model_type": "novel"})
     assert len(detected.stacks) == 50
     names = Names(detected.hub_names)
     counted = ExpertCounts({}, None, names).check(detected.stacks, Refusals(collects=False))
-    assert len(counted) == 50
+    assert len(counted) == (0 if projects else 50)
     assert names.passes <= 1
