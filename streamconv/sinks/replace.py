@@ -33,7 +33,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from streamconv.errors import IOFailed, OutputExists, quoted
-from streamconv.sinks.folder_contents import FolderContents, list_contents, remove_contents
+from streamconv.sinks.folder_contents import (
+    FolderContents,
+    Foreign,
+    list_contents,
+    remove_contents,
+)
 from streamconv.sinks.known_paths import AllPaths, checkpoint_paths, is_evidence
 from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.sinks.run_paths import RunPaths
@@ -225,12 +230,18 @@ class TargetReplacement:
                 "during the conversion",
                 f"look at it, move it elsewhere, and {self._next_run.resume}",
             )
-        now = list_contents(folder, AllPaths(), self._files)
-        self._listed.differences(now).require_nothing_foreign(
+        self._differences(folder).require_nothing_foreign(
             f"cannot replace {quoted(str(self._target))}: it is not as it was before the "
             "conversion",
             f"look at them, move them elsewhere, and {self._next_run.resume}",
         )
+
+    def _differences(self, folder: Path) -> FolderContents:
+        """Return what is new or has changed. A folder that was empty may be of any user."""
+        if self.overwrite:
+            return self._listed.differences(list_contents(folder, AllPaths(), self._files))
+        new = (Foreign(name, "new") for name in self._files.names(folder))
+        return FolderContents(folder, (), tuple(new))
 
     def _remove(self, contents: FolderContents) -> None:
         """Remove what was listed. Raises OutputExists if something else is in the folder."""

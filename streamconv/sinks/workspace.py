@@ -26,7 +26,7 @@ from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.mounts import is_mount_point
 from streamconv.system.planted import PlantedFile
-from streamconv.system.removability import is_kept_by_sticky_bit
+from streamconv.system.removability import has_protecting_flag, is_kept_by_sticky_bit
 
 
 class RunWorkspace:
@@ -70,19 +70,24 @@ class RunWorkspace:
                 files.check_own(folder, is_folder=True)
                 if is_mount_point(folder):
                     raise PlantedFile(folder, "it is a mount point")
-            self._check_renamable()
+            self._check_renamable(paths.partial)
 
-    def _check_renamable(self) -> None:
-        """Refuse a partial folder that this run could fill, but not commit."""
-        partial, parent = self.partial, self.paths.parent
-        if self.part.of > 1 or not self.files.exists(partial):
+    def _check_renamable(self, folder: Path) -> None:
+        """Refuse a folder that this run could fill, but not commit, or not replace."""
+        if self.part.of > 1 or not self.files.exists(folder, follow=False):
             return
-        status = self.files.stat(partial)
-        if is_kept_by_sticky_bit(status, self.files.stat(parent)):
+        status = self.files.stat(folder, follow=False)
+        if is_kept_by_sticky_bit(status, self.files.stat(self.paths.parent)):
             raise OutputExists(
-                f"cannot use {quoted(str(partial))}: it belongs to user {status.st_uid}, and "
-                f"nobody else can rename it, as {parent} has the sticky bit",
+                f"cannot use {quoted(str(folder))}: it belongs to user {status.st_uid}, and "
+                f"nobody else can rename it, as {self.paths.parent} has the sticky bit",
                 "let that user run the command, or name another target",
+            )
+        if has_protecting_flag(folder):
+            raise OutputExists(
+                f"cannot use {quoted(str(folder))}: it is immutable or append-only, and cannot be "
+                "renamed",
+                f"run `chattr -i -a {quoted(str(folder))}`, or name another target",
             )
 
     def target_is_result(self) -> bool:
@@ -128,6 +133,7 @@ class RunWorkspace:
             OutputExists: The target is not empty, or holds what is not to be replaced.
         """
         self.replacement.check(self.target_is_result())
+        self._check_renamable(self.paths.target)
         if not self.next_run.is_finish or self.replacement.is_empty():
             return
         listed = self.journals.read_listing()

@@ -203,6 +203,23 @@ def put_folder(path: Path) -> None:
     fill(path, FORMER)
 
 
+def test_an_empty_folder_of_another_user_is_replaced(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an administrator or a volume of a container makes it; not if something appears in it."""
+    paths.target.mkdir()
+    fill(paths.partial, RESULT)
+    monkeypatch.setattr("os.geteuid", lambda: 4343)
+    commit = replacement(paths, False)
+    commit.check(False)
+    add(paths.target)
+    with pytest.raises(OutputExists, match=r"it is not as it was .*mine\.txt \(new\)"):
+        commit.commit(paths.partial)
+    (paths.target / "mine.txt").unlink()
+    commit.commit(paths.partial)
+    assert tree(paths.target) == RESULT
+
+
 THINGS = [put_file, put_link, put_dangling_link, os.mkfifo, put_folder]
 
 

@@ -133,12 +133,13 @@ def test_a_mount_point_with_a_name_of_ours_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+@pytest.mark.parametrize("name", ["out.streamconv-partial", "out"])
 def test_another_user_s_folder_below_one_with_the_sticky_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Only its owner and that of the folder above can rename it: others may make a part."""
-    partial(tmp_path, plan_of(SIZES, tmp_path / "source"))
-    os.chown(tmp_path / "out.streamconv-partial", 4242, 4000)
+    (tmp_path / name).mkdir()
+    os.chown(tmp_path / name, 4242, 4000)
     for mode, user, number, is_refused in (
         (0o1777, 4343, 1, True),
         (0o1777, 4343, 2, False),
@@ -151,9 +152,29 @@ def test_another_user_s_folder_below_one_with_the_sticky_bit(
         run = workspace(tmp_path, Partition(number, number))
         if is_refused:
             with pytest.raises(OutputExists, match=r"belongs to user 4242, .*sticky bit"):
-                run.check_own()
+                check_all(run)
         else:
-            run.check_own()
+            check_all(run)
+
+
+@pytest.mark.parametrize("name", ["out.streamconv-partial", "out"])
+def test_a_folder_that_nobody_can_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Such as an empty one that is immutable, so that nothing is written where a disk belongs."""
+    (tmp_path / name).mkdir()
+    check_all(workspace(tmp_path))
+    monkeypatch.setattr(
+        "streamconv.sinks.workspace.has_protecting_flag", lambda path: path.name == name
+    )
+    with pytest.raises(OutputExists, match=f"{name}: it is immutable") as caught:
+        check_all(workspace(tmp_path))
+    assert caught.value.hint.startswith("run `chattr")
+
+
+def check_all(run: RunWorkspace) -> None:
+    run.check_own()
+    run.check_former()
 
 
 def test_a_umask_that_takes_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
