@@ -4,7 +4,6 @@ A rename of a weight renames its companions too, which its row does not mention.
 """
 
 import functools
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,24 +63,48 @@ class _Side:
 
 
 def _replace(old: _Side, new: _Side, name: str) -> str | None:
-    match = _compiled(old).fullmatch(name)
-    if match is None:
+    pieces, ends = _split(old)
+    if not name.endswith(tuple(ends)):
         return None
-    *stars, ending = match.groups()
-    texts = iter(stars)
-    stem = "".join(next(texts) if part == "*" else part for part in _parts(new.stem))
-    return stem + new.endings[old.endings.index(ending)]
+    for end, place in ends.items():
+        stars = _fill(pieces, end, name)
+        if stars is not None:
+            texts = map("".join, zip(_split(new)[0], stars, strict=True))
+            return "".join(texts) + new.stem.rpartition("*")[2] + new.endings[place]
+    return None
 
 
 @functools.cache
-def _parts(pattern: str) -> tuple[str, ...]:
-    return tuple(part for part in re.split(r"(\*)", pattern) if part)
+def _split(side: _Side) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the texts in front of the stars of a side, and those that can follow the last star.
+
+    The place of its ending is given with each of the latter. Short ones come first.
+    """
+    *pieces, last = side.stem.split("*")
+    ends = {last + ending: place for place, ending in enumerate(side.endings)}
+    return tuple(pieces), dict(sorted(ends.items(), key=lambda each: len(each[0])))
 
 
-@functools.cache
-def _compiled(side: _Side) -> re.Pattern[str]:
-    stem = "".join("(.*)" if part == "*" else re.escape(part) for part in _parts(side.stem))
-    return re.compile(f"{stem}({'|'.join(map(re.escape, side.endings))})", re.S)
+def _fill(pieces: tuple[str, ...], end: str, name: str) -> list[str] | None:
+    """Return the texts that make a whole name, one after each piece and the last before an end.
+
+    The first of them is as long as possible, then the second one. None if there are none. A regular
+    expression would try all places of all pieces before it says so: a few stars take for ever.
+    """
+    if not pieces:
+        return [] if name == end else None
+    first, *others = pieces
+    begin, stop = len(first), len(name) - len(end)
+    if begin > stop or not name.startswith(first) or not name.endswith(end):
+        return None
+    stars = []
+    for piece in reversed(others):
+        at = name.rfind(piece, begin, stop)
+        if at < 0:
+            return None
+        stars.append(name[at + len(piece) : stop])
+        stop = at
+    return [name[begin:stop], *reversed(stars)]
 
 
 def read_rename(row: dict[str, Any]) -> Rename:

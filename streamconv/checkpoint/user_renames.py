@@ -8,9 +8,8 @@
 Several are applied to each name one after the other.
 """
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamconv.checkpoint.types import AppliedRename, Checkpoint, TensorInfo
@@ -32,14 +31,33 @@ class UserRename:
         """Return the name with every occurrence of `old` replaced."""
         if "*" not in self.old:
             return name.replace(self.old, self.new)
-        before, _, after = map(re.escape, self.old.partition("*"))
-        if before and after:
-            return re.sub(f"{before}(.+?){after}", self._filled, name, flags=re.S)
-        match = re.fullmatch(f"{before}(.+){after}", name, re.S)
-        return self._filled(match) if match else name
+        before, _, after = self.old.partition("*")
+        parts: list[str] = []
+        rest = 0
+        for begin, end in self._occurrences(name, before, after):
+            star = name[begin + len(before) : end - len(after)]
+            parts += (name[rest:begin], self.new.replace("*", star))
+            rest = end
+        return "".join([*parts, name[rest:]])
 
-    def _filled(self, match: re.Match[str]) -> str:
-        return self.new.replace("*", match[1])
+    @staticmethod
+    def _occurrences(name: str, before: str, after: str) -> Iterator[tuple[int, int]]:
+        """Yield begin and end of each occurrence of two texts with at least one character between.
+
+        Each is as short as possible. If one of the texts is empty, only the whole name counts.
+        """
+        if not before or not after:
+            is_whole = name.startswith(before) and name.endswith(after)
+            if is_whole and len(name) > len(before) + len(after):
+                yield 0, len(name)
+            return
+        end = 0
+        while (begin := name.find(before, end)) >= 0:
+            place = name.find(after, begin + len(before) + 1)
+            if place < 0:
+                return
+            end = place + len(after)
+            yield begin, end
 
 
 def parse_rename(text: str) -> UserRename:

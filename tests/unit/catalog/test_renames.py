@@ -39,3 +39,17 @@ def test_a_rename_that_could_not_be_undone_is_refused() -> None:
     with pytest.raises(UsageError, match="could not be undone"):
         read_rename({"hub_name": "*.a.*", "form_name": "b.*"})
     assert read_rename({"hub_name": "a", "form_name": "b", "unless": ["c"]}).unless == ("c",)
+
+
+def test_many_stars_take_no_time() -> None:
+    """A regular expression would try every place of every star: longer than anybody waits."""
+    many = Rename("*a" * 12 + "*b", "*c" * 12 + "*d")
+    assert many.apply("a" * 3000) is None
+    assert many.apply("a" * 3000 + "b") == "a" * 2988 + "c" * 12 + "d"
+    assert many.undo("c" * 3000) is None
+
+
+def test_the_first_star_is_as_long_as_possible() -> None:
+    assert Rename("*.a.*", "*-*").apply("x.a.y.a.z") == "x.a.y-z"
+    assert Rename("a.*.a", "*").apply("a.a") is None
+    assert Rename("a**b", "*-*").apply("axb") == "x-"
