@@ -18,7 +18,7 @@ After the commit the request goes first: as long as a journal is left, it names 
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -115,20 +115,19 @@ class Journals:
 
     def in_folder(self) -> list[Path]:
         """List journals and request in the partial folder."""
-        return self._beginning(self._paths.partial, "")
+        return self._listed(self._paths.partial, self._paths.is_journal)
 
     def moved(self) -> list[Path]:
         """List journals and request next to the target."""
-        return self._beginning(self._paths.parent, f"{self._paths.target.name}.")
+        return self._listed(self._paths.parent, self._paths.is_moved)
 
-    def _beginning(self, folder: Path, prefix: str) -> list[Path]:
-        """List journals and request whose names begin with a prefix; the folder may be gone."""
+    def _listed(self, folder: Path, is_own: Callable[[str], bool]) -> list[Path]:
+        """List the files of a folder, which may be gone, with such names."""
         try:
             names = self._files.names(folder)
         except FileNotFoundError:
             return []
-        own = [name for name in names if name.startswith(prefix)]
-        return [folder / name for name in own if RunPaths.is_journal(name.removeprefix(prefix))]
+        return [folder / name for name in names if is_own(name)]
 
     def start(self, plan: Plan, finished: Mapping[int, Finished]) -> OpenJournal:
         """Write a new journal for this part, and open it for more lines.

@@ -140,7 +140,7 @@ def _own_files(paths: RunPaths) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
-        if name.startswith((paths.lock_prefix, paths.moved_prefix)):
+        if paths.is_lock(name) or paths.is_moved(name):
             yield paths.parent / name
 
 

@@ -15,13 +15,13 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import OutputExists
 from streamconv.planning.partition import parts_without
 from streamconv.planning.plan import Plan
 from streamconv.sinks.journal import Finished, Journal, difference, finished_shards
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.next_run import RUN, NextRun
+from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
 MANY_PARTS = 8
@@ -97,7 +97,7 @@ class ResumeState:
         if any(journal.finished for journal in journals):
             return False
         names = (path.name for path in self._files.walk(self._folder))
-        return bool(journals) or all(name.startswith(JOURNAL_PREFIX) for name in names)
+        return bool(journals) or all(map(RunPaths.is_journal, names))
 
     def reclaimed(self, finished: Mapping[int, Finished]) -> int:
         """Return the bytes on disk that are freed before the first shard is written.

@@ -88,6 +88,11 @@ class RunPaths:
         """
         return _JOURNAL_NAME.fullmatch(name) is not None
 
+    def is_moved(self, name: str) -> bool:
+        """Return True for the names of journals, request and the like next to the target."""
+        begin = f"{self.target.name}."
+        return name.startswith(begin) and self.is_journal(name.removeprefix(begin))
+
     def is_lock(self, name: str) -> bool:
         """Return True for the names of all locks on the target."""
         number = name.removeprefix(self.lock_prefix)
@@ -102,11 +107,6 @@ class RunPaths:
     def listing(self) -> Path:
         """The digest of what the conversion may replace, in the partial folder."""
         return self.partial / f"{JOURNAL_PREFIX}target.txt"
-
-    @property
-    def moved_prefix(self) -> str:
-        """The start of the names of journals and request next to the target."""
-        return f"{self.target.name}.{JOURNAL_PREFIX}"
 
     def longest_name(self, parts: int) -> str:
         """Return the longest name next to the target in a run of so many parts."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.checkpoint.types import JOURNAL_PREFIX
 from streamconv.errors import IOFailed, OutputExists, StreamconvError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
@@ -63,7 +62,7 @@ class RunWorkspace:
         paths, files = self.paths, self.files
         with suppress(FileNotFoundError):  # the folder above the target may be missing
             for name in files.names(paths.parent):
-                if name.startswith((paths.lock_prefix, paths.moved_prefix)):
+                if paths.is_lock(name) or paths.is_moved(name):
                     files.check_own(paths.parent / name, is_folder=False)
         if files.exists(paths.parent):
             for folder in (paths.partial, paths.replaced):
@@ -226,7 +225,7 @@ class RunWorkspace:
     def clear_partial(self, plan: Plan) -> None:
         """Remove the partial folder. If it has files that no run has written, these are kept."""
         contents = self.partial_contents(plan)
-        remove_contents(contents, self.files, lambda name: name.startswith(JOURNAL_PREFIX))
+        remove_contents(contents, self.files, self.paths.is_journal)
 
     def keep_only(self, plan: Plan, names: Iterable[str]) -> None:
         """Remove the files of runs from the partial folder, except journals and some other files.
@@ -261,7 +260,7 @@ class RunWorkspace:
     def set_shard_modes(self, mode: int) -> None:
         """Set the permissions of the files in the partial folder, except journals."""
         for path in self.files.walk(self.partial):
-            if not path.name.startswith(JOURNAL_PREFIX):
+            if not self.paths.is_journal(path.name):
                 self._set_mode(path, mode)
 
     def _set_mode(self, path: Path, mode: int) -> None:

@@ -130,9 +130,10 @@ def test_files_behind_links(place: Path) -> None:
 
 def test_paths_that_only_look_alike(place: Path) -> None:
     """Neighbors, and folders that hold both."""
-    for name in ("out", "src", "out.streamconv-partial", "out-src"):
+    sources = ("src", "out-src", "out.streamconv-journal-src", "out.streamconv-lock-old")
+    for name in ("out", "out.streamconv-partial", *sources):
         (place / name).mkdir()
-    for name in ("src", "out-src"):
+    for name in sources:
         check_apart(RunPaths(place / "out"), [ReadPath("source", place / name)])
     (place / "families.toml").touch()
     check_apart(RunPaths(place / "out"), [ReadPath("--family", place / "families.toml")])

@@ -38,7 +38,9 @@ def test_journals_are_moved_there_and_back() -> None:
     for path in (PATHS.journal(1), PATHS.request, PATHS.listing):
         moved = PATHS.moved(path)
         assert moved == Path(f"/data/out.{path.name}")
-        assert moved.name.startswith(PATHS.moved_prefix)
+        assert PATHS.is_moved(moved.name)
+        assert not PATHS.is_moved(f"{moved.name}.bak")
+        assert not PATHS.is_moved(path.name)
         assert PATHS.moved_back(moved) == path
 
 

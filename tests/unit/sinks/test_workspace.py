@@ -118,6 +118,16 @@ def test_a_link_with_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> Non
         workspace(tmp_path).check_own()
 
 
+@pytest.mark.parametrize("name", ["out.streamconv-lock-old", "out.streamconv-journal-1.jsonl.bak"])
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_a_name_that_begins_like_ours_is_not_ours(
+    tmp_path: Path, name: str, put: Callable[[Path], None]
+) -> None:
+    """It may be anything, and a run leaves it alone."""
+    put(tmp_path / name)
+    workspace(tmp_path).check_own()
+
+
 @pytest.mark.parametrize("name", ["out.streamconv-replaced", "out.streamconv-partial"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_mount_point_with_a_name_of_ours_is_refused(
