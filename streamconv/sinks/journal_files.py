@@ -179,6 +179,7 @@ class Journals:
         """Move a file of another user as a copy, which this user can remove after the commit."""
         self._files.unlink(moved)
         self._files.write_file(moved, read_own_file(path, self._files))
+        self._files.sync_folder(moved.parent)
         self._files.unlink(path)
 
     def move_back(self) -> None:

@@ -78,7 +78,7 @@ class OpenFolder:
 
     def release(self) -> None:
         if self._modes is not None:
-            with suppress(OSError):  # such as a file that another part has just renamed
+            with suppress(OSError):  # then `finish` sets them, or says why it cannot
                 self._workspace.set_shard_modes(self._modes[1])
         self._journal.close()
         self._workspace.lock.release()

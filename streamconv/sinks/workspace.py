@@ -258,10 +258,14 @@ class RunWorkspace:
             self._set_mode(folder, folder_mode)
 
     def set_shard_modes(self, mode: int) -> None:
-        """Set the permissions of the files in the partial folder, except journals."""
+        """Set the permissions of the files in the partial folder, except journals.
+
+        Other parts may be at work in it.
+        """
         for path in self.files.walk(self.partial):
             if not self.paths.is_journal(path.name):
-                self._set_mode(path, mode)
+                with suppress(FileNotFoundError):  # another part has just renamed or removed it
+                    self._set_mode(path, mode)
 
     def _set_mode(self, path: Path, mode: int) -> None:
         """Set permissions; those of another user's files are set by the part that made them."""

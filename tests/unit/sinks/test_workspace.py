@@ -212,6 +212,21 @@ def partial(folder: Path, plan: Plan, *finished: int) -> Path:
     return path
 
 
+def test_permissions_while_another_part_is_at_work(tmp_path: Path, plan: Plan) -> None:
+    """A file of it that is gone meanwhile does not keep those after it from being set."""
+
+    class Busy(Files):
+        def walk(self, folder: Path) -> list[Path]:
+            return [folder / "another-part.new", *super().walk(folder)]
+
+    folder = partial(tmp_path, plan, 0, 1)
+    run = RunWorkspace(RunPaths(tmp_path / "out"), Partition(1, 2), Busy(), overwrite=False)
+    run.set_shard_modes(0o604)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes.pop("streamconv-journal-1.jsonl") != 0o604
+    assert {*modes.values()} == {0o604}
+
+
 def test_only_named_files_are_kept(tmp_path: Path, plan: Plan) -> None:
     """And journals; a file of somebody else is not touched."""
     path = partial(tmp_path, plan, 0)
