@@ -74,11 +74,6 @@ class CheckpointFolder:
                 "write to a folder, then upload it with `hf upload` or the tool of your storage",
             )
         self.target = absolute_path(target)
-        if not self.target.name:
-            raise UsageError(
-                f"cannot write to {self.target}: it is the root of all folders",
-                "name a folder below it",
-            )
         self._resume = resume
         self._overwrite = overwrite
         self._modes = modes

@@ -33,9 +33,9 @@ def test_a_url_is_no_target(target: str) -> None:
 @pytest.mark.parametrize("target", ["/", "//", "/tmp/.."])
 def test_the_root_is_no_target(target: str, source: Path) -> None:
     """Not even for `finish`: nothing could stand next to it."""
-    with pytest.raises(UsageError, match="it is the root of all folders"):
+    with pytest.raises(UsageError, match="next to the root of the file system"):
         CheckpointFolder(target).prepare(plan_of([4096], source))
-    with pytest.raises(UsageError, match="it is the root of all folders"):
+    with pytest.raises(UsageError, match="next to the root of the file system"):
         streamconv.finish(target)
 
 
