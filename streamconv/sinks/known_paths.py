@@ -134,20 +134,6 @@ def partial_paths(plan: Plan, journals: Iterable[Journal]) -> KnownPaths:
     return _PartialPaths(map(printable, names), output_files())
 
 
-def recorded_pieces(folder: Path, files: Files) -> dict[str, list[Any]]:
-    """Return the rows of the pieces of each shard that the manifest of a folder lists.
-
-    A shard whose rows are malformed is left out; so are all of them if there is no manifest.
-    """
-    shards = _read_object(folder / MANIFEST, MAX_JSON_BYTES, files).get("shards")
-    found = shards.items() if isinstance(shards, Mapping) else ()
-    return {
-        name: shard["pieces"]
-        for name, shard in found
-        if isinstance(shard, Mapping) and isinstance(shard.get("pieces"), list)
-    }
-
-
 def is_evidence(name: str) -> bool:
     """Return True for the files of a checkpoint that are removed last."""
     return name in EVIDENCE
@@ -172,13 +158,13 @@ def _file_names(folder: Path, files: Files) -> set[str]:
 
 def _manifest_names(folder: Path, files: Files) -> Iterator[str]:
     """Return the names of all files that the manifest of a folder lists, itself included."""
-    return recorded_names(_read_object(folder / MANIFEST, MAX_JSON_BYTES, files))
+    return recorded_names(read_object(folder / MANIFEST, MAX_JSON_BYTES, files))
 
 
 def _code_names(folder: Path, files: Files) -> Iterator[str]:
     """Yield the names of the code that the configs of a folder name."""
     for config in CONFIGS:
-        for reference in _texts(_read_object(folder / config, MAX_CONFIG_BYTES, files)):
+        for reference in _texts(read_object(folder / config, MAX_CONFIG_BYTES, files)):
             module = reference.rpartition("--")[2].partition(".")[0]
             if module.isidentifier():
                 yield f"{module}{CODE_SUFFIX}"
@@ -195,14 +181,23 @@ def _texts(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _read_object(path: Path, most: int, files: Files) -> Mapping[str, Any]:
+def read_object(path: Path, most: int, files: Files) -> Mapping[str, Any]:
     """Read a file with a JSON object; empty if it is no regular file, too large, or malformed."""
-    if not files.exists(path, follow=False):
+    content = read_regular(path, most, files)
+    try:
+        return {} if content is None else parse_json_object(content, path.name)
+    except BadCheckpoint:
         return {}
+
+
+def read_regular(path: Path, most: int, files: Files) -> bytes | None:
+    """Read a file of at most so many bytes; None if it is larger, no regular file, or missing."""
+    if not files.exists(path, follow=False):
+        return None
     try:
         status = files.stat(path, follow=False)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            return {}
-        return parse_json_object(files.read_file(path), path.name)
-    except (BadCheckpoint, FileNotFoundError):
-        return {}
+            return None
+        return files.read_file(path)
+    except FileNotFoundError:
+        return None

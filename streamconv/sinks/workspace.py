@@ -17,8 +17,9 @@ from streamconv.sinks.folder_contents import (
 )
 from streamconv.sinks.journal import Finished, difference
 from streamconv.sinks.journal_files import Journals
-from streamconv.sinks.known_paths import partial_paths, recorded_pieces
+from streamconv.sinks.known_paths import partial_paths
 from streamconv.sinks.next_run import RUN, NextRun
+from streamconv.sinks.recorded_pieces import recorded_pieces
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.run_paths import RunPaths
@@ -96,9 +97,9 @@ class RunWorkspace:
     def committed(self, plan: Plan) -> dict[int, Finished]:
         """Find the shards of a result at the target that a run left right after its commit.
 
-        The journals next to the target tell if it is the result of this conversion. If a manifest
-        is in it, it has to have the digests that they have: the partial folder may be gone, and the
-        target another conversion of a checkpoint with these names and shapes.
+        The journals next to the target tell if it is the result of this conversion. Its manifest
+        has to have the digests that they have: the partial folder may be gone, and the target
+        another conversion of a checkpoint with these names and shapes.
 
         Returns:
             All shards, by number; empty if the target is not the result of `plan`.
@@ -109,10 +110,10 @@ class RunWorkspace:
         if not journals or any(difference(plan, journal) for journal in journals):
             return {}
         target = self.paths.target
-        recorded = recorded_pieces(target, self.files)
+        recorded = recorded_pieces(target, (shard.name for shard in plan.shards), self.files)
         for journal in journals:
             for name, done in journal.finished.items():
-                if name in recorded and recorded[name] != list(done.pieces):
+                if recorded.get(name, []) != list(done.pieces):
                     return {}
         finished = {}
         for number, shard in enumerate(plan.shards):

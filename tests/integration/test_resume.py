@@ -95,27 +95,31 @@ def resumed(src: Path, dst: Path, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_another_result_of_the_same_shapes(tmp_path: Path, src: Path, overwrite: bool) -> None:
+@pytest.mark.parametrize("form", [{}, {"format": "dcp"}, {"format": "dcp", "preset": "mindspeed"}])
+def test_another_result_of_the_same_shapes(
+    tmp_path: Path, src: Path, overwrite: bool, form: dict[str, Any]
+) -> None:
     """It is not taken for that of a run that died in its commit and whose folder was removed."""
+    options = {"max_shard_size": SHARD, **form}
     dst, other = tmp_path / "dst", tmp_path / "other"
     write_checkpoint(other, two_shards(qwen_tensors(seed=1)), {"model_type": "qwen3_moe"})
     for name in ("config.json", "notes"):
         copy = shutil.copytree if (src / name).is_dir() else shutil.copy
         copy(src / name, other / name)
-    streamconv.merge(other, tmp_path / "dst", max_shard_size=SHARD)
-    streamconv.merge(src, tmp_path / "new", max_shard_size=SHARD)
+    streamconv.merge(other, tmp_path / "dst", **options)
+    streamconv.merge(src, tmp_path / "new", **options)
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr(TargetReplacement, "commit", interrupt)
-        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True)
+        streamconv.merge(src, dst, **options, overwrite=True)
     (tmp_path / JOURNAL_NEXT).write_bytes((tmp_path / PARTIAL / JOURNAL).read_bytes())
     shutil.rmtree(tmp_path / PARTIAL)
     before = tree(dst)
     if overwrite:
-        streamconv.merge(src, dst, max_shard_size=SHARD, overwrite=True, resume=True)
+        streamconv.merge(src, dst, **options, overwrite=True, resume=True)
         assert tree(dst) == tree(tmp_path / "new")
     else:
         with pytest.raises(OutputExists, match="not empty"):
-            streamconv.merge(src, dst, max_shard_size=SHARD, resume=True)
+            streamconv.merge(src, dst, **options, resume=True)
         assert tree(dst) == before
 
 
