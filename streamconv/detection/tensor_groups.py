@@ -4,7 +4,7 @@ A group is found as a stack whose weights are the parts of the group. So everyth
 experts moves groups as well.
 """
 
-import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -168,9 +168,12 @@ def _complete(
 def _positions(template: Template, sizes: Mapping[str, int]) -> Iterator[Position]:
     """Yield all positions on the axes in a template's name.
 
-    One by one, because a size from config.json may be absurd.
+    One by one, because a size from config.json may be absurd: `itertools.product` would list each.
     """
-    return itertools.product(*(range(sizes[axis]) for axis in template.name_axes))
+    extents = [sizes[axis] for axis in template.name_axes]
+    steps = [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
+    for number in range(math.prod(extents)):
+        yield tuple(number // step % n for step, n in zip(steps, extents, strict=True))
 
 
 def _known_sizes(

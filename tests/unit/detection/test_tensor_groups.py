@@ -396,6 +396,7 @@ def test_as_many_as_the_config_says(tmp_path: Path) -> None:
     ("count", "said", "message"),
     [
         (3, 4, "shard_3.weight is missing"),
+        (3, 10**14, "shard_3.weight is missing"),
         (4, 3, "unexpected tensor .*shard_3.weight: config.json says s = 3"),
         (3, None, "config.json does not have text_config.split_ngram_parts"),
     ],
