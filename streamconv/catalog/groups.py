@@ -1,5 +1,6 @@
 """Groups: tensors next to the experts that a form joins, splits or permutes."""
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,8 @@ from streamconv.errors import UsageError
 
 SIDES = ("hub_name", "form_name")
 """The fields of the two sides of a rename or group."""
+MAX_NAMES = 1000
+"""Names of the tensors of a group, with `*` for numbers. Shipped ones have 4 or fewer."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ def read_group(row: dict[str, Any]) -> Group:
                 "give both sides the same axes, and each axis of a name a list of texts, or its "
                 "number of positions in `sizes`",
             )
+    names = {each.name: each for each in (*in_hub.values(), *in_form.values())}.values()
+    if sum(math.prod(len(lists.get(a, "1")) for a in each.name_axes) for each in names) > MAX_NAMES:
+        raise UsageError(
+            f"cannot use the group in {row['where']!r}: it has over {MAX_NAMES:,} names",
+            "list fewer texts for the axes in its names",
+        )
     return Group(
         where=row["where"],
         hub_layout=NamedLayout(Layout("hub", "", MappingProxyType(in_hub)), naming),

@@ -53,6 +53,8 @@ def parse_row(name: str, text: str) -> Mapping[str, Any]:
 
 MAX_FILE_BYTES = 1_000_000
 """The largest file of tables that is read. The shipped families have about 50,000 bytes."""
+MAX_ROWS = 500
+"""Rows in all tables of a file. Each layout is combined with each kind of weight."""
 MAX_DOTS = 16
 """Dots in a key. The time to parse a key grows with the square of their number."""
 
@@ -91,6 +93,11 @@ def read_user_tables(path: Path) -> dict[str, Rows]:
     for name in USER_TABLES:
         found[name] = tables.get(name, {})
         check_rows(name, found[name], shown)
+    if sum(map(len, found.values())) > MAX_ROWS:
+        raise UsageError(
+            f"cannot read the tables of {shown}: they have over {MAX_ROWS} rows",
+            "leave the rows that no checkpoint needs out",
+        )
     return found
 
 

@@ -168,7 +168,7 @@ def _complete(
 def _positions(template: Template, sizes: Mapping[str, int]) -> Iterator[Position]:
     """Yield all positions on the axes in a template's name.
 
-    One by one, because a size from config.json may be absurd: `itertools.product` would list each.
+    One by one, because a size from config.json may be absurd. `itertools.product` lists the ranges.
     """
     extents = [sizes[axis] for axis in template.name_axes]
     steps = [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]

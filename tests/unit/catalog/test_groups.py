@@ -33,6 +33,11 @@ def test_parts_are_numbered_and_sizes_may_be_in_the_config() -> None:
         ({"form_name": "w : (q d)"}, "does not settle every axis"),
         ({"q": {}}, "does not settle every axis"),
         ({"parts": [{"hub_name": "w : c"}]}, "it has no names in both forms"),
+        (
+            {a: [*map(str, range(99))] for a in "qrstu"}
+            | {"hub_name": "{q}.{r}.{s}.{t}.{u} : c", "form_name": "w : (q r s t u c)"},
+            "over 1,000 names",
+        ),
     ],
 )
 def test_a_row_that_is_not_a_group(changes: dict[str, Any], said: str) -> None:

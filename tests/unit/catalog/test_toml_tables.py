@@ -95,6 +95,7 @@ DEEP = 100_000
         (f"a = {'9' * 5000}", "Exceeds the limit"),
         ("a = 1\n" * DEEP, "Cannot overwrite a value"),
         ("#" * 2_000_000, "more than 1,000,000 bytes"),
+        ("".join(f"[weights.w{n}]\npart='x'\n" for n in range(501)), "have over 500 rows"),
     ],
     ids=lambda text: text[:20],
 )
