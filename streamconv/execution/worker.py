@@ -20,6 +20,9 @@ from streamconv.system.cancellation import CancelToken
 
 BATCH_READS = 1024
 """Reads that are asked for at once; the system fills as many buffers in one call."""
+MOST_EXPECTED = 4096
+"""Most ranges that are announced to a source at once. If there are more, they are tiny, and the
+system's own reading ahead brings them in."""
 
 
 class Worker:
@@ -38,8 +41,8 @@ class Worker:
 
     def expect(self, pieces: Sequence[Piece]) -> None:
         """Let the source fetch what pieces are made of, which are written soon."""
-        ranges = [each for piece in pieces for part in piece.parts for each in _read_for(part)]
-        expect(self._source, ranges)
+        ranges = (each for piece in pieces for part in piece.parts for each in _read_for(part))
+        expect(self._source, list(itertools.islice(ranges, MOST_EXPECTED)))
 
     def write(self, piece: Piece) -> str:
         """Write a piece and return its digest.

@@ -16,7 +16,7 @@ wrote, each value takes several bytes."""
 CHUNK_NODES = 8
 """Values that a chunk counts as, in addition to its offsets and sizes."""
 
-TENSOR_BYTES, CHUNK_BYTES = 760, 950
+TENSOR_BYTES, CHUNK_BYTES = 800, 1000
 """Bytes of memory at the peak of reading, for each tensor and each chunk, with the file itself."""
 
 

@@ -41,7 +41,7 @@ def plan_facts(plan: Plan, *, used_only: bool = False) -> dict[str, Any]:
         ),
         "target layouts": _layouts(plan.target.rows, used),
         "config": plan.config.rows(),
-        "casts": {i.name: [i.dtype, *_cast_facts(i.cast)] for i in plan.inputs if i.cast},
+        "casts": _casts(plan),
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
@@ -89,7 +89,8 @@ def fingerprint_of(facts: Mapping[str, Any]) -> str:
 def _json_text(facts: Mapping[str, Any], encode: Callable[[Any], str]) -> Iterator[str]:
     """Yield facts as JSON, sorted by their names; an object with a row for each tensor in rows."""
     yield "{"
-    for number, (name, value) in enumerate(sorted(facts.items())):
+    for number, name in enumerate(sorted(facts)):
+        value = facts[name]
         yield f"{', ' if number else ''}{encode(name)}: "
         yield from _json_text(value, encode) if isinstance(value, dict) else (encode(value),)
     yield "}"
@@ -142,10 +143,15 @@ def _layouts(
 
 def _names_digest(plan: Plan) -> str:
     """Return the digest of the output's tensor names, in order."""
-    from xxhash import xxh3_128_hexdigest
+    from xxhash import xxh3_128
 
-    names = (step.name for shard in plan.shards for step in shard.steps)
-    return str(xxh3_128_hexdigest("\0".join(names).encode("utf-8", "surrogatepass")))
+    digest = xxh3_128()
+    between = ""
+    for shard in plan.shards:
+        for step in shard.steps:
+            digest.update(f"{between}{step.name}".encode("utf-8", "surrogatepass"))
+            between = "\0"
+    return digest.hexdigest()
 
 
 def _revision(plan: Plan) -> dict[str, str]:
@@ -158,6 +164,19 @@ def _reading(plan: Plan) -> dict[str, Any]:
     """Return how the source was read, if the user has added files or renamed tensors."""
     fields = reading_fields(plan.checkpoint)
     return {"reading": fields} if fields else {}
+
+
+def _casts(plan: Plan) -> dict[str, list[Any]]:
+    """Return the facts of the cast of each tensor. Equal ones are one list: there are many."""
+    casts: dict[str, list[Any]] = {}
+    shared: dict[str, list[Any]] = {}
+    for info in plan.inputs:
+        if info.cast is not None:
+            facts = [info.dtype, *_cast_facts(info.cast)]
+            # those of a view differ from all others
+            one = facts if info.cast.view else shared.setdefault(repr(facts), facts)
+            casts[info.name] = one
+    return casts
 
 
 def _cast_facts(cast: Cast) -> list[Any]:

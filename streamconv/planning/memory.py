@@ -54,6 +54,8 @@ SCRATCH_BYTES = 2**21
 """Further memory of a worker: panels on their way through the cache, its stack, its digest."""
 COPY_SCRATCH_BYTES = 2**20
 """The same of a worker that transposes nothing."""
+LEFT_BYTES = 2**19
+"""What a worker leaves with the process when it is done."""
 READ_AHEAD_BYTES = 64 * 2**20
 """Output whose source bytes are asked for ahead: some milliseconds of the fastest disks. They are
 in the system's page cache, which is not the process's memory."""
@@ -154,7 +156,7 @@ def fit_memory(
         writers = jobs if pieces is None else needed_workers(jobs, len(pieces))
         running = tables.run + buffers_bytes(writers, source_buffer, staging, needs)
         running += writers * (casts + read_scratch_bytes + scratch)
-        phase = max(running, tables.closing, tables.hashing)
+        phase = max(running, tables.closing + writers * LEFT_BYTES, tables.hashing)
         if tables.verify is not None:
             left = 0 if limits.returns_freed else tables.hash_blocks
             again = verifying_bytes(
@@ -173,7 +175,7 @@ def fit_memory(
                 staging,
                 peak,
                 limits.allowed,
-                max(tables.run, tables.verify or 0),
+                max(tables.run, tables.closing, tables.verify or 0),
                 casts,
                 why,
                 max(READ_AHEAD_BYTES, 2 * writers * source_buffer),

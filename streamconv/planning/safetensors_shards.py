@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 
 from streamconv.catalog.companions import stem_of
 from streamconv.checkpoint.layout_record import METADATA_KEY, Record
@@ -152,7 +153,10 @@ def _aligned(steps: Steps, numbers: Iterable[int]) -> list[int]:
 
 def build_index(shards: Sequence[Shard]) -> bytes:
     """Return the content of the index: which shard holds each tensor."""
-    return b"".join(_index_text(shards))
+    content = BytesIO()  # a join holds all parts until the end
+    for text in _index_text(shards):
+        content.write(text)
+    return content.getvalue()
 
 
 def _index_text(shards: Sequence[Shard]) -> Iterator[bytes]:

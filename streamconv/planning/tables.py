@@ -11,15 +11,19 @@ from streamconv.planning.compared_regions import Regions
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
-OUTPUT_BYTES = {"safetensors": 60, "dcp": 500}
-"""What it adds for each tensor that it writes, by format: its place in headers or `.metadata`."""
-CHUNK_BYTES = 330
-"""What it adds for each chunk of a DCP that it writes."""
-INDEX_BYTES = 250
-"""What it adds for each tensor that it writes if there is an index."""
-CAST_BYTES = 470
-"""What it adds for each tensor that it reads if dtypes are cast: the casts are listed."""
-QUANTIZE_BYTES = 60
+RUN_OUTPUT_BYTES, RUN_CHUNK_BYTES = 60, 120
+"""What it adds for each tensor that it writes and each chunk of a DCP, until all is written."""
+OUTPUT_BYTES = {"safetensors": 60, "dcp": 100}
+"""What it adds at its end for each tensor that it writes, by format, to list it."""
+CHUNK_BYTES = 540
+"""The same for each chunk of a DCP."""
+CLOSING_OVERHEAD_BYTES = {"safetensors": 0, "dcp": 3 * 10**6}
+"""Growth of the interpreter at the end of a run, by format: a `.metadata` is pickled."""
+INDEX_BYTES = 330
+"""The same for each tensor that it writes if there is an index."""
+CAST_BYTES = 60
+"""The same for each tensor that it reads if dtypes are cast: the casts are listed."""
+QUANTIZE_BYTES = 140
 """What it adds in addition for each of them if weights are quantized."""
 QUANTIZE_OVERHEAD_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
@@ -33,7 +37,7 @@ SHARD_ROW_BYTES = 200
 
 VERIFY_INPUT_BYTES = 560
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
-VERIFY_OUTPUT_BYTES = 530
+VERIFY_OUTPUT_BYTES = 650
 """What it takes for each tensor of the result."""
 VERIFY_CHUNK_BYTES = 300
 """What it takes for each chunk, when the `.metadata` of the result has been read."""
@@ -70,7 +74,7 @@ class Tables:
     hashing: int = 0
     """During `--sha256`, which follows when the buffers of the workers are free."""
     closing: int = 0
-    """While the index and the manifest are written, at the end."""
+    """While the index, the manifest or `.metadata` is written, at the end."""
     hash_blocks: int = 0
     """Bytes of `hashing` that are freed before the verification."""
 
@@ -131,9 +135,11 @@ def tables_bytes(
     is_dcp = file_format == "dcp"
     inputs, outputs, chunks = counts.inputs, counts.outputs, counts.chunks
     output = INDEX_BYTES if counts.shards > 1 and not is_dcp else OUTPUT_BYTES[file_format]
+    overhead = QUANTIZE_OVERHEAD_BYTES * quantizes
+    running = max(inputs * INPUT_BYTES + chunks * RUN_CHUNK_BYTES, outputs * RUN_OUTPUT_BYTES)
     listed = inputs * (CAST_BYTES + QUANTIZE_BYTES * quantizes) if casts else 0
-    listed += QUANTIZE_OVERHEAD_BYTES * quantizes
-    closing = outputs * output + chunks * CHUNK_BYTES + listed
+    closing = outputs * output + chunks * CHUNK_BYTES + listed + overhead
+    closing += CLOSING_OVERHEAD_BYTES[file_format]
     result = outputs * VERIFY_OUTPUT_BYTES + chunks * VERIFY_CHUNK_BYTES
     source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts)
     held = max(
@@ -147,10 +153,10 @@ def tables_bytes(
     rows = counts.pieces * PIECE_ROW_BYTES
     digests = counts.shard_pieces * SHARD_PIECE_BYTES
     return Tables(
-        max(inputs * INPUT_BYTES + listed, closing) + counts.kept + digests,
+        running + overhead + counts.kept + digests,
         VERIFY_OVERHEAD_BYTES + again + held + counts.kept + rows if verify else None,
         counts.regions,
-        SHA256_OVERHEAD_BYTES + closing + blocks + rows if hashed else 0,
+        SHA256_OVERHEAD_BYTES + running + blocks + rows if hashed else 0,
         closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,
         blocks,
     )

@@ -171,6 +171,6 @@ def place(progress: Progress) -> list[str]:
 
 def _layer(plan: Plan | None, event: PieceWritten) -> str:
     """Return the layer that a piece ends in, such as `model.layers.3`; empty if none."""
-    steps = [part.step for part in event.piece.parts if isinstance(part, StepBytes)]
-    layer = plan.layer(steps[-1]) if plan and steps else None
+    last = next((p for p in reversed(event.piece.parts) if isinstance(p, StepBytes)), None)
+    layer = plan.layer(last.step) if plan and last else None
     return f"{layer[0]}{layer[1]}" if layer else ""

@@ -25,8 +25,10 @@ WORLD = {
     *("threading", "queue", "concurrent", "asyncio", "multiprocessing", "platform", "logging"),
     *("huggingface_hub", "fsspec", "torch", "transformers", "safetensors", "rich", "click"),
 }
-ALLOWED = {"os.PathLike", "huggingface_hub.split_state_dict_into_shards_factory"}
-"""A type, and a function that only computes."""
+ALLOWED = {
+    *("os.PathLike", "io.BytesIO", "huggingface_hub.split_state_dict_into_shards_factory"),
+}
+"""A type, bytes in memory, and a function that only computes."""
 
 
 def pure_modules() -> list[str]:

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from safetensors import deserialize
 from xxhash import xxh3_128_hexdigest
 
 from streamconv.errors import Interrupted
+from streamconv.execution import worker as worker_module
 from streamconv.execution.worker import Worker
+from streamconv.sources.base import ByteRange
+from streamconv.sources.wrappers.base import SourceWrapper
 from streamconv.system.cancellation import CancelToken
 
 
@@ -47,6 +51,29 @@ def test_the_digest_of_a_piece_is_that_of_its_bytes() -> None:
         assert digest == xxh3_128_hexdigest(bytes(written))
         assert sink.digests[piece.shard, piece.offset] == digest
     assert len(sink.digests) == len(pieces)
+
+
+class Announced(SourceWrapper):
+    """A source that keeps what is announced to it."""
+
+    def expect(self, ranges: Sequence[ByteRange]) -> None:
+        self.ranges = ranges
+
+
+def test_no_more_ranges_are_announced_than_fit_into_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A piece of tiny tensors is made of a hundred thousand ranges."""
+    source = Announced(source_of(hub_tensors()))
+    plan = plan_of(source_of(hub_tensors()))
+    worker = Worker(plan, source, MemorySink().prepare(plan), CancelToken())
+    pieces = tuple(plan.pieces())
+    worker.expect(pieces)
+    every = source.ranges
+    assert len(every) == len(set(every)) > 7
+    monkeypatch.setattr(worker_module, "MOST_EXPECTED", 7)
+    worker.expect(pieces)
+    assert source.ranges == every[:7]
 
 
 def test_a_canceled_run_ends_within_a_piece() -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from header_models import model, planned
+from header_models import checkpoint_of, model, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_plans import plan_of
 from xxhash import xxh3_128_hexdigest
 
+from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.file_records import RecordedOther, RecordedShard
 from streamconv.checkpoint.types import SourceFile
+from streamconv.options import Options
+from streamconv.planning.build import build_plan
 from streamconv.planning.manifest import (
     build_manifest,
     closing_files,
@@ -58,6 +61,26 @@ def test_runs_of_one_conversion_have_one_fingerprint() -> None:
 )
 def test_another_conversion_has_another_fingerprint(other: Plan) -> None:
     assert fingerprint(other) != fingerprint(plan())
+
+
+def test_casts_that_are_alike_are_listed_once() -> None:
+    """Each under the name of its tensor: there may be hundreds of thousands."""
+    checkpoint = checkpoint_of(model(layers=1, e=40))
+    whole = build_plan(checkpoint, default_catalog(), "fused", Options(dtype="fp16"))
+    casts = plan_facts(whole)["casts"]
+    assert len(casts) > 120
+    assert len({id(facts) for facts in casts.values()}) < 5
+    assert casts["model.layers.1.mlp.experts.0.up_proj.weight"] == ["F16", "BF16", None, []]
+
+
+def test_a_fingerprint_holds_no_names() -> None:
+    """Of the many tensors that a split makes."""
+    whole = planned(model(layers=1, e=4000, i=1, h=1, layout="fused"), "per-expert")
+    tracemalloc.start()
+    fingerprint(whole)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * len(whole.steps)
 
 
 def test_stacks_of_one_pattern_use_templates_together() -> None:

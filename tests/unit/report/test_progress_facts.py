@@ -1,6 +1,10 @@
 """Events become facts: percent, rate, time left, shard and layer, by a clock of the test."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from header_models import model, planned
@@ -40,6 +44,37 @@ def test_a_conversion() -> None:
     assert facts.share == 1.0
     assert facts.seconds_left == 0.0
     assert facts.seconds == len(pieces)
+
+
+class Parts(list[Any]):
+    """The parts of a piece, and how many of them were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looked_at += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError
+
+    def __reversed__(self) -> Iterator[Any]:
+        return (self[-number] for number in range(1, len(self) + 1))
+
+
+def test_of_a_piece_the_last_tensor_is_looked_at() -> None:
+    """Of a hundred thousand: each would be made for that."""
+    plan = planned(model(), "per-expert", max_shard_bytes=2000)
+    tracker = ProgressTracker(0.0)
+    tracker.add(Planned(plan), 1.0)
+    tracker.add(Prepared(plan, frozenset(), tuple(range(len(plan.shards)))), 2.0)
+    for piece in plan.pieces():
+        last = list(piece.parts)[-1].step.name  # type: ignore[union-attr]
+        parts = Parts(piece.parts)
+        tracker.add(PieceWritten(replace(piece, parts=parts), ""), 3.0)
+        layer = re.match(r"model\.layers\.\d+", last)
+        assert tracker.facts(3.0).where == (layer[0] if layer else "")
+        assert parts.looked_at == 1 < len(parts)
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
