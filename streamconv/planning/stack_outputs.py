@@ -18,6 +18,8 @@ from streamconv.planning.segments import segments_of
 
 InputIndex = tuple[str, int]
 """A weight of a stack, and the index of a tensor among those of that weight."""
+MAX_TENSORS = 200_000
+"""Tensors that one weight of a module becomes. A header of 200 bytes can tell of billions."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,13 @@ class StackOutputs:
         elements_before = layout.elements_before(weight, sizes)
         shared = layout.shared_axes(weight)
         shape = target.shape(sizes)
+        count = math.prod(sizes[axis] for axis in target.name_axes)
+        if count > MAX_TENSORS:
+            raise PlanRefused(
+                f"cannot split {quoted(infos[0].name)}: it would become {count:,} tensors, and no "
+                f"more than {MAX_TENSORS:,} are made of one weight of a module",
+                "choose a layout that keeps the experts of a layer in one tensor",
+            )
         for position in itertools.product(*(range(sizes[axis]) for axis in target.name_axes)):
             fixed = dict(zip(target.name_axes, position, strict=True))
             try:
