@@ -1,12 +1,11 @@
 """Everything on disk that belongs to a run: partial folder, journals, lock, replaced target."""
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from streamconv.errors import IOFailed, OutputExists, StreamconvError, quoted
+from streamconv.errors import OutputExists, StreamconvError, quoted
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
@@ -15,18 +14,16 @@ from streamconv.sinks.folder_contents import (
     list_contents,
     remove_contents,
 )
-from streamconv.sinks.journal import Finished, difference
+from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.known_paths import partial_paths
 from streamconv.sinks.next_run import RUN, NextRun
-from streamconv.sinks.recorded_pieces import recorded_pieces
 from streamconv.sinks.replace import TargetReplacement
+from streamconv.sinks.result_shards import shards_of_result
 from streamconv.sinks.run_lock import Lock
 from streamconv.sinks.run_paths import RunPaths
+from streamconv.sinks.usable_paths import check_own_paths, check_renamable, check_usable
 from streamconv.system.file_ops import Files
-from streamconv.system.mounts import is_mount_point
-from streamconv.system.planted import PlantedFile
-from streamconv.system.removability import has_protecting_flag, is_kept_by_sticky_bit
 
 
 class RunWorkspace:
@@ -60,35 +57,13 @@ class RunWorkspace:
 
         The contents of the partial folder are checked when they are listed.
         """
-        paths, files = self.paths, self.files
-        with suppress(FileNotFoundError):  # the folder above the target may be missing
-            for name in files.names(paths.parent):
-                if paths.is_lock(name) or paths.is_moved(name):
-                    files.check_own(paths.parent / name, is_folder=False)
-        if files.exists(paths.parent):
-            for folder in (paths.partial, paths.replaced):
-                files.check_own(folder, is_folder=True)
-                if is_mount_point(folder):
-                    raise PlantedFile(folder, "it is a mount point")
-            self._check_renamable(paths.partial)
+        check_own_paths(self.paths, self.files)
+        self._check_renamable(self.paths.partial)
 
     def _check_renamable(self, folder: Path) -> None:
         """Refuse a folder that this run could fill, but not commit, or not replace."""
-        if self.part.of > 1 or not self.files.exists(folder, follow=False):
-            return
-        status = self.files.stat(folder, follow=False)
-        if is_kept_by_sticky_bit(status, self.files.stat(self.paths.parent)):
-            raise OutputExists(
-                f"cannot use {quoted(str(folder))}: it belongs to user {status.st_uid}, and "
-                f"nobody else can rename it, as {self.paths.parent} has the sticky bit",
-                "let that user run the command, or name another target",
-            )
-        if has_protecting_flag(folder):
-            raise OutputExists(
-                f"cannot use {quoted(str(folder))}: it is immutable or append-only, and cannot be "
-                "renamed",
-                f"run `chattr -i -a {quoted(str(folder))}`, or name another target",
-            )
+        if self.part.of == 1:
+            check_renamable(folder, self.paths, self.files)
 
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""
@@ -97,34 +72,13 @@ class RunWorkspace:
     def committed(self, plan: Plan) -> dict[int, Finished]:
         """Find the shards of a result at the target that a run left right after its commit.
 
-        The journals next to the target tell if it is the result of this conversion. Its manifest
-        has to have the digests that they have: the partial folder may be gone, and the target
-        another conversion of a checkpoint with these names and shapes.
-
         Returns:
             All shards, by number; empty if the target is not the result of `plan`.
         """
         if not self.target_is_result():
             return {}
         journals = self.journals.read_moved()
-        if not journals or any(difference(plan, journal) for journal in journals):
-            return {}
-        target = self.paths.target
-        recorded = recorded_pieces(target, (shard.name for shard in plan.shards), self.files)
-        for journal in journals:
-            for name, done in journal.finished.items():
-                if recorded.get(name, []) != list(done.pieces):
-                    return {}
-        finished = {}
-        for number, shard in enumerate(plan.shards):
-            try:
-                size = self.files.stat(target / shard.name).st_size
-            except FileNotFoundError:
-                return {}
-            if size != shard.nbytes:
-                return {}
-            finished[number] = Finished(size, ())
-        return finished
+        return shards_of_result(plan, journals, self.paths.target, self.files)
 
     def check_former(self) -> None:
         """Refuse a target that may not be replaced, by `finish` one that no part has listed.
@@ -183,23 +137,8 @@ class RunWorkspace:
         self._is_in_use = True
         with suppress(FileExistsError):
             self.files.make_folder(self.partial)
-            self._check_usable()
+            check_usable(self.paths, self.files)
         self.files.sync_folder(self.partial.parent)
-
-    def _check_usable(self) -> None:
-        """Refuse to go on in a new folder that the umask takes from its own user.
-
-        No later run could look into it, so it is removed.
-        """
-        if os.access(self.partial, os.R_OK | os.W_OK | os.X_OK):
-            return
-        mode = stat.S_IMODE(self.files.stat(self.partial).st_mode)
-        self.files.remove_folder(self.partial)
-        raise IOFailed(
-            f"cannot write to {quoted(str(self.paths.target))}: with this umask, a new folder has "
-            f"permissions {mode:03o}, and even its owner cannot use it",
-            "run `umask 022`, then the same command again",
-        )
 
     def partial_contents(self, plan: Plan) -> FolderContents:
         """List the partial folder: files that runs have written, and those of somebody else.

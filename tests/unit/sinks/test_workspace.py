@@ -175,7 +175,7 @@ def test_a_folder_that_nobody_can_rename(
     (tmp_path / name).mkdir()
     check_all(workspace(tmp_path))
     monkeypatch.setattr(
-        "streamconv.sinks.workspace.has_protecting_flag", lambda path: path.name == name
+        "streamconv.sinks.usable_paths.has_protecting_flag", lambda path: path.name == name
     )
     with pytest.raises(OutputExists, match=f"{name}: it is immutable") as caught:
         check_all(workspace(tmp_path))
