@@ -122,6 +122,7 @@ def try_changes(task: Task, numbers: Iterable[int], asks_torch: bool = True) -> 
     files = [path for path in files if path.name == ".metadata" or path.suffix == ".distcp"]
     true = read_by_torch(task.folder) if asks_torch else {}
     assert isinstance(true, dict), true
+    assert verdicts(task.source, task.folder)[0], "without a change, nothing has to be found"
     for number in numbers:
         path = files[number % len(files)]
         raw = path.read_bytes()
@@ -196,7 +197,8 @@ def saved_by_torch(made: Path, folder: Path) -> Path:
     import torch.distributed.checkpoint as dcp
     from dcp_folders import stock
 
-    tensors = {key: value for key, value in stock(made).items() if hasattr(value, "shape")}
+    held = stock(made)["model"]
+    tensors = {key.removeprefix("model."): value for key, value in held.items()}
     dcp.save(tensors, checkpoint_id=folder, no_dist=True)
     return folder
 

@@ -39,6 +39,15 @@ from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
 """Dtypes that torch has and safetensors lacks. The state of a training run may name them."""
 
+LAYOUTS = tuple(
+    f"torch.{name}"
+    for name in (
+        *("strided", "sparse_coo", "_mkldnn", "jagged"),
+        *("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc"),
+    )
+)
+"""The layouts of tensors in memory, as torch names them."""
+
 ADMITTED = frozenset(
     {
         *(METADATA, TENSOR, BYTES, CHUNK, INDEX, PROPERTIES, ENCODING, ORIGIN),
@@ -128,6 +137,8 @@ def _parse_metadata(fields: Mapping[str, Any], budget: Budget) -> Metadata:
         else:
             fields_of = _fields(entry, TENSOR)
             tensors.append(_parse_tensor(key, path, fields_of, locations, budget))
+    if (origin := fields.get("storage_meta")) is not None and origin.name != ORIGIN:
+        raise TypeError
     own = fields.get("streamconv")
     has_digest = any(key == DIGEST_FIELD for key in fields)
     return Metadata(
@@ -147,6 +158,8 @@ def _fields(value: Any, name: str) -> Mapping[str, Any]:
     if value.name != name or not isinstance(value.state, dict):
         raise TypeError
     fields: Mapping[str, Any] = value.state
+    if not all(isinstance(name, str) for name in fields):
+        raise TypeError  # torch sets them as attributes
     return fields
 
 
@@ -222,9 +235,16 @@ def _parse_tensor(
     properties = fields["properties"]
     if properties.name not in (PROPERTIES, f"{OLD}TensorProperties"):
         raise TypeError
-    dtype = properties.state[0]
-    if not isinstance(dtype, Global):
-        raise TypeError
+    dtype, layout, requires_grad, encoding, pin_memory = properties.state
+    if not (
+        isinstance(dtype, Global)
+        and layout.name == LAYOUT
+        and layout.args in ((name,) for name in LAYOUTS)
+        and encoding.name in (ENCODING, f"{OLD}MEM_FORMAT_ENCODING")
+        and encoding.args in ((0,), (1,), (2,))
+        and all(isinstance(flag, bool) for flag in (requires_grad, pin_memory))
+    ):
+        raise TypeError  # torch, which restores them, could not read it
     shape = budget.sizes_in(fields["size"])
     chunks = []
     for chunk in fields["chunks"]:

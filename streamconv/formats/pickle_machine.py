@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.pickle_names import is_harmful
+from streamconv.formats.pickle_names import is_damaged, is_harmful
 from streamconv.formats.pickle_types import Global, Object
 
 
@@ -92,4 +92,12 @@ class Machine:
                 f"cannot read {self.label}: it names {quoted(full)}, which no checkpoint needs",
                 "do not load this file with torch: it could run code; nothing was run here",
             )
-        self.stack.append(self.globals.setdefault(full, Global(full)))
+        if full not in self.globals:
+            if full not in self.admitted and is_damaged(full, self.admitted):
+                raise BadCheckpoint(
+                    f"cannot read {self.label}: it names {quoted(full)}, which is a name of torch "
+                    "with some bytes changed",
+                    "restore the file from a copy, or save the checkpoint again",
+                )
+            self.globals[full] = Global(full)
+        self.stack.append(self.globals[full])

@@ -54,6 +54,29 @@ def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
         assert error.message.startswith("cannot read ")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"torch.strided", b"torch.st-ided"),
+        (b"torch.serialization", b"torch.serializathon"),
+        (b"TensorProperties", b"TensorPr\xd2\x91erties"),
+        (b"\x89t\x94b", b"Nt\x94b"),
+        (_HONEST[2:11], b"\x95" + (2**60).to_bytes(8, "little")),
+    ],
+    ids=["layout", "module", "class", "flag", "frame"],
+)
+def test_what_torch_could_not_read_is_refused(old: bytes, new: bytes) -> None:
+    """Also where the values are of no use here."""
+    assert read_metadata(_HONEST, "it").tensors
+    changed = _HONEST.replace(old, new, 1)
+    assert changed != _HONEST
+    with pytest.raises(BadCheckpoint):
+        read_metadata(changed, "it")
+    if b"Nt" not in new:  # torch takes any flag
+        with pytest.raises((AttributeError, ImportError, KeyError, pickle.UnpicklingError)):
+            pickle.loads(changed)
+
+
 def _shared_chunks(count: int) -> Metadata:
     chunks = [ChunkStorageMetadata(torch.Size((0,)), torch.Size((0,)))] * count
     return Metadata({f"w{k}": _tensor(chunks) for k in range(count)}, {}, {})

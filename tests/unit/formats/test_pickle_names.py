@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamconv.formats.pickle_names import DICTIONARIES, is_harmful
+from streamconv.formats.pickle_names import DICTIONARIES, is_damaged, is_harmful
 
 
 def name_of(value: Any) -> str:
@@ -52,3 +52,13 @@ def test_names_of_others(name: str) -> None:
 
 def test_dictionaries_are_named_as_python_names_them() -> None:
     assert name_of(OrderedDict) in DICTIONARIES
+
+
+def test_names_with_bytes_changed() -> None:
+    """Those of other packages are not, nor dtypes, which differ in a digit."""
+    admitted = {"torch.uint8", "torch.serialization._get_layout", "pathlib.PosixPath"}
+    for name in ("torch.serializathon._get_layout", "torch._erializ.tion._get_layout"):
+        assert is_damaged(name, admitted)
+    assert is_damaged("pathlib.P\u0491ixPath", {"pathlib.PosixPath"})
+    for name in ("torch.uint4", "pathlib.PurePath", "megatron.core.ShardedTensor"):
+        assert not is_damaged(name, admitted)
