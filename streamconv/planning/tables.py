@@ -23,7 +23,7 @@ INDEX_BYTES = 330
 """The same for each tensor that it writes if there is an index."""
 CAST_BYTES = 60
 """The same for each tensor that it reads if dtypes are cast: the casts are listed."""
-QUANTIZE_BYTES = 140
+QUANTIZE_BYTES = 240
 """What it adds in addition for each of them if weights are quantized."""
 QUANTIZE_OVERHEAD_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
