@@ -2,6 +2,8 @@
 
     tasks --> worker threads --> queue --> the caller, who iterates
 
+The queue is bounded: threads that are ahead of the caller wait, so that memory does not grow.
+
 A run has as many threads as jobs. Each has a worker of its own, for what cannot be shared, such as
 buffers. Threads are enough: reading, hashing, copying and comparing release the interpreter's lock.
 """
@@ -10,15 +12,15 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from streamconv.system.cancellation import SIGNAL_SECONDS, CancelToken
 
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")
 Outcome = TypeVar("Outcome")
-_Outcomes = queue.Queue[tuple[Outcome] | BaseException | None]
-"""Outcomes, each in a tuple of its own; the last item of a thread is its error, or None."""
+MOST_WAITING = 1000
+"""The most outcomes that wait for the caller. A hundred bytes each, say."""
 
 
 def map_unordered(
@@ -45,7 +47,7 @@ def map_unordered(
         BaseException: The first error of `make_worker` or `work`.
     """
     shared = _SharedTasks(tasks, cancel)
-    outcomes: _Outcomes[Outcome] = queue.Queue()
+    outcomes = _Outcomes[Outcome]()
 
     def run() -> None:
         try:
@@ -56,30 +58,54 @@ def map_unordered(
             outcomes.put(None)
         except BaseException as error:
             outcomes.put(error)
-            cancel.set()
+            cancel.set()  # after its error: those that others meet then are no reason
 
     threads = [threading.Thread(target=run, name=f"worker-{k}") for k in range(jobs)]
-    with cancel.cancels_on_exit(*threads):
+    with cancel.cancels_on_exit(*threads), outcomes:
         for _ in threads:
-            yield from _until_thread_ends(outcomes)
+            yield from outcomes.of_one_thread()
 
 
-def _until_thread_ends(outcomes: "_Outcomes[Outcome]") -> Iterator[Outcome]:
-    """Yield outcomes until one of the threads ends. Raises its error if it has one."""
-    while (outcome := _next(outcomes)) is not None:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        yield outcome[0]
+class _Outcomes(Generic[Outcome]):
+    """The queue of the outcomes, as a context of the caller: nobody waits to put after it."""
 
+    def __init__(self) -> None:
+        self._queue = queue.Queue[tuple[Outcome] | BaseException | None](MOST_WAITING)
+        """Outcomes, each in a tuple of its own; the last item of a thread is its error, or None."""
+        self._has_ended = threading.Event()
 
-def _next(outcomes: "_Outcomes[Outcome]") -> tuple[Outcome] | BaseException | None:
-    """Return the next outcome, or the end of a thread, as soon as there is one.
+    def __enter__(self) -> None:
+        pass
 
-    A signal that arrives just before a wait begins does not end it. So no single wait is long.
-    """
-    while True:
+    def __exit__(self, *_: object) -> None:
+        self._has_ended.set()
+        # so that threads that wait for room go on at once
         with suppress(queue.Empty):
-            return outcomes.get(timeout=SIGNAL_SECONDS)
+            while True:
+                self._queue.get_nowait()
+
+    def put(self, item: tuple[Outcome] | BaseException | None) -> None:
+        """Add an item as soon as there is room. Drops it if the caller has ended."""
+        while not self._has_ended.is_set():
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=SIGNAL_SECONDS)
+                return
+
+    def of_one_thread(self) -> Iterator[Outcome]:
+        """Yield outcomes until one of the threads ends. Raises its error if it has one."""
+        while (item := self._next()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+
+    def _next(self) -> tuple[Outcome] | BaseException | None:
+        """Return the next item as soon as there is one.
+
+        A signal that arrives just before a wait begins does not end it. So no single wait is long.
+        """
+        while True:
+            with suppress(queue.Empty):
+                return self._queue.get(timeout=SIGNAL_SECONDS)
 
 
 class _SharedTasks(Iterator[Task]):

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from streamconv.errors import Interrupted
 from streamconv.system.cancellation import CancelToken
-from streamconv.system.worker_threads import map_unordered
+from streamconv.system.worker_threads import MOST_WAITING, map_unordered
 
 
 class Fault(BaseException):
@@ -116,3 +117,40 @@ def test_a_run_that_somebody_else_cancels() -> None:
     cancel.set()
     with pytest.raises(Interrupted):
         list(found)
+
+
+def test_threads_wait_for_a_slow_caller() -> None:
+    """So that outcomes do not fill the memory. All of them arrive, and the error after them."""
+    made = itertools.count()
+
+    def work(_: None, task: int) -> Iterator[int]:
+        for _number in range(3 * MOST_WAITING):
+            yield next(made)
+        raise ValueError("bad")
+
+    found = map_unordered(iter([0]), 1, no_worker, work, CancelToken())
+    first, last = next(found), -1
+    while (now := next(made)) > last + 1:  # this loop counts, too
+        last = now
+        time.sleep(0.2)
+    assert last <= MOST_WAITING + 10
+    rest = []
+    with pytest.raises(ValueError, match="bad"):
+        rest.extend(found)
+    assert first == 0
+    assert len(rest) == 3 * MOST_WAITING - 1
+
+
+def test_a_caller_that_leaves_a_full_queue() -> None:
+    """The threads end, whatever they still have to say."""
+    before = threading.active_count()
+
+    def work(_: None, task: int) -> Iterator[int]:
+        yield from range(MOST_WAITING)
+        raise ValueError("nobody hears it")
+
+    found = map_unordered(iter(range(9)), 3, no_worker, work, CancelToken())
+    next(found)
+    time.sleep(0.2)  # enough for them to fill it
+    found.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
