@@ -177,7 +177,7 @@ def test_packages_that_cannot_be_imported(qwen: Path, monkeypatch: pytest.Monkey
         name = "transformers.models.qwen3_moe.modeling_qwen3_moe"
         broken.setitem(sys.modules, name, None)
         package = sys.modules["transformers.models.qwen3_moe"]
-        for module in (transformers, package):  # each keeps what it once imported
+        for module in (sys.modules["transformers"], package):  # each keeps what it once imported
             broken.delitem(vars(module), "Qwen3MoeForCausalLM", raising=False)
         broken.delitem(vars(package), "modeling_qwen3_moe", raising=False)
         with pytest.raises(PlanRefused, match="cannot import the model: ") as caught:
