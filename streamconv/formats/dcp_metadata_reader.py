@@ -30,10 +30,10 @@ from streamconv.formats.dcp_metadata import (
     digest_of,
 )
 from streamconv.formats.dcp_metadata_limits import CHUNK_NODES, Budget
+from streamconv.formats.dcp_metadata_paths import Paths
 from streamconv.formats.dcp_tensors import Chunk, StoredBytes, StoredTensor
 from streamconv.formats.pickle_reader import read_pickle
 from streamconv.formats.pickle_types import Global
-from streamconv.formats.safetensors import MAX_SIZE
 from streamconv.formats.torch_archive import TORCH_DTYPES, sizes
 
 _OTHER_DTYPES = ("complex32", "complex128", "qint8", "quint8", "qint32", "float4_e2m1fn_x2")
@@ -96,7 +96,7 @@ def read_metadata(raw: bytes, label: str) -> Metadata:
     """
     root = read_pickle(raw, ADMITTED, label, holds_foreign=True)
     try:
-        metadata = _parse_metadata(_root_fields(root), Budget(len(raw), label))
+        metadata = _parse_metadata(_root_fields(root), Budget(len(raw), label), label)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BadCheckpoint(
             f"cannot read {label}: not the metadata of a torch.distributed.checkpoint: a field is "
@@ -117,26 +117,27 @@ def _is_as_written(raw: bytes) -> bool:
     return raw.endswith(TAIL) and raw[begin : -len(TAIL)] == digest_of(memoryview(raw)[:begin])
 
 
-def _parse_metadata(fields: Mapping[str, Any], budget: Budget) -> Metadata:
+def _parse_metadata(fields: Mapping[str, Any], budget: Budget, label: str) -> Metadata:
     """Build the metadata from the fields of torch's class.
 
     This and the functions below raise BadCheckpoint for contradictions. For a field that is missing
     or of another type, they raise what Python raises.
     """
     tensors_by_key, storage = fields["state_dict_metadata"], fields["storage_data"]
-    paths = fields.get("planner_data")
-    if tensors_by_key is paths or tensors_by_key is storage:
+    planner_data = fields.get("planner_data")
+    if tensors_by_key is planner_data or tensors_by_key is storage:
         raise TypeError
-    paths = paths if isinstance(paths, dict) else {}
+    paths = Paths(planner_data, budget)
     locations = _parse_locations(storage, budget)
     tensors, others = [], []
     for key, entry in _consumed(tensors_by_key):
-        path = _parse_path(key, paths.get(key, (key,)), budget)
+        path = paths.of(key)
         if entry.name == BYTES:
             others.append(StoredBytes(key, path, *_locate(locations, key, None)))
         else:
             fields_of = _fields(entry, TENSOR)
             tensors.append(_parse_tensor(key, path, fields_of, locations, budget))
+    paths.check_keys(label)
     if (origin := fields.get("storage_meta")) is not None and origin.name != ORIGIN:
         raise TypeError
     own = fields.get("streamconv")
@@ -172,21 +173,6 @@ def _consumed(values: Any) -> Iterator[tuple[Any, Any]]:
         raise TypeError
     for key in list(values):
         yield key, values.pop(key)
-
-
-def _parse_path(key: Any, path: Any, budget: Budget) -> tuple[str, ...]:
-    """Return the path of a key in the state dict, as text.
-
-    Only text and numbers are converted. The text of a nested tuple may be longer than memory: each
-    level of a tuple that contains the next one twice doubles it.
-    """
-    if not isinstance(key, str) or not isinstance(path, tuple | list):
-        raise TypeError
-    budget.spend(len(path))
-    for part in path:
-        if not isinstance(part, str | int) or (isinstance(part, int) and abs(part) >= MAX_SIZE):
-            raise TypeError
-    return tuple(map(str, path))
 
 
 def _parse_locations(storage_data: Any, budget: Budget) -> _Locations:

@@ -115,6 +115,7 @@ def _set(m: Machine, values: list[Any]) -> None:
     if m.top_is_foreign():
         return
     target = m.top(dict)
+    expected = len(target) + len(values) // 2
     for key, value in zip(values[::2], values[1::2], strict=False):
         if not isinstance(key, str | int | Object):
             if not m.holds_foreign:
@@ -127,6 +128,8 @@ def _set(m: Machine, values: list[Any]) -> None:
         target[key] = value
     if len(values) % 2:
         raise IndexError
+    if len(target) != expected:
+        raise m.refusal("a dictionary that has a key twice")
 
 
 def _put(form: struct.Struct) -> _Op:
