@@ -53,12 +53,13 @@ class Worker:
         # a function that refers to the worker would keep its buffers alive after the run
         write = functools.partial(_write_run, piece, self._output, self._digest, self._cancel)
         self._buffer.begin(piece.offset, write)
+        following = iter(piece.parts)
         for run in _runs(piece.parts):
+            parts = itertools.islice(following, run.count)
             if run.is_copy:
-                self._copy(piece.parts, run)
+                self._copy(parts, run.nbytes)
                 continue
-            for index in run.parts:
-                part = piece.parts[index]
+            for part in parts:
                 if isinstance(part, FramingBytes):
                     for framing in self._plan.framing_bytes(piece, part):
                         self._write_framing(framing)
@@ -77,12 +78,16 @@ class Worker:
             room[:] = left[: len(room)]
             left = left[len(room) :]
 
-    def _copy(self, parts: Sequence[ShardPart], run: "_Run") -> None:
-        """Read bytes that keep their order straight into the output buffer, in large batches."""
-        left = run.nbytes
+    def _copy(self, parts: Iterable[ShardPart], left: int) -> None:
+        """Read bytes that keep their order straight into the output buffer, in large batches.
+
+        Args:
+            parts: The parts that they are of.
+            left: Their number.
+        """
         reads: list[Read] = []
         free = memoryview(b"")
-        for info, begin, end in _copied_ranges(parts[index] for index in run.parts):
+        for info, begin, end in _copied_ranges(parts):
             position = begin
             while position < end:
                 if not free:
@@ -154,21 +159,18 @@ class _Run:
     """Adjacent parts of a piece, of which either all are copies or none is."""
 
     is_copy: bool
-    parts: range
-    """Their indices."""
+    count: int
     nbytes: int
 
 
-def _runs(parts: Sequence[ShardPart]) -> Iterator[_Run]:
+def _runs(parts: Iterable[ShardPart]) -> Iterator[_Run]:
     """Yield the runs of parts, in order."""
-    first = 0
     for is_copy, group in itertools.groupby(parts, _is_copy):
         count = nbytes = 0
         for part in group:
             count += 1
             nbytes += part.nbytes
-        yield _Run(is_copy, range(first, first + count), nbytes)
-        first += count
+        yield _Run(is_copy, count, nbytes)
 
 
 def _is_copy(part: ShardPart) -> bool:

@@ -57,7 +57,7 @@ class Piece:
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
-    parts: Sequence[ShardPart]
+    parts: PieceParts
     """Its content, in order."""
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ each has. Code that runs a plan does not know the format.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Reversible, Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
@@ -160,47 +160,50 @@ class PlacedSteps(Sequence[Step]):
         return step
 
 
-class PieceParts(Sequence[ShardPart]):
-    """Adjacent parts of a shard, each held in a few bytes: a shard can have a million of them."""
+class PieceParts(Reversible[ShardPart]):
+    """Adjacent parts of a shard, in few bytes: a piece of tiny units can have a million of them.
 
-    _FIELDS = 5
+    Units of a section that follow each other, whole or cut alike, are one row.
+    """
+
+    _FIELDS = 6
     _FRAMING = -1
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        """Make an empty sequence. `steps` are all steps of the shard."""
+        """Make an empty collection. `steps` are all steps of the shard."""
         self._steps = steps
         self._rows = array("q")
+        """Of each row: index, section, first unit, begin and end in each unit, and units."""
+        self._count = 0
 
     def append(self, part: ShardPart) -> None:
         """Add the part that follows."""
+        self._count += 1
         if isinstance(part, FramingBytes):
-            self._rows.extend((self._FRAMING, part.number, 0, 0, part.nbytes))
-        else:
-            self._rows.extend((part.index, part.section, part.unit, part.begin, part.end))
+            self._rows.extend((self._FRAMING, part.number, 0, 0, part.nbytes, 1))
+            return
+        if self._rows:
+            *last, count = self._rows[-self._FIELDS :]
+            last[2] += count
+            if last == [part.index, part.section, part.unit, part.begin, part.end]:
+                self._rows[-1] += 1
+                return
+        self._rows.extend((part.index, part.section, part.unit, part.begin, part.end, 1))
 
     def __len__(self) -> int:
-        return len(self._rows) // self._FIELDS
-
-    @overload
-    def __getitem__(self, index: int) -> ShardPart: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[ShardPart, ...]: ...
-    def __getitem__(self, index: int | slice) -> ShardPart | tuple[ShardPart, ...]:
-        if isinstance(index, slice):
-            return tuple(self[each] for each in range(*index.indices(len(self))))
-        first = range(len(self))[index] * self._FIELDS
-        which, number, unit, begin, end = self._rows[first : first + self._FIELDS]
-        if which == self._FRAMING:
-            return FramingBytes(number, end)
-        return StepBytes(self._steps, which, number, unit, begin, end)
+        return self._count
 
     def __iter__(self) -> Iterator[ShardPart]:
         fields = [iter(self._rows)] * self._FIELDS
-        for which, number, unit, begin, end in zip(*fields, strict=True):
-            if which == self._FRAMING:
-                yield FramingBytes(number, end)
-            else:
-                yield StepBytes(self._steps, which, number, unit, begin, end)
+        for which, number, first, begin, end, count in zip(*fields, strict=True):
+            for unit in range(first, first + count):
+                yield self._part(which, number, unit, begin, end)
+
+    def __reversed__(self) -> Iterator[ShardPart]:
+        fields = [reversed(self._rows)] * self._FIELDS
+        for count, end, begin, first, number, which in zip(*fields, strict=True):
+            for unit in reversed(range(first, first + count)):
+                yield self._part(which, number, unit, begin, end)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PieceParts) and (
@@ -209,6 +212,11 @@ class PieceParts(Sequence[ShardPart]):
 
     def __hash__(self) -> int:
         return hash(self._rows.tobytes())
+
+    def _part(self, which: int, number: int, unit: int, begin: int, end: int) -> ShardPart:
+        if which == self._FRAMING:
+            return FramingBytes(number, end)
+        return StepBytes(self._steps, which, number, unit, begin, end)
 
 
 def step_parts(steps: Sequence[Step], index: int) -> Iterator[StepBytes]:

@@ -19,8 +19,8 @@ from streamconv.system.cancellation import SIGNAL_SECONDS, CancelToken
 Task = TypeVar("Task")
 Worker = TypeVar("Worker")
 Outcome = TypeVar("Outcome")
-MOST_WAITING = 1000
-"""The most outcomes that wait for the caller. A hundred bytes each, say."""
+MOST_WAITING = 256
+"""The most outcomes that wait for the caller."""
 
 
 def map_unordered(

@@ -48,9 +48,9 @@ def test_pieces_of_true_size(source: str, target: str, max_shard_bytes: int) -> 
     assert len(pieces) > 2 * 12 // 2
     assert all(piece.nbytes < PIECE_BYTES + an_expert for piece in pieces)
     for piece in pieces:
-        assert list(piece.parts) == [piece.parts[k] for k in range(len(piece.parts))]
+        assert [*reversed(piece.parts)] == [*piece.parts][::-1]
     for piece, after in itertools.pairwise(pieces):
-        first, last = after.parts[0], piece.parts[-1]
+        first, last = next(iter(after.parts)), next(reversed(piece.parts))
         if piece.shard == after.shard:
             assert isinstance(first, StepBytes)
             assert isinstance(last, StepBytes)
