@@ -23,6 +23,8 @@ from streamconv.formats.pickle_machine import Machine
 from streamconv.formats.pickle_names import DICTIONARIES
 from streamconv.formats.pickle_types import KEY, PERSISTENT, Global, Object
 
+MAX_PROTOCOL = 5
+"""The newest pickle protocol. Python refuses one that it does not know."""
 MAX_KEY_BITS = 64
 """Bits of a number that is a key of a dictionary."""
 
@@ -72,6 +74,11 @@ def _number(form: struct.Struct) -> _Op:
 
 def _text(length: struct.Struct) -> _Op:
     return lambda m: m.stack.append(m.take(m.number(length)).decode("utf-8", "surrogatepass"))
+
+
+def _protocol(m: Machine) -> None:
+    if m.number(_BYTE) > MAX_PROTOCOL:
+        raise m.refusal("a protocol that is not known")
 
 
 def _frame(m: Machine) -> None:
@@ -208,7 +215,7 @@ def _unknown(m: Machine) -> None:
 
 _STOP = ord(".")
 _KNOWN: Mapping[int, _Op] = {
-    0x80: lambda m: m.take(1),  # PROTO
+    0x80: _protocol,  # PROTO
     0x95: _frame,
     ord("N"): lambda m: m.stack.append(None),  # NONE
     0x88: lambda m: m.stack.append(True),  # NEWTRUE

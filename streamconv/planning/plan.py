@@ -19,7 +19,7 @@ panel
     processor's cache. Panels are not in the plan: `execution/transpose.py` cuts a unit into them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 

@@ -62,8 +62,9 @@ def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
         (b"TensorProperties", b"TensorPr\xd2\x91erties"),
         (b"\x89t\x94b", b"Nt\x94b"),
         (_HONEST[2:11], b"\x95" + (2**60).to_bytes(8, "little")),
+        (b"\x80\x04", b"\x80\x06"),
     ],
-    ids=["layout", "module", "class", "flag", "frame"],
+    ids=["layout", "module", "class", "flag", "frame", "protocol"],
 )
 def test_what_torch_could_not_read_is_refused(old: bytes, new: bytes) -> None:
     """Also where the values are of no use here."""
@@ -73,7 +74,9 @@ def test_what_torch_could_not_read_is_refused(old: bytes, new: bytes) -> None:
     with pytest.raises(BadCheckpoint):
         read_metadata(changed, "it")
     if b"Nt" not in new:  # torch takes any flag
-        with pytest.raises((AttributeError, ImportError, KeyError, pickle.UnpicklingError)):
+        with pytest.raises(
+            (AttributeError, ImportError, KeyError, ValueError, pickle.UnpicklingError)
+        ):
             pickle.loads(changed)
 
 
