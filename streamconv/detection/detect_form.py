@@ -65,7 +65,10 @@ def find_names(checkpoint: Checkpoint, family: Family | None, declared_layout: s
     if record is not None and record.names != HUB_NAMES.name and record.names not in forms:
         raise BadCheckpoint(
             f"{checkpoint.location}: its record says that it has the names of the form "
-            f"{quoted(record.names)}, and model type {model_type} has no such form"
+            f"{quoted(record.names)}, and model type {model_type} has no such form",
+            "give the file that describes the family with --family, or use a newer streamconv"
+            if "model_type" in checkpoint.config
+            else "add the config.json of the model, which names its model type",
         )
     if record is not None:
         return forms.get(record.names, HUB_NAMES)

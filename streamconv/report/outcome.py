@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.catalog.families import FORMS, HUB_NAMES
 from streamconv.catalog.layouts import PER_EXPERT
 from streamconv.checkpoint.casting import AS_STORED
@@ -82,8 +83,19 @@ def return_line(plan: Plan, path: str) -> str:
 
 
 def next_steps(plan: Plan, path: str) -> list[str]:
-    """Return what to do with the result: how it is loaded, and how to go back."""
-    return [line for line in (loading_line(plan, path), return_line(plan, path)) if line]
+    """Return what to do with the result: how it is loaded, and how to go back.
+
+    The model type of a DCP of ours is in its metadata. A result that is made of it without a
+    template has no config.json, so nobody can find out its model type.
+    """
+    lines = (loading_line(plan, path), return_line(plan, path))
+    lacks_config = (
+        bool(plan.source.model_type)
+        and plan.checkpoint.format == DCP != plan.format.name
+        and all(other.name != CONFIG for other in plan.copied)
+    )
+    first = f"add config.json to {quoted(path)}: a DCP has none, and nothing loads it without"
+    return [*([first] if lacks_config else []), *filter(None, lines)]
 
 
 def _auto_class(plan: Plan) -> str:

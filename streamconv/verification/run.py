@@ -81,14 +81,20 @@ def _verify_alone(path: str, options: VerifyOptions, tally: Tally) -> None:
 
 
 def _check_structure(output: Source, options: VerifyOptions, tally: Tally) -> None:
-    """Raise BadCheckpoint if experts are incomplete; note what cannot be checked."""
+    """Raise BadCheckpoint if experts are incomplete; note what cannot be checked.
+
+    With a manifest, the bytes are what was written. Then names that the catalog does not know, such
+    as those of a family file, or of a result without config.json, are no damage.
+    """
     declared_layout = options.reading.get("source_layout")
+    has_manifest = read_manifest(output) is not None
     try:
         found = detect(output.checkpoint, options.catalog, declared_layout, pass_through=True)
-    except PlanRefused as error:
+    except (PlanRefused, BadCheckpoint) as error:
+        if isinstance(error, BadCheckpoint) and not has_manifest:
+            raise
         tally.unchecked.append(f"whether the experts are complete: {error.message}")
         return
-    has_manifest = read_manifest(output) is not None
     for refusal in found.refusals.values():
         if refusal.is_defect and not has_manifest:
             raise BadCheckpoint(refusal.message)

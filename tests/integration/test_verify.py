@@ -357,6 +357,7 @@ def test_a_result_without_a_config_is_of_the_sources_model_type(tmp_path: Path, 
     streamconv.convert(dcp, dst, to=to, verify=True)
     assert not (dst / "config.json").exists()
     assert streamconv.verify(dcp, dst).differences == ()
+    assert streamconv.verify(dst).differences == ()
     (missing,) = streamconv.verify(src, dst).differences
     assert missing.subject == "config.json"
     (path,) = dst.glob("*.safetensors")
@@ -364,3 +365,4 @@ def test_a_result_without_a_config_is_of_the_sources_model_type(tmp_path: Path, 
     raw[-1] ^= 1
     path.write_bytes(raw)
     assert len(streamconv.verify(dcp, dst).differences) == 1
+    assert len(streamconv.verify(dst).differences) == 1

@@ -47,6 +47,10 @@ def test_the_record_decides_before_the_user_and_the_names() -> None:
     assert found(HELD, record="hub", declared="transformers") == "hub"
     with pytest.raises(BadCheckpoint, match=r"form elsewhere, and .* has no such form"):
         found(HELD, record="elsewhere")
+    without = replace(checkpoint(HELD, record="transformers"), config={})
+    with pytest.raises(BadCheckpoint) as caught:
+        find_names(without, None, None)
+    assert caught.value.hint == "add the config.json of the model, which names its model type"
 
 
 def test_the_user_decides_before_the_names() -> None:

@@ -1,5 +1,6 @@
 """The first and last lines: from what to what, how to load it, and the way back."""
 
+import shutil
 from pathlib import Path
 
 import checkpoints
@@ -102,3 +103,15 @@ def test_names_that_are_not_the_familys() -> None:
     for to in ("transformers", "fused", "hub"):
         line = loading_line(planned({**model(), **odd}, to), "my out")
         assert line == "see if transformers loads it: `streamconv check 'my out'`"
+
+
+def test_a_result_of_a_dcp_without_a_config(tmp_path: Path) -> None:
+    """Its model type is in the DCP alone, so config.json has to be added first."""
+    hub, dcp = checkpoints.qwen3_moe(tmp_path / "hub"), tmp_path / "dcp"
+    streamconv.convert(hub, dcp, format="dcp")
+    add = "add config.json to o: a DCP has none, and nothing loads it without"
+    assert next_steps(streamconv.plan(dcp), "o")[0] == add
+    assert add not in next_steps(streamconv.plan(dcp, template=hub), "o")
+    assert add not in next_steps(streamconv.plan(dcp, format="dcp"), "o")
+    shutil.copy(hub / "config.json", dcp)
+    assert add not in next_steps(streamconv.plan(dcp), "o")
