@@ -14,30 +14,11 @@ Options are keyword arguments; `help(streamconv.merge)` lists them. Errors are S
 steps of a run are logged under the name `streamconv`.
 """
 
-from typing import TYPE_CHECKING
-
-from streamconv.api.checkpoints import check, inspect, load, verify
-from streamconv.api.checkpoints import open as open  # noqa: A004 - called streamconv.open
-from streamconv.api.conversions import convert, finish, merge, plan, split
-from streamconv.api.run_options import RunOptions
-from streamconv.api.tensors import relay
-from streamconv.errors import (
-    BadCheckpoint,
-    Interrupted,
-    IOFailed,
-    NoCheckpoint,
-    NoSpace,
-    OutputExists,
-    PlanRefused,
-    RankFailed,
-    SourceChanged,
-    StreamconvError,
-    UsageError,
-    VerifyFailed,
-)
-from streamconv.options import LazyOptions, Options, Reading
-
+TYPE_CHECKING = False  # typing would take time to import, before __main__.py sees to signals
 if TYPE_CHECKING:
+    from streamconv.api.checkpoints import check, inspect, load, verify
+    from streamconv.api.checkpoints import open as open  # noqa: A004 - called streamconv.open
+    from streamconv.api.conversions import convert, finish, merge, plan, split
     from streamconv.api.events import (
         Committed,
         Completed,
@@ -53,12 +34,29 @@ if TYPE_CHECKING:
         VerifyStarted,
     )
     from streamconv.api.inspection import Inspection
+    from streamconv.api.run_options import RunOptions
+    from streamconv.api.tensors import relay
     from streamconv.checkpoint.types import Checkpoint, TensorInfo
     from streamconv.detection.detect import Detected
+    from streamconv.errors import (
+        BadCheckpoint,
+        Interrupted,
+        IOFailed,
+        NoCheckpoint,
+        NoSpace,
+        OutputExists,
+        PlanRefused,
+        RankFailed,
+        SourceChanged,
+        StreamconvError,
+        UsageError,
+        VerifyFailed,
+    )
     from streamconv.execution.result import Result
     from streamconv.lazy.checkpoint import LazyCheckpoint
     from streamconv.lazy.loading import Loaded
     from streamconv.lazy.tensor import LazyTensor
+    from streamconv.options import LazyOptions, Options, Reading
     from streamconv.planning.plan import Plan
     from streamconv.relaying.relay import Relay
     from streamconv.verification.result import Difference, Verification
@@ -121,11 +119,20 @@ __all__ = [
 ]
 
 
+_ERRORS = (
+    *("BadCheckpoint", "IOFailed", "Interrupted", "NoCheckpoint", "NoSpace", "OutputExists"),
+    *("PlanRefused", "RankFailed", "SourceChanged", "StreamconvError", "UsageError"),
+    "VerifyFailed",
+)
 _EVENTS = (
     *("Committed", "Completed", "Event", "PieceWritten", "Planned", "Prepared", "ShareWritten"),
     *("FileVerified", "HashProgress", "HashStarted", "VerifyProgress", "VerifyStarted"),
 )
 _MODULES = {
+    **dict.fromkeys(("check", "inspect", "load", "open", "verify"), "streamconv.api.checkpoints"),
+    **dict.fromkeys(("convert", "finish", "merge", "plan", "split"), "streamconv.api.conversions"),
+    **dict.fromkeys(("LazyOptions", "Options", "Reading"), "streamconv.options"),
+    **dict.fromkeys(_ERRORS, "streamconv.errors"),
     **dict.fromkeys(_EVENTS, "streamconv.api.events"),
     "Checkpoint": "streamconv.checkpoint.types",
     "Detected": "streamconv.detection.detect",
@@ -138,21 +145,24 @@ _MODULES = {
     "Plan": "streamconv.planning.plan",
     "Relay": "streamconv.relaying.relay",
     "Result": "streamconv.execution.result",
+    "RunOptions": "streamconv.api.run_options",
     "TensorInfo": "streamconv.checkpoint.types",
     "Verification": "streamconv.verification.result",
+    "relay": "streamconv.api.tensors",
 }
-"""The module of each class that is imported only when it is used, so that `--help` is fast."""
+"""The module of each public name, which is imported when the name is used for the first time."""
 
 
 def __getattr__(name: str) -> object:
-    """Import the class of a result or event."""
+    """Import a function or class."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    """Return every public name, including those of classes that are not imported yet."""
+    """Return every public name, including those that are not imported yet."""
     return sorted({*globals(), *__all__})

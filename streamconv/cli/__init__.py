@@ -5,12 +5,9 @@ import gc
 import importlib
 import io
 import os
-import signal
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
-from types import FrameType
 
 import click
 
@@ -25,6 +22,12 @@ from streamconv.errors import (
 from streamconv.report.error_lines import ErrorPrinter, notes_of
 from streamconv.report.terminal import escaping, say
 from streamconv.system.open_file_limit import raise_open_file_limit
+from streamconv.system.signals import (
+    exit_on_signals,
+    ignore_signals_at_exit,
+    outlast_signals,
+    raise_on_signals,
+)
 
 VERBS = (
     *("inspect", "merge", "split", "convert", "finish", "verify", "check"),
@@ -48,8 +51,6 @@ COMPLETE = "_STREAMCONV_COMPLETE"
 NO_VERB = "there is no verb"
 NO_LIMIT = 10_000
 """Characters: more than any summary has, so that none is cut, and than any terminal is wide."""
-SIGNAL_DEBOUNCE_SECONDS = 0.5
-"""A signal that follows the first one within this time counts as the same request to stop."""
 
 EPILOG = """\b
 Examples:
@@ -139,23 +140,6 @@ def cli() -> None:
     """
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End the run by an exception; let a second signal end the process at once.
-
-    A signal that follows within half a second counts as the first one: `timeout` and launchers
-    send each both to the process and to its group.
-    """
-    begin = time.monotonic()
-
-    def exit_at_once(number: int, frame: FrameType | None) -> None:
-        if time.monotonic() - begin > SIGNAL_DEBOUNCE_SECONDS:
-            os._exit(128 + number)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, exit_at_once)
-    raise Interrupted("interrupted" if number == signal.SIGINT else "terminated", signal=number)
-
-
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code. No bad input ends in a traceback."""
     if os.environ.get(COMPLETE):
@@ -165,42 +149,59 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A plan is hundreds of thousands of objects without cycles: collecting rarely saves time.
     gc.set_threshold(50_000, 20, 100)
+    ignore_signals_at_exit()
     # The memory of a process that ends is not searched for cycles, which would take 20 ms or more.
     atexit.register(gc.freeze)
     raise_open_file_limit()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with escaping():
-        sys.exit(_exit_code_of(args))
+        code = _exit_code_of(args)
+    exit_on_signals(code)
+    sys.exit(code)
 
 
 def _exit_code_of(args: list[str] | None) -> int:
-    """Run a verb and return its exit code."""
+    """Run a verb and return its exit code. Interrupted is raised in it once at most."""
+    printer = ErrorPrinter(sys.argv[1:] if args is None else args)
+    try:
+        raise_on_signals()
+        code = _run_verb(args, printer)
+        outlast_signals()
+    except (Interrupted, KeyboardInterrupt, click.Abort) as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted("interrupted")
+        code = 128 + stop.signal
+        printer.print_error(stop, *(notes_of(error) or [NOTHING_LEFT]), exit_code=code)
+    return code
+
+
+def _run_verb(args: list[str] | None, printer: ErrorPrinter) -> int:
+    """Run a verb, report what made it fail, and return its exit code.
+
+    Raises:
+        Interrupted: A signal ended it. KeyboardInterrupt and click's Abort mean the same.
+    """
     try:
         code = cli.main(args, standalone_mode=False)
         sys.stdout.flush()
     except SystemExit:  # click exits if nobody reads its output
         _discard_output()
         return IOFailed.exit_code
-    except (Exception, KeyboardInterrupt) as error:
-        return _report(error, ErrorPrinter(sys.argv[1:] if args is None else args))
+    except (Interrupted, click.Abort):
+        raise
+    except Exception as error:
+        return _report(error, printer)
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception | KeyboardInterrupt, printer: ErrorPrinter) -> int:
-    """Print the error that ended a run and return the exit code."""
+def _report(error: Exception, printer: ErrorPrinter) -> int:
+    """Print the error that made a run fail and return the exit code."""
+    outlast_signals()
     if isinstance(error, click.ClickException):
         _print_usage_error(error, printer)
         return error.exit_code
-    if isinstance(error, Interrupted | KeyboardInterrupt | click.Abort):
-        stop = error if isinstance(error, Interrupted) else Interrupted("interrupted")
-        code = 128 + stop.signal
-        printer.print_error(stop, *(notes_of(error) or [NOTHING_LEFT]), exit_code=code)
-        return code
     if isinstance(error, StreamconvError):
         printer.print_error(error, *notes_of(error))
         return error.exit_code

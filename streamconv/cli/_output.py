@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamconv.report.terminal import console_environment, new_console, say
+from streamconv.system.signals import outlast_signals
 
 if TYPE_CHECKING:
     from streamconv.execution.result import Result
@@ -43,6 +44,7 @@ class Output:
 
     def show_result(self, result: "Result") -> None:
         """Print the result of a conversion."""
+        outlast_signals()
         if self.as_json:
             from streamconv.report.result_json import result_fields
 
@@ -54,6 +56,7 @@ class Output:
 
     def show_part(self, result: "Result") -> None:
         """Print a line for one part of a conversion. JSON is only printed for the whole output."""
+        outlast_signals()
         if not self.quiet:
             from streamconv.report.messages import part_line
 
@@ -61,6 +64,7 @@ class Output:
 
     def show_verification(self, verification: "Verification") -> None:
         """Print the result of a verification. Raises VerifyFailed if something differs."""
+        outlast_signals()
         if self.as_json:
             from streamconv.report.result_json import verification_fields
 

@@ -51,7 +51,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         *(lazy[name] for name in lazy),
         streamconv.load(module, src, strict=False),
         streamconv.verify(src, src),
-        streamconv.errors.BadCheckpoint("cannot x: y"),
+        streamconv.BadCheckpoint("cannot x: y"),
     ]
 
 
