@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.options import Opening
-from streamconv.sources.bad_answers import check_environment, explain_bad_answers
+from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
+from streamconv.sources.hub_environment import check_environment
 from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.hub_listing import Listing, request_listing
 from streamconv.sources.open_files import OpenFiles

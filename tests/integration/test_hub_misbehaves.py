@@ -355,6 +355,7 @@ ENVIRONMENTS = (
     {"HF_TOKEN": "hf_\u00e9"},
     {"HF_TOKEN": "hf_a\tb"},
     {"HF_TOKEN": "hf_\x1b[31m"},
+    {"HF_TOKEN": "", "HF_TOKEN_PATH": "/dev/zero"},
     {"ALL_PROXY": "socks5://127.0.0.1:1"},
     {"ALL_PROXY": "nonsense://x"},
 )

@@ -3,8 +3,8 @@
 import httpx2
 import pytest
 
-from streamconv.errors import BadCheckpoint, UsageError
-from streamconv.sources.bad_answers import check_environment, explain_bad_answers
+from streamconv.errors import BadCheckpoint
+from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.system.retry import TransientError
 
 REQUEST = httpx2.Request("GET", "https://hub/x")
@@ -48,25 +48,3 @@ def test_a_network_that_fails_is_retried(error: Exception, reason: str) -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(KeyError), explain_bad_answers("org/name"):
         raise KeyError("x")
-
-
-@pytest.mark.parametrize("address", ["huggingface.co", "https://", "ftp://hub", "https://h\u00fcb"])
-def test_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    with pytest.raises(UsageError, match=r"cannot use HF_ENDPOINT: .* is not the URL of a hub"):
-        check_environment()
-
-
-@pytest.mark.parametrize("token", ["hf_\u00fc", "hf_x\n"])
-def test_a_token_that_is_none(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is refused without being shown."""
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
-    with pytest.raises(UsageError, match="it has characters that no token has") as caught:
-        check_environment()
-    assert "hf_" not in caught.value.message
-
-
-def test_a_sound_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    check_environment()
