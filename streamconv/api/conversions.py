@@ -33,13 +33,19 @@ def plan(src: Location, *, to: str | None = None, **options: Unpack[Options]) ->
 
 @takes(Options)
 def plan_run(
-    src: Location, *, to: str | None = None, verify: bool = False, **options: Unpack[Options]
+    src: Location,
+    *,
+    to: str | None = None,
+    verify: bool = False,
+    resume: bool = False,
+    **options: Unpack[Options],
 ) -> "Plan":
     """Plan a conversion as its run in this process would, for a dry run. See `plan`.
 
-    `verify` is True if the result would be verified, which takes memory.
+    `verify` is True if the result would be verified, which takes memory; `resume` if the run would
+    go on from shards of other runs or parts, whose source has to be the same.
     """
-    return _plan(src, to, options, verify=verify, is_run=True)
+    return _plan(src, to, options, verify=verify, resume=resume, is_run=True)
 
 
 def _plan(
@@ -48,19 +54,24 @@ def _plan(
     options: Options,
     *,
     verify: bool = False,
+    resume: bool = False,
     is_run: bool = False,
 ) -> "Plan":
+    from dataclasses import replace
+
     from streamconv.catalog.catalog import load_catalog
     from streamconv.planning.build import build_plan
     from streamconv.sources.base import read_whole
+    from streamconv.sources.sample import sampled_digest
     from streamconv.sources.wrappers.open_with_template import open_with_template
 
     catalog = load_catalog(options.get("family"))
     with open_with_template(src, catalog, options, casts=bool(options.get("dtype"))) as source:
         read = read_whole(source)
-        return build_plan(
+        plan = build_plan(
             source.checkpoint, catalog, to, options, verify=verify, is_run=is_run, read=read
         )
+        return replace(plan, sample=sampled_digest(source)) if resume else plan
 
 
 @takes(RunOptions)

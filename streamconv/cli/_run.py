@@ -145,8 +145,8 @@ def _show_plan(
     part = parse_partition(options.get("part") or "1/1")
     if options["verify"]:
         check_verified(part, dst)
-    planned = plan_run(src, to=to, **options)
     resume = resume or part.of > 1  # other parts may already have written to the target
+    planned = plan_run(src, to=to, resume=resume, **options)
     reads = option_paths(cast("Options", options))
     sink = CheckpointFolder(dst, overwrite=overwrite, resume=resume, part=part, reads=reads)
     removals = sink.removals(planned)

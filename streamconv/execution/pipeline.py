@@ -16,6 +16,7 @@ from streamconv.options import Options, preset_of
 from streamconv.planning.build import build_plan
 from streamconv.planning.partition import Partition, assign_shards
 from streamconv.sources.base import Source, read_whole
+from streamconv.sources.sample import sampled_digest
 from streamconv.sources.wrappers.open_with_template import open_with_template
 from streamconv.system.buffers import return_freed_memory
 from streamconv.system.cancellation import CancelToken
@@ -112,6 +113,7 @@ def _write_share(
             is_run=True,
             read=read_whole(source),
         )
+        plan = replace(plan, sample=sampled_digest(source))
         pinned = pin_request(request, source)
         is_stored = share.partition.of > 1 or source.checkpoint.revision is not None
         running = execute(

@@ -90,6 +90,8 @@ class Plan:
     """The casts that are made."""
     config: ConfigChange = AS_IT_IS
     """The changes of config.json."""
+    sample: str = ""
+    """Digest of a sample of the source's weights, if a run follows. Empty if there is none."""
 
     def __repr__(self) -> str:
         form = self.source.form or ", ".join(dict.fromkeys(self._layouts())) or "no expert stack"

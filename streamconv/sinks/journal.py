@@ -2,9 +2,10 @@
 
 A journal is text, with a JSON array `[digest, body]` in each line, where the digest is the
 XXH3-64 of the body's JSON with sorted keys. The first body is the conversion's facts, shortened,
-every other one a shard, written after the shard is durable:
+and a digest of a sample of the source's weights; every other one is a shard, written after the
+shard is durable:
 
-    ["1d0f...", {"facts": {"casts": {}, "file format": ["safetensors"], ...}}]
+    ["1d0f...", {"facts": {"casts": {}, "file format": ["safetensors"], ...}, "sample": "c8..."}]
     ["9a3c...", {"pieces": ["8388608 5f...", "912 c1..."], "shard": "model-...", "size": 8389520}]
 
 A crash can leave a line that was written in part. A line whose digest is wrong ends the journal:
@@ -21,6 +22,9 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import LAYOUTS, fingerprint_of, plan_facts, shorten_facts
 from streamconv.planning.plan import Plan
+
+SAMPLED = "digest of some of the source's weights"
+"""What a sample is called in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Journal:
     """The facts of the conversion, see `plan_facts`. Those of an earlier version are in full."""
     finished: Mapping[str, Finished] = field(default_factory=dict)
     """The finished shards, by file name."""
+    sample: str = ""
+    """Digest of a sample of the source's weights. An earlier version recorded none."""
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -53,7 +59,7 @@ class Journal:
 def opening_line(plan: Plan) -> bytes:
     """Build the first line of a journal."""
     facts = shorten_facts(plan_facts(plan, used_only=True))
-    return _line(json.dumps({"facts": facts}, sort_keys=True))
+    return _line(json.dumps({"facts": facts, "sample": plan.sample}, sort_keys=True))
 
 
 def finished_line(name: str, finished: Finished) -> bytes:
@@ -96,7 +102,8 @@ def read_journal(lines: Iterable[bytes]) -> Journal | None:
         if done is None or not isinstance(name, str):
             break
         finished[name] = done
-    return Journal(opening["facts"], finished)
+    sample = opening.get("sample")
+    return Journal(opening["facts"], finished, sample if isinstance(sample, str) else "")
 
 
 def _finished(body: Mapping[str, Any]) -> Finished | None:
@@ -170,7 +177,9 @@ def difference(plan: Plan, journal: Journal) -> str:
         all_ours = shorten_facts(plan_facts(plan))
         ours |= {key: all_ours[key] for key in LAYOUTS if theirs.get(key) == all_ours[key]}
     if fingerprint_of(theirs) == fingerprint_of(ours):
-        return ""
+        if not (journal.sample and plan.sample) or journal.sample == plan.sample:
+            return ""
+        theirs, ours = {SAMPLED: journal.sample}, {SAMPLED: plan.sample}
     path, there, here = _first_difference((), theirs, ours)
     keys = quoted(": ".join(path))
     return f"{keys}: {_shown(there)} there, {_shown(here)} here"

@@ -128,9 +128,16 @@ def all_pieces(
         For each shard, bytes and digest of each piece, in order.
 
     Raises:
-        OutputExists: A shard is not finished.
+        OutputExists: A shard is not finished, or parts have read other weights than others.
     """
-    finished = finished_on_disk(plan, journals.read(), folder, files)
+    found = journals.read()
+    if len({journal.sample for journal in found if journal.sample}) > 1:
+        raise OutputExists(
+            f"cannot complete {folder}: its parts have read different weights, below the same "
+            "headers",
+            "run all parts again with --overwrite, from one checkpoint",
+        )
+    finished = finished_on_disk(plan, found, folder, files)
     missing = [number for number in range(len(plan.shards)) if number not in finished]
     if missing:
         raise OutputExists(

@@ -1,5 +1,6 @@
 """The partial folder of an earlier run: used again, replaced, or refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,20 @@ def test_all_pieces_need_all_shards(paths: RunPaths, plan: Plan) -> None:
     assert pieces == [first.pieces, finished[1].pieces]
     found = finished_on_disk(plan, journals.read(), paths.partial, files)
     assert found == {0: first, **finished}
+
+
+def test_parts_that_read_different_weights(paths: RunPaths, plan: Plan) -> None:
+    """Ranks that start at once do not see the journals of each other."""
+    finished = leave(paths, replace(plan, sample="a1"), 0, 1)
+    Journals(paths, 2, Files()).start(replace(plan, sample="b2"), {1: finished[1]}).close()
+    journals = Journals(paths, 1, Files())
+    with pytest.raises(OutputExists, match="parts have read different weights"):
+        all_pieces(plan, journals, paths.partial, Files())
+    Journals(paths, 2, Files()).start(plan, {1: finished[1]}).close()
+    assert len(all_pieces(plan, journals, paths.partial, Files())) == 2
+
+
+def test_a_journal_without_a_sample(paths: RunPaths, plan: Plan) -> None:
+    """Of an earlier release, or of a source on a server: nothing is known of the weights."""
+    finished = leave(paths, plan, 1)
+    assert state(paths, resume=True).finished(replace(plan, sample="a1")) == finished
