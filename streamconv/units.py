@@ -9,6 +9,8 @@ from streamconv.errors import UsageError, quoted
 
 MAX_BYTES = 2**63 - 1
 """The largest size. No file system has larger files."""
+HUGE_PAGE_BYTES = 2 * 2**20
+"""Size of a huge page on x86-64 and arm64. A buffer that is at least as large has such pages."""
 
 _FACTOR = {
     "": 1,

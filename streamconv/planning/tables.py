@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from streamconv.formats.dcp_metadata_limits import reading_bytes
 from streamconv.planning.compared_regions import Regions
+from streamconv.units import HUGE_PAGE_BYTES
 
 INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
@@ -52,8 +53,6 @@ RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
 VERIFY_OVERHEAD_BYTES = 7_500_000
 """Growth of the interpreter when it verifies: 4 to 7 MB, as more of a library is mapped at once if
 the page cache holds it in large pieces."""
-HUGE_PAGE_BYTES = 2 * 2**20
-"""Size of a huge page. A block that is at least as large takes whole huge pages."""
 SHA256_BYTES = 16 * 2**20
 """Blocks of the files that `--sha256` reads back; smaller files take less. A verification begins
 after they have been given back to the system."""

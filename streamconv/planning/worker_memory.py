@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from streamconv.planning.compared_regions import MOST_REGIONS, Regions
-from streamconv.planning.tables import HUGE_PAGE_BYTES, in_pages
+from streamconv.planning.tables import in_pages
+from streamconv.units import HUGE_PAGE_BYTES
 
 IDLE_BYTES = 2**18
 """Memory of a thread of a verification for which there is no region."""

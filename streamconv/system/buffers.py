@@ -7,8 +7,7 @@ import mmap
 import weakref
 from collections import deque
 
-HUGE_PAGE = 2 * 2**20
-"""Bytes of a huge page on x86-64 and arm64."""
+from streamconv.units import HUGE_PAGE_BYTES
 
 
 def new_buffer(nbytes: int) -> memoryview:
@@ -18,7 +17,7 @@ def new_buffer(nbytes: int) -> memoryview:
     matrix spends more time on address translation than on the bytes.
     """
     memory = _private(max(nbytes, 1))
-    if nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+    if nbytes >= HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)

@@ -19,7 +19,8 @@ from streamconv.checkpoint.types import Cast
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.sources.base import ByteRange, Read, Source
 from streamconv.sources.wrappers.base import SourceWrapper
-from streamconv.system.buffers import HUGE_PAGE, new_buffer
+from streamconv.system.buffers import new_buffer
+from streamconv.units import HUGE_PAGE_BYTES
 from streamconv.verification.dequantize import BAND, float_of, floats8, rounded_to, stored_as
 
 Array = npt.NDArray[Any]
@@ -78,7 +79,7 @@ class QuantizedAgain(SourceWrapper):
             width = DTYPE_BITS[cast.stored.dtype] // 8
             nbytes = (last - first + 1) * width
             # the heap of Python would keep parts of large ones, next to those of the next weight
-            raw = new_buffer(nbytes) if nbytes >= HUGE_PAGE else memoryview(bytearray(nbytes))
+            raw = new_buffer(nbytes) if nbytes >= HUGE_PAGE_BYTES else memoryview(bytearray(nbytes))
             self._source.read([Read(cast.stored, first * width, raw)])
             self._kept.stored = np.frombuffer(raw, stored_as(cast.stored.dtype))
             self._kept.stored_of = key

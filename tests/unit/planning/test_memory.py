@@ -23,8 +23,9 @@ from streamconv.planning.memory import (
     Memory,
     fit_memory,
 )
-from streamconv.planning.tables import HUGE_PAGE_BYTES, Tables
+from streamconv.planning.tables import Tables
 from streamconv.planning.worker_memory import PieceNeeds
+from streamconv.units import HUGE_PAGE_BYTES
 
 
 def fitted(allowed: int | None, jobs: int = 4, source_buffer: int = 5 * 10**6) -> Memory:

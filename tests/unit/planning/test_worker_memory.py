@@ -3,7 +3,6 @@
 import pytest
 
 from streamconv.planning.compared_regions import Regions
-from streamconv.planning.tables import HUGE_PAGE_BYTES
 from streamconv.planning.worker_memory import (
     IDLE_BYTES,
     VERIFY_COPY_SCRATCH_BYTES,
@@ -15,6 +14,7 @@ from streamconv.planning.worker_memory import (
     needed_workers,
     verifying_bytes,
 )
+from streamconv.units import HUGE_PAGE_BYTES
 from streamconv.verification import compare
 
 LARGE = 10 * HUGE_PAGE_BYTES

@@ -11,15 +11,15 @@ import torch
 from file_calls import PAGE
 
 from streamconv.system.buffers import (
-    HUGE_PAGE,
     BufferPool,
     can_return_memory,
     new_buffer,
     return_freed_memory,
 )
+from streamconv.units import HUGE_PAGE_BYTES
 
 
-@pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE + 1])
+@pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, HUGE_PAGE_BYTES + 1])
 def test_new_buffer(nbytes: int) -> None:
     """Zeroed memory of that size that can be written."""
     buffer = new_buffer(nbytes)
