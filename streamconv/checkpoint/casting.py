@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.encodings import encoding_row
+from streamconv.checkpoint.types import Checkpoint
 from streamconv.errors import BadCheckpoint, UsageError
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -75,6 +76,11 @@ class Casting:
 
 AS_STORED = Casting()
 """Nothing is cast."""
+
+
+def may_be_cast(checkpoint: Checkpoint, casting: Casting) -> bool:
+    """Return True if tensors of a checkpoint may be cast on reading, asked for or not."""
+    return casting != AS_STORED or checkpoint.has_dequantized_template
 
 
 def parse_casting(

@@ -202,6 +202,11 @@ class Checkpoint:
     contradictions: tuple[str, ...] = ()
     """Contradictions between its files, as sentences. Empty if it may be converted."""
 
+    @property
+    def has_dequantized_template(self) -> bool:
+        """True if what its template fills may be cast, although no cast was asked for."""
+        return self.template is not None and self.template.is_dequantized
+
     def __repr__(self) -> str:
         tensors, files = f"{len(self.tensors):,} tensors", f"{len(self.files):,} files"
         return f"<Checkpoint {quoted(self.location)}: {tensors} in {files}>"

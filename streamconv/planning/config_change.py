@@ -133,8 +133,7 @@ def config_change(
 
 def _is_dequantized(checkpoint: Checkpoint, casting: Casting) -> bool:
     """Return True if quantized weights of the source, or of its template, are dequantized."""
-    template = checkpoint.template
-    return casting.dequantize is not None or (template is not None and template.is_dequantized)
+    return casting.dequantize is not None or checkpoint.has_dequantized_template
 
 
 def _loses_quantization(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from streamconv.checkpoint.cast_memory import buffer_bytes, kept_scales_bytes
-from streamconv.checkpoint.casting import AS_STORED, Casting
+from streamconv.checkpoint.casting import AS_STORED, Casting, may_be_cast
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected
@@ -85,9 +85,7 @@ def make_plan(
         source_metadata=checkpoint.metadata_bytes,
         kept=kept_scales_bytes(steps.inputs()) if casting.quantize else 0,
     )
-    # what a template fills can be dequantized although no cast was asked for
-    may_cast = casting != AS_STORED or checkpoint.template is not None
-    casts = _cast_bytes(steps) if may_cast else 0
+    casts = _cast_bytes(steps) if may_be_cast(checkpoint, casting) else 0
     tables = tables_bytes(
         counts,
         file_format.name,

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from streamconv.checkpoint.cast_summary import cast_rows, protected_names
-from streamconv.checkpoint.casting import AS_STORED
+from streamconv.checkpoint.casting import may_be_cast
 from streamconv.checkpoint.tensor_names import summarize_kinds, summarize_names
 from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
@@ -206,8 +206,8 @@ def _shards(plan: Plan, verbose: bool) -> Table:
 
 def _casts(plan: Plan) -> Iterator[str]:
     """Yield the tensors that are cast to each dtype, and those of each kind that are not."""
-    if plan.casting == AS_STORED and plan.checkpoint.template is None:
-        return  # what a template fills may be dequantized without being asked for
+    if not may_be_cast(plan.checkpoint, plan.casting):
+        return
     casts: dict[str, Counter[str]] = {}
     for row in cast_rows(plan.inputs):
         done = f" times its scales ({row['format']})" if row["scaled"] else ""

@@ -117,8 +117,7 @@ def expected_config(
         output: The checkpoint to verify.
         casting: The casts that it records.
     """
-    template = stored.template
-    undone = casting.dequantize is not None or (template is not None and template.is_dequantized)
+    undone = casting.dequantize is not None or stored.has_dequantized_template
     sections = [
         tuple(filter(None, each.section.split(".")))
         for each in source.layer_lists
