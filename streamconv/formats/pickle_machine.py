@@ -1,7 +1,7 @@
 """The machine that runs a pickle, which is a program: a stack, marks, and numbered values.
 
 It takes numbers and text from the pickle, and names only if they are admitted. The opcodes that
-change it are in `pickle_reader`.
+change it are in `pickle_opcodes`.
 """
 
 import struct
