@@ -198,6 +198,6 @@ def read_regular(path: Path, most: int, files: Files) -> bytes | None:
         status = files.stat(path, follow=False)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
             return None
-        return files.read_file(path)
+        return files.read_file(path, most)
     except FileNotFoundError:
         return None

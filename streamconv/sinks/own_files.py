@@ -30,7 +30,7 @@ def read_own_file(path: Path, files: Files, limit: int = MAX_OWN_BYTES) -> bytes
         OutputExists: The file is larger than the limit.
     """
     _check_size(path, files, limit)
-    return files.read_file(path)
+    return files.read_file(path, limit)
 
 
 def own_lines(path: Path, files: Files) -> Generator[bytes, None, None]:

@@ -204,7 +204,7 @@ def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
     """Read a file of JSON in a folder; None if there is no such file.
 
     Raises:
-        BadCheckpoint: The file is too large.
+        BadCheckpoint: The file is too large, or changes while it is read.
         IOFailed: Reading failed.
     """
     with convert_os_errors(quoted(name)):
@@ -213,9 +213,12 @@ def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
     path, status = resolve_file(folder, name, files)
     check_json_size(status.st_size, quoted(name))
     try:
-        return files.read_file(path)
+        content = files.read_file(path, status.st_size + 1)
     except OSError as error:
         raise IOFailed(f"cannot read {quoted(name)}: {error.strerror}") from error
+    if len(content) != status.st_size:
+        raise SourceChanged(f"{quoted(name)} has changed while it was read")
+    return content
 
 
 def _width(dtype: str) -> int:

@@ -36,9 +36,17 @@ class Files(GuardedPaths):
     # reading
 
     def open_read(self, path: Path) -> int:
-        """Open a file for reading, and return its descriptor."""
+        """Open a regular file for reading, and return its descriptor.
+
+        Never waits: whatever else has taken the place of a file since it was looked at, such as a
+        FIFO or a device without end, raises OSError.
+        """
         with self._place(path) as place:
-            return place.open(os.O_RDONLY | BINARY)
+            fd = place.open(os.O_RDONLY | BINARY | NO_WAIT)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return fd
 
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset`, and return the bytes read: fewer only at the file's end."""
@@ -53,13 +61,14 @@ class Files(GuardedPaths):
     def read_ahead(self, fd: int, offset: int, nbytes: int) -> None:
         """Start to bring bytes of a file into memory, if the system can. May raise OSError."""
 
-    def read_file(self, path: Path) -> bytes:
-        """Return the bytes of a small file."""
-        with self._place(path) as place:
-            if not place.is_guarded:
-                return path.read_bytes()
-            with os.fdopen(place.open(os.O_RDONLY | BINARY), "rb") as file:
-                return file.read()
+    def read_file(self, path: Path, most: int) -> bytes:
+        """Return the bytes of a small regular file, at most `most`: it may be growing."""
+        fd = self.open_read(path)
+        try:
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                return file.read(min(most, os.fstat(fd).st_size + 1))
+        finally:
+            self.close(fd)
 
     def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
         """Return the status of an open file or a path; with `follow=False`, of a link itself."""

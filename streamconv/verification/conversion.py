@@ -12,7 +12,7 @@ from streamconv.checkpoint.reading_record import recorded_reading
 from streamconv.checkpoint.types import MANIFEST, Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.detection.quantize import quantize_checkpoint
-from streamconv.errors import BadCheckpoint, NoCheckpoint, PlanRefused, quoted
+from streamconv.errors import BadCheckpoint, NoCheckpoint, PlanRefused, UsageError, quoted
 from streamconv.options import Opening, Reading, check_prefixes, prefixes_of
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.sources.base import Source, read_whole
@@ -48,10 +48,17 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
             raise
         except BadCheckpoint as error:
             output = error
-        # dtypes may differ from those of a template: the output records which casts were made
-        source = stack.enter_context(
-            open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
-        )
+        try:
+            source = _open_source(stack, src, reading, options)
+        except UsageError as error:
+            recorded = [] if options.reading.get("rename") else reading.get("rename")
+            if not recorded:
+                raise
+            # any other mistake is the user's, and raised here
+            _open_source(stack, src, {**reading, "rename": ()}, options)
+            renames = " ".join(f"--rename {quoted(text)}" for text in recorded)
+            tally.add([Difference(MANIFEST, f"says {renames}: {error.message}")])
+            return
         try:
             if isinstance(output, BadCheckpoint):
                 raise output
@@ -66,6 +73,16 @@ def verify_conversion(path: str, src: str, options: VerifyOptions, tally: Tally)
         tally.add(_compare(source, side, options, tally))
         if options.sha256:
             tally.add(check_files(output, jobs=options.jobs, sha256=True, cancel=options.cancel))
+
+
+def _open_source(stack: ExitStack, src: str, reading: Reading, options: VerifyOptions) -> Source:
+    """Open the source, which is closed with `stack`.
+
+    Dtypes may differ from those of a template: the output records which casts were made.
+    """
+    return stack.enter_context(
+        open_with_template(src, options.catalog, reading, casts=True, cancel=options.cancel)
+    )
 
 
 def _source_reading(output: Source, options: VerifyOptions) -> Reading:

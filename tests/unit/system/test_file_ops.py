@@ -45,6 +45,29 @@ def test_read_into(files: Files, tmp_path: Path) -> None:
         files.close(fd)
 
 
+@pytest.mark.parametrize("place", ["a FIFO", "a device", "a folder"])
+def test_what_is_no_regular_file_is_not_read(files: Files, tmp_path: Path, place: str) -> None:
+    """A FIFO would wait for a writer, and a device may have no end."""
+    path = tmp_path / "f"
+    makers = {
+        "a FIFO": os.mkfifo,
+        "a device": lambda path: path.symlink_to("/dev/zero"),
+        "a folder": os.mkdir,
+    }
+    makers[place](path)
+    for read in (files.open_read, lambda path: files.read_file(path, 100)):
+        with pytest.raises(OSError, match="it is not a regular file"):
+            read(path)
+
+
+def test_a_small_file_is_read_up_to_a_size(files: Files, tmp_path: Path) -> None:
+    """Somebody may be writing to it."""
+    path = tmp_path / "f"
+    path.write_bytes(content(100))
+    assert files.read_file(path, 100) == files.read_file(path, 10**12) == content(100)
+    assert files.read_file(path, 7) == content(100)[:7]
+
+
 def test_a_read_is_short_only_at_the_end_of_the_file(files: Files, tmp_path: Path) -> None:
     """It returns the number of bytes: 0 at the end and after it."""
     path = tmp_path / "f"

@@ -48,7 +48,7 @@ def test_a_link_on_the_way_is_refused(files: Files, tmp_path: Path) -> None:
     path = tmp_path / f"{PREFIX}partial" / "file"
     for use in (
         files.open_read,
-        files.read_file,
+        lambda p: files.read_file(p, 9),
         files.unlink,
         lambda p: files.write_file(p.with_name("new"), b"x"),
         lambda p: files.rename(p, tmp_path / "stolen"),
@@ -64,7 +64,7 @@ def test_other_paths_follow_links(files: Files, tmp_path: Path) -> None:
     """A user may have reasons for a link anywhere else."""
     (tmp_path / "file").write_bytes(b"text")
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert files.read_file(tmp_path / "link") == b"text"
+    assert files.read_file(tmp_path / "link", 9) == b"text"
     assert files.stat(tmp_path / "link").st_size == 4
 
 
@@ -83,7 +83,7 @@ def test_no_descriptor_is_left_open(files: Files, tmp_path: Path) -> None:
     path.touch()
     before = len(list(Path("/proc/self/fd").iterdir()))
     files.stat(path)
-    files.read_file(path)
+    files.read_file(path, 9)
     with pytest.raises(PlantedFile):
         files.check_own(path, is_folder=True)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

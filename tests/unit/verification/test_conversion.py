@@ -10,7 +10,7 @@ from fused_by_hand import CONFIG, fused, source_tensors, write_pair
 
 import streamconv
 from streamconv.catalog.catalog import default_catalog
-from streamconv.errors import BadCheckpoint, PlanRefused
+from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
 from streamconv.verification.conversion import verify_conversion
 from streamconv.verification.options import VerifyOptions
 from streamconv.verification.result import Tally
@@ -137,3 +137,17 @@ def test_what_was_not_compared_is_named(pair: tuple[Path, Path]) -> None:
 
     tally = compare(*pair, sample=Sample(0.34, Random(0)))
     assert any("34%" in text for text in tally.unchecked)
+
+
+def test_a_recorded_rename_that_does_not_fit_the_source(tmp_path: Path) -> None:
+    """The user has asked for none, so it is a difference and no mistake in the command."""
+    src, dst = write_pair(tmp_path)[0], tmp_path / "made"
+    streamconv.convert(src, dst, to="fused")
+    manifest = dst / "streamconv.json"
+    reading = {"renames": ["nowhere=elsewhere"]}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "reading": reading}))
+    (found,) = compare(src, dst).differences
+    assert found.subject == manifest.name
+    assert found.detail.startswith("says --rename nowhere=elsewhere: cannot rename ")
+    with pytest.raises(UsageError, match="cannot rename none=elsewhere"):
+        compare(src, dst, reading={"rename": ["none=elsewhere"]})
