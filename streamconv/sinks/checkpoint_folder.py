@@ -193,13 +193,13 @@ class CheckpointFolder:
         location = plan.checkpoint.location
         with ExitStack() as undo:
             # in reverse order: parents can be removed only after the lock in the innermost one
-            undo.callback(workspace.replacement.remove_parents)
+            undo.callback(workspace.parents.remove)
             undo.callback(workspace.remove_unused, plan)
             undo.callback(workspace.lock.release)
             with map_os_errors(self.target):
                 reads = self._all_reads(plan, location)
                 self._check_location(reads)
-                workspace.replacement.make_parents()
+                workspace.parents.make()
                 workspace.check_own()
                 workspace.lock.take()
                 self._check_location(reads)

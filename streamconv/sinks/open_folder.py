@@ -152,7 +152,7 @@ class OpenFolder:
         self._workspace.lock.release()
         if not self._is_committed:
             self._workspace.remove_unused(self._plan)
-        self._workspace.replacement.remove_parents()
+        self._workspace.parents.remove()
 
     def _errors(self, path: Path) -> map_os_errors:
         return map_os_errors(path, self._bytes_left, self._workspace.next_run)

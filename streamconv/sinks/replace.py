@@ -28,7 +28,6 @@ Journals next to the target tell the result from the former target (`journal_fil
 
 import errno
 import stat
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +58,6 @@ class TargetReplacement:
         self.overwrite = overwrite
         self._files = files
         self._next_run = next_run
-        self._made_parents: list[Path] = []
         self._listed = FolderContents(paths.target)
         """The former target as the last check has listed it; nothing else is removed."""
         self._has_replaced = False
@@ -113,21 +111,6 @@ class TargetReplacement:
     def listing(self) -> bytes:
         """Return a digest of the former target as the last check has listed it."""
         return self._listed.digest()
-
-    def make_parents(self) -> None:
-        """Create the missing folders above the target."""
-        missing = [folder for folder in self._target.parents if not self._files.exists(folder)]
-        for folder in reversed(missing):
-            with suppress(FileExistsError):
-                self._files.make_folder(folder)
-                self._made_parents.append(folder)
-                self._files.sync_folder(folder.parent)
-
-    def remove_parents(self) -> None:
-        """Remove the folders that `make_parents` created, if they are empty."""
-        for folder in reversed(self._made_parents):
-            with suppress(OSError):
-                self._files.remove_folder(folder)
 
     def recover(self, target_is_result: bool) -> None:
         """Recover from a run that died during its commit; see the table above.

@@ -18,6 +18,7 @@ from streamconv.sinks.journal import Finished
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.known_paths import partial_paths
 from streamconv.sinks.next_run import RUN, NextRun
+from streamconv.sinks.parent_folders import ParentFolders
 from streamconv.sinks.replace import TargetReplacement
 from streamconv.sinks.result_shards import shards_of_result
 from streamconv.sinks.run_lock import Lock
@@ -44,6 +45,7 @@ class RunWorkspace:
         self.files = files
         self.lock = Lock(paths, part, files)
         self.journals = Journals(paths, part.number, files)
+        self.parents = ParentFolders(paths.target, files)
         self.replacement = TargetReplacement(paths, overwrite, files, next_run)
         self.next_run = next_run
         files.guard(paths.parent, paths.own_prefix)

@@ -332,15 +332,3 @@ def test_something_else_in_a_folder_that_was_replaced(paths: RunPaths) -> None:
         with pytest.raises(OutputExists, match=r"replaced/mine\.txt"):
             attempt(True)
     assert tree(paths.replaced) == {**FORMER, "mine.txt": b"mine"}
-
-
-def test_parents_are_removed_if_this_run_made_them_and_they_are_empty(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    first = replacement(RunPaths(tmp_path / "a" / "b" / "c" / "out"), False)
-    first.make_parents()
-    first.remove_parents()
-    assert names(tmp_path / "a") == []
-    first.make_parents()
-    (tmp_path / "a" / "b" / "other").touch()
-    first.remove_parents()
-    assert names(tmp_path / "a" / "b") == ["other"]
