@@ -129,7 +129,7 @@ class CheckpointFolder:
                 return committed
             self._workspace.check_former()
             finished = self._resume_state.finished(plan)
-            self._workspace.check_partial(plan)
+            self._workspace.partial_folder.check(plan)
             check_not_read(self._workspace.paths, self._identities(plan), reads)
             reclaimed = self._resume_state.reclaimed(finished)
             check_room(plan, bytes_left(plan, finished), self.target.parent, reclaimed)
@@ -177,7 +177,7 @@ class CheckpointFolder:
         found = self._workspace.replacement.former(self._workspace.target_is_result())
         starts_over = self._overwrite or self._resume_state.has_nothing_to_resume()
         if starts_over and not self._resume:
-            found.append(self._workspace.partial_contents(plan))
+            found.append(self._workspace.partial_folder.contents(plan))
         return found
 
     def _identities(self, plan: Plan) -> list[tuple[Path, Identity]]:
@@ -212,15 +212,17 @@ class CheckpointFolder:
             with map_os_errors(self.partial, left, workspace.next_run):
                 partial_exists = self._files.exists(self.partial)
                 if partial_exists and not self._resume:
-                    workspace.clear_partial(plan)
+                    workspace.partial_folder.clear(plan)
                 undo.callback(workspace.leave, plan, finished)
-                workspace.make_partial()
+                workspace.partial_folder.make()
                 if self._resume and partial_exists:
                     workspace.journals.move_back()
                 journal = workspace.journals.start(plan, finished)
                 undo.callback(journal.close)
                 if self._part.of == 1:
-                    workspace.keep_only(plan, (plan.shards[number].name for number in finished))
+                    workspace.partial_folder.keep_only(
+                        plan, (plan.shards[number].name for number in finished)
+                    )
             undo.pop_all()
         return OpenFolder(
             plan,

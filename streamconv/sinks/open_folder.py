@@ -79,7 +79,7 @@ class OpenFolder:
     def release(self) -> None:
         if self._modes is not None:
             with suppress(OSError):  # then `finish` sets them, or says why it cannot
-                self._workspace.set_shard_modes(self._modes[1])
+                self._workspace.partial_folder.set_shard_modes(self._modes[1])
         self._journal.close()
         self._workspace.lock.release()
         self._workspace.leftover_note = (
@@ -92,16 +92,16 @@ class OpenFolder:
         with self._errors(self._partial):
             journals, parts = self._workspace.journals, self._parts
             pieces = all_pieces(plan, journals, self._partial, self._files, parts)
-            self._workspace.keep_only(plan, (shard.name for shard in plan.shards))
+            self._workspace.partial_folder.keep_only(plan, (shard.name for shard in plan.shards))
         copied = self._copy_others(source)
         source.check_unchanged()
         with self._errors(self._partial):
             sha256 = (yield from self._sha256_of_all(copied)) if self._sha256 else None
             for name, content in closing_files(plan, pieces, copied, sha256):
-                self._workspace.write_file(name, content)
+                self._workspace.partial_folder.write_file(name, content)
             if self._modes is not None:
-                self._workspace.set_modes(*self._modes)
-            self._workspace.sync_folders()
+                self._workspace.partial_folder.set_modes(*self._modes)
+            self._workspace.partial_folder.sync_folders()
             self._journal.close()
             self._workspace.journals.move()
         return self._partial

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from partial_folders import journal, partial, write_result
 from shard_plans import names, plan_of
 
-from streamconv.errors import IOFailed, OutputExists
+from streamconv.errors import OutputExists
 from streamconv.planning.partition import Partition
 from streamconv.planning.plan import Plan
-from streamconv.sinks.journal import Finished, finished_line, opening_line
+from streamconv.sinks.journal import Finished
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import RunWorkspace
 from streamconv.system import mounts
@@ -27,21 +28,6 @@ def plan(tmp_path: Path) -> Plan:
 
 def workspace(folder: Path, part: Partition | None = None) -> RunWorkspace:
     return RunWorkspace(RunPaths(folder / "out"), part or Partition(), Files(), overwrite=False)
-
-
-def write_result(folder: Path, plan: Plan) -> None:
-    """The shards of a plan, as a commit leaves them."""
-    folder.mkdir()
-    for shard in plan.shards:
-        (folder / shard.name).write_bytes(bytes(shard.nbytes))
-
-
-def journal(plan: Plan, *finished: int) -> bytes:
-    lines = [opening_line(plan)]
-    for number in finished:
-        shard = plan.shards[number]
-        lines.append(finished_line(shard.name, Finished(shard.nbytes, ())))
-    return b"".join(lines)
 
 
 def moved_journal(folder: Path) -> Path:
@@ -187,55 +173,8 @@ def check_all(run: RunWorkspace) -> None:
     run.check_former()
 
 
-def test_a_umask_that_takes_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left that a later run could not look into."""
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may do everything
-    umask = os.umask(0o777)
-    try:
-        with pytest.raises(IOFailed, match="permissions 000, and even its owner") as caught:
-            workspace(tmp_path).make_partial()
-    finally:
-        os.umask(umask)
-    assert "umask 022" in caught.value.hint
-    assert names(tmp_path) == []
-
-
 def test_a_folder_above_the_target_may_be_missing(tmp_path: Path) -> None:
     workspace(tmp_path / "missing").check_own()
-
-
-def partial(folder: Path, plan: Plan, *finished: int) -> Path:
-    """A partial folder with both shards and a journal of some."""
-    path = folder / "out.streamconv-partial"
-    write_result(path, plan)
-    (path / "streamconv-journal-1.jsonl").write_bytes(journal(plan, *finished))
-    return path
-
-
-def test_permissions_while_another_part_is_at_work(tmp_path: Path, plan: Plan) -> None:
-    """A file of it that is gone meanwhile does not keep those after it from being set."""
-
-    class Busy(Files):
-        def walk(self, folder: Path) -> list[Path]:
-            return [folder / "another-part.new", *super().walk(folder)]
-
-    folder = partial(tmp_path, plan, 0, 1)
-    run = RunWorkspace(RunPaths(tmp_path / "out"), Partition(1, 2), Busy(), overwrite=False)
-    run.set_shard_modes(0o604)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-    assert modes.pop("streamconv-journal-1.jsonl") != 0o604
-    assert {*modes.values()} == {0o604}
-
-
-def test_only_named_files_are_kept(tmp_path: Path, plan: Plan) -> None:
-    """And journals; a file of somebody else is not touched."""
-    path = partial(tmp_path, plan, 0)
-    workspace(tmp_path).keep_only(plan, [plan.shards[0].name])
-    assert names(path) == [plan.shards[0].name, "streamconv-journal-1.jsonl"]
-    (path / "notes.doc").touch()
-    with pytest.raises(OutputExists, match="it holds files that no conversion has written"):
-        workspace(tmp_path).keep_only(plan, [])
-    assert plan.shards[0].name in names(path)
 
 
 def test_finished_shards_are_left_for_a_later_run(tmp_path: Path, plan: Plan) -> None:
@@ -261,7 +200,7 @@ def test_nothing_is_left_otherwise(
 def test_a_part_leaves_the_folder_to_the_others(tmp_path: Path, plan: Plan) -> None:
     """The last one to end removes it, if none of them has finished a shard."""
     own = workspace(tmp_path, Partition(1, 2))
-    own.make_partial()
+    own.partial_folder.make()
     path = own.partial
     (path / "streamconv-journal-1.jsonl").write_bytes(journal(plan))
     own.leave(plan, {})
@@ -277,20 +216,7 @@ def test_a_part_leaves_the_folder_to_the_others(tmp_path: Path, plan: Plan) -> N
 
 def test_a_run_of_one_part_decides_by_itself(tmp_path: Path, plan: Plan) -> None:
     own = workspace(tmp_path)
-    own.make_partial()
+    own.partial_folder.make()
     (own.partial / "streamconv-journal-1.jsonl").write_bytes(journal(plan))
     own.remove_unused(plan)
     assert own.partial.is_dir()
-
-
-def test_permissions(tmp_path: Path, plan: Plan) -> None:
-    path = partial(tmp_path, plan)
-    workspace(tmp_path).set_modes(0o750, 0o640)
-    modes = {each.stat().st_mode & 0o777 for each in path.iterdir()}
-    assert (path.stat().st_mode & 0o777, modes) == (0o750, {0o640})
-
-
-def test_a_small_file_in_a_folder_of_its_own(tmp_path: Path, plan: Plan) -> None:
-    path = partial(tmp_path, plan)
-    workspace(tmp_path).write_file("release/.metadata", b"x")
-    assert (path / "release" / ".metadata").read_bytes() == b"x"
