@@ -118,7 +118,7 @@ def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
         try:
             result = run_share(replace(request, resume=resume), share, on_rank_event, cancel)
         except BaseException as error:
-            if (cause := ranks.report_failure(error)) is not error:
+            if (cause := ranks.failures.report(error)) is not error:
                 raise cause from error
             raise
     return replace(result, seconds=time.monotonic() - begin)

@@ -22,8 +22,6 @@ from streamconv.errors import (
     Interrupted,
     IOFailed,
     PlanRefused,
-    RankFailed,
-    StreamconvError,
     quoted,
 )
 from streamconv.execution.events import (
@@ -35,9 +33,9 @@ from streamconv.execution.events import (
     ShareWritten,
 )
 from streamconv.execution.liveness import CONNECT_SECONDS, Connection, Watch
+from streamconv.execution.rank_failures import POLL_SECONDS, RankFailures
 from streamconv.execution.rank_store import (
     Counter,
-    Failure,
     RankStore,
     map_store_errors,
     open_store,
@@ -58,11 +56,6 @@ STORE_SPARE_SECONDS = 8.0
 """How much longer torch may take to give up. It waits without end for a server that is no store."""
 PLAN_SECONDS = 300.0
 """How long the ranks wait for each other to start, and to plan."""
-NOTICE_SECONDS = 5.0
-"""How long a failed rank waits for the others to notice: torchrun ends them when it exits."""
-CAUSE_SECONDS = 5.0
-"""How long an interrupted rank waits for a failure of another rank, which may be the cause."""
-POLL_SECONDS = 0.05
 
 
 def connect(cancel: CancelToken) -> "RankGroup":
@@ -130,6 +123,7 @@ class RankGroup:
         other = (rank + 1) % size
         self._connection = Connection(open_another or (lambda: store), rank, size, other)
         self._watch = Watch(self._store, other, self._connection, cancel)
+        self.failures = RankFailures(self._store, self._watch, rank, size)
 
     def __enter__(self) -> "RankGroup":
         with map_store_errors():
@@ -160,7 +154,7 @@ class RankGroup:
             elif isinstance(event, Prepared):
                 self._store.increment(Counter.PREPARED)
             elif isinstance(event, PieceWritten):
-                self._raise_failure()
+                self.failures.raise_first()
             elif isinstance(event, ShareWritten):
                 self._store.increment(Counter.WRITTEN)
                 if self._rank:
@@ -170,42 +164,12 @@ class RankGroup:
             elif isinstance(event, Committed):
                 self._store.increment(Counter.COMMITTED)
 
-    def report_failure(self, error: BaseException) -> BaseException:
-        """Tell the other ranks why this one ends, and return the error that it ends with.
-
-        That is `error`, unless another rank caused it: then it is the failure of that rank.
-        """
-        if isinstance(error, RankFailed):
-            return error
-        if isinstance(error, Interrupted):
-            self._watch.is_ending = True
-            return self._wait_for_cause() or error
-        message = error.message if isinstance(error, StreamconvError) else repr(error)
-        hint = error.hint if isinstance(error, StreamconvError) else ""
-        with suppress(Exception):
-            self._store.publish_failure(Failure(self._rank, message, hint))
-        deadline = time.monotonic() + NOTICE_SECONDS
-        with suppress(Exception):
-            others = self._size - 1
-            while self._store.count(Counter.FAILURE_READ) < others and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-        return error
-
-    def _wait_for_cause(self) -> RankFailed | None:
-        """Return the failure of another rank, which may be why torchrun interrupted this one."""
-        deadline = time.monotonic() + CAUSE_SECONDS
-        while time.monotonic() < deadline:
-            if (failure := self._failure()) is not None:
-                return failure
-            time.sleep(POLL_SECONDS)
-        return None
-
     def _agree_on_plan(self, mine: str) -> None:
         """Wait for the plans of all ranks. Raises PlanRefused if they differ."""
         self._store.publish_fingerprint(mine)
         begin = time.monotonic()
         while not self._store.have_all_planned():
-            self._raise_failure()
+            self.failures.raise_first()
             if time.monotonic() - begin > PLAN_SECONDS:
                 missing = self._store.unplanned()
                 unseen = [rank for rank in missing if not self._store.heartbeats(rank)]
@@ -238,26 +202,5 @@ class RankGroup:
     def _wait(self, is_done: Callable[[], bool]) -> None:
         """Wait without a limit: a rank may work for hours. Raises RankFailed if one fails."""
         while not is_done():
-            self._raise_failure()
+            self.failures.raise_first()
             time.sleep(POLL_SECONDS)
-
-    def _raise_failure(self) -> None:
-        if (failure := self._failure()) is not None:
-            raise failure
-
-    def _failure(self) -> RankFailed | None:
-        """Return the failure of a rank, if there is one. Other ranks may name this one."""
-        try:
-            with map_store_errors():
-                if self._watch.store_error is not None:
-                    raise self._watch.store_error
-                if not self._store.has_failure():
-                    return None
-                failure = self._store.failure()
-                self._store.increment(Counter.FAILURE_READ)
-                process = self._store.process(failure.rank)
-        except RankFailed as lost:
-            return lost
-        return RankFailed(
-            f"rank {failure.rank} ({process}) failed: {failure.message}", failure.hint
-        )

@@ -11,7 +11,7 @@ from torch._C._distributed_c10d import HashStore
 
 import streamconv
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, RankFailed
-from streamconv.execution import liveness, ranks
+from streamconv.execution import liveness, rank_failures, ranks
 from streamconv.execution.events import Planned
 from streamconv.execution.rank_store import Failure, RankEntry, RankStore
 from streamconv.execution.ranks import RankGroup
@@ -47,11 +47,11 @@ def test_a_rank_that_cannot_plan_ends_the_others(
     src: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its reason, though they wait for its plan; as if one host does not see the source."""
-    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(rank_failures, "NOTICE_SECONDS", 0.1)
     store = HashStore()
     plan = streamconv.plan(src)
     with group(store, 0) as first, group(store, 1) as second:
-        second.report_failure(IOFailed("there is no such folder", "mount it"))
+        second.failures.report(IOFailed("there is no such folder", "mount it"))
         with pytest.raises(RankFailed, match=r"rank 1 .* failed: there is no such folder") as ended:
             first.synchronize(Planned(plan))
         assert ended.value.hint == "mount it"
@@ -61,7 +61,7 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the one that watches it, to all."""
     monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(rank_failures, "NOTICE_SECONDS", 0.1)
     store = HashStore()
     everyone = [group(store, rank, 3) for rank in range(3)]
     for rank in everyone:
@@ -69,11 +69,11 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     time.sleep(0.1)
     everyone[2]._watch.stop()
     deadline = time.monotonic() + 10
-    while everyone[0]._failure() is None and time.monotonic() < deadline:
+    while everyone[0].failures.first() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     for rank in everyone[:2]:
         with pytest.raises(RankFailed, match=r"rank 2 \(process \d+ on .*\) failed: it has been"):
-            rank._raise_failure()
+            rank.failures.raise_first()
     for rank in everyone:
         rank.__exit__()
 
@@ -94,26 +94,9 @@ def test_a_failure_ends_the_waits_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
             with pytest.raises(Interrupted) as ended:
                 token.wait(60)
             assert time.monotonic() - begin < 20
-            cause = rank.report_failure(ended.value)
+            cause = rank.failures.report(ended.value)
             assert isinstance(cause, RankFailed)
             assert re.search(r"rank 2 \(process \d+ on .*\) failed: it has been", cause.message)
-
-
-def test_what_a_rank_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own failure; another's, if that has caused an interruption."""
-    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
-    monkeypatch.setattr(ranks, "CAUSE_SECONDS", 0.2)
-    store = HashStore()
-    with group(store, 0) as first, group(store, 1) as second:
-        stopped = Interrupted("terminated", signal=15)
-        assert first.report_failure(stopped) is stopped
-        broken = IOFailed("the disk is gone", "look at it")
-        assert second.report_failure(broken) is broken
-        cause = first.report_failure(stopped)
-        assert isinstance(cause, RankFailed)
-        assert "rank 1" in cause.message
-        assert "the disk is gone" in cause.message
-        assert cause.hint == "look at it"
 
 
 def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
