@@ -38,7 +38,7 @@ from streamconv.sources.training_state import (
     read_streamconv_metadata,
     skipped_entries,
 )
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.linux_file_ops import system_files
 
 SCRATCH_BYTES = 2**18
@@ -117,7 +117,7 @@ def _target(read: Read, box: Box, run: int) -> tuple[memoryview, int]:
 
 
 def open_dcp(
-    location: str, folder: Path, prefixes: Prefixes | None = None, files: Files | None = None
+    location: str, folder: Path, prefixes: Prefixes | None = None, files: FileReads | None = None
 ) -> DcpSource:
     """Open the checkpoint in a DCP.
 
@@ -147,7 +147,7 @@ def open_dcp(
 
 
 def _open(
-    location: str, folder: Path, local: LocalFiles, prefixes: Prefixes | None, files: Files
+    location: str, folder: Path, local: LocalFiles, prefixes: Prefixes | None, files: FileReads
 ) -> DcpSource:
     raw = _metadata_bytes(local)
     metadata = read_metadata(raw, METADATA_FILE)

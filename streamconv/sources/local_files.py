@@ -8,7 +8,7 @@ from pathlib import Path
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.safe_paths import is_below, resolve_file
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.maps import FilePart, joined_map, neighbors_joined, private_map
 
 
@@ -30,7 +30,7 @@ class LocalFiles:
     def __init__(
         self,
         folder: Path,
-        files: Files,
+        files: FileReads,
         check_opened: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """Prepare to read; nothing is opened yet.

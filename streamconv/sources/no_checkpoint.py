@@ -13,7 +13,7 @@ from streamconv.checkpoint.types import INDEX_SUFFIX, MANIFEST
 from streamconv.errors import BadCheckpoint, NoCheckpoint, UsageError, did_you_mean, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
 from streamconv.sources.safe_paths import SHARD_SUFFIX
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 
 GIVE_A_FOLDER = "give the folder of a checkpoint, or hf://org/name for one of the hub"
 HUB = "hf://"
@@ -49,12 +49,12 @@ def page_of_hub(location: str, meant: str) -> UsageError:
     )
 
 
-def no_such_path(location: str, files: Files) -> NoCheckpoint:
+def no_such_path(location: str, files: FileReads) -> NoCheckpoint:
     """Return the error for a path that does not exist, with the one that was meant."""
     return NoCheckpoint(f"cannot read {location}: it does not exist", _meant(location, files))
 
 
-def _meant(location: str, files: Files) -> str:
+def _meant(location: str, files: FileReads) -> str:
     """Return which path or repository may have been meant, or what to give."""
     path = Path(location)
     try:
@@ -127,7 +127,7 @@ def no_tensors(location: str, names: Collection[str], inner: Iterable[str] = ())
     return NoCheckpoint(cannot, GIVE_A_FOLDER)
 
 
-def inner_checkpoints(folder: Path, names: Iterable[str], files: Files) -> list[str]:
+def inner_checkpoints(folder: Path, names: Iterable[str], files: FileReads) -> list[str]:
     """Return the folders right below a folder, or in its `snapshots`, that hold a checkpoint."""
     found = []
     for name in sorted(names)[:MANY_FOLDERS]:

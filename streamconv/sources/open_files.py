@@ -14,7 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.open_file_limit import files_held_open
 
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
@@ -31,7 +31,7 @@ class FileStat:
     mtime_ns: int
 
     @classmethod
-    def of(cls, files: Files, file: int | Path) -> "FileStat":
+    def of(cls, files: FileReads, file: int | Path) -> "FileStat":
         """Return the facts of an open file, or of the file at a path."""
         stat = files.stat(file)
         return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
@@ -69,7 +69,7 @@ class OpenFiles:
 
     def __init__(
         self,
-        files: Files,
+        files: FileReads,
         path_of: Callable[[str], Path],
         check_opened: Callable[[str, int, int], None] | None = None,
         limit: int | None = None,

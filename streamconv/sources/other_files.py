@@ -9,7 +9,7 @@ from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
 from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 
 WEIGHT_SUFFIXES = (
     SHARD_SUFFIX,
@@ -38,7 +38,7 @@ BOOKKEEPING = (".git", ".cache/huggingface")
 
 
 def other_files(
-    folder: Path, shards: set[str], files: Files, below: str = ""
+    folder: Path, shards: set[str], files: FileReads, below: str = ""
 ) -> Iterator[OtherFile]:
     """Walk through a local folder: in every folder its files, then its subfolders.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from streamconv.errors import BadCheckpoint, IOFailed, quoted
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 
 SHARD_SUFFIX = ".safetensors"
 NOT_A_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -52,7 +52,7 @@ def convert_os_errors(path: str) -> Iterator[None]:
         raise IOFailed(f"cannot look at {path}: {error.strerror}") from error
 
 
-def resolve_file(folder: Path, name: str, files: Files) -> tuple[Path, os.stat_result]:
+def resolve_file(folder: Path, name: str, files: FileReads) -> tuple[Path, os.stat_result]:
     """Return the path of a regular file, with links resolved, and its status.
 
     Raises:

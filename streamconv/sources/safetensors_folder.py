@@ -43,7 +43,7 @@ from streamconv.sources.shard_index import (
     shard_names,
     unlisted_names,
 )
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.maps import FilePart
 
@@ -51,7 +51,7 @@ from streamconv.system.maps import FilePart
 class LocalSource:
     """A folder of safetensors. A bounded number of its shards stays open between reads."""
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint, files: Files) -> None:
+    def __init__(self, folder: Path, checkpoint: Checkpoint, files: FileReads) -> None:
         self.checkpoint = checkpoint
         self._files = files
         self._planned: dict[str, SourceFile | OtherFile] = {
@@ -116,7 +116,7 @@ class LocalSource:
 def open_folder(
     location: str,
     opening: Opening | None = None,
-    files: Files | None = None,
+    files: FileReads | None = None,
     *,
     folder: Path | None = None,
     revision: str | None = None,
@@ -167,7 +167,7 @@ def open_folder(
     return LocalSource(folder, replace(checkpoint, revision=revision), files)
 
 
-def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
+def _open_file(location: str, opening: Opening, files: FileReads) -> LocalSource:
     """Open a single file of safetensors, with config.json and other files that describe it.
 
     Raises:
@@ -194,13 +194,13 @@ def _open_file(location: str, opening: Opening, files: Files) -> LocalSource:
     return LocalSource(folder, checkpoint, files)
 
 
-def _read_index(folder: Path, name: str, files: Files) -> Index:
+def _read_index(folder: Path, name: str, files: FileReads) -> Index:
     """Read the index of a folder. A function of its own, so that the text is dropped at once."""
     text = read_json_file(folder, name, files) or b""
     return read_index(parse_json_object(text, quoted(name)), name)
 
 
-def read_json_file(folder: Path, name: str, files: Files) -> bytes | None:
+def read_json_file(folder: Path, name: str, files: FileReads) -> bytes | None:
     """Read a file of JSON in a folder; None if there is no such file.
 
     Raises:

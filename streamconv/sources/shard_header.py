@@ -8,7 +8,7 @@ from streamconv.errors import BadCheckpoint, IOFailed, quoted
 from streamconv.formats.safetensors import LENGTH_BYTES, Header
 from streamconv.formats.safetensors_reader import header_length, parse_header
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 
 DIGEST_BLOCK = 2**18
 """Bytes of a header that are read at once when its digest is compared."""
@@ -52,7 +52,7 @@ def placeholder_header(name: str, size: int) -> ShardHeader:
 # --- local files --------------------------------------------------------------------------------
 
 
-def read_local_header(folder: Path, name: str, files: Files) -> ShardHeader:
+def read_local_header(folder: Path, name: str, files: FileReads) -> ShardHeader:
     """Read the header of a shard in a local folder.
 
     Raises:
@@ -71,7 +71,7 @@ def read_local_header(folder: Path, name: str, files: Files) -> ShardHeader:
     return read_shard_header(name, raw, status.st_size)
 
 
-def read_unlisted_header(folder: Path, name: str, files: Files) -> ShardHeader:
+def read_unlisted_header(folder: Path, name: str, files: FileReads) -> ShardHeader:
     """Read the header of a file that the index leaves out, which may be anything."""
     try:
         return read_local_header(folder, name, files)
@@ -80,14 +80,14 @@ def read_unlisted_header(folder: Path, name: str, files: Files) -> ShardHeader:
             return placeholder_header(name, resolve_file(folder, name, files)[1].st_size)
 
 
-def _header_length(files: Files, fd: int, size: int, label: str) -> int:
+def _header_length(files: FileReads, fd: int, size: int, label: str) -> int:
     """Read the length in bytes of a shard's header; `label` names the shard in errors."""
     prefix = memoryview(bytearray(LENGTH_BYTES))
     count = files.read_into(fd, prefix, 0)
     return header_length(bytes(prefix[:count]), size, label)
 
 
-def digest_of_open_shard(files: Files, fd: int, size: int, label: str) -> str:
+def digest_of_open_shard(files: FileReads, fd: int, size: int, label: str) -> str:
     """Return the digest of the header of an open shard, which is read block by block.
 
     Args:
@@ -107,7 +107,7 @@ def digest_of_open_shard(files: Files, fd: int, size: int, label: str) -> str:
     return digest.hexdigest()
 
 
-def _header_bytes(files: Files, fd: int, size: int, label: str) -> bytes:
+def _header_bytes(files: FileReads, fd: int, size: int, label: str) -> bytes:
     """Read the JSON of a shard's header; `label` names the shard in errors."""
     raw = bytearray(_header_length(files, fd, size, label))
     if files.read_into(fd, memoryview(raw), LENGTH_BYTES) < len(raw):

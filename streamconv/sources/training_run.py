@@ -16,7 +16,7 @@ from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
 from streamconv.sources.no_checkpoint import no_tensors
 from streamconv.sources.safe_paths import convert_os_errors, resolve_file
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.linux_file_ops import system_files
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -25,7 +25,7 @@ MAX_TRACKER_BYTES = 64
 RELEASE = "release"
 
 
-def find_dcp(location: str, files: Files | None = None) -> Path | None:
+def find_dcp(location: str, files: FileReads | None = None) -> Path | None:
     """Return the folder of the DCP at `location` or below it, or None if there is none.
 
     Raises:
@@ -48,7 +48,7 @@ def find_dcp(location: str, files: Files | None = None) -> Path | None:
     return None
 
 
-def _last_save(location: str, folder: Path, files: Files) -> Path:
+def _last_save(location: str, folder: Path, files: FileReads) -> Path:
     """Return the folder that the tracker in `folder` names. Raises BadCheckpoint."""
     text = _read_tracker(folder, files)
     if text == RELEASE:
@@ -73,7 +73,7 @@ def _last_save(location: str, folder: Path, files: Files) -> Path:
     return folder / name
 
 
-def _read_tracker(folder: Path, files: Files) -> str:
+def _read_tracker(folder: Path, files: FileReads) -> str:
     """Return the text of the tracker, at most `MAX_TRACKER_BYTES` of it."""
     path, _ = resolve_file(folder, TRACKER, files)
     buffer = memoryview(bytearray(MAX_TRACKER_BYTES))

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = 0x4000
@@ -45,7 +45,7 @@ def private_map(fd: int) -> memoryview:
 def joined_map(
     parts: Sequence[FilePart],
     descriptor: Callable[[str], AbstractContextManager[int]],
-    files: Files,
+    files: FileReads,
 ) -> memoryview | None:
     """Return parts of files, one after the other, as one private map.
 

@@ -1,15 +1,13 @@
-"""The contract of the file operations, which the portable and the Linux class both keep."""
+"""The contract of the file operations that write, which both classes of them keep."""
 
-import errno
 import os
 import stat
 import threading
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from file_calls import ON_LINUX, PAGE, content, refusing, written
+from file_calls import ON_LINUX, PAGE, content, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,116 +16,12 @@ from streamconv.system.linux_file_ops import LinuxFiles
 from streamconv.system.writeback import Writeback
 
 LINUX = pytest.param(LinuxFiles, marks=ON_LINUX)
-SOME = 7
-"""Bytes that a system reads at a time which returns fewer than it was asked for."""
 
 
 @pytest.fixture(params=[Files, LINUX])
 def files(request: pytest.FixtureRequest) -> Files:
     kind: type[Files] = request.param
     return kind()
-
-
-# --- reading -----------------------------------------------------------------------------------
-
-
-def test_read_into(files: Files, tmp_path: Path) -> None:
-    """It fills the buffer from any offset, and no memory around it."""
-    path = tmp_path / "f"
-    path.write_bytes(content(3 * PAGE + 5))
-    fd = files.open_read(path)
-    try:
-        for offset, nbytes in ((0, 10), (PAGE - 1, PAGE + 3), (3, 0), (2 * PAGE, PAGE + 5)):
-            room = memoryview(bytearray(b"\xee" * (nbytes + 2)))
-            assert files.read_into(fd, room[1:-1], offset) == nbytes
-            assert bytes(room) == b"\xee" + content(3 * PAGE + 5)[offset:][:nbytes] + b"\xee"
-    finally:
-        files.close(fd)
-
-
-@pytest.mark.parametrize("place", ["a FIFO", "a device", "a folder"])
-def test_what_is_no_regular_file_is_not_read(files: Files, tmp_path: Path, place: str) -> None:
-    """A FIFO would wait for a writer, and a device may have no end."""
-    path = tmp_path / "f"
-    makers = {
-        "a FIFO": os.mkfifo,
-        "a device": lambda path: path.symlink_to("/dev/zero"),
-        "a folder": os.mkdir,
-    }
-    makers[place](path)
-    for read in (files.open_read, lambda path: files.read_file(path, 100)):
-        with pytest.raises(OSError, match="it is not a regular file"):
-            read(path)
-
-
-def test_a_small_file_is_read_up_to_a_size(files: Files, tmp_path: Path) -> None:
-    """Somebody may be writing to it."""
-    path = tmp_path / "f"
-    path.write_bytes(content(100))
-    assert files.read_file(path, 100) == files.read_file(path, 10**12) == content(100)
-    assert files.read_file(path, 7) == content(100)[:7]
-
-
-def test_a_read_is_short_only_at_the_end_of_the_file(files: Files, tmp_path: Path) -> None:
-    """It returns the number of bytes: 0 at the end and after it."""
-    path = tmp_path / "f"
-    path.write_bytes(content(100))
-    fd = files.open_read(path)
-    try:
-        room = memoryview(bytearray(b"\xee" * 64))
-        assert files.read_into(fd, room, 60) == 40
-        assert bytes(room) == content(100)[60:] + b"\xee" * 24
-        assert files.read_into(fd, room, 100) == 0
-        assert files.read_into(fd, room, 5000) == 0
-    finally:
-        files.close(fd)
-
-
-def test_a_short_read_is_continued(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only a read of 0 bytes is the end of the file."""
-    path = tmp_path / "f"
-    path.write_bytes(content(100))
-    read, preadv = os.read, getattr(os, "preadv", None)
-    monkeypatch.setattr(os, "read", lambda fd, n: read(fd, min(n, SOME)))
-    if preadv is not None:
-        monkeypatch.setattr(os, "preadv", lambda fd, bs, at: preadv(fd, [bs[0][:SOME]], at))
-    fd = files.open_read(path)
-    try:
-        room = memoryview(bytearray(90))
-        assert files.read_into(fd, room, 3) == 90
-        assert bytes(room) == content(100)[3:93]
-        assert files.read_into(fd, room, 50) == 50
-    finally:
-        files.close(fd)
-
-
-def test_one_descriptor_is_read_by_many_threads(files: Files, tmp_path: Path) -> None:
-    """Each gets the bytes at its offset, although the descriptor has one position."""
-    path = tmp_path / "f"
-    path.write_bytes(content(64 * 1024))
-    fd = files.open_read(path)
-    wrong: list[int] = []
-
-    def read(first: int) -> None:
-        room = memoryview(bytearray(512))
-        for offset in range(first, 64 * 1024 - 512, 2048):
-            files.read_into(fd, room, offset)
-            if bytes(room) != content_of_all[offset : offset + 512]:
-                wrong.append(offset)
-
-    content_of_all = content(64 * 1024)
-    threads = [threading.Thread(target=read, args=(1 + 500 * k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    files.close(fd)
-    assert wrong == []
-
-
-# --- writing -----------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=25)
@@ -246,58 +140,7 @@ def test_a_folder_is_synced_and_renamed(files: Files, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_errors_are_the_systems_own(files: Files, tmp_path: Path) -> None:
+def test_an_error_is_the_system_s_own(files: Files, tmp_path: Path) -> None:
     """OSError with its number. The callers word the message."""
     with pytest.raises(FileNotFoundError):
-        files.open_read(tmp_path / "none")
-    with pytest.raises(FileNotFoundError):
         files.create(tmp_path / "none" / "f", PAGE)
-
-
-def test_what_is_at_a_path(files: Files, tmp_path: Path) -> None:
-    """A file, a folder, nothing, or a link, followed or not."""
-    (tmp_path / "file").write_bytes(b"")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "to folder").symlink_to("folder")
-    (tmp_path / "to nothing").symlink_to("gone")
-    (tmp_path / "loop").symlink_to("loop")
-    names = (*files.names(tmp_path), "gone", "file/below")
-    found = {
-        name: (files.exists(path), files.exists(path, follow=False), files.is_folder(path))
-        for name, path in ((name, tmp_path / name) for name in names)
-    }
-    assert found == {
-        "file": (True, True, False),
-        "folder": (True, True, True),
-        "to folder": (True, True, True),
-        "to nothing": (False, True, False),
-        "loop": (False, True, False),
-        "gone": (False, False, False),
-        "file/below": (False, False, False),
-    }
-    assert [name for name in names if files.is_link(tmp_path / name)] == [
-        "loop",
-        "to folder",
-        "to nothing",
-    ]
-    assert files.real_path(tmp_path / "to folder" / ".." / "file") == tmp_path.resolve() / "file"
-    with pytest.raises(FileNotFoundError):
-        files.real_path(tmp_path / "to nothing")
-
-
-@pytest.mark.parametrize("look", [Files.exists, Files.is_folder, Files.is_link])
-def test_an_error_of_the_disk_is_raised(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[..., bool]
-) -> None:
-    """It does not mean that the path does not exist."""
-    monkeypatch.setattr(type(files), "stat", refusing(Files.stat, errno.EIO))
-    with pytest.raises(OSError, match="Input/output error"):
-        look(files, tmp_path)
-
-
-def test_a_folder_that_is_gone_has_nothing_in_it(files: Files, tmp_path: Path) -> None:
-    """Another part may have removed it since its name was listed, ours or anybody's."""
-    for guarded in (False, True):
-        if guarded:
-            files.guard(tmp_path, "gone")
-        assert files.scan(tmp_path / "gone") == files.walk(tmp_path / "gone") == []
