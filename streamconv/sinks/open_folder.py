@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.planning.manifest import closing_files
 from streamconv.planning.plan import Piece, Plan
 from streamconv.sinks.base import HashEvent
@@ -107,14 +108,18 @@ class OpenFolder:
         return self._partial
 
     def _copy_others(self, source: Source) -> dict[str, tuple[int, str]]:
-        """Copy the source's other files; returns size and digest of each, by name."""
+        """Copy the source's other files; returns size and digest of each, by name.
+
+        config.json has to be the one that the plan was made from, edited or not.
+        """
         copied = {}
         edited, planned = self._plan.edited, self._plan.checkpoint.config_text
         for other in self._plan.copied:
             to = (self._files, self._partial, source, other)
             with self._errors(self._partial / other.name):
-                if other.name in edited:
-                    copied[other.name] = write_edited(*to, planned, edited[other.name])
+                if other.name in edited or (other.name == CONFIG and planned):
+                    content = edited.get(other.name, planned)
+                    copied[other.name] = write_edited(*to, planned, content)
                 else:
                     copied[other.name] = copy_other(*to)
         return copied

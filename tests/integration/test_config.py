@@ -469,17 +469,22 @@ def test_parts_and_a_resumed_run(qwen3: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "again") == tree(tmp_path / "one")
 
 
-def test_a_config_that_changes_meanwhile(qwen3: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [CAST, {"copy": True}], ids=["edited", "copied"])
+def test_a_config_that_changes_meanwhile(
+    qwen3: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
     """Is noticed, though what is written comes from the plan."""
     source = shutil.copytree(qwen3, tmp_path / "source")
 
     def on_event(event: Event) -> None:
         if isinstance(event, Prepared):
-            config = config_of(source)
-            (source / "config.json").write_text(json.dumps({**config, "vocab_size": 65}, indent=2))
+            path = source / "config.json"
+            text = path.read_text()
+            path.write_text(text.replace('"use_cache"', '"USE_CACHE"'))  # of the same size
+            assert path.read_text() != text
 
     with pytest.raises(SourceChanged, match=r"config\.json"):
-        streamconv.convert(source, tmp_path / "out", on_event=on_event, **CAST)
+        streamconv.convert(source, tmp_path / "out", on_event=on_event, **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -44,3 +44,16 @@ def test_a_small_archive_is_one_read_and_a_large_one_two() -> None:
 def test_bytes_outside_are_refused(offset: int, count: int) -> None:
     with pytest.raises(BadCheckpoint, match=r"cannot read a.distcp: .* are outside of it"):
         Archive(10).window.bytes_at(offset, count)
+
+
+@pytest.mark.parametrize("left", [0, 5, WINDOW_BYTES, 2 * WINDOW_BYTES])
+def test_an_archive_that_is_cut_meanwhile_is_refused(left: int) -> None:
+    """Before it is opened, or between two reads."""
+    cut = bytes(left)
+    fact = "it ended at byte .* of 5120: it was cut meanwhile"
+    with pytest.raises(BadCheckpoint, match=fact):
+        Window(lambda offset, count: cut[offset : offset + count], 5 * WINDOW_BYTES, "a")
+    archive = Archive(5 * WINDOW_BYTES)
+    archive.content = cut
+    with pytest.raises(BadCheckpoint, match=fact):
+        archive.window.bytes_at(2 * WINDOW_BYTES, 7)
