@@ -16,7 +16,7 @@ from streamconv.options import Opening
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
-from streamconv.sources.hub_environment import check_environment
+from streamconv.sources.hub_environment import check_environment, opens_at_once
 from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.hub_listing import Listing, request_listing
 from streamconv.sources.open_files import OpenFiles
@@ -163,10 +163,22 @@ class RepositoryFiles:
 
 
 def _cached_snapshot(repo: str, revision: str) -> Path:
-    """Return the folder of a revision in the local cache. Raises BadCheckpoint if it is missing."""
+    """Return the folder of a revision in the local cache.
+
+    Raises BadCheckpoint if it is missing, or the file with its commit cannot be read.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
 
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    commit = str(Path(constants.HF_HUB_CACHE, folder, "refs", revision))
+    if not opens_at_once(commit):
+        raise BadCheckpoint(
+            f"cannot read {quoted(repo)}: {quoted(commit)} in the hub's cache is not a regular "
+            "file",
+            "remove it, and download the repository again",
+        )
     try:
         return Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:

@@ -54,7 +54,7 @@ def _check_ssl_files() -> None:
     """Check the files that OpenSSL opens: its settings when it is loaded, then certificates."""
     for variable in ("OPENSSL_CONF", "SSL_CERT_FILE", "SSLKEYLOGFILE"):
         path = os.environ.get(variable, "")
-        if path and not _opens_at_once(path):
+        if path and not opens_at_once(path):
             raise UsageError(
                 f"cannot use {variable}: {quoted(path)} is not a regular file",
                 "set it to a file, or unset it",
@@ -73,7 +73,7 @@ def _check_token() -> None:
     from huggingface_hub.errors import OIDCError
 
     for path in _hub_files():
-        if not _opens_at_once(path):
+        if not opens_at_once(path):
             raise UsageError(
                 f"cannot use the settings of huggingface_hub: {quoted(path)} is not a regular file",
                 "remove it, or set HF_HOME and HF_TOKEN_PATH to other paths",
@@ -103,7 +103,7 @@ def _hub_files() -> Iterator[str]:
         yield constants.AGENT_HARNESSES_PATH
 
 
-def _opens_at_once(path: str) -> bool:
+def opens_at_once(path: str) -> bool:
     """Return True if opening a path does not wait and reading it ends, or if it cannot be opened.
 
     The null device does both, and means that there is no such file.

@@ -483,6 +483,19 @@ def test_offline_the_cached_snapshot_is_the_source(
         streamconv.inspect("hf://org/other")
 
 
+def test_offline_a_fifo_as_the_commit_of_a_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for."""
+    refs = tmp_path / "models--org--name/refs"
+    refs.mkdir(parents=True)
+    os.mkfifo(refs / "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BadCheckpoint, match="refs/main in the hub's cache is not a regular file"):
+        streamconv.inspect("hf://org/name")
+
+
 @pytest.mark.parametrize("name", ["../..", "-a/b", "a--b/c", "a" * 5000])
 def test_offline_a_name_that_no_repository_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
