@@ -5,14 +5,17 @@ writes to it, and a device may never end.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import UsageError, quoted
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables with a token. If one is set, no file is read for it."""
+_CERTIFICATE = re.compile(r"[0-9a-f]{8}\.r?[0-9]+")
 
 
 def check_environment() -> None:
@@ -59,12 +62,25 @@ def _check_ssl_files() -> None:
                 f"cannot use {variable}: {quoted(path)} is not a regular file",
                 "set it to a file, or unset it",
             )
-    for path in os.environ.get("SSL_CERT_DIR", "").split(os.pathsep):
-        if Path(path).exists() and not Path(path).is_dir():
+    for path in filter(None, os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
+        status = _status(path)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
             raise UsageError(
                 f"cannot use SSL_CERT_DIR: {quoted(path)} is not a folder",
                 "set it to a folder of certificates, or unset it",
             )
+        for certificate in _certificates(Path(path)):
+            if not opens_at_once(certificate):
+                raise UsageError(
+                    f"cannot use SSL_CERT_DIR: {quoted(certificate)} is not a regular file",
+                    "remove it, or set SSL_CERT_DIR to another folder",
+                )
+
+
+def _certificates(folder: Path) -> Iterator[str]:
+    """Yield the paths that OpenSSL may open in a folder of certificates: it goes by their names."""
+    with suppress(OSError, ValueError):
+        yield from (str(path) for path in folder.iterdir() if _CERTIFICATE.fullmatch(path.name))
 
 
 def _check_token() -> None:
@@ -108,10 +124,16 @@ def opens_at_once(path: str) -> bool:
 
     The null device does both, and means that there is no such file.
     """
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
+    status = _status(path)
+    if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         return True
-    mode = status.st_mode
-    is_null = stat.S_ISCHR(mode) and status.st_rdev == Path(os.devnull).stat().st_rdev
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or is_null
+    null = _status(os.devnull)
+    return null is not None and stat.S_ISCHR(status.st_mode) and status.st_rdev == null.st_rdev
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return the status of a path, links followed; None if there is nothing, or it is unknown."""
+    try:
+        return Path(path).stat()
+    except (OSError, ValueError):
+        return None

@@ -75,6 +75,21 @@ def test_a_variable_that_names_no_folder(
     assert caught.value.message == f"cannot use SSL_CERT_DIR: {tmp_path}/x is not a folder"
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}/missing:{tmp_path}")
     check_environment()
+    make(tmp_path / "0123abcd.0")
+    with pytest.raises(UsageError, match=r"SSL_CERT_DIR: .*/0123abcd\.0 is not a regular file"):
+        check_environment()
+
+
+@pytest.mark.parametrize("path", ["", "/" + "x" * 5000, "/dev/fd/none"])
+def test_a_path_that_is_not_there_is_not_looked_into(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one is none, and not the working directory."""
+    fifo(tmp_path / "0123abcd.0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_DIR", path)
+    monkeypatch.setenv("SSLKEYLOGFILE", "")
+    check_environment()
 
 
 @pytest.mark.parametrize("make", KINDS)
