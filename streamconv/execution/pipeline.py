@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamconv.catalog.catalog import load_catalog
-from streamconv.errors import VerifyFailed
+from streamconv.errors import SourceChanged, VerifyFailed
 from streamconv.execution.pinning import pin_request, resumed_source
 from streamconv.execution.request import ConversionRequest
 from streamconv.execution.result import Result
@@ -133,7 +133,10 @@ def _write_share(
                     verify_options = VerifyOptions(
                         plan.memory.jobs, catalog, reading=options, on_event=on_event, cancel=cancel
                     )
-                    verification = _verify(event.folder, pinned, verify_options)
+                    try:
+                        verification = _verify(event.folder, pinned, verify_options)
+                    except SourceChanged as error:
+                        events.throw(error)  # all that was made of it is removed
     return plan, verification
 
 

@@ -21,6 +21,7 @@ from streamconv.errors import (
     IOFailed,
     NoSpace,
     OutputExists,
+    SourceChanged,
     StreamconvError,
     UsageError,
 )
@@ -30,6 +31,7 @@ from streamconv.sources.base import Read
 from streamconv.sources.safetensors_folder import LocalSource
 from streamconv.system.file_ops import Files
 from streamconv.system.linux_file_ops import system_files
+from streamconv.verification.result import VerifyStarted
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -150,6 +152,19 @@ def test_a_shard_is_replaced_by_one_of_the_same_size_meanwhile(tmp_path: Path) -
     assert isinstance(error, BadCheckpoint)
     assert SECOND in error.message
     assert "changed" in error.message
+
+
+def test_a_file_that_changes_while_the_result_is_verified(tmp_path: Path) -> None:
+    """All that was made of the source is removed, as it is before the verification."""
+    sound(tmp_path / "src")
+
+    def on_event(event: object) -> None:
+        if isinstance(event, VerifyStarted):
+            (tmp_path / "src" / "notes" / "readme.txt").write_bytes(b"")
+
+    with pytest.raises(SourceChanged, match=r"readme\.txt"):
+        streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event, verify=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 def test_a_failing_listener_leaves_no_files(tmp_path: Path) -> None:
