@@ -3,11 +3,9 @@
 import atexit
 import gc
 import importlib
-import io
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 
 import click
 
@@ -28,6 +26,7 @@ from streamconv.system.signals import (
     outlast_signals,
     raise_on_signals,
 )
+from streamconv.system.standard_streams import discard_output, open_standard_streams
 
 VERBS = (
     *("inspect", "merge", "split", "convert", "finish", "verify", "check"),
@@ -153,10 +152,7 @@ def main(args: list[str] | None = None) -> None:
     # The memory of a process that ends is not searched for cycles, which would take 20 ms or more.
     atexit.register(gc.freeze)
     raise_open_file_limit()
-    _open_standard_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    open_standard_streams()
     with escaping():
         code = _exit_code_of(args)
     exit_on_signals(code)
@@ -187,7 +183,7 @@ def _run_verb(args: list[str] | None, printer: ErrorPrinter) -> int:
         code = cli.main(args, standalone_mode=False)
         sys.stdout.flush()
     except SystemExit:  # click exits if nobody reads its output
-        _discard_output()
+        discard_output()
         return IOFailed.exit_code
     except (Interrupted, click.Abort):
         raise
@@ -206,7 +202,7 @@ def _report(error: Exception, printer: ErrorPrinter) -> int:
         printer.print_error(error, *notes_of(error))
         return error.exit_code
     code = printer.print_unforeseen(error)
-    _discard_output()
+    discard_output()
     return code
 
 
@@ -222,31 +218,6 @@ def _print_usage_error(error: click.ClickException, printer: ErrorPrinter) -> No
     hint = " ".join([*notes_of(error), f"run `{command} --help` to see {what}"])
     shown = UsageError(message[:1].lower() + message[1:], hint)
     printer.print_error(shown, exit_code=error.exit_code)
-
-
-def _open_standard_streams() -> None:
-    """Open /dev/null in the place of standard streams that are closed.
-
-    Otherwise the next file that is opened, such as a shard, would get the number of one of them.
-    """
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8"))
-
-
-def _discard_output() -> None:
-    """Flush the output, or drop it if nobody reads it: else the interpreter fails at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 __all__ = ["cli", "main"]
