@@ -41,7 +41,7 @@ def plan_facts(plan: Plan, *, used_only: bool = False) -> dict[str, Any]:
         ),
         "target layouts": _layouts(plan.target.rows, used),
         "config": plan.config.rows(),
-        "casts": _casts(plan),
+        "casts": _Casts(plan) or {},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
@@ -92,7 +92,7 @@ def _json_text(facts: Mapping[str, Any], encode: Callable[[Any], str]) -> Iterat
     for number, name in enumerate(sorted(facts)):
         value = facts[name]
         yield f"{', ' if number else ''}{encode(name)}: "
-        yield from _json_text(value, encode) if isinstance(value, dict) else (encode(value),)
+        yield from _json_text(value, encode) if isinstance(value, Mapping) else (encode(value),)
     yield "}"
 
 
@@ -166,17 +166,22 @@ def _reading(plan: Plan) -> dict[str, Any]:
     return {"reading": fields} if fields else {}
 
 
-def _casts(plan: Plan) -> dict[str, list[Any]]:
-    """Return the facts of the cast of each tensor. Equal ones are one list: there are many."""
-    casts: dict[str, list[Any]] = {}
-    shared: dict[str, list[Any]] = {}
-    for info in plan.inputs:
-        if info.cast is not None:
-            facts = [info.dtype, *_cast_facts(info.cast)]
-            # those of a view differ from all others
-            one = facts if info.cast.view else shared.setdefault(repr(facts), facts)
-            casts[info.name] = one
-    return casts
+class _Casts(Mapping[str, list[Any]]):
+    """The facts of the cast of each tensor. They are made one by one, because there are many."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._infos = {info.name: info for info in plan.inputs if info.cast is not None}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        info = self._infos[name]
+        assert info.cast is not None
+        return [info.dtype, *_cast_facts(info.cast)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
 
 
 def _cast_facts(cast: Cast) -> list[Any]:

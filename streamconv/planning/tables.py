@@ -14,9 +14,9 @@ INPUT_BYTES = 80
 """What a run adds for each tensor that it reads, unless its outputs take more."""
 RUN_OUTPUT_BYTES, RUN_CHUNK_BYTES = 60, 120
 """What it adds for each tensor that it writes and each chunk of a DCP, until all is written."""
-OUTPUT_BYTES = {"safetensors": 60, "dcp": 100}
+OUTPUT_BYTES = {"safetensors": 60, "dcp": 450}
 """What it adds at its end for each tensor that it writes, by format, to list it."""
-CHUNK_BYTES = 540
+CHUNK_BYTES = 300
 """The same for each chunk of a DCP."""
 CLOSING_OVERHEAD_BYTES = {"safetensors": 0, "dcp": 3 * 10**6}
 """Growth of the interpreter at the end of a run, by format: a `.metadata` is pickled."""
@@ -24,7 +24,7 @@ INDEX_BYTES = 330
 """The same for each tensor that it writes if there is an index."""
 CAST_BYTES = 60
 """The same for each tensor that it reads if dtypes are cast: the casts are listed."""
-QUANTIZE_BYTES = 240
+QUANTIZE_BYTES = 120
 """What it adds in addition for each of them if weights are quantized."""
 QUANTIZE_OVERHEAD_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes: tables of numbers, buffers of numpy."""
@@ -38,12 +38,12 @@ SHARD_ROW_BYTES = 200
 
 VERIFY_INPUT_BYTES = 560
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
-VERIFY_OUTPUT_BYTES = 650
-"""What it takes for each tensor of the result."""
+VERIFY_OUTPUT_BYTES = {"safetensors": 560, "dcp": 650}
+"""What it takes for each tensor of the result, by its format."""
 VERIFY_CHUNK_BYTES = 300
 """What it takes for each chunk, when the `.metadata` of the result has been read."""
-VERIFY_MODULE_BYTES = 1100
-"""What it takes for each module with experts, of both sides."""
+VERIFY_MODULE_BYTES = {"safetensors": 300, "dcp": 1100}
+"""What it takes for each module with experts, of both sides, by the format of the result."""
 VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
 VERIFY_QUANTIZE_BYTES = 3 * 10**6
@@ -139,11 +139,12 @@ def tables_bytes(
     listed = inputs * (CAST_BYTES + QUANTIZE_BYTES * quantizes) if casts else 0
     closing = outputs * output + chunks * CHUNK_BYTES + listed + overhead
     closing += CLOSING_OVERHEAD_BYTES[file_format]
-    result = outputs * VERIFY_OUTPUT_BYTES + chunks * VERIFY_CHUNK_BYTES
+    result = outputs * VERIFY_OUTPUT_BYTES[file_format] + chunks * VERIFY_CHUNK_BYTES
     source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts)
     held = max(
         reading_bytes(outputs, chunks) if is_dcp else 0,
-        result + max(source + counts.modules * VERIFY_MODULE_BYTES, counts.source_metadata),
+        result
+        + max(source + counts.modules * VERIFY_MODULE_BYTES[file_format], counts.source_metadata),
     )
     if is_dcp:
         held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]

@@ -63,14 +63,20 @@ def test_another_conversion_has_another_fingerprint(other: Plan) -> None:
     assert fingerprint(other) != fingerprint(plan())
 
 
-def test_casts_that_are_alike_are_listed_once() -> None:
-    """Each under the name of its tensor: there may be hundreds of thousands."""
-    checkpoint = checkpoint_of(model(layers=1, e=40))
-    whole = build_plan(checkpoint, default_catalog(), "fused", Options(dtype="fp16"))
+@pytest.mark.parametrize("cast", [{"dtype": "fp16"}, {"quantize": "fp8-channel"}])
+def test_casts_take_few_bytes(cast: dict[str, Any]) -> None:
+    """There may be hundreds of thousands, and their facts are looked at one by one."""
+    checkpoint = checkpoint_of(model(layers=1, e=400, i=8, h=8))
+    whole = build_plan(checkpoint, default_catalog(), "fused", Options(**cast))
+    tracemalloc.start()
     casts = plan_facts(whole)["casts"]
-    assert len(casts) > 120
-    assert len({id(facts) for facts in casts.values()}) < 5
-    assert casts["model.layers.1.mlp.experts.0.up_proj.weight"] == ["F16", "BF16", None, []]
+    fingerprint(whole)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(casts) > 1200
+    assert peak < 200 * len(casts)
+    if "dtype" in cast:
+        assert casts["model.layers.1.mlp.experts.0.up_proj.weight"] == ["F16", "BF16", None, []]
 
 
 def test_a_fingerprint_holds_no_names() -> None:

@@ -135,7 +135,7 @@ def test_the_first_line_is_short(src: Path) -> None:
 def test_a_journal_with_all_facts_is_read(src: Path, cast: dict[str, Any]) -> None:
     """As it was written before lines were short: the same conversion, or what differs."""
     plan = streamconv.plan(src, max_shard_size=SHARD, **cast)
-    whole = signed(json.dumps({"facts": plan_facts(plan)}))
+    whole = signed(json.dumps({"facts": plan_facts(plan)}, default=dict))
     assert len(whole) > 5000
     journal = read(whole)
     assert journal is not None
