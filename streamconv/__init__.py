@@ -152,13 +152,18 @@ _MODULES = {
 }
 """The module of each public name, which is imported when the name is used for the first time."""
 
+_SUBMODULES = ("api", "errors", "options")
+"""The modules that are attributes without an import of their own."""
+
 
 def __getattr__(name: str) -> object:
-    """Import a function or class."""
-    if name not in _MODULES:
+    """Import a function, class or module."""
+    if name not in _MODULES and name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
 

@@ -177,6 +177,16 @@ def test_importing_the_package_loads_no_room() -> None:
     assert rooms == {API}
 
 
+def test_modules_that_need_no_import_of_their_own() -> None:
+    """As those who catch streamconv.errors.BadCheckpoint may write it."""
+    code = (
+        "import streamconv; print(streamconv.errors.BadCheckpoint is streamconv.BadCheckpoint, "
+        "streamconv.options.Options is streamconv.Options, streamconv.api.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "streamconv.api"]
+
+
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["merge", "--help"]])
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     """The command line shows itself without rich or anything that converts."""
