@@ -13,7 +13,7 @@ from streamconv.checkpoint.cast_summary import cast_rows
 from streamconv.checkpoint.file_records import RecordedOther, RecordedShard, printable
 from streamconv.checkpoint.manifest import FORMAT_VERSION, Manifest
 from streamconv.checkpoint.reading_record import reading_fields
-from streamconv.checkpoint.types import Cast
+from streamconv.planning.cast_facts import CastFacts
 from streamconv.planning.plan import Plan
 
 LAYOUTS = ("source layouts", "target layouts")
@@ -24,7 +24,8 @@ def plan_facts(plan: Plan, *, used_only: bool = False) -> dict[str, Any]:
     """Return the facts that two runs of one conversion have in common, as JSON.
 
     These are source headers and file sizes, layouts and names on both sides, casts, shard size and
-    format version; never paths, times, jobs or memory.
+    format version; never paths, times, jobs or memory. Casts are a mapping whose values are made
+    when they are looked at.
 
     Args:
         plan: The conversion.
@@ -41,7 +42,7 @@ def plan_facts(plan: Plan, *, used_only: bool = False) -> dict[str, Any]:
         ),
         "target layouts": _layouts(plan.target.rows, used),
         "config": plan.config.rows(),
-        "casts": _Casts(plan) or {},
+        "casts": CastFacts(plan.inputs) or {},
         "shard size": plan.max_shard_bytes,
         "source": {f.name: {"bytes": f.size, "header": f.digest} for f in plan.checkpoint.files},
         "other files": {other.name: {"bytes": other.size} for other in plan.copied},
@@ -164,40 +165,6 @@ def _reading(plan: Plan) -> dict[str, Any]:
     """Return how the source was read, if the user has added files or renamed tensors."""
     fields = reading_fields(plan.checkpoint)
     return {"reading": fields} if fields else {}
-
-
-class _Casts(Mapping[str, list[Any]]):
-    """The facts of the cast of each tensor. They are made one by one, because there are many."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._infos = {info.name: info for info in plan.inputs if info.cast is not None}
-
-    def __getitem__(self, name: str) -> list[Any]:
-        info = self._infos[name]
-        assert info.cast is not None
-        return [info.dtype, *_cast_facts(info.cast)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._infos)
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
-
-def _cast_facts(cast: Cast) -> list[Any]:
-    decoding, encoding, view = cast.decoding, cast.encoding, cast.view
-    facts: list[Any] = [
-        cast.stored.dtype,
-        decoding and decoding.format,
-        [info.name for info in cast.companions],
-    ]
-    if encoding is not None:
-        facts += [encoding.name, encoding.scales, encoding.role, list(encoding.shape)]
-    if view is not None:
-        facts += [cast.stored.name, view.start, list(view.strides)]
-    if (encoding is not None or view is not None) and cast.stored.cast is not None:
-        facts += _cast_facts(cast.stored.cast)
-    return facts
 
 
 def closing_files(

@@ -23,7 +23,7 @@ from streamconv.formats.strict_json import parse_json
 from streamconv.planning.manifest import LAYOUTS, fingerprint_of, plan_facts, shorten_facts
 from streamconv.planning.plan import Plan
 
-SAMPLED = "digest of some of the source's weights"
+SAMPLED = "weights of the source, by the digest of a sample"
 """What a sample is called in a message."""
 
 

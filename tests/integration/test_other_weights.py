@@ -13,7 +13,7 @@ from streamconv.cli import cli
 from streamconv.errors import OutputExists
 from streamconv.execution.events import Event, PieceWritten
 
-WORDS = "another conversion: digest of some of the source's weights: .* there, .* here"
+WORDS = "another conversion: weights of the source, by the digest of a sample: .* there, .* here"
 OPTIONS: dict[str, Any] = {"max_shard_size": 200}
 
 
