@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from streamconv.errors import BadCheckpoint, quoted
-from streamconv.formats.pickle_names import is_damaged, is_harmful
+from streamconv.formats.pickle_names import WITHOUT_ARGUMENTS, is_damaged, is_harmful
 from streamconv.formats.pickle_types import Global, Object
 
 
@@ -83,6 +83,13 @@ class Machine:
         """Return True if the top is an object of a foreign class: its items are not needed."""
         top = self.stack[-1]
         return self.holds_foreign and type(top) is Object and top.name not in self.admitted
+
+    def calls_otherwise(self, name: str) -> bool:
+        """Return True if `name` is torch's, which calls with arguments, and makes objects without.
+
+        So it could not read what is called without, or made with them. One class takes both.
+        """
+        return name.startswith("torch.") and name in self.admitted and name not in WITHOUT_ARGUMENTS
 
     def name(self, module: str, name: str) -> None:
         """Push a name. Raises BadCheckpoint if it is not admitted."""

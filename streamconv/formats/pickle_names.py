@@ -29,6 +29,8 @@ PLAIN_BUILTINS = frozenset(
 """The builtin names that values are made of. Others are functions."""
 DICTIONARIES = frozenset({"collections.OrderedDict", "collections.defaultdict"})
 """Classes whose instances are dictionaries: they are read as these."""
+WITHOUT_ARGUMENTS = frozenset({"torch.distributed.checkpoint.metadata.BytesStorageMetadata"})
+"""Classes of torch that are also called without arguments."""
 
 
 MOST_CHANGED = 4

@@ -121,18 +121,25 @@ def _global_from_stack(m: Machine) -> None:
     m.name(module, name)
 
 
-def _call(m: Machine) -> None:
+def _call(m: Machine, *, is_new: bool = False) -> None:
+    """Call a name with arguments. `is_new` if it is the class of a new object."""
     args, called = m.stack.pop(), m.stack.pop()
     if type(called) is not Global or type(args) is not tuple:
         raise m.refusal("something is called that is not a name, or not with arguments")
+    if m.holds_foreign and is_new == bool(args) and m.calls_otherwise(called.name):
+        raise m.refusal("something of torch is made in another way than torch makes it")
     is_dictionary = m.holds_foreign and called.name in DICTIONARIES
     m.stack.append({} if is_dictionary else Object(called.name, args))
+
+
+def _new(m: Machine) -> None:
+    _call(m, is_new=True)
 
 
 def _call_with_names(m: Machine) -> None:
     named = m.stack.pop()
     m.stack[-1] = (*m.stack[-1], named) if type(m.stack[-1]) is tuple else None
-    _call(m)
+    _new(m)
 
 
 def _build(m: Machine) -> None:
@@ -203,7 +210,7 @@ _KNOWN: Mapping[int, _Op] = {
     ord("c"): lambda m: m.name(m.line(), m.line()),  # GLOBAL
     0x93: _global_from_stack,  # STACK_GLOBAL
     ord("R"): _call,  # REDUCE
-    0x81: _call,  # NEWOBJ
+    0x81: _new,  # NEWOBJ
     ord("b"): _build,  # BUILD
     ord("Q"): _persistent,  # BINPERSID
     ord("C"): _only_foreign(_bytes(_BYTE)),  # SHORT_BINBYTES

@@ -63,8 +63,13 @@ def test_any_change_of_a_byte_is_survived(data: st.DataObject) -> None:
         (b"\x89t\x94b", b"Nt\x94b"),
         (_HONEST[2:11], b"\x95" + (2**60).to_bytes(8, "little")),
         (b"\x80\x04", b"\x80\x06"),
+        (b")\x81\x94}\x94(\x8c\nproperties", b")R\x94}\x94(\x8c\nproperties"),
+        (b"torch.strided\x94\x85\x94R", b"torch.strided\x94\x85\x94\x81"),
     ],
-    ids=["layout", "module", "class", "flag", "frame", "protocol"],
+    ids=[
+        *("layout", "module", "class", "flag", "frame", "protocol", "a call of a class"),
+        "an object of a function",
+    ],
 )
 def test_what_torch_could_not_read_is_refused(old: bytes, new: bytes) -> None:
     """Also where the values are of no use here."""
@@ -75,7 +80,7 @@ def test_what_torch_could_not_read_is_refused(old: bytes, new: bytes) -> None:
         read_metadata(changed, "it")
     if b"Nt" not in new:  # torch takes any flag
         with pytest.raises(
-            (AttributeError, ImportError, KeyError, ValueError, pickle.UnpicklingError)
+            (AttributeError, ImportError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
         ):
             pickle.loads(changed)
 
