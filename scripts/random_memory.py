@@ -205,8 +205,10 @@ def measured(run: Run, folder: Path, *, in_cgroup: bool) -> tuple[int, int]:
             return result["peak_memory_bytes"], result["projected_peak_bytes"]
         plan = json.loads(program([*words, "--dry-run"], env))
         projected = plan["memory"]["projected_peak_bytes"]
-        with limited(-(-projected // ROUNDING) * ROUNDING) as group:
-            limit = ["-j", str(plan["memory"]["jobs"])]
+        size = -(-projected // ROUNDING) * ROUNDING
+        with limited(size) as group:
+            # by default, a tenth of what is free is left to others
+            limit = ["-j", str(plan["memory"]["jobs"]), "--max-memory", f"{size}B"]
             result = json.loads(program([*words, *limit], env, group))
         return result["peak_memory_bytes"], projected
 
