@@ -19,6 +19,7 @@ from streamconv.errors import (
 )
 from streamconv.report.error_lines import ErrorPrinter, notes_of
 from streamconv.report.terminal import escaping, say
+from streamconv.system.environment_files import check_files_of
 from streamconv.system.open_file_limit import raise_open_file_limit
 from streamconv.system.signals import (
     exit_on_signals,
@@ -137,6 +138,7 @@ def cli() -> None:
     Reads headers only to make a complete plan, then moves the experts one by one, bit for bit,
     in under a hundred megabytes of memory for a 30B model.
     """
+    check_files_of("OPENSSL_CONF")  # Python opens it when it loads hashlib, for most verbs
 
 
 def main(args: list[str] | None = None) -> None:

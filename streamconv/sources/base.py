@@ -75,10 +75,12 @@ class Source(Protocol):
     def check_unchanged(self) -> None:
         """Check that every file that was read is still what it was when the source was opened.
 
-        A source that cannot change, such as a commit of a repository, has nothing to check.
+        A source that cannot change, such as a commit of a repository, has nothing to check. A file
+        that is open is read whole even if its name is removed or given to another one meanwhile,
+        and then a result may be all that is left of it: that is no error.
 
         Raises:
-            SourceChanged: A file was changed, replaced or removed.
+            SourceChanged: A file was changed. If it is not open now, it may have been replaced.
             IOFailed: The file system or the server does not answer.
         """
 
@@ -120,7 +122,10 @@ class MappedSource(Source, Protocol):
         """
 
     def check_file(self, name: str) -> None:
-        """Check that one file that was read is what it was. Raises what `check_unchanged` does."""
+        """Check that one file that was read is what it was, and that its name leads to it.
+
+        Raises what `check_unchanged` does.
+        """
 
 
 @runtime_checkable

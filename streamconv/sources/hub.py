@@ -16,7 +16,7 @@ from streamconv.options import Opening
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
-from streamconv.sources.hub_environment import check_environment, opens_at_once
+from streamconv.sources.hub_environment import check_environment
 from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.hub_listing import Listing, request_listing
 from streamconv.sources.open_files import OpenFiles
@@ -26,6 +26,7 @@ from streamconv.sources.safetensors_folder import open_folder
 from streamconv.system import deadline
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.deadline import within
+from streamconv.system.environment_files import opens_at_once
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.retry import TransientError, retry, retry_after
 

@@ -1,8 +1,4 @@
-"""The environment variables about the hub, and the files that they name.
-
-Those files are opened by libraries, without a timeout. Opening a FIFO waits until another process
-writes to it, and a device may never end.
-"""
+"""The environment variables about the hub, and the files that they name."""
 
 import os
 import re
@@ -12,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamconv.errors import UsageError, quoted
+from streamconv.system.environment_files import check_files_of, opens_at_once, status_of
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables with a token. If one is set, no file is read for it."""
@@ -55,15 +52,9 @@ def check_environment() -> None:
 
 def _check_ssl_files() -> None:
     """Check the files that OpenSSL opens: its settings when it is loaded, then certificates."""
-    for variable in ("OPENSSL_CONF", "SSL_CERT_FILE", "SSLKEYLOGFILE"):
-        path = os.environ.get(variable, "")
-        if path and not opens_at_once(path):
-            raise UsageError(
-                f"cannot use {variable}: {quoted(path)} is not a regular file",
-                "set it to a file, or unset it",
-            )
+    check_files_of("OPENSSL_CONF", "SSL_CERT_FILE", "SSLKEYLOGFILE")
     for path in filter(None, os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
-        status = _status(path)
+        status = status_of(path)
         if status is not None and not stat.S_ISDIR(status.st_mode):
             raise UsageError(
                 f"cannot use SSL_CERT_DIR: {quoted(path)} is not a folder",
@@ -117,23 +108,3 @@ def _hub_files() -> Iterator[str]:
         yield constants.HF_STORED_TOKENS_PATH
     if not constants.HF_HUB_DISABLE_TELEMETRY:
         yield constants.AGENT_HARNESSES_PATH
-
-
-def opens_at_once(path: str) -> bool:
-    """Return True if opening a path does not wait and reading it ends, or if it cannot be opened.
-
-    The null device does both, and means that there is no such file.
-    """
-    status = _status(path)
-    if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-        return True
-    null = _status(os.devnull)
-    return null is not None and stat.S_ISCHR(status.st_mode) and status.st_rdev == null.st_rdev
-
-
-def _status(path: str) -> os.stat_result | None:
-    """Return the status of a path, links followed; None if there is nothing, or it is unknown."""
-    try:
-        return Path(path).stat()
-    except (OSError, ValueError):
-        return None

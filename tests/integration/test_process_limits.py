@@ -60,6 +60,19 @@ def test_output_that_cannot_be_written(src: Path, tmp_path: Path) -> None:
     assert shell("STREAMCONV inspect nothing 2>/dev/full", tmp_path).returncode == 3
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["inspect src", "merge src out", "verify src", "check src", "finish out", "smoke"],
+)
+def test_settings_of_openssl_that_are_no_file(src: Path, tmp_path: Path, line: str) -> None:
+    """Python reads them when it loads hashlib, and would wait for a FIFO."""
+    os.mkfifo(tmp_path / "fifo")
+    done = shell(f"OPENSSL_CONF={tmp_path}/fifo STREAMCONV {line}", tmp_path)
+    assert done.returncode == 2
+    assert f"cannot use OPENSSL_CONF: {tmp_path}/fifo is not a regular file" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "src"]
+
+
 @pytest.mark.parametrize("line", ["inspect src --json", "layouts", "merge src out -n"])
 def test_nobody_reads_the_output(src: Path, tmp_path: Path, line: str) -> None:
     """Silent, as other programs are."""

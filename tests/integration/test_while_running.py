@@ -133,6 +133,22 @@ def test_a_shard_goes_away_meanwhile(tmp_path: Path) -> None:
     assert SECOND in error.message
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_open_shard_goes_away_meanwhile(tmp_path: Path, replaced: bool) -> None:
+    """Its bytes are there until it is closed, and the result may be all that is left of them."""
+    sound(tmp_path / "src")
+    streamconv.merge(tmp_path / "src", tmp_path / "wanted")
+
+    def on_event(event: object) -> None:
+        if isinstance(event, streamconv.Prepared):
+            (tmp_path / "src" / SECOND).unlink()
+            if replaced:
+                (tmp_path / "src" / SECOND).write_bytes(bytes(900))
+
+    streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
+    assert tree(tmp_path / "dst") == tree(tmp_path / "wanted")
+
+
 def test_another_file_goes_away_meanwhile(tmp_path: Path) -> None:
     """Finished shards stay, because the file may come back."""
     left = [PARTIAL]
