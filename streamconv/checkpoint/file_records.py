@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 _PIECE = re.compile(r"(0|[1-9][0-9]{0,17}) ([0-9a-f]{32})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class PieceRows(Collection[str]):
@@ -59,7 +60,7 @@ class RecordedShard:
     @classmethod
     def from_json(cls, fields: Any) -> Self:
         """Read what `to_json` returned. Raises ValueError, TypeError or KeyError."""
-        shard = cls(_read_size(fields), tuple(fields["pieces"]), fields.get("sha256"))
+        shard = cls(_read_size(fields), tuple(fields["pieces"]), _read_sha256(fields))
         if sum(nbytes for nbytes, _ in shard.runs()) != shard.size:
             raise ValueError
         return shard
@@ -87,7 +88,7 @@ class RecordedOther:
         digest = fields["digest"]
         if not isinstance(digest, str):
             raise TypeError
-        return cls(_read_size(fields), digest, fields.get("sha256"))
+        return cls(_read_size(fields), digest, _read_sha256(fields))
 
 
 RecordedFile = RecordedShard | RecordedOther
@@ -116,6 +117,13 @@ def _read_size(fields: Any) -> int:
     if type(size) is not int or size < 0:
         raise ValueError
     return size
+
+
+def _read_sha256(fields: Any) -> str | None:
+    sha256 = fields.get("sha256")
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError
+    return sha256
 
 
 def _sha256_field(sha256: str | None) -> dict[str, str]:

@@ -132,10 +132,10 @@ def recorded_files(
 ) -> tuple[dict[str, RecordedShard], dict[str, RecordedOther]]:
     """Return the shards and the other files of a manifest, by name.
 
-    Raises BadCheckpoint if they or their digests are not as this release writes them.
+    Raises BadCheckpoint if they, their digests or the version are not as this release writes them.
     """
     try:
-        if fields["digest"] != DIGEST:
+        if (fields["version"], fields["digest"]) != (FORMAT_VERSION, DIGEST):
             raise ValueError
         shards = {name: RecordedShard.from_json(row) for name, row in fields["shards"].items()}
         others = {name: RecordedOther.from_json(row) for name, row in fields["files"].items()}

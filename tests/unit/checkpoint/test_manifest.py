@@ -116,6 +116,7 @@ OTHER = MANIFEST.others["\\xff\n"].to_json()
     [
         {},
         changed(digest="crc32"),
+        *(changed(version=version) for version in (2, "1", None)),
         changed(shards=[]),
         changed(files="x"),
         *(
@@ -125,11 +126,15 @@ OTHER = MANIFEST.others["\\xff\n"].to_json()
                 *({**SHARD, "size": 10.0}, {**SHARD, "size": True}, {**SHARD, "pieces": 7}),
                 *({**SHARD, "pieces": [10]}, {**SHARD, "pieces": [f"10 {HEX} "]}),
                 {**SHARD, "pieces": [f"10 {HEX[1:]}"]},
+                *({**SHARD, "sha256": sha256} for sha256 in (5, "", "e" * 63, "E" * 64, ["e"])),
             )
         ),
         *(
             changed(files={"a": other})
-            for other in ([], {"size": 3}, {**OTHER, "digest": 5}, {**OTHER, "size": "3"})
+            for other in (
+                *([], {"size": 3}, {**OTHER, "digest": 5}, {**OTHER, "size": "3"}),
+                {**OTHER, "sha256": "e" * 65},
+            )
         ),
     ],
     ids=str,
