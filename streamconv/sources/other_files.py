@@ -1,5 +1,6 @@
 """The files of a checkpoint that hold none of its tensors, and which of them are copied."""
 
+import re
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,8 +34,20 @@ SKIPPED = {
 MAX_FOLDERS = 127
 """How deeply the folders of a file may be nested. A deeper path takes long to reach each time,
 and other programs walk through folders by recursion."""
-BOOKKEEPING = (".git", ".cache/huggingface")
-"""Folders of tools that describe this copy of the files and no other."""
+BOOKKEEPING = (".git", ".hg", ".jj", ".svn", ".cache/huggingface")
+"""Folders of tools that describe this copy of the files and no other, in whatever folder they are.
+Tools of version control run commands that are written there. `.git` may be a file that leads to
+such a folder."""
+_BOOKKEEPING = re.compile(
+    rf"(?:.*?/)??(?:{'|'.join(map(re.escape, BOOKKEEPING))})(?=/|\Z)",
+    re.DOTALL | re.IGNORECASE,  # `.GIT` is `.git` on systems that ignore case
+)
+
+
+def bookkeeping_entry(name: str) -> str:
+    """Return the entry of the bookkeeping that a path is, or is in: `a/.git/`; empty if none."""
+    found = _BOOKKEEPING.match(name)
+    return f"{found[0]}/" if found else ""
 
 
 def other_files(
@@ -49,7 +62,7 @@ def other_files(
         below: The path in `folder` to start at, with a slash at its end.
 
     Yields:
-        Every other file, without `skip_reason`. A folder of `BOOKKEEPING` is one entry.
+        Every other file, without `skip_reason`. What is in `BOOKKEEPING` is one entry.
 
     Raises:
         BadCheckpoint: There is a link to a folder or out of the checkpoint, a special file, or a
@@ -68,13 +81,14 @@ def other_files(
         with convert_os_errors(quoted(below) if below else str(folder)):
             names = files.names(folder / below)
         for name in (f"{below}{name}" for name in names):
+            if entry := bookkeeping_entry(name):
+                yield OtherFile(entry, 0)
+                continue
             with convert_os_errors(quoted(name)):
                 is_folder = files.is_folder(folder / name)
                 if is_folder and files.is_link(folder / name):
                     raise BadCheckpoint(f"cannot read {quoted(name)}: it is a link to a folder")
-            if name in BOOKKEEPING:
-                yield OtherFile(f"{name}/", 0)
-            elif is_folder:
+            if is_folder:
                 folders.append(f"{name}/")
             elif name not in shards:
                 yield OtherFile(name, resolve_file(folder, name, files)[1].st_size)
@@ -115,7 +129,7 @@ def _second_copies(others: Collection[OtherFile], weight_bytes: int) -> set[str]
 def _skip_reason(name: str, copies: set[str]) -> str:
     """Return why a file is not copied; empty if it is."""
     top, slash, _ = name.partition("/")
-    if name.removesuffix("/") in BOOKKEEPING:
+    if bookkeeping_entry(name):
         return "bookkeeping of a tool, about this copy of the files"
     if slash:
         is_weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))

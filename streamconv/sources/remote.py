@@ -19,6 +19,7 @@ from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.options import Opening
 from streamconv.sources.assembly import OBJECTS, assemble
 from streamconv.sources.base import Read
+from streamconv.sources.other_files import bookkeeping_entry
 from streamconv.sources.safe_paths import is_below
 from streamconv.sources.shard_header import ShardHeader, placeholder_header, read_shard_header
 from streamconv.sources.shard_index import find_index, read_index, shard_names, unlisted_names
@@ -166,13 +167,14 @@ def _check_folders(files: RemoteFiles) -> None:
 
 
 def _other_files(sizes: Mapping[str, int], shards: set[str]) -> Iterable[OtherFile]:
-    """Yield all files but the shards, in the order of a local folder: files, then folders."""
+    """Yield what `other_files` yields for a local folder, in its order: files, then folders."""
 
     def key(name: str) -> list[tuple[bool, str]]:
         *folders, last = PurePosixPath(name).parts
         return [*((True, folder) for folder in folders), (False, last)]
 
-    return (OtherFile(name, sizes[name]) for name in sorted(sizes, key=key) if name not in shards)
+    others = {bookkeeping_entry(name) or name for name in sizes if name not in shards}
+    return (OtherFile(name, sizes.get(name, 0)) for name in sorted(others, key=key))
 
 
 def _read_header(files: RemoteFiles, name: str) -> ShardHeader:

@@ -545,6 +545,30 @@ def test_a_url_becomes_what_its_files_become(
     assert convert(folder.as_uri(), tmp_path / "b") == wanted
 
 
+BOOKKEEPING = (
+    *(".git/config", ".git/hooks/post-checkout", "vocab/.git", "vocab/.hg/hgrc"),
+    ".cache/huggingface/download/x.lock",
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "url", "hub"])
+def test_bookkeeping_of_a_source_is_not_copied(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git runs commands that are written in `.git`. `verify` expects it from no kind of source."""
+    src = write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), {})
+    for name in BOOKKEEPING:
+        (src / name).parent.mkdir(parents=True, exist_ok=True)
+        (src / name).write_text("[core]")
+    with taken_for_the_hub(Hub({REPO: src}), tmp_path, monkeypatch):
+        locations = {"folder": str(src), "url": src.as_uri(), "hub": LOCATION}
+        streamconv.merge(locations[kind], tmp_path / "out")
+        assert {*tree(tmp_path / "out")}.isdisjoint(BOOKKEEPING)
+        for location in locations.values():
+            assert streamconv.verify(location, tmp_path / "out").ok
+        assert streamconv.verify(tmp_path / "out").ok
+
+
 def test_urls_that_cannot_be_read(in_memory: str, tmp_path: Path) -> None:
     """Another kind of URL than there is, nothing there, files gone or shorter."""
     with pytest.raises(UsageError, match="cannot open"):

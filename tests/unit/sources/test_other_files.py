@@ -11,6 +11,8 @@ from streamconv.errors import BadCheckpoint
 from streamconv.sources.other_files import MAX_FOLDERS, other_files, select_copied_files
 from streamconv.system.linux_file_ops import LinuxFiles
 
+BOOKKEEPING = "bookkeeping of a tool, about this copy of the files"
+
 
 @pytest.fixture(autouse=True)
 def _nothing_deep_is_left(tmp_path: Path) -> Iterator[None]:
@@ -33,6 +35,7 @@ def reason(name: str, size: int = 1, weight_bytes: int = 100) -> str:
             "adapter/model.safetensors",
             "original/params.json",
             ".gitattributes",
+            *(".gitmodules", ".github/ci.yml", "x.git/HEAD", ".cache/x", "huggingface/x"),
         ),
     ],
 )
@@ -52,8 +55,14 @@ def test_files_that_are_copied(name: str) -> None:
         ("pytorch_model-00001-of-00002.bin", "the weights in a legacy format"),
         ("pytorch_model.bin.index.json", "the index of the weights in a legacy format"),
         ("original/consolidated.00.pth", "a second copy of the weights"),
-        (".git/", "bookkeeping of a tool, about this copy of the files"),
-        (".cache/huggingface/", "bookkeeping of a tool, about this copy of the files"),
+        (".git/", BOOKKEEPING),
+        (".git/hooks/post-checkout", BOOKKEEPING),
+        (".GIT/config", BOOKKEEPING),
+        ("a/b/.git/config", BOOKKEEPING),
+        (".hg/hgrc", BOOKKEEPING),
+        (".svn/wc.db", BOOKKEEPING),
+        (".cache/huggingface/", BOOKKEEPING),
+        ("a/.cache/huggingface/download/x.lock", BOOKKEEPING),
     ],
 )
 def test_files_that_are_not_copied(name: str, why: str) -> None:
@@ -72,17 +81,27 @@ def test_a_folder_with_half_as_many_bytes_is_a_second_copy() -> None:
     assert skipped == ["gguf/a.gguf", "gguf/b.gguf"]
 
 
+TREE = (
+    *("b.txt", "model.safetensors", "a/x/1.txt", "a/y.txt", ".git/config", "a/.Git"),
+    *("a/x/.cache/huggingface/y/1.lock", "a/x/.cache/huggingface/2.lock"),
+)
+
+
 def test_a_folder_is_walked(tmp_path: Path) -> None:
     """Files before folders; a tool's folder is one entry, a shard none."""
-    for name in ("b.txt", "model.safetensors", "a/x/1.txt", "a/y.txt", ".git/config"):
+    for name in TREE:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text")
+    (tmp_path / "a/.hg").symlink_to("nowhere")
     found = list(other_files(tmp_path, {"model.safetensors"}, LinuxFiles()))
     assert found == [
         OtherFile(".git/", 0),
         OtherFile("b.txt", 4),
+        OtherFile("a/.Git/", 0),
+        OtherFile("a/.hg/", 0),
         OtherFile("a/y.txt", 4),
         OtherFile("a/x/1.txt", 4),
+        OtherFile("a/x/.cache/huggingface/", 0),
     ]
 
 

@@ -1,6 +1,7 @@
 """What is requested of files on another machine, and in which order they are listed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from streamconv.errors import BadCheckpoint
 from streamconv.options import Opening
 from streamconv.sources.base import Read
 from streamconv.sources.remote import merge_adjacent, open_remote
+from streamconv.sources.safetensors_folder import open_folder
 from streamconv.system.cancellation import CancelToken
 
 SHARD = (
@@ -78,6 +80,18 @@ def test_files_come_before_folders() -> None:
     files = Files({"model.safetensors": SHARD, **dict.fromkeys(names, b"")})
     source = open_remote(files, Opening(), CancelToken())
     assert [o.name for o in source.checkpoint.others] == ["b.txt", "z.txt", "a/z.txt", "a/b/c.txt"]
+
+
+def test_other_files_are_those_of_a_local_folder(tmp_path: Path) -> None:
+    """Bookkeeping is one entry, wherever it is."""
+    names = [".git/config", ".git/hooks/x", "a/.GIT", "a/b/.cache/huggingface/x", ".hg/hgrc", "a/c"]
+    contents = {"model.safetensors": SHARD, **dict.fromkeys(names, b"text")}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = open_remote(Files(contents), Opening(), CancelToken()).checkpoint.others
+    assert found == open_folder(str(tmp_path)).checkpoint.others
+    assert [other.name for other in found if not other.skip_reason] == ["a/c"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\\b", "a//b", "x\n"])
