@@ -104,6 +104,8 @@ class OtherFile:
     size: int
     skip_reason: str = ""
     """Why it is not copied; empty if it is."""
+    is_entry: bool = False
+    """True if it is no file, but an entry of a DCP's state dict, in the files of tensors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def skipped_entries(metadata: Metadata) -> Iterator[OtherFile]:
             if count == 1
             else f"{count:,} values of the training run, not of the model"
         )
-        yield OtherFile(name, nbytes[name], reason)
+        yield OtherFile(name, nbytes[name], reason, is_entry=True)
 
 
 def _model_entry(metadata: Metadata) -> tuple[str, ...]:

@@ -23,7 +23,12 @@ from streamconv.sources.base import Source
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.readahead import ReadAhead
 from streamconv.system.worker_threads import map_unordered
-from streamconv.verification.metadata_files import has_files, read_manifest
+from streamconv.verification.metadata_files import (
+    files_beside,
+    has_files,
+    manifest_file,
+    read_manifest,
+)
 from streamconv.verification.result import (
     Difference,
     FileHashed,
@@ -79,7 +84,7 @@ def check_files(
         return
     files = _files(source)
     if recorded is not None:
-        yield from _listing_differences(files, recorded)
+        yield from _listing_differences(files, recorded, manifest_file(source))
     tasks = list(_tasks(files, recorded, sha256))
     tensors = _TensorsByPlace(source.checkpoint.tensors.values())
     shards = {file.name for file in source.checkpoint.files}
@@ -108,7 +113,7 @@ def undigested(output: Source) -> list[str]:
 def _recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
     """Read the files that the manifest lists, by name; None if there is no manifest.
 
-    A DCP without other files is flat: its shards go by their names without folders. Raises
+    The shards of a DCP lie next to its metadata, and go by their names without folders. Raises
     BadCheckpoint if streamconv did not write the manifest.
     """
     fields = read_manifest(source)
@@ -121,26 +126,23 @@ def _recorded_files(source: Source) -> Mapping[str, RecordedFile] | None:
 
 
 def _files(source: Source) -> list[OtherFile]:
-    """Return every file of the checkpoint, shards first; of a DCP without files, only these."""
+    """Return every file of the checkpoint, shards first; of a DCP, all but its metadata."""
     shards = [OtherFile(file.name, file.size) for file in source.checkpoint.files]
-    if not has_files(source):
-        return shards
-    others = [other for other in source.checkpoint.others if not other.name.endswith("/")]
-    return shards + others
+    return shards + files_beside(source)
 
 
 def _listing_differences(
-    files: list[OtherFile], recorded: Mapping[str, RecordedFile]
+    files: list[OtherFile], recorded: Mapping[str, RecordedFile], manifest: str
 ) -> Iterator[Difference]:
-    """Yield the files that are missing, unexpected, or of another size."""
+    """Yield the files that are missing, not in the manifest of that name, or of another size."""
     for name in recorded.keys() - {printable(file.name) for file in files}:
-        yield Difference(name, f"is missing: {MANIFEST} lists it")
+        yield Difference(name, f"is missing: {manifest} lists it")
     for file in files:
         expected = recorded.get(printable(file.name))
-        if expected is None and file.name != MANIFEST:
-            yield Difference(file.name, f"is not in {MANIFEST}")
+        if expected is None and file.name != manifest:
+            yield Difference(file.name, f"is not in {manifest}")
         elif expected is not None and expected.size != file.size:
-            yield Difference(file.name, f"has {file.size} bytes, {MANIFEST} says {expected.size}")
+            yield Difference(file.name, f"has {file.size} bytes, {manifest} says {expected.size}")
 
 
 def _tasks(

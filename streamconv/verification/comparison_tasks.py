@@ -15,7 +15,13 @@ from streamconv.detection.layer_filter import LayerFilter
 from streamconv.sources.base import Source
 from streamconv.verification.config_file import config_differences, has_to_change
 from streamconv.verification.expected_config import AS_IN_SOURCE, ExpectedConfig
-from streamconv.verification.metadata_files import has_files, is_description
+from streamconv.verification.metadata_files import (
+    files_beside,
+    has_files,
+    is_description,
+    manifest_file,
+    read_manifest,
+)
 from streamconv.verification.regions import Region, whole
 from streamconv.verification.result import Difference
 from streamconv.verification.sides import Sample, Side, StackModule, place
@@ -72,6 +78,7 @@ def comparison_tasks(
         yield from _files(source.source, output.source, config)
     else:
         yield from _recorded_config(source.source, output.source, config)
+        yield from _files_added_to_dcp(output.source)
 
 
 def _layer_filter(source: Side, output: Side) -> LayerFilter:
@@ -199,18 +206,32 @@ def _recorded_config(
         yield from config_differences(*texts, expected, spaces=False)
 
 
+def _files_added_to_dcp(output: Source) -> Iterator[Difference]:
+    """Yield the files next to those of a DCP that streamconv wrote; it writes no others there."""
+    if has_files(output) or read_manifest(output) is None:
+        return
+    for other in files_beside(output):
+        if not _is_journal(other, output):
+            detail = f"is no file of the conversion: {manifest_file(output)} does not list it"
+            yield Difference(other.name, detail)
+
+
+def _is_journal(other: OtherFile, output: Source) -> bool:
+    """Return True for a journal in a result that is still being built; a committed one has none."""
+    is_built = output.checkpoint.location.rstrip("/").endswith(PARTIAL_SUFFIX)
+    return is_built and other.name.startswith(JOURNAL_PREFIX)
+
+
 def _files(source: Source, output: Source, config: ExpectedConfig | None) -> Iterator[Task]:
     """Yield the tasks for files without tensors: the output has those that are copied, no more."""
     left_out = config.left_out if config else frozenset()
     in_source = {
         o.name: o for o in source.checkpoint.others if not o.skip_reason and o.name not in left_out
     }
-    # a result that is still being built has its journals in it; one that is committed has none
-    built = output.checkpoint.location.rstrip("/").endswith(PARTIAL_SUFFIX)
     in_output = {
         other.name: other
         for other in output.checkpoint.others
-        if not is_description(other) and not (built and other.name.startswith(JOURNAL_PREFIX))
+        if not is_description(other) and not _is_journal(other, output)
     }
     for name in in_source.keys() - in_output.keys():
         yield Difference(name, "is missing: the source has this file")

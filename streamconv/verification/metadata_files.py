@@ -7,6 +7,7 @@ from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.manifest import recorded_casting
 from streamconv.checkpoint.types import INDEX, MANIFEST, OtherFile
 from streamconv.errors import BadCheckpoint, quoted
+from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.base import Source
 from streamconv.verification.result import Difference
@@ -26,13 +27,33 @@ def has_files(source: Source) -> bool:
     return source.checkpoint.format != "dcp" or source.checkpoint.template is not None
 
 
+def files_beside(source: Source) -> list[OtherFile]:
+    """Return the files next to those that hold tensors. In a DCP, anybody may have put them."""
+    others = source.checkpoint.others
+    return [each for each in others if not each.is_entry and not each.name.endswith("/")]
+
+
+def unchecked_files(source: Source, output: Source) -> Iterator[str]:
+    """Yield why files without tensors are not compared, if one side is a DCP.
+
+    A DCP that streamconv wrote has none, so those next to such an output are differences. Next to
+    another one, or to a source, may be anything: it does not say what belongs to it.
+    """
+    dcps = [each for each in (source, output) if not has_files(each)]
+    if dcps and not any(map(files_beside, dcps)):
+        yield "files without tensors: a DCP has none"
+    elif source in dcps or (dcps and read_manifest(output) is None):
+        yield "files without tensors: those next to a DCP may be another program's"
+
+
 def index_differences(output: Source) -> Iterator[Difference]:
     """Compare the index, if there is one, with the tensors: the names, and the total size.
 
-    That it names the right files was checked when the checkpoint was opened.
+    That it names the right files was checked when the checkpoint was opened. One that lies
+    in the folder of a DCP is of another checkpoint.
     """
     index = _find(output, INDEX)
-    if index is None:
+    if index is None or output.checkpoint.format == "dcp":
         return
     for name in output.checkpoint.unindexed:
         yield Difference(INDEX, f"does not list tensor {quoted(name)}")
@@ -53,10 +74,15 @@ def read_manifest(output: Source) -> Mapping[str, Any] | None:
 
     It is a file of its own, except in a DCP, where it is part of the metadata.
     """
+    if output.checkpoint.format == "dcp":
+        return output.checkpoint.manifest or None
     manifest = _find(output, MANIFEST)
-    if manifest is not None:
-        return read_json(output, manifest)
-    return output.checkpoint.manifest or None
+    return None if manifest is None else read_json(output, manifest)
+
+
+def manifest_file(output: Source) -> str:
+    """Return the name of the file that holds the manifest, if there is one."""
+    return METADATA_FILE if output.checkpoint.format == "dcp" else MANIFEST
 
 
 def read_casting(output: Source) -> Casting:
