@@ -76,12 +76,15 @@ def not_carried_over_notes(checkpoint: Checkpoint, others: Iterable[OtherFile]) 
 
 
 def _is_replaced(other: OtherFile) -> bool:
-    """Return True for a file that describes the source, and whose counterpart every result has."""
-    return (
+    """Return True for what describes the source alone, or has its counterpart in every result."""
+    if other.name.endswith("/"):
+        return True
+    is_named_alike = (
         other.name == MANIFEST
         or other.name.startswith(JOURNAL_PREFIX)
-        or other.name.endswith((INDEX_SUFFIX, "/"))
+        or other.name.endswith(INDEX_SUFFIX)
     )
+    return is_named_alike and "/" not in other.name
 
 
 def _unlisted_note(unlisted: UnlistedFile, checkpoint: Checkpoint) -> str:

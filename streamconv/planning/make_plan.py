@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from streamconv.catalog.checkpoint_files import CONFIG, QUANT_CONFIG
 from streamconv.checkpoint.cast_memory import buffer_bytes, kept_scales_bytes
 from streamconv.checkpoint.casting import AS_STORED, Casting, may_be_cast
 from streamconv.checkpoint.layout_record import LayoutNames, Record
-from streamconv.checkpoint.types import Checkpoint
+from streamconv.checkpoint.types import INDEX, JOURNAL_PREFIX, MANIFEST, Checkpoint
 from streamconv.detection.detect import Detected
 from streamconv.errors import PlanRefused, quoted
 from streamconv.planning.compared_regions import Regions, compared_regions
@@ -59,7 +60,7 @@ def make_plan(
 
     Raises:
         PlanRefused: There are no tensors, the conversion would lose something, a copied file has
-            the name of a shard, or the memory does not suffice for one worker.
+            the name of one of the result, or the memory does not suffice for one worker.
         BadCheckpoint: config.json lacks a size that the conversion needs.
     """
     if not source.hub_names:
@@ -152,14 +153,26 @@ def _cast_bytes(steps: Steps, *, again: bool = False) -> int:
 
 
 def _check_files(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
-    """Raise PlanRefused if a file to copy, or its folder, has the name of a shard."""
-    names = {shard.name for shard in shards}
+    """Raise PlanRefused if a file to copy, or its folder, has the name of a file of the result.
+
+    Files of exactly these names are not copied. The others have one of them on systems that ignore
+    case, or are in a folder called as a config, which a reader opens as a file.
+    """
+    own = {name.casefold(): name for name in (*(each.name for each in shards), INDEX, MANIFEST)}
+    folders = {**own, **{name.casefold(): name for name in (CONFIG, QUANT_CONFIG)}}
     for other in checkpoint.others:
-        if other.name.partition("/")[0] in names and not other.skip_reason:
+        if other.skip_reason:
+            continue
+        top, slash, _ = other.name.partition("/")
+        folded = top.casefold()
+        taken, whose = (folders if slash else own).get(folded, ""), "the result"
+        if folded.startswith(JOURNAL_PREFIX):
+            taken, whose = folded, "the run"
+        if taken:
             raise PlanRefused(
-                f"cannot copy {quoted(other.name)} of {checkpoint.location}: an output shard has "
-                "that name",
-                "move it away, or choose another --max-shard-size",
+                f"cannot copy {quoted(other.name)} of {checkpoint.location}: {quoted(taken)} is "
+                f"the name of a file of {whose}",
+                "move it away, or give it another name; some systems ignore case",
             )
 
 

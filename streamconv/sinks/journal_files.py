@@ -17,6 +17,7 @@ file and renames it, because bytes must not be appended to a file whose fsync ma
 After the commit the request goes first: as long as a journal is left, it names the conversion.
 """
 
+import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
@@ -168,7 +169,10 @@ class Journals:
         """Move all files next to the target; this part's journal must be closed."""
         above = self._files.stat(self._paths.parent)
         for path in self.in_folder():
-            if is_kept_by_sticky_bit(self._files.stat(path), above):
+            status = self._files.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                continue  # no run writes such a thing: it stays where it is
+            if is_kept_by_sticky_bit(status, above):
                 self._copy(path, self._paths.moved(path))
             else:
                 self._files.rename(path, self._paths.moved(path))

@@ -10,6 +10,7 @@ from streamconv.checkpoint.types import INDEX_SUFFIX, JOURNAL_PREFIX, MANIFEST, 
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.dcp_metadata import DATA_SUFFIX, METADATA_FILE
 from streamconv.sources.safe_paths import SHARD_SUFFIX, convert_os_errors, resolve_file
+from streamconv.sources.training_run import TRACKER
 from streamconv.system.file_reads import FileReads
 
 WEIGHT_SUFFIXES = (
@@ -29,8 +30,12 @@ SKIPPED = {
     f"{METADATA_FILE}*": "describes chunks of tensors",
     "pytorch_model*.bin": "the weights in a legacy format",
     "pytorch_model*.bin.index.json": "the index of the weights in a legacy format",
+    TRACKER: "names the last save of a training run",
 }
-"""Patterns of top-level files that are not copied, and why: they describe or repeat the weights."""
+"""Patterns of top-level files that are not copied, and why: they describe or repeat the weights.
+
+Nor is what is in a folder of such a name: a result has files of these names, or whoever opens it
+looks for them."""
 MAX_FOLDERS = 127
 """How deeply the folders of a file may be nested. A deeper path takes long to reach each time,
 and other programs walk through folders by recursion."""
@@ -131,7 +136,10 @@ def _skip_reason(name: str, copies: set[str]) -> str:
     top, slash, _ = name.partition("/")
     if bookkeeping_entry(name):
         return "bookkeeping of a tool, about this copy of the files"
-    if slash:
-        is_weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
-        return "a second copy of the weights" if top in copies and is_weights else ""
-    return next((reason for glob, reason in SKIPPED.items() if fnmatchcase(name, glob)), "")
+    reason = next((why for glob, why in SKIPPED.items() if fnmatchcase(top, glob)), "")
+    if not slash:
+        return reason
+    if reason:
+        return "in a folder with the name of a file that is not copied"
+    is_weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+    return "a second copy of the weights" if top in copies and is_weights else ""

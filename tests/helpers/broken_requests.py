@@ -80,9 +80,13 @@ REQUESTS = [
     row("shards of nothing", UsageError, sound, "0", options={"max_shard_size": "0"}),
     row("layers backwards", UsageError, sound, "3:1", "0:2", options={"layers": "3:1"}),
     row("layers in words", UsageError, sound, "all", "0:2", options={"layers": "all"}),
-    row("a folder with the name of a shard to be written", PlanRefused,
-        also(lambda src: filled(src / "model-00005-of-00005.safetensors")),
-        "model-00005-of-00005.safetensors/precious", options={"max_shard_size": "300"}),
+    *(
+        row(f"{name} of SRC, which is in the way of the result on some systems", PlanRefused,
+            also(lambda src, name=name: filled(src / name)), f"{name}/precious", name.casefold(),
+            options={"max_shard_size": "300"})
+        for name in ("MODEL-00005-of-00005.safetensors", "Model.Safetensors.Index.JSON",
+                     "STREAMCONV.json", "Streamconv-Journal-1.jsonl", "Config.json")
+    ),
     row("layers that are not there", StreamconvError, without("model.embed", "model.norm"), "7:9",
         options={"layers": "7:9"}),
     row("sub-byte experts that would have to be transposed", PlanRefused,

@@ -18,7 +18,7 @@ from hub_server import COMMIT, Fault, Hub, taken_for_the_hub
 from huggingface_hub import constants
 
 import streamconv
-from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError
+from streamconv.errors import BadCheckpoint, IOFailed, PlanRefused, SourceChanged, UsageError
 from streamconv.execution.events import Completed
 from streamconv.sources.base import Read
 from streamconv.sources.open import open_source
@@ -567,6 +567,46 @@ def test_bookkeeping_of_a_source_is_not_copied(
         for location in locations.values():
             assert streamconv.verify(location, tmp_path / "out").ok
         assert streamconv.verify(tmp_path / "out").ok
+
+
+TAKEN = (
+    *("streamconv.json/x", "model.safetensors.index.json/x", "model-00001-of-00006.safetensors/x"),
+    *("streamconv-journal-1.jsonl/x", "streamconv-journal-9.jsonl/a/x"),
+    *("streamconv-journal-command.json/x", "streamconv-journal-target.txt/x", ".metadata/x"),
+    *("x.distcp/x", "config.json/x", "hf_quant_config.json/x", "Streamconv.json", "CONFIG.json/x"),
+    "latest_checkpointed_iteration.txt",
+)
+"""Names of files that a run or a result has, or that say what a folder is, and folders of them."""
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_other_files_with_a_name_that_is_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan refuses the source, or leaves them out; the run and its result have no harm."""
+    src = tmp_path / "src"
+    write_checkpoint(src, {"weights-a.safetensors": qwen_tensors(layers=1)})
+    (src / "notes.txt").write_text("notes")
+    streamconv.merge(src, tmp_path / "out", max_shard_size="500")
+    result = output(tmp_path / "out")
+    (src / name.partition("/")[0]).unlink(missing_ok=True)
+    (src / name).parent.mkdir(parents=True, exist_ok=True)
+    (src / name).write_text("x")
+    with taken_for_the_hub(Hub({REPO: src}), tmp_path, monkeypatch):
+        for location in (str(src), src.as_uri(), LOCATION):
+            try:
+                streamconv.plan(location, max_shard_size="500")
+            except (BadCheckpoint, PlanRefused) as error:
+                with pytest.raises(type(error)):
+                    streamconv.merge(
+                        location, tmp_path / "out", max_shard_size="500", overwrite=True
+                    )
+            else:
+                streamconv.merge(location, tmp_path / "out", max_shard_size="500", overwrite=True)
+                assert streamconv.verify(location, tmp_path / "out").ok
+            assert streamconv.verify(tmp_path / "out").ok
+            assert output(tmp_path / "out") == result
+            assert not [path for path in tmp_path.iterdir() if path.name.startswith("out.")]
 
 
 def test_urls_that_cannot_be_read(in_memory: str, tmp_path: Path) -> None:

@@ -53,10 +53,13 @@ def test_other_files_that_are_not_copied_are_named_by_their_reason() -> None:
         *(OtherFile(f"pytorch_model-{k}.bin", 3, "legacy") for k in range(6)),
         OtherFile("optimizer", 3, "3 values of the training run"),
         OtherFile("model.safetensors.index.json", 3, "the index of the source's shards"),
+        OtherFile("streamconv-journal-1.jsonl", 3, "the journal of a run"),
+        OtherFile("streamconv-journal-1.jsonl/x", 3, "in a folder"),
         OtherFile(".git/", 0, "bookkeeping"),
     ]
     assert list(not_carried_over_notes(SOURCE, others)) == [
         "not carried over: pytorch_model-0.bin, pytorch_model-1.bin, pytorch_model-2.bin, "
         "pytorch_model-3.bin and 2 more: legacy",
         "not carried over: optimizer: 3 values of the training run",
+        "not carried over: streamconv-journal-1.jsonl/x: in a folder",
     ]

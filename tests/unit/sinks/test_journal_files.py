@@ -92,6 +92,17 @@ def test_they_are_moved_next_to_the_target_and_back(paths: RunPaths, plan: Plan)
     assert names(paths.parent) == ["out.streamconv-partial", other.name]
 
 
+def test_a_folder_with_the_name_of_a_journal_is_not_moved(paths: RunPaths, plan: Plan) -> None:
+    """Nor a pipe: no run has written it, so it is no journal."""
+    journals = Journals(paths, 1, Files())
+    journals.start(plan, {}).close()
+    paths.journal(9).mkdir()
+    os.mkfifo(paths.journal(8))
+    journals.move()
+    assert names(paths.partial) == [paths.journal(8).name, paths.journal(9).name]
+    assert names(paths.parent) == ["out.streamconv-journal-1.jsonl", "out.streamconv-partial"]
+
+
 def test_a_new_journal_replaces_those_next_to_the_target(paths: RunPaths, plan: Plan) -> None:
     """They are outdated; but only once the new one is there."""
     journals = Journals(paths, 1, Files())

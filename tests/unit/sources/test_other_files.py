@@ -13,6 +13,8 @@ from streamconv.system.linux_file_ops import LinuxFiles
 
 BOOKKEEPING = "bookkeeping of a tool, about this copy of the files"
 
+IN_FOLDER = "in a folder with the name of a file that is not copied"
+
 
 @pytest.fixture(autouse=True)
 def _nothing_deep_is_left(tmp_path: Path) -> Iterator[None]:
@@ -35,6 +37,7 @@ def reason(name: str, size: int = 1, weight_bytes: int = 100) -> str:
             "adapter/model.safetensors",
             "original/params.json",
             ".gitattributes",
+            *("a/streamconv.json", "a/model.safetensors.index.json", "a/.metadata"),
             *(".gitmodules", ".github/ci.yml", "x.git/HEAD", ".cache/x", "huggingface/x"),
         ),
     ],
@@ -55,6 +58,12 @@ def test_files_that_are_copied(name: str) -> None:
         ("pytorch_model-00001-of-00002.bin", "the weights in a legacy format"),
         ("pytorch_model.bin.index.json", "the index of the weights in a legacy format"),
         ("original/consolidated.00.pth", "a second copy of the weights"),
+        ("latest_checkpointed_iteration.txt", "names the last save of a training run"),
+        ("streamconv.json/n.txt", IN_FOLDER),
+        ("model.safetensors.index.json/a/x", IN_FOLDER),
+        ("streamconv-journal-1.jsonl/x", IN_FOLDER),
+        ("model-00001-of-00006.safetensors/x", IN_FOLDER),
+        (".metadata/x", IN_FOLDER),
         (".git/", BOOKKEEPING),
         (".git/hooks/post-checkout", BOOKKEEPING),
         (".GIT/config", BOOKKEEPING),
