@@ -22,7 +22,7 @@ from streamconv.sinks.next_run import FINISH, PART, RUN
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
 from streamconv.sinks.overlap import ReadPath, check_not_read, source_paths
-from streamconv.sinks.preflight import check_location, check_room
+from streamconv.sinks.preflight import check_location, check_readable, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sinks.workspace import RunWorkspace
@@ -118,7 +118,7 @@ class CheckpointFolder:
         Raises:
             OutputExists: The target may not be replaced, or another run is working on it.
             NoSpace: The disk has too little room.
-            IOFailed: The target cannot be written to.
+            IOFailed: The target cannot be written to, or a file to copy cannot be read.
         """
         with map_os_errors(self.target):
             reads = self._all_reads(plan, source)
@@ -131,6 +131,7 @@ class CheckpointFolder:
             finished = self._resume_state.finished(plan)
             self._workspace.partial_folder.check(plan)
             check_not_read(self._workspace.paths, self._identities(plan), reads)
+            check_readable(plan, reads)
             reclaimed = self._resume_state.reclaimed(finished)
             check_room(plan, bytes_left(plan, finished), self.target.parent, reclaimed)
         return finished

@@ -2,9 +2,11 @@
 
 Nothing is changed on disk here, so a crash leaves nothing. A target is refused if the result
 cannot be renamed to it, if the disk has too little room, or if a shard is larger than the process
-may write. What changes after the check shows when the result is written, see `os_errors`.
+may write; a source, if a file to copy cannot be read. What changes after the check shows when the
+result is written, see `os_errors`.
 """
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -101,6 +103,28 @@ def _check_length(paths: RunPaths, parent: Path, parts: int) -> None:
             f"{added} bytes to it for its own files",
             f"name a folder with at most {most - added} bytes in its name",
         )
+
+
+def check_readable(plan: Plan, reads: Iterable[ReadPath]) -> None:
+    """Check that the files to copy can be read, which is done when all shards are written.
+
+    Args:
+        plan: The conversion.
+        reads: The paths of this machine that the run reads; files on others are not checked.
+
+    Raises:
+        IOFailed: A file may not be read.
+    """
+    role = "--template" if plan.checkpoint.template else "source"
+    for read in reads:
+        names = {*read.names} if read.role == role else frozenset[str]()
+        for other in plan.copied:
+            path = read.path / other.name
+            if other.name in names and path.exists() and not os.access(path, os.R_OK):
+                raise IOFailed(
+                    f"cannot read {quoted(str(path))}: {os.strerror(errno.EACCES)}",
+                    "change its permissions, or move it away",
+                )
 
 
 def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:

@@ -110,6 +110,30 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         streamconv.merge(tmp_path / "src", tmp_path / "dst")
 
 
+@pytest.mark.parametrize("location", ["{}", "file://{}"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "notes/read me.txt"])
+def test_a_file_to_copy_that_may_not_be_read(
+    name: str, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be copied last: run and dry run end before a shard is written."""
+    src = sound(tmp_path / "src")
+    (src / name).write_text("{}")
+    (src / "pytorch_model.bin").write_text("is not copied")
+    refused = {str(src / name), str(src / "pytorch_model.bin")}
+    access = os.access
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: str(path) not in refused and access(path, mode)
+    )
+    for options in ((), ("--dry-run",)):
+        words = ["merge", location.format(src), str(tmp_path / "dst"), *options]
+        result = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert isinstance(result.exception, IOFailed)
+        assert f"{name}: Permission denied" in result.exception.message
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
+    refused.remove(str(src / name))
+    streamconv.merge(location.format(src), tmp_path / "dst")
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("verb", ["inspect", "merge", "merge --dry-run", "verify", "check"])
 def test_folders_nested_deeply(verb: str, tmp_path: Path) -> None:
