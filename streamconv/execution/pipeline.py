@@ -95,7 +95,6 @@ def _write_share(
         The plan, and the verification if it was asked for.
     """
     from streamconv.execution.events import Completed
-    from streamconv.execution.executor import execute
     from streamconv.verification.options import VerifyOptions
 
     options = request.options
@@ -113,6 +112,9 @@ def _write_share(
             is_run=True,
             read=read_whole(source),
         )
+        # it imports numpy, for which there is room once the plan has given its memory back
+        from streamconv.execution.executor import execute
+
         plan = replace(plan, sample=sampled_digest(source))
         pinned = pin_request(request, source)
         is_stored = share.partition.of > 1 or source.checkpoint.revision is not None

@@ -13,6 +13,7 @@ from streamconv.planning.memory import (
     MANY_REMOTE_BYTES,
     MEMORY_PART,
     MOST_REMOTE_JOBS,
+    PIPELINE_BYTES,
     RANKS_BYTES,
     REMOTE_JOBS,
     Limits,
@@ -49,7 +50,10 @@ def ask_limits(checkpoint: Checkpoint, options: Options, *, is_run: bool = False
 
 
 def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
-    base, allowed, seen = _base_memory(), _allowed_memory(options), peak_bytes()
+    # a plan alone has not imported what is in memory when a run plans
+    pipeline = 0 if "streamconv.execution.pipeline" in sys.modules else PIPELINE_BYTES
+    base, seen = _base_memory() + pipeline, peak_bytes() + pipeline
+    allowed = _allowed_memory(options)
     jobs = options.get("jobs")
     if jobs is not None:
         return Limits(base, jobs, allowed, seen, "as asked for")
@@ -70,7 +74,7 @@ def _allowed_memory(options: Options) -> int | None:
 
 
 def _base_memory() -> int:
-    """Return the bytes that this process will hold when a run begins."""
+    """Return the bytes that this process holds, with what a run imports after the plan."""
     ranks = 0
     if rank() is not None:
         require_extra("share a conversion with other ranks", "torch", ("torch",))
@@ -78,5 +82,4 @@ def _base_memory() -> int:
         import torch.distributed  # noqa: F401
 
         ranks = RANKS_BYTES
-    imported = "streamconv.execution.executor" in sys.modules
-    return resident_bytes() + (0 if imported else IMPORT_BYTES) + ranks
+    return resident_bytes() + (0 if "numpy" in sys.modules else IMPORT_BYTES) + ranks

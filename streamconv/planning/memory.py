@@ -62,8 +62,10 @@ in the system's page cache, which is not the process's memory."""
 MEMORY_PART = 64
 """By default, there are only more workers than `Limits.least` if the run then takes no more than
 this fraction of the host's memory: one 64th."""
-IMPORT_BYTES = 14 * 10**6
-"""Growth of the interpreter when it imports numpy and the hash."""
+PIPELINE_BYTES = 3_500_000
+"""Growth of the interpreter when it imports what a run needs before it plans."""
+IMPORT_BYTES = 12_500_000
+"""Growth of the interpreter when it imports numpy and the hash, once the plan is made."""
 RANKS_BYTES = 4 * 10**6
 """Growth of a rank when it connects to the others: the store's client, gloo's threads."""
 OVERHEAD_BYTES = 4 * 10**6
@@ -81,7 +83,7 @@ class Limits:
     allowed: int | None = None
     """Bytes that the whole process may hold; None for no limit."""
     seen: int = 0
-    """The most that the process has held so far."""
+    """The most that the process of a run has held when the plan is made."""
     why: str = ""
     """Reason for the number `jobs`."""
     fair: int | None = None

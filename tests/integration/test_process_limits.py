@@ -1,5 +1,6 @@
 """What a process needs may be missing: streams, its folder, memory. One line, no traceback."""
 
+import json
 import os
 import re
 import resource
@@ -122,3 +123,35 @@ def test_a_target_where_nothing_can_be_made(src: Path, target: str, more: tuple[
     done = command_line("merge", src, target, *more)
     assert done.code in (6, 8), done.stderr
     assert target in done.stderr.decode()
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "dcp", "--verify"], ["--dtype", "fp32"]])
+def test_the_memory_that_a_dry_run_projects_is_enough(
+    src: Path, tmp_path: Path, options: list[str]
+) -> None:
+    """A plan alone has imported less than a run."""
+    words = ["merge", src, tmp_path / "out", *options, "--json"]
+    dry = subprocess.run([*COMMAND, *words, "-n"], check=True, capture_output=True)
+    projected = json.loads(dry.stdout)["memory"]["projected_peak_bytes"]
+    limited = [*COMMAND, *words, "--max-memory", f"{projected}B"]
+    done = subprocess.run(limited, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["peak_memory_bytes"] <= projected
+
+
+def test_what_moves_bytes_is_imported_after_the_plan(src: Path, tmp_path: Path) -> None:
+    """So that its memory is not needed on top of what planning takes for a while."""
+    script = (
+        "import sys, streamconv.planning.limits as limits\n"
+        "peak_bytes = limits.peak_bytes\n"
+        "limits.peak_bytes = lambda: print('numpy' in sys.modules) or peak_bytes()\n"
+        "import streamconv\n"
+        "streamconv.merge(sys.argv[1], sys.argv[2])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, src, tmp_path / "out"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False\n"

@@ -1,5 +1,6 @@
 """Workers and memory: as asked for, else by the source and the machine."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,18 @@ from header_models import checkpoint_of
 
 from streamconv.planning import limits
 from streamconv.planning.limits import ask_limits
-from streamconv.planning.memory import MEMORY_PART, MOST_REMOTE_JOBS, REMOTE_JOBS
+from streamconv.planning.memory import (
+    IMPORT_BYTES,
+    MEMORY_PART,
+    MOST_REMOTE_JOBS,
+    PIPELINE_BYTES,
+    REMOTE_JOBS,
+)
 
 LOCAL = checkpoint_of({"a": ("BF16", (2,))})
 REMOTE = replace(LOCAL, remote=True)
 GB = 10**9
+RUN_IMPORTS = ("streamconv.execution.pipeline", "numpy")
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +42,21 @@ def test_only_a_run_gives_freed_memory_back(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == ["measured"] * 2
     ask_limits(LOCAL, {}, is_run=True)
     assert calls[2:] == ["returned", "measured"]
+
+
+def test_a_plan_counts_what_a_run_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it plans, as part of the peak as well; and after the plan."""
+    monkeypatch.setattr(limits, "resident_bytes", lambda: GB)
+    monkeypatch.setattr(limits, "peak_bytes", lambda: 2 * GB)
+    found = []
+    for module in (*RUN_IMPORTS, ""):
+        for name in RUN_IMPORTS:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            if module != name:
+                monkeypatch.setitem(sys.modules, name, sys)
+        made = ask_limits(LOCAL, {})
+        found.append((made.base - GB, made.seen - 2 * GB))
+    assert found == [(PIPELINE_BYTES, PIPELINE_BYTES), (IMPORT_BYTES, 0), (0, 0)]
 
 
 def test_what_is_asked_for_counts_before_all_else() -> None:
