@@ -153,6 +153,8 @@ class ReferenceCheckpoint:
     """Names of its heads that are left out, as they are tied to embeddings that were trained."""
     maybe_tied: tuple[str, ...] = ()
     """Names of its heads that are filled in, and may be tied: config.json does not say."""
+    local_paths: tuple[str, ...] = ()
+    """The paths of this machine that it is read from, as in `Checkpoint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,9 @@ class Checkpoint:
     """Bytes that each worker needs to read, in addition to the buffer that it reads into."""
     metadata_bytes: int = 0
     """Bytes of memory that reading the `.metadata` of a DCP takes."""
+    local_paths: tuple[str, ...] = ()
+    """The paths of this machine that it is read from: a folder that its files are below, or what
+    holds them in another way, such as an archive or a cache."""
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

@@ -160,4 +160,4 @@ def _show_plan(
 
         verbose = output.verbose
         print_rich(plan_table(planned, free, bytes_per_second, removals, verbose=verbose))
-    sink.check(planned, src)
+    sink.check(planned)

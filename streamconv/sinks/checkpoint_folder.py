@@ -105,12 +105,11 @@ class CheckpointFolder:
         """What a run that ended early has left, and how to continue; empty if it left nothing."""
         return self._workspace.leftover_note
 
-    def check(self, plan: Plan, source: str) -> Mapping[int, Finished]:
+    def check(self, plan: Plan) -> Mapping[int, Finished]:
         """Check the target without writing anything.
 
         Args:
-            plan: The conversion.
-            source: The location of the source, which must not overlap the target.
+            plan: The conversion, whose source must not overlap the target.
 
         Returns:
             The shards that are finished already, by number.
@@ -121,7 +120,7 @@ class CheckpointFolder:
             IOFailed: The target cannot be written to, or a file to copy cannot be read.
         """
         with map_os_errors(self.target):
-            reads = self._all_reads(plan, source)
+            reads = self._all_reads(plan)
             self._check_location(reads)
             self._workspace.check_own()
             self._workspace.lock.check()
@@ -191,14 +190,13 @@ class CheckpointFolder:
 
     def prepare(self, plan: Plan) -> OpenFolder | CommittedFolder:
         workspace = self._workspace
-        location = plan.checkpoint.location
         with ExitStack() as undo:
             # in reverse order: parents can be removed only after the lock in the innermost one
             undo.callback(workspace.parents.remove)
             undo.callback(workspace.remove_unused, plan)
             undo.callback(workspace.lock.release)
             with map_os_errors(self.target):
-                reads = self._all_reads(plan, location)
+                reads = self._all_reads(plan)
                 self._check_location(reads)
                 workspace.parents.make()
                 workspace.check_own()
@@ -208,7 +206,7 @@ class CheckpointFolder:
                     undo.pop_all()
                     return CommittedFolder(committed, workspace)
                 workspace.replacement.recover(workspace.target_is_result())
-            finished = self.check(plan, location)
+            finished = self.check(plan)
             left = partial(bytes_left, plan, finished)
             with map_os_errors(self.partial, left, workspace.next_run):
                 partial_exists = self._files.exists(self.partial)
@@ -239,6 +237,6 @@ class CheckpointFolder:
         """Check that the result can be renamed to the target; see `check_location`."""
         check_location(self.target, reads, self._files, self._part.of)
 
-    def _all_reads(self, plan: Plan, source: str) -> tuple[ReadPath, ...]:
+    def _all_reads(self, plan: Plan) -> tuple[ReadPath, ...]:
         """Return every path of this machine that the run reads."""
-        return (*source_paths(plan, source), *self._reads)
+        return (*source_paths(plan), *self._reads)

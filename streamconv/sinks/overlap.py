@@ -14,12 +14,8 @@ from streamconv.errors import OutputExists, quoted
 from streamconv.options import Reading
 from streamconv.planning.plan import Plan
 from streamconv.sinks.run_paths import RunPaths
-from streamconv.sources.open import is_url
-from streamconv.sources.training_run import find_dcp
+from streamconv.sources.fsspec_paths import ANYWHERE
 from streamconv.system.identity import Identity, identities_on_the_way, identity_of
-
-LOCAL_PROTOCOLS = ("file://", "local://")
-"""The URLs of files on this machine, as fsspec calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,49 +30,24 @@ class ReadPath:
 
 
 def option_paths(options: Reading) -> tuple[ReadPath, ...]:
-    """Return the paths of this machine that options name: a template, a file of families."""
-    found = []
-    for role, location in (
-        ("--template", options.get("template")),
-        ("--family", options.get("family")),
-    ):
-        if location is not None:
-            found += [ReadPath(role, path) for path in local_paths(str(location))]
-    return tuple(found)
+    """Return the paths that options name, apart from checkpoints: a file of families."""
+    family = options.get("family")
+    return () if family is None else (ReadPath("--family", Path(family)),)
 
 
-def source_paths(plan: Plan, location: str) -> tuple[ReadPath, ...]:
-    """Return the paths of this machine that the checkpoint of a plan is read from.
+def source_paths(plan: Plan) -> tuple[ReadPath, ...]:
+    """Return the paths of this machine that a plan's checkpoint and template are read from.
 
     Args:
         plan: The conversion.
-        location: The location of its source.
     """
-    checkpoint = plan.checkpoint
+    checkpoint, template = plan.checkpoint, plan.checkpoint.template
     listed = [*(f.name for f in checkpoint.files), *(f.name for f in checkpoint.others)]
     names = tuple(name for name in listed if _is_below(name))
-    found = [
-        ReadPath("source", path, () if path.is_file() else names) for path in local_paths(location)
-    ]
-    if checkpoint.format == "dcp" and not is_url(location):
-        folder = find_dcp(location)  # the save that a tracker file names
-        found += [ReadPath("source", folder, names)] if folder else []
-    if checkpoint.template:
-        template = local_paths(checkpoint.template.location)
-        found += [ReadPath("--template", path, names) for path in template]
-    return tuple(found)
-
-
-def local_paths(location: str) -> list[Path]:
-    """Return the paths of this machine in a location: itself, or those in a URL of fsspec."""
-    if not is_url(location):
-        return [Path(location)]
-    return [
-        Path(part.removeprefix(protocol))
-        for part in location.split("::")
-        for protocol in LOCAL_PROTOCOLS
-        if part.startswith(protocol)
-    ]
+    found = [("source", Path(path)) for path in checkpoint.local_paths]
+    if template is not None:
+        found += [("--template", Path(path)) for path in template.local_paths]
+    return tuple(ReadPath(role, path, () if path.is_file() else names) for role, path in found)
 
 
 def _is_below(name: str) -> bool:
@@ -145,8 +116,10 @@ def _own_files(paths: RunPaths) -> Iterator[Path]:
 
 
 def _identities_below(read: ReadPath) -> Iterator[Identity]:
-    """Yield the identities of the files below a path, and of all that their links lead through."""
+    """Yield the identities of the files below a path, and of all that links lead through."""
     folder = read.path if read.path.is_dir() else read.path.parent
+    for below in {parent for name in read.names for parent in Path(name).parents}:
+        yield from identities_on_the_way(folder / below)
     for name in read.names:
         path = folder / name
         if path.is_symlink():
@@ -169,7 +142,9 @@ def _folders(read: ReadPath) -> Iterator[Identity]:
 def _refuse(paths: RunPaths, changed: Path, read: ReadPath) -> None:
     """Raise the OutputExists that names both paths, each of them once."""
     origin = quoted(str(read.path))
-    if changed == read.path == paths.target:
+    if read.path == ANYWHERE:
+        fact = f"{read.role} may be read from any folder of this machine"
+    elif changed == read.path == paths.target:
         fact = f"target and {read.role} overlap"
     elif changed == read.path:
         fact = f"{read.role} {origin} and the files that the run may remove overlap"

@@ -168,6 +168,7 @@ def _open(
     has_cut_rows = any(box.axes for chunks in chunk_maps.values() for box in chunks.boxes)
     checkpoint = Checkpoint(
         location=location,
+        local_paths=(location, str(folder)),
         tensors=infos,
         files=tuple(SourceFile(name, local.size(name), digest) for name in sorted(used)),
         others=(*skipped_entries(metadata), *select_copied_files(list(others), total_bytes)),

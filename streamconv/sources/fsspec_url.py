@@ -6,6 +6,7 @@ from typing import Any
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
 from streamconv.options import Opening
 from streamconv.sources.base import Source
+from streamconv.sources.fsspec_paths import paths_read
 from streamconv.sources.remote import open_remote
 from streamconv.sources.request_gate import RequestGate
 from streamconv.system.cancellation import CancelToken
@@ -49,6 +50,7 @@ class UrlFiles:
         self.scratch_bytes = SCRATCH_BYTES
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self.local_paths = paths_read(filesystem, root)
         self._cancel = cancel
         self._gate = RequestGate(cancel)
         self._listing = self._list()

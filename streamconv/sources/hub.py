@@ -94,6 +94,7 @@ class RepositoryFiles:
         self.sizes: Mapping[str, int] = listing.sizes
         self._listed_etags = listing.etags
         self._cached = {name: path for name in self.sizes if (path := self._cached_path(name))}
+        self.local_paths = ()
         self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
         self._open = OpenFiles(self._files, Path)

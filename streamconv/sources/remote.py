@@ -8,7 +8,7 @@ of them are in flight (request_gate.py).
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from streamconv.checkpoint.types import Checkpoint, OtherFile
@@ -43,6 +43,10 @@ class RemoteFiles(Protocol):
     @property
     def revision(self) -> str | None:
         """The commit that they are read from; None if there are no commits."""
+
+    @property
+    def local_paths(self) -> tuple[Path, ...]:
+        """The paths of this machine that are read: folders of files, archives, caches."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -150,6 +154,7 @@ def open_remote(files: RemoteFiles, opening: Opening, cancel: CancelToken) -> Re
             checkpoint,
             revision=files.revision,
             read_scratch_bytes=files.scratch_bytes,
+            local_paths=tuple(map(str, files.local_paths)),
             remote=frozenset(name for name in files.sizes if not files.is_cached(name)),
         ),
     )

@@ -164,7 +164,8 @@ def open_folder(
         (read_unlisted_header(folder, name, files) for name in unlisted),
         opening,
     )
-    return LocalSource(folder, replace(checkpoint, revision=revision), files)
+    checkpoint = replace(checkpoint, revision=revision, local_paths=(str(folder),))
+    return LocalSource(folder, checkpoint, files)
 
 
 def _open_file(location: str, opening: Opening, files: FileReads) -> LocalSource:
@@ -191,7 +192,7 @@ def _open_file(location: str, opening: Opening, files: FileReads) -> LocalSource
     checkpoint = assemble(
         location, [read_local_header(folder, name, files)], None, objects, others, (), opening
     )
-    return LocalSource(folder, checkpoint, files)
+    return LocalSource(folder, replace(checkpoint, local_paths=(location,)), files)
 
 
 def _read_index(folder: Path, name: str, files: FileReads) -> Index:

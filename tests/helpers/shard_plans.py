@@ -63,7 +63,9 @@ def plan_of(
     source = Detected(default_catalog(), None, "", HUB_NAMES, None, (), {})
     target = Target("hub", "", HUB_NAMES, {}, None, {})
     return Plan(
-        checkpoint=Checkpoint(str(location), {}, (), others, {}, None, 0),
+        checkpoint=Checkpoint(
+            str(location), {}, (), others, {}, None, 0, local_paths=(str(location),)
+        ),
         source=source,
         target=target,
         steps=make_steps(source, target, None),

@@ -143,6 +143,7 @@ def _fill(comparison: Comparison) -> Checkpoint:
             is_dequantized=comparison.is_dequantized,
             tied=comparison.tied,
             maybe_tied=comparison.maybe_tied,
+            local_paths=template.local_paths,
         ),
     )
 

@@ -157,9 +157,9 @@ def test_finished_shards_are_found_again(tmp_path: Path, source: Path) -> None:
     assert "1 of 2 shards are finished" in first.leftover_note
     assert "--resume" in first.leftover_note
     with pytest.raises(OutputExists, match="unfinished run"):
-        CheckpointFolder(tmp_path / "out").check(plan, str(source))
+        CheckpointFolder(tmp_path / "out").check(plan)
     again = CheckpointFolder(tmp_path / "out", resume=True)
-    assert list(again.check(plan, str(source))) == [1]
+    assert list(again.check(plan)) == [1]
     output = again.prepare(plan)
     assert list(output.finished) == [1]
     output.abort(keep=False)

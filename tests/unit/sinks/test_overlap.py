@@ -16,7 +16,6 @@ from streamconv.sinks.overlap import (
     ReadPath,
     check_apart,
     check_not_read,
-    local_paths,
     option_paths,
     source_paths,
 )
@@ -125,7 +124,7 @@ def test_files_behind_links(place: Path) -> None:
     (place / "src" / "model.safetensors").symlink_to("../out/model.safetensors")
     plan = plan_of([10], place / "src", others=(OtherFile("model.safetensors", 0),))
     with pytest.raises(OutputExists, match="overlap"):
-        check_apart(RunPaths(place / "out"), source_paths(plan, str(place / "src")))
+        check_apart(RunPaths(place / "out"), source_paths(plan))
 
 
 def test_paths_that_only_look_alike(place: Path) -> None:
@@ -169,26 +168,18 @@ def test_a_bind_mount(place: Path) -> None:
         subprocess.run(["umount", str(place / "there")], check=True)
 
 
-@pytest.mark.parametrize(
-    ("location", "paths"),
-    [
-        ("folder", ["folder"]),
-        ("hf://org/model", []),
-        ("s3://bucket/model", []),
-        ("file:///data/model", ["/data/model"]),
-        ("local:///data/model", ["/data/model"]),
-        ("simplecache::file:///data/model", ["/data/model"]),
-        ("zip://model::file:///data/a.zip", ["/data/a.zip"]),
-    ],
-)
-def test_the_paths_of_a_location(location: str, paths: list[str]) -> None:
-    assert local_paths(location) == [Path(path) for path in paths]
-
-
 def test_the_paths_of_options() -> None:
-    options: Options = {"template": "file:///t", "family": "f.toml"}
-    assert option_paths(options) == (
-        ReadPath("--template", Path("/t")),
-        ReadPath("--family", Path("f.toml")),
-    )
+    """A file of families is never a URL."""
+    options: Options = {"template": "file:///t", "family": "a://b.toml"}
+    assert option_paths(options) == (ReadPath("--family", Path("a:/b.toml")),)
     assert option_paths({}) == ()
+
+
+def test_a_folder_behind_a_link(place: Path) -> None:
+    """A folder below what is read that is a link to the former target."""
+    (place / "out").mkdir()
+    (place / "out" / "x").touch()
+    (place / "src").mkdir()
+    (place / "src" / "notes").symlink_to("../out")
+    with pytest.raises(OutputExists, match="overlap"):
+        check_apart(RunPaths(place / "out"), [ReadPath("source", place / "src", ("notes/x",))])

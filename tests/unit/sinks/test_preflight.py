@@ -9,15 +9,15 @@ from shard_plans import plan_of
 
 from streamconv.errors import IOFailed, NoSpace, OutputExists
 from streamconv.sinks import preflight
-from streamconv.sinks.overlap import ReadPath, local_paths
+from streamconv.sinks.overlap import ReadPath
 from streamconv.sinks.preflight import check_location, check_room
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 
 
-def reads(location: str | Path) -> list[ReadPath]:
+def reads(path: Path) -> list[ReadPath]:
     """The paths of a source."""
-    return [ReadPath("source", path) for path in local_paths(str(location))]
+    return [ReadPath("source", path)]
 
 
 @pytest.mark.parametrize("target", [".", "source", "source/below", "link", "link/below"])
@@ -28,11 +28,6 @@ def test_target_and_source_may_not_overlap(tmp_path: Path, target: str) -> None:
     (tmp_path / "link").symlink_to(source)
     with pytest.raises(OutputExists, match="overlap"):
         check_location(tmp_path / target, reads(source), Files())
-
-
-def test_a_source_that_is_a_url_overlaps_nothing(tmp_path: Path) -> None:
-    check_location(tmp_path / "out", reads("hf://org/model"), Files())
-    check_location(tmp_path / "a" / "b" / "out", reads("hf://org/model"), Files())
 
 
 def test_a_target_that_is_no_folder(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class Files:
 
     location = "remote://folder"
     revision = "c0ffee"
+    local_paths = (Path("archive"),)
 
     def __init__(self, contents: Mapping[str, bytes]) -> None:
         self.contents = contents
@@ -68,6 +69,7 @@ def test_opening_reads_headers_and_json() -> None:
         ("model.safetensors", 8, 60),
     ]
     assert source.checkpoint.revision == "c0ffee"
+    assert source.checkpoint.local_paths == ("archive",)
     assert source.checkpoint.remote == {"model.safetensors", "notes.txt"}
     buffer = bytearray(2)
     source.read([Read(source.checkpoint.tensors["w"], 1, memoryview(buffer))])

@@ -87,6 +87,15 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, tensors: Tensors) -> 
         yield stack.enter_context(closing(KINDS[request.param](folder, stack)))
 
 
+def test_the_local_paths_are_named(source: Source, tmp_path: Path) -> None:
+    """Of the source and of its template: the conversion may remove none of them."""
+    found, template = source.checkpoint, source.checkpoint.template
+    named = found.local_paths + (template.local_paths if template else ())
+    kind = {"source", "dcp"} if template else {found.format.replace("safetensors", "source")}
+    read = {str(tmp_path / name) for name in kind}
+    assert read <= {*named} or found.revision
+
+
 def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
     """Every tensor with dtype, shape and size; every file; the config."""
     checkpoint = source.checkpoint
