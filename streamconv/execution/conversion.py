@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamconv.errors import OutputExists
+from streamconv.errors import OutputExists, UsageError
 from streamconv.execution.pipeline import OnEvent, Share, run_share
 from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
@@ -41,9 +41,15 @@ def run_conversion(request: ConversionRequest, on_event: OnEvent | None = None) 
     Raises:
         StreamconvError: One of its subclasses. If the run can be resumed, a note says so.
     """
-    if rank() is not None:
-        return _run_rank(request, on_event)
     partition = parse_partition(request.options.get("part") or "1/1")
+    if rank() is not None:
+        if partition.of > 1:
+            raise UsageError(
+                f"cannot make part {partition.number} of {partition.of}: the ranks of torchrun "
+                "share a whole conversion",
+                "leave out --part, or start each part without torchrun",
+            )
+        return _run_rank(request, on_event)
     if partition.of > 1:
         return _run_partition(request, partition, on_event)
     return _run_whole(request, on_event)

@@ -15,7 +15,7 @@ from pathlib import Path
 from streamconv.errors import IOFailed, NoSpace, OutputExists, quoted
 from streamconv.planning.plan import Plan
 from streamconv.sinks.overlap import ReadPath, check_apart
-from streamconv.sinks.run_paths import RunPaths
+from streamconv.sinks.run_paths import RunPaths, target_of
 from streamconv.system.file_ops import Files
 from streamconv.system.mounts import is_mount_point
 from streamconv.system.removability import has_protecting_flag
@@ -38,11 +38,18 @@ def check_location(target: Path, reads: Iterable[ReadPath], files: Files, parts:
         parts: How many parts the run has.
 
     Raises:
-        OutputExists: The target overlaps what is read, or is a link, a file or a mount point.
+        OutputExists: The target overlaps what is read, is a link, a file or a mount point, or has
+            a name that a run to another target uses.
         IOFailed: Nothing can be written next to the target.
         OSError: The target cannot be looked at.
     """
     parent = _nearest(target, files)
+    if other := target_of(target.name):
+        raise OutputExists(
+            f"cannot write to {quoted(str(target))}: a conversion to {quoted(other)} next to it "
+            "uses that name for its own files, and may remove it",
+            "name another folder",
+        )
     _check_length(RunPaths(target), parent, parts)
     check_apart(RunPaths(target), reads)
     if not files.is_folder(parent):

@@ -28,6 +28,18 @@ _JOURNAL_NAME = re.compile(
     + r"(?:[0-9]+\.(?:jsonl|new|command|target)|command\.json|target\.txt)"
 )
 """Journals, request and listing, and the drafts of each."""
+_NAME_OF_A_RUN = re.compile(
+    rf"(.+)(?:{re.escape(PARTIAL_SUFFIX)}|{re.escape(REPLACED_SUFFIX)}"
+    rf"|{re.escape(LOCK_SUFFIX)}[0-9]+|\.{_JOURNAL_NAME.pattern})",
+    re.DOTALL,
+)
+"""Each name next to a target, and the name of the target."""
+
+
+def target_of(name: str) -> str | None:
+    """Return the name of the target next to which a run would use a name; None for other names."""
+    found = _NAME_OF_A_RUN.fullmatch(name)
+    return found and found[1]
 
 
 @dataclass(frozen=True, slots=True)

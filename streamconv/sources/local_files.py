@@ -8,6 +8,7 @@ from pathlib import Path
 from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, quoted
 from streamconv.sources.open_files import OpenFiles
 from streamconv.sources.safe_paths import is_below, resolve_file
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_reads import FileReads
 from streamconv.system.maps import FilePart, joined_map, neighbors_joined, private_map
 
@@ -36,12 +37,13 @@ class LocalFiles:
         """Prepare to read; nothing is opened yet.
 
         Args:
-            folder: The folder of the files.
+            folder: The folder of the files. It stays the same if the working directory changes.
             files: The file operations to use.
             check_opened: Called with name, descriptor and size of a file that is first opened.
                 Raises SourceChanged if the file is not as planned. By default the size has to be
                 what `size` returned.
         """
+        folder = absolute_path(folder)
         self._folder = folder
         self._files = files
         self._sizes: dict[str, int] = {}

@@ -11,6 +11,7 @@ import pytest
 from folders import qwen_tensors, tree, two_shards, write_checkpoint
 
 from streamconv.errors import IOFailed, OutputExists, StreamconvError, UsageError
+from streamconv.execution import conversion
 from streamconv.execution.conversion import finish_conversion, run_conversion
 from streamconv.execution.request import ConversionRequest
 from streamconv.sinks import journal_files
@@ -169,6 +170,13 @@ def test_a_part_cannot_be_verified(src: Path, tmp_path: Path) -> None:
         run_conversion(request(src, tmp_path / "dst", part="1/2", verify=True))
     assert "finish" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_ranks_make_no_part(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share a whole conversion, and would make all of it."""
+    monkeypatch.setattr(conversion, "rank", lambda: 0)
+    with pytest.raises(UsageError, match="cannot make part 1 of 2: the ranks of torchrun share"):
+        run_conversion(request(src, tmp_path / "dst", part="1/2"))
 
 
 def test_nothing_to_finish(src: Path, tmp_path: Path) -> None:

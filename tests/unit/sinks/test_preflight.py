@@ -42,6 +42,15 @@ def test_a_target_that_is_no_folder(tmp_path: Path) -> None:
         check_location(tmp_path / "file" / "out", (), Files())
 
 
+def test_a_name_that_a_run_to_another_target_uses(tmp_path: Path) -> None:
+    """That run would take what is there for its own, and remove or rename it."""
+    paths = RunPaths(tmp_path / "out")
+    for path in (paths.partial, paths.replaced, paths.lock(1), paths.moved(paths.request)):
+        with pytest.raises(OutputExists, match=r"a conversion to out next to it uses that name"):
+            check_location(path, (), Files())
+    check_location(tmp_path / "out.streamconv-partial" / "out", (), Files())
+
+
 def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     """The hint names a folder if the link has one at its end."""
     (tmp_path / "dangling").symlink_to("missing")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.errors import UsageError
-from streamconv.sinks.run_paths import RunPaths
+from streamconv.sinks.run_paths import RunPaths, target_of
 
 PATHS = RunPaths(Path("/data/out"))
 
@@ -42,6 +42,19 @@ def test_journals_are_moved_there_and_back() -> None:
         assert not PATHS.is_moved(f"{moved.name}.bak")
         assert not PATHS.is_moved(path.name)
         assert PATHS.moved_back(moved) == path
+
+
+def test_each_name_tells_its_target() -> None:
+    """Also those of a target whose own name is odd."""
+    for paths in (PATHS, RunPaths(Path("/data/a.streamconv-b\nc"))):
+        target = paths.target.name
+        moved = [paths.moved(path) for path in (paths.journal(2), paths.request, paths.listing)]
+        for path in (paths.partial, paths.replaced, paths.lock(12), *moved):
+            assert target_of(path.name) == target
+            assert target_of(f"{path.name}.bak") is None
+        assert target_of(target) is None
+    for name in (".streamconv-partial", "streamconv-partial", "out.streamconv-lock-x", "out"):
+        assert target_of(name) is None
 
 
 @pytest.mark.parametrize("root", ["/", "//"])

@@ -39,6 +39,20 @@ def test_a_file_is_opened_once(folder: Path) -> None:
     assert local.bytes_at("file", 1, 2) == b"12"
 
 
+@pytest.mark.parametrize("above", ["", "../here"])
+def test_the_folder_stays_the_same_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: str
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name / "files").mkdir(parents=True)
+        (tmp_path / name / "files" / "file").write_text(name)
+    monkeypatch.chdir(tmp_path / "here")
+    local = LocalFiles(Path(above, "files"), LinuxFiles())
+    monkeypatch.chdir(tmp_path / "there")
+    assert local.size("file") == 4
+    assert local.bytes_at("file", 0, 9) == b"here"
+
+
 def test_a_change_is_noticed(folder: Path) -> None:
     """Of the size, and of the content by the time."""
     for change in (b"longer than before", b"9876543210"):
