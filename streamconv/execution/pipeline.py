@@ -44,7 +44,7 @@ class Share:
     waits_for_commit: bool = False
     """True if this process returns only after another one has committed."""
     parts: int = 1
-    """How many parts share a conversion that `finish` commits; 1 if that is unknown."""
+    """How many parts share what `finish` commits; 1 if a run without parts began it."""
     readers: int = 1
     """Processes that share the allowed read rate."""
 

@@ -151,7 +151,7 @@ def all_pieces(
 def _how_to_complete(plan: Plan, missing: Sequence[int], parts: int) -> str:
     """Return the hint that names the parts which have not written all of their shards."""
     if parts == 1:
-        return "run the parts that are missing, then try again"
+        return "run the same command with --resume to continue it"
     left = parts_without([shard.nbytes for shard in plan.shards], missing, parts)
     more = f" and {len(left) - MANY_PARTS} more" if len(left) > MANY_PARTS else ""
     named = ", ".join(f"--part {part}" for part in left[:MANY_PARTS])

@@ -148,8 +148,11 @@ def test_all_pieces_need_all_shards(paths: RunPaths, plan: Plan) -> None:
     """From the journals of all parts; the first missing shard is named."""
     finished = leave(paths, plan, 1)
     journals, files = Journals(paths, 1, Files()), Files()
-    with pytest.raises(OutputExists, match=f"1 of 2 shards .* first is {plan.shards[0].name}"):
+    with pytest.raises(
+        OutputExists, match=f"1 of 2 shards .* first is {plan.shards[0].name}"
+    ) as caught:
         all_pieces(plan, journals, paths.partial, files)
+    assert caught.value.hint == "run the same command with --resume to continue it"
     first = Finished(10, tuple(f"{piece.nbytes} {'0' * 32}" for piece in plan.pieces([0])))
     Journals(paths, 2, files).start(plan, {0: first}).close()
     (paths.partial / plan.shards[0].name).write_bytes(bytes(10))
