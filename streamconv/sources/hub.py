@@ -16,6 +16,7 @@ from streamconv.options import Opening
 from streamconv.sources.bad_answers import explain_bad_answers
 from streamconv.sources.base import Source
 from streamconv.sources.http_ranges import TIMEOUT, TRANSIENT_STATUS, RangeLocation, Ranges
+from streamconv.sources.hub_cache import cache_paths, cached_snapshot
 from streamconv.sources.hub_environment import check_environment
 from streamconv.sources.hub_errors import explain_refusals
 from streamconv.sources.hub_listing import Listing, request_listing
@@ -26,7 +27,6 @@ from streamconv.sources.safetensors_folder import open_folder
 from streamconv.system import deadline
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.deadline import within
-from streamconv.system.environment_files import opens_at_once
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.retry import TransientError, retry, retry_after
 
@@ -58,8 +58,9 @@ def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Sou
 
     if is_offline_mode():
         with explain_refusals(repo, revision):
-            folder = _cached_snapshot(repo, revision)
-        return open_folder(location, opening, folder=folder, revision=folder.name)
+            folder = cached_snapshot(repo, revision)
+        cache = cache_paths(repo, revision, folder.name)
+        return open_folder(location, opening, folder=folder, revision=folder.name, cache=cache)
     with explain_refusals(repo, revision):
         listing = retry(
             f"cannot read {location}",
@@ -67,7 +68,8 @@ def open_repository(location: str, opening: Opening, cancel: CancelToken) -> Sou
             cancel,
             _hint(repo),
         )
-    return open_remote(RepositoryFiles(location, repo, listing, cancel), opening, cancel)
+    cache = cache_paths(repo, revision, listing.commit)
+    return open_remote(RepositoryFiles(location, repo, listing, cache, cancel), opening, cancel)
 
 
 def _hint(repo: str) -> str:
@@ -82,10 +84,18 @@ def _hint(repo: str) -> str:
 class RepositoryFiles:
     """The files of one commit, as `RemoteFiles`."""
 
-    def __init__(self, location: str, repo: str, listing: Listing, cancel: CancelToken) -> None:
+    def __init__(
+        self,
+        location: str,
+        repo: str,
+        listing: Listing,
+        cache: tuple[Path, ...],
+        cancel: CancelToken,
+    ) -> None:
         from huggingface_hub import get_session
 
         self.location = location
+        self.local_paths = cache
         self.scratch_bytes = SCRATCH_BYTES
         self.revision: str | None = listing.commit
         self._repo = repo
@@ -94,7 +104,6 @@ class RepositoryFiles:
         self.sizes: Mapping[str, int] = listing.sizes
         self._listed_etags = listing.etags
         self._cached = {name: path for name in self.sizes if (path := self._cached_path(name))}
-        self.local_paths = ()
         self._ranges = Ranges(get_session, self._locate, cancel)
         self._files = system_files()
         self._open = OpenFiles(self._files, Path)
@@ -162,33 +171,6 @@ class RepositoryFiles:
                 f"{quoted(listed)}, it sends {quoted(metadata.etag)}"
             )
         return RangeLocation(metadata.location, build_hf_headers() if on_hub else {})
-
-
-def _cached_snapshot(repo: str, revision: str) -> Path:
-    """Return the folder of a revision in the local cache.
-
-    Raises BadCheckpoint if it is missing, or the file with its commit cannot be read.
-    """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=repo, repo_type="model")
-    commit = str(Path(constants.HF_HUB_CACHE, folder, "refs", revision))
-    if not opens_at_once(commit):
-        raise BadCheckpoint(
-            f"cannot read {quoted(repo)}: {quoted(commit)} in the hub's cache is not a regular "
-            "file",
-            "remove it, and download the repository again",
-        )
-    try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise BadCheckpoint(
-            f"cannot read {quoted(repo)}: offline mode is on, and revision {quoted(revision)} is "
-            f"not in the cache {constants.HF_HUB_CACHE}",
-            "unset HF_HUB_OFFLINE, or download the repository first",
-        ) from None
 
 
 @contextmanager

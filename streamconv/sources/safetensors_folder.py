@@ -120,6 +120,7 @@ def open_folder(
     *,
     folder: Path | None = None,
     revision: str | None = None,
+    cache: tuple[Path, ...] = (),
 ) -> LocalSource:
     """Open the checkpoint in a local folder.
 
@@ -129,6 +130,7 @@ def open_folder(
         files: The file operations to use.
         folder: The folder, if it is not `location` itself.
         revision: The commit that the folder holds, if it is known.
+        cache: The paths of the cache that led to the folder, if it is in one.
 
     Raises:
         BadCheckpoint: There is no checkpoint, or something is malformed, missing or contradicts
@@ -164,7 +166,8 @@ def open_folder(
         (read_unlisted_header(folder, name, files) for name in unlisted),
         opening,
     )
-    checkpoint = replace(checkpoint, revision=revision, local_paths=(str(folder),))
+    local_paths = (str(folder), *map(str, cache))
+    checkpoint = replace(checkpoint, revision=revision, local_paths=local_paths)
     return LocalSource(folder, checkpoint, files)
 
 

@@ -91,9 +91,11 @@ def test_the_local_paths_are_named(source: Source, tmp_path: Path) -> None:
     """Of the source and of its template: the conversion may remove none of them."""
     found, template = source.checkpoint, source.checkpoint.template
     named = found.local_paths + (template.local_paths if template else ())
-    kind = {"source", "dcp"} if template else {found.format.replace("safetensors", "source")}
-    read = {str(tmp_path / name) for name in kind}
-    assert read <= {*named} or found.revision
+    kind = "dcp" if found.format == "dcp" else "source"
+    if found.revision:
+        kind = "cache/models--org--name"
+    read = {str(tmp_path / name) for name in ({kind, "source"} if template else {kind})}
+    assert read <= {*named}
 
 
 def test_the_headers_are_read(source: Source, tensors: Tensors) -> None:
