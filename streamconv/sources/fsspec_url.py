@@ -24,7 +24,7 @@ def open_url(location: str, opening: Opening, cancel: CancelToken) -> Source:
     """Open the checkpoint at a URL.
 
     Raises:
-        UsageError: Nothing that is installed opens such a URL.
+        UsageError: Nothing that is installed opens such a URL, or it lacks a part.
         BadCheckpoint: There is no checkpoint, or it is malformed or incomplete.
         IOFailed: Reading failed.
     """
@@ -36,6 +36,13 @@ def open_url(location: str, opening: Opening, cancel: CancelToken) -> Source:
         raise UsageError(
             f"cannot open {quoted(location)}: {quoted(str(error))}",
             "run pip install 'streamconv[fsspec]', and install what fsspec needs for such URLs",
+        ) from error
+    except OSError as error:
+        raise IOFailed(f"cannot open {quoted(location)}: {_reason(error)}") from error
+    except Exception as error:  # each file system has errors of its own for what a URL lacks
+        raise UsageError(
+            f"cannot open {quoted(location)}: fsspec makes no file system of it: {_reason(error)}",
+            "check the URL: it may lack a host, or after `::` the URL of an archive or folder",
         ) from error
     return open_remote(UrlFiles(location, filesystem, root, cancel), opening, cancel)
 
@@ -63,8 +70,7 @@ class UrlFiles:
         try:
             found = self._filesystem.find(self._root, detail=True)
         except Exception as error:  # each file system has errors of its own
-            reason = quoted(str(error)) or type(error).__name__
-            raise IOFailed(f"cannot list {self.location}: {reason}") from error
+            raise IOFailed(f"cannot list {self.location}: {_reason(error)}") from error
         try:
             return {
                 path.removeprefix(self._root).lstrip("/"): (
@@ -127,3 +133,8 @@ class UrlFiles:
                 f"{offset} there are {len(data)}"
             )
         buffer[:] = data
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; its kind if it says nothing."""
+    return quoted(str(error)) or type(error).__name__

@@ -1,6 +1,8 @@
 """Files at a URL: what the listing says of them, and what becomes of its file system's errors."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -126,3 +128,31 @@ def test_a_url_that_nothing_opens() -> None:
     with pytest.raises(UsageError, match=r"cannot open nosuch://x/y: .*nosuch") as caught:
         open_url("nosuch://x/y", Opening(), CancelToken())
     assert "pip install 'streamconv[fsspec]'" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "raised"),
+    [
+        ("dir:///x", UsageError),
+        ("generic:///x", UsageError),
+        ("generic://file:///x", UsageError),
+        ("reference:///x", UsageError),
+        ("github:///x", UsageError),
+        ("simplecache:///x", UsageError),
+        ("asyncwrapper:///x", UsageError),
+        ("zip://x::{place}/model.safetensors", UsageError),
+        ("tar://x::{place}/model.safetensors", UsageError),
+        ("reference://x::{place}/model.safetensors", UsageError),
+        ("zip://x::{place}", IOFailed),
+        ("tar://x::{place}/missing.tar", IOFailed),
+        ("data://x", IOFailed),
+    ],
+)
+def test_file_systems_that_cannot_be_made(
+    tmp_path: Path, url: str, raised: type[Exception]
+) -> None:
+    """By what the URL lacks, or what is at the file that it names."""
+    (tmp_path / "model.safetensors").touch()
+    location = url.format(place=tmp_path)
+    with pytest.raises(raised, match=f"cannot (open|list) {re.escape(location)}: .+"):
+        open_url(location, Opening(), CancelToken())
