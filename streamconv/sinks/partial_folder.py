@@ -9,6 +9,7 @@ from streamconv.errors import quoted
 from streamconv.planning.plan import Plan
 from streamconv.sinks.file_copy import make_folders
 from streamconv.sinks.folder_contents import FolderContents, list_contents, remove_contents
+from streamconv.sinks.former_permissions import close_off
 from streamconv.sinks.journal_files import Journals
 from streamconv.sinks.known_paths import partial_paths
 from streamconv.sinks.run_paths import RunPaths
@@ -28,11 +29,15 @@ class PartialFolder:
         self._files = files
 
     def make(self) -> None:
-        """Create the partial folder, if it does not exist, and make its name durable."""
+        """Create the partial folder, if it does not exist, and make its name durable.
+
+        It is closed to those to whom the target is closed that it will replace.
+        """
         self.is_in_use = True
         with suppress(FileExistsError):
             self._files.make_folder(self.path)
             check_usable(self._paths, self._files)
+        close_off(self.path, self._paths.target, self._files)
         self._files.sync_folder(self.path.parent)
 
     def contents(self, plan: Plan) -> FolderContents:
@@ -86,11 +91,15 @@ class PartialFolder:
         self._files.write_file(self.path / name, content)
 
     def set_modes(self, folder_mode: int, file_mode: int) -> None:
-        """Set the permissions of the partial folder and of everything in it."""
+        """Set the permissions of everything in the partial folder, and of the folder itself.
+
+        A folder that replaces another one gets the permissions of that one instead.
+        """
         for path in self._files.walk(self.path):
             self._set_mode(path, file_mode)
         for folder in self._folders():
-            self._set_mode(folder, folder_mode)
+            if folder != self.path or not self._files.exists(self._paths.target):
+                self._set_mode(folder, folder_mode)
 
     def set_shard_modes(self, mode: int) -> None:
         """Set the permissions of the files in the partial folder, except journals.

@@ -18,6 +18,7 @@ These calls lead from state to state; anything else that appears in a folder is 
     look at `replaced`     something is there: refuse, nothing was renamed
     rename out, replaced
     list `replaced`        the same: rename it back to `out`, refuse
+    chown, chmod           `partial` gets the permissions of `replaced`; if it cannot: the same
     rename partial, out    the commit; readers see it at once
     unlink, rmdir          each file as it was listed, configs and manifest last, as they tell what
                            else is a checkpoint's; what appeared since is kept and named
@@ -38,12 +39,11 @@ from streamconv.sinks.folder_contents import (
     list_contents,
     remove_contents,
 )
+from streamconv.sinks.former_permissions import taken_over
 from streamconv.sinks.known_paths import AllPaths, checkpoint_paths, is_evidence
 from streamconv.sinks.next_run import RUN, NextRun
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
-
-MOVE_AWAY = "move them elsewhere, or name another folder"
 
 
 class TargetReplacement:
@@ -138,6 +138,7 @@ class TargetReplacement:
             OutputExists: The former target is not as it was listed before the conversion, or
                 something else has appeared under one of the names.
             PlantedFile: `folder` is not the one that this run has made.
+            IOFailed: It cannot be closed to all to whom the former target is closed.
         """
         self._files.check_own(folder, is_folder=True)
         has_target = self._files.exists(self._target, follow=False)
@@ -150,7 +151,9 @@ class TargetReplacement:
         try:
             if is_replacing:
                 self._require_as_listed(self._replaced)
-            self._files.rename(folder, self._target)
+            former = self._replaced if is_replacing else self._target
+            with taken_over(folder, former, self._files):
+                self._files.rename(folder, self._target)
         except BaseException:
             if is_replacing and not self._files.exists(self._target, follow=False):
                 self._files.rename(self._replaced, self._target)
@@ -243,5 +246,5 @@ def _require_removable(contents: FolderContents) -> None:
     contents.require_nothing_foreign(
         f"cannot replace {quoted(str(contents.folder))}: it holds files that no known checkpoint "
         "has, or that cannot be removed",
-        MOVE_AWAY,
+        "move them elsewhere, or name another folder",
     )

@@ -114,6 +114,12 @@ class Files(FileReads):
             finally:
                 os.close(fd)
 
+    def set_owner(self, path: Path, user: int, group: int) -> None:
+        """Set the user and the group that a file or folder belongs to."""
+        with self._place(path) as place:
+            follow = not place.is_guarded
+            os.chown(place.name, user, group, dir_fd=place.folder, follow_symlinks=follow)
+
     def sync_folder(self, path: Path) -> None:
         """Make a folder's entries durable, if the system can."""
 

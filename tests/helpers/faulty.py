@@ -36,16 +36,26 @@ WRITING = (
     *("truncate", "sync", "sync_folder", "close"),
 )
 REMOVING = ("unlink", "remove_folder")
+PERMITTING = ("set_mode", "set_owner")
 FILLING = tuple(name for name in (*MAKING, *WRITING) if name != "close")
 """What needs room on the disk."""
-CHANGING = (*FILLING, *REMOVING)
+CHANGING = (*FILLING, *REMOVING, *PERMITTING)
 """What a file system that is mounted read-only refuses."""
-LASTING = ("lock", *MAKING, "_write_some", "_append_some", "truncate", "close", *REMOVING)
+LASTING = (
+    "lock",
+    *MAKING,
+    "_write_some",
+    "_append_some",
+    "truncate",
+    "close",
+    *REMOVING,
+    *PERMITTING,
+)
 """What changes what a killed process leaves. Between two of them, it leaves the same at any moment:
 the system keeps what was written, durable or not."""
 MOVING = ("_read_some", "_write_some", "_append_some")
 """What may do less than it is asked to."""
-OPERATIONS = (*READING, *MAKING, *WRITING, *REMOVING)
+OPERATIONS = (*READING, *MAKING, *WRITING, *REMOVING, *PERMITTING)
 
 
 @dataclass(frozen=True, slots=True)

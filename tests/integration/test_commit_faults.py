@@ -42,6 +42,7 @@ def prepared(src: Path, place: Path, way: str) -> Path:
         dst.mkdir()
         (dst / "model.safetensors").write_bytes(b"former")
         (dst / "config.json").write_text("{}")
+        dst.chmod(0o700)
     if way.startswith("finish"):
         for part in ("1/2", "2/2"):
             convert(src, dst, part=part, overwrite="overwrite" in way)
@@ -111,6 +112,8 @@ def test_killed_at_each_operation_of_the_commit(
     files = Twin()
     with_files(files, lambda: last_step(src, undisturbed / "dst", way))
     right = tree(undisturbed / "dst")
+    mode = (undisturbed / "dst").stat().st_mode
+    assert mode & 0o077 == 0 or "overwrite" not in way
     assert [path.name for path in undisturbed.iterdir()] == ["dst"]
     first = 1 if way.startswith("finish") else len(files.done) - files.done[::-1].index("_allocate")
     place = ground / "killed"
@@ -121,6 +124,7 @@ def test_killed_at_each_operation_of_the_commit(
         assert code == -signal.SIGKILL
         with_files(Twin(), lambda: go_on(src, place / "dst", way))
         assert tree(place / "dst") == right, at
+        assert (place / "dst").stat().st_mode == mode, at
         assert [path.name for path in place.iterdir()] == ["dst"], at
         shutil.rmtree(place)
     shutil.rmtree(ground)

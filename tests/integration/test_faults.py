@@ -66,7 +66,7 @@ def undisturbed(src: Path, memory: Path) -> dict[bool, Twin]:
         place = memory / f"count-{overwrite}" / "dst"
         place.parent.mkdir()
         if overwrite:
-            old_checkpoint(place)
+            closed_checkpoint(place)
         with_files(files, lambda place=place, o=overwrite: run(src, place, overwrite=o))
         done[overwrite] = files
     return done
@@ -75,6 +75,15 @@ def undisturbed(src: Path, memory: Path) -> dict[bool, Twin]:
 def run(src: Path, dst: Path, **options: Any) -> None:
     options = {"jobs": 1, "max_shard_size": SHARD, "copy": True, **options}
     streamconv.convert(src, dst, to="fused-transposed", **options)
+
+
+def closed_checkpoint(folder: Path) -> dict[str, Any]:
+    """One of another group, if root makes it, that nobody else may look into."""
+    standing = old_checkpoint(folder)
+    folder.chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, -1, 4242)
+    return standing
 
 
 def after(src: Path, dst: Path, right: dict[str, Any], standing: dict[str, Any] | None) -> None:
@@ -92,13 +101,14 @@ def after(src: Path, dst: Path, right: dict[str, Any], standing: dict[str, Any] 
         assert tree(replaced) == standing
     run(src, dst, resume=True, overwrite=standing is not None or dst.exists())
     assert tree(dst) == right
+    assert standing is None or dst.stat().st_mode & 0o077 == 0
     assert [path.name for path in dst.parent.iterdir()] == ["dst"]
 
 
 def test_every_operation_is_met(undisturbed: dict[bool, Twin]) -> None:
     """Those of clearing up are met if something is replaced."""
     missing = set(OPERATIONS) - {name for files in undisturbed.values() for name in files.done}
-    assert missing == set()
+    assert missing <= ({"set_owner"} if os.geteuid() else set())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -107,7 +117,7 @@ def test_a_run_without_traces_is_followed_by_any(
 ) -> None:
     """By one that resumes, too."""
     if overwrite:
-        old_checkpoint(tmp_path / "dst")
+        closed_checkpoint(tmp_path / "dst")
     run(src, tmp_path / "dst", resume=True, overwrite=overwrite)
     assert tree(tmp_path / "dst") == right
 
@@ -128,7 +138,7 @@ def test_every_operation_fails(
     for at in moments(undisturbed, overwrite, FAULTS[fault]):
         dst = memory / "out" / "dst"
         dst.parent.mkdir()
-        standing = old_checkpoint(dst) if overwrite else None
+        standing = closed_checkpoint(dst) if overwrite else None
         files = Twin(at, FAULTS[fault])
         try:
             with_files(files, lambda dst=dst: run(src, dst, overwrite=overwrite))
@@ -270,7 +280,7 @@ def test_killed_at_an_operation(
     for at in moments(undisturbed, overwrite, KILLED):
         dst = memory / "out" / "dst"
         dst.parent.mkdir()
-        standing = old_checkpoint(dst) if overwrite else None
+        standing = closed_checkpoint(dst) if overwrite else None
         files = Twin(at, KILLED)
         code = in_a_child(files, lambda dst=dst: run(src, dst, overwrite=overwrite))
         assert code == -signal.SIGKILL
@@ -334,7 +344,7 @@ def test_what_is_relied_on_is_durable(src: Path, tmp_path: Path, overwrite: bool
     result takes its place, and that name before the run is over."""
     dst = tmp_path / "dst"
     if overwrite:
-        old_checkpoint(dst)
+        closed_checkpoint(dst)
     files = Heartbeat()
     with_files(files, lambda: run(src, dst, overwrite=overwrite))
     lock = tmp_path / "dst.streamconv-lock-1"
