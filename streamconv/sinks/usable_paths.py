@@ -26,25 +26,25 @@ def check_own_paths(paths: RunPaths, files: Files) -> None:
                 raise PlantedFile(folder, "it is a mount point")
 
 
-def check_renamable(folder: Path, paths: RunPaths, files: Files) -> None:
-    """Refuse a folder, if it exists, that can be filled, but not renamed.
+def check_renamable(path: Path, paths: RunPaths, files: Files) -> None:
+    """Refuse a file or folder, if it exists, that may be used, but not renamed.
 
     Raises OutputExists.
     """
-    if not files.exists(folder, follow=False):
+    if not files.exists(path, follow=False):
         return
-    status = files.stat(folder, follow=False)
+    status = files.stat(path, follow=False)
     if is_kept_by_sticky_bit(status, files.stat(paths.parent)):
         raise OutputExists(
-            f"cannot use {quoted(str(folder))}: it belongs to user {status.st_uid}, and "
+            f"cannot use {quoted(str(path))}: it belongs to user {status.st_uid}, and "
             f"nobody else can rename it, as {paths.parent} has the sticky bit",
             "let that user run the command, or name another target",
         )
-    if has_protecting_flag(folder):
+    if has_protecting_flag(path):
         raise OutputExists(
-            f"cannot use {quoted(str(folder))}: it is immutable or append-only, and cannot be "
+            f"cannot use {quoted(str(path))}: it is immutable or append-only, and cannot be "
             "renamed",
-            f"run `chattr -i -a {quoted(str(folder))}`, or name another target",
+            f"run `chattr -i -a {quoted(str(path))}`, or name another target",
         )
 
 

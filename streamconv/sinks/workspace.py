@@ -52,12 +52,13 @@ class RunWorkspace:
         The contents of the partial folder are checked when they are listed.
         """
         check_own_paths(self.paths, self.files)
-        self._check_renamable(self.paths.partial)
+        for path in (self.paths.partial, self.paths.replaced, *self.journals.moved()):
+            self._check_renamable(path)
 
-    def _check_renamable(self, folder: Path) -> None:
-        """Refuse a folder that this run could fill, but not commit, or not replace."""
+    def _check_renamable(self, path: Path) -> None:
+        """Refuse what this run could read or fill, but not commit, or not replace."""
         if self.part.of == 1:
-            check_renamable(folder, self.paths, self.files)
+            check_renamable(path, self.paths, self.files)
 
     def target_is_result(self) -> bool:
         """Return True if the target is the result of a run that died right after its commit."""

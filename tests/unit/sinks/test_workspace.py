@@ -129,12 +129,22 @@ def test_a_mount_point_with_a_name_of_ours_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
-@pytest.mark.parametrize("name", ["out.streamconv-partial", "out"])
-def test_another_user_s_folder_below_one_with_the_sticky_bit(
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("out", "out.streamconv-partial", "out.streamconv-replaced"),
+        *("out.streamconv-journal-1.jsonl", "out.streamconv-journal-command.json"),
+        "out.streamconv-journal-target.txt",
+    ],
+)
+def test_what_is_another_user_s_below_a_folder_with_the_sticky_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Only its owner and that of the folder above can rename it: others may make a part."""
-    (tmp_path / name).mkdir()
+    if "journal" in name:
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
     os.chown(tmp_path / name, 4242, 4000)
     for mode, user, number, is_refused in (
         (0o1777, 4343, 1, True),
