@@ -1,7 +1,8 @@
 """The permissions of a result that takes the place of a folder: those of that folder.
 
     owner, group    those of the former folder, where the system lets this process set them
-    permission bits those of it, with setgid; without its group, only what everybody had
+    permission bits those of it, with setgid; without its group, or with another access control
+                    list, the group has only what everybody had
 
 They are of the folder alone: what is in it is new, and has the permissions of new files. The folder
 in which the result is built is closed in the same way from the start, so that whoever may not look
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from streamconv.errors import IOFailed, quoted
+from streamconv.system.access_lists import limited_entries
 from streamconv.system.file_ops import Files
 
 NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -32,7 +34,7 @@ def close_off(folder: Path, former: Path, files: Files) -> None:
         return
     wanted = files.stat(former)
     found = _give(folder, files.stat(folder).st_uid, wanted.st_gid, files)
-    mode, now = _mode_for(wanted, found), stat.S_IMODE(found.st_mode)
+    mode, now = _mode_for(former, folder, files), stat.S_IMODE(found.st_mode)
     writers = sum(0o2 << shift for shift in (0, 3) if mode >> shift & 0o7)
     closed = (now & (mode | writers | stat.S_ISGID)) | 0o700 | (mode & stat.S_ISGID)
     if closed != now:
@@ -70,7 +72,7 @@ def _take_over(folder: Path, former: Path, files: Files) -> None:
         with suppress(PermissionError):
             files.set_mode(folder, stat.S_IMODE(found.st_mode) & 0o700)
         found = _give(folder, wanted.st_uid, wanted.st_gid, files)
-    mode, now = _mode_for(wanted, found), stat.S_IMODE(found.st_mode)
+    mode, now = _mode_for(former, folder, files), stat.S_IMODE(found.st_mode)
     if mode == now:
         return
     try:
@@ -102,9 +104,12 @@ def _give(folder: Path, user: int, group: int, files: Files) -> os.stat_result:
     return found
 
 
-def _mode_for(wanted: os.stat_result, found: os.stat_result) -> int:
-    """Return the permission bits that are wanted, as far as they suit the group of a folder."""
+def _mode_for(former: Path, folder: Path, files: Files) -> int:
+    """Return the permission bits of a former folder, as far as they suit the group of another."""
+    wanted = files.stat(former)
     mode = stat.S_IMODE(wanted.st_mode)
-    if found.st_gid == wanted.st_gid:
+    is_of_group = files.stat(folder).st_gid == wanted.st_gid
+    if is_of_group and limited_entries(former) == limited_entries(folder):
         return mode
-    return mode & ~(stat.S_ISGID | 0o070) | (mode & 0o070 & (mode & 0o007) << 3)
+    setgid = mode & stat.S_ISGID if is_of_group else 0
+    return mode & ~(stat.S_ISGID | 0o070) | (mode & 0o070 & (mode & 0o007) << 3) | setgid

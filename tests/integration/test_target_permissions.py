@@ -7,6 +7,7 @@ result at any moment of a run.
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,42 @@ def test_parts_of_a_group_into_a_folder_that_exists(shared: Path) -> None:
         assert as_user(user, lambda: convert(shared / "src", dst, part=part)) == ""  # noqa: B023
     assert as_user(OWNER, lambda: streamconv.finish(dst)) == ""
     assert permissions(dst) == (OWNER, GROUP, 0o755)
+
+
+# --- access control lists ----------------------------------------------------------------------
+
+
+def access_list(path: Path, group: int, user: int) -> None:
+    """Let the group do this, and a user of a number of his own that."""
+    everybody = 2**32 - 1
+    rows = [(1, 7, everybody), (2, user, OTHER), (4, group, everybody)]
+    rows += [(16, group | user, everybody), (32, 0, everybody)]
+    raw = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in rows)
+    try:
+        for name in ("access", "default"):
+            os.setxattr(path, f"system.posix_acl_{name}", raw)
+    except OSError:
+        pytest.skip("the file system has no access control lists")
+
+
+def test_a_list_that_the_result_does_not_have(src: Path, tmp_path: Path) -> None:
+    """What the list lets a user do, a group may not do for it; nor the other way round."""
+    for dst, listed in ((tmp_path / "a" / "dst", "dst"), (tmp_path / "b" / "dst", "parent")):
+        dst.parent.mkdir()
+        dst.mkdir(0o770)
+        dst.chmod(0o770)
+        access_list(dst if listed == "dst" else dst.parent, group=0, user=7)
+        convert(src, dst)
+        assert permissions(dst)[2] == 0o700
+
+
+def test_a_list_that_both_have(src: Path, tmp_path: Path) -> None:
+    """From the folder above; the target is closed further."""
+    access_list(tmp_path, group=5, user=7)
+    dst = tmp_path / "dst"
+    for mode in (0o770, 0o750):
+        dst.mkdir()
+        dst.chmod(mode)
+        convert(src, dst)
+        assert permissions(dst)[2] == mode
+        shutil.rmtree(dst)
