@@ -186,8 +186,8 @@ class Checkpoint:
     metadata_bytes: int = 0
     """Bytes of memory that reading the `.metadata` of a DCP takes."""
     local_paths: tuple[str, ...] = ()
-    """The paths of this machine that it is read from: a folder that its files are below, or what
-    holds them in another way, such as an archive or a cache."""
+    """The absolute paths of this machine that it is read from: a folder that its files are below,
+    or what holds them in another way, such as an archive or a cache."""
     remote: frozenset[str] = frozenset()
     """Names of the files that are not on this machine: reading them is a transfer."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

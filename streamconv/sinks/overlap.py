@@ -15,6 +15,7 @@ from streamconv.options import Reading
 from streamconv.planning.plan import Plan
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.sources.fsspec_paths import ANYWHERE
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.identity import Identity, identities_on_the_way, identity_of
 
 
@@ -32,7 +33,7 @@ class ReadPath:
 def option_paths(options: Reading) -> tuple[ReadPath, ...]:
     """Return the paths that options name, apart from checkpoints: a file of families."""
     family = options.get("family")
-    return () if family is None else (ReadPath("--family", Path(family)),)
+    return () if family is None else (ReadPath("--family", absolute_path(family)),)
 
 
 def source_paths(plan: Plan) -> tuple[ReadPath, ...]:

@@ -38,6 +38,7 @@ from streamconv.sources.training_state import (
     read_streamconv_metadata,
     skipped_entries,
 )
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_reads import FileReads
 from streamconv.system.linux_file_ops import system_files
 
@@ -168,7 +169,7 @@ def _open(
     has_cut_rows = any(box.axes for chunks in chunk_maps.values() for box in chunks.boxes)
     checkpoint = Checkpoint(
         location=location,
-        local_paths=(location, str(folder)),
+        local_paths=tuple(str(absolute_path(path)) for path in (location, folder)),
         tensors=infos,
         files=tuple(SourceFile(name, local.size(name), digest) for name in sorted(used)),
         others=(*skipped_entries(metadata), *select_copied_files(list(others), total_bytes)),

@@ -43,6 +43,7 @@ from streamconv.sources.shard_index import (
     shard_names,
     unlisted_names,
 )
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.file_reads import FileReads
 from streamconv.system.linux_file_ops import system_files
 from streamconv.system.maps import FilePart
@@ -166,7 +167,7 @@ def open_folder(
         (read_unlisted_header(folder, name, files) for name in unlisted),
         opening,
     )
-    local_paths = (str(folder), *map(str, cache))
+    local_paths = tuple(str(absolute_path(path)) for path in (folder, *cache))
     checkpoint = replace(checkpoint, revision=revision, local_paths=local_paths)
     return LocalSource(folder, checkpoint, files)
 
@@ -195,7 +196,8 @@ def _open_file(location: str, opening: Opening, files: FileReads) -> LocalSource
     checkpoint = assemble(
         location, [read_local_header(folder, name, files)], None, objects, others, (), opening
     )
-    return LocalSource(folder, replace(checkpoint, local_paths=(location,)), files)
+    checkpoint = replace(checkpoint, local_paths=(str(absolute_path(location)),))
+    return LocalSource(folder, checkpoint, files)
 
 
 def _read_index(folder: Path, name: str, files: FileReads) -> Index:

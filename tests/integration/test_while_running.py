@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import PARTIAL, SECOND, filled, sound
@@ -147,6 +148,36 @@ def test_an_open_shard_goes_away_meanwhile(tmp_path: Path, replaced: bool) -> No
 
     streamconv.merge(tmp_path / "src", tmp_path / "dst", on_event=on_event)
     assert tree(tmp_path / "dst") == tree(tmp_path / "wanted")
+
+
+@pytest.mark.parametrize("role", ["source", "template", "family"])
+def test_the_working_directory_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """What is named from there is still held against what the run removes."""
+    sound(tmp_path / "src")
+    sound(tmp_path / "dst")
+    (tmp_path / "dst" / "family.toml").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {
+        "template": {"template": "dst"},
+        "family": {"family": "dst/family.toml"},
+    }
+    before = tree(tmp_path)
+
+    def on_event(event: object) -> None:
+        os.chdir(tmp_path / "elsewhere")
+
+    with pytest.raises(OutputExists, match=f"{role}.* overlap"):
+        streamconv.merge(
+            "dst" if role == "source" else "src",
+            tmp_path / "dst",
+            overwrite=True,
+            on_event=on_event,
+            **options.get(role, {}),
+        )
+    assert tree(tmp_path) == before
 
 
 def test_another_file_goes_away_meanwhile(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_bind_mount(place: Path) -> None:
 def test_the_paths_of_options() -> None:
     """A file of families is never a URL."""
     options: Options = {"template": "file:///t", "family": "a://b.toml"}
-    assert option_paths(options) == (ReadPath("--family", Path("a:/b.toml")),)
+    assert option_paths(options) == (ReadPath("--family", Path.cwd() / "a:/b.toml"),)
     assert option_paths({}) == ()
 
 
