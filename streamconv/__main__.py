@@ -1,5 +1,14 @@
 """Run `python -m streamconv` like the command `streamconv`."""
 
+import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # Python looks for modules in the working directory first, and that may be a checkpoint
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH120
+    if sys.path[:1] != [root]:
+        del sys.path[:1]
+
 import signal
 
 

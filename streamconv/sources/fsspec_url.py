@@ -3,7 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamconv.errors import BadCheckpoint, IOFailed, SourceChanged, UsageError, quoted
+from streamconv.errors import (
+    BadCheckpoint,
+    Interrupted,
+    IOFailed,
+    SourceChanged,
+    UsageError,
+    quoted,
+)
 from streamconv.options import Opening
 from streamconv.sources.base import Source
 from streamconv.sources.fsspec_paths import paths_read
@@ -39,6 +46,8 @@ def open_url(location: str, opening: Opening, cancel: CancelToken) -> Source:
         ) from error
     except OSError as error:
         raise IOFailed(f"cannot open {quoted(location)}: {_reason(error)}") from error
+    except Interrupted:
+        raise
     except Exception as error:  # each file system has errors of its own for what a URL lacks
         raise UsageError(
             f"cannot open {quoted(location)}: fsspec makes no file system of it: {_reason(error)}",
@@ -69,6 +78,8 @@ class UrlFiles:
         """Return the size of every file and a text that changes with the file, by name."""
         try:
             found = self._filesystem.find(self._root, detail=True)
+        except Interrupted:
+            raise
         except Exception as error:  # each file system has errors of its own
             raise IOFailed(f"cannot list {self.location}: {_reason(error)}") from error
         try:

@@ -59,10 +59,8 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken, hint: str
             return attempt()
         except TransientError as error:
             failed = 1 if error.progress else failed + 1
-            if error.wait is None:
-                wait = min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT)
-            else:
-                wait = error.wait
+            # a server whose clock is slow asks for no wait at all
+            wait = max(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT), error.wait or 0.0)
             if failed == ATTEMPTS or attempts >= MOST_ATTEMPTS or wait > LONGEST_ASKED_WAIT:
                 asked = "" if error.wait is None else f", to be asked again in {error.wait:.0f} s"
                 tried = "once" if attempts == 1 else f"{attempts} times"

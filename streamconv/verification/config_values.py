@@ -29,9 +29,11 @@ _ADMITTED = {
 _LEFT_OUT = re.compile(
     r"_*(auto_map|name_or_path|trust_remote_code|custom_generate|custom_pipelines|transformers_weights|use_kernels|"
     r"kernel_config|kernel_mapping|use_pretrained_backbone|commit_hash|"
-    r"\w*implementation\w*|auto_class)"
+    r"\w*implementation\w*|auto_class|attribute_map|sub_configs|base_config_key|base_model_\w+_plan|"
+    r"to_\w+|from_\w+|get_\w+|save_\w+|\w*__)"
 )
-"""Names of code, places and kernels. None of them says what the model is."""
+"""Names of code, places and kernels, and of what the class of a configuration has, such as other
+names for attributes. None of them says what the model is."""
 _NUMBER = re.compile("[0-9]{1,9}")
 """A part of a name that may be the number of a layer."""
 _DTYPE = re.compile(r"(b?float|u?int|complex)[0-9]+(_[a-z0-9]+)*|bool|half|double|auto")

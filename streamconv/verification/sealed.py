@@ -5,8 +5,10 @@ refused here, in this process, until the work is done.
 """
 
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +20,7 @@ from unittest.mock import patch
 SPARE_BYTES = 4 * 2**30
 """Address space that a model without weights may take. One of 10**12 parameters takes 1 GiB."""
 MAX_SECONDS = 300
+"""Seconds in which a model is built, or the headers are loaded into it."""
 
 _OWN = frozenset(
     {
@@ -50,6 +53,7 @@ def sealed(max_parameters: int) -> Iterator[None]:
         stack.enter_context(_no_other_packages())
         stack.enter_context(_no_accelerator())
         stack.enter_context(_bounded_memory())
+        stack.enter_context(_bounded_time())
         stack.enter_context(_bounded_model(max_parameters))
         yield
 
@@ -170,10 +174,34 @@ def _bounded_memory() -> Iterator[None]:
 
 
 @contextmanager
+def _bounded_time() -> Iterator[None]:
+    """Refuse work that does not end, such as matching a pattern of the config with a name.
+
+    The system's alarm interrupts such a match. Only the main thread can set it, and if the process
+    has one of its own, that one stays.
+    """
+
+    def on_alarm(*_: object) -> None:
+        raise Refused(f"transformers takes more than {MAX_SECONDS} seconds for this checkpoint")
+
+    is_free = signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN)
+    if threading.current_thread() is not threading.main_thread() or not is_free:
+        yield
+        return
+    former = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS, 1)  # again, if a library drops the error
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+@contextmanager
 def _bounded_model(max_parameters: int) -> Iterator[None]:
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    end = time.monotonic() + MAX_SECONDS
+    end = time.monotonic() + MAX_SECONDS  # for threads, in which no alarm can be set
     count = 0
 
     def on_parameter(*_: Any) -> None:

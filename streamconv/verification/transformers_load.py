@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from streamconv.catalog.catalog import default_catalog
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
 from streamconv.detection.detect import detect
-from streamconv.errors import BadCheckpoint, PlanRefused, StreamconvError, quoted
+from streamconv.errors import BadCheckpoint, Interrupted, PlanRefused, StreamconvError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.verification.alike_layers import keys_like, layers_like_others, number_of_layer
 from streamconv.verification.config_values import check_sizes, quantization_method
@@ -150,6 +150,8 @@ def _load(
     """
     try:
         return _load_headers(checkpoint, model, quantizer, like)
+    except Interrupted:
+        raise
     except Exception as error:
         version = transformers.__version__
         raise PlanRefused(

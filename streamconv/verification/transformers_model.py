@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.errors import BadCheckpoint, PlanRefused, quoted
+from streamconv.errors import BadCheckpoint, Interrupted, PlanRefused, quoted
 from streamconv.system.extras import TORCH, require_extra
 from streamconv.verification.config_values import PACKAGES, quantization_method, safe_config
 from streamconv.verification.sealed import sealed
@@ -36,6 +36,8 @@ def import_transformers() -> Any:
     require_extra("check if transformers loads a checkpoint", "torch", TORCH)
     try:
         transformers, *_ = map(import_module, _USED)
+    except Interrupted:
+        raise
     except Exception as error:  # a package that does not fit the others may raise any
         raise PlanRefused(
             "cannot check if transformers loads a checkpoint: transformers cannot be imported: "
@@ -73,6 +75,8 @@ def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
     try:
         with sealed(SPARE_PARAMETERS):
             return CONFIG_MAPPING[model_type].from_dict(fields)
+    except Interrupted:
+        raise
     except Exception as error:
         raise BadCheckpoint(
             f"cannot check {checkpoint.location}: transformers {version} does not accept "
@@ -89,6 +93,8 @@ def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
         return
     try:
         import_module(f"{PACKAGES[method]}.compressors")
+    except Interrupted:
+        raise
     except Exception as error:
         raise PlanRefused(
             f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
@@ -104,6 +110,8 @@ def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
     """
     try:
         cls = _named_class(transformers, checkpoint.config) or _class_for(transformers, config)
+    except Interrupted:
+        raise
     except Exception as error:  # a package that does not fit the others may raise any
         raise PlanRefused(
             f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
@@ -152,6 +160,8 @@ def build_model(
     """
     try:
         return _on_meta_device(cls, config)
+    except Interrupted:
+        raise
     except Exception as error:
         raise BadCheckpoint(
             f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "

@@ -94,6 +94,14 @@ def test_it_runs_as_a_module_and_as_a_script() -> None:
         assert done.stdout == f"streamconv {streamconv.__version__}\n", command
 
 
+def test_the_working_directory_is_no_place_for_modules(src: Path) -> None:
+    """It may be a checkpoint, and nothing in one is run."""
+    for name in ("click", "json", "torch", "numpy"):
+        (src / f"{name}.py").write_text("raise SystemExit('it was imported')\n")
+    done = process("merge", ".", "../dst", "--verify", cwd=src)
+    assert (done.returncode, "it was imported" in done.stderr) == (0, False), done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

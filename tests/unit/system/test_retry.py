@@ -80,6 +80,14 @@ def test_the_wait_of_the_server_comes_first() -> None:
     assert waits.seconds == [77]
 
 
+def test_a_server_that_asks_for_no_wait_is_not_hurried() -> None:
+    """Its clock may be slow, so that the time it names has passed."""
+    waits = Waits()
+    errors = [TransientError("busy", wait=0.0) for _ in range(ATTEMPTS - 1)]
+    assert retry("cannot read x", failing(*errors), waits) == "done"
+    assert waits.seconds == [0.5, 1, 2, 4, 8]
+
+
 def test_a_server_that_asks_for_too_long_a_wait() -> None:
     with pytest.raises(IOFailed, match=r"busy, to be asked again in 601 s; tried once$"):
         retry("cannot read x", failing(TransientError("busy", wait=601)), Waits())

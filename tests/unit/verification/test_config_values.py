@@ -64,6 +64,11 @@ def test_other_numbers_are_of_no_interest() -> None:
         {"use_kernels": True},
         {"dtype": "__import__"},
         {"torch_dtype": 3},
+        {"attribute_map": {"foo": "_attn_implementation"}},
+        {"sub_configs": {}},
+        {"base_model_tp_plan": {"layers.*": "x"}},
+        {"__class__": "x"},
+        {"get_text_config": 5},
     ],
 )
 def test_names_of_code_and_places_are_left_out(left_out: dict[str, Any]) -> None:

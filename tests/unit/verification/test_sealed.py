@@ -231,6 +231,29 @@ def test_what_is_just_allowed_takes_little(tmp_path: Path, lures: tuple[Path, Pa
     assert megabytes < 3000
 
 
+ENDLESS = """
+import re, signal, time, transformers
+from streamconv.verification import sealed
+sealed.MAX_SECONDS = 0.5
+try:
+    with sealed.sealed(10):
+        re.match("(a+)+$", "a" * 60 + "!")
+except sealed.Refused as error:
+    print(error)
+print(signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL))
+"""
+
+
+def test_a_pattern_that_is_matched_for_ever() -> None:
+    """A config has patterns of names; matching one can take longer than anybody waits."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout == (
+        "transformers takes more than 0.5 seconds for this checkpoint\n0 (0.0, 0.0)\n"
+    )
+
+
 def test_a_network_is_refused_whatever_asks() -> None:
     """Sockets and other packages, and all is as it was afterwards."""
     import importlib
