@@ -84,7 +84,7 @@ REQUESTS = [
         row(f"{name} of SRC, which is in the way of the result on some systems", PlanRefused,
             also(lambda src, name=name: filled(src / name)), f"{name}/precious", name.casefold(),
             options={"max_shard_size": "300"})
-        for name in ("MODEL-00005-of-00005.safetensors", "Model.Safetensors.Index.JSON",
+        for name in ("MODEL-00005-of-00005.Safetensors", "Model.Safetensors.Index.JSON",
                      "STREAMCONV.json", "Streamconv-Journal-1.jsonl", "Config.json")
     ),
     row("layers that are not there", StreamconvError, without("model.embed", "model.norm"), "7:9",
