@@ -11,6 +11,7 @@ It is imported by its own name: `import streamconv` does not import torch.
 
 from typing import Unpack
 
+from streamconv.api.argument_checks import checked_value
 from streamconv.api.option_docs import takes
 from streamconv.errors import PlanRefused
 from streamconv.lazy.opening import open_checkpoint
@@ -23,6 +24,7 @@ except PlanRefused as missing:
     missing.add_note(missing.hint)
     raise
 
+from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.storage_reader import LazyStorageReader
 
 __all__ = ["StorageReader"]
@@ -66,9 +68,14 @@ class StorageReader(LazyStorageReader):
             PlanRefused: The conversion is impossible.
             IOFailed: Reading failed.
         """
+
+        def opened(location: Location) -> LazyCheckpoint:
+            known = checked_value("StorageReader", "checkpoint_id", location, Location)
+            return open_checkpoint(known, to, "pt", options)
+
         super().__init__(
             src,
-            lambda location: open_checkpoint(location, to, "pt", options),
+            opened,
             prefix=prefix,
             partial=partial,
             jobs=jobs,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ForwardRef
 
 from streamconv.errors import UsageError, quoted, wrong_type
+from streamconv.system.typed_text import flaw_of
 
 EMPTY_ALLOWED = frozenset({"hf_prefix", "dcp_prefix", "prefix"})
 """Options that may be empty text. Elsewhere, empty text is a shell variable that was not set."""
@@ -33,34 +34,39 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
         name: Name of the argument.
         value: The value that it is called with.
         annotation: The type of the argument. If the type is given as text, it cannot be looked up
-            here, and the value is only checked if it has to be callable.
+            here. Then the type is only checked if it has to be callable, and a text as a path.
 
     Raises:
         TypeError: The value has another type.
-        UsageError: The value is empty text, or has a null character.
+        UsageError: The value is empty text, or is or has text that nobody can have meant.
     """
     if annotation is inspect.Parameter.empty:  # the object of a method
         return value
+    is_path = True
     if isinstance(annotation, str | ForwardRef):
         if name == "on_event" and value is not None and not callable(value):
             raise wrong_type(function, name, "callable or None", value)
-        return value
-    kinds = _kinds(annotation)
-    if not any(_is_a(kind, value) for kind in kinds):
-        raise wrong_type(function, name, _in_words(kinds), value)
+    else:
+        kinds = _kinds(annotation)
+        if not any(_is_a(kind, value) for kind in kinds):
+            raise wrong_type(function, name, _in_words(kinds), value)
+        is_path = any(typing.get_origin(kind) is os.PathLike for kind in kinds)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            for text in value:
+                _check_text(name, text, is_path=False)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        _check_text(name, value)
+        if not value and name not in EMPTY_ALLOWED:
+            raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
+        _check_text(name, value, is_path=is_path)
     return value
 
 
-def _check_text(name: str, text: str) -> None:
-    """Refuse text that is empty or has a null character. Raises UsageError."""
-    if not text and name not in EMPTY_ALLOWED:
-        raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
-    if "\0" in text:
-        raise UsageError(f"cannot use {name}: {quoted(text)} has a null character")
+def _check_text(name: str, text: str, *, is_path: bool) -> None:
+    """Refuse text that nobody can have meant. Raises UsageError."""
+    if flaw := flaw_of(text, is_path=is_path):
+        raise UsageError(f"cannot use {name}: {quoted(text)} {flaw}")
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

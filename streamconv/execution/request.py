@@ -14,6 +14,7 @@ from streamconv.errors import BadCheckpoint, UsageError, quoted
 from streamconv.formats.strict_json import parse_json_object
 from streamconv.options import Location, Options, parse_layers, preset_of
 from streamconv.planning.partition import MAX_PARTS, parse_partition
+from streamconv.system.typed_text import flaw_of
 from streamconv.units import parse_size
 
 PROCESS_OPTIONS = ("part", "jobs", "max_memory", "max_rate")
@@ -92,6 +93,7 @@ _TEXTS = frozenset(
         *("format", "dtype", "dequantize", "quantize", "scale", "max_shard_size"),
     }
 )
+_PATHS = frozenset({"family", "template"})
 _FLAGS = frozenset(
     {
         "fill_from_template",
@@ -115,7 +117,7 @@ def _wrong_field(fields: Mapping[str, Any]) -> str:
     for name, kind in kinds.items():
         if name not in fields or not isinstance(fields[name], kind):
             return f"its field {name} is missing, or has another type"
-    if "\0" in fields["src"]:
+    if flaw_of(fields["src"], is_path=True):
         return "its field src is not a path"
     if not (type(parts := fields.get("parts", 1)) is int and 1 <= parts < MAX_PARTS):
         return "its field parts is not a number of parts"
@@ -126,7 +128,9 @@ def _wrong_option(options: Mapping[str, Any]) -> str:
     """Return what is wrong with stored options; empty if nothing is. Raises UsageError."""
     for name, value in options.items():
         if name in _LISTS and isinstance(value, list):
-            if not all(isinstance(text, str) and "\0" not in text for text in value):
+            if not all(
+                isinstance(text, str) and not flaw_of(text, is_path=False) for text in value
+            ):
                 return f"its option {name} is not a list of texts that can be typed"
             continue
         kind = str | None if name in (*_TEXTS, *_LISTS) else bool if name in _FLAGS else None
@@ -134,7 +138,7 @@ def _wrong_option(options: Mapping[str, Any]) -> str:
             continue
         if kind is None or not isinstance(value, kind):
             return f"its option {quoted(name)} is not known, or has another type"
-        if isinstance(value, str) and "\0" in value:
+        if isinstance(value, str) and flaw_of(value, is_path=name in _PATHS):
             return f"its option {quoted(name)} is not text that can be typed"
     for text in options.get("rename") or ():
         parse_rename(text)

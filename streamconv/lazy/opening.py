@@ -6,7 +6,7 @@ from streamconv.catalog.catalog import load_catalog
 from streamconv.lazy.arrays import arrays_of
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.reading import SliceReader
-from streamconv.options import LazyOptions, Location
+from streamconv.options import LazyOptions, Location, check_prefixes
 from streamconv.planning.build import build_outputs
 from streamconv.sources.base import Source, read_whole
 from streamconv.sources.wrappers.cast import CastSource
@@ -33,6 +33,7 @@ def open_checkpoint(
 
     source = opened()
     try:
+        check_prefixes(options, source.checkpoint.format)
         outputs = build_outputs(source.checkpoint, catalog, to, options, read=read_whole(source))
     except BaseException:
         source.close()

@@ -31,6 +31,7 @@ from streamconv.planning.limits import ask_limits
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
 from streamconv.planning.merge_target import merge_target
+from streamconv.planning.partition import parse_partition
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
 from streamconv.planning.safetensors_shards import Safetensors
@@ -40,7 +41,7 @@ from streamconv.planning.target import Target, resolve_target
 from streamconv.planning.unchanged import check_changed
 from streamconv.quantization.cast_checkpoint import cast_checkpoint
 from streamconv.quantization.stored_shape import ReadSmall
-from streamconv.units import parse_size
+from streamconv.units import parse_rate, parse_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ def build_plan(
             memory.
     """
     check_jobs(options.get("jobs"))
+    parse_partition(options.get("part") or "1/1")
+    if (rate := options.get("max_rate")) is not None:
+        parse_rate(rate)
+    shard_size = options.get("max_shard_size")
     casting, quantized, target = _conversion(checkpoint, catalog, to, options, read)
     source = quantized.found
     layers = _layers(options)
@@ -99,7 +104,7 @@ def build_plan(
         checkpoint,
         source,
         target,
-        max_shard_bytes=parse_size(options.get("max_shard_size") or DEFAULT_SHARD_SIZE),
+        max_shard_bytes=parse_size(DEFAULT_SHARD_SIZE if shard_size is None else shard_size),
         limits=lambda: ask_limits(checkpoint, options, is_run=is_run),
         layers=layers,
         shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),

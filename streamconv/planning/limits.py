@@ -70,7 +70,9 @@ def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
 def _allowed_memory(options: Options) -> int | None:
     """Return the limit of memory in bytes: the user's, else by the memory of the machine."""
     max_memory = options.get("max_memory")
-    return parse_size(max_memory) if max_memory else default_max_memory(ranks_on_host())
+    if max_memory is None:
+        return default_max_memory(ranks_on_host())
+    return parse_size(max_memory)
 
 
 def _base_memory() -> int:

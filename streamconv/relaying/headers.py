@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from streamconv.catalog.checkpoint_files import CONFIG
 from streamconv.checkpoint.layout_record import LayoutNames, Record
 from streamconv.checkpoint.types import Checkpoint, TensorInfo
-from streamconv.errors import BadCheckpoint, PlanRefused, UsageError, quoted
-from streamconv.formats.strict_json import parse_json
+from streamconv.errors import PlanRefused, UsageError, quoted
+from streamconv.formats.strict_json import MAX_JSON_BYTES, check_json_size, parse_json_object
 from streamconv.lazy.arrays import format_dtype, nbytes_of
+from streamconv.system.file_reads import FileReads
 
 if TYPE_CHECKING:
     import torch
@@ -42,14 +43,17 @@ def read_config(config: Config) -> Mapping[str, Any]:
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
-    file = path / CONFIG if path.is_dir() else path
+    file, files = path, FileReads()
     try:
-        content = parse_json(file.read_bytes(), str(file))
+        file = path / CONFIG if files.is_folder(path) else path
+        raw = files.read_file(file, MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"cannot read the config {file}: {error.strerror}") from None
-    if not isinstance(content, Mapping):
-        raise BadCheckpoint(f"{file}: it is a {type(content).__name__}, not an object")
-    return content
+        raise UsageError(
+            f"cannot read the config {quoted(str(file))}: {error.strerror}",
+            "give a dict, the path of a config.json, or a config of transformers",
+        ) from None
+    check_json_size(len(raw), quoted(str(file)))
+    return parse_json_object(raw, quoted(str(file)))
 
 
 def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:

@@ -1,6 +1,7 @@
 """A wrong argument ends in one sentence that names it, before anything is read."""
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +44,7 @@ def call(name: str, argument: str, value: Any) -> None:
     """Call a public function with one argument that is wrong, and paths that do not exist."""
     function: Callable[..., Any] = getattr(streamconv, name)
     needed = {"src": "no/source", "dst": "no/target", "module": None}
+    needed |= {"named_tensors": (), "to": "fused", "config": {}} if name == "relay" else {}
     given = {
         key: value for key, value in needed.items() if key in inspect.signature(function).parameters
     }
@@ -65,21 +67,48 @@ def test_a_wrong_type(
     assert not list(tmp_path.iterdir())
 
 
-TEXTS = [case for case in CASES if case[1] not in {*EMPTY_ALLOWED, "sample"}]
+TEXTS = [
+    *(case for case in CASES if case[1] not in {*EMPTY_ALLOWED, "sample"}),
+    *(("relay", argument) for argument in ("to", "config", "source", "family")),
+]
+MEANT_BY_NOBODY = {
+    "": r"it is empty",
+    "a\0b": r"a\\x00b has a null character",
+    "a\ud800b": r"a\\ud800b has half of a character",
+    "x" * 100_000: r"x{197}\.\.\. has 100,000 characters, more than any name or path",
+}
 
 
 @pytest.mark.parametrize(("name", "argument"), TEXTS)
-@pytest.mark.parametrize("text", ["", "a\0b"])
+@pytest.mark.parametrize("text", MEANT_BY_NOBODY, ids=["empty", "null", "half", "long"])
 def test_text_that_cannot_be_meant(
     name: str, argument: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Empty text is a variable that was not set, and never the working directory."""
     monkeypatch.chdir(tmp_path)
-    fact = "it is empty" if not text else "a\\\\x00b has a null character"
-    said = rf"^cannot use {argument}: {fact}$|^{name}\(\) argument '{argument}' must be"
+    flaw = MEANT_BY_NOBODY[text]
+    said = rf"^cannot use {argument}: {flaw}$|^{name}\(\) argument '{argument}' must be"
     with pytest.raises((TypeError, streamconv.UsageError), match=said):
         call(name, argument, text)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argument", ["rename", "only", "skip"])
+@pytest.mark.parametrize("text", [*MEANT_BY_NOBODY][1:], ids=["null", "half", "long"])
+def test_a_list_with_text_that_cannot_be_meant(argument: str, text: str) -> None:
+    with pytest.raises(
+        streamconv.UsageError, match=rf"^cannot use {argument}: {MEANT_BY_NOBODY[text]}$"
+    ):
+        call("convert", argument, ["a=b", text])
+
+
+def test_bytes_that_are_no_text() -> None:
+    """They may be in a path, where Python shows them as halves of characters, and nowhere else."""
+    path = os.fsdecode(b"\x80")
+    assert checked_value("merge", "src", path, Location) == path
+    for argument, text in (("src", f"hf://org/{path}"), ("to", path), ("rename", [f"a={path}"])):
+        with pytest.raises(streamconv.UsageError, match=rf"^cannot use {argument}: .* has half of"):
+            call("convert", argument, text)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from folders import output, qwen_tensors, read_checkpoint, tree, two_shards, wri
 import streamconv
 from streamconv.cli import cli
 from streamconv.errors import OutputExists, PlanRefused, UsageError
+from streamconv.options import LazyOptions
 from streamconv.planning import limits
 
 GATE_UP = "model.layers.0.mlp.experts.gate_up_proj"
@@ -113,6 +114,36 @@ def test_options_that_contradict_each_other(src: Path, tmp_path: Path) -> None:
     """A part cannot be verified alone."""
     with pytest.raises(UsageError, match="cannot verify a part"):
         streamconv.merge(src, tmp_path / "dst", part="1/2", verify=True)
+
+
+WITHOUT_SENSE: list[dict[str, object]] = [
+    *({name: 0} for name in ("jobs", "max_memory", "max_rate", "max_shard_size")),
+    *({name: "much"} for name in ("max_memory", "max_rate", "max_shard_size", "part", "layers")),
+    *({"part": "3/2"}, {"hf_prefix": "model."}, {"dcp_prefix": "ckpt."}),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "option"),
+    [
+        *((name, option) for name in ("plan", "merge") for option in WITHOUT_SENSE),
+        *(
+            ("open", each)
+            for each in WITHOUT_SENSE
+            if each.keys() <= {*LazyOptions.__annotations__}
+        ),
+    ],
+    ids=str,
+)
+def test_an_option_without_sense_is_refused_by_all(
+    function: str, option: dict[str, object], src: Path, tmp_path: Path
+) -> None:
+    """By a plan, too, though only its run would use some of them; 0 is no default."""
+    before = tree(tmp_path)
+    words = (src, tmp_path / "dst") if function == "merge" else (src,)
+    with pytest.raises(UsageError, match=r"^cannot (start|read|use) "):
+        getattr(streamconv, function)(*words, **option)
+    assert tree(tmp_path) == before
 
 
 def test_a_plan_leaves_the_memory_of_its_caller(

@@ -94,14 +94,14 @@ def refused(raw: bytes) -> None:
 
 
 FIELDS = json.loads(STORED)
-WRONG: tuple[object, ...] = (1, -1, 1.5, [], ["x"], {"a": 1}, "\0", 10**30)
+WRONG: tuple[object, ...] = (1, -1, 1.5, [], ["x"], {"a": 1}, "\0", "\ud800", 10**30)
 
 
 @pytest.mark.parametrize("value", WRONG, ids=map(repr, WRONG))
 @pytest.mark.parametrize("name", [*FIELDS])
 def test_a_field_of_another_kind_is_refused(name: str, value: object) -> None:
     """Each field, and each that is missing or is there twice."""
-    if (name, value) != ("to", "\0"):
+    if (name, value) not in (("to", "\0"), ("to", "\ud800")):
         refused(json.dumps({**FIELDS, name: value}).encode())
     refused(json.dumps({key: FIELDS[key] for key in FIELDS if key != name}).encode())
     refused(STORED.replace(b"{", f'{{"{name}": null, '.encode(), 1))

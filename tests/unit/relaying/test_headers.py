@@ -1,6 +1,7 @@
 """What a file's header would say of an emitted tensor, and where the config comes from."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,33 @@ def test_a_config_is_content_a_file_a_folder_or_an_object(tmp_path: Path) -> Non
 
 def test_a_config_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(BadCheckpoint, match="it is a list, not an object"):
+    with pytest.raises(BadCheckpoint, match=r"cannot read .*list.json: not a JSON object"):
         read_config(tmp_path / "list.json")
-    with pytest.raises(UsageError, match=r"cannot read the config .*missing.json: No such file"):
-        read_config(tmp_path / "missing.json")
     with pytest.raises(UsageError, match="cannot take a int as the config"):
         read_config(5)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("missing.json", "missing.json: No such file or directory"),
+        ("file/config.json", "file/config.json: Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("x/" * 3000, "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+        ("fifo", "it is not a regular file"),
+        ('{"model_type": "qwen3_moe"}', "No such file or directory"),
+    ],
+)
+def test_a_path_of_no_config(path: str, said: str, tmp_path: Path) -> None:
+    """Is refused in words whatever is there, and nobody waits for what may never come."""
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match=r"^cannot read the config ") as caught:
+        read_config(tmp_path / path)
+    assert said in caught.value.message
+    assert len(caught.value.message) < 300
 
 
 def test_the_checkpoint_that_some_tensors_would_make() -> None:
