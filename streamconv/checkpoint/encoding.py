@@ -18,9 +18,11 @@ TILE_BYTES = 19
 """Memory for each element of a tile: its number, its bits, and the place of its code."""
 ENCODE_SCRATCH_BYTES = 2**20
 """Further memory for the encoding of any weight, such as arrays of one row."""
-AGAIN_ELEMENTS = 2**16
-"""Elements of a weight that a verification quantizes at once."""
-AGAIN_NUMBER_BYTES = 60
+AGAIN_ELEMENTS = 2**17
+"""Elements of a weight that a verification reads at once."""
+AGAIN_TILE = 2**14
+"""Elements of them that it quantizes at once: in float64, they still fit a core's own cache."""
+AGAIN_NUMBER_BYTES = 68
 """Memory for each of them: numbers in float64, and their places."""
 AGAIN_LEAST_BYTES = 2**18
 """Further memory for any number of elements."""
@@ -107,15 +109,20 @@ def encoding_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
 
 def encoding_again_bytes(encoding: Encoding, view: View | None, dtype: str) -> int:
     """Return the bytes that a thread of a verification needs to quantize a weight again."""
-    (rows, columns), height = encoding.shape, encoding.block[0]
+    (rows, columns), (height, width) = encoding.shape, encoding.block
     band = min(max(AGAIN_ELEMENTS // (columns * height), 1) * height, rows) * columns
-    stored = band * DTYPE_BITS[dtype] // 8
-    return max(stored, view_bytes(view, encoding.shape, dtype)) + 2 * band + again_bytes(band)
+    stored = max(band * DTYPE_BITS[dtype] // 8, view_bytes(view, encoding.shape, dtype))
+    return stored + band + again_bytes(band, height * width)
 
 
-def again_bytes(elements: int) -> int:
-    """Return the bytes that a thread of a verification needs for so many numbers of a weight."""
-    return AGAIN_LEAST_BYTES + min(elements, AGAIN_ELEMENTS) * AGAIN_NUMBER_BYTES
+def again_bytes(elements: int, block: int = 1) -> int:
+    """Return the bytes that a thread of a verification needs to compute numbers of a weight.
+
+    Args:
+        elements: How many there are.
+        block: Of these, how many have to be computed at once.
+    """
+    return AGAIN_LEAST_BYTES + min(elements, max(AGAIN_TILE, block)) * AGAIN_NUMBER_BYTES
 
 
 def view_bytes(view: View | None, shape: tuple[int, ...], dtype: str) -> int:

@@ -9,7 +9,7 @@ A negative zero keeps its sign, so that what was dequantized gives its own codes
 The upper 16 bits of a float32 choose the code from a table. If a lower bit is set, the lowest upper
 one is set, too: no number is then taken for one halfway between two codes.
 
-`verification/quantize.py` computes the same in another way, and neither uses the other.
+`verification/encode.py` computes the same in another way, and neither uses the other.
 """
 
 import functools

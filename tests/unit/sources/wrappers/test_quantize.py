@@ -66,7 +66,8 @@ def test_any_bytes(
 ) -> None:
     """Of several bands, in reads that end anywhere, codes first or scales first."""
     monkeypatch.setattr("streamconv.checkpoint.encoding.BAND_ELEMENTS", 20_000)
-    monkeypatch.setattr("streamconv.verification.quantize.BAND", 20_000)
+    monkeypatch.setattr("streamconv.verification.quantize.AGAIN_ELEMENTS", 20_000)
+    monkeypatch.setattr("streamconv.verification.quantize.AGAIN_TILE", 3_000)
     torch.manual_seed(1)
     weight = torch.randn(300, 96).bfloat16()
     source = memory(**{"a.weight": weight})
@@ -140,7 +141,8 @@ def test_a_weight_inside_of_another_tensor(
     If a row is spread over the file, the weight is read once and not for each of its bands.
     """
     monkeypatch.setattr("streamconv.checkpoint.encoding.BAND_ELEMENTS", 9_000)
-    monkeypatch.setattr("streamconv.verification.quantize.BAND", 9_000)
+    monkeypatch.setattr("streamconv.verification.quantize.AGAIN_ELEMENTS", 9_000)
+    monkeypatch.setattr("streamconv.verification.quantize.AGAIN_TILE", 2_000)
     torch.manual_seed(2)
     stored = torch.randn(3, 160, 256).bfloat16()
     source = memory(experts=stored)
