@@ -9,6 +9,8 @@ from dataclasses import replace
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.options import Options
 from streamconv.planning.memory import (
+    FEW_REMOTE_BYTES,
+    FEW_REMOTE_JOBS,
     IMPORT_BYTES,
     MANY_REMOTE_BYTES,
     MEMORY_PART,
@@ -28,7 +30,7 @@ from streamconv.system.resources import (
     resident_bytes,
     total_memory,
 )
-from streamconv.units import parse_size
+from streamconv.units import parse_size, show_size
 
 
 def ask_limits(checkpoint: Checkpoint, options: Options, *, is_run: bool = False) -> Limits:
@@ -60,6 +62,9 @@ def _limits(checkpoint: Checkpoint, options: Options) -> Limits:
     total = total_memory()
     fair = None if total is None else total // MEMORY_PART // ranks_on_host()
     if checkpoint.remote:
+        if checkpoint.total_bytes < FEW_REMOTE_BYTES:
+            few = f"as the source is remote, with {show_size(checkpoint.total_bytes)}"
+            return Limits(base, FEW_REMOTE_JOBS, allowed, seen, few, fair, FEW_REMOTE_JOBS)
         is_large = fair is not None and checkpoint.total_bytes >= MANY_REMOTE_BYTES
         most = MOST_REMOTE_JOBS if is_large else REMOTE_JOBS
         return Limits(base, most, allowed, seen, "as the source is remote", fair, REMOTE_JOBS)

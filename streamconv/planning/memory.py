@@ -38,11 +38,13 @@ from streamconv.planning.worker_memory import (
 from streamconv.units import show_size
 
 MANY_REMOTE_BYTES = 10**9
-REMOTE_JOBS, MOST_REMOTE_JOBS = 8, 16
-"""Default number of workers if the source is remote: most of the time they wait for it. The larger
+FEW_REMOTE_BYTES = 128 * 2**20
+FEW_REMOTE_JOBS, REMOTE_JOBS, MOST_REMOTE_JOBS = 4, 8, 16
+"""Default number of workers if the source is remote: most of the time they wait for it. The largest
 number, for a fast link with a long latency, applies only if the host has the memory for it and the
-source has MANY_REMOTE_BYTES: with few pieces, most workers would have nothing to do. The link
-decides how many of them have a request in flight (sources/link.py)."""
+source has MANY_REMOTE_BYTES: with few pieces, most workers would have nothing to do. The smallest
+one, for less than FEW_REMOTE_BYTES, is that of the requests in flight before the link is known;
+then the link decides how many workers have one (sources/link.py)."""
 STAGING_BYTES = 2 * 2**20
 """Output that a worker writes at once: at least a panel. It is a few MiB so that there are few
 calls, each of which holds the interpreter's lock; more would save no time."""

@@ -9,12 +9,14 @@ from header_models import checkpoint_of
 from streamconv.planning import limits
 from streamconv.planning.limits import ask_limits
 from streamconv.planning.memory import (
+    FEW_REMOTE_JOBS,
     IMPORT_BYTES,
     MEMORY_PART,
     MOST_REMOTE_JOBS,
     PIPELINE_BYTES,
     REMOTE_JOBS,
 )
+from streamconv.sources.link import LEAST_REQUESTS
 
 LOCAL = checkpoint_of({"a": ("BF16", (2,))})
 REMOTE = replace(LOCAL, remote=True)
@@ -79,6 +81,11 @@ def test_more_cores_than_are_used_by_default(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_remote_source_has_workers_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there are cores; the most only of a large source, and if the memory is known."""
+    made = ask_limits(REMOTE, {})
+    assert (made.jobs, made.least) == (FEW_REMOTE_JOBS, FEW_REMOTE_JOBS)
+    assert FEW_REMOTE_JOBS == LEAST_REQUESTS
+    assert made.why == "as the source is remote, with 4 B"
+    monkeypatch.setattr(limits, "FEW_REMOTE_BYTES", REMOTE.total_bytes)
     monkeypatch.setattr(limits, "MANY_REMOTE_BYTES", REMOTE.total_bytes)
     made = ask_limits(REMOTE, {})
     assert (made.jobs, made.least, made.why) == (
