@@ -5,13 +5,13 @@
 No code of the checkpoint is run: config.json is data here as everywhere.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.errors import BadCheckpoint, Interrupted, PlanRefused, quoted
+from streamconv.errors import BadCheckpoint, Interrupted, PlanRefused, StreamconvError, quoted
 from streamconv.system.extras import TORCH, require_extra
 from streamconv.verification.config_values import PACKAGES, quantization_method, safe_config
 from streamconv.verification.sealed import sealed
@@ -26,6 +26,7 @@ _USED = (
     *("transformers.modeling_utils", "transformers.quantizers.auto"),
 )
 """The modules that a check uses. transformers imports most of them on demand."""
+UPGRADE = "run `pip install --upgrade 'streamconv[torch]'`"
 
 
 def import_transformers() -> Any:
@@ -34,16 +35,12 @@ def import_transformers() -> Any:
     Raises PlanRefused if it or torch is not installed, or if an import fails.
     """
     require_extra("check if transformers loads a checkpoint", "torch", TORCH)
-    try:
+    with _any_error_as(
+        PlanRefused,
+        "cannot check if transformers loads a checkpoint: transformers cannot be imported",
+        UPGRADE,
+    ):
         transformers, *_ = map(import_module, _USED)
-    except Interrupted:
-        raise
-    except Exception as error:  # a package that does not fit the others may raise any
-        raise PlanRefused(
-            "cannot check if transformers loads a checkpoint: transformers cannot be imported: "
-            f"{in_a_line(error)}",
-            "run `pip install --upgrade 'streamconv[torch]'`",
-        ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
@@ -72,16 +69,15 @@ def configuration(transformers: Any, checkpoint: Checkpoint) -> Any:
         )
     fields = safe_config(checkpoint, AUTO_QUANTIZER_MAPPING)
     _import_package(quantization_method(fields), checkpoint)
-    try:
-        with sealed(SPARE_PARAMETERS):
-            return CONFIG_MAPPING[model_type].from_dict(fields)
-    except Interrupted:
-        raise
-    except Exception as error:
-        raise BadCheckpoint(
+    with (
+        _any_error_as(
+            BadCheckpoint,
             f"cannot check {checkpoint.location}: transformers {version} does not accept "
-            f"config.json: {in_a_line(error)}"
-        ) from error
+            "config.json",
+        ),
+        sealed(SPARE_PARAMETERS),
+    ):
+        return CONFIG_MAPPING[model_type].from_dict(fields)
 
 
 def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
@@ -91,16 +87,13 @@ def _import_package(method: str | None, checkpoint: Checkpoint) -> None:
     """
     if method not in PACKAGES:
         return
-    try:
+    with _any_error_as(
+        PlanRefused,
+        f"cannot check {checkpoint.location}: config.json says that its weights are quantized by "
+        f"{method}, and the package {method} cannot be imported",
+        f"run `pip install --upgrade {method}`",
+    ):
         import_module(f"{PACKAGES[method]}.compressors")
-    except Interrupted:
-        raise
-    except Exception as error:
-        raise PlanRefused(
-            f"cannot check {checkpoint.location}: config.json says that its weights are quantized "
-            f"by {method}, and the package {method} cannot be imported: {in_a_line(error)}",
-            f"run `pip install --upgrade {method}`",
-        ) from error
 
 
 def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
@@ -108,16 +101,13 @@ def model_class(transformers: Any, checkpoint: Checkpoint, config: Any) -> Any:
 
     Raises PlanRefused if transformers has neither, or cannot import it.
     """
-    try:
+    with _any_error_as(
+        PlanRefused,
+        f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
+        "import the model",
+        UPGRADE,
+    ):
         cls = _named_class(transformers, checkpoint.config) or _class_for(transformers, config)
-    except Interrupted:
-        raise
-    except Exception as error:  # a package that does not fit the others may raise any
-        raise PlanRefused(
-            f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
-            f"import the model: {in_a_line(error)}",
-            "run `pip install --upgrade 'streamconv[torch]'`",
-        ) from error
     if cls is not None:
         return cls
     model_type = quoted(str(checkpoint.config["model_type"]))
@@ -158,15 +148,12 @@ def build_model(
     The quantizer is None if the weights need none. Raises BadCheckpoint if the class does not
     accept the configuration.
     """
-    try:
+    with _any_error_as(
+        BadCheckpoint,
+        f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
+        f"make a {cls.__name__} from config.json",
+    ):
         return _on_meta_device(cls, config)
-    except Interrupted:
-        raise
-    except Exception as error:
-        raise BadCheckpoint(
-            f"cannot check {checkpoint.location}: transformers {transformers.__version__} cannot "
-            f"make a {cls.__name__} from config.json: {in_a_line(error)}"
-        ) from error
 
 
 def _on_meta_device(cls: Any, config: Any) -> tuple[Any, Any]:
@@ -189,6 +176,20 @@ def _on_meta_device(cls: Any, config: Any) -> tuple[Any, Any]:
         if quantizer is not None:
             quantizer.preprocess_model(model=model, dtype=torch.float32, device_map={"": "meta"})
     return model, quantizer
+
+
+@contextmanager
+def _any_error_as(kind: type[StreamconvError], fact: str, hint: str = "") -> Iterator[None]:
+    """Raise any error as one of `kind`: packages that do not fit each other may raise any.
+
+    A signal is no error of theirs.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        raise kind(f"{fact}: {in_a_line(error)}", hint) from error
 
 
 def in_a_line(error: Exception) -> str:
