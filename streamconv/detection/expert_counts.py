@@ -4,18 +4,17 @@ The router of a layer is the best evidence of its number of experts. config.json
 for layers that differ, several contradicting ones, or one from before experts were pruned.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamconv.catalog.families import COUNT_KEYS, Family
-from streamconv.catalog.routers import projections, router_weights
+from streamconv.catalog.routers import router_weights
 from streamconv.catalog.templates import EXPERT
 from streamconv.checkpoint.config import TEXT_SECTIONS, config_value
-from streamconv.checkpoint.tensor_names import pattern_of
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.detection.refusals import Refusals
+from streamconv.detection.routed_modules import RoutedModules
 from streamconv.detection.stacks import Module, Stack
 from streamconv.errors import BadCheckpoint, quoted
 
@@ -76,7 +75,7 @@ class ExpertCounts:
         for stack in stacks:
             by_pattern.setdefault(stack.pattern, []).append(stack)
         counted = set()
-        next_to = _NextToExperts.of(self.hub_names)
+        next_to = RoutedModules.of(self.hub_names)
         for pattern, alike in by_pattern.items():
             try:
                 is_only = len(by_pattern) == 1
@@ -87,7 +86,7 @@ class ExpertCounts:
         return frozenset(counted)
 
     def _is_counted(
-        self, pattern: str, stacks: list[Stack], next_to: "_NextToExperts", *, is_only: bool
+        self, pattern: str, stacks: list[Stack], next_to: "RoutedModules", *, is_only: bool
     ) -> bool:
         """Return True if config.json or routers count the experts of a pattern's stacks.
 
@@ -144,7 +143,7 @@ class ExpertCounts:
         return pattern in alike[1:]
 
     def _check_router(
-        self, stack: Stack, module: Module, stated: Mapping[str, int], next_to: "_NextToExperts"
+        self, stack: Stack, module: Module, stated: Mapping[str, int], next_to: "RoutedModules"
     ) -> bool:
         """Return True if a module has a router with as many rows as the module has experts.
 
@@ -182,40 +181,8 @@ class ExpertCounts:
                 yield ".".join(filter(None, (section, key))), count
 
 
-@dataclass(frozen=True, slots=True)
-class _NextToExperts:
-    """What modules have next to their experts, found in one pass over all names."""
-
-    routed: Mapping[str, list[str]]
-    """The prefix of every module that has a router, by its pattern."""
-    projected: list[str]
-    """The names of all tensors of projections, and of few others, sorted."""
-
-    @classmethod
-    def of(cls, hub_names: Iterable[str]) -> "_NextToExperts":
-        """Find them among all hub names."""
-        endings = router_weights()
-        words = tuple(f"{word}." for word in projections())
-        routed: dict[str, list[str]] = {}
-        projected = []
-        for name in hub_names:
-            if any(word in name for word in words):
-                projected.append(name)
-            for prefix in (name.removesuffix(each) for each in endings if name.endswith(each)):
-                routed.setdefault(pattern_of(prefix), []).append(prefix)
-        return cls(routed, sorted(projected))
-
-    def has_projection(self, prefix: str) -> bool:
-        """Return True if hidden vectors are projected for the experts of a module."""
-        for begin in (f"{prefix}{word}." for word in projections()):
-            place = bisect_left(self.projected, begin)
-            if place < len(self.projected) and self.projected[place].startswith(begin):
-                return True
-        return False
-
-
 def _check_orientation(
-    module: Module, router: TensorInfo, stack: Stack, next_to: _NextToExperts
+    module: Module, router: TensorInfo, stack: Stack, next_to: RoutedModules
 ) -> None:
     """Raise BadCheckpoint if a router takes vectors as long as the outputs of gate and up.
 

@@ -1,41 +1,34 @@
 """Turn the options of a user into a plan."""
 
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from streamconv.catalog.catalog import Catalog
-from streamconv.catalog.families import HUB_NAMES, SAME
+from streamconv.catalog.families import SAME
 from streamconv.catalog.layouts import PER_EXPERT
-from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.casting import Casting, parse_casting
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
 from streamconv.detection.detect import Detected, detect
 from streamconv.detection.kinds import check_experts_found, check_kind
 from streamconv.detection.quantize import Quantized, quantize_checkpoint
-from streamconv.errors import StreamconvError, UsageError
+from streamconv.errors import StreamconvError
 from streamconv.options import (
     DEFAULT_SHARD_SIZE,
     LazyOptions,
     Options,
     check_jobs,
-    check_prefixes,
     parse_layers,
-    prefixes_of,
-    preset_of,
 )
 from streamconv.planning.config_change import config_change
 from streamconv.planning.limits import ask_limits
 from streamconv.planning.lossless import check_lossless
 from streamconv.planning.make_plan import make_plan, record_of
 from streamconv.planning.merge_target import merge_target
+from streamconv.planning.output_format import shard_format
 from streamconv.planning.partition import parse_partition
 from streamconv.planning.plan import Plan
 from streamconv.planning.quantized_experts import detect_or_refuse, keep_refused, stored_experts
-from streamconv.planning.safetensors_shards import Safetensors
-from streamconv.planning.shards import ShardFormat
 from streamconv.planning.steps import Steps, make_steps
 from streamconv.planning.target import Target, resolve_target
 from streamconv.planning.unchanged import check_changed
@@ -107,7 +100,7 @@ def build_plan(
         max_shard_bytes=parse_size(DEFAULT_SHARD_SIZE if shard_size is None else shard_size),
         limits=lambda: ask_limits(checkpoint, options, is_run=is_run),
         layers=layers,
-        shard_format=_shard_format(checkpoint, change.config(checkpoint), to, options),
+        shard_format=shard_format(checkpoint, change.config(checkpoint), to, options),
         casting=casting,
         config=change,
         verify=verify,
@@ -236,26 +229,3 @@ def _target(source: Detected, to: str | None) -> tuple[str, str]:
     if to is None:
         return merge_target(source)
     return to, "all layouts and names stay" if to == SAME else "as asked"
-
-
-def _shard_format(
-    checkpoint: Checkpoint, config: Mapping[str, Any], to: str | None, options: Options
-) -> Callable[[Record], ShardFormat]:
-    """Return the format of the output, as a function of its record.
-
-    `config` is the content of the output's config.json. A preset means DCP, unless the target is
-    the hub's layout.
-    """
-    preset = preset_of(options)
-    name = options.get("format")
-    if name is None:
-        name = "dcp" if preset and to not in (PER_EXPERT, HUB_NAMES.name) else "safetensors"
-    check_prefixes(options, checkpoint.format, name)
-    if name == "safetensors":
-        return Safetensors
-    if name != "dcp":
-        raise UsageError(f"there is no format called {name!r}", "choose safetensors or dcp")
-    from streamconv.planning.dcp_shards import Dcp
-
-    prefixes = prefixes_of(options) or Prefixes()
-    return lambda _: Dcp(prefixes, preset, config)
