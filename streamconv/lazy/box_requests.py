@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 
-from streamconv.lazy.filling import stored_box
+from streamconv.lazy.filling import check_fillable, stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.storage_metadata import Keys
 from streamconv.lazy.tensor import LazyTensor
+from streamconv.system.read_only_memory import ReadOnlyMemory
 
 Box = tuple[Span, ...]
 """The range on each dimension."""
@@ -43,3 +44,19 @@ def box_requests(items: Iterable[ReadItem], keys: Keys) -> Iterator[BoxRequest]:
         same.setdefault((tensors[key].name, box), []).append(item)
     for (_, box), asked in same.items():
         yield BoxRequest(tensors[asked[0].storage_index.fqn], box, tuple(asked))
+
+
+def check_targets(requests: Iterable[BoxRequest], planner: LoadPlanner) -> None:
+    """Raise UsageError if a tensor of the state dict cannot be filled, before any is.
+
+    A planner that is not made from torch's own may have no tensors to look up yet. Then each is
+    checked only when it is filled.
+    """
+    look_up = getattr(planner, "lookup_tensor", None)
+    if look_up is None:
+        return
+    read_only = ReadOnlyMemory()
+    for request in requests:
+        for item in request.items:
+            target = look_up(item.dest_index)
+            check_fillable(item.dest_index.fqn, target, request.tensor.dtype, read_only)

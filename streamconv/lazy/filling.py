@@ -1,6 +1,8 @@
 """Fill existing tensors of torch from lazy tensors."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cache
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -10,9 +12,7 @@ from streamconv.errors import UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
-
-OVERLAP = "refers to a single memory location"
-"""Words of torch if several elements share memory. Other errors may be a lack of memory."""
+from streamconv.system.read_only_memory import ReadOnlyMemory
 
 
 def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int, int]]) -> None:
@@ -26,54 +26,65 @@ def fill_tensor(target: torch.Tensor, lazy: LazyTensor, box: Sequence[tuple[int,
         box: The range on each dimension of `lazy`.
 
     Raises:
-        UsageError: torch does not copy to such a tensor, as several elements share memory.
+        UsageError: No tensor of its kind can be filled, see `check_fillable`.
         UsageError, SourceChanged, IOFailed: As for indexing a lazy tensor.
     """
+    check_fillable(lazy.name, target, lazy.dtype)
     target = target.detach()
     is_plain = type(target) is torch.Tensor and target.device.type == "cpu"
     is_plain = is_plain and not target.is_conj() and not target.is_neg()
     if is_plain and target.is_contiguous() and target.dtype == lazy.dtype:
         lazy.read_into(box, target.reshape(-1).view(torch.uint8).numpy().data)
-    else:
-        made = lazy.read_box(box)
-        try:
-            target.copy_(made)
-        except RuntimeError as error:
-            if OVERLAP not in str(error):
-                raise
-            reason = quoted(str(error).partition("\n")[0])
-            raise UsageError(
-                f"cannot fill a tensor with {quoted(lazy.name)}: {reason}",
-                "give a tensor whose elements have memory of their own",
-            ) from error
+        # so that autograd knows that its saved values are gone
+        torch.autograd.graph.increment_version(target)
+        return
+    copy_into(target, lazy.read_box(box))
 
 
-def check_fillable(name: str, target: torch.Tensor, dtype: torch.dtype) -> None:
-    """Raise UsageError if no element of a tensor can be filled.
+def copy_into(target: torch.Tensor, made: torch.Tensor) -> None:
+    """Copy a tensor into one that needs no gradient, also if that was made for inference alone."""
+    with torch.inference_mode() if target.is_inference() else nullcontext():
+        target.copy_(made)
+
+
+def check_fillable(
+    name: str, target: torch.Tensor, dtype: torch.dtype, read_only: ReadOnlyMemory | None = None
+) -> None:
+    """Raise UsageError if a tensor cannot be filled, or not with all that is in the checkpoint.
 
     Args:
         name: Its name in the module.
-        target: The tensor.
+        target: The tensor. Of a DTensor, the local shard counts.
         dtype: The dtype of the elements that it is filled with.
+        read_only: The memory that cannot be written; None if it was checked before.
     """
-    kind = "" if isinstance(target, DTensor) else _kind(target)
-    if kind:
+    local = target.to_local() if isinstance(target, DTensor) else target
+    if kind := _kind(local) or _kind_of_memory(local, read_only):
         raise UsageError(
             f"cannot fill {quoted(name)}: it is {kind}",
             "give a dense tensor whose elements have memory of their own",
         )
-    try:
-        torch.empty((), dtype=dtype).to(target.dtype)
-    except (RuntimeError, NotImplementedError):
+    if why := _why_not_cast(dtype, target.dtype):
         raise UsageError(
-            f"cannot fill {quoted(name)}: it is {_word(target.dtype)}, and torch makes none of "
-            f"{_word(dtype)}",
+            f"cannot fill {quoted(name)}: it is {_word(target.dtype)}, and {why}",
             "make the module with the dtypes of the checkpoint",
-        ) from None
+        )
+
+
+@cache
+def _why_not_cast(dtype: torch.dtype, target: torch.dtype) -> str:
+    """Return why `copy_` would not keep what elements of a dtype are; empty text if it does."""
+    if not torch.can_cast(dtype, target):
+        return f"does not hold what the checkpoint has, {_word(dtype)}"
+    try:
+        torch.empty((), dtype=dtype).to(target)
+    except (RuntimeError, NotImplementedError):
+        return f"torch makes none of {_word(dtype)}"
+    return ""
 
 
 def _kind(target: torch.Tensor) -> str:
-    """Return what a tensor is if it has no elements of its own in memory; else empty text."""
+    """Return what a tensor is if torch keeps no plain elements for it; else empty text."""
     if torch.nn.parameter.is_lazy(target):
         return "a parameter without a shape, which its module makes when it is called"
     if isinstance(target, FakeTensor):
@@ -82,14 +93,55 @@ def _kind(target: torch.Tensor) -> str:
         return "a nested tensor" if target.is_nested else "a quantized tensor of torch"
     if target.layout is not torch.strided:
         return f"a tensor of the layout {_word(target.layout)}"
-    if target._is_zerotensor():
-        return "a tensor of zeros without memory"
-    return "a tensor of which several elements share memory" if _has_overlap(target) else ""
+    return "a tensor of zeros without memory" if target._is_zerotensor() else ""
+
+
+def _kind_of_memory(target: torch.Tensor, read_only: ReadOnlyMemory | None) -> str:
+    """Return what a tensor is if its elements cannot be written one by one; else empty text."""
+    if target.is_meta or not target.numel():  # one on meta is replaced by a new one
+        return ""
+    if _has_overlap(target):
+        return "a tensor of which several elements share memory"
+    if _lacks_memory(target):
+        return "a tensor whose memory was freed"
+    if read_only is not None and _is_read_only(target, read_only):
+        return "in memory that cannot be written, such as a map of a file"
+    return ""
 
 
 def _has_overlap(target: torch.Tensor) -> bool:
-    """Return True if torch does not copy to a tensor. One on meta is replaced by a new one."""
-    return not target.is_meta and torch._debug_has_internal_overlap(target) == 1
+    """Return True if several elements are in one place, by the strides."""
+    reach = 0
+    for stride, size in sorted(zip(target.stride(), target.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
+
+
+def _lacks_memory(target: torch.Tensor) -> bool:
+    """Return True if the storage is smaller than the elements, as `resize_(0)` leaves it."""
+    if _is_wrapper(target):
+        return False
+    end = target.storage_offset() * target.element_size() + _extent(target)
+    return target.untyped_storage().nbytes() < end
+
+
+def _is_read_only(target: torch.Tensor, read_only: ReadOnlyMemory) -> bool:
+    if target.device.type != "cpu" or _is_wrapper(target):
+        return False
+    return read_only.has(target.data_ptr(), _extent(target))
+
+
+def _is_wrapper(target: torch.Tensor) -> bool:
+    """Return True for a subclass that may keep its elements in other tensors."""
+    return type(target).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def _extent(target: torch.Tensor) -> int:
+    """Return the bytes from the first element to the end of the last one."""
+    last = sum((n - 1) * stride for n, stride in zip(target.shape, target.stride(), strict=True))
+    return (last + 1) * target.element_size()
 
 
 def _word(kind: object) -> str:

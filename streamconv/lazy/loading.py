@@ -1,6 +1,6 @@
 """Fill a module of torch from an open checkpoint, parameter by parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import check_fillable, fill_tensor, stored_box
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
+from streamconv.system.read_only_memory import ReadOnlyMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,10 @@ def load_module(module: torch.nn.Module, lazy: LazyCheckpoint, *, strict: bool) 
         if isinstance(target, torch.Tensor)
     }
     tensors = {name: lazy[name] for name in targets if name in lazy}
+    _check_own(module, {name: targets[name] for name in tensors})
+    read_only = ReadOnlyMemory()
     for name, tensor in tensors.items():
-        check_fillable(name, targets[name], tensor.dtype)
+        check_fillable(name, targets[name], tensor.dtype, read_only)
     found = {id(targets[name]) for name in tensors}
     missing = tuple(name for name, target in targets.items() if id(target) not in found)
     unexpected = tuple(name for name in lazy if name not in targets)
@@ -100,6 +103,34 @@ def _add(mismatched: list[str], kind: str, names: Sequence[str]) -> None:
     if names:
         shown = ", ".join(f'"{quoted(name)}"' for name in names)
         mismatched.insert(0, f"{kind} key(s) in state_dict: {shown}.")
+
+
+def _check_own(module: torch.nn.Module, targets: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what hooks of a state dict make of tensors, if filling it would not fill the module.
+
+    Raises UsageError.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False))
+    own |= dict(module.named_buffers(remove_duplicate=False))
+    memories = {_memory_of(tensor) for tensor in own.values() if not tensor.is_meta}
+    for name, target in targets.items():
+        if own.get(name) is target or (not target.is_meta and _memory_of(target) in memories):
+            continue
+        is_copy = all(target is not tensor for tensor in own.values())
+        why = "is a copy of its tensor" if is_copy else "is on meta under another name than its own"
+        raise UsageError(
+            f"cannot fill {quoted(name)}: what the state_dict of the module has there {why}",
+            "load into the module before it is wrapped",
+        )
+
+
+def _memory_of(tensor: torch.Tensor) -> object:
+    """Return what is equal for tensors in the same memory."""
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    try:
+        return local.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError, ValueError):  # such as sparse ones
+        return id(tensor)
 
 
 def _check_buffers(module: torch.nn.Module, targets: dict[str, torch.Tensor]) -> None:

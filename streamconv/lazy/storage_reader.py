@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from streamconv.errors import BadCheckpoint, StreamconvError
-from streamconv.lazy.box_requests import BoxRequest, box_requests
+from streamconv.lazy.box_requests import BoxRequest, box_requests, check_targets
 from streamconv.lazy.checkpoint import LazyCheckpoint
-from streamconv.lazy.filling import fill_tensor
+from streamconv.lazy.filling import copy_into, fill_tensor
 from streamconv.lazy.load_errors import missing_keys_error, show_hint
 from streamconv.lazy.storage_metadata import Keys, metadata_of
 from streamconv.options import DEFAULT_JOBS, Location, check_jobs
@@ -209,7 +209,7 @@ class LazyStorageReader(StorageReader):
                 if first is None or first.dtype != target.dtype:
                     fill_tensor(target, request.tensor, request.box)
                 else:
-                    target.copy_(first)
+                    copy_into(target, first)
                 with lock:
                     planner.commit_tensor(item, target)
                 first = target
@@ -218,6 +218,7 @@ class LazyStorageReader(StorageReader):
         requests = sorted(
             box_requests(items, self._keys), key=lambda one: (one.tensor.place, one.box)
         )
+        check_targets(requests, planner)
         jobs = self._jobs or (REMOTE_JOBS if self._lazy.source.remote else DEFAULT_JOBS)
         return map_unordered(iter(requests), jobs, lambda: None, read, CancelToken())
 

@@ -17,6 +17,7 @@ import reference
 import torch
 import torch.distributed.checkpoint as dcp
 from hub_server import Hub, taken_for_the_hub
+from odd_tensors import WITH_MEMORY, WITHOUT_MEMORY, Make
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import (
@@ -102,6 +103,24 @@ def test_every_source(
     assert places == {name: tensor.data_ptr() for name, tensor in state.items()}
     assert reader.bytes_read == sum(tensor.nbytes for tensor in state.values())
     assert reader.missing_keys == ()
+
+
+@pytest.mark.parametrize(("make", "kind"), WITHOUT_MEMORY.values(), ids=[*WITHOUT_MEMORY])
+def test_what_has_no_memory_is_refused(folder: Path, fused: Tensors, make: Make, kind: str) -> None:
+    """Before any tensor of the state dict is filled."""
+    state = zeros(fused)
+    state[HEAD] = make(state[HEAD])
+    error = failure(state, folder, to="transformers")
+    assert str(error).startswith(f"cannot fill {HEAD}: it is {kind}")
+    assert not any(tensor.any() for name, tensor in state.items() if name != HEAD)
+
+
+@pytest.mark.parametrize("make", WITH_MEMORY.values(), ids=[*WITH_MEMORY])
+def test_what_has_memory_is_filled(folder: Path, fused: Tensors, make: Make) -> None:
+    state = zeros(fused)
+    state[HEAD] = make(state[HEAD])
+    load(state, folder, to="transformers")
+    assert torch.equal(state[HEAD].detach(), fused[HEAD].to(state[HEAD].dtype))
 
 
 @pytest.mark.parametrize("layout", ["per-expert", "fused-transposed", "fused-flat", "stacked"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from folders import Tensors, tensor
 from memory_source import MemorySource
+from odd_tensors import WITH_MEMORY, WITHOUT_MEMORY, Make
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from streamconv.catalog.catalog import default_catalog
@@ -134,7 +135,11 @@ def test_two_codes_are_one_element(device: str) -> None:
         (lambda: torch._efficientzerotensor((3, 2)), "a tensor of zeros without memory"),
         (lambda: torch.zeros(3, 1).expand(3, 2), "a tensor of which several elements share memory"),
         (lambda: FakeTensorMode().from_tensor(torch.zeros(3, 2)), "a fake tensor"),
-        (lambda: torch.empty(3, 2, dtype=torch.uint4, device="meta"), "uint4, and torch makes"),
+        (lambda: torch.empty(3, 2, dtype=torch.bits8), "bits8, and torch makes none of float32"),
+        *(
+            (lambda make=make: make(torch.zeros(3, 2)), kind)
+            for make, kind in WITHOUT_MEMORY.values()
+        ),
     ],
 )
 def test_what_has_no_elements_to_fill(weight: Callable[[], torch.Tensor], kind: str) -> None:
@@ -149,6 +154,66 @@ def test_what_has_no_elements_to_fill(weight: Callable[[], torch.Tensor], kind: 
     with pytest.raises(UsageError, match=f"cannot fill 0.weight: it is {kind}"):
         load_module(module, lazy(TENSORS), strict=True)
     assert bits(module.get_parameter("0.bias")) == before
+
+
+@pytest.mark.parametrize("make", WITH_MEMORY.values(), ids=[*WITH_MEMORY])
+def test_what_has_elements_is_filled(make: Make) -> None:
+    """In place, with the numbers of the checkpoint."""
+    module = torch.nn.Module()
+    weight = make(torch.zeros(3, 2))
+    module.register_buffer("weight", weight)
+    load_module(module, lazy({"weight": TENSORS["0.weight"]}), strict=True)
+    assert module.get_buffer("weight") is weight
+    wanted = torch.frombuffer(bytearray(TENSORS["0.weight"][2]), dtype=torch.float32)
+    assert torch.equal(weight.detach(), wanted.reshape(3, 2).to(weight.dtype))
+
+
+def test_numbers_that_would_lose_a_part() -> None:
+    """Of complex ones the imaginary part; torch only warns."""
+    module = torch.nn.Module()
+    module.register_buffer("a", torch.ones(2))
+    with pytest.raises(UsageError, match=r"it is float32, and does not hold .*, complex64"):
+        load_module(module, lazy({"a": ("C64", (2,), bytes(16))}), strict=True)
+    assert module.get_buffer("a").tolist() == [1, 1]
+
+
+def test_autograd_knows_that_a_parameter_has_changed() -> None:
+    """A gradient would be computed from the new values, silently."""
+    module = linear()
+    weight = module.get_parameter("0.weight")
+    squares = (weight * weight).sum()
+    load_module(module, lazy(TENSORS), strict=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("hook", ["copies", "renames", "views"])
+def test_a_state_dict_that_hooks_have_changed(hook: str, device: str) -> None:
+    """What is a copy, or on meta without its name, would leave the module as it was."""
+    module = linear(device)
+    before = dict(module.named_parameters())
+
+    def change(_: object, state: dict[str, torch.Tensor], *__: object) -> None:
+        for name in [*state]:
+            tensor = state.pop(name)
+            new = name.replace("0.", "own.") if hook == "renames" else name
+            state[new] = {"copies": torch.clone, "views": torch.detach}.get(hook, lambda t: t)(
+                tensor
+            )
+
+    module.register_state_dict_post_hook(change)
+    tensors = {n.replace("0.", "own.") if hook == "renames" else n: t for n, t in TENSORS.items()}
+    if device == "cpu" and hook != "copies":
+        load_module(module, lazy(tensors), strict=True)
+        assert bits(module.get_parameter("0.weight")) == TENSORS["0.weight"][2]
+        return
+    said = "on meta under another name" if hook == "renames" else "a copy of its tensor"
+    with pytest.raises(
+        UsageError, match=rf"^cannot fill .*\.weight: what the state_dict .* {said}"
+    ):
+        load_module(module, lazy(tensors), strict=True)
+    assert dict(module.named_parameters()) == before
 
 
 def test_a_conjugate_view() -> None:
