@@ -6,14 +6,14 @@ two runs in one process can know different families.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from streamconv.catalog.families import FORMS, SAME, Family, read_family
 from streamconv.catalog.family_table import FamilyTable
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.layouts import (
     Layout,
     Naming,
@@ -47,9 +47,10 @@ class Catalog:
     """Other names of the tensors of layouts."""
     families: FamilyTable
     """The user's families come first, so that they win over shipped ones of the same model type."""
-    _lookups: dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields, for pickle and copies: what is made of them is made again."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __repr__(self) -> str:
         return f"<Catalog of {len(self.families)} families and {len(self.layouts)} layouts>"
@@ -58,6 +59,10 @@ class Catalog:
     def default_naming(self) -> Naming:
         """The naming of experts if neither tensor names, record nor family show one."""
         return next(iter(self.namings.values()))
+
+    @functools.cached_property
+    def _lookups(self) -> dict[Naming | None, Mapping[str, tuple[NameMatch, ...]]]:
+        return {}
 
     @functools.cached_property
     def required_weight_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -138,15 +143,12 @@ def _build(added: Mapping[str, Rows]) -> Catalog:
         name: read_layout(name, row, kinds)
         for name, row in {**shipped["layouts"], **added.get("layouts", {})}.items()
     }
-
-    def read(name: str, row: Mapping[str, Any]) -> Family:
-        return read_family(name, row, layouts, namings)
-
+    read = functools.partial(read_family, layouts=layouts, namings=namings)
     families = {name: read(name, row) for name, row in added.get("families", {}).items()}
     return Catalog(
         kinds,
-        MappingProxyType(namings),
-        MappingProxyType(layouts),
+        FrozenMap(namings),
+        FrozenMap(layouts),
         tuple(Spelling(name, tuple(names)) for name, names in shipped["spellings"].items()),
         FamilyTable(families, read_row_texts("families.toml"), read),
     )

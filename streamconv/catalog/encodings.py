@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.toml_tables import read_row_names, read_table
 from streamconv.errors import UsageError
 
@@ -97,7 +98,7 @@ def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
             for role in ("codes", "scale", "shape")
             if role in row
         ),
-        config=MappingProxyType(config),
+        config=FrozenMap(config),
     )
 
 

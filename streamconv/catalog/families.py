@@ -14,9 +14,9 @@ experts and groups have the names of their templates. If the hub names them othe
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Any
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.groups import Group, read_group
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming, find_layout
 from streamconv.catalog.renames import Rename, read_rename
@@ -193,10 +193,10 @@ def read_family(
         name=name,
         model_types=tuple(row["model_types"]),
         naming=namings[row["naming"]] if "naming" in row else next(iter(namings.values())),
-        stacks=MappingProxyType(dict(row["stacks"])),
-        forms=MappingProxyType(forms),
+        stacks=FrozenMap(dict(row["stacks"])),
+        forms=FrozenMap(forms),
         merge=merge,
-        without=MappingProxyType(dict(row.get("without", {}))),
+        without=FrozenMap(dict(row.get("without", {}))),
         aliases=tuple(read_rename(r) for r in row.get("aliases", ())),
         refused=row.get("refused", ""),
         transformers_model_type=row.get("transformers_model_type", ""),

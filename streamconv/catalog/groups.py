@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.catalog.templates import Template
 from streamconv.errors import UsageError
@@ -54,7 +54,7 @@ def read_group(row: dict[str, Any]) -> Group:
             "give it hub_name and form_name, or parts that have them",
         )
     lists = {axis: tuple(t) for axis, t in row.items() if isinstance(t, list) and t is not parts}
-    naming = Naming(row["where"], MappingProxyType(lists))
+    naming = Naming(row["where"], FrozenMap(lists))
     sizes = {
         axis: size if isinstance(size, int) else (size,) if isinstance(size, str) else tuple(size)
         for axis, size in row.get("sizes", {}).items()
@@ -79,7 +79,7 @@ def read_group(row: dict[str, Any]) -> Group:
         )
     return Group(
         where=row["where"],
-        hub_layout=NamedLayout(Layout("hub", "", MappingProxyType(in_hub)), naming),
-        form_layout=NamedLayout(Layout("form", "", MappingProxyType(in_form)), naming),
+        hub_layout=NamedLayout(Layout("hub", "", FrozenMap(in_hub)), naming),
+        form_layout=NamedLayout(Layout("form", "", FrozenMap(in_form)), naming),
         sizes=tuple(sizes.items()),
     )

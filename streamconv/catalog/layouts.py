@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.templates import Template
 from streamconv.catalog.weight_kinds import MATRICES, WeightKind
 from streamconv.errors import UsageError, did_you_mean, quoted
@@ -106,7 +106,7 @@ class Layout:
                 choices.append({weight: kind.matrix(weight) + kind.apart for weight in alike})
             whole = (c for c in choices if all(place in self.templates for place in c.values()))
             found |= next(whole, {w: w for w in alike if w in self.templates})
-        return MappingProxyType(found)
+        return FrozenMap(found)
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,9 @@ def read_layout(name: str, row: Mapping[str, Any], kinds: Iterable[WeightKind]) 
     return Layout(
         name,
         row.get("used_by", ""),
-        MappingProxyType(templates),
-        MappingProxyType(whole_blocks),
-        MappingProxyType(kinds_of),
+        FrozenMap(templates),
+        FrozenMap(whole_blocks),
+        FrozenMap(kinds_of),
     )
 
 
@@ -200,7 +200,7 @@ def _whole_blocks(template: Template, kind: WeightKind, matrix: str) -> Mapping[
 def read_naming(name: str, row: Mapping[str, Any]) -> Naming:
     """Read a row of the table `namings`, which has passed the checks of `row_fields`."""
     tokens = {axis: tuple(row[axis]) for axis in ("p", "d")}
-    return Naming(name, MappingProxyType(tokens), row.get("auto_detect", True))
+    return Naming(name, FrozenMap(tokens), row.get("auto_detect", True))
 
 
 def find_layout(layouts: Mapping[str, Layout], name: str) -> Layout:

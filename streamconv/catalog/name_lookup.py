@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.layouts import Layout, NamedLayout, Naming
 from streamconv.catalog.weight_kinds import WeightKind
 
@@ -88,7 +88,7 @@ def build_name_lookup(
     tokens = tuple(dict.fromkeys(listed))
     pairs = (pair for spelling in spellings for pair in spelling.pairs(kinds, tokens))
     known = {name: tuple(found) for name, found in matches.items()}
-    return MappingProxyType(known | _spelled(pairs, known))
+    return FrozenMap(known | _spelled(pairs, known))
 
 
 def _spelled(

@@ -12,7 +12,7 @@ from streamconv.formats.safetensors import DTYPE_BITS
 
 FRAMEWORKS = ("pt", "np")
 
-_SAME = {
+SAME = {
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -30,7 +30,7 @@ _SAME = {
 """The dtypes that numpy and torch have under one name. In numpy, others are unsigned integers of
 their width."""
 _TORCH = {
-    **_SAME,
+    **SAME,
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -72,7 +72,7 @@ class NumpyArrays:
     def dtype(self, name: str) -> Any:
         import numpy as np
 
-        return np.dtype(_SAME.get(name, f"uint{_element_bits(name)}"))
+        return np.dtype(SAME.get(name, f"uint{_element_bits(name)}"))
 
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
         import numpy as np

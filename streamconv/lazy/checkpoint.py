@@ -10,12 +10,13 @@ from streamconv.checkpoint.types import Checkpoint
 from streamconv.errors import quoted, wrong_type
 from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.arrays import Arrays
+from streamconv.lazy.not_copied import NotCopied
 from streamconv.lazy.reading import SliceReader
 from streamconv.lazy.tensor import LazyTensor
 from streamconv.planning.build import Outputs
 
 
-class LazyCheckpoint:
+class LazyCheckpoint(NotCopied):
     """An open checkpoint. It has the methods of `safetensors.safe_open`, and is a context manager.
 
     Several threads may use it, and so may processes that were forked.

@@ -110,8 +110,8 @@ def _check_own(module: torch.nn.Module, targets: Mapping[str, torch.Tensor]) -> 
 
     Raises UsageError.
     """
-    own = dict(module.named_parameters(remove_duplicate=False))
-    own |= dict(module.named_buffers(remove_duplicate=False))
+    own: dict[str, torch.Tensor] = dict(module.named_buffers(remove_duplicate=False))
+    own |= module.named_parameters(remove_duplicate=False)
     memories = {_memory_of(tensor) for tensor in own.values() if not tensor.is_meta}
     for name, target in targets.items():
         if own.get(name) is target or (not target.is_meta and _memory_of(target) in memories):

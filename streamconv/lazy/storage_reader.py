@@ -22,6 +22,7 @@ from streamconv.lazy.box_requests import BoxRequest, box_requests, check_targets
 from streamconv.lazy.checkpoint import LazyCheckpoint
 from streamconv.lazy.filling import copy_into, fill_tensor
 from streamconv.lazy.load_errors import missing_keys_error, show_hint
+from streamconv.lazy.not_copied import NotCopied
 from streamconv.lazy.storage_metadata import Keys, metadata_of
 from streamconv.options import DEFAULT_JOBS, Location, check_jobs
 from streamconv.planning.manifest import fingerprint_of
@@ -38,7 +39,7 @@ class _RankFacts:
     missing_keys: tuple[str, ...]
 
 
-class LazyStorageReader(StorageReader):
+class LazyStorageReader(NotCopied, StorageReader):
     """Fills a state dict from a lazy checkpoint. It is a context manager."""
 
     def __init__(

@@ -6,18 +6,22 @@ from typing import Any
 
 from streamconv.errors import UsageError, quoted, wrong_type
 from streamconv.lazy.arrays import Arrays, nbytes_of
+from streamconv.lazy.as_array import AsArray
 from streamconv.lazy.indexing import Selection, select_numpy, select_torch, select_whole
+from streamconv.lazy.not_copied import NotCopied
 from streamconv.lazy.reading import SliceReader
 from streamconv.planning.steps import Step
+from streamconv.units import MAX_BYTES
 
 Segments = Callable[[int], Sequence[int]]
 """Returns the lengths that a dimension consists of. Each of them is divided among ranks."""
 
 
-class LazyTensor:
+class LazyTensor(AsArray, NotCopied):
     """A tensor that is read only as far as it is indexed.
 
     It is indexed like a slice of safetensors, and every index reads the bytes that it selects.
+    Where an array is taken, such as by `numpy.asarray`, it is read whole.
     """
 
     def __init__(
@@ -148,6 +152,8 @@ class LazyTensor:
             if not hasattr(value, "__index__"):
                 raise wrong_type("LazyTensor.shard", name, "int", value)
         axis, rank, of = map(operator.index, (axis, rank, of))
+        if max(map(abs, (axis, rank, of))) > MAX_BYTES:  # Python prints at most 4300 digits
+            raise UsageError(f"cannot divide {quoted(self.name)}: a number is beyond any size")
         shape = self._step.shape
         if not -len(shape) <= axis < len(shape):
             raise UsageError(
@@ -181,7 +187,9 @@ class LazyTensor:
             for (begin, end), extent in zip(box, self.shape, strict=True)
         )
         if not inside:
-            raise IndexError(f"box {list(box)} is out of bounds for a tensor of {self.get_shape()}")
+            is_shown = all(abs(number) <= MAX_BYTES for span in box for number in span)
+            shown = list(box) if is_shown else "of numbers beyond any size"
+            raise IndexError(f"box {shown} is out of bounds for a tensor of {self.get_shape()}")
         return box
 
     def _box(self, axis: int, begin: int, end: int) -> Sequence[tuple[int, int]]:

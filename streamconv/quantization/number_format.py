@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.toml_tables import read_table
 
 UNDESCRIBED = "a number format that no table describes"
@@ -149,7 +150,7 @@ def _number_format(name: str, row: Mapping[str, Any]) -> NumberFormat:
 
 def _statements(row: Mapping[str, Any]) -> tuple[Statement, ...]:
     return tuple(
-        MappingProxyType({key: tuple(v) if isinstance(v, list) else (v,) for key, v in s.items()})
+        FrozenMap({key: tuple(v) if isinstance(v, list) else (v,) for key, v in s.items()})
         for s in row["config"]
     )
 

@@ -11,6 +11,7 @@ from streamconv.detection.group_names import GroupTensor
 from streamconv.detection.stacks import check_alike
 from streamconv.detection.tensor_groups import names_of_group
 from streamconv.errors import UsageError
+from streamconv.lazy.not_copied import NotCopied
 from streamconv.relaying.headers import tensor_info
 from streamconv.relaying.held_modules import HeldModules, name_of_layer
 from streamconv.relaying.missing_tensors import check_complete
@@ -30,11 +31,13 @@ MAX_IN_GROUP = 2**16
 """More tensors than any group has. If the config asks for more, the rest is not waited for."""
 
 
-class Relay(Iterator[Pair]):
+class Relay(NotCopied, Iterator[Pair]):
     """An iterator over names and tensors in the target layout.
 
     It takes the next input only after all complete outputs have been taken from it.
     """
+
+    why_not_copied = "it takes from an iterator; make one in each process"
 
     def __init__(
         self, named_tensors: "Iterable[Pair]", request: RelayRequest, catalog: Catalog

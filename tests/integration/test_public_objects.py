@@ -1,15 +1,20 @@
 """Every object that the public functions return prints as a line, whatever the model's size."""
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from folders import qwen_tensors, two_shards, write_checkpoint, write_sparse
 
 import streamconv
+from streamconv.lazy.not_copied import NotCopied
+from streamconv.torch import StorageReader
 
 CONFIG = {"model_type": "qwen3_moe", "num_experts": 3}
 LONGEST = 400
@@ -72,6 +77,70 @@ def test_each_is_a_line(objects: list[Any]) -> None:
     lengths = {type(part): len(repr(part)) for part in sorted(found, key=lambda p: len(repr(p)))}
     assert {kind: length for kind, length in lengths.items() if length > LONGEST} == {}
     assert {type(part) for part in found if "\n" in repr(part)} == set()
+
+
+def test_values_are_pickled_and_copied(objects: list[Any]) -> None:
+    """So that they can be sent to another process, and do there what they do here."""
+    kinds = set()
+    for thing in objects:
+        if isinstance(thing, NotCopied):
+            continue
+        for same in (pickle.loads(pickle.dumps(thing)), copy.deepcopy(thing), copy.copy(thing)):
+            assert type(same) is type(thing)
+            assert facts(same) == facts(thing)
+        kinds.add(type(thing).__name__)
+    assert {"Result", "Verification", "Inspection", "Loaded", "BadCheckpoint"} < kinds
+    assert {each.__name__ for each in get_args(streamconv.Event)} - kinds == {
+        *("HashStarted", "HashProgress")
+    }
+
+
+def facts(thing: Any) -> object:
+    """What a value says of itself, and of the tensors of its plan."""
+    plan = thing if isinstance(thing, streamconv.Plan) else getattr(thing, "plan", None)
+    if plan is not None:
+        files = [(shard.name, shard.nbytes, [*shard.steps]) for shard in plan.shards]
+        pieces = [*plan.pieces()]
+        return repr(thing), plan.memory, [*plan.steps], files, pieces, plan.layer_paths, plan.edited
+    if isinstance(thing, streamconv.Inspection):
+        return repr(thing), thing.layouts, thing.checkpoint, thing.model_type, thing.form
+    if isinstance(thing, Exception):
+        return thing.args, vars(thing)
+    return thing
+
+
+def test_errors_are_pickled() -> None:
+    """With all that they have: other processes raise them again."""
+    for name in streamconv.__all__:
+        kind = getattr(streamconv, name)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            continue
+        error = kind("cannot x: y", "do z")
+        error.add_note("a note")
+        if isinstance(error, streamconv.Interrupted):
+            error.signal = 15
+        for same in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+            assert (type(same), same.args, vars(same)) == (kind, error.args, vars(error))
+
+
+def test_what_has_open_files_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
+    """In one line that says what to do instead."""
+    src = write_checkpoint(tmp_path / "src", two_shards(qwen_tensors()), CONFIG)
+    with streamconv.open(src) as lazy, StorageReader(src) as reader:
+        relay = streamconv.relay((), to="fused", config=CONFIG)
+        for thing in (lazy, lazy[lazy.keys()[0]], reader, relay):
+            for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+                said = rf"^cannot pickle or copy a {type(thing).__name__}: it .* in each process$"
+                with pytest.raises(TypeError, match=said):
+                    duplicate(thing)
+
+
+@pytest.mark.parametrize("fields", [asdict, astuple])
+def test_fields_of_values_end(objects: list[Any], fields: Callable[[Any], Any]) -> None:
+    """The whole catalog is among those of a plan: they took for ever, or raised errors."""
+    for thing in objects:
+        if is_dataclass(thing):
+            fields(thing)
 
 
 def test_a_plan_of_true_size(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_a_share_has_its_part_of_gate_and_of_up(tensor: LazyTensor) -> None:
         ((-4, 0, 2), "along axis -4: it has 3"),
         ((0, 3, 3), "shares count from 0 to 2"),
         ((0, 0, 0), "shares count from 0 to 0"),
+        ((0, 0, 10**5000), "a number is beyond any size"),
+        ((10**5000, 0, 1), "a number is beyond any size"),
         ((1, 0, 4), r"its 6 \+ 6 rows are not 4 equal shares"),
     ],
 )
@@ -90,6 +92,7 @@ def test_a_box_into_memory(tensor: LazyTensor) -> None:
         ([(2, 1), (0, 12), (0, 4)], IndexError),
         ([(0, 3), (0, 12), (0, 4.0)], TypeError),
         ([(0, 3), (0, 12), 4], TypeError),
+        ([(0, 3), (0, 12), (0, 10**5000)], IndexError),
     ],
 )
 def test_boxes_that_are_none(tensor: LazyTensor, box: Any, error: type[Exception]) -> None:
