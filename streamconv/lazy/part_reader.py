@@ -70,7 +70,7 @@ class PartReader:
             self._idle.wait_for(lambda: self._filling == 0)
             helpers, self._helpers = self._helpers, None
         if helpers is not None:
-            helpers.shutdown(wait=False)
+            helpers.shutdown()
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._helpers is None:

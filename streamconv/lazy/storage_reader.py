@@ -5,7 +5,8 @@ box of a lazy tensor (`box_requests.py`). The only decision here is which keys a
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from types import TracebackType
@@ -149,8 +150,9 @@ class LazyStorageReader(NotCopied, StorageReader):
             StreamconvError: Reading failed.
         """
         try:
-            for _ in self._read(plan.items, planner):
-                pass
+            with closing(self._read(plan.items, planner)) as done_items:
+                for _ in done_items:
+                    pass
             self._lazy.check_unchanged()
         except StreamconvError as error:
             raise self._failed(error) from None
@@ -198,7 +200,7 @@ class LazyStorageReader(NotCopied, StorageReader):
         show_hint(error)
         return error
 
-    def _read(self, items: Iterable[ReadItem], planner: LoadPlanner) -> Iterator[None]:
+    def _read(self, items: Iterable[ReadItem], planner: LoadPlanner) -> Generator[None]:
         """Read all boxes that a planner asks for. Yields after each."""
         lock = threading.Lock()
 

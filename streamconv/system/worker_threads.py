@@ -10,7 +10,7 @@ buffers. Threads are enough: reading, hashing, copying and comparing release the
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -29,7 +29,7 @@ def map_unordered(
     make_worker: Callable[[], Worker],
     work: Callable[[Worker, Task], Iterable[Outcome]],
     cancel: CancelToken,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Yield all outcomes of all tasks, in any order.
 
     No task is started after a failure, after the caller has closed this iterator, or after

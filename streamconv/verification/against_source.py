@@ -7,6 +7,7 @@ output.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from streamconv.sources.base import ByteRange, Source, expect
 from streamconv.sources.wrappers.fetch_ahead import FetchAhead
@@ -66,16 +67,18 @@ def compare(
     shards = ComparedShards(checkpoint)
     tasks = comparison_tasks(source, output, config, sample)
     with FetchAhead(source.source) as fetched_source, FetchAhead(output.source) as fetched_output:
-        for event in map_unordered(
+        found = map_unordered(
             with_lookahead(tasks, _nbytes, READ_AHEAD_BYTES),
             jobs,
             lambda: _Worker(fetched_source, fetched_output),
             _Worker.carry_out,
             cancel,
-        ):
-            yield event
-            if isinstance(event, VerifyProgress):
-                yield from shards.add(event)
+        )
+        with closing(found):
+            for event in found:
+                yield event
+                if isinstance(event, VerifyProgress):
+                    yield from shards.add(event)
     yield from shards.rest()
 
 

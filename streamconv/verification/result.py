@@ -5,7 +5,8 @@ detects both checkpoints like any other. Then it looks up every expert of every 
 in both, as an array with the axes that its layout names, and compares the bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 
 from streamconv.errors import VerifyFailed, quoted
@@ -148,15 +149,23 @@ class Tally:
     sha256: dict[str, str] = field(default_factory=dict)
 
     def add(self, events: Iterable[VerifyEvent]) -> None:
-        """Count events, and pass the progress on."""
-        for event in events:
-            if isinstance(event, Difference):
-                self.difference_count += 1
-                if len(self.differences) < KEPT_DIFFERENCES:
-                    self.differences.append(event)
-            elif isinstance(event, FileHashed):
-                self.sha256[event.name] = event.sha256
-            else:
-                self.checked_bytes += event.nbytes if isinstance(event, VerifyProgress) else 0
-                if self.on_event is not None:
-                    self.on_event(event)
+        """Count events, and pass the progress on.
+
+        An error of `on_event` keeps a generator alive as long as somebody has the error. So the
+        generator is closed here, and with it the threads end that make its events.
+        """
+        with closing(events) if isinstance(events, Generator) else nullcontext():
+            for event in events:
+                self._add(event)
+
+    def _add(self, event: VerifyEvent) -> None:
+        if isinstance(event, Difference):
+            self.difference_count += 1
+            if len(self.differences) < KEPT_DIFFERENCES:
+                self.differences.append(event)
+        elif isinstance(event, FileHashed):
+            self.sha256[event.name] = event.sha256
+        else:
+            self.checked_bytes += event.nbytes if isinstance(event, VerifyProgress) else 0
+            if self.on_event is not None:
+                self.on_event(event)
