@@ -21,7 +21,7 @@ from streamconv.sinks.journal import Finished
 from streamconv.sinks.next_run import FINISH, PART, RUN
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
-from streamconv.sinks.overlap import ReadPath, check_not_read, source_paths
+from streamconv.sinks.overlap import ReadPath, check_elsewhere, check_not_read, source_paths
 from streamconv.sinks.preflight import check_location, check_readable, check_room
 from streamconv.sinks.resume import ResumeState
 from streamconv.sinks.run_paths import RunPaths
@@ -202,6 +202,7 @@ class CheckpointFolder:
                 workspace.check_own()
                 workspace.lock.take()
                 self._check_location(reads)
+                check_elsewhere(workspace.paths, workspace.lock.is_seen_in, reads)
                 if committed := self._committed(plan):
                     undo.pop_all()
                     return CommittedFolder(committed, workspace)

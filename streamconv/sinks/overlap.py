@@ -3,12 +3,14 @@
 A run may remove, rename or overwrite its target, the files next to it that have a name of
 `run_paths`, and everything below them. It reads the source, the template, and the file of families.
 Each path of the one kind is compared with each of the other by device and inode, for all folders on
-the way to it, so that links, `..`, and bind mounts make no difference.
+the way to it, so that links, `..`, and bind mounts make no difference. Where one entry of a folder
+may be spelled in several ways, each with its own inode, the names are compared, too (`spellings`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from streamconv.errors import OutputExists, quoted
 from streamconv.options import Reading
@@ -17,6 +19,7 @@ from streamconv.sinks.run_paths import RunPaths
 from streamconv.sources.fsspec_paths import ANYWHERE
 from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.identity import Identity, identities_on_the_way, identity_of
+from streamconv.system.spellings import listed_alike, spelled_twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,40 @@ def check_apart(paths: RunPaths, reads: Iterable[ReadPath]) -> None:
     }
     above = identities_on_the_way(paths.target)
     for read in reads:
-        for identity in (*identities_on_the_way(read.path), *_identities_below(read)):
+        seen = identities_on_the_way(read.path) | _identities_below(read)
+        for identity in seen:
             if identity in changed:
                 _refuse(paths, changed[identity], read)
+        if spellings := spelled_twice(seen, above | changed):
+            _refuse_spellings(paths, *spellings, read)
         if any(identity in above for identity in _folders(read)):
+            _refuse(paths, paths.target, read)
+
+
+def check_elsewhere(
+    paths: RunPaths, is_parent: Callable[[Path], bool], reads: Iterable[ReadPath]
+) -> None:
+    """Check that nothing is read through the target by another mount of its file system.
+
+    Device and inode of the two differ, as for a folder that this host has exported and mounted
+    again. But what the run has made next to its target shows by both.
+
+    Args:
+        paths: The paths of the run.
+        is_parent: Returns True if a folder, by whatever path, is the one that holds the target.
+        reads: The paths that the run reads.
+
+    Raises:
+        OutputExists: Something is read from the target, or the target is in what is read.
+        OSError: A folder refuses to answer.
+    """
+    changed = {path.name: path for path in (paths.target, paths.partial, paths.replaced)}
+    for read in reads:
+        for step in (identities_on_the_way(read.path) | _identities_below(read)).values():
+            is_named = listed_alike(step.name, changed) is not None
+            if is_named and step.parent != paths.parent and is_parent(step.parent):
+                _refuse(paths, step, read)
+        if read.path.is_dir() and is_parent(read.path):
             _refuse(paths, paths.target, read)
 
 
@@ -100,7 +133,7 @@ def check_not_read(
     if not changed:
         return
     for read in reads:
-        for identity in (*identities_on_the_way(read.path), *_identities_below(read)):
+        for identity in identities_on_the_way(read.path) | _identities_below(read):
             if identity in changed:
                 _refuse(paths, changed[identity], read)
 
@@ -116,17 +149,19 @@ def _own_files(paths: RunPaths) -> Iterator[Path]:
             yield paths.parent / name
 
 
-def _identities_below(read: ReadPath) -> Iterator[Identity]:
-    """Yield the identities of the files below a path, and of all that links lead through."""
+def _identities_below(read: ReadPath) -> dict[Identity, Path]:
+    """Return the identities of the files below a path, and of all that links lead through."""
+    found: dict[Identity, Path] = {}
     folder = read.path if read.path.is_dir() else read.path.parent
     for below in {parent for name in read.names for parent in Path(name).parents}:
-        yield from identities_on_the_way(folder / below)
+        found |= identities_on_the_way(folder / below)
     for name in read.names:
         path = folder / name
         if path.is_symlink():
-            yield from identities_on_the_way(path)
+            found |= identities_on_the_way(path)
         elif (identity := identity_of(path)) is not None:
-            yield identity
+            found[identity] = path
+    return found
 
 
 def _folders(read: ReadPath) -> Iterator[Identity]:
@@ -138,6 +173,16 @@ def _folders(read: ReadPath) -> Iterator[Identity]:
         identity = identity_of(read.path / folder)
         if identity is not None:
             yield identity
+
+
+def _refuse_spellings(paths: RunPaths, one: Path, other: Path, read: ReadPath) -> NoReturn:
+    """Raise the OutputExists that names both spellings of an entry."""
+    raise OutputExists(
+        f"cannot write to {quoted(str(paths.target))}: {read.role} and target lead through "
+        f"{quoted(str(one))} and {quoted(other.name)}, which are two spellings of one name there",
+        "spell both paths as the folder lists them, and name a target that does not overlap "
+        f"{read.role}",
+    )
 
 
 def _refuse(paths: RunPaths, changed: Path, read: ReadPath) -> None:

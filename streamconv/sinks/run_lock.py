@@ -79,6 +79,7 @@ class Lock:
         self._part = part
         self._files = files
         self._fd: int | None = None
+        self._content = b""
 
     def check(self) -> None:
         """Check that no other run works on the target. Raises OutputExists if one does."""
@@ -102,11 +103,19 @@ class Lock:
         owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, start_time(pid))
         try:
             self._files.truncate(self._fd, 0)
-            self._files.append(self._fd, json.dumps(asdict(owner)).encode("ascii"))
+            self._content = json.dumps(asdict(owner)).encode("ascii")
+            self._files.append(self._fd, self._content)
             self.check()
         except BaseException:
             self.release()
             raise
+
+    def is_seen_in(self, folder: Path) -> bool:
+        """Return True if the file of this lock, which is held, is in a folder, by whatever path."""
+        with suppress(OSError):
+            found = self._files.read_file(folder / self._path.name, MAX_LOCK_BYTES)
+            return self._fd is not None and found == self._content
+        return False
 
     def _create(self) -> int:
         """Create and lock the file of this lock; its last owner may remove it meanwhile."""

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,19 +12,45 @@ from streamconv.system.file_ops import Files
 from streamconv.system.mounts import is_mount_point
 from streamconv.system.planted import PlantedFile
 from streamconv.system.removability import has_protecting_flag, is_kept_by_sticky_bit
+from streamconv.system.spellings import listed_alike
 
 
 def check_own_paths(paths: RunPaths, files: Files) -> None:
-    """Check that every path next to the target with a name of ours is ours. Raises OSError."""
+    """Check that every path next to the target with a name of ours is ours.
+
+    Raises:
+        OSError: One is not.
+        OutputExists: The target, or a folder of ours, is listed under another spelling.
+    """
     with suppress(FileNotFoundError):  # the folder above the target may be missing
-        for name in files.names(paths.parent):
+        names = files.names(paths.parent)
+        for name in names:
             if paths.is_lock(name) or paths.is_moved(name):
                 files.check_own(paths.parent / name, is_folder=False)
+        _check_spelling(paths, names, files)
     if files.exists(paths.parent):
         for folder in (paths.partial, paths.replaced):
             files.check_own(folder, is_folder=True)
             if is_mount_point(folder):
                 raise PlantedFile(folder, "it is a mount point")
+
+
+def _check_spelling(paths: RunPaths, names: Sequence[str], files: Files) -> None:
+    """Refuse a path that exists, and that its folder lists under another spelling.
+
+    Where names are taken in any case, `OUT` is the folder `out`, but a run to it would not find the
+    journals and locks of a run to `out`. Raises OutputExists.
+    """
+    for path in (paths.target, paths.partial, paths.replaced):
+        # it may have appeared since the names were listed
+        if path.name in names or (listed := listed_alike(path.name, names)) is None:
+            continue
+        if files.exists(path, follow=False) and path.name not in files.names(paths.parent):
+            raise OutputExists(
+                f"cannot use {quoted(str(path))}: its folder lists it as {quoted(listed)}, and "
+                "both are one name there",
+                "spell the target as the folder does, or name another one",
+            )
 
 
 def check_renamable(path: Path, paths: RunPaths, files: Files) -> None:
