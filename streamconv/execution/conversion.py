@@ -10,6 +10,7 @@ Each of them describes its share of the work and runs the same pipeline, `run_sh
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from streamconv.execution.request import ConversionRequest, read_request
 from streamconv.execution.result import Result
 from streamconv.options import Location
 from streamconv.planning.partition import Partition, check_verified, parse_partition
+from streamconv.system.absolute_paths import absolute_path
 from streamconv.system.cancellation import CancelToken
 from streamconv.system.extras import require_extra
 from streamconv.system.launcher import rank
@@ -103,11 +105,12 @@ def _run_partition(
 def _run_rank(request: ConversionRequest, on_event: OnEvent | None) -> Result:
     """Write the shards of this rank. Rank 0 prepares the target first and commits at the end."""
     from streamconv.execution.ranks import connect
+    from streamconv.sinks.run_lock import read_first_lock
 
     require_extra("share a conversion with other ranks", "torch", ("torch",))
     begin = time.monotonic()
     cancel = CancelToken()
-    ranks = connect(cancel)
+    ranks = connect(cancel, partial(read_first_lock, absolute_path(request.dst)))
     partition = ranks.partition
     is_first = partition.number == 1
     resume = request.resume or ranks.restarted or not is_first

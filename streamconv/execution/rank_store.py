@@ -46,6 +46,8 @@ class Counter(enum.StrEnum):
     """Has a connection to the next rank, or has given up on one."""
     PREPARED = "prepared"
     """Has prepared the target."""
+    PLACED = "placed"
+    """Has found the lock of rank 0 next to the target: all others."""
     WRITTEN = "written"
     """Has made every shard of its share durable."""
     COMMITTED = "committed"
@@ -56,6 +58,8 @@ class Counter(enum.StrEnum):
 
 FAILURE = "failed"
 """The key of the first failure."""
+LOCK = "lock"
+"""The key of what rank 0 has written into its lock, next to the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,14 @@ class RankStore:
             for rank in range(self._size)
             if not self._store.check([RankEntry.FINGERPRINT.key(rank)])
         ]
+
+    def publish_lock(self, content: bytes) -> None:
+        """Say what rank 0 has written into its lock."""
+        self._store.set(LOCK, content.decode("ascii", "replace"))
+
+    def lock(self) -> bytes:
+        """Return what rank 0 has written into its lock, once it has said so."""
+        return bytes(self._store.get(LOCK))
 
     def increment(self, counter: Counter) -> None:
         """Count this rank."""

@@ -3,6 +3,8 @@
 All ranks see the same file system. Each makes the same plan and writes the shards of its share;
 rank 0 prepares the target first, and commits when all shards are written. They agree on that
 through the store of torchrun (`rank_store`), as the sequence diagram in docs/architecture.md shows.
+The others write only where they find the lock that rank 0 has made: the target may be a path on a
+disk of each host.
 
 Each rank watches the next one, by a connection and by heartbeats (`liveness`). A rank that fails,
 or finds another one dead, publishes the failure, and all ranks end with its name and reason.
@@ -56,13 +58,16 @@ STORE_SPARE_SECONDS = 8.0
 """How much longer torch may take to give up. It waits without end for a server that is no store."""
 PLAN_SECONDS = 300.0
 """How long the ranks wait for each other to start, and to plan."""
+LOCK_SECONDS = 65.0
+"""How long a host may take to see the lock of another one: NFS looks again after at most 60 s."""
 
 
-def connect(cancel: CancelToken) -> "RankGroup":
+def connect(cancel: CancelToken, read_lock: Callable[[], bytes]) -> "RankGroup":
     """Return this process's place in the group of ranks.
 
     Args:
         cancel: Set when a rank fails.
+        read_lock: Returns what rank 0 has written into its lock, as this host sees it.
 
     Raises:
         IOFailed: The store of torchrun cannot be reached.
@@ -87,6 +92,7 @@ def connect(cancel: CancelToken) -> "RankGroup":
         launcher.rank() or 0,
         launcher.world_size(),
         cancel,
+        read_lock=read_lock,
         open_another=functools.partial(open_store, CONNECT_SECONDS),
         restarted=launcher.restart_count() > 0,
     )
@@ -102,6 +108,7 @@ class RankGroup:
         size: int,
         cancel: CancelToken,
         *,
+        read_lock: Callable[[], bytes] = lambda: b"",
         open_another: "Callable[[], Store] | None" = None,
         restarted: bool = False,
     ) -> None:
@@ -112,6 +119,7 @@ class RankGroup:
             rank: The number of this process, from 0.
             size: The number of ranks.
             cancel: Set when a rank fails.
+            read_lock: Returns what rank 0 has written into its lock, as this host sees it.
             open_another: Returns another client of the store, if two threads cannot share one.
             restarted: True if torchrun has started all ranks again after a failure.
         """
@@ -120,6 +128,7 @@ class RankGroup:
         self._store = RankStore(store, rank, size)
         self._rank = rank
         self._size = size
+        self._read_lock = read_lock
         other = (rank + 1) % size
         self._connection = Connection(open_another or (lambda: store), rank, size, other)
         self._watch = Watch(self._store, other, self._connection, cancel)
@@ -143,7 +152,7 @@ class RankGroup:
         Raises:
             PlanRefused: The ranks have made different plans.
             RankFailed: A rank has failed.
-            IOFailed: A rank has not planned in time.
+            IOFailed: A rank has not planned in time, or has another file system at the target.
         """
         with map_store_errors():
             if isinstance(event, Planned):
@@ -151,8 +160,14 @@ class RankGroup:
                 self._connect_to_next()
                 if self._rank:
                     self._wait_for_count(Counter.PREPARED, 1)
+                    self._check_place()
+                    self._store.increment(Counter.PLACED)
             elif isinstance(event, Prepared):
+                if self._rank == 0:
+                    self._store.publish_lock(self._read_lock())
                 self._store.increment(Counter.PREPARED)
+                if self._rank == 0:  # no rank writes before all have found the place
+                    self._wait_for_count(Counter.PLACED, self._size - 1)
             elif isinstance(event, PieceWritten):
                 self.failures.raise_first()
             elif isinstance(event, ShareWritten):
@@ -187,6 +202,25 @@ class RankGroup:
                     f"made another plan than rank 0: fingerprint {other}, not {first}",
                     "give all hosts the same options, and the same source",
                 )
+
+    def _check_place(self) -> None:
+        """Check that this rank finds the lock that rank 0 has made next to the target.
+
+        Raises IOFailed if it does not, or finds another one: nothing has been written yet.
+        """
+        wanted = self._store.lock()
+        deadline = time.monotonic() + LOCK_SECONDS
+        while self._read_lock() != wanted:
+            self.failures.raise_first()
+            if time.monotonic() > deadline:
+                raise IOFailed(
+                    f"cannot share the conversion: rank {self._rank} "
+                    f"({self._store.process(self._rank)}) does not see what rank 0 "
+                    f"({self._store.process(0)}) has made next to the target: the path leads to "
+                    "another folder there",
+                    "name a target on a file system that all hosts share",
+                )
+            time.sleep(POLL_SECONDS)
 
     def _connect_to_next(self) -> None:
         """Open the connection that breaks if the next rank dies; wait until all have theirs."""

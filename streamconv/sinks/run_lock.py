@@ -24,6 +24,7 @@ from streamconv.planning.partition import Partition
 from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
+from streamconv.system.file_reads import FileReads
 from streamconv.system.resources import start_time
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -59,6 +60,16 @@ class LockOwner:
     def is_possibly_alive(self) -> bool:
         """Return False if the process has surely ended, which only its own host can know."""
         return self.host != platform.node() or start_time(self.pid) == self.since is not None
+
+
+def read_first_lock(target: Path) -> bytes:
+    """Return what part 1, or rank 0, has written into its lock; empty if there is none.
+
+    The target is an absolute path.
+    """
+    with suppress(OSError):
+        return FileReads().read_file(RunPaths(target).lock(1), MAX_LOCK_BYTES)
+    return b""
 
 
 class _Removed(FileNotFoundError):
@@ -105,6 +116,8 @@ class Lock:
             self._files.truncate(self._fd, 0)
             self._content = json.dumps(asdict(owner)).encode("ascii")
             self._files.append(self._fd, self._content)
+            if self._part.of > 1:
+                self._files.sync(self._fd)  # other hosts look for it
             self.check()
         except BaseException:
             self.release()

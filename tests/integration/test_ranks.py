@@ -86,6 +86,18 @@ pathlib.Path(__file__).with_name(f"rank-{os.environ['RANK']}.json").write_text(j
 """Several command lines, one after the other, each as a run of torchrun of its own, and how many
 shards of each a rank has made."""
 
+APART = """
+import os, pathlib, sys
+from streamconv.execution import ranks
+ranks.LOCK_SECONDS = 1.0
+host = pathlib.Path(__file__).with_name(f"host-{os.environ['RANK']}")
+host.mkdir(exist_ok=True)
+os.chdir(host)
+from streamconv.cli import main
+main()
+"""
+"""The command line, where a relative path leads to another folder for each rank."""
+
 MEASURED = """
 import json, os, pathlib, sys
 import streamconv
@@ -271,6 +283,35 @@ def test_a_rank_that_is_killed_while_a_repository_is_read(
     streamconv.convert(src, alone, to="fused-transposed", max_shard_size=SIZE)
     assert output(dst) == output(alone)
     assert leftovers(dst) == ["out"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "finished shards", "a lock"])
+def test_hosts_that_share_no_target(left: str, src: Path, tmp_path: Path) -> None:
+    """Found before the first shard, in one line with both ranks; what was there stays."""
+    script = tmp_path / "apart.py"
+    script.write_text(APART)
+    more = ["--resume"] if left == "finished shards" else []
+    if left == "finished shards":
+        for host in ("host-0", "host-1"):
+            (tmp_path / host).mkdir()
+            streamconv.convert(
+                src, tmp_path / host / "out", to="fused-transposed", max_shard_size=SIZE, part="2/4"
+            )
+    if left == "a lock":  # of a run that died on the other host
+        (tmp_path / "host-1").mkdir()
+        (tmp_path / "host-1" / "out.streamconv-lock-1").write_text('{"number": 1}')
+    before = tree(tmp_path / "host-1") if (tmp_path / "host-1").exists() else {}
+    ended = torchrun(2, command(src, Path("out"), *more), script=script)
+    assert ended.returncode != 0
+    assert re.search(
+        r"cannot share the conversion: rank 1 \(process \d+ on \S+\) does not see what rank 0 "
+        r"\(process \d+ on \S+\) has made next to the target",
+        ended.stderr,
+    ), ended.stderr
+    assert "name a target on a file system that all hosts share" in ended.stderr
+    assert tree(tmp_path / "host-1") == before
+    if left != "finished shards":
+        assert tree(tmp_path / "host-0") == {}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """A group of ranks at a store in memory: what they agree on, and how a failure ends them all."""
 
 import re
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch._C._distributed_c10d import HashStore
 import streamconv
 from streamconv.errors import Interrupted, IOFailed, PlanRefused, RankFailed
 from streamconv.execution import liveness, rank_failures, ranks
-from streamconv.execution.events import Planned
+from streamconv.execution.events import Planned, Prepared
 from streamconv.execution.rank_store import Failure, RankEntry, RankStore
 from streamconv.execution.ranks import RankGroup
 from streamconv.planning.manifest import fingerprint
@@ -108,3 +109,45 @@ def test_a_rank_that_never_plans(src: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.raises(IOFailed, match=r"the ranks \[1\].*\[1\] have never started"),
     ):
         alone.synchronize(Planned(plan))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_rank_looks_for_the_lock_of_the_first(
+    late: bool, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits a while until its host shows the lock, and is refused if that shows another one."""
+    monkeypatch.setattr(ranks, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(RankGroup, "_connect_to_next", lambda _: None)
+    store, plan = HashStore(), streamconv.plan(src)
+    seen = iter([b"", b"", b"first"])
+
+    def read_lock() -> bytes:
+        return next(seen) if late else b"other"
+
+    first = RankGroup(store, 0, 2, CancelToken(), read_lock=lambda: b"first")
+    second = RankGroup(store, 1, 2, CancelToken(), read_lock=read_lock)
+    with first, second:
+        store.set(RankEntry.FINGERPRINT.key(1), fingerprint(plan))
+        first.synchronize(Planned(plan))
+        ended: list[RankFailed] = []
+
+        def prepare() -> None:
+            try:
+                first.synchronize(Prepared(plan, frozenset(), ()))
+            except RankFailed as error:
+                ended.append(error)
+
+        writing = threading.Thread(target=prepare, daemon=True)
+        writing.start()
+        if late:
+            second.synchronize(Planned(plan))
+            assert next(seen, None) is None
+        else:
+            wanted = r"rank 1 .* does not see what rank 0 .* has made"
+            with pytest.raises(IOFailed, match=wanted) as refused:
+                second.synchronize(Planned(plan))
+            assert writing.is_alive()  # nothing is written until all have found it
+            second.failures.report(refused.value)
+        writing.join(10)
+        assert not writing.is_alive()
+        assert bool(ended) is not late
