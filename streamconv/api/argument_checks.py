@@ -16,6 +16,9 @@ from streamconv.system.typed_text import flaw_of
 EMPTY_ALLOWED = frozenset({"hf_prefix", "dcp_prefix", "prefix"})
 """Options that may be empty text. Elsewhere, empty text is a shell variable that was not set."""
 
+MAX_BITS = 1024
+"""A number of more bits is beyond any float. Python prints no integers of over 4,300 digits."""
+
 EMPTY_HINTS = {"src": "name a folder, hf://org/name or a URL", "dst": "name a folder"}
 
 
@@ -38,7 +41,8 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
 
     Raises:
         TypeError: The value has another type.
-        UsageError: The value is empty text, or is or has text that nobody can have meant.
+        UsageError: The value is empty text, is or has text that nobody can have meant, or is a
+            number beyond any size.
     """
     if annotation is inspect.Parameter.empty:  # the object of a method
         return value
@@ -56,10 +60,11 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
                 _check_text(name, text, is_path=False)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if isinstance(value, str) and not value and name not in EMPTY_ALLOWED:
+        raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
     if isinstance(value, str):
-        if not value and name not in EMPTY_ALLOWED:
-            raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
         _check_text(name, value, is_path=is_path)
+    _check_size(name, value)
     return value
 
 
@@ -67,6 +72,12 @@ def _check_text(name: str, text: str, *, is_path: bool) -> None:
     """Refuse text that nobody can have meant. Raises UsageError."""
     if flaw := flaw_of(text, is_path=is_path):
         raise UsageError(f"cannot use {name}: {quoted(text)} {flaw}")
+
+
+def _check_size(name: str, value: object) -> None:
+    """Refuse a number that Python would not print. Raises UsageError."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise UsageError(f"cannot use {name}: it is a number of over {MAX_BITS} bits")
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

@@ -1,10 +1,12 @@
 """The public function that converts tensors in memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from streamconv.api.option_docs import takes
+from streamconv.errors import wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,5 +60,14 @@ def relay(
     from streamconv.relaying.relay import Relay
     from streamconv.relaying.request import RelayRequest
 
+    pairs = _iterator(named_tensors)
     request = RelayRequest(source, to, read_config(config), views, max_open_layers)
-    return Relay(named_tensors, request, load_catalog(family))
+    return Relay(pairs, request, load_catalog(family))
+
+
+def _iterator(named_tensors: "Iterable[tuple[str, Tensor]]") -> "Iterator[tuple[str, Tensor]]":
+    """Return an iterator over pairs. Raises TypeError for what has none, such as a mapping."""
+    with suppress(TypeError):
+        if not isinstance(named_tensors, Mapping | str):
+            return iter(named_tensors)
+    raise wrong_type("relay", "named_tensors", "an iterable of pairs", named_tensors)

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamconv.catalog.frozen_map import FrozenMap
 from streamconv.catalog.toml_tables import read_row_names, read_table
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,16 @@ def encoding_row(name: str, scale: str | None = None) -> EncodingRow:
     """
     if name not in _rows():
         raise UsageError(
-            f"cannot quantize to {name!r}: no such format",
+            f"cannot quantize to {quoted(repr(name))}: no such format",
             f"choose from {', '.join(encoding_names())}",
         )
     row = dict(_rows()[name])
     options = row.get("options", {})
     if scale is not None and scale not in options:
         known = f"choose from {', '.join(options)}" if options else "leave out --scale"
-        raise UsageError(f"cannot give {name} the scales {scale!r}: it has no such scales", known)
+        raise UsageError(
+            f"cannot give {name} the scales {quoted(repr(scale))}: it has no such scales", known
+        )
     chosen = options[scale] if scale is not None else {}
     config = {**row["config"], **chosen.get("config", {})}
     row |= chosen

@@ -11,7 +11,7 @@ from typing import Any
 
 from streamconv.catalog.encodings import encoding_row
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.errors import BadCheckpoint, UsageError
+from streamconv.errors import BadCheckpoint, UsageError, quoted
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Dtypes that a cast can have as its result, by the values of `--dtype`."""
@@ -124,7 +124,8 @@ def parse_casting(
         )
     if scale is not None and quantize is None:
         raise UsageError(
-            f"cannot give the scales {scale!r}: they are those of --quantize, and there is none",
+            f"cannot give the scales {quoted(repr(scale))}: they are those of --quantize, and "
+            "there is none",
             "add --quantize, or leave out --scale",
         )
     if quantize is not None:
@@ -159,4 +160,6 @@ def _are_names(names: Any) -> bool:
 def _parse_dtype(name: str | None) -> str | None:
     if name is None or name in DTYPES:
         return name and DTYPES[name]
-    raise UsageError(f"cannot cast to {name!r}: no such dtype", f"choose from {', '.join(DTYPES)}")
+    raise UsageError(
+        f"cannot cast to {quoted(repr(name))}: no such dtype", f"choose from {', '.join(DTYPES)}"
+    )

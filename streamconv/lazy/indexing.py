@@ -156,6 +156,8 @@ def _numpy_range(part: Any, number: int, shape: Sequence[int]) -> _Range:
     if isinstance(part, slice):
         begin, end = _unsigned(part.start), _unsigned(part.stop)
         step = 1 if part.step is None else operator.index(part.step)
+        if abs(step) >= 2**64:
+            raise OverflowError("int too big to convert")
         if step < 1:
             raise SafetensorError(f"Slice step must be a positive integer, got {step}")
         return _Range(begin, end, step)

@@ -8,7 +8,7 @@ from streamconv.catalog.layouts import PER_EXPERT
 from streamconv.catalog.presets import Prefixes
 from streamconv.checkpoint.layout_record import Record
 from streamconv.checkpoint.types import Checkpoint
-from streamconv.errors import UsageError
+from streamconv.errors import UsageError, quoted
 from streamconv.options import Options, check_prefixes, prefixes_of, preset_of
 from streamconv.planning.safetensors_shards import Safetensors
 from streamconv.planning.shards import ShardFormat
@@ -30,7 +30,9 @@ def shard_format(
     if name == "safetensors":
         return Safetensors
     if name != "dcp":
-        raise UsageError(f"there is no format called {name!r}", "choose safetensors or dcp")
+        raise UsageError(
+            f"there is no format called {quoted(repr(name))}", "choose safetensors or dcp"
+        )
     from streamconv.planning.dcp_shards import Dcp
 
     prefixes = prefixes_of(options) or Prefixes()

@@ -1,5 +1,6 @@
 """Describes emitted tensors like a checkpoint of them, with its headers and config.json."""
 
+import json
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -30,7 +31,7 @@ def read_config(config: Config) -> Mapping[str, Any]:
         BadCheckpoint: The file is not a JSON object.
     """
     if isinstance(config, Mapping):
-        return config
+        return _checked(config)
     if isinstance(config, str | PathLike):
         return _read_file(Path(config))
     content = config.to_dict() if hasattr(config, "to_dict") else None
@@ -39,6 +40,20 @@ def read_config(config: Config) -> Mapping[str, Any]:
             f"cannot take a {type(config).__name__} as the config",
             "give a dict, the path of a config.json, or a config of transformers",
         )
+    return _checked(content)
+
+
+def _checked(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return content that a config.json could have, if objects of Python are left out.
+
+    Raises UsageError if it has no end, or numbers that Python does not print.
+    """
+    try:
+        json.dumps(dict(content), default=lambda _: None, skipkeys=True)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"cannot take the config: it is no content of a config.json: {quoted(str(error))}"
+        ) from None
     return content
 
 

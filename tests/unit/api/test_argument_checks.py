@@ -102,6 +102,19 @@ def test_a_list_with_text_that_cannot_be_meant(argument: str, text: str) -> None
         call("convert", argument, ["a=b", text])
 
 
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["large", "small"])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *(case for case in CASES if case[1] in ("sample", "jobs", "max_memory", "max_shard_size")),
+        ("relay", "max_open_layers"),
+    ],
+)
+def test_a_number_that_python_does_not_print(name: str, argument: str, number: int) -> None:
+    with pytest.raises(streamconv.UsageError, match=rf"^cannot use {argument}: it is a number of"):
+        call(name, argument, number)
+
+
 def test_bytes_that_are_no_text() -> None:
     """They may be in a path, where Python shows them as halves of characters, and nowhere else."""
     path = os.fsdecode(b"\x80")

@@ -48,6 +48,14 @@ def test_options_arrive(tmp_path: Path) -> None:
             streamconv.relay(iter(()), to="fused", config=CONFIG, **options)
 
 
+@pytest.mark.parametrize("given", [5, None, len, object(), "text", {"name": torch.zeros(1)}])
+def test_what_has_no_pairs(given: object) -> None:
+    """Is refused at once, and not where the relay is used."""
+    said = r"relay\(\) argument 'named_tensors' must be an iterable of pairs, not "
+    with pytest.raises(TypeError, match=said):
+        streamconv.relay(given, to="fused", config=CONFIG)  # type: ignore[arg-type]
+
+
 def test_arguments_of_a_wrong_type() -> None:
     with pytest.raises(TypeError, match=r"relay\(\) argument 'views' must be bool, not int"):
         streamconv.relay(pairs(), to="fused", config=CONFIG, views=1)  # type: ignore[arg-type]

@@ -102,6 +102,25 @@ def test_a_path_of_no_config(path: str, said: str, tmp_path: Path) -> None:
     assert len(caught.value.message) < 300
 
 
+@pytest.mark.parametrize("content", [{"num_experts": 10**5000}, {"a": [-(10**5000)]}])
+def test_content_that_python_does_not_print(content: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"^cannot take the config: it is no content"):
+        read_config(content)
+
+
+def test_content_without_an_end() -> None:
+    content: dict[str, object] = {}
+    content["itself"] = [content]
+    with pytest.raises(UsageError, match=r"^cannot take the config: .* Circular reference"):
+        read_config(content)
+
+
+def test_content_may_have_objects_of_python() -> None:
+    """As that of transformers, which may have a dtype of torch."""
+    content = {"model_type": "qwen3_moe", "dtype": torch.bfloat16, ("a", 1): {1, 2}}
+    assert read_config(content) is content
+
+
 def test_the_checkpoint_that_some_tensors_would_make() -> None:
     """Without a form of their names it has no record, so that its form is detected."""
     infos = [tensor_info(name, torch.zeros(2)) for name in ("b", "a")]
