@@ -4,14 +4,14 @@ Each part of a run holds a `flock` on the file `DST.streamconv-lock-N`, which na
 file is next to the partial folder, not in it, because that folder is renamed while the lock is
 held. A crash leaves the file; the kernel has dropped the lock, so the next run takes it over.
 
-On a file system without locks, the content decides: the owner counts as alive unless its process
-is known to have ended. Only its own host can know that.
+On a file system without locks, or whose locks exclude only others on this host, the content
+decides: the owner counts as alive unless its process is known to have ended. Only its own host can
+know that, or the container that it runs in.
 """
 
 import errno
 import json
 import os
-import platform
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ from streamconv.sinks.own_files import read_own_file
 from streamconv.sinks.run_paths import RunPaths
 from streamconv.system.file_ops import Files
 from streamconv.system.file_reads import FileReads
+from streamconv.system.host import host_of_processes
 from streamconv.system.resources import start_time
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -59,7 +60,7 @@ class LockOwner:
 
     def is_possibly_alive(self) -> bool:
         """Return False if the process has surely ended, which only its own host can know."""
-        return self.host != platform.node() or start_time(self.pid) == self.since is not None
+        return self.host != host_of_processes() or start_time(self.pid) == self.since is not None
 
 
 def read_first_lock(target: Path) -> bytes:
@@ -111,7 +112,9 @@ class Lock:
         """
         self._fd = self._create()
         pid = os.getpid()
-        owner = LockOwner(self._part.number, self._part.of, platform.node(), pid, start_time(pid))
+        owner = LockOwner(
+            self._part.number, self._part.of, host_of_processes(), pid, start_time(pid)
+        )
         try:
             self._files.truncate(self._fd, 0)
             self._content = json.dumps(asdict(owner)).encode("ascii")

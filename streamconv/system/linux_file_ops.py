@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamconv.system.file_ops import Files
+from streamconv.system.mounts import has_local_locks
 from streamconv.system.writeback import Writeback
 
 if sys.platform == "linux":
@@ -67,7 +68,14 @@ class LinuxFiles(Files):
         super().close(fd)
 
     def lock(self, fd: int) -> None:
+        """Lock an open file, as `Files` does.
+
+        Raises OSError with ENOLCK if others on this host are excluded, but those of other hosts are
+        not.
+        """
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if has_local_locks(os.fstat(fd).st_dev):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     def sync_folder(self, path: Path) -> None:
         with self._place(path) as place:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
-MOUNT_POINT_FIELD = 4
+DEVICE_FIELD, MOUNT_POINT_FIELD = 2, 4
+LOCAL_LOCKS = frozenset((b"localflock", b"local_lock=flock", b"local_lock=all"))
+"""Options of Lustre and NFS with which a lock excludes only processes of its own host."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -22,6 +24,21 @@ def mount_points() -> frozenset[Path]:
         listed = listed_mount_points(MOUNTINFO.read_bytes())
         return frozenset(Path(os.fsdecode(path)) for path in listed)
     return frozenset()
+
+
+def has_local_locks(device: int) -> bool:
+    """Return True if locks on the files of a device are those of this host alone.
+
+    Args:
+        device: The device of one of the files, as its status has it.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}".encode("ascii")
+    with contextlib.suppress(OSError):
+        for line in MOUNTINFO.read_bytes().split(b"\n"):
+            fields = line.split(b" ")
+            if len(fields) > MOUNT_POINT_FIELD and fields[DEVICE_FIELD] == number:
+                return not LOCAL_LOCKS.isdisjoint(fields[-1].split(b","))
+    return False
 
 
 def listed_mount_points(mountinfo: bytes) -> Iterator[bytes]:

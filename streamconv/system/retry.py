@@ -24,6 +24,9 @@ LONGEST_WAIT = 30.0
 LONGEST_ASKED_WAIT = 600.0
 """Seconds. If a server asks for a longer wait (`Retry-After`), there is no further attempt."""
 
+UNREADABLE = (ValueError, OverflowError, TypeError, IndexError)
+"""What is raised for a date that cannot be read."""
+
 T = TypeVar("T")
 
 
@@ -73,12 +76,19 @@ def retry(failure: str, attempt: Callable[[], T], cancel: CancelToken, hint: str
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks to wait, or None if it does not ask.
 
-    The header `Retry-After` holds a number or a date (RFC 9110, 10.2.3).
+    The header `Retry-After` holds a number or a date (RFC 9110, 10.2.3). A date is that of the
+    server's clock, and the clock of this host may be years away from it, so it is held against the
+    `Date` of the answer.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text)
     try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError, TypeError, IndexError):
+        then = parsedate_to_datetime(text).timestamp()
+    except UNREADABLE:
         return None
+    try:
+        now = parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except UNREADABLE:
+        now = time.time()
+    return max(then - now, 0.0)

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import platform
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from streamconv.planning.partition import Partition
 from streamconv.sinks import run_lock
 from streamconv.sinks.run_lock import Lock, LockOwner
 from streamconv.sinks.run_paths import RunPaths
+from streamconv.system.host import host_of_processes
 from streamconv.system.linux_file_ops import LinuxFiles, system_files
 from streamconv.system.resources import start_time
 
@@ -28,6 +28,43 @@ def test_without_locks_another_host_cannot_be_asked(tmp_path: Path) -> None:
         Lock(RunPaths(tmp_path / "dst"), Partition(), Lockless()).take()
     assert str(lock) in caught.value.hint
     Lock(RunPaths(tmp_path / "dst"), Partition(), LinuxFiles()).take()
+
+
+def test_locks_of_this_host_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They exclude runs of this host; those of others count until their lock is removed."""
+    monkeypatch.setattr("streamconv.system.linux_file_ops.has_local_locks", lambda _: True)
+    held, other = (Lock(RunPaths(tmp_path / "dst"), Partition(), LinuxFiles()) for _ in range(2))
+    held.take()
+    with pytest.raises(OutputExists, match=f"process {os.getpid()} on"):
+        other.take()
+    held.release()
+    owner = {"number": 1, "of": 1, "host": host_of_processes(), "pid": 2**22 + 1, "since": "1"}
+    for host, alive in ((host_of_processes(), False), ("elsewhere", True)):
+        (tmp_path / LOCK).write_text(json.dumps(owner | {"host": host}))
+        if alive:
+            with pytest.raises(OutputExists, match="on elsewhere"):
+                other.take()
+        else:
+            other.take()
+            other.release()
+
+
+def test_without_locks_a_container_is_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process 1 is not that of another container, though both have the name of their host."""
+    names = iter(["pid:[4026532001]", "pid:[4026532002]"])
+    for _ in range(2):
+        namespace = next(names)
+        monkeypatch.setattr(os, "readlink", lambda _, namespace=namespace: namespace)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        monkeypatch.setattr(run_lock, "start_time", lambda _, namespace=namespace: namespace)
+        lock = Lock(RunPaths(tmp_path / "dst"), Partition(), Lockless())
+        if namespace.endswith("1]"):
+            lock.take()
+        else:
+            with pytest.raises(OutputExists, match=r"process 1 on .*4026532001"):
+                lock.take()
 
 
 def test_parts_work_side_by_side(tmp_path: Path) -> None:
@@ -67,9 +104,9 @@ def test_a_lock_whose_file_was_just_removed_is_taken_again(
 @pytest.mark.parametrize(
     ("host", "pid", "since", "alive"),
     [
-        (platform.node(), os.getpid(), start_time(os.getpid()), True),
-        (platform.node(), os.getpid(), "another process of that number", False),
-        (platform.node(), 2**22 + 1, None, False),
+        (host_of_processes(), os.getpid(), start_time(os.getpid()), True),
+        (host_of_processes(), os.getpid(), "another process of that number", False),
+        (host_of_processes(), 2**22 + 1, None, False),
         ("elsewhere", 2**22 + 1, "1", True),
     ],
     ids=["this process", "another process of that number", "no such process", "another host"],

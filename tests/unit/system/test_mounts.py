@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from streamconv.system.mounts import is_mount_point, listed_mount_points, mount_points
+from streamconv.system.mounts import (
+    has_local_locks,
+    is_mount_point,
+    listed_mount_points,
+    mount_points,
+)
 
 MOUNTINFO = rb"""21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 22 21 0:5 / /mnt/\377\040usb rw - vfat /dev/sdb1 rw
@@ -50,6 +55,36 @@ def test_the_mount_points_of_this_machine(tmp_path: Path) -> None:
     assert not is_mount_point(tmp_path)
     assert not is_mount_point(tmp_path / "not there")
     assert {Path("/"), Path("/proc")} <= mount_points()
+
+
+@pytest.mark.parametrize(
+    ("options", "local"),
+    [
+        ("rw,localflock,lazystatfs", True),
+        ("rw,vers=3,local_lock=flock,addr=10.0.0.1", True),
+        ("rw,vers=3,nolock,local_lock=all", True),
+        ("rw,flock,lazystatfs", False),
+        ("rw,vers=4.2,local_lock=none", False),
+        ("rw,vers=3,local_lock=posix", False),
+        ("rw", False),
+    ],
+)
+def test_locks_of_this_host_alone(
+    options: str, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options of the file system tell, whatever those of others are."""
+    listed = tmp_path / "mountinfo"
+    device = tmp_path.stat().st_dev
+    ours = f"30 21 {os.major(device)}:{os.minor(device)} / /mnt rw - lustre a@tcp:/fs {options}\n"
+    others = "31 21 0:999 / /other rw - lustre b@tcp:/fs rw,localflock\n"
+    monkeypatch.setattr("streamconv.system.mounts.MOUNTINFO", listed)
+    for content in (others + ours, ours + others):
+        listed.write_text(content)
+        assert has_local_locks(device) is local
+    listed.write_text(others)
+    assert not has_local_locks(device)
+    listed.unlink()
+    assert not has_local_locks(device)
 
 
 def test_a_system_that_lists_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

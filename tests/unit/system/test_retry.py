@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
 
@@ -129,6 +129,21 @@ def test_retry_after_is_a_number_or_a_date(text: str, least: float, most: float)
     seconds = retry_after({"retry-after": text})
     assert seconds is not None
     assert least <= seconds <= most
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+@pytest.mark.parametrize("date", ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2065 07:28:00 GMT"])
+def test_a_date_to_retry_after_is_that_of_the_server_s_clock(
+    years: int, date: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the clock of this host is away from it; without its date, that has to do."""
+    later = date.replace("07:28:00", "07:29:30")
+    at = parsedate_to_datetime(date).timestamp() + years * 365 * 86_400
+    monkeypatch.setattr(time, "time", lambda: at)
+    assert retry_after({"retry-after": later, "date": date}) == 90
+    for unreadable in ({}, {"date": ""}, {"date": "now"}, {"date": "Wed, 99 Oct 2015"}):
+        wait = retry_after({"retry-after": later, **unreadable})
+        assert wait == pytest.approx(max(90 - years * 365 * 86_400, 0))
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1.5", "Wed, 99 Oct 2015"])
