@@ -14,27 +14,12 @@ from pathlib import Path
 from stat import S_ISREG
 
 from streamconv.errors import IOFailed, SourceChanged, quoted
+from streamconv.sources.file_stat import FileStat
 from streamconv.system.file_reads import FileReads
 from streamconv.system.open_file_limit import files_held_open
 
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 """Errors of the system if this process, or all of them together, have too many files open."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """The facts of a file that change if it is written to or replaced."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, files: FileReads, file: int | Path) -> "FileStat":
-        """Return the facts of an open file, or of the file at a path."""
-        stat = files.stat(file)
-        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(slots=True)
@@ -168,7 +153,7 @@ class OpenFiles:
             raise _changed(name) from None
         except OSError as error:
             raise IOFailed(f"cannot look at {quoted(name)}: {error.strerror}") from error
-        if now != before:
+        if not before.is_same(now):
             raise _changed(name)
 
     def close(self) -> None:
@@ -182,7 +167,7 @@ class OpenFiles:
         """Open a file that is not open."""
         before = self._stats.get(name)
         # a FIFO may have taken the place of the file, and opening one would wait for ever
-        if before is not None and FileStat.of(self._files, self._path_of(name)) != before:
+        if before and not before.is_same(FileStat.of(self._files, self._path_of(name))):
             raise _changed(name)
         if before is None and not S_ISREG(self._files.stat(self._path_of(name)).st_mode):
             raise _changed_since_planned(name)
@@ -192,10 +177,10 @@ class OpenFiles:
             if before is None:
                 if self._check_opened:
                     self._check_opened(name, fd, now.size)
-                if self._watched.get(name, now) != now:
+                if not self._watched.get(name, now).is_same(now):
                     raise _changed_since_planned(name)
                 self._stats[name] = now
-            elif now != before:
+            elif not before.is_same(now):
                 raise _changed(name)
         except BaseException:
             self._files.close(fd)

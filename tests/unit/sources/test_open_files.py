@@ -167,3 +167,40 @@ def test_a_file_that_is_watched_is_the_same(folder: Path, change: str) -> None:
     with pytest.raises(SourceChanged, match="file-0 has changed since it was planned"):
         content(opened, files, "file-0")
     assert content(opened, files, "file-1") == "file-1"
+
+
+class Forgetful(LinuxFiles):
+    """A file system that gives a file another inode at each look, such as FAT under pressure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    def stat(self, file: int | Path, *, follow: bool = True) -> os.stat_result:
+        found = super().stat(file, follow=follow)
+        self.looks += 1
+        fields = [*found[:10]]
+        fields[1] = 2**40 + self.looks
+        names = ("st_mtime_ns", "st_ctime_ns", "st_atime_ns")
+        return os.stat_result(fields, {name: getattr(found, name) for name in names})
+
+
+def test_a_file_that_is_numbered_again(folder: Path) -> None:
+    """It is the same one, opened again or for the first time; a replacement of it is not."""
+    files = Forgetful()
+    opened = OpenFiles(files, folder.joinpath, limit=1)
+    for name in NAMES:
+        opened.watch(name)
+    for name in NAMES * 2:
+        assert content(opened, files, name) == name
+    opened.check_unchanged()
+    for name in NAMES:
+        opened.check_file(name)
+    before = (folder / NAMES[0]).stat()
+    (folder / "other").write_text(NAMES[0])
+    os.utime(folder / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (folder / "other").replace(folder / NAMES[0])
+    with pytest.raises(SourceChanged, match=NAMES[0]):
+        opened.check_unchanged()
+    with pytest.raises(SourceChanged, match=NAMES[0]):
+        content(opened, files, NAMES[0])
