@@ -77,8 +77,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks to wait, or None if it does not ask.
 
     The header `Retry-After` holds a number or a date (RFC 9110, 10.2.3). A date is that of the
-    server's clock, and the clock of this host may be years away from it, so it is held against the
-    `Date` of the answer.
+    server's clock, and the clock of this host may be years away from it, so it is compared with
+    the `Date` of the answer.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
