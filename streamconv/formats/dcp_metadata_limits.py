@@ -16,13 +16,21 @@ wrote, each value takes several bytes."""
 CHUNK_NODES = 8
 """Values that a chunk counts as, in addition to its offsets and sizes."""
 
-TENSOR_BYTES, CHUNK_BYTES = 800, 1000
+TENSOR_BYTES, CHUNK_BYTES = 800, 1150
 """Bytes of memory at the peak of reading, for each tensor and each chunk, with the file itself."""
+FOREIGN_RATIO = 13
+"""The same for each byte of a `.metadata` that torch wrote: it may have a path for each key, and
+more in it than tensors and chunks."""
 
 
 def reading_bytes(tensors: int, chunks: int) -> int:
-    """Return the bytes of memory that reading a `.metadata` takes at its peak."""
+    """Return the bytes of memory that reading a `.metadata` of streamconv takes at its peak."""
     return tensors * TENSOR_BYTES + chunks * CHUNK_BYTES
+
+
+def foreign_reading_bytes(nbytes: int) -> int:
+    """Return the same for a `.metadata` of `nbytes` that another program wrote."""
+    return nbytes * FOREIGN_RATIO
 
 
 class Budget:

@@ -22,7 +22,11 @@ from streamconv.checkpoint.types import Checkpoint, OtherFile, SourceFile, Tenso
 from streamconv.errors import BadCheckpoint, quoted
 from streamconv.formats.chunk_map import Box, ChunkMap
 from streamconv.formats.dcp_metadata import METADATA_FILE
-from streamconv.formats.dcp_metadata_limits import MAX_METADATA_BYTES, reading_bytes
+from streamconv.formats.dcp_metadata_limits import (
+    MAX_METADATA_BYTES,
+    foreign_reading_bytes,
+    reading_bytes,
+)
 from streamconv.formats.dcp_metadata_reader import Metadata, read_metadata
 from streamconv.formats.dcp_tensors import StoredTensor
 from streamconv.formats.safetensors import DTYPE_BITS
@@ -181,11 +185,17 @@ def _open(
         total_bytes=total_bytes,
         format="dcp",
         read_scratch_bytes=SCRATCH_BYTES if has_cut_rows else 0,
-        metadata_bytes=reading_bytes(
-            len(metadata.tensors), sum(len(stored.chunks) for stored in metadata.tensors)
-        ),
+        metadata_bytes=_reading_bytes(metadata, len(raw)),
     )
     return DcpSource(checkpoint, chunk_maps, local)
+
+
+def _reading_bytes(metadata: Metadata, nbytes: int) -> int:
+    """Return the bytes of memory that reading the `.metadata`, of `nbytes`, takes again."""
+    if metadata.own is None:
+        return foreign_reading_bytes(nbytes)
+    chunks = sum(len(stored.chunks) for stored in metadata.tensors)
+    return reading_bytes(len(metadata.tensors), chunks)
 
 
 def _metadata_bytes(local: LocalFiles) -> bytes:

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,26 @@ def of_bits(random_: random.Random, dtype: torch.dtype, shape: tuple[int, ...]) 
     raw = random_.randbytes(max(empty.nbytes, 1))
     bits = torch.frombuffer(bytearray(raw), dtype=torch.uint8)[: empty.nbytes]
     return bits.view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_opening_takes_the_memory_that_is_said_of_it(tmp_path: Path, is_own: bool) -> None:
+    """At its peak, measured, whichever program wrote it."""
+    names = [f"model.layers.{n}.mlp.experts.{e}.up_proj" for n in range(30) for e in range(100)]
+    folder = save(tmp_path / "torch", {name: torch.zeros(4, 8) for name in names})
+    if is_own:
+        streamconv.convert(folder, tmp_path / "own", to="same", format="dcp", copy=True)
+        folder = tmp_path / "own"
+    open_source(str(folder)).close()  # which imports what it needs
+    tracemalloc.start()
+    try:
+        opened = open_source(str(folder))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    opened.close()
+    said = opened.checkpoint.metadata_bytes
+    assert said / 1.5 < peak < said
 
 
 # --- there and back ----------------------------------------------------------------------------
