@@ -20,6 +20,7 @@ def needs_of_few(
     """Return what each piece of all shards needs, or None if there are more than MOST_PIECES.
 
     Shards with too many parts are cut by their size alone: there may be fewer pieces, not more.
+    Their parts are small, so only the last piece of a shard has not about PIECE_BYTES.
     """
     needs: list[PieceNeeds] = []
     left = MOST_PARTS
@@ -43,5 +44,5 @@ def _needs_of(piece: Piece) -> PieceNeeds:
 
 def _by_size(nbytes: int) -> Iterable[PieceNeeds]:
     """Yield as many pieces as a shard of `nbytes` can have, and no more than are counted."""
-    for _ in range(min(-(-nbytes // PIECE_BYTES), MOST_PIECES + 1)):
-        yield PieceNeeds(PIECE_BYTES, None)
+    for begin in range(0, nbytes, PIECE_BYTES)[: MOST_PIECES + 1]:
+        yield PieceNeeds(min(PIECE_BYTES, nbytes - begin), None)

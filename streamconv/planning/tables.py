@@ -10,7 +10,7 @@ from streamconv.formats.dcp_metadata_limits import reading_bytes
 from streamconv.planning.compared_regions import Regions
 from streamconv.units import HUGE_PAGE_BYTES
 
-INPUT_BYTES = 80
+INPUT_BYTES = 90
 """What a run adds for each tensor that it reads, unless its outputs take more."""
 RUN_OUTPUT_BYTES, RUN_CHUNK_BYTES = 60, 120
 """What it adds for each tensor that it writes and each chunk of a DCP, until all is written."""
@@ -36,7 +36,7 @@ SHARD_PIECE_BYTES = 240
 SHARD_ROW_BYTES = 200
 """What it adds for each of them at its end, as journals and manifest are made a shard at a time."""
 
-VERIFY_INPUT_BYTES = 560
+VERIFY_INPUT_BYTES = 580
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
 VERIFY_OUTPUT_BYTES = {"safetensors": 560, "dcp": 650}
 """What it takes for each tensor of the result, by its format."""
@@ -46,6 +46,8 @@ VERIFY_MODULE_BYTES = {"safetensors": 300, "dcp": 1100}
 """What it takes for each module with experts, of both sides, by the format of the result."""
 VERIFY_CAST_BYTES = 130
 """What it takes for each tensor of the source if dtypes are cast."""
+VERIFY_ENCODING_BYTES = 70
+"""What it takes in addition for each of them if weights are quantized."""
 VERIFY_QUANTIZE_BYTES = 3 * 10**6
 """Growth of the interpreter when it quantizes again to verify."""
 RUN_LEFT_BYTES = {"tensor": 150, "chunk": 330}
@@ -140,7 +142,8 @@ def tables_bytes(
     closing = outputs * output + chunks * CHUNK_BYTES + listed + overhead
     closing += CLOSING_OVERHEAD_BYTES[file_format]
     result = outputs * VERIFY_OUTPUT_BYTES[file_format] + chunks * VERIFY_CHUNK_BYTES
-    source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts)
+    encoding = VERIFY_ENCODING_BYTES * quantizes
+    source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts + encoding)
     held = max(
         reading_bytes(outputs, chunks) if is_dcp else 0,
         result
