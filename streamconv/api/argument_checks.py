@@ -48,8 +48,8 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
         return value
     is_path = True
     if isinstance(annotation, str | ForwardRef):
-        if name == "on_event" and value is not None and not callable(value):
-            raise wrong_type(function, name, "callable or None", value)
+        if name == "on_event" and value is not None:
+            _check_callback(function, value)
     else:
         kinds = _kinds(annotation)
         if not any(_is_a(kind, value) for kind in kinds):
@@ -66,6 +66,16 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
         _check_text(name, value, is_path=is_path)
     _check_size(name, value)
     return value
+
+
+def _check_callback(function: str, value: object) -> None:
+    """Refuse what cannot be called, or would only return a coroutine. Raises TypeError."""
+    if not callable(value):
+        raise wrong_type(function, "on_event", "callable or None", value)
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
+        raise TypeError(
+            f"{function}() argument 'on_event' must not be async: nobody awaits what it returns"
+        )
 
 
 def _check_text(name: str, text: str, *, is_path: bool) -> None:

@@ -1,5 +1,6 @@
 """Takes the tensors that a trainer emits, and yields them in another layout."""
 
+import inspect
 import itertools
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Self
@@ -77,12 +78,20 @@ class Relay(NotCopied, Iterator[Pair]):
         return self
 
     def __next__(self) -> "Pair":
+        self._check_idle()
         return next(self._pairs)
 
     def close(self) -> None:
         """Drop what is held. The relay yields nothing more."""
+        self._check_idle()
         self._pairs.close()
         self._drop()
+
+    def _check_idle(self) -> None:
+        if inspect.getgeneratorstate(self._pairs) == inspect.GEN_RUNNING:
+            raise UsageError(
+                "cannot use the relay: another thread, or its own input, is taking from it"
+            )
 
     def _drop(self) -> None:
         self._held.clear()

@@ -1,5 +1,6 @@
 """A wrong argument ends in one sentence that names it, before anything is read."""
 
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -100,6 +101,25 @@ def test_a_list_with_text_that_cannot_be_meant(argument: str, text: str) -> None
         streamconv.UsageError, match=rf"^cannot use {argument}: {MEANT_BY_NOBODY[text]}$"
     ):
         call("convert", argument, ["a=b", text])
+
+
+async def wait(_: object) -> None:
+    """Nobody awaits it."""
+
+
+class Waiting:
+    """An object that is called like a coroutine function."""
+
+    async def __call__(self, _: object) -> None:
+        """Nobody awaits it."""
+
+
+@pytest.mark.parametrize("on_event", [wait, Waiting(), functools.partial(wait)])
+@pytest.mark.parametrize("name", ["merge", "finish", "verify"])
+def test_a_callback_that_nobody_awaits(name: str, on_event: Any) -> None:
+    said = rf"^{name}\(\) argument 'on_event' must not be async"
+    with pytest.raises(TypeError, match=said):
+        call(name, "on_event", on_event)
 
 
 @pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["large", "small"])

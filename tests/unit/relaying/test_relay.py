@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -448,3 +448,17 @@ def test_a_layout_that_the_shapes_contradict() -> None:
     said = message(in_layout("fused"), "per-expert", source="fused-flat")
     assert "fused-flat" in said
     assert "--" not in said
+
+
+@pytest.mark.parametrize("use", [next, streamconv.Relay.close], ids=["next", "close"])
+def test_a_relay_that_its_own_input_uses(use: Callable[[streamconv.Relay], object]) -> None:
+    """Or another thread, at the same time: it is in the middle of a tensor."""
+
+    def pairs() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "model.norm.weight", torch.zeros(2)
+        use(made)
+
+    made = relay(pairs(), "fused")
+    assert next(made)[0] == "model.norm.weight"
+    with pytest.raises(UsageError, match=r"^cannot use the relay: another thread"):
+        next(made)
