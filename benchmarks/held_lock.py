@@ -43,7 +43,8 @@ def clocked(call):
                 local.released += used
                 local.allocated += used if call is allocate else 0
     return timed
-allocate = os.posix_fallocate
+functions = {name: linux_file_ops._c_function(name) for name in linux_file_ops.C_ARGUMENTS}
+allocate = functions["fallocate"]
 def cost_of_a_clock(calls=20_000):
     local.calls, local.released, local.allocated = 0, 0.0, 0.0
     call, begin = clocked(len), time.thread_time()
@@ -51,11 +52,11 @@ def cost_of_a_clock(calls=20_000):
         call("")
     used = time.thread_time() - begin
     return (used - local.released) / calls
-for name in ("preadv", "pwrite", "posix_fadvise", "posix_fallocate", "fsync"):
+for name in ("preadv", "pwrite", "posix_fadvise", "fsync"):
     setattr(os, name, clocked(getattr(os, name)))
 np.copyto = clocked(np.copyto)
-sync = clocked(linux_file_ops._sync_file_range())
-linux_file_ops._sync_file_range = lambda: sync
+clocks = {name: clocked(call) for name, call in functions.items()}
+linux_file_ops._c_function = clocks.get
 update = clocked(lambda digest, data: digest.update(data))
 class Digest:
     def __init__(self):

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from streamconv.system.file_ops import Files
 from streamconv.system.mounts import has_local_locks
@@ -21,10 +22,17 @@ if sys.platform == "linux":
     import fcntl
 
 NO_SUCH_CALL = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE)
-"""The errors of a file system without `sync_file_range`: the system then decides when to write."""
+"""The errors of a file system that cannot allocate, sync a range or sync a folder: the system then
+decides where and when to write."""
 SYNC_RANGE_WRITE = 2
 SYNC_RANGE_WAIT = 1 | 2 | 4
 """Flags of `sync_file_range`: start to write dirty pages; start and wait. Source: linux/fs.h."""
+
+C_ARGUMENTS = {
+    "sync_file_range": (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint),
+    "fallocate": (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
+}
+"""The arguments of the functions that are called in the C library. Source: fcntl.h."""
 
 ADVICE_BYTES = 2**17
 """How much one call of `posix_fadvise` reads ahead, if the system does not tell or tells less."""
@@ -49,7 +57,7 @@ class LinuxFiles(Files):
         try:
             self._allocate(fd, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (*NO_SUCH_CALL, errno.EINVAL):
                 self.close(fd)
                 self.unlink(path)
                 raise
@@ -83,11 +91,23 @@ class LinuxFiles(Files):
             fd = os.open(place.name, flags, dir_fd=place.folder)
         try:
             self.sync(fd)
+        except OSError as error:
+            if error.errno not in (*NO_SUCH_CALL, errno.EINVAL):
+                raise
         finally:
             os.close(fd)
 
     def _allocate(self, fd: int, size: int) -> None:
-        os.posix_fallocate(fd, 0, size)
+        """Allocate the space of a new file. Raises OSError, also if the file system cannot.
+
+        Not by `posix_fallocate`: where the file system cannot, the C library writes a byte to each
+        block, which takes as long as the file itself, and no signal ends it.
+        """
+        call = _c_function("fallocate")
+        while call is not None and call(fd, 0, 0, size):
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
 
     def _read_some(self, fd: int, buffer: memoryview, offset: int) -> int:
         return os.preadv(fd, [buffer], offset)
@@ -96,7 +116,7 @@ class LinuxFiles(Files):
         return os.pwrite(fd, data, offset)
 
     def _sync_range(self, fd: int, offset: int, nbytes: int, flags: int) -> None:
-        call = _sync_file_range()
+        call = _c_function("sync_file_range")
         if call is not None and call(fd, offset, nbytes, flags):
             number = ctypes.get_errno()
             if number not in NO_SUCH_CALL:
@@ -122,15 +142,20 @@ def _is_cached(fd: int, offset: int) -> bool:
 
 
 @functools.cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return `sync_file_range` of the C library, which Python does not offer; None if missing."""
+def _c_function(name: str) -> Callable[[int, int, int, int], int] | None:
+    """Return a function of the C library that Python does not offer; None if it is missing.
+
+    Args:
+        name: `sync_file_range`, of a descriptor, an offset, a size and flags; or `fallocate`, of a
+            descriptor, a mode, an offset and a size.
+    """
     try:
-        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+        call = getattr(ctypes.CDLL(None, use_errno=True), name)
     except AttributeError:
         return None
-    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    call.argtypes = C_ARGUMENTS[name]
     call.restype = ctypes.c_int
-    return call
+    return cast(Callable[[int, int, int, int], int], call)
 
 
 def system_files() -> Files:

@@ -34,8 +34,8 @@ def test_files_of_this_system(monkeypatch: pytest.MonkeyPatch) -> None:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The calls for ranges of the only file that a test has open, without descriptor and data."""
     made: list[tuple[Any, ...]] = []
-    pwrite, fallocate, fadvise = os.pwrite, os.posix_fallocate, os.posix_fadvise
-    sync_range = LinuxFiles._sync_range
+    pwrite, fadvise = os.pwrite, os.posix_fadvise
+    sync_range, allocate = LinuxFiles._sync_range, LinuxFiles._allocate
 
     def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*arguments: Any) -> Any:
@@ -50,11 +50,31 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         )
         sync_range(self, fd, offset, nbytes, flags)
 
-    monkeypatch.setattr(os, "posix_fallocate", noted("allocate", fallocate))
+    def allocate_noted(self: LinuxFiles, fd: int, size: int) -> None:
+        made.append(("allocate", size))
+        allocate(self, fd, size)
+
+    monkeypatch.setattr(LinuxFiles, "_allocate", allocate_noted)
     monkeypatch.setattr(os, "pwrite", noted("write", pwrite))
     monkeypatch.setattr(os, "posix_fadvise", noted("advise", fadvise))
     monkeypatch.setattr(LinuxFiles, "_sync_range", sync_noted)
     return made
+
+
+def give(monkeypatch: pytest.MonkeyPatch, name: str, number: int | None) -> None:
+    """Let a function of the C library fail with this error number; with None, it is missing."""
+    true = linux_file_ops._c_function
+
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(number or 0)
+        return -1
+
+    def functions(wanted: str) -> Any:
+        if wanted != name:
+            return true(wanted)
+        return None if number is None else refuse
+
+    monkeypatch.setattr(linux_file_ops, "_c_function", functions)
 
 
 @ON_LINUX
@@ -67,7 +87,7 @@ def test_write_back_begins_with_each_write(
     data = content(4 * PAGE)
     assert written(LinuxFiles(), tmp_path / "f", data, runs) == data
     assert calls == [
-        ("allocate", 0, 4 * PAGE),
+        ("allocate", 4 * PAGE),
         *(("write", 3 * PAGE), ("begin", 3 * PAGE, PAGE)),
         *(("write", PAGE), ("begin", PAGE, PAGE)),
         *(("write", 0), ("begin", 0, PAGE)),
@@ -83,13 +103,7 @@ def test_a_system_without_sync_file_range(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:
     """The call is missing or refused. The system then writes the file when it chooses to."""
-
-    def refuse(*_: int) -> int:
-        ctypes.set_errno(number or 0)
-        return -1
-
-    call = None if number is None else refuse
-    monkeypatch.setattr("streamconv.system.linux_file_ops._sync_file_range", lambda: call)
+    give(monkeypatch, "sync_file_range", number)
     monkeypatch.setattr("streamconv.system.linux_file_ops.Writeback", lambda: Writeback(0))
     data = content(3 * PAGE + 5)
     runs = [(PAGE, 3 * PAGE + 5), (0, PAGE)]
@@ -102,12 +116,7 @@ def test_a_failed_write_back_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The write succeeded but the disk fails: the system reports it once, in this call."""
-
-    def fail(*_: int) -> int:
-        ctypes.set_errno(number)
-        return -1
-
-    monkeypatch.setattr("streamconv.system.linux_file_ops._sync_file_range", lambda: fail)
+    give(monkeypatch, "sync_file_range", number)
     files = LinuxFiles()
     fd = files.create(tmp_path / "f", PAGE)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
@@ -117,21 +126,59 @@ def test_a_failed_write_back_is_raised(
 
 
 @ON_LINUX
-def test_the_call_is_the_systems() -> None:
-    """It refuses a descriptor that is not open, with the error of the system."""
+def test_the_calls_are_the_systems() -> None:
+    """They refuse a descriptor that is not open, with the error of the system."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         LinuxFiles()._sync_range(10**6, 0, 1, SYNC_RANGE_WAIT)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        LinuxFiles()._allocate(10**6, 1)
 
 
 @ON_LINUX
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, None])
 def test_a_file_system_that_does_not_allocate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int | None,
+    calls: list[tuple[Any, ...]],
 ) -> None:
-    """The file is written without allocation."""
-    monkeypatch.setattr(os, "posix_fallocate", refusing(os.posix_fallocate, number))
+    """The file is written without allocation, and no byte of it twice."""
+    give(monkeypatch, "fallocate", number)
     data = content(2 * PAGE + 1)
     assert written(LinuxFiles(), tmp_path / "f", data, [(5, len(data)), (0, 5)]) == data
+    assert [call for call in calls if call[0] == "write"] == [("write", 5), ("write", 0)]
+
+
+@ON_LINUX
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_a_file_system_that_does_not_sync_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Such as a shared folder of a virtual machine; but what the disk refuses is an error."""
+    monkeypatch.setattr(os, "fsync", refusing(os.fsync, number))
+    before = open_descriptors()
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            LinuxFiles().sync_folder(tmp_path)
+    else:
+        LinuxFiles().sync_folder(tmp_path)
+    assert open_descriptors() == before
+
+
+@ON_LINUX
+def test_an_allocation_that_a_signal_has_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done again."""
+    left = [errno.EINTR, errno.EINTR]
+
+    def allocate(*_: int) -> int:
+        ctypes.set_errno(left[-1] if left else 0)
+        return -1 if left and left.pop() else 0
+
+    monkeypatch.setattr(linux_file_ops, "_c_function", lambda _: allocate)
+    LinuxFiles()._allocate(0, PAGE)
+    assert not left
 
 
 @ON_LINUX
@@ -140,7 +187,7 @@ def test_no_space_shows_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """A failed allocation is an error, and leaves no descriptor open."""
-    monkeypatch.setattr(os, "posix_fallocate", refusing(os.posix_fallocate, number))
+    give(monkeypatch, "fallocate", number)
     before = open_descriptors()
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         LinuxFiles().create(tmp_path / "f", PAGE)
