@@ -95,11 +95,18 @@ class LazyStorageReader(NotCopied, StorageReader):
         return isinstance(checkpoint_id, str | PathLike)
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
-        """Open another checkpoint, if one is named. Raises what opening it raises."""
+        """Open another checkpoint, if one is named.
+
+        Raises what opening it raises. Then the reader is still one of the checkpoint before.
+        """
         if checkpoint_id is not None:
             self.close()
-            self._src = checkpoint_id
-            self._open()
+            before, self._src = self._src, checkpoint_id
+            try:
+                self._open()
+            except BaseException:
+                self._src = before
+                raise
 
     def read_metadata(self, *args: Any) -> Metadata:
         """Return the metadata of the checkpoint, which a planner makes its plan from."""

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.default_planner import (
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 import streamconv
-from streamconv.errors import BadCheckpoint, SourceChanged, UsageError
+from streamconv.errors import BadCheckpoint, SourceChanged, StreamconvError, UsageError
 from streamconv.torch import StorageReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -121,6 +121,18 @@ def test_what_has_memory_is_filled(folder: Path, fused: Tensors, make: Make) -> 
     state[HEAD] = make(state[HEAD])
     load(state, folder, to="transformers")
     assert torch.equal(state[HEAD].detach(), fused[HEAD].to(state[HEAD].dtype))
+
+
+@pytest.mark.parametrize("location", ["no/such/folder", "", "\ud800", "a\0b", "x" * 10**5, 5, b"x"])
+def test_a_reset_to_what_is_no_checkpoint(folder: Path, fused: Tensors, location: Any) -> None:
+    """Is refused in words, and leaves the reader with the checkpoint that it had."""
+    state = {HEAD: torch.zeros_like(fused[HEAD])}
+    with StorageReader(folder, to="fused") as reader:
+        with pytest.raises((StreamconvError, TypeError), match=r"^cannot |'checkpoint_id' must be"):
+            reader.reset(location)
+        assert reader.checkpoint_id == str(folder)
+        dcp.load(state, storage_reader=reader)
+    assert torch.equal(state[HEAD], fused[HEAD])
 
 
 @pytest.mark.parametrize("layout", ["per-expert", "fused-transposed", "fused-flat", "stacked"])
