@@ -30,7 +30,7 @@ def check_names(function: str, named: Mapping[str, Any], known: Sequence[str]) -
 
 
 def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
-    """Return the value of an argument; a path is returned as text.
+    """Return the value of an argument; a path as text, and text as a plain `str`.
 
     Args:
         function: Name of the function.
@@ -56,16 +56,31 @@ def checked_value(function: str, name: str, value: Any, annotation: Any) -> Any:
             raise wrong_type(function, name, _in_words(kinds), value)
         is_path = any(typing.get_origin(kind) is os.PathLike for kind in kinds)
         if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value if all(type(text) is str for text in value) else [*map(_plain, value)]
             for text in value:
                 _check_text(name, text, is_path=False)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    value = _plain(value)
     if isinstance(value, str) and not value and name not in EMPTY_ALLOWED:
         raise UsageError(f"cannot use {name}: it is empty", EMPTY_HINTS.get(name, ""))
     if isinstance(value, str):
         _check_text(name, value, is_path=is_path)
     _check_size(name, value)
     return value
+
+
+def _plain(value: Any) -> Any:
+    """Return text and numbers without the class of their own that they may have.
+
+    A member of an `Enum` of texts prints as `Color.RED` where the text is meant.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return int.__index__(value) if is_number else value
 
 
 def _check_callback(function: str, value: object) -> None:

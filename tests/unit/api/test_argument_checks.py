@@ -4,10 +4,13 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from enum import Enum, IntEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
+from folders import qwen_tensors, two_shards, write_checkpoint
 
 import streamconv
 from streamconv.api.argument_checks import EMPTY_ALLOWED, checked_value
@@ -162,6 +165,50 @@ def test_bytes_that_are_no_text() -> None:
 def test_a_right_type(value: Any, annotation: Any) -> None:
     """It stays as it is."""
     assert checked_value("merge", "x", value, annotation) is value
+
+
+class Word(str, Enum):  # noqa: UP042 - a StrEnum prints as its text
+    """Texts that print as something else."""
+
+    FUSED = "fused"
+    RENAME = "a=b"
+
+
+class Number(IntEnum):
+    """Numbers that print as something else."""
+
+    TWO = 2
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "annotation"),
+    [
+        (Word.FUSED, "fused", str | None),
+        (Word.FUSED, "fused", Location),
+        ((Word.RENAME, "c=d"), ["a=b", "c=d"], RunOptions.__annotations__["rename"]),
+        (Number.TWO, 2, int | None),
+        (Number.TWO, 2, int | str | None),
+        (np.float64(0.5), 0.5, float | str),
+        (np.str_("fused"), "fused", str),
+    ],
+)
+def test_values_lose_their_own_class(value: Any, plain: Any, annotation: Any) -> None:
+    """They would be printed, and written as names of files, as `Word.FUSED`."""
+    made = checked_value("merge", "x", value, annotation)
+    assert made == plain
+    assert type(made) is type(plain)
+    if isinstance(made, list):
+        assert {type(each) for each in made} == {str}
+
+
+def test_a_folder_is_called_as_the_text_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"model_type": "qwen3_moe", "num_experts": 3}
+    write_checkpoint(tmp_path / "a=b", two_shards(qwen_tensors()), config)
+    streamconv.convert(Word.RENAME, Word.FUSED, to=Word.FUSED, jobs=Number.TWO)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a=b", "fused"]
 
 
 @pytest.mark.parametrize("path", [Path("a/b"), PurePosixPath("a/b")])
