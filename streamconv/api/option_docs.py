@@ -62,8 +62,8 @@ max_memory: Memory limit of the whole process, in bytes or as text. Lowers the n
     the free memory of the host or its cgroup.
 jobs: Number of workers, at least 1. Default: the number of cores, at most 8, and as many as
     fit into a 64th of the host's memory, but at least 2. If `src` is read over a network:
-    8, or up to 16 for a gigabyte and more if they fit; the link decides how many of them
-    have a request in flight.
+    8, but 4 below 100 MB, and up to 16 for a gigabyte and more if they fit; the link
+    decides how many of them have a request in flight.
 part: `K/N` to write only the K-th of N parts. After all parts, `finish` commits the output.
     Default: everything in one process.
 max_rate: Read limit in bytes a second, or text such as `200MB/s`. All ranks of a torchrun

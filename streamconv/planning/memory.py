@@ -37,8 +37,7 @@ from streamconv.planning.worker_memory import (
 )
 from streamconv.units import show_size
 
-MANY_REMOTE_BYTES = 10**9
-FEW_REMOTE_BYTES = 128 * 2**20
+FEW_REMOTE_BYTES, MANY_REMOTE_BYTES = 10**8, 10**9
 FEW_REMOTE_JOBS, REMOTE_JOBS, MOST_REMOTE_JOBS = 4, 8, 16
 """Default number of workers if the source is remote: most of the time they wait for it. The largest
 number, for a fast link with a long latency, applies only if the host has the memory for it and the
