@@ -18,6 +18,7 @@ from streamconv.planning.removal import Removal
 from streamconv.sinks.committed_folder import CommittedFolder
 from streamconv.sinks.folder_contents import FolderContents
 from streamconv.sinks.journal import Finished
+from streamconv.sinks.kept_names import check_kept_names
 from streamconv.sinks.next_run import FINISH, PART, RUN
 from streamconv.sinks.open_folder import OpenFolder, bytes_left
 from streamconv.sinks.os_errors import map_os_errors
@@ -223,6 +224,8 @@ class CheckpointFolder:
                     workspace.partial_folder.keep_only(
                         plan, (plan.shards[number].name for number in finished)
                     )
+                if self._part.number == 1:  # others may be at work in the same folder
+                    check_kept_names(self.partial, (o.name for o in plan.copied), self._files)
             undo.pop_all()
         return OpenFolder(
             plan,

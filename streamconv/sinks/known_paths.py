@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from streamconv.catalog.checkpoint_files import (
     CODE_SUFFIX,
@@ -131,7 +132,7 @@ def partial_paths(plan: Plan, journals: Iterable[Journal]) -> KnownPaths:
     for journal in journals:
         copied = journal.facts.get("other files")
         names |= {*journal.finished, *(copied if isinstance(copied, Mapping) else ())}
-    return _PartialPaths(map(printable, names), output_files())
+    return _PartialPaths((normalize("NFC", printable(name)) for name in names), output_files())
 
 
 def is_evidence(name: str) -> bool:
@@ -140,10 +141,13 @@ def is_evidence(name: str) -> bool:
 
 
 class _PartialPaths(NamedPaths):
-    """The paths of a partial folder, which has journals, too."""
+    """The paths of a partial folder, which has journals, too. Some systems list another form."""
 
     def names_file(self, name: str) -> bool:
-        return RunPaths.is_journal(name) or super().names_file(name)
+        return RunPaths.is_journal(name) or super().names_file(normalize("NFC", name))
+
+    def names_folder(self, name: str) -> bool:
+        return super().names_folder(normalize("NFC", name))
 
 
 def _file_names(folder: Path, files: Files) -> set[str]:

@@ -14,9 +14,14 @@ from pathlib import Path
 from streamconv.system.identity import Identity, identity_of
 
 
+def folded(name: str) -> str:
+    """Return a name so that all of its spellings, in any case and Unicode form, are equal."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def listed_alike(name: str, listed: Iterable[str]) -> str | None:
     """Return the first listed name that differs only in case or Unicode form; None if none does."""
-    return next((other for other in listed if _folded(other) == _folded(name)), None)
+    return next((other for other in listed if folded(other) == folded(name)), None)
 
 
 def spelled_twice(
@@ -47,7 +52,7 @@ def _is_one_entry(one: Path, other: Path) -> bool:
         facts, others = one.lstat(), other.lstat()
         if facts.st_dev != others.st_dev or facts.st_ino == others.st_ino:
             return False
-        is_alike = _folded(one.name) == _folded(other.name)
+        is_alike = folded(one.name) == folded(other.name)
         # a short name, such as MODEL~1, is spelled in another way altogether
         if not is_alike and _shown(facts) != _shown(others):
             return False
@@ -56,10 +61,6 @@ def _is_one_entry(one: Path, other: Path) -> bool:
         except PermissionError:  # it may be entered, and not listed
             return is_alike
     return False
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _shown(status: os.stat_result) -> tuple[int, ...]:
