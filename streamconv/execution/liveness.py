@@ -137,7 +137,7 @@ class Connection:
     def _receive(self, tag: int, limit: timedelta) -> None:
         import torch
 
-        buffers = [torch.empty(1, dtype=torch.uint8)]
+        buffers = [torch.empty(1, dtype=torch.uint8, device="cpu")]
         self._group.recv(buffers, self._other, tag).wait(limit)
 
 

@@ -100,13 +100,27 @@ class TorchArrays:
     def new(self, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
         import torch
 
-        tensor = torch.empty(array_shape(dtype, shape), dtype=self.dtype(dtype))
+        check_no_fakes()
+        # whatever the default device is
+        tensor = torch.empty(array_shape(dtype, shape), dtype=self.dtype(dtype), device="cpu")
         return tensor, tensor.reshape(-1).view(torch.uint8).numpy().data
 
     def over(self, memory: Any, dtype: str, shape: Sequence[int]) -> Any:
         import torch
 
+        check_no_fakes()
         return torch.frombuffer(memory, dtype=self.dtype(dtype)).reshape(array_shape(dtype, shape))
+
+
+def check_no_fakes() -> None:
+    """Raise UsageError where torch makes fake tensors, which have no content."""
+    from torch._guards import detect_fake_mode
+
+    if detect_fake_mode() is not None:
+        raise UsageError(
+            "cannot read a tensor under a FakeTensorMode: its tensors have no content",
+            "read it outside of the mode",
+        )
 
 
 def array_shape(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:

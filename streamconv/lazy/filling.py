@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from streamconv.errors import UsageError, quoted
 from streamconv.formats.safetensors import DTYPE_BITS
+from streamconv.lazy.arrays import check_no_fakes
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
 from streamconv.system.read_only_memory import ReadOnlyMemory
@@ -52,12 +53,15 @@ def check_fillable(
 ) -> None:
     """Raise UsageError if a tensor cannot be filled, or not with all that is in the checkpoint.
 
+    Nor under a mode of torch in which tensors have no content.
+
     Args:
         name: Its name in the module.
         target: The tensor. Of a DTensor, the local shard counts.
         dtype: The dtype of the elements that it is filled with.
         read_only: The memory that cannot be written; None if it was checked before.
     """
+    check_no_fakes()
     local = target.to_local() if isinstance(target, DTensor) else target
     if kind := _kind(local) or _kind_of_memory(local, read_only):
         raise UsageError(
@@ -77,7 +81,7 @@ def _why_not_cast(dtype: torch.dtype, target: torch.dtype) -> str:
     if not torch.can_cast(dtype, target):
         return f"does not hold what the checkpoint has, {_word(dtype)}"
     try:
-        torch.empty((), dtype=dtype).to(target)
+        torch.empty((), dtype=dtype, device="cpu").to(target)
     except (RuntimeError, NotImplementedError):
         return f"torch makes none of {_word(dtype)}"
     return ""

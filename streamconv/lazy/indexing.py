@@ -37,7 +37,7 @@ def select_torch(index: Any, shape: Sequence[int]) -> Selection | None:
         # torch lets a second ellipsis skip dimensions that are not there
         return None
     # a tensor of one element, so that what torch refuses is refused before anything is read
-    torch.empty((), dtype=torch.uint8).expand(tuple(shape))[index]
+    torch.empty((), dtype=torch.uint8, device="cpu").expand(tuple(shape))[index]
     return _select([_as_basic(part) for part in parts], shape)
 
 

@@ -1,6 +1,7 @@
 """A module is filled from a checkpoint, or left as it is with an error that names all faults."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,31 @@ def test_a_module_is_filled(device: str) -> None:
         assert bits(parameter) == TENSORS[name][2]
         assert (parameter is before[name]) == (device == "cpu")
         assert parameter.requires_grad == (name == "0.weight")
+
+
+@pytest.mark.parametrize(
+    "mode", [lambda: torch.device("meta"), torch.inference_mode, torch.no_grad]
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_module_is_filled_under_a_mode_of_torch(device: str, mode: Callable[[], Any]) -> None:
+    """As one where tensors are made on another device: what is read is on the CPU nevertheless."""
+    module, source = linear(device), lazy(TENSORS)
+    with mode():
+        load_module(module, source, strict=True)
+        read = source["0.weight"][...]
+    assert read.device.type == "cpu"
+    for name, parameter in module.named_parameters():
+        assert bits(parameter) == TENSORS[name][2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_fake_tensors_have_no_content(device: str) -> None:
+    module, source = linear(device), lazy(TENSORS)
+    with FakeTensorMode(), pytest.raises(UsageError, match="under a FakeTensorMode"):
+        load_module(module, source, strict=True)
+    for index in (..., 0, slice(0, 2)):
+        with FakeTensorMode(), pytest.raises(UsageError, match="under a FakeTensorMode"):
+            source["0.weight"][index]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
