@@ -88,10 +88,15 @@ def _explained(
 def _file_too_large(message: str) -> NoSpace:
     """Build the error about a file that may not become larger."""
     limit = file_size_limit()
-    hint = "lift the limit with `ulimit -f unlimited`"
     if limit is None:
-        return NoSpace(message, hint)
-    return NoSpace(f"{message}; this process may write at most {show_size(limit)} to a file", hint)
+        return NoSpace(
+            f"{message}; its file system takes no larger one",
+            "start over with a smaller --max-shard-size, or name a target on another file system",
+        )
+    return NoSpace(
+        f"{message}; this process may write at most {show_size(limit)} to a file",
+        "lift the limit with `ulimit -f unlimited`",
+    )
 
 
 def _disk_full(message: str, free: int | None, left: int, next_run: NextRun) -> NoSpace:

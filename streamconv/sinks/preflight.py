@@ -17,7 +17,7 @@ from streamconv.planning.plan import Plan
 from streamconv.sinks.overlap import ReadPath, check_apart
 from streamconv.sinks.run_paths import RunPaths, target_of
 from streamconv.system.file_ops import Files
-from streamconv.system.mounts import is_mount_point
+from streamconv.system.mounts import is_mount_point, largest_file
 from streamconv.system.removability import has_protecting_flag
 from streamconv.system.resources import file_size_limit, free_disk, free_inodes
 from streamconv.units import show_size
@@ -146,7 +146,8 @@ def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
         reclaimed: Bytes that are freed before the first shard is written.
 
     Raises:
-        NoSpace: Bytes or inodes do not suffice, or a shard is larger than the process may write.
+        NoSpace: Bytes or inodes do not suffice, or a shard is larger than the process may write, or
+            than the file system takes.
     """
     largest = max((shard.nbytes for shard in plan.shards), default=0)
     limit = file_size_limit()
@@ -155,6 +156,13 @@ def check_room(plan: Plan, left: int, folder: Path, reclaimed: int) -> None:
             f"cannot write to {quoted(str(folder))}: the largest file has {show_size(largest)}, "
             f"but this process may write at most {show_size(limit)} to a file",
             "lift the limit with `ulimit -f unlimited`, or choose a smaller --max-shard-size",
+        )
+    most = largest_file(folder)
+    if most is not None and most < largest:
+        raise NoSpace(
+            f"cannot write to {quoted(str(folder))}: the largest file has {show_size(largest)}, "
+            f"but its file system takes at most {show_size(most)} in one",
+            "choose a smaller --max-shard-size, or name a folder on another file system",
         )
     need, free = int(left * (1 + SPARE_SHARE)), free_disk(folder)
     if free is not None and free + reclaimed < need:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
-DEVICE_FIELD, MOUNT_POINT_FIELD = 2, 4
+DEVICE_FIELD, MOUNT_POINT_FIELD, TYPE_FIELD = 2, 4, -3
+"""Where a line has them; some lines have more fields in the middle. Source: proc(5)."""
 LOCAL_LOCKS = frozenset((b"localflock", b"local_lock=flock", b"local_lock=all"))
 """Options of Lustre and NFS with which a lock excludes only processes of its own host."""
+LARGEST_FILES = dict.fromkeys((b"vfat", b"msdos"), 2**32 - 1)
+"""Bytes of the largest file, by the type of the file system, where models may have larger ones."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -32,13 +35,30 @@ def has_local_locks(device: int) -> bool:
     Args:
         device: The device of one of the files, as its status has it.
     """
+    return not LOCAL_LOCKS.isdisjoint(_type_and_options(device)[1])
+
+
+def largest_file(folder: Path) -> int | None:
+    """Return the bytes of the largest file that the file system at a folder takes.
+
+    If the folder does not exist, its nearest ancestor that does counts. None if no limit is known.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with contextlib.suppress(OSError):
+        return LARGEST_FILES.get(_type_and_options(folder.stat().st_dev)[0])
+    return None
+
+
+def _type_and_options(device: int) -> tuple[bytes, list[bytes]]:
+    """Return type and options of the file system on a device; empty if the system lists none."""
     number = f"{os.major(device)}:{os.minor(device)}".encode("ascii")
     with contextlib.suppress(OSError):
         for line in MOUNTINFO.read_bytes().split(b"\n"):
             fields = line.split(b" ")
             if len(fields) > MOUNT_POINT_FIELD and fields[DEVICE_FIELD] == number:
-                return not LOCAL_LOCKS.isdisjoint(fields[-1].split(b","))
-    return False
+                return fields[TYPE_FIELD], fields[-1].split(b",")
+    return b"", []
 
 
 def listed_mount_points(mountinfo: bytes) -> Iterator[bytes]:

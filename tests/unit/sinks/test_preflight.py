@@ -123,6 +123,8 @@ def test_a_folder_in_which_nothing_can_be_renamed(
         ({"free_inodes": 16}, 0, 0, "17 files needed, the file system has room for 16"),
         ({"file_size_limit": 1000}, 0, 0, None),
         ({"file_size_limit": 999}, 0, 0, "largest file has 1.00 kB, .* at most 999 B"),
+        ({"largest_file": 1000}, 0, 0, None),
+        ({"largest_file": 999}, 0, 0, "1.00 kB, but its file system takes at most 999 B in one"),
     ],
 )
 def test_room_is_needed_for_bytes_and_files(
@@ -134,7 +136,7 @@ def test_room_is_needed_for_bytes_and_files(
     refusal: str | None,
 ) -> None:
     """A hundredth more than the planned bytes, sixteen more than the planned files."""
-    for name in ("free_disk", "free_inodes"):
+    for name in ("free_disk", "free_inodes", "largest_file"):
         monkeypatch.setattr(preflight, name, lambda folder, name=name: limits.get(name))
     monkeypatch.setattr(preflight, "file_size_limit", lambda: limits.get("file_size_limit"))
     arguments: Any = (plan_of([1000], tmp_path / "s"), left, tmp_path, reclaimed)

@@ -8,6 +8,7 @@ import pytest
 from streamconv.system.mounts import (
     has_local_locks,
     is_mount_point,
+    largest_file,
     listed_mount_points,
     mount_points,
 )
@@ -85,6 +86,23 @@ def test_locks_of_this_host_alone(
     assert not has_local_locks(device)
     listed.unlink()
     assert not has_local_locks(device)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("vfat", 2**32 - 1), ("msdos", 2**32 - 1), ("ext4", None), ("exfat", None)]
+)
+def test_the_largest_file(
+    kind: str, most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the type of the file system, with or without more fields, also below what exists."""
+    monkeypatch.setattr("streamconv.system.mounts.MOUNTINFO", tmp_path / "mountinfo")
+    device = tmp_path.stat().st_dev
+    for more in ("", "shared:1 master:2 "):
+        line = f"30 21 {os.major(device)}:{os.minor(device)} / /mnt rw {more}- {kind} /dev/sdb rw\n"
+        (tmp_path / "mountinfo").write_text(line)
+        assert largest_file(tmp_path) == largest_file(tmp_path / "not" / "there") == most
+    (tmp_path / "mountinfo").unlink()
+    assert largest_file(tmp_path) is None
 
 
 def test_a_system_that_lists_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
