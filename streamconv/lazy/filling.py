@@ -13,6 +13,7 @@ from streamconv.formats.safetensors import DTYPE_BITS
 from streamconv.lazy.arrays import check_no_fakes
 from streamconv.lazy.indexing import Span
 from streamconv.lazy.tensor import LazyTensor
+from streamconv.lazy.tensor_memory import extent, is_wrapper, lacks_memory
 from streamconv.system.read_only_memory import ReadOnlyMemory
 
 
@@ -106,7 +107,7 @@ def _kind_of_memory(target: torch.Tensor, read_only: ReadOnlyMemory | None) -> s
         return ""
     if _has_overlap(target):
         return "a tensor of which several elements share memory"
-    if _lacks_memory(target):
+    if lacks_memory(target):
         return "a tensor whose memory was freed"
     if read_only is not None and _is_read_only(target, read_only):
         return "in memory that cannot be written, such as a map of a file"
@@ -123,29 +124,10 @@ def _has_overlap(target: torch.Tensor) -> bool:
     return False
 
 
-def _lacks_memory(target: torch.Tensor) -> bool:
-    """Return True if the storage is smaller than the elements, as `resize_(0)` leaves it."""
-    if _is_wrapper(target):
-        return False
-    end = target.storage_offset() * target.element_size() + _extent(target)
-    return target.untyped_storage().nbytes() < end
-
-
 def _is_read_only(target: torch.Tensor, read_only: ReadOnlyMemory) -> bool:
-    if target.device.type != "cpu" or _is_wrapper(target):
+    if target.device.type != "cpu" or is_wrapper(target):
         return False
-    return read_only.has(target.data_ptr(), _extent(target))
-
-
-def _is_wrapper(target: torch.Tensor) -> bool:
-    """Return True for a subclass that may keep its elements in other tensors."""
-    return type(target).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-
-
-def _extent(target: torch.Tensor) -> int:
-    """Return the bytes from the first element to the end of the last one."""
-    last = sum((n - 1) * stride for n, stride in zip(target.shape, target.stride(), strict=True))
-    return (last + 1) * target.element_size()
+    return read_only.has(target.data_ptr(), extent(target))
 
 
 def _word(kind: object) -> str:

@@ -80,9 +80,11 @@ def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
 
     Raises:
         UsageError: They are not a name and a plain tensor, or no file can hold the dtype.
-        PlanRefused: The tensor is only a part of the named one, or is not dense.
+        PlanRefused: The tensor is only a part of the named one, is not dense, or has no memory.
     """
     import torch
+
+    from streamconv.lazy.tensor_memory import lacks_memory
 
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
         raise UsageError(
@@ -95,10 +97,20 @@ def tensor_info(name: object, tensor: "torch.Tensor") -> TensorInfo:
             "only a part of it",
             "emit `tensor.full_tensor()`",
         )
+    if torch.nn.parameter.is_lazy(tensor):
+        raise PlanRefused(
+            f"cannot relay {quoted(name)}: it is a parameter without a shape",
+            "call its module before, which makes it",
+        )
     if tensor.layout != torch.strided or tensor.is_nested:
         layout = "nested" if tensor.is_nested else tensor.layout
         raise PlanRefused(f"cannot relay {quoted(name)}: its layout is {layout}, not dense")
     dtype, shape = format_dtype(tensor.dtype), tuple(tensor.shape)
+    if lacks_memory(tensor):
+        raise PlanRefused(
+            f"cannot relay {quoted(name)}: its memory was freed",
+            "emit it while its module is gathered",
+        )
     if dtype == "F4" and shape:
         shape = (*shape[:-1], 2 * shape[-1])
     return TensorInfo(name, dtype, shape, "", 0, nbytes_of(dtype, shape))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from odd_tensors import WITH_MEMORY, Make, freed
 
 from streamconv.checkpoint.types import TensorInfo
 from streamconv.errors import BadCheckpoint, PlanRefused, UsageError
@@ -136,3 +137,30 @@ def test_a_nested_tensor_has_no_shape() -> None:
     nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
     with pytest.raises(PlanRefused, match="relay a: its layout is nested"):
         tensor_info("a", nested)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (freed, "its memory was freed"),
+        (lambda plain: freed(plain, 8), "its memory was freed"),
+        (lambda _: torch.nn.UninitializedParameter(), "it is a parameter without a shape"),
+    ],
+)
+def test_a_tensor_without_elements(make: Make, said: str) -> None:
+    """Is refused before anybody reads memory that is no longer its own."""
+    with pytest.raises(PlanRefused, match=f"^cannot relay w: {said}"):
+        tensor_info("w", make(torch.zeros(3, 2)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *WITH_MEMORY.values(),
+        lambda _: torch.zeros(0, 5),
+        lambda _: torch._efficientzerotensor((3,)),
+    ],
+)
+def test_a_tensor_with_elements(make: Make) -> None:
+    made = make(torch.zeros(3, 2))
+    assert tensor_info("w", made).shape == made.shape
