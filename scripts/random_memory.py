@@ -3,11 +3,11 @@
     python scripts/random_memory.py [--runs 200] [--seed 1] [--state FILE] [--cgroups 20]
 
 Sources have 10 to 300,000 tensors, expert by expert, or as many as `--tensors` says, and are in a
-folder, a DCP, or a hub on loopback; layouts, options, workers and formats are drawn by the seed and
-the number of the run. Every run is a process of its own. A run is wrong if it takes more than
-projected, or if it takes more than 100 MB and the projection is more than 1.25 of that. With
-`--cgroups N` (as root, Linux), N more runs happen in a memory cgroup of the projection rounded up
-to 16 MB, and have to survive.
+folder, a DCP of streamconv or of torch, or a hub on loopback; layouts, options, workers and formats
+are drawn by the seed and the number of the run. Every run is a process of its own. A run is wrong
+if it takes more than projected, or if it takes more than 100 MB and the projection is more than
+1.25 of that. With `--cgroups N` (as root, Linux), N more runs happen in a memory cgroup of the
+projection rounded up to 16 MB, and have to survive.
 
 One line for each run; ends with 1 if one is wrong. With `--state FILE`, a later call goes on.
 """
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from hub_server import Hub, serving
 LARGE_BYTES, LARGE_RATIO = 100 * 10**6, 1.25
 ROUNDING = 16 * 2**20
 CGROUPS = Path("/sys/fs/cgroup/memory")
-PLACES = ("folder", "folder", "dcp", "hub")
+PLACES = ("folder", "folder", "dcp", "torch", "hub")
 LAYOUTS = ("per-expert", "fused", "fused-transposed", "stacked", "transformers")
 PLAN_REFUSED = 4
 """The exit code."""
@@ -54,7 +55,7 @@ class Run:
     width: int
     dtype: str
     place: str
-    """Of the source: folder, dcp or hub."""
+    """Of the source: folder, dcp, torch or hub."""
     stored: str
     """Its layout."""
     words: tuple[str, ...]
@@ -117,23 +118,35 @@ def experts_of(run: Run) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "experts.down_proj", (count, width, hidden)
 
 
+def tensors_of(run: Run) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of each tensor."""
+    for layer in range(run.layers):
+        stem = f"model.layers.{layer}.mlp"
+        yield f"{stem}.gate.weight", (run.experts, run.hidden)
+        for name, shape in experts_of(run):
+            yield f"{stem}.{name}", shape
+
+
+def write_by_torch(run: Run, folder: Path) -> None:
+    """Let torch write the checkpoint as a DCP; all values are zeros."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    dtype = torch.bfloat16 if run.dtype == "BF16" else torch.float32
+    state = {name: torch.zeros(shape, dtype=dtype) for name, shape in tensors_of(run)}
+    with warnings.catch_warnings(action="ignore"):
+        dcp.save(state, checkpoint_id=folder, no_dist=True)
+
+
 def write_source(run: Run, folder: Path) -> None:
     """Write the checkpoint in its layout; all values are zeros that take no disk."""
     folder.mkdir(parents=True)
     itemsize = 2 if run.dtype == "BF16" else 4
     fields: dict[str, object] = {}
     end = 0
-
-    def add(name: str, shape: tuple[int, ...]) -> None:
-        nonlocal end
+    for name, shape in tensors_of(run):
         begin, end = end, end + math.prod(shape) * itemsize
         fields[name] = {"dtype": run.dtype, "shape": shape, "data_offsets": (begin, end)}
-
-    for layer in range(run.layers):
-        stem = f"model.layers.{layer}.mlp"
-        add(f"{stem}.gate.weight", (run.experts, run.hidden))
-        for name, shape in experts_of(run):
-            add(f"{stem}.{name}", shape)
     header = json.dumps(fields).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -170,8 +183,11 @@ def program(words: list[str], env: dict[str, str], cgroup: Path | None = None) -
 @contextmanager
 def ready_source(run: Run, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Make the source of a run; gives its location, and the environment that reads it."""
-    write_source(run, folder / "made")
     stored = folder / "made"
+    if run.place == "torch":
+        write_by_torch(run, stored)
+    else:
+        write_source(run, stored)
     if run.place == "dcp":
         words = ["convert", str(stored), str(folder / "stored"), "--format", "dcp"]
         program([*words, "--from", run.stored, "--to", run.stored], {})

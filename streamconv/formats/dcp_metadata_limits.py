@@ -18,7 +18,7 @@ CHUNK_NODES = 8
 
 TENSOR_BYTES, CHUNK_BYTES = 800, 1150
 """Bytes of memory at the peak of reading, for each tensor and each chunk, with the file itself."""
-FOREIGN_RATIO = 13
+FOREIGN_RATIO = 12
 """The same for each byte of a `.metadata` that torch wrote: it may have a path for each key, and
 more in it than tensors and chunks."""
 

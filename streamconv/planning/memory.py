@@ -3,7 +3,8 @@
     peak = base + overhead + the larger one of
                the run:          tables + jobs * (source buffer + staging + scratch + reading)
                --sha256:         tables, with the blocks that are hashed
-               its verification: tables + jobs * (source buffer or a block + a smaller block
+               its verification: tables, while metadata of both sides is read
+                                 tables + jobs * (source buffer or a block + a smaller block
                                                   + scratch + reading)
            or the peak until the plan was made, if that is more
 
@@ -165,7 +166,7 @@ def fit_memory(
             again = verifying_bytes(
                 jobs, source_buffer, tables.regions, casts_again + read_scratch_bytes
             )
-            phase = max(phase, tables.verify + left + again)
+            phase = max(phase, tables.verify + left + again, tables.reading + left)
         peak = max(limits.base + OVERHEAD_BYTES + phase, limits.seen)
         if limits.fair is not None and jobs > limits.least and peak > limits.fair:
             why = f"as many as fit into a {MEMORY_PART}th of the memory, at least {limits.least}"
@@ -178,7 +179,7 @@ def fit_memory(
                 staging,
                 peak,
                 limits.allowed,
-                max(tables.run, tables.closing, tables.verify or 0),
+                max(tables.run, tables.closing, tables.verify or 0, tables.reading),
                 casts,
                 why,
                 max(READ_AHEAD_BYTES, 2 * writers * source_buffer),

@@ -69,7 +69,7 @@ class Tables:
     run: int = 0
     """While the workers write."""
     verify: int | None = None
-    """During the verification, which follows; None if there is none."""
+    """While the verification compares, which follows; None if there is none."""
     regions: Regions = Regions()  # noqa: RUF009 - frozen
     """What the verification compares."""
     hashing: int = 0
@@ -78,6 +78,8 @@ class Tables:
     """While the index, the manifest or `.metadata` is written, at the end."""
     hash_blocks: int = 0
     """Bytes of `hashing` that are freed before the verification."""
+    reading: int = 0
+    """While the verification reads the metadata of both sides, before its threads start."""
 
 
 NO_TABLES = Tables()
@@ -144,24 +146,23 @@ def tables_bytes(
     result = outputs * VERIFY_OUTPUT_BYTES[file_format] + chunks * VERIFY_CHUNK_BYTES
     encoding = VERIFY_ENCODING_BYTES * quantizes
     source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts + encoding)
-    held = max(
-        reading_bytes(outputs, chunks) if is_dcp else 0,
-        result
-        + max(source + counts.modules * VERIFY_MODULE_BYTES[file_format], counts.source_metadata),
-    )
-    if is_dcp:
-        held += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
+    reading = max(reading_bytes(outputs, chunks) * is_dcp, result + counts.source_metadata)
+    comparing = result + source + counts.modules * VERIFY_MODULE_BYTES[file_format]
     again = VERIFY_QUANTIZE_BYTES * quantizes
     blocks = min(SHA256_BYTES, hashed)
     rows = counts.pieces * PIECE_ROW_BYTES
     digests = counts.shard_pieces * SHARD_PIECE_BYTES
+    before = VERIFY_OVERHEAD_BYTES + counts.kept + rows
+    if is_dcp:
+        before += outputs * RUN_LEFT_BYTES["tensor"] + chunks * RUN_LEFT_BYTES["chunk"]
     return Tables(
         running + overhead + counts.kept + digests,
-        VERIFY_OVERHEAD_BYTES + again + held + counts.kept + rows if verify else None,
+        before + again + comparing if verify else None,
         counts.regions,
         SHA256_OVERHEAD_BYTES + running + blocks + rows if hashed else 0,
         closing + rows + counts.shard_pieces * SHARD_ROW_BYTES,
         blocks,
+        before + reading if verify else 0,
     )
 
 

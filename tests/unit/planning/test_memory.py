@@ -68,6 +68,21 @@ def test_what_hashing_has_freed_counts_if_the_system_does_not_get_it_back() -> N
     assert kept == returned + 10**7
 
 
+def test_metadata_is_read_before_a_verification_has_threads() -> None:
+    limits = Limits(10**7, jobs=8)
+    regions = Regions(9, (10**7,) * 9)
+    compares, reads, both = (
+        fit_memory(limits, 10**7, "the.widest", tables=tables).peak
+        for tables in (
+            Tables(0, 10**6, regions),
+            Tables(0, 10**6, regions, reading=10**9),
+            Tables(0, 10**6, regions, reading=10**6),
+        )
+    )
+    assert compares == both > 8 * 10**7
+    assert 10**9 < reads < compares + 10**9
+
+
 def test_workers_are_as_many_as_have_something_to_do() -> None:
     """In the run, as many as are done as soon; in its verification, those with a region."""
     limits, held = Limits(10**7, jobs=8), Tables(10**6)

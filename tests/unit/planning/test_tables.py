@@ -21,9 +21,9 @@ def test_what_is_read_to_verify_counts() -> None:
         ("safetensors", replace(few, inputs=10**5)),
         ("safetensors", replace(few, outputs=10**5)),
     ):
-        verify = tables_bytes(more, file_format, verify=True).verify
-        assert verify is not None
-        assert verify > least.verify + 2 * 10**7
+        tables = tables_bytes(more, file_format, verify=True)
+        assert max(tables.verify or 0, tables.reading) > least.verify + 2 * 10**7
+    assert tables_bytes(replace(few, source_metadata=10**8), "dcp").reading == 0
 
 
 def test_the_rows_of_pieces_count_when_the_run_has_ended() -> None:
