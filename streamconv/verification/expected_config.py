@@ -135,7 +135,8 @@ def expected_config(
             for each in source.layer_lists
             if kept is not None and kept.start == 0 and each.section is not None
         ),
-        section=_section(output, casting),
+        # without a config there is nothing to change, and none is made
+        section=_section(output, casting) if stored.config else None,
         exceptions=_exceptions(source, stored, found, casting),
     )
 
