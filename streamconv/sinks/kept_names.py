@@ -65,8 +65,7 @@ def check_kept_names(folder: Path, names: Iterable[str], files: Files) -> None:
             files.unlink(folder / name)
         for name in tried:
             _make(folder, name, files)
-        for name in tried:
-            _check_listed(folder, PurePosixPath(name), files)
+        _check_listed(folder, tried, files)
     finally:
         for name in tried:
             with suppress(OSError):
@@ -89,11 +88,16 @@ def _make(folder: Path, name: str, files: Files) -> None:
         raise _not_kept(name, f"refuses it: {error.strerror}") from error
 
 
-def _check_listed(folder: Path, path: PurePosixPath, files: Files) -> None:
-    """Check that each name of a path is listed by the folder above it."""
-    for step in (path, *path.parents[:-1]):
-        if step.name not in files.names(folder / step.parent):
-            raise _not_kept(str(path), "keeps it under another one")
+def _check_listed(folder: Path, names: Iterable[str], files: Files) -> None:
+    """Check that each name of all paths is listed by the folder above it."""
+    listed: dict[PurePosixPath, frozenset[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        for step in (path, *path.parents[:-1]):
+            if step.parent not in listed:
+                listed[step.parent] = frozenset(files.names(folder / step.parent))
+            if step.name not in listed[step.parent]:
+                raise _not_kept(name, "keeps it under another one")
 
 
 def _not_kept(name: str, fact: str) -> IOFailed:

@@ -108,3 +108,17 @@ def test_what_an_earlier_run_has_left(tmp_path: Path) -> None:
         (tmp_path / name).write_text("left")
     check_kept_names(tmp_path, ["README.md", "readme.md", "r\u00e9/file"], LinuxFiles())
     assert [*tree(tmp_path)] == ["r\u00e9", "r\u00e9/shard"]
+
+
+def test_each_folder_is_listed_once(tmp_path: Path) -> None:
+    """However many of its names are unusual."""
+    listed: list[Path] = []
+
+    class Counting(LinuxFiles):
+        def names(self, folder: Path) -> list[str]:
+            listed.append(folder)
+            return super().names(folder)
+
+    names = [f"{above}caf\u00e9 {n}.txt" for above in ("", "one/", "one/two/") for n in range(20)]
+    check_kept_names(tmp_path, names, Counting())
+    assert sorted(listed) == [tmp_path, tmp_path / "one", tmp_path / "one" / "two"]
