@@ -204,6 +204,8 @@ class Checkpoint:
     """Names of the files that the index leaves out, but whose tensors are in `tensors`."""
     unindexed: tuple[str, ...] = ()
     """Names of tensors in `tensors` that the index does not list, though it lists their files."""
+    index_total_size: Any = None
+    """What the index says of the bytes of all tensors, whatever that is; None for nothing."""
     renames: tuple[AppliedRename, ...] = ()
     """The user's renames that its tensors have undergone, in order."""
     contradictions: tuple[str, ...] = ()

@@ -77,6 +77,7 @@ def assemble(
         unlisted=tuple(not_added),
         added=tuple(found.added),
         unindexed=tuple(found.unindexed),
+        index_total_size=None if index is None else index.total_size,
         contradictions=tuple(found.contradictions),
     )
 
@@ -112,7 +113,7 @@ class _Tensors:
                 name = own
                 self.unindexed.append(name)
             if name is None or name in infos:
-                self._contradict(_misplaced(own, file, infos, self.index or {}))
+                self._contradict(_misplaced(own, file, infos, self.index or Index()))
             else:
                 _, dtype, shape, begin, end = entry
                 nbytes = end - begin

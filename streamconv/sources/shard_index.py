@@ -22,9 +22,15 @@ NATIVE_PREFIX = "consolidated"
 """Begins the names of files that have the weights in Mistral's own format."""
 _NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors", re.S)
 
-Index = dict[str, dict[str, str]]
-"""The tensors of each file, name to name. `TensorInfo` shares these strings, which saves a third
-of its memory."""
+
+class Index(dict[str, dict[str, str]]):
+    """The tensors of each file, name to name.
+
+    `TensorInfo` shares these strings, which saves a third of its memory.
+    """
+
+    total_size: Any = None
+    """What it says of the bytes of all tensors, whatever that is; None if it says nothing."""
 
 
 def find_index(names: Iterable[str], location: str) -> str | None:
@@ -51,7 +57,9 @@ def read_index(fields: Mapping[str, Any], name: str) -> Index:
         raise BadCheckpoint(
             f"cannot read {quoted(name)}: weight_map is not an object that maps tensors to files"
         )
-    index: Index = {}
+    index = Index()
+    metadata = fields.get("metadata", {})
+    index.total_size = metadata.get("total_size") if isinstance(metadata, dict) else metadata
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or (file not in index and not is_shard_name(file)):
             raise BadCheckpoint(

@@ -6,7 +6,7 @@ from typing import Any
 from streamconv.checkpoint.casting import Casting
 from streamconv.checkpoint.manifest import recorded_casting
 from streamconv.checkpoint.types import INDEX, MANIFEST, OtherFile
-from streamconv.errors import BadCheckpoint, quoted
+from streamconv.errors import quoted
 from streamconv.formats.dcp_metadata import METADATA_FILE
 from streamconv.formats.strict_json import check_json_size, parse_json_object
 from streamconv.sources.base import Source
@@ -57,13 +57,8 @@ def index_differences(output: Source) -> Iterator[Difference]:
         return
     for name in output.checkpoint.unindexed:
         yield Difference(INDEX, f"does not list tensor {quoted(name)}")
-    try:
-        metadata = read_json(output, index).get("metadata", {})
-    except BadCheckpoint as error:
-        yield Difference(INDEX, error.message)
-        return
-    total_size = metadata.get("total_size") if isinstance(metadata, dict) else metadata
-    expected = output.checkpoint.total_bytes
+    # it is not read again: parsed, it takes as much memory as what the verification holds
+    total_size, expected = output.checkpoint.index_total_size, output.checkpoint.total_bytes
     if total_size is not None and (type(total_size) is not int or total_size != expected):
         said = quoted(str(total_size))
         yield Difference(INDEX, f"says total_size = {said}, the tensors take {expected}")

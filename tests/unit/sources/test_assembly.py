@@ -13,6 +13,7 @@ from streamconv.formats.safetensors import Entry, Header
 from streamconv.options import Opening
 from streamconv.sources.assembly import assemble
 from streamconv.sources.shard_header import ShardHeader
+from streamconv.sources.shard_index import Index
 
 
 def shard(file: str, *names: str, metadata: dict[str, str] | None = None) -> ShardHeader:
@@ -23,8 +24,8 @@ def shard(file: str, *names: str, metadata: dict[str, str] | None = None) -> Sha
     )
 
 
-def index_of(**files: str) -> dict[str, dict[str, str]]:
-    return {file: {name: name for name in names} for file, names in files.items()}
+def index_of(**files: str) -> Index:
+    return Index({file: {name: name for name in names} for file, names in files.items()})
 
 
 def assembled(*shards: ShardHeader, **options: Any) -> Checkpoint:

@@ -1,6 +1,7 @@
 """Index and manifest are read, and what contradicts the tensors is found."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from memory_source import MemorySource
 
 from streamconv.checkpoint.types import OtherFile
 from streamconv.errors import BadCheckpoint
+from streamconv.sources.shard_index import read_index
 from streamconv.verification.metadata_files import (
     index_differences,
     is_description,
@@ -26,23 +28,35 @@ def having(**files: Any) -> MemorySource:
     return MemorySource({"w": ("U8", (4,), b"1234")}, raw)
 
 
+def opened(index: dict[str, Any]) -> MemorySource:
+    """A checkpoint whose index was read when it was opened, and is not read again."""
+
+    class ReadBefore(MemorySource):
+        def read_other(self, other: OtherFile, buffer: memoryview, start: int) -> int:
+            raise AssertionError(other)
+
+    source = ReadBefore({"w": ("U8", (4,), b"1234")}, {INDEX: b"any"})
+    total_size = read_index({"weight_map": {"w": "a.safetensors"}, **index}, INDEX).total_size
+    source.checkpoint = replace(source.checkpoint, index_total_size=total_size)
+    return source
+
+
 @pytest.mark.parametrize("index", [{}, {"metadata": {}}, {"metadata": {"total_size": 4}}])
-def test_an_index_that_is_right(index: object) -> None:
-    assert list(index_differences(having(index=index))) == []
+def test_an_index_that_is_right(index: dict[str, Any]) -> None:
+    assert list(index_differences(opened(index))) == []
     assert list(index_differences(having())) == []
 
 
 @pytest.mark.parametrize("total", [5, "4", 4.0, True, [4]])
 def test_an_index_with_a_wrong_total(total: object) -> None:
-    (difference,) = index_differences(having(index={"metadata": {"total_size": total}}))
-    assert difference.subject == INDEX
-    assert difference.detail == f"says total_size = {total}, the tensors take 4"
+    for metadata in ({"total_size": total}, total):
+        (difference,) = index_differences(opened({"metadata": metadata}))
+        assert difference.subject == INDEX
+        assert difference.detail == f"says total_size = {total}, the tensors take 4"
 
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b"\xff"])
 def test_files_that_hold_no_object(raw: bytes) -> None:
-    (difference,) = index_differences(having(index=raw))
-    assert INDEX in difference.detail
     with pytest.raises(BadCheckpoint, match=MANIFEST):
         read_manifest(having(manifest=raw))
 
