@@ -40,6 +40,9 @@ VERIFY_INPUT_BYTES = 580
 """What `--verify` takes for each tensor of the source, after the run has written everything."""
 VERIFY_OUTPUT_BYTES = {"safetensors": 560, "dcp": 650}
 """What it takes for each tensor of the result, by its format."""
+VERIFY_INDEX_BYTES = 720
+"""What it takes for each tensor of the result while it reads the index of it, if there is one, with
+what the run has left. Headers are read later."""
 VERIFY_CHUNK_BYTES = 300
 """What it takes for each chunk, when the `.metadata` of the result has been read."""
 VERIFY_MODULE_BYTES = {"safetensors": 300, "dcp": 1100}
@@ -137,7 +140,8 @@ def tables_bytes(
     """
     is_dcp = file_format == "dcp"
     inputs, outputs, chunks = counts.inputs, counts.outputs, counts.chunks
-    output = INDEX_BYTES if counts.shards > 1 and not is_dcp else OUTPUT_BYTES[file_format]
+    has_index = counts.shards > 1 and not is_dcp
+    output = INDEX_BYTES if has_index else OUTPUT_BYTES[file_format]
     overhead = QUANTIZE_OVERHEAD_BYTES * quantizes
     running = max(inputs * INPUT_BYTES + chunks * RUN_CHUNK_BYTES, outputs * RUN_OUTPUT_BYTES)
     listed = inputs * (CAST_BYTES + QUANTIZE_BYTES * quantizes) if casts else 0
@@ -146,7 +150,11 @@ def tables_bytes(
     result = outputs * VERIFY_OUTPUT_BYTES[file_format] + chunks * VERIFY_CHUNK_BYTES
     encoding = VERIFY_ENCODING_BYTES * quantizes
     source = inputs * (VERIFY_INPUT_BYTES + VERIFY_CAST_BYTES * casts + encoding)
-    reading = max(reading_bytes(outputs, chunks) * is_dcp, result + counts.source_metadata)
+    reading = max(
+        reading_bytes(outputs, chunks) * is_dcp,
+        outputs * VERIFY_INDEX_BYTES * has_index,
+        result + counts.source_metadata,
+    )
     comparing = result + source + counts.modules * VERIFY_MODULE_BYTES[file_format]
     again = VERIFY_QUANTIZE_BYTES * quantizes
     blocks = min(SHA256_BYTES, hashed)

@@ -20,6 +20,7 @@ def test_what_is_read_to_verify_counts() -> None:
         ("safetensors", replace(few, modules=10**5)),
         ("safetensors", replace(few, inputs=10**5)),
         ("safetensors", replace(few, outputs=10**5)),
+        ("safetensors", replace(few, outputs=5 * 10**4, shards=2)),
     ):
         tables = tables_bytes(more, file_format, verify=True)
         assert max(tables.verify or 0, tables.reading) > least.verify + 2 * 10**7
