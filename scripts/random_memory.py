@@ -139,20 +139,39 @@ def write_by_torch(run: Run, folder: Path) -> None:
 
 
 def write_source(run: Run, folder: Path) -> None:
-    """Write the checkpoint in its layout; all values are zeros that take no disk."""
+    """Write the checkpoint in its layout, every other one in several files with an index.
+
+    All values are zeros that take no disk.
+    """
     folder.mkdir(parents=True)
-    itemsize = 2 if run.dtype == "BF16" else 4
-    fields: dict[str, object] = {}
-    end = 0
-    for name, shape in tensors_of(run):
-        begin, end = end, end + math.prod(shape) * itemsize
-        fields[name] = {"dtype": run.dtype, "shape": shape, "data_offsets": (begin, end)}
-    header = json.dumps(fields).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + end)
+    tensors = [*tensors_of(run)]
+    step = -(-len(tensors) // 8) if run.number % 2 else len(tensors)
+    count = -(-len(tensors) // step)
+    weight_map = {}
+    for number in range(count):
+        file = f"model-{number + 1:05}-of-{count:05}.safetensors"
+        held = tensors[number * step : (number + 1) * step]
+        write_shard(run.dtype, held, folder / file)
+        weight_map |= {name: file for name, _ in held}
+    if count > 1:
+        index = json.dumps({"metadata": {}, "weight_map": weight_map})
+        (folder / "model.safetensors.index.json").write_text(index)
     config = {"model_type": "qwen3_moe", "num_experts": run.experts}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_shard(dtype: str, tensors: list[tuple[str, tuple[int, ...]]], path: Path) -> None:
+    """Write a file of safetensors."""
+    itemsize = 2 if dtype == "BF16" else 4
+    fields: dict[str, object] = {}
+    end = 0
+    for name, shape in tensors:
+        begin, end = end, end + math.prod(shape) * itemsize
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
+    header = json.dumps(fields).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
 
 
 def program(words: list[str], env: dict[str, str], cgroup: Path | None = None) -> str:
