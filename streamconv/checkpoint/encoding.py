@@ -16,7 +16,7 @@ TILE = 2**18
 fastest cache, two workers wait for each other's calls more than for memory."""
 TILE_BYTES = 19
 """Memory for each element of a tile: its number, its bits, and the place of its code."""
-ENCODE_SCRATCH_BYTES = 2**20
+ENCODE_SCRATCH_BYTES = 2**19
 """Further memory for the encoding of any weight, such as arrays of one row."""
 AGAIN_ELEMENTS = 2**17
 """Elements of a weight that a verification reads at once."""

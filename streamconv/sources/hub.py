@@ -32,7 +32,7 @@ from streamconv.system.retry import TransientError, retry, retry_after
 
 SCHEME = "hf://"
 DEFAULT_REVISION = "main"
-SCRATCH_BYTES = 2**20
+SCRATCH_BYTES = 2**19
 """A connection with its encryption, and what has arrived of a response: 64 kB at a time."""
 _LOCATION = re.compile(rf"{SCHEME}(?P<repo>[^/@\s]+(/[^/@\s]+)?)(@(?P<revision>\S+))?/?")
 
